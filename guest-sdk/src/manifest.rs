@@ -1,0 +1,151 @@
+//! What a policy says about itself: the builder behind the contract's `manifest` interface.
+//!
+//! The list of hooks is not here: it is what [`crate::export!`] names, so the two cannot disagree.
+
+use crate::bindings::exports::portcullis::policy::manifest::{Determinism, Info, Payload};
+use crate::{Hook, Need};
+
+/// Name, version and needs of a policy.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    info: Info,
+}
+
+impl Manifest {
+    /// A policy without configuration that needs to see nothing but the facts that every hook gets.
+    ///
+    /// `name` is `[a-z0-9-]`, at most 64 bytes; `version` is usually `env!("CARGO_PKG_VERSION")`; `title` is the
+    /// sentence that an operator sees in lists.
+    pub fn new(name: &str, version: &str, title: &str) -> Self {
+        Self {
+            info: Info {
+                name: name.to_owned(),
+                version: version.to_owned(),
+                title: title.to_owned(),
+                license: None,
+                hooks: Vec::new(),
+                mutates: Vec::new(),
+                needs: Vec::new(),
+                determinism: Determinism::Pure,
+                config_schema: r#"{"type":"object","additionalProperties":false}"#.to_owned(),
+                sample_config: "{}".to_owned(),
+            },
+        }
+    }
+
+    /// An SPDX expression.
+    #[must_use]
+    pub fn license(mut self, expression: &str) -> Self {
+        self.info.license = Some(expression.to_owned());
+        self
+    }
+
+    /// The JSON Schema of the configuration, and a sample that `configure` accepts.
+    #[must_use]
+    pub fn config(mut self, schema: &str, sample: &str) -> Self {
+        schema.clone_into(&mut self.info.config_schema);
+        sample.clone_into(&mut self.info.sample_config);
+        self
+    }
+
+    /// What one hook wants to see. What is not asked for is not sent.
+    #[must_use]
+    pub fn needs(mut self, need: Need) -> Self {
+        self.info.needs.retain(|other| other.hook != need.hook);
+        self.info.needs.push(need);
+        self
+    }
+
+    /// This hook may change what passes: `ToolCall` rewrites arguments, `ToolResult` redacts, `ListTools` changes
+    /// titles or descriptions.
+    #[must_use]
+    pub fn mutates(mut self, hook: Hook) -> Self {
+        self.info.mutates.push(hook);
+        self
+    }
+
+    /// The answers depend on `Context::now_ms` too.
+    #[must_use]
+    pub fn time_dependent(mut self) -> Self {
+        self.info.determinism = Determinism::TimeDependent;
+        self
+    }
+
+    /// The contract's record. Every exported hook gets a need, so that the host finds an explicit answer for each.
+    pub(crate) fn into_info(self, hooks: &[Hook]) -> Info {
+        let mut info = self.info;
+        for hook in hooks {
+            if !info.needs.iter().any(|need| need.hook == *hook) {
+                info.needs.push(Need::of(*hook));
+            }
+        }
+        info.hooks = hooks.to_vec();
+        info
+    }
+}
+
+impl Need {
+    /// Nothing beyond the facts that this hook always gets.
+    pub fn of(hook: Hook) -> Self {
+        Self {
+            hook,
+            arguments: Payload::None,
+            output: Payload::None,
+            texts: false,
+            claims: Vec::new(),
+            ext: Vec::new(),
+        }
+    }
+
+    /// The call's arguments (`ToolCall`).
+    #[must_use]
+    pub fn arguments(mut self) -> Self {
+        self.arguments = Payload::Full;
+        self
+    }
+
+    /// Texts and structured content of the result (`ToolResult`).
+    #[must_use]
+    pub fn output(mut self) -> Self {
+        self.output = Payload::Full;
+        self
+    }
+
+    /// Titles, descriptions and input schemas of tools.
+    #[must_use]
+    pub fn texts(mut self) -> Self {
+        self.texts = true;
+        self
+    }
+
+    /// A claim of the caller, read with [`crate::Caller::claim`].
+    #[must_use]
+    pub fn claim(mut self, name: &str) -> Self {
+        self.claims.push(name.to_owned());
+        self
+    }
+
+    /// A further fact, read with [`crate::Context::ext`].
+    #[must_use]
+    pub fn ext(mut self, name: &str) -> Self {
+        self.ext.push(name.to_owned());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exported_hook_has_a_need() {
+        let info = Manifest::new("sample", "1.2.3", "A sample")
+            .needs(Need::of(Hook::ToolCall))
+            .needs(Need::of(Hook::ToolCall).arguments().claim("department"))
+            .into_info(&[Hook::ListTools, Hook::ToolCall]);
+        assert_eq!(info.hooks, [Hook::ListTools, Hook::ToolCall]);
+        let needs: Vec<_> = info.needs.iter().map(|need| (need.hook, need.arguments)).collect();
+        assert_eq!(needs, [(Hook::ToolCall, Payload::Full), (Hook::ListTools, Payload::None)]);
+        assert_eq!(info.needs[0].claims, ["department"]);
+    }
+}
