@@ -1,0 +1,243 @@
+//! Reloading: the configuration and all policies, validated whole, swapped whole.
+//!
+//! Whatever is wrong with the new state leaves the running one in place and is told in the log, in the audit trail and at
+//! `GET /api/v1/policies`. Requests in flight finish on the snapshot they began with.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{BuildError, Control, load_policies, read_keys, start_upstream, watched_files};
+use crate::audit::{Actor, AuditEvent};
+use crate::config::{self, Config, Mistakes};
+use crate::env::Timestamp;
+use crate::ids::UpstreamName;
+use crate::pipeline::Upstreams;
+use crate::secret::Digest;
+use crate::store::audit as trail;
+use crate::upstream::Upstream;
+
+/// Changes that come in one burst are read once.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Files are looked at this often even where no change is announced, as on network file systems.
+const POLL: Duration = Duration::from_secs(5);
+/// What removed upstreams get to end.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often upstreams that are no longer used are looked at.
+const RETIRE_POLL: Duration = Duration::from_millis(100);
+
+/// How the last reload went.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    pub at: Timestamp,
+    /// Why the running state was kept, in words for an operator.
+    pub error: Option<String>,
+}
+
+impl LastReload {
+    pub(super) fn loaded(at: Timestamp) -> Self {
+        Self { at, error: None }
+    }
+}
+
+/// Why a reload was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("there is no configuration file to read again")]
+    NoFile,
+    #[error("the configuration has mistakes")]
+    Configuration(#[from] Mistakes),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+}
+
+impl ReloadError {
+    /// All there is to say, causes included.
+    pub fn explain(&self) -> String {
+        match self {
+            Self::NoFile => self.to_string(),
+            Self::Configuration(mistakes) => mistakes.to_string(),
+            Self::Build(BuildError::Policies(errors)) => errors.to_string(),
+            Self::Build(error) => error.to_string(),
+        }
+    }
+}
+
+impl Control {
+    pub fn last_reload(&self) -> Arc<LastReload> {
+        self.last_reload.load_full()
+    }
+
+    /// Reads the configuration file and the policy modules again and swaps to them. The new generation.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the running state is then unchanged.
+    pub async fn reload(self: &Arc<Self>, actor: Actor) -> Result<u64, ReloadError> {
+        let _one_at_a_time = self.changing.lock().await;
+        // Taken before anything is read: what changes while it is read counts as not seen.
+        let mut seen = digests(watched_files(&self.config.load())).await;
+        let reloaded = self.try_reload(&mut seen).await;
+        self.seen.store(Arc::new(seen));
+        let (event, error) = match &reloaded {
+            Ok(generation) => {
+                tracing::info!(generation, "configuration and policies reloaded");
+                (AuditEvent::PoliciesReloaded { generation: *generation }, None)
+            }
+            Err(error) => {
+                let reason = error.explain();
+                tracing::error!(%reason, "reload refused, the running policies stay");
+                (AuditEvent::PolicyReloadRefused { reason: reason.clone() }, Some(reason))
+            }
+        };
+        self.last_reload.store(Arc::new(LastReload { at: self.env.now(), error }));
+        if let Err(error) = trail::record(&self.store, actor, event).await {
+            tracing::error!(%error, "the audit trail lacks a reload");
+        }
+        reloaded
+    }
+
+    async fn try_reload(self: &Arc<Self>, seen: &mut Seen) -> Result<u64, ReloadError> {
+        let running = self.config.load_full();
+        let file = running.file.clone().ok_or(ReloadError::NoFile)?;
+        let now = self.env.now();
+        let config = tokio::task::spawn_blocking(move || config::load(&file, &config::process_environment, now))
+            .await
+            .map_err(|_| BuildError::Interrupted)??;
+        let watched = watched_files(&config);
+        let new = watched.iter().filter(|path| !seen.contains_key(*path)).cloned().collect();
+        seen.extend(digests(new).await);
+        warn_of_restart(&running, &config);
+        let snapshot = self.snapshot.load_full();
+        let generation = self.generation.load(Ordering::Relaxed) + 1;
+        let policies = load_policies(&config, &self.engine, Some(snapshot.policies.clone()), generation).await?;
+        let policies = Arc::new(policies);
+        let keys = Arc::new(read_keys(&self.store, &config).await.map_err(BuildError::Store)?);
+
+        let mut upstreams = BTreeMap::new();
+        for settings in &config.upstreams {
+            let kept =
+                snapshot.upstreams.get(&settings.name).filter(|upstream| upstream.settings() == settings).cloned();
+            let upstream = kept.unwrap_or_else(|| {
+                let started = start_upstream(settings, &self.outbound, &config, &self.tasks);
+                self.keep_synced(started.clone());
+                started
+            });
+            upstreams.insert(settings.name.clone(), upstream);
+        }
+        let upstreams = Arc::new(upstreams);
+        self.publish(|new| {
+            new.keys = keys.clone();
+            new.policies = policies.clone();
+            new.upstreams = upstreams.clone();
+        });
+        self.generation.store(generation, Ordering::Relaxed);
+        self.config.store(Arc::new(config));
+        seen.retain(|path, _| watched.contains(path));
+        let old = snapshot.upstreams.clone();
+        drop(snapshot);
+        self.tasks.spawn(retire(old, upstreams, self.tasks.stopping().clone()));
+        Ok(generation)
+    }
+
+    /// Reloads whenever a watched file has changed, until the gateway stops.
+    pub async fn watch(self: Arc<Self>) {
+        let (announce, mut announced) = mpsc::channel(1);
+        let mut watcher = Watch::new(announce);
+        let stopping = self.tasks.stopping().clone();
+        while !stopping.is_cancelled() {
+            let seen = self.seen.load_full();
+            watcher.follow(seen.keys());
+            while announced.try_recv().is_ok() {}
+            if digests(seen.keys().cloned().collect()).await != *seen {
+                // What is wrong is told by `reload`; the files are tried again when they change again.
+                _ = self.reload(Actor::System).await;
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                _ = announced.recv() => tokio::time::sleep(DEBOUNCE).await,
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+}
+
+/// Ends the upstreams that are not among the new ones, once no request can still be using them.
+async fn retire(old: Arc<Upstreams>, new: Arc<Upstreams>, stopping: CancellationToken) {
+    let gone = |(name, upstream): (&UpstreamName, &Arc<Upstream>)| {
+        let kept = new.get(name).is_some_and(|kept| Arc::ptr_eq(kept, upstream));
+        (!kept).then(|| upstream.clone())
+    };
+    let gone: Vec<Arc<Upstream>> = old.iter().filter_map(gone).collect();
+    let longest_call = gone.iter().map(|upstream| upstream.settings().call_timeout).max().unwrap_or_default();
+    let until = Instant::now() + longest_call;
+    while Arc::strong_count(&old) > 1 && Instant::now() < until && !stopping.is_cancelled() {
+        tokio::time::sleep(RETIRE_POLL).await;
+    }
+    for upstream in gone {
+        upstream.stop(REMOVAL_PATIENCE).await;
+    }
+}
+
+/// Some settings are read at the start only.
+fn warn_of_restart(running: &Config, new: &Config) {
+    let same = running.listen == new.listen
+        && running.store == new.store
+        && running.data_dir == new.data_dir
+        && running.edge == new.edge
+        && running.limits == new.limits
+        && running.public_url == new.public_url;
+    if !same {
+        tracing::warn!(
+            "changes of public_url, data_dir, [listen], [store], [edge] and [limits] take effect at the next start"
+        );
+    }
+}
+
+/// The watched files, each with the digest that it had before it was read last.
+pub(super) type Seen = BTreeMap<PathBuf, Digest>;
+
+/// What is in these files. A file that cannot be read counts as empty.
+pub(super) async fn digests(files: Vec<PathBuf>) -> Seen {
+    let digest = |file: PathBuf| {
+        let digest = Digest::of(&std::fs::read(&file).unwrap_or_default());
+        (file, digest)
+    };
+    tokio::task::spawn_blocking(move || files.into_iter().map(digest).collect()).await.unwrap_or_default()
+}
+
+/// Announces changes in the directories of some files.
+struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    followed: HashSet<PathBuf>,
+}
+
+impl Watch {
+    fn new(announce: mpsc::Sender<()>) -> Self {
+        let watcher = notify::recommended_watcher(move |_| {
+            // Full means that a change is announced already.
+            _ = announce.try_send(());
+        });
+        let watcher =
+            watcher.inspect_err(|error| tracing::warn!(%error, "files are polled for changes, not watched")).ok();
+        Self { watcher, followed: HashSet::new() }
+    }
+
+    /// Follows the directories of these files too. Directories rather than files, because files are often replaced.
+    fn follow<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for dir in files.filter_map(|file| file.parent()) {
+            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+            if !self.followed.contains(dir) && watcher.watch(dir, RecursiveMode::NonRecursive).is_ok() {
+                self.followed.insert(dir.to_owned());
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line: parse arguments, start logging, call the library.
+//!
+//! `anyhow` is used here and in `main` only: what arrives here is told to a person and nothing more.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Config};
+use crate::env::Env;
+use crate::gateway::{self, Listeners};
+use crate::policy::{Engine, PolicySet};
+
+mod admin;
+mod example;
+mod import;
+mod policy;
+mod quickstart;
+
+/// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
+#[derive(Parser)]
+#[command(name = "portcullis", version, propagate_version = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try it: a gateway, two example servers, the default policies and a key, in a directory of its own.
+    Quickstart(quickstart::Quickstart),
+    /// Run the gateway.
+    Serve(WithConfig),
+    /// Validate a configuration and everything it names, without running it.
+    Check(WithConfig),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+    /// Make, list, disable and delete virtual keys of the running gateway.
+    #[command(subcommand)]
+    Key(admin::KeyCommand),
+    /// Show or reload what the running gateway has, and look at policy modules.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Look after MCP servers behind the gateway.
+    #[command(subcommand)]
+    Upstream(admin::UpstreamCommand),
+    /// Show the latest decisions: who called what, which policy said what.
+    Decisions(admin::Decisions),
+    /// Show the running gateway at a glance.
+    Status(WithConfig),
+    /// One of the example servers, for quickstart.
+    #[command(hide = true)]
+    ExampleUpstream(example::ExampleUpstream),
+}
+
+#[derive(clap::Args)]
+struct WithConfig {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "PORTCULLIS_CONFIG", default_value = "portcullis.toml")]
+    config: PathBuf,
+}
+
+/// Runs the command that the arguments name. Exit code 1 for what went wrong, 2 for arguments that are not understood.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is gone there is nobody to tell.
+            _ = writeln!(io::stderr(), "error: {}", explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes; mistakes of a configuration in full.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = match cause.downcast_ref::<crate::policy::LoadErrors>() {
+            Some(errors) => errors.to_string(),
+            None => cause.to_string(),
+        };
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(if cause.contains('\n') { ":\n" } else { ": " });
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Quickstart(quickstart) => quickstart.run(),
+        Command::Serve(with) => serve(&with),
+        Command::Check(with) => check(&with),
+        Command::Schema => print(&format!("{:#}", config::schema())),
+        Command::Key(command) => command.run(),
+        Command::Policy(command) => command.run(),
+        Command::Upstream(command) => command.run(),
+        Command::Decisions(command) => command.run(),
+        Command::Status(with) => admin::status(&with),
+        Command::ExampleUpstream(command) => command.run(),
+    }
+}
+
+/// Writes a text and a line end to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+fn serve(with: &WithConfig) -> anyhow::Result<()> {
+    start_logging();
+    let config = load(with)?;
+    on_runtime(async {
+        let listeners = bind(&config).await?;
+        gateway::serve(listeners, config, Env::system(), stop_signal()?).await?;
+        Ok(())
+    })
+}
+
+/// Validates the configuration, and loads and tries every policy as the start would.
+fn check(with: &WithConfig) -> anyhow::Result<()> {
+    let config = load(with)?;
+    let engine = Engine::start(config.policy.max_components)?;
+    let policies = PolicySet::load(&config.policy, &config.upstreams, &engine, &crate::builtin::module, None, 1)?;
+    for binding in policies.bindings() {
+        for warning in binding.warnings() {
+            print(&format!("warning: policy {}: {warning}", binding.name()))?;
+        }
+    }
+    let (upstreams, keys) = (config.upstreams.len(), config.keys.len());
+    let bindings = config.policy.bindings.len();
+    print(&format!("{}: ok ({upstreams} upstreams, {keys} keys, {bindings} policies)", with.config.display()))
+}
+
+fn load(with: &WithConfig) -> anyhow::Result<Config> {
+    let now = Env::system().now();
+    Ok(config::load(&with.config, &config::process_environment, now)?)
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Listeners> {
+    let listen = async |address: std::net::SocketAddr| {
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    };
+    let public = listen(config.listen.public).await?;
+    let admin = match config.listen.admin {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    Ok(Listeners { public, admin })
+}
+
+/// Resolves on SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// Lines for people on a terminal, JSON otherwise. `PORTCULLIS_LOG` filters, as in `info,portcullis::policy=debug`.
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started =
+        if io::stderr().is_terminal() { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    started.expect("logging is started once");
+}

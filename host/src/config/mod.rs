@@ -1,0 +1,217 @@
+//! The configuration, resolved: every value checked, every default filled in, every secret fetched.
+//!
+//! In two stages: [`raw`] is what the file says, with unknown keys refused; [`resolve`] turns it into the sections
+//! below, and explains every mistake with its line ([`Mistakes`]). [`import`] writes sections of such a file. Behind
+//! this module there are no raw strings for things with rules. Each subsystem is handed its own section and nothing
+//! else.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::glob::Glob;
+use crate::identity::key::VirtualKey;
+use crate::ids::{BindingName, UpstreamName};
+use crate::secret::Plaintext;
+
+pub mod import;
+pub mod raw;
+pub mod resolve;
+
+mod mistake;
+mod reference;
+mod shape;
+mod value;
+
+pub use mistake::{Mistake, Mistakes};
+pub use raw::schema;
+pub use resolve::{load, parse};
+
+/// Names of the policies that come with the binary, written `builtin:NAME` in the file.
+pub const BUILTINS: &[&str] = &["allow-tools", "read-only", "redact", "template"];
+
+/// A variable of this process, for references such as `env:NAME`.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Everything that [`crate::serve`] needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, watched for changes.
+    pub file: Option<PathBuf>,
+    pub public_url: PublicUrl,
+    pub listen: Listen,
+    /// Directory of the store, the admin socket, the operator token and the deployment secret.
+    pub data_dir: PathBuf,
+    pub store: StoreUrl,
+    pub edge: Edge,
+    pub limits: Limits,
+    /// In name order.
+    pub upstreams: Vec<Upstream>,
+    /// Virtual keys declared in the file.
+    pub keys: Vec<VirtualKey>,
+    pub policy: PolicySettings,
+}
+
+/// Where callers reach the gateway: scheme, host, optional port and path, without trailing slash, query, fragment
+/// or user information.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(pub(in crate::config) String);
+
+impl PublicUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `host` or `host:port` as a browser sends it in `Host`.
+    pub fn authority(&self) -> &str {
+        let after_scheme = self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest);
+        after_scheme.split('/').next().unwrap_or(after_scheme)
+    }
+
+    /// `scheme://authority`, as a browser sends it in `Origin`.
+    pub fn origin(&self) -> &str {
+        let scheme = self.0.find("://").map_or(0, |at| at + 3);
+        let end = self.0[scheme..].find('/').map_or(self.0.len(), |at| scheme + at);
+        &self.0[..end]
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub public: SocketAddr,
+    /// TCP admin listener; the admin socket in `data_dir` is always there.
+    pub admin: Option<SocketAddr>,
+    pub admin_socket: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `redb:PATH`
+    Redb(PathBuf),
+    /// `memory:`; forgets everything on stop.
+    Memory,
+}
+
+/// Limits of connections, for both listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Until the first byte of a new connection.
+    pub first_byte_timeout: Duration,
+    /// Until a request's headers are complete.
+    pub header_timeout: Duration,
+    /// Until a request's body is complete.
+    pub body_timeout: Duration,
+    /// How long a connection may rest between requests.
+    pub idle_timeout: Duration,
+    /// Connections at once, for each listener.
+    pub max_connections: usize,
+    /// Streams at once on one HTTP/2 connection.
+    pub max_http2_streams: u32,
+    /// How long requests in flight may go on after a stop signal.
+    pub drain_timeout: Duration,
+    /// Hosts accepted in `Host` besides the public URL's and, on a loopback listener, loopback names.
+    pub allowed_hosts: Vec<String>,
+    /// Origins accepted in `Origin` besides the public URL's and loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Limits of MCP traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request body, in bytes.
+    pub request_bytes: usize,
+    /// Largest message accepted from an upstream, in bytes.
+    pub upstream_message_bytes: usize,
+    /// Tools on one page of `tools/list`.
+    pub list_page: usize,
+    /// MCP sessions at once, of revisions that have them.
+    pub sessions: u64,
+    /// How long an unused MCP session is kept.
+    pub session_idle: Duration,
+    /// Calls at once, for each principal.
+    pub calls_per_principal: usize,
+}
+
+/// An MCP server behind us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub name: UpstreamName,
+    pub transport: UpstreamTransport,
+    /// Whether callers see its tools as `<name>__<tool>` (true) or bare. At most one upstream is bare.
+    pub prefix: bool,
+    /// Longest call.
+    pub call_timeout: Duration,
+    /// How often its catalog is read again.
+    pub sync_interval: Duration,
+    /// The operator's trust label for policies.
+    pub trust: String,
+    pub labels: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamTransport {
+    StreamableHttp {
+        url: http::Uri,
+        /// Sent with each request.
+        headers: BTreeMap<String, Plaintext>,
+    },
+    Stdio {
+        /// Program and arguments; never a shell line.
+        command: Vec<String>,
+        /// Added to `PATH`, `LANG`, `TERM`, `HOME` and `TMPDIR`.
+        environment: BTreeMap<String, Plaintext>,
+        working_dir: Option<PathBuf>,
+        /// Until the server answers `initialize`.
+        start_timeout: Duration,
+    },
+}
+
+/// Which policies apply, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicySettings {
+    /// What happens where policies are bound to a hook and all of them abstain.
+    pub when_all_abstain: WhenAllAbstain,
+    /// Policy components kept ready at once.
+    pub max_components: usize,
+    /// In the order in which they are asked: by `priority`, then as written.
+    pub bindings: Vec<Binding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllAbstain {
+    Deny,
+    Allow,
+}
+
+/// One use of one policy module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    pub name: BindingName,
+    pub module: ModuleSource,
+    /// Lower-case hex SHA-256 that the module must have.
+    pub digest: Option<String>,
+    /// A JSON object, handed to `configure`.
+    pub config: serde_json::Value,
+    pub upstreams: Vec<Glob>,
+    /// Patterns over the upstreams' own tool names.
+    pub tools: Vec<Glob>,
+    pub priority: i32,
+    /// Whether the policy may change arguments.
+    pub allow_rewrite: bool,
+    /// Longest run of one hook, in processor time.
+    pub time: Duration,
+    /// Memory of one instance, in bytes.
+    pub memory_bytes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleSource {
+    /// A component or core module, watched for changes.
+    File(PathBuf),
+    /// A default policy that comes with the binary, such as `allow-tools`.
+    Builtin(String),
+}

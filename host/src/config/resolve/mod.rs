@@ -1,0 +1,309 @@
+//! From what the file says to what holds: defaults filled in, secrets fetched, everything checked.
+//!
+//! One function for each section. A check that fails notes its mistake and goes on with a value that nobody will
+//! see, so that one run tells all mistakes; a [`Config`] comes out only where there is none. The only outside
+//! world touched is the file, the secrets it refers to, and whether the things it names are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::mistake::{Checked, Fault, Found, Mistakes, did_you_mean};
+use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
+use super::reference::{Secrets, read_text};
+use super::shape::{self, Shape};
+use super::{Config, Edge, Limits, Listen, PublicUrl, StoreUrl, value};
+use crate::env::Timestamp;
+use crate::glob::Glob;
+
+mod keys;
+mod policies;
+#[cfg(test)]
+mod tests;
+mod upstreams;
+
+pub(super) use upstreams::header_name;
+
+/// Largest configuration file, in bytes.
+const LARGEST_FILE: u64 = 1024 * 1024;
+
+/// Most of anything that is counted. More is a typing mistake.
+const MOST: i64 = 1_000_000;
+
+/// Longest path of a Unix socket that every Unix takes.
+const LONGEST_SOCKET_PATH: usize = 103;
+
+/// What a text is called that came from no file.
+const UNNAMED: &str = "portcullis.toml";
+
+/// The configuration in the file at `path`. Keys that it declares were created `now`.
+pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Config, Mistakes> {
+    let name = path.display().to_string();
+    let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
+    // Absolute, so that a later change of the working directory moves nothing.
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
+    let config = resolve(&name, &text, &base_dir, environment, now)?;
+    Ok(Config { file: Some(file), ..config })
+}
+
+/// The configuration in `text`, whose relative paths start at `base_dir`.
+pub fn parse(
+    text: &str,
+    base_dir: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    now: Timestamp,
+) -> Result<Config, Mistakes> {
+    resolve(UNNAMED, text, base_dir, environment, now)
+}
+
+fn resolve(
+    name: &str,
+    text: &str,
+    base_dir: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    now: Timestamp,
+) -> Result<Config, Mistakes> {
+    let shape = shape::read(text).map_err(|found| Mistakes::in_text(name, text, found))?;
+    let Shape { file, found, damaged } = shape;
+    let mut checks = Checks { secrets: Secrets { base_dir, environment }, now, found, damaged };
+    let config = whole(&mut checks, &file);
+    if checks.found.is_empty() { Ok(config) } else { Err(Mistakes::in_text(name, text, checks.found)) }
+}
+
+fn whole(checks: &mut Checks<'_>, file: &raw::File) -> Config {
+    let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
+    let listen = listen(checks, file, &data_dir);
+    let declared = Declared::of(checks, &file.upstreams);
+    Config {
+        file: None,
+        public_url: public_url(checks, file, &listen),
+        store: store(checks, &file.store, &data_dir),
+        edge: edge(checks, &file.edge),
+        limits: limits(checks, &file.limits),
+        upstreams: upstreams::resolve(checks, &file.upstreams),
+        keys: keys::resolve(checks, &file.keys, &declared),
+        policy: policies::resolve(checks, &file.policy, &file.policies, &declared),
+        listen,
+        data_dir,
+    }
+}
+
+fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen {
+    let raw = &file.listen;
+    let public = address(checks, "listen.public", &raw.public, defaults::LISTEN_PUBLIC);
+    let is_off = raw.admin.value().is_some_and(|text| text == "off");
+    let admin = (!is_off).then(|| address(checks, "listen.admin", &raw.admin, defaults::LISTEN_ADMIN));
+    let admin_place = raw.admin.get().or(raw.public.get()).map_or(0..0, At::place);
+    if admin.is_some_and(|admin| !admin.ip().is_loopback()) {
+        let hint = "reach it through the admin socket or an SSH tunnel, or set it to \"off\"";
+        checks.mistake(admin_place.clone(), Fault::new("listen.admin must be a loopback address").hint(hint));
+    }
+    if admin.is_some_and(|admin| collide(public, admin)) {
+        checks.mistake(admin_place, Fault::new("listen.public and listen.admin must differ"));
+    }
+    let admin_socket = checks.path("listen.admin_socket", &raw.admin_socket);
+    let admin_socket = admin_socket.unwrap_or_else(|| data_dir.join("admin.sock"));
+    if admin_socket.as_os_str().len() > LONGEST_SOCKET_PATH {
+        let place = raw.admin_socket.get().or(file.data_dir.get()).map_or(0..0, At::place);
+        let message = format!("the path of the admin socket is longer than {LONGEST_SOCKET_PATH} bytes");
+        checks.mistake(place, Fault::new(message).hint("set listen.admin_socket to a shorter path"));
+    }
+    Listen { public, admin, admin_socket }
+}
+
+fn address(checks: &mut Checks<'_>, name: &str, setting: &Setting<String>, default: &str) -> SocketAddr {
+    checks
+        .setting(name, setting, |text| value::socket_address(text))
+        .unwrap_or_else(|| default.parse().expect("default addresses are addresses"))
+}
+
+/// Whether two listeners would want the same port. Port 0 is one that is free.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && same_ip
+}
+
+fn public_url(checks: &mut Checks<'_>, file: &raw::File, listen: &Listen) -> PublicUrl {
+    let known = if file.public_url.get().is_some() {
+        checks.setting("public_url", &file.public_url, |text| PublicUrl::parse(text))
+    } else {
+        let known = url_of(listen.public);
+        if known.is_none() {
+            let place = file.listen.public.get().map_or(0..0, At::place);
+            let fault = Fault::new(format!("public_url is missing, and {} cannot stand in for it", listen.public));
+            checks.missing("", place, fault.hint("set public_url to the URL that callers use"));
+        }
+        known
+    };
+    known.unwrap_or_else(|| PublicUrl(String::new()))
+}
+
+/// The URL of a listener, if its address is one that callers can use.
+fn url_of(address: SocketAddr) -> Option<PublicUrl> {
+    let is_reachable = !address.ip().is_unspecified() && address.port() != 0;
+    is_reachable.then(|| PublicUrl::parse(&format!("http://{address}")).ok()).flatten()
+}
+
+fn store(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl {
+    let base_dir = checks.secrets.base_dir.to_owned();
+    let parse = |text: &String| match text.split_once(':') {
+        Some(("redb", path)) if is_path(path) => Ok(StoreUrl::Redb(base_dir.join(path))),
+        Some(("memory", "")) => Ok(StoreUrl::Memory),
+        _ => Err(Fault::new("is not a store").hint("write \"redb:PATH\" or \"memory:\"")),
+    };
+    let default = || StoreUrl::Redb(data_dir.join("portcullis.redb"));
+    checks.setting("store.url", &raw.url, parse).unwrap_or_else(default)
+}
+
+fn edge(checks: &mut Checks<'_>, raw: &raw::Edge) -> Edge {
+    let first_byte = defaults::FIRST_BYTE_TIMEOUT;
+    Edge {
+        first_byte_timeout: checks.duration("first_byte_timeout", &raw.first_byte_timeout, first_byte),
+        header_timeout: checks.duration("header_timeout", &raw.header_timeout, defaults::HEADER_TIMEOUT),
+        body_timeout: checks.duration("body_timeout", &raw.body_timeout, defaults::BODY_TIMEOUT),
+        idle_timeout: checks.duration("idle_timeout", &raw.idle_timeout, defaults::IDLE_TIMEOUT),
+        max_connections: checks.count("max_connections", &raw.max_connections, defaults::MAX_CONNECTIONS, 1..=MOST),
+        max_http2_streams: checks.count(
+            "max_http2_streams",
+            &raw.max_http2_streams,
+            defaults::MAX_HTTP2_STREAMS,
+            1..=MOST,
+        ),
+        drain_timeout: checks.duration_or_zero("drain_timeout", &raw.drain_timeout, defaults::DRAIN_TIMEOUT),
+        allowed_hosts: checks.each("an entry of allowed_hosts", &raw.allowed_hosts, |host| value::host(host)),
+        allowed_origins: checks.each("an entry of allowed_origins", &raw.allowed_origins, |text| value::origin(text)),
+    }
+}
+
+fn limits(checks: &mut Checks<'_>, raw: &raw::Limits) -> Limits {
+    let upstream_message = defaults::UPSTREAM_MESSAGE_SIZE;
+    let calls = defaults::CALLS_PER_PRINCIPAL;
+    Limits {
+        request_bytes: checks.size("request_size", &raw.request_size, defaults::REQUEST_SIZE),
+        upstream_message_bytes: checks.size("upstream_message_size", &raw.upstream_message_size, upstream_message),
+        list_page: checks.count("list_page", &raw.list_page, defaults::LIST_PAGE, 1..=MOST),
+        sessions: checks.count("sessions", &raw.sessions, defaults::SESSIONS, 1..=MOST),
+        session_idle: checks.duration("session_idle", &raw.session_idle, defaults::SESSION_IDLE),
+        calls_per_principal: checks.count("calls_per_principal", &raw.calls_per_principal, calls, 1..=MOST),
+    }
+}
+
+/// The mistakes found so far, and what checks need to know.
+struct Checks<'a> {
+    secrets: Secrets<'a>,
+    now: Timestamp,
+    found: Vec<Found>,
+    /// See [`Shape::damaged`].
+    damaged: BTreeSet<String>,
+}
+
+impl Checks<'_> {
+    fn mistake(&mut self, place: Range<usize>, fault: Fault) {
+        self.found.push(Found { place, fault });
+    }
+
+    /// Something is missing in the table at `path`. Says nothing where it may be there, misspelt: that was said.
+    fn missing(&mut self, path: &str, place: Range<usize>, fault: Fault) {
+        if !self.damaged.contains(path) {
+            self.mistake(place, fault);
+        }
+    }
+
+    /// The value of a check that may have failed.
+    fn accept<T>(&mut self, name: &str, place: Range<usize>, checked: Checked<T>) -> Option<T> {
+        checked.map_err(|fault| self.mistake(place, fault.of(name))).ok()
+    }
+
+    /// A setting that is there and passes `check`.
+    fn setting<S, T>(&mut self, name: &str, setting: &Setting<S>, check: impl Fn(&S) -> Checked<T>) -> Option<T> {
+        setting.get().and_then(|at| self.accept(name, at.place(), check(at.value())))
+    }
+
+    /// The items of a list that pass `check`.
+    fn each<S, T>(&mut self, name: &str, items: &[At<S>], check: impl Fn(&S) -> Checked<T>) -> Vec<T> {
+        items.iter().filter_map(|item| self.accept(name, item.place(), check(item.value()))).collect()
+    }
+
+    fn duration_or_zero(&mut self, name: &str, setting: &Setting<raw::Time>, default: &str) -> Duration {
+        let given = self.setting(name, setting, |time| value::duration(&time.0));
+        given.unwrap_or_else(|| value::duration(default).expect("default durations are durations"))
+    }
+
+    fn duration(&mut self, name: &str, setting: &Setting<raw::Time>, default: &str) -> Duration {
+        let duration = self.duration_or_zero(name, setting, default);
+        if let (Duration::ZERO, Some(at)) = (duration, setting.get()) {
+            self.mistake(at.place(), Fault::new(format!("{name} must not be zero")));
+        }
+        duration
+    }
+
+    fn size(&mut self, name: &str, setting: &Setting<raw::Size>, default: &str) -> usize {
+        let given = self.setting(name, setting, value::size);
+        given.unwrap_or_else(|| value::size(&raw::Size::Text(default.to_owned())).expect("default sizes are sizes"))
+    }
+
+    fn count<N: TryFrom<i64> + Default>(
+        &mut self,
+        name: &str,
+        setting: &Setting<i64>,
+        default: i64,
+        range: RangeInclusive<i64>,
+    ) -> N {
+        let check = |number: &i64| {
+            let fault = || Fault::new(format!("must be from {} to {}", range.start(), range.end()));
+            N::try_from(*number).ok().filter(|_| range.contains(number)).ok_or_else(fault)
+        };
+        self.setting(name, setting, check).or_else(|| N::try_from(default).ok()).unwrap_or_default()
+    }
+
+    fn path(&mut self, name: &str, setting: &Setting<String>) -> Option<PathBuf> {
+        let base_dir = self.secrets.base_dir.to_owned();
+        let check = |text: &String| if is_path(text) { Ok(base_dir.join(text)) } else { Err(not_a_path()) };
+        self.setting(name, setting, check)
+    }
+
+    fn in_base_dir(&self, path: &str) -> PathBuf {
+        self.secrets.base_dir.join(path)
+    }
+
+    /// A pattern over upstream names. One that can only mean a single upstream must mean one there is.
+    fn upstream_pattern(&mut self, name: &str, at: &At<String>, declared: &Declared<'_>) -> Option<Glob> {
+        let pattern = self.accept(name, at.place(), pattern(at.value()))?;
+        let text = pattern.as_str();
+        if !text.contains('*') && declared.is_complete && !declared.names.contains(text) {
+            let fault = Fault::new(format!("{name} names the upstream {text:?}, which is not declared"));
+            let hint = did_you_mean(text, declared.names.iter().copied());
+            self.mistake(at.place(), Fault { hint, ..fault });
+        }
+        Some(pattern)
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
+}
+
+fn not_a_path() -> Fault {
+    Fault::new("is not a path")
+}
+
+fn pattern(text: &str) -> Checked<Glob> {
+    Glob::parse(text).ok_or_else(|| Fault::new(format!("must be a pattern of 1 to {} bytes", Glob::MAX_LEN)))
+}
+
+/// The upstreams that the file declares, whether or not they are right.
+struct Declared<'a> {
+    names: BTreeSet<&'a str>,
+    /// False where a mistake of shape may have cost one.
+    is_complete: bool,
+}
+
+impl<'a> Declared<'a> {
+    fn of(checks: &Checks<'_>, upstreams: &'a BTreeMap<NameOfUpstream, raw::Upstream>) -> Self {
+        let is_complete = !checks.damaged.contains("") && !checks.damaged.contains("upstreams");
+        Self { names: upstreams.keys().map(Name::as_str).collect(), is_complete }
+    }
+}

@@ -1,0 +1,349 @@
+//! The composition root: the only module that knows all others.
+//!
+//! [`serve`] is what `main` and the tests call. It starts everything in order, serves until told to stop, drains, and
+//! leaves nothing behind; when a step of the start fails, what the steps before it began is ended first.
+
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{BuildError, Control};
+use crate::audit::{Actor, AuditEvent};
+use crate::config::{Config, StoreUrl};
+use crate::env::Env;
+use crate::http::api::Api;
+use crate::http::guard::{Front, HostGuard};
+use crate::http::mcp::Mcp;
+use crate::http::serve::{self as edge, Socket};
+use crate::http::{admin_router, public_router};
+use crate::pipeline::Services;
+use crate::policy::{self, Engine};
+use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
+use crate::store::{self, Store, StoreError, decisions};
+use crate::tasks::Tasks;
+
+/// Name of the file in `data_dir` that holds the operator token.
+pub const OPERATOR_TOKEN: &str = "operator-token";
+/// Name of the file in `data_dir` that holds the deployment secret.
+pub const DEPLOYMENT_SECRET: &str = "deployment-secret";
+
+/// What background tasks get to end once they were asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two prunings of the audit trail.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Sockets that are bound already.
+#[derive(Debug)]
+pub struct Listeners {
+    pub public: TcpListener,
+    pub admin: Option<TcpListener>,
+}
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data directory {} cannot be used", path.display())]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the secret file {} cannot be used", path.display())]
+    SecretFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the store cannot be opened")]
+    Store(#[source] StoreError),
+    #[error("the policy engine cannot be started")]
+    Engine(#[source] policy::EngineError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("the admin socket {} cannot be opened", path.display())]
+    AdminSocket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the listener has no address")]
+    Listener(#[source] io::Error),
+    #[error("an entry of allowed_hosts or allowed_origins is not valid")]
+    Guard(#[source] crate::http::guard::InvalidEntry),
+}
+
+/// Runs a gateway until `shutdown` resolves and everything has ended.
+///
+/// # Errors
+/// [`StartError`] if it cannot be started; nothing is left running then.
+pub async fn serve(
+    listeners: Listeners,
+    config: Config,
+    env: Env,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let mut gateway = Gateway::new(config.edge.drain_timeout);
+    let started = gateway.start(listeners, config, env).await;
+    if started.is_ok() {
+        shutdown.await;
+        tracing::info!("stopping");
+    }
+    gateway.stop().await;
+    started
+}
+
+/// Everything that has to be ended, as far as it was started.
+struct Gateway {
+    drain_timeout: Duration,
+    /// The listeners' own tasks.
+    edges: Tasks,
+    /// Requests in flight.
+    requests: Tasks,
+    /// Upstreams, watchers, sweepers.
+    background: Tasks,
+    /// The decision trail's keeper, which ends after everything that writes to it.
+    trail: Tasks,
+    engine: Option<Engine>,
+    store: Option<Store>,
+    control: Option<Arc<Control>>,
+    admin_socket: Option<PathBuf>,
+}
+
+impl Gateway {
+    fn new(drain_timeout: Duration) -> Self {
+        Self {
+            drain_timeout,
+            edges: Tasks::new(),
+            requests: Tasks::new(),
+            background: Tasks::new(),
+            trail: Tasks::new(),
+            engine: None,
+            store: None,
+            control: None,
+            admin_socket: None,
+        }
+    }
+
+    async fn start(&mut self, listeners: Listeners, config: Config, env: Env) -> Result<(), StartError> {
+        make_private_dir(&config.data_dir)
+            .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
+        let secret = keep_secret(&config.data_dir.join(DEPLOYMENT_SECRET), &env)?;
+        let operator_token = keep_secret(&config.data_dir.join(OPERATOR_TOKEN), &env)?;
+
+        let store = Store::open(location(&config.store), env.clone()).await.map_err(StartError::Store)?;
+        self.store = Some(store.clone());
+        let (recorder, keeper) = decisions::recorder(store.clone(), decisions::Retention::default());
+        self.trail.spawn(keeper.run(self.trail.stopping().clone()));
+        self.background.spawn(prune_audit(store.clone(), self.background.stopping().clone()));
+
+        let engine = Engine::start(config.policy.max_components).map_err(StartError::Engine)?;
+        self.engine = Some(engine.clone());
+        let control = Control::build(config.clone(), env.clone(), store.clone(), engine, &self.background).await?;
+        self.control = Some(control.clone());
+
+        let services = Arc::new(Services {
+            env: env.clone(),
+            secret: DeploymentSecret::new(Digest::of(secret.expose().as_bytes()).as_bytes()),
+            decisions: recorder,
+            list_page: config.limits.list_page,
+        });
+        let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
+        let api = Arc::new(Api {
+            control: control.clone(),
+            services: services.clone(),
+            operator_token: operator_token.digest(),
+        });
+        let mcp = Mcp::new(
+            control.snapshot.clone(),
+            services,
+            config.limits.clone(),
+            config.edge.body_timeout,
+            self.requests.clone(),
+        );
+
+        let edge = &config.edge;
+        let guard = |front| {
+            HostGuard::new(front, config.public_url.origin(), &edge.allowed_hosts, &edge.allowed_origins)
+                .map_err(StartError::Guard)
+        };
+        let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
+        let public = public_router(mcp, control.clone(), guard(public_front)?);
+        let mut sockets = vec![
+            (Socket::Tcp(listeners.public), public),
+            (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?)),
+        ];
+        if let Some(admin) = listeners.admin {
+            let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
+            sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
+        }
+
+        let started = AuditEvent::GatewayStarted { version: env!("CARGO_PKG_VERSION").to_owned() };
+        store::audit::record(&store, Actor::System, started).await.map_err(StartError::Store)?;
+        self.background.spawn(control.clone().watch());
+        self.background.spawn(reload_on_hangup(control, self.background.stopping().clone()));
+        for (socket, router) in sockets {
+            self.edges.spawn(edge::serve(socket, router, edge::Limits::from(edge), self.edges.stopping().clone()));
+        }
+        tracing::info!(public = %config.listen.public, admin_socket = %config.listen.admin_socket.display(), public_url = config.public_url.as_str(), "serving");
+        Ok(())
+    }
+
+    /// Ends everything, in the order in which things need each other.
+    async fn stop(self) {
+        let patience = self.drain_timeout + STOP_PATIENCE;
+        let mut orderly = self.edges.stop(patience).await;
+        orderly &= self.requests.stop(STOP_PATIENCE).await;
+        if let Some(control) = &self.control {
+            orderly &= control.stop_upstreams(STOP_PATIENCE).await;
+        }
+        orderly &= self.background.stop(STOP_PATIENCE).await;
+        if let Some(store) = &self.store
+            && self.control.is_some()
+            && let Err(error) = store::audit::record(store, Actor::System, AuditEvent::GatewayStopped).await
+        {
+            tracing::warn!(%error, "the audit trail lacks the stop");
+        }
+        orderly &= self.trail.stop(STOP_PATIENCE).await;
+        if let Some(store) = self.store {
+            store.close().await;
+        }
+        if let Some(path) = self.admin_socket {
+            // It may be gone already; then there is nothing to do.
+            _ = fs::remove_file(path);
+        }
+        drop(self.engine);
+        if !orderly {
+            tracing::warn!("some tasks did not end in time");
+        }
+    }
+
+    /// Binds the admin socket so that nobody but its owner can ever connect to it.
+    fn open_admin_socket(&mut self, path: &Path) -> Result<UnixListener, StartError> {
+        let failed = |source| StartError::AdminSocket { path: path.to_owned(), source };
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            make_private_dir(dir).map_err(failed)?;
+        }
+        remove_stale_socket(path).map_err(failed)?;
+        // Bound under a name in a directory of its own, mode 0700, made 0600, and only then moved to where it is found.
+        let staging = path.with_extension(format!("{}.new", std::process::id()));
+        make_private_dir(&staging).map_err(failed)?;
+        let bound = (|| {
+            let inside = staging.join("s");
+            remove_stale_socket(&inside)?;
+            let listener = UnixListener::bind(&inside)?;
+            fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
+            fs::rename(&inside, path)?;
+            Ok(listener)
+        })();
+        _ = fs::remove_dir_all(&staging);
+        let listener = bound.map_err(failed)?;
+        self.admin_socket = Some(path.to_owned());
+        Ok(listener)
+    }
+}
+
+/// Removes a socket that nobody listens on. One that somebody does is an error.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else at this path"))
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway listens on it"))
+        }
+        Ok(_) => fs::remove_file(path),
+    }
+}
+
+/// Makes a directory that only its owner can enter. One that is there already keeps its mode.
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The secret in a file of mode 0600, made on first use. A file that others can read is refused.
+fn keep_secret(path: &Path, env: &Env) -> Result<Plaintext, StartError> {
+    let failed = |source| StartError::SecretFile { path: path.to_owned(), source };
+    let fresh = hex(&env.random::<32>());
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            io::Write::write_all(&mut file, format!("{fresh}\n").as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(failed)?;
+            Ok(Plaintext::new(fresh))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_secret(path).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Hex digits that a secret file must have.
+const SECRET_LEN: usize = 64;
+
+fn read_secret(path: &Path) -> io::Result<Plaintext> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("mode {:o} lets others read it: chmod 600", mode & 0o777),
+        ));
+    }
+    let text = fs::read_to_string(path)?;
+    let secret = text.trim_end();
+    if secret.len() < SECRET_LEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is cut short: remove it to have a new one made"));
+    }
+    Ok(Plaintext::new(secret))
+}
+
+fn location(url: &StoreUrl) -> store::Location {
+    match url {
+        StoreUrl::Redb(path) => store::Location::File(path.clone()),
+        StoreUrl::Memory => store::Location::Memory,
+    }
+}
+
+/// SIGHUP asks for a reload.
+async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => return tracing::warn!(%error, "SIGHUP is not heard"),
+    };
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            received = hangups.recv() => if received.is_none() { return },
+        }
+        // What is wrong is told by `reload`.
+        _ = control.reload(Actor::System).await;
+    }
+}
+
+async fn prune_audit(store: Store, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
+        }
+        if let Err(error) = store::audit::prune(&store).await {
+            tracing::warn!(%error, "the audit trail was not pruned");
+        }
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gateway")
+    }
+}

@@ -1,0 +1,256 @@
+//! `/api/v1`: what operators do, for the command line and for scripts.
+//!
+//! [`ROUTES`] is the table of contents. Every row says who may call it, the same row drives the check and the coverage
+//! test, and nothing is open to everyone. Errors are problem documents (RFC 9457) with a stable `code`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, patch, post};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::body::{self, read_limited};
+use super::serve::Peer;
+use crate::admin::Control;
+use crate::audit::{Actor, OperatorProof};
+use crate::secret::{Digest, Plaintext};
+use crate::store::{Cursor, StoreError};
+
+mod keys;
+mod policies;
+mod status;
+mod trails;
+mod upstreams;
+
+/// Largest body of a request, in bytes.
+const MAX_BODY: usize = 1 << 20;
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Rows on a page, unless asked for fewer or more, and at most.
+const DEFAULT_PAGE: usize = 50;
+const MAX_PAGE: usize = 200;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever holds the operator token, or opens the admin socket as the gateway's own user or root.
+    Operator,
+}
+
+/// One row of the API.
+pub struct Route {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub access: Access,
+    handler: fn() -> MethodRouter<Arc<Api>>,
+}
+
+/// All of it.
+pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/api/v1/status", access: Access::Operator, handler: || get(status::show) },
+    Route { method: "GET", path: "/api/v1/keys", access: Access::Operator, handler: || get(keys::list) },
+    Route { method: "POST", path: "/api/v1/keys", access: Access::Operator, handler: || post(keys::create) },
+    Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || get(keys::show) },
+    Route { method: "PATCH", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || patch(keys::change) },
+    Route { method: "DELETE", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || delete(keys::remove) },
+    Route { method: "GET", path: "/api/v1/upstreams", access: Access::Operator, handler: || get(upstreams::list) },
+    Route {
+        method: "POST",
+        path: "/api/v1/upstreams/{name}/refresh",
+        access: Access::Operator,
+        handler: || post(upstreams::refresh),
+    },
+    Route { method: "GET", path: "/api/v1/policies", access: Access::Operator, handler: || get(policies::list) },
+    Route {
+        method: "POST",
+        path: "/api/v1/policies/reload",
+        access: Access::Operator,
+        handler: || post(policies::reload),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/decisions",
+        access: Access::Operator,
+        handler: || get(trails::list_decisions),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/decisions/{id}",
+        access: Access::Operator,
+        handler: || get(trails::show_decision),
+    },
+    Route { method: "GET", path: "/api/v1/audit", access: Access::Operator, handler: || get(trails::list_audit) },
+];
+
+/// What the handlers work with.
+pub struct Api {
+    pub control: Arc<Control>,
+    pub services: Arc<crate::pipeline::Services>,
+    pub operator_token: Digest,
+}
+
+/// The routes, each behind its check.
+pub fn router(api: Arc<Api>) -> Router {
+    let rows = ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
+    rows.layer(middleware::from_fn_with_state(api.clone(), check_operator)).with_state(api)
+}
+
+/// Finds out which operator calls, or answers 401. Every row asks for one.
+async fn check_operator(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let Some(proof) = proof(&api, peer, request.headers()) else {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the operator token is required");
+        let mut response = problem.into_response();
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="portcullis admin""#));
+        return response;
+    };
+    request.extensions_mut().insert(Operator(Actor::Operator(proof)));
+    next.run(request).await
+}
+
+fn proof(api: &Api, peer: Option<Peer>, headers: &HeaderMap) -> Option<OperatorProof> {
+    if let Some(Peer::Unix { uid, .. }) = peer
+        && (uid == 0 || uid == rustix::process::geteuid().as_raw())
+    {
+        return Some(OperatorProof::Socket);
+    }
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let is_right = scheme.eq_ignore_ascii_case("bearer") && Plaintext::new(token.trim()).digest() == api.operator_token;
+    is_right.then_some(OperatorProof::Token)
+}
+
+/// The operator that a request comes from.
+#[derive(Clone, Copy)]
+struct Operator(Actor);
+
+/// A problem document.
+#[derive(Debug)]
+struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into() }
+    }
+
+    fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+    }
+
+    fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed an operator's request");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("error");
+        let body = json!({ "status": self.status.as_u16(), "title": title, "code": self.code, "detail": self.detail });
+        let mut response = super::error::json_response(self.status, body.to_string());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+type Answer = Result<Response, Problem>;
+
+fn ok(body: &impl Serialize) -> Response {
+    respond(StatusCode::OK, body)
+}
+
+fn respond(status: StatusCode, body: &impl Serialize) -> Response {
+    super::error::json_response(status, crate::mcp::json::to_raw(body).get().to_owned())
+}
+
+/// A JSON body whose type refuses unknown members.
+struct Json<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, content) = request.into_parts();
+        if !body::is_json(&parts.headers) || body::check_encoding(&parts.headers).is_err() {
+            let detail = "Content-Type must be application/json, without Content-Encoding";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+        }
+        let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
+        let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
+        serde_json::from_slice(&content).map(Self).map_err(|error| Problem::invalid(error.to_string()))
+    }
+}
+
+/// A query string whose type refuses unknown names.
+struct Query<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        let query =
+            query.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", rejection.body_text()))?;
+        Ok(Self(query.0))
+    }
+}
+
+/// The one parameter of a path.
+struct Path(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Path {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(name)| Self(name)).map_err(|_| Problem::not_found("name"))
+    }
+}
+
+/// How to page: `?limit=` and `?cursor=`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Paging {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl Paging {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE)
+    }
+
+    /// The cursor that [`next_cursor`] made for the same list.
+    fn cursor(&self, api: &Api, list: &str) -> Result<Option<Cursor>, Problem> {
+        let open = |text: &String| {
+            let payload = api.services.secret.open(list, text).and_then(Cursor::from_bytes);
+            payload.ok_or_else(|| {
+                Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "the cursor is not one of this list")
+            })
+        };
+        self.cursor.as_ref().map(open).transpose()
+    }
+}
+
+fn next_cursor(api: &Api, list: &str, next: Option<&Cursor>) -> Option<String> {
+    next.map(|next| api.services.secret.sign(list, next.as_bytes()))
+}

@@ -1,0 +1,22 @@
+//! The gateway at a glance.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde_json::json;
+
+use super::{Answer, Api, ok};
+
+pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
+    let snapshot = api.control.snapshot.load();
+    Ok(ok(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started": api.control.started.to_string(),
+        "ready": api.control.is_ready(),
+        "public_url": api.control.config.load().public_url.as_str(),
+        "tools": snapshot.catalog.len(),
+        "upstreams": snapshot.upstreams.len(),
+        "policy_generation": snapshot.policies.generation(),
+        "decisions_dropped": api.services.decisions.dropped(),
+    })))
+}

@@ -1,0 +1,116 @@
+//! The two trails: what was decided about calls, and what operators and the gateway did.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, RecordedVerdict};
+use crate::ids::Principal;
+use crate::store::audit::Recorded;
+use crate::store::decisions::Filter;
+use crate::store::{audit, decisions};
+
+const DECISIONS: &str = "decisions";
+const AUDIT: &str = "audit";
+
+/// Paging and filter in one, since a query string is flat.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecisionQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
+    /// Such as `key:ci`.
+    principal: Option<String>,
+    /// The upstream's own name for the tool.
+    tool: Option<String>,
+    verdict: Option<String>,
+}
+
+pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Query<DecisionQuery>) -> Answer {
+    let DecisionQuery { limit, cursor, principal, tool, verdict } = query;
+    let paging = Paging { limit, cursor };
+    let principal = principal
+        .map(|text| Principal::parse(&text).ok_or_else(|| Problem::invalid("`principal` is `key:NAME` or `gateway`")))
+        .transpose()?;
+    let verdict = verdict
+        .map(|word| RecordedVerdict::parse(&word).ok_or_else(|| Problem::invalid("there is no such verdict")))
+        .transpose()?;
+    let filter = Filter { principal, tool, verdict };
+    let page = decisions::list(&api.control.store, filter, paging.cursor(&api, DECISIONS)?, paging.limit()).await?;
+    let rows: Vec<Value> = page.items.iter().map(decision_view).collect();
+    Ok(ok(&json!({ "decisions": rows, "next_cursor": next_cursor(&api, DECISIONS, page.next.as_ref()) })))
+}
+
+pub(super) async fn show_decision(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
+    let decision = decisions::get(&api.control.store, &id).await?.ok_or_else(|| Problem::not_found("decision"))?;
+    Ok(ok(&decision_view(&decision)))
+}
+
+pub(super) async fn list_audit(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
+    let page = audit::list(&api.control.store, paging.cursor(&api, AUDIT)?, paging.limit()).await?;
+    let rows: Vec<Value> = page.items.iter().map(audit_view).collect();
+    Ok(ok(&json!({ "entries": rows, "next_cursor": next_cursor(&api, AUDIT, page.next.as_ref()) })))
+}
+
+fn decision_view(record: &DecisionRecord) -> Value {
+    let DecisionRecord {
+        id,
+        at,
+        principal,
+        operation,
+        upstream,
+        tool,
+        revision,
+        verdict,
+        reason_code,
+        generation,
+        steps,
+        outcome,
+        elapsed_ms,
+    } = record;
+    json!({
+        "id": id,
+        "at": at.to_string(),
+        "principal": principal.to_string(),
+        "operation": operation,
+        "upstream": upstream,
+        "tool": tool,
+        "revision": revision,
+        "verdict": verdict.as_str(),
+        "reason_code": reason_code,
+        "policy_generation": generation,
+        "steps": steps.iter().map(step_view).collect::<Vec<_>>(),
+        "outcome": outcome.as_str(),
+        "elapsed_ms": elapsed_ms,
+    })
+}
+
+fn step_view(step: &DecisionStep) -> Value {
+    let DecisionStep { binding, module_digest, hook, verdict, reason_code, micros } = step;
+    json!({
+        "policy": binding,
+        "module_digest": module_digest,
+        "hook": hook,
+        "verdict": verdict.as_str(),
+        "reason_code": reason_code,
+        "micros": micros,
+    })
+}
+
+fn audit_view(recorded: &Recorded) -> Value {
+    let AuditEntry { at, actor, event } = &recorded.entry;
+    let detail = match event {
+        AuditEvent::GatewayStarted { version } => json!({ "version": version }),
+        AuditEvent::GatewayStopped => json!({}),
+        AuditEvent::KeyCreated { name }
+        | AuditEvent::KeyEnabled { name }
+        | AuditEvent::KeyDisabled { name }
+        | AuditEvent::KeyDeleted { name } => json!({ "key": name }),
+        AuditEvent::PoliciesReloaded { generation } => json!({ "policy_generation": generation }),
+        AuditEvent::PolicyReloadRefused { reason } => json!({ "reason": reason }),
+    };
+    json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
+}

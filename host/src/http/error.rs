@@ -1,0 +1,199 @@
+//! From refusals to responses: one mapping for `/mcp`, one for the admin API.
+//!
+//! The wire shows what the protocol allows and no more; why a credential was not good enough is for nobody to see.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use serde_json::json;
+
+use super::body::BodyError;
+use crate::mcp::call::Outcome;
+use crate::mcp::error::{INTERNAL_ERROR, INVALID_PARAMS, REFUSED_BY_POLICY, RpcError, THROTTLED, UPSTREAM_FAILED};
+use crate::mcp::json::to_raw;
+use crate::mcp::message::{self, RequestId};
+use crate::mcp::revision::{Answer, Rejection, Revision};
+use crate::pipeline::Refusal;
+use crate::policy;
+use crate::upstream::UpstreamError;
+
+/// Key in a tool result's `_meta` under which a refusal names its policy and reason.
+pub const REFUSAL_META: &str = "portcullis/refusal";
+
+/// A response that refuses.
+#[derive(Debug)]
+pub struct Refused {
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// JSON text.
+    body: String,
+}
+
+impl Refused {
+    /// With a JSON-RPC error.
+    pub fn rpc(status: StatusCode, id: Option<&RequestId>, error: &RpcError) -> Self {
+        Self { status, headers: Vec::new(), body: message::error(id, &error.to_raw()) }
+    }
+
+    /// Before there is a JSON-RPC message to answer.
+    pub fn plain(status: StatusCode, message: &str) -> Self {
+        let code = if status.is_server_error() { INTERNAL_ERROR } else { crate::mcp::error::INVALID_REQUEST };
+        Self::rpc(status, None, &RpcError::new(code, message))
+    }
+
+    /// What a revision's translator rejected.
+    pub fn from_rejection(rejection: &Rejection, id: &RequestId) -> Self {
+        let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::rpc(status, Some(id), &rejection.error)
+    }
+
+    pub fn from_body(error: &BodyError) -> Self {
+        Self::plain(error.status(), &error.to_string())
+    }
+
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1_000).max(1);
+        self.headers.push((RETRY_AFTER, HeaderValue::try_from(seconds.to_string()).expect("digits")));
+        self
+    }
+
+    fn challenge(mut self, challenge: &str) -> Self {
+        if let Ok(challenge) = HeaderValue::try_from(challenge) {
+            self.headers.push((WWW_AUTHENTICATE, challenge));
+        }
+        self
+    }
+
+    /// The JSON text, for a stream whose status is already sent.
+    pub fn message(&self) -> &str {
+        &self.body
+    }
+
+    /// What a refusal looks like to its caller; `None` where nobody expects an answer.
+    pub fn from_refusal(refusal: &Refusal, id: &RequestId, revision: Revision) -> Option<Self> {
+        let ok = |error: RpcError| Some(Self::rpc(StatusCode::OK, Some(id), &error));
+        match refusal {
+            Refusal::UnknownTool { name } => {
+                let name: String = name.chars().take(128).collect();
+                ok(RpcError::new(INVALID_PARAMS, format!("unknown tool: {name}")))
+            }
+            Refusal::BadCursor => ok(RpcError::new(INVALID_PARAMS, "invalid cursor")),
+            Refusal::Policy(refusal) => Some(Self::from_policy(refusal, id, revision)),
+            Refusal::Upstream { error: UpstreamError::Cancelled, .. } => None,
+            Refusal::Upstream { name, error } => {
+                let data = to_raw(&json!({ "upstream": name, "reason": upstream_reason(error) }));
+                ok(RpcError::new(UPSTREAM_FAILED, format!("upstream {name}: {error}")).with_data(data))
+            }
+        }
+    }
+
+    fn from_policy(refusal: &policy::Refusal, id: &RequestId, revision: Revision) -> Self {
+        match refusal {
+            policy::Refusal::Denied { as_tool_error: false, rpc_code, rpc_data, .. } => {
+                let data = rpc_data.clone().unwrap_or_else(|| to_raw(&explanation(refusal)));
+                let error = RpcError::new(rpc_code.unwrap_or(REFUSED_BY_POLICY), sentence(refusal)).with_data(data);
+                Self::rpc(StatusCode::OK, Some(id), &error)
+            }
+            policy::Refusal::Throttled { retry_after_ms, .. } => {
+                let data = to_raw(&json!({ "retryAfterMs": retry_after_ms, "refusal": explanation(refusal) }));
+                let error = RpcError::new(THROTTLED, sentence(refusal)).with_data(data);
+                Self::rpc(StatusCode::TOO_MANY_REQUESTS, Some(id), &error)
+                    .retry_after(Duration::from_millis(*retry_after_ms))
+            }
+            policy::Refusal::StepUp { scopes, .. } => {
+                let error =
+                    RpcError::new(REFUSED_BY_POLICY, sentence(refusal)).with_data(to_raw(&explanation(refusal)));
+                let challenge = format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
+                Self::rpc(StatusCode::FORBIDDEN, Some(id), &error).challenge(&challenge)
+            }
+            _ => Self::tool_error(refusal, id, revision),
+        }
+    }
+
+    /// A tool result that the model can read and act on.
+    fn tool_error(refusal: &policy::Refusal, id: &RequestId, revision: Revision) -> Self {
+        let result = json!({
+            "content": [{ "type": "text", "text": sentence(refusal) }],
+            "isError": true,
+            "_meta": { REFUSAL_META: explanation(refusal) },
+        });
+        let body = match revision.encode(Answer::Called(Outcome::Result(to_raw(&result)))) {
+            Outcome::Result(result) => message::result(id, &result),
+            Outcome::Error(error) => message::error(Some(id), &error),
+        };
+        Self { status: StatusCode::OK, headers: Vec::new(), body }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = json_response(self.status, self.body);
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// 401 for a request without a valid credential: the same for every reason (RFC 6750 §3).
+pub fn unauthenticated() -> Refused {
+    Refused::plain(StatusCode::UNAUTHORIZED, "a valid key is required").challenge(r#"Bearer realm="portcullis""#)
+}
+
+/// A response with a JSON body that nobody may keep.
+pub fn json_response(status: StatusCode, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// One sentence for a person or a model.
+fn sentence(refusal: &policy::Refusal) -> String {
+    use policy::Refusal as R;
+    match refusal {
+        R::Denied { reason, .. } | R::StepUp { reason, .. } | R::Throttled { reason, .. } => reason.message.clone(),
+        R::ApprovalNeeded { reason, .. } => {
+            format!("This needs an approval, which cannot be given yet: {}", reason.message)
+        }
+        R::PolicyFailed { binding, failure, .. } => {
+            format!("Refused, because policy {binding} failed ({}).", failure.code())
+        }
+        R::NoPolicyAllowed { hook } => format!("Refused, because no {hook} policy allowed it."),
+        R::Hidden => "There is no such tool.".to_owned(),
+    }
+}
+
+/// The same for machines.
+fn explanation(refusal: &policy::Refusal) -> serde_json::Value {
+    use policy::Refusal as R;
+    let of_reason = |binding: &crate::ids::BindingName, reason: &policy::Reason| json!({ "check": refusal.check(), "policy": binding, "code": reason.code, "rule": reason.rule, "detail": reason.detail });
+    match refusal {
+        R::Denied { binding, reason, .. }
+        | R::StepUp { binding, reason, .. }
+        | R::Throttled { binding, reason, .. }
+        | R::ApprovalNeeded { binding, reason, .. } => of_reason(binding, reason),
+        R::PolicyFailed { binding, failure } => {
+            json!({ "check": refusal.check(), "policy": binding, "code": failure.code() })
+        }
+        R::NoPolicyAllowed { .. } | R::Hidden => json!({ "check": refusal.check() }),
+    }
+}
+
+fn upstream_reason(error: &UpstreamError) -> &'static str {
+    match error {
+        UpstreamError::Unreachable { .. } => "unreachable",
+        UpstreamError::Died => "died",
+        UpstreamError::TimedOut { .. } => "timed_out",
+        UpstreamError::Status { .. } => "status",
+        UpstreamError::TooLarge { .. } => "too_large",
+        UpstreamError::Protocol { .. } => "protocol",
+        UpstreamError::Busy => "busy",
+        UpstreamError::Cancelled => "cancelled",
+    }
+}

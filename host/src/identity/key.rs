@@ -1,0 +1,121 @@
+//! Virtual keys: long-lived keys that an operator hands out, each with its own allow-list.
+//!
+//! Pure: what a key is and what it permits. Where keys are kept is `store::keys`; how a request's key becomes a
+//! [`super::Caller`] is `identity::bearer`.
+
+use crate::env::{Env, Timestamp};
+use crate::glob::Glob;
+use crate::ids::{KeyName, UpstreamName};
+use crate::secret::{Digest, Plaintext};
+
+/// What every key begins with, so that secret scanners and people recognise one.
+pub const KEY_PREFIX: &str = "pk_";
+
+/// A virtual key as we keep it: its digest, never its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualKey {
+    pub name: KeyName,
+    pub digest: Digest,
+    pub allow: AllowList,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+    pub standing: Standing,
+    pub managed_by: ManagedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Enabled,
+    Disabled,
+}
+
+/// Who may change a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// Declared in the configuration file, read-only elsewhere.
+    File,
+    /// Created through the API or the command line, kept in the store.
+    Store,
+}
+
+impl VirtualKey {
+    /// A new secret: `pk_` and 256 random bits in unpadded base64url.
+    pub fn new_secret(env: &Env) -> Plaintext {
+        use base64::Engine as _;
+        let random = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(env.random::<32>());
+        Plaintext::new(format!("{KEY_PREFIX}{random}"))
+    }
+
+    /// Whether the key opens anything at `now`.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        self.standing == Standing::Enabled && self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+/// Which tools of which upstreams a key may use. An empty list means nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowList(pub Vec<AllowEntry>);
+
+/// One line of an allow-list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowEntry {
+    /// Pattern over upstream names.
+    pub upstream: Glob,
+    /// Patterns over the upstream's own tool names.
+    pub tools: Vec<Glob>,
+}
+
+impl AllowList {
+    /// Whether the list has a line for this upstream.
+    pub fn reaches(&self, upstream: &UpstreamName) -> bool {
+        self.0.iter().any(|entry| entry.upstream.matches(upstream.as_str()))
+    }
+
+    /// Whether the list has a line for this tool.
+    pub fn permits(&self, upstream: &UpstreamName, tool: &str) -> bool {
+        self.0.iter().any(|entry| {
+            entry.upstream.matches(upstream.as_str()) && entry.tools.iter().any(|pattern| pattern.matches(tool))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(entries: &[(&str, &[&str])]) -> AllowList {
+        let entry = |(upstream, tools): &(&str, &[&str])| AllowEntry {
+            upstream: Glob::parse(upstream).unwrap(),
+            tools: tools.iter().map(|tool| Glob::parse(tool).unwrap()).collect(),
+        };
+        AllowList(entries.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn no_entry_means_nothing() {
+        let notes = UpstreamName::parse("notes").unwrap();
+        assert!(!AllowList::default().permits(&notes, "add"));
+        assert!(!allow(&[("notes", &[])]).permits(&notes, "add"));
+        assert!(!allow(&[("tracker", &["*"])]).permits(&notes, "add"));
+        assert!(allow(&[("tracker", &["*"]), ("notes", &["ad*"])]).permits(&notes, "add"));
+        assert!(!allow(&[("notes", &["ad*"])]).permits(&notes, "delete"));
+        assert!(allow(&[("*", &["*"])]).permits(&notes, "delete"));
+    }
+
+    #[test]
+    fn a_key_ends_at_its_expiry_and_not_before() {
+        let key = VirtualKey {
+            name: KeyName::parse("ci").unwrap(),
+            digest: Digest::of(b"x"),
+            allow: AllowList::default(),
+            created: Timestamp::from_millis(0),
+            expires: Some(Timestamp::from_millis(1_000)),
+            standing: Standing::Enabled,
+            managed_by: ManagedBy::Store,
+        };
+        assert!(key.is_valid(Timestamp::from_millis(999)));
+        assert!(!key.is_valid(Timestamp::from_millis(1_000)));
+        let disabled = VirtualKey { standing: Standing::Disabled, ..key };
+        assert!(!disabled.is_valid(Timestamp::from_millis(0)));
+    }
+}

@@ -1,0 +1,11 @@
+//! Who acts: from what a request presents to a [`Caller`], or a refusal that says nothing about why.
+//!
+//! Whether the caller may do what is asked is not decided here; that is `policy`.
+
+pub mod bearer;
+pub mod caller;
+pub mod key;
+pub mod keyring;
+
+pub use caller::Caller;
+pub use keyring::Keyring;

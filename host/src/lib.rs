@@ -1,0 +1,31 @@
+//! Portcullis: a gateway between AI agents (MCP clients) and MCP servers.
+//!
+//! The map, in reading order: [`pipeline`] tells the life of one request; [`gateway`] wires everything together and is
+//! what [`serve`] calls. Things are nouns and pure ([`mcp`], [`identity`], the catalog in [`upstream`], decisions in
+//! [`policy`]); happenings are verbs ([`admin`]); the world is reached through four adapters: [`http`], [`store`], the
+//! engine in [`policy`], and [`outbound`] with the child processes of [`upstream`]. `docs/ARCHITECTURE.md` has the picture,
+//! `host/tests/architecture.rs` holds the arrows.
+
+pub mod admin;
+pub mod audit;
+pub mod builtin;
+pub mod cli;
+pub mod config;
+pub mod env;
+pub mod gateway;
+pub mod glob;
+pub mod http;
+pub mod identity;
+pub mod ids;
+pub mod mcp;
+pub mod outbound;
+pub mod pipeline;
+pub mod policy;
+pub mod secret;
+pub mod store;
+pub mod tasks;
+pub mod upstream;
+
+pub use config::Config;
+pub use env::Env;
+pub use gateway::{Listeners, StartError, serve};

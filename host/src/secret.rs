@@ -1,0 +1,158 @@
+//! Secrets, by how much we may know of them.
+//!
+//! [`Plaintext`] is a secret that was presented or is about to be shown; [`Digest`] is what we keep of a secret
+//! that we only verify. Neither prints itself, and digests are compared in constant time. Secrets that must be
+//! replayed are sealed by the vault, which is not part of this module.
+
+use std::fmt;
+
+use aws_lc_rs::{constant_time, digest, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// A secret in the clear. Lives as short as possible and never reaches a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Plaintext(String);
+
+impl Plaintext {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself. Each use is a place to look at in a review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What we keep of it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// SHA-256 of a secret of at least 256 random bits, so that no salt is needed.
+#[derive(Clone, Copy)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        Self(out)
+    }
+
+    /// A digest that was stored.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Lower-case hex.
+    pub fn to_hex(self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl PartialEq for Digest {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
+impl Eq for Digest {}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[digest]")
+    }
+}
+
+/// The deployment's own key for what it hands out and wants back unchanged, such as list cursors.
+pub struct DeploymentSecret(hmac::Key);
+
+/// Bytes of a signature made by [`DeploymentSecret::sign`].
+const SIGNATURE_BYTES: usize = 16;
+
+impl DeploymentSecret {
+    /// From 256 random bits.
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// An opaque, tamper-evident text that carries `payload` for `purpose`.
+    pub fn sign(&self, purpose: &str, payload: &[u8]) -> String {
+        let mut bytes = self.tag(purpose, payload).to_vec();
+        bytes.extend_from_slice(payload);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The payload of a text that [`Self::sign`] made for the same purpose, or `None`.
+    pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (tag, payload) = bytes.split_at_checked(SIGNATURE_BYTES)?;
+        constant_time::verify_slices_are_equal(tag, &self.tag(purpose, payload)).ok()?;
+        Some(payload.to_vec())
+    }
+
+    fn tag(&self, purpose: &str, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&[u8::try_from(purpose.len()).expect("purposes are short literals")]);
+        context.update(purpose.as_bytes());
+        context.update(payload);
+        let mut tag = [0; SIGNATURE_BYTES];
+        tag.copy_from_slice(&context.sign().as_ref()[..SIGNATURE_BYTES]);
+        tag
+    }
+}
+
+impl fmt::Debug for DeploymentSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Lower-case hex of any bytes.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        write!(out, "{byte:02x}").expect("writing to a String does not fail");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_print_themselves() {
+        let secret = Plaintext::new("pk_hunter2");
+        assert_eq!(format!("{secret:?} {:?}", secret.digest()), "[redacted] [digest]");
+    }
+
+    #[test]
+    fn a_signed_text_opens_only_unchanged_and_for_its_purpose() {
+        let key = DeploymentSecret::new(&[7; 32]);
+        let text = key.sign("cursor", b"notes__add");
+        assert_eq!(key.open("cursor", &text).as_deref(), Some(b"notes__add".as_slice()));
+        assert_eq!(key.open("session", &text), None);
+        assert_eq!(DeploymentSecret::new(&[8; 32]).open("cursor", &text), None);
+        for position in 0..text.len() {
+            let mut forged = text.clone().into_bytes();
+            forged[position] = if forged[position] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).expect("base64 is ASCII");
+            assert_ne!(key.open("cursor", &forged).as_deref(), Some(b"notes__add".as_slice()), "byte {position}");
+        }
+        assert_eq!(key.open("cursor", ""), None);
+    }
+}

@@ -1,0 +1,442 @@
+//! The engine contract: an ordered keyspace with serialisable transactions, and everything about transactions that
+//! is the same on every engine.
+//!
+//! A [`Table`] maps byte keys to byte values in key order. A transaction reads one snapshot; a write transaction
+//! also sees its own effects and, where an engine commits several transactions at once, those of the transactions
+//! before it. Effects are buffered here and reach the engine only if the closure returned `Ok`, stayed within the
+//! limits and did not panic; otherwise the closure leaves nothing. A closure may be run again, so it is pure but for
+//! its transaction: secrets and identifiers are made before, time is [`WriteTx::now`].
+//!
+//! What is deliberately not here: typed records (`table`), business rules (one file per aggregate), and how bytes
+//! come to rest (`redb`). An engine provides a [`Snapshot`] and applies [`Effects`]; it knows no more.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::{Bound, Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use crate::env::Timestamp;
+
+/// Largest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// Largest value, in bytes. Larger things are kept in pieces under their digest.
+pub const MAX_VALUE_BYTES: usize = 256 * 1024;
+/// Reads of one transaction; a `get` is one, and so is a `range`.
+pub const MAX_READS: usize = 1_000;
+/// Calls of `put` and `remove` in one transaction.
+pub const MAX_EFFECTS: usize = 2_000;
+/// Rows that one `range` may ask for.
+pub const MAX_RANGE: usize = 1_000;
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident = $number:literal $name:literal,)*) => {
+        /// The tables of the store. Numbers and names are part of the stored format: they are never reused.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u16)]
+        pub enum Table {
+            $($(#[$doc])* $table = $number,)*
+        }
+
+        impl Table {
+            /// Every table.
+            pub const ALL: &[Self] = &[$(Self::$table,)*];
+
+            /// The table's name, as engines with named tables and error messages have it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$table => $name,)*
+                }
+            }
+
+            /// The table's number, as engines with one big table have it.
+            pub const fn number(self) -> u16 {
+                self as u16
+            }
+        }
+    };
+}
+
+tables! {
+    /// Single values: the schema number, counters.
+    Meta = 0 "meta",
+    /// Virtual keys by name.
+    Keys = 1 "keys",
+    /// Digest of a virtual key's secret → name.
+    KeysByDigest = 2 "keys_by_digest",
+    /// Creation time and name of a virtual key → name.
+    KeysByCreation = 3 "keys_by_creation",
+    /// Audit trail by time and sequence number.
+    Audit = 4 "audit",
+    /// Decision trail by decision id, which begins with the time.
+    Decisions = 5 "decisions",
+}
+
+/// One row.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// From where to where a range goes, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub lower: Bound<Vec<u8>>,
+    pub upper: Bound<Vec<u8>>,
+}
+
+impl Bounds {
+    /// The whole table.
+    pub const fn all() -> Self {
+        Self { lower: Bound::Unbounded, upper: Bound::Unbounded }
+    }
+
+    /// Keys after `key`, which itself is left out.
+    pub fn after(key: impl Into<Vec<u8>>) -> Self {
+        Self { lower: Bound::Excluded(key.into()), upper: Bound::Unbounded }
+    }
+
+    /// Keys before `key`, which itself is left out.
+    pub fn before(key: impl Into<Vec<u8>>) -> Self {
+        Self { lower: Bound::Unbounded, upper: Bound::Excluded(key.into()) }
+    }
+
+    /// Both bounds, borrowed.
+    pub fn as_slices(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (slice(&self.lower), slice(&self.upper))
+    }
+
+    /// Whether no key lies within; `BTreeMap::range` panics on some of these.
+    fn is_empty(&self) -> bool {
+        match self.as_slices() {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
+            (Bound::Included(lower) | Bound::Excluded(lower), Bound::Included(upper) | Bound::Excluded(upper)) => {
+                lower >= upper
+            }
+        }
+    }
+}
+
+fn slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(key) => Bound::Included(key.as_slice()),
+        Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// In which order a range comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Smallest key first.
+    Forward,
+    /// Largest key first.
+    Backward,
+}
+
+impl Direction {
+    fn compare(self, left: &[u8], right: &[u8]) -> Ordering {
+        match self {
+            Self::Forward => left.cmp(right),
+            Self::Backward => right.cmp(left),
+        }
+    }
+}
+
+/// Rows of a range as an engine yields them, one after the other and only as far as somebody asks.
+pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<Row, StoreError>> + 'a>;
+
+/// One consistent state of the keyspace, as an engine provides it.
+pub(super) trait Snapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// `bounds` are never empty or reversed.
+    fn range(&self, table: Table, bounds: &Bounds, direction: Direction) -> Result<Rows<'_>, StoreError>;
+}
+
+/// Changes that are not yet in the engine: a value, or `None` for a key that is to be removed.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    tables: BTreeMap<Table, BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    bytes: usize,
+}
+
+static NO_EFFECTS: Effects = Effects { tables: BTreeMap::new(), bytes: 0 };
+
+impl Effects {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// What was put in so far, in bytes of keys and values.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The changes table by table, each in key order.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (Table, &BTreeMap<Vec<u8>, Option<Vec<u8>>>)> {
+        self.tables.iter().map(|(table, changes)| (*table, changes))
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.tables.get(&table)?.get(key)
+    }
+
+    fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        self.bytes += key.len() + value.map_or(0, <[u8]>::len);
+        self.tables.entry(table).or_default().insert(key.to_vec(), value.map(<[u8]>::to_vec));
+    }
+
+    fn absorb(&mut self, later: Self) {
+        self.bytes += later.bytes;
+        for (table, changes) in later.tables {
+            self.tables.entry(table).or_default().extend(changes);
+        }
+    }
+
+    fn range<'a>(&'a self, table: Table, bounds: &'a Bounds, direction: Direction) -> Layer<'a> {
+        let Some(changes) = self.tables.get(&table) else {
+            return Box::new(std::iter::empty());
+        };
+        let within = changes.range::<[u8], _>(bounds.as_slices());
+        let within = within.map(|(key, value)| Ok((key.clone(), value.clone())));
+        match direction {
+            Direction::Forward => Box::new(within),
+            Direction::Backward => Box::new(within.rev()),
+        }
+    }
+}
+
+/// Rows and removals in the order of a range.
+type Layer<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Option<Vec<u8>>), StoreError>> + 'a>;
+
+/// Two layers as one: where both have a key, the upper one's word counts.
+struct Stacked<'a> {
+    upper: Peekable<Layer<'a>>,
+    lower: Peekable<Layer<'a>>,
+    direction: Direction,
+}
+
+impl<'a> Stacked<'a> {
+    fn layer(upper: Layer<'a>, lower: Layer<'a>, direction: Direction) -> Layer<'a> {
+        Box::new(Self { upper: upper.peekable(), lower: lower.peekable(), direction })
+    }
+}
+
+impl Iterator for Stacked<'_> {
+    type Item = Result<(Vec<u8>, Option<Vec<u8>>), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let nearer = match (self.upper.peek(), self.lower.peek()) {
+            (Some(Ok((upper, _))), Some(Ok((lower, _)))) => self.direction.compare(upper, lower),
+            (Some(_), None) | (Some(Err(_)), _) => Ordering::Less,
+            (_, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        match nearer {
+            Ordering::Less => self.upper.next(),
+            Ordering::Greater => self.lower.next(),
+            Ordering::Equal => {
+                self.lower.next();
+                self.upper.next()
+            }
+        }
+    }
+}
+
+/// A transaction that reads.
+///
+/// The first error of any call is kept: later calls repeat it, and the closure fails with it whatever it returns.
+pub struct ReadTx<'a> {
+    snapshot: &'a dyn Snapshot,
+    /// Effects of the transactions before this one that will be committed together with it.
+    earlier: &'a Effects,
+    own: Effects,
+    reads: usize,
+    failure: Option<StoreError>,
+}
+
+impl<'a> ReadTx<'a> {
+    fn new(snapshot: &'a dyn Snapshot, earlier: &'a Effects) -> Self {
+        Self { snapshot, earlier, own: Effects::default(), reads: 0, failure: None }
+    }
+
+    /// The value of `key`.
+    pub fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.count_read()?;
+        self.check(key.len() <= MAX_KEY_BYTES, "key bytes")?;
+        if let Some(change) = self.own.get(table, key).or_else(|| self.earlier.get(table, key)) {
+            return Ok(change.clone());
+        }
+        let value = self.snapshot.get(table, key);
+        self.keep_failure(value)
+    }
+
+    /// At most `limit` rows within `bounds`, in `direction`; `limit` is at most [`MAX_RANGE`].
+    pub fn range(
+        &mut self,
+        table: Table,
+        bounds: &Bounds,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.count_read()?;
+        self.check(limit <= MAX_RANGE, "rows in one range")?;
+        if bounds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.merged(table, bounds, direction, limit);
+        self.keep_failure(rows)
+    }
+
+    fn merged(
+        &self,
+        table: Table,
+        bounds: &Bounds,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let stored = self.snapshot.range(table, bounds, direction)?;
+        let stored: Layer<'_> = Box::new(stored.map(|row| row.map(|(key, value)| (key, Some(value)))));
+        let earlier = Stacked::layer(self.earlier.range(table, bounds, direction), stored, direction);
+        let all = Stacked::layer(self.own.range(table, bounds, direction), earlier, direction);
+        let present = all.filter_map(|row| row.map(|(key, value)| Some((key, value?))).transpose());
+        present.take(limit).collect()
+    }
+
+    fn count_read(&mut self) -> Result<(), StoreError> {
+        self.reads += 1;
+        self.check(self.reads <= MAX_READS, "reads in one transaction")
+    }
+
+    fn check(&mut self, within: bool, limit: &'static str) -> Result<(), StoreError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let checked = if within { Ok(()) } else { Err(StoreError::OverLimit { limit }) };
+        self.keep_failure(checked)
+    }
+
+    fn keep_failure<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|failure| self.failure = Some(failure.clone()))
+    }
+}
+
+/// A transaction that reads and writes.
+pub struct WriteTx<'a> {
+    view: ReadTx<'a>,
+    effects: usize,
+    now: Timestamp,
+}
+
+impl WriteTx<'_> {
+    /// The time of this transaction. It stands still while the closure runs.
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Gives `key` this value.
+    pub fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.check(value.len() <= MAX_VALUE_BYTES, "value bytes")?;
+        self.change(table, key, Some(value))
+    }
+
+    /// Removes `key`, if it is there.
+    pub fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.change(table, key, None)
+    }
+
+    fn change(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.effects += 1;
+        let within = self.effects <= MAX_EFFECTS;
+        self.check(within, "effects in one transaction")?;
+        self.check(key.len() <= MAX_KEY_BYTES, "key bytes")?;
+        self.own.set(table, key, value);
+        Ok(())
+    }
+}
+
+impl<'a> Deref for WriteTx<'a> {
+    type Target = ReadTx<'a>;
+    fn deref(&self) -> &ReadTx<'a> {
+        &self.view
+    }
+}
+
+impl<'a> DerefMut for WriteTx<'a> {
+    fn deref_mut(&mut self) -> &mut ReadTx<'a> {
+        &mut self.view
+    }
+}
+
+/// Runs a closure that reads.
+pub(super) fn read<T, E: From<StoreError>>(
+    snapshot: &dyn Snapshot,
+    closure: impl Fn(&mut ReadTx<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut tx = ReadTx::new(snapshot, &NO_EFFECTS);
+    let returned = catch_unwind(AssertUnwindSafe(|| closure(&mut tx)));
+    match tx.failure {
+        Some(failure) => Err(failure.into()),
+        None => returned.unwrap_or_else(|_| Err(StoreError::Panicked.into())),
+    }
+}
+
+/// A closure that writes, queued together with the way back to whoever waits for it.
+pub(super) trait Transition: Send {
+    /// Runs the closure over `snapshot` and the effects of the transitions before it. Adds its own effects to
+    /// those, or nothing if it failed. May be called again, with the last run's answer counting.
+    fn run(&mut self, snapshot: &dyn Snapshot, effects: &mut Effects, now: Timestamp);
+
+    /// Tells what the closure returned, or why that is not known to be true.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+struct Queued<F, T, E> {
+    closure: F,
+    returned: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+/// A transition, and where its answer arrives. Without an answer the engine has ended.
+pub(super) fn transition<T, E, F>(closure: F) -> (Box<dyn Transition>, oneshot::Receiver<Result<T, E>>)
+where
+    F: Fn(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    (Box::new(Queued { closure, returned: None, reply }), answer)
+}
+
+impl<F, T, E> Transition for Queued<F, T, E>
+where
+    F: Fn(&mut WriteTx<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<StoreError> + Send,
+{
+    fn run(&mut self, snapshot: &dyn Snapshot, effects: &mut Effects, now: Timestamp) {
+        let mut tx = WriteTx { view: ReadTx::new(snapshot, effects), effects: 0, now };
+        let returned = catch_unwind(AssertUnwindSafe(|| (self.closure)(&mut tx)));
+        let ReadTx { own, failure, .. } = tx.view;
+        let returned = match failure {
+            Some(failure) => Err(failure.into()),
+            None => returned.unwrap_or_else(|_| Err(StoreError::Panicked.into())),
+        };
+        if returned.is_ok() {
+            effects.absorb(own);
+        }
+        self.returned = Some(returned);
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let answer = match (committed, self.returned) {
+            (Ok(()), Some(returned)) => returned,
+            (Ok(()), None) => Err(StoreError::Closed.into()),
+            // A refusal is withheld too: it may rest on effects that were not committed.
+            (Err(failure), _) => Err(failure.into()),
+        };
+        // Whoever asked may have gone away; what was committed stays.
+        let _ = self.reply.send(answer);
+    }
+}

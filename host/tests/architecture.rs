@@ -1,0 +1,235 @@
+//! What every file of the host obeys: dependencies point down, heavy crates have one home, modules say what they are.
+//!
+//! The check is textual: it reads `crate::…` paths and names of crates, comments and test modules aside.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot read the sources fails")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// For each top-level module, the others that it may use. A new entry is a design decision: say why in the commit.
+const ALLOWED: &[(&str, &[&str])] = &[
+    // Composition.
+    ("main", &["cli"]),
+    ("cli", &["builtin", "config", "env", "gateway", "identity", "mcp", "outbound", "policy"]),
+    ("gateway", &["admin", "audit", "config", "env", "http", "pipeline", "policy", "secret", "store", "tasks"]),
+    // Surfaces.
+    (
+        "http",
+        &[
+            "admin", "audit", "config", "env", "glob", "identity", "ids", "mcp", "outbound", "pipeline", "policy",
+            "secret", "store", "tasks", "upstream",
+        ],
+    ),
+    // Verbs.
+    ("pipeline", &["audit", "env", "identity", "ids", "mcp", "policy", "secret", "store", "upstream"]),
+    (
+        "admin",
+        &[
+            "audit", "builtin", "config", "env", "identity", "ids", "outbound", "pipeline", "policy", "secret",
+            "store", "tasks", "upstream",
+        ],
+    ),
+    // Adapters.
+    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "secret", "upstream"]),
+    ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
+    ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
+    ("outbound", &[]),
+    // Nouns.
+    ("config", &["env", "glob", "identity", "ids", "secret"]),
+    ("mcp", &["upstream"]),
+    ("identity", &["env", "glob", "ids", "secret"]),
+    ("audit", &["env", "ids"]),
+    ("builtin", &[]),
+    ("tasks", &[]),
+    ("ids", &["env", "secret"]),
+    ("secret", &[]),
+    ("glob", &[]),
+    ("env", &[]),
+];
+
+/// Edges between single files that the table above would allow for whole modules, and that are meant for these alone.
+const NARROW: &[(&str, &str, &[&str])] = &[
+    // `mcp` and `policy` know the noun `Tool`, never a connection.
+    ("mcp", "upstream", &["upstream::catalog"]),
+    ("policy", "upstream", &["upstream::catalog"]),
+    // An upstream takes a permit and knows nothing else of policies.
+    ("upstream", "policy", &["policy::Permit"]),
+];
+
+/// Crates that appear in one place only.
+const HOMES: &[(&str, &[&str])] = &[
+    ("axum", &["http"]),
+    ("redb", &["store"]),
+    ("wasmtime", &["policy"]),
+    ("wit_component", &["policy"]),
+    ("wit_parser", &["policy"]),
+    ("wasmparser", &["policy"]),
+    ("hyper_rustls", &["outbound"]),
+    ("rustls", &["outbound"]),
+    ("clap", &["cli"]),
+    // In `policy` as the error type of wit-component, and no further.
+    ("anyhow", &["cli", "policy"]),
+    ("notify", &["admin"]),
+    ("schemars", &["config"]),
+    ("toml", &["config"]),
+    ("tracing_subscriber", &["cli"]),
+    ("portcullis_example_upstreams", &["cli"]),
+];
+
+struct Source {
+    /// Top-level module.
+    module: String,
+    path: PathBuf,
+    text: String,
+    /// Without comments and without what is compiled for tests only.
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    files.sort();
+    let read = |path: PathBuf| {
+        let relative = path.strip_prefix(&root).unwrap();
+        let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        Source { module, code: code_of(&text), text, path: relative.to_owned() }
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn code_of(text: &str) -> String {
+    let before_tests = text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at]);
+    before_tests.lines().map(|line| line.find("//").map_or(line, |at| &line[..at])).collect::<Vec<_>>().join("\n")
+}
+
+fn is_test_support(source: &Source) -> bool {
+    let name = source.path.to_string_lossy();
+    name.ends_with("tests.rs") || name.contains("/tests/") || name.contains("testing")
+}
+
+/// The paths after `crate::`, with grouped imports taken apart one level.
+fn crate_paths(code: &str) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == '$') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let is_path = |character: char| character.is_alphanumeric() || character == '_' || character == ':';
+        let end = rest.find(|character: char| !is_path(character)).unwrap_or(rest.len());
+        let head = rest[..end].trim_end_matches(':');
+        match rest[end..].strip_prefix('{') {
+            Some(group) => {
+                let members = group[..group.find('}').unwrap_or(group.len())].split(',').map(str::trim);
+                for member in members.filter(|member| !member.is_empty()) {
+                    let member = member.split([' ', '{']).next().unwrap().trim_end_matches(':');
+                    let path = if head.is_empty() { member.to_owned() } else { format!("{head}::{member}") };
+                    paths.insert(path.replace("::self", ""));
+                }
+            }
+            None => {
+                paths.insert(head.to_owned());
+            }
+        }
+    }
+    paths
+}
+
+fn top(path: &str) -> &str {
+    path.split("::").next().unwrap_or(path)
+}
+
+#[test]
+fn dependencies_point_down() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| source.module != "lib" && !is_test_support(source)) {
+        let may_use =
+            allowed.get(source.module.as_str()).unwrap_or_else(|| panic!("{} is not in the table", source.module));
+        for path in crate_paths(&source.code) {
+            let used = top(&path);
+            // Names that the crate root gives to everyone.
+            if used == source.module || ["serve", "Config", "Env", "Listeners"].contains(&used) {
+                continue;
+            }
+            if !may_use.contains(&used) {
+                wrong.push(format!("{} uses crate::{path}", source.path.display()));
+            }
+            let narrow = NARROW.iter().find(|(from, to, _)| *from == source.module && *to == used);
+            if let Some((_, _, only)) = narrow
+                && !only.iter().any(|only| path == *only || path.starts_with(&format!("{only}::")))
+            {
+                wrong.push(format!("{} uses crate::{path}, and may use only {only:?}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that are not in the table:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_allowed_arrow_is_unused() {
+    let mut used: BTreeSet<(String, String)> = BTreeSet::new();
+    for source in sources() {
+        for path in crate_paths(&source.code) {
+            used.insert((source.module.clone(), top(&path).to_owned()));
+        }
+    }
+    let is_used = |from: &str, to: &str| from == "main" || used.contains(&(from.to_owned(), to.to_owned()));
+    let unused: Vec<String> = ALLOWED
+        .iter()
+        .flat_map(|(from, tos)| tos.iter().map(move |to| (from, to)))
+        .filter(|(from, to)| !is_used(from, to))
+        .map(|(from, to)| format!("{from} → {to}"))
+        .collect();
+    assert!(unused.is_empty(), "take these out of the table: {}", unused.join(", "));
+}
+
+#[test]
+fn heavy_crates_have_one_home() {
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| !is_test_support(source)) {
+        for (name, homes) in HOMES {
+            let uses = source.code.contains(&format!("{name}::")) || source.code.contains(&format!("use {name};"));
+            // A module of ours may be called like a crate.
+            let own =
+                source.code.contains(&format!("mod {name};")) || source.code.contains(&format!("use super::{name}"));
+            if uses && !own && !homes.contains(&source.module.as_str()) {
+                wrong.push(format!("{} uses {name}, whose home is {homes:?}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    let silent: Vec<String> = sources()
+        .iter()
+        .filter(|source| !source.text.starts_with("//!"))
+        .map(|source| source.path.display().to_string())
+        .collect();
+    assert!(silent.is_empty(), "modules without `//!`: {}", silent.join(", "));
+}
+
+#[test]
+fn only_policy_makes_permits() {
+    for source in sources().iter().filter(|source| source.module != "policy") {
+        assert!(!source.code.contains("Permit {"), "{} makes a permit", source.path.display());
+    }
+}
