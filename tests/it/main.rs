@@ -1,0 +1,8 @@
+//! The black-box tests, in one binary: callers, operators, policies and upstreams around a running gateway.
+
+#![expect(clippy::unwrap_used, reason = "a test that finds something missing fails")]
+
+mod mcp;
+mod operator;
+mod policy;
+mod upstream;

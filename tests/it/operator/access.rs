@@ -1,0 +1,185 @@
+//! Who may use the admin API: every row of it asks for an operator, wherever it is served.
+
+use http::StatusCode;
+use portcullis::http::api::{Access, ROUTES};
+use portcullis_tests::{Caller, Gateway, Reply};
+
+use super::{at, operator_token, with_token};
+
+/// The rows, with a name where a row has a parameter.
+fn rows() -> impl Iterator<Item = (&'static str, String)> {
+    ROUTES.iter().map(|row| (row.method, row.path.replace("{name}", "none").replace("{id}", "none")))
+}
+
+fn assert_turned_away(reply: &Reply, what: &str) {
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{what}");
+    assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="portcullis admin""#, "{what}");
+    assert_eq!(reply.header("content-type"), "application/problem+json", "{what}");
+    assert_eq!(reply.json()["code"], "unauthenticated", "{what}");
+}
+
+#[test]
+fn every_row_is_for_operators_and_stands_alone() {
+    assert!(ROUTES.len() >= 13);
+    for (at, row) in ROUTES.iter().enumerate() {
+        assert_eq!(row.access, Access::Operator, "{} {}", row.method, row.path);
+        assert!(row.path.starts_with("/api/v1/"), "{}", row.path);
+        assert!(
+            ROUTES[..at].iter().all(|other| (other.method, other.path) != (row.method, row.path)),
+            "{} {} occurs twice",
+            row.method,
+            row.path
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_the_operator_token_every_row_is_closed() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let token = operator_token(&gateway);
+    let secret = std::fs::read_to_string(gateway.dir.path().join("data/deployment-secret")).unwrap();
+    let wrong = [
+        ("no token", at(gateway.admin, None)),
+        ("another token", at(gateway.admin, Some(&"0".repeat(64)))),
+        ("an empty token", at(gateway.admin, Some(""))),
+        ("a part of the token", at(gateway.admin, Some(&token[..63]))),
+        ("the token and more", at(gateway.admin, Some(&format!("{token}0")))),
+        ("the token in capitals", at(gateway.admin, Some(&token.to_uppercase()))),
+        ("a caller's key", at(gateway.admin, Some(&Gateway::secret("alice")))),
+        ("the deployment secret", at(gateway.admin, Some(secret.trim()))),
+        ("the token under another scheme", at(gateway.admin, None).with("authorization", &format!("Basic {token}"))),
+        ("the token where a key stands", at(gateway.admin, None).with("x-portcullis-key", &token)),
+    ];
+    for (method, path) in rows() {
+        for (what, caller) in &wrong {
+            assert_turned_away(&caller.send(method, &path, "{}").await, &format!("{method} {path} with {what}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_the_operator_token_every_row_is_open() {
+    let gateway = Gateway::builder().start().await;
+    for (method, path) in rows() {
+        let status = with_token(&gateway).send(method, &path, "{}").await.status;
+        assert!(
+            ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED].contains(&status),
+            "{method} {path}: {status}"
+        );
+        assert!(!status.is_server_error(), "{method} {path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn at_the_socket_every_row_is_open_without_a_token() {
+    let gateway = Gateway::builder().start().await;
+    for (method, path) in rows() {
+        let status = gateway.operator(method, &path, None).await.status;
+        assert!(
+            ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED].contains(&status),
+            "{method} {path}: {status}"
+        );
+        assert!(!status.is_server_error(), "{method} {path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn the_public_listener_knows_nothing_of_the_admin_api() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let token = operator_token(&gateway);
+    for (method, path) in rows() {
+        for caller in [gateway.stranger(), gateway.caller("alice"), Caller::new(gateway.public, Some(token.clone()))] {
+            assert_eq!(caller.send(method, &path, "{}").await.status, StatusCode::NOT_FOUND, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_listener_knows_nothing_of_mcp() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    for secret in [Gateway::secret("alice"), operator_token(&gateway)] {
+        assert_eq!(at(gateway.admin, Some(&secret)).post("{}").await.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(gateway.operator("POST", "/mcp", None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_no_row_is_not_found_and_what_is_no_method_not_allowed() {
+    let gateway = Gateway::builder().start().await;
+    for path in [
+        "/",
+        "/api",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v2/status",
+        "/api/v1/none",
+        "/api/v1/status/",
+        "/api/v1/keys/a/b",
+        "/api/v1/../v1/status",
+        "//api/v1/status",
+    ] {
+        assert_eq!(with_token(&gateway).send("GET", path, "").await.status, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(gateway.operator("GET", path, None).await.status, StatusCode::NOT_FOUND, "{path} at the socket");
+        let stranger = at(gateway.admin, None).send("GET", path, "").await.status;
+        assert!([StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED].contains(&stranger), "{path}: {stranger}");
+    }
+    for (_, path) in rows() {
+        let known: Vec<&str> = rows().filter(|(_, other)| *other == path).map(|(method, _)| method).collect();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+            if !known.contains(&method) {
+                let status = with_token(&gateway).send(method, &path, "").await.status;
+                assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_are_for_nobody_to_keep() {
+    let gateway = Gateway::builder().start().await;
+    for (method, path) in rows() {
+        let reply = gateway.operator(method, &path, None).await;
+        if !reply.body.is_empty() {
+            assert_eq!(reply.header("cache-control"), "no-store", "{method} {path}");
+            assert_eq!(reply.header("x-content-type-options"), "nosniff", "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_is_a_problem_document() {
+    let gateway = Gateway::builder().start().await;
+    let operator = with_token(&gateway);
+    for (method, path, body, status, code) in [
+        ("GET", "/api/v1/keys/none", "", 404, "not_found"),
+        ("GET", "/api/v1/keys/NOT-A-NAME", "", 404, "not_found"),
+        ("GET", "/api/v1/keys/%ff", "", 404, "not_found"),
+        ("GET", "/api/v1/decisions/none", "", 404, "not_found"),
+        ("POST", "/api/v1/upstreams/none/refresh", "", 404, "not_found"),
+        ("POST", "/api/v1/keys", "{", 422, "invalid"),
+        ("POST", "/api/v1/keys", "[]", 422, "invalid"),
+        ("POST", "/api/v1/keys", "", 422, "invalid"),
+        ("PATCH", "/api/v1/keys/none", r#"{"disabled":"yes"}"#, 422, "invalid"),
+        ("GET", "/api/v1/keys?cursor=x", "", 400, "invalid_cursor"),
+        ("GET", "/api/v1/keys?limit=x", "", 400, "invalid_query"),
+        ("GET", "/api/v1/keys?none=1", "", 400, "invalid_query"),
+        ("GET", "/api/v1/audit?limit=-1", "", 400, "invalid_query"),
+        ("GET", "/api/v1/decisions?verdict=maybe", "", 422, "invalid"),
+        ("GET", "/api/v1/decisions?limit=1&limit=2", "", 400, "invalid_query"),
+    ] {
+        let reply = operator.send(method, path, body).await;
+        let what = format!("{method} {path} {body}: {}", reply.text());
+        assert_eq!(reply.status.as_u16(), status, "{what}");
+        assert_eq!(reply.header("content-type"), "application/problem+json", "{what}");
+        let problem = reply.json();
+        assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()), "{what}");
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{what}");
+    }
+    let reply = at(gateway.admin, Some(&operator_token(&gateway)))
+        .with("content-type", "text/plain")
+        .send("POST", "/api/v1/keys", "{}")
+        .await;
+    assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str().unwrap()), (415, "unsupported_media_type"));
+    let reply = operator.send("POST", "/api/v1/keys", " ".repeat(2 * 1024 * 1024)).await;
+    assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+}

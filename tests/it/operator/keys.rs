@@ -1,0 +1,429 @@
+//! Virtual keys in an operator's hands: made, listed, disabled, enabled, deleted, and told of in the audit trail.
+
+use http::StatusCode;
+use portcullis_tests::upstreams::fixture::Fixture;
+use portcullis_tests::{Caller, Gateway};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::with_token;
+
+fn everything() -> Value {
+    json!([{ "upstream": "*", "tools": ["*"] }])
+}
+
+async fn create(gateway: &Gateway, key: Value) -> String {
+    let reply = gateway.operator("POST", "/api/v1/keys", Some(key)).await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
+    reply.json()["secret"].as_str().unwrap().to_owned()
+}
+
+/// What a caller with this secret gets.
+async fn knock(gateway: &Gateway, secret: &str) -> StatusCode {
+    Caller::new(gateway.public, Some(secret.to_owned())).modern("tools/list", json!({})).await.status
+}
+
+async fn set_disabled(gateway: &Gateway, name: &str, disabled: bool) -> StatusCode {
+    gateway.operator("PATCH", &format!("/api/v1/keys/{name}"), Some(json!({ "disabled": disabled }))).await.status
+}
+
+#[tokio::test]
+async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
+    let key = json!({ "name": "ci", "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }], "expires": "2027-01-31T00:00:00Z" });
+    let reply = gateway.operator("POST", "/api/v1/keys", Some(key)).await;
+    assert_eq!(reply.status, StatusCode::CREATED);
+    let mut made = reply.json();
+    let secret = made.as_object_mut().unwrap().remove("secret").unwrap().as_str().unwrap().to_owned();
+    let view = json!({
+        "name": "ci",
+        "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }],
+        "created": "2026-01-01T00:00:00.000Z",
+        "expires": "2027-01-31T00:00:00.000Z",
+        "disabled": false,
+        "managed_by": "store",
+    });
+    assert_eq!(made, view);
+    let caller = Caller::new(gateway.public, Some(secret.clone()));
+    assert_eq!(caller.tool_names().await, ["up__echo", "up__slow"]);
+
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json(), view);
+    for path in ["/api/v1/keys", "/api/v1/keys/ci", "/api/v1/audit", "/api/v1/decisions", "/api/v1/status"] {
+        let text = gateway.operator("GET", path, None).await.text().to_owned();
+        assert!(!text.contains(&secret) && !text.contains("digest"), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn no_two_secrets_are_the_same() {
+    let gateway = Gateway::builder().start().await;
+    let mut secrets = Vec::new();
+    for number in 0..20 {
+        secrets.push(create(&gateway, json!({ "name": format!("key-{number}") })).await);
+    }
+    secrets.sort();
+    secrets.dedup();
+    assert_eq!(secrets.len(), 20);
+    assert!(secrets.iter().all(|secret| secret.starts_with("pk_") && secret.len() == 46));
+}
+
+#[tokio::test]
+async fn a_name_is_given_once() {
+    let gateway = Gateway::builder().key("file").start().await;
+    let secret = create(&gateway, json!({ "name": "ci" })).await;
+    for name in ["ci", "file"] {
+        let reply = gateway.operator("POST", "/api/v1/keys", Some(json!({ "name": name }))).await;
+        assert_eq!((reply.status, reply.json()["code"].as_str()), (StatusCode::CONFLICT, Some("name_taken")), "{name}");
+    }
+    assert_eq!(knock(&gateway, &secret).await, StatusCode::OK, "the first one is untouched");
+    assert_eq!(gateway.operator("DELETE", "/api/v1/keys/ci", None).await.status, StatusCode::NO_CONTENT);
+    let another = create(&gateway, json!({ "name": "ci" })).await;
+    assert_ne!(secret, another);
+    assert_eq!(
+        knock(&gateway, &secret).await,
+        StatusCode::UNAUTHORIZED,
+        "the old secret does not come back with the name"
+    );
+}
+
+#[tokio::test]
+async fn two_at_once_cannot_both_have_a_name() {
+    let gateway = Gateway::builder().start().await;
+    let create = || gateway.operator("POST", "/api/v1/keys", Some(json!({ "name": "ci" })));
+    let (a, b, c, d) = tokio::join!(create(), create(), create(), create());
+    let mut statuses = [a.status.as_u16(), b.status.as_u16(), c.status.as_u16(), d.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409, 409, 409]);
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused() {
+    let gateway = Gateway::builder().start().await;
+    let lines = |count: usize| Value::Array(vec![json!({ "upstream": "a", "tools": ["b"] }); count]);
+    for key in [
+        json!({}),
+        json!({ "name": "" }),
+        json!({ "name": "CI" }),
+        json!({ "name": "a_b" }),
+        json!({ "name": "-a" }),
+        json!({ "name": "a b" }),
+        json!({ "name": "ä" }),
+        json!({ "name": "x".repeat(65) }),
+        json!({ "name": 7 }),
+        json!({ "name": "a", "secret": "pk_of-my-own" }),
+        json!({ "name": "a", "expiry": "2027-01-31T00:00:00Z" }),
+        json!({ "name": "a", "expires": "tomorrow" }),
+        json!({ "name": "a", "expires": 1_800_000_000 }),
+        // A moment that has passed, and the present one.
+        json!({ "name": "a", "expires": "2025-12-31T23:59:59Z" }),
+        json!({ "name": "a", "expires": "2026-01-01T00:00:00Z" }),
+        json!({ "name": "a", "expires": "1960-01-01T00:00:00Z" }),
+        json!({ "name": "a", "allow": "*" }),
+        json!({ "name": "a", "allow": [{ "upstream": "*" }] }),
+        json!({ "name": "a", "allow": [{ "upstream": "*", "tools": "*" }] }),
+        json!({ "name": "a", "allow": [{ "upstream": "*", "tools": ["*"], "all": true }] }),
+        json!({ "name": "a", "allow": [{ "upstream": "", "tools": ["*"] }] }),
+        json!({ "name": "a", "allow": [{ "upstream": "*", "tools": [""] }] }),
+        json!({ "name": "a", "allow": [{ "upstream": "*", "tools": ["x".repeat(10_000)] }] }),
+        json!({ "name": "a", "allow": lines(257) }),
+    ] {
+        let reply = gateway.operator("POST", "/api/v1/keys", Some(key.clone())).await;
+        assert_eq!(
+            (reply.status, reply.json()["code"].as_str()),
+            (StatusCode::UNPROCESSABLE_ENTITY, Some("invalid")),
+            "{key}"
+        );
+    }
+    assert_eq!(gateway.operator("GET", "/api/v1/keys", None).await.json()["keys"], json!([]));
+    create(&gateway, json!({ "name": "x".repeat(64), "allow": lines(256) })).await;
+}
+
+#[tokio::test]
+async fn the_list_comes_in_pages() {
+    let gateway = Gateway::builder().key("file").start().await;
+    for number in 0..5 {
+        create(&gateway, json!({ "name": format!("key-{number}") })).await;
+    }
+    let (mut names, mut pages, mut path) = (Vec::new(), 0, "/api/v1/keys?limit=2".to_owned());
+    loop {
+        let page = gateway.operator("GET", &path, None).await.json();
+        names.extend(page["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()));
+        pages += 1;
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/v1/keys?limit=2&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!((pages, names[0].as_str()), (3, "file"), "keys of the file come first");
+    names.sort();
+    assert_eq!(names, ["file", "key-0", "key-1", "key-2", "key-3", "key-4"]);
+    // Limits that make no sense are brought to the nearest that does.
+    for limit in ["0", "1000000"] {
+        assert_eq!(
+            gateway.operator("GET", &format!("/api/v1/keys?limit={limit}"), None).await.status,
+            StatusCode::OK,
+            "{limit}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_was_not_handed_out_is_refused() {
+    let gateway = Gateway::builder().start().await;
+    let other = Gateway::builder().start().await;
+    for gateway in [&gateway, &other] {
+        for number in 0..3 {
+            create(gateway, json!({ "name": format!("key-{number}") })).await;
+        }
+    }
+    let cursor = async |gateway: &Gateway, list: &str| {
+        let page = gateway.operator("GET", &format!("/api/v1/{list}?limit=1"), None).await.json();
+        page["next_cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {page}")).to_owned()
+    };
+    let own = cursor(&gateway, "keys").await;
+    let mut bent = own.clone();
+    bent.replace_range(..1, if own.starts_with('A') { "B" } else { "A" });
+    let of_audit = cursor(&gateway, "audit").await;
+    let of_another = cursor(&other, "keys").await;
+    for forged in ["", "x", &bent, &own[1..], &of_audit, &of_another] {
+        let reply = gateway.operator("GET", &format!("/api/v1/keys?cursor={forged}"), None).await;
+        assert_eq!(
+            (reply.status, reply.json()["code"].as_str()),
+            (StatusCode::BAD_REQUEST, Some("invalid_cursor")),
+            "{forged:?}"
+        );
+    }
+    assert_eq!(gateway.operator("GET", &format!("/api/v1/keys?cursor={own}"), None).await.status, StatusCode::OK);
+    assert_eq!(
+        gateway.operator("GET", &format!("/api/v1/audit?cursor={own}"), None).await.status,
+        StatusCode::BAD_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn a_disabled_key_is_out_at_once_and_in_again_when_enabled() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
+    let secret = create(&gateway, json!({ "name": "ci", "allow": everything() })).await;
+    let session = Caller::new(gateway.public, Some(secret.clone())).initialize("2025-11-25").await;
+    for _ in 0..2 {
+        assert_eq!(set_disabled(&gateway, "ci", true).await, StatusCode::OK);
+        assert_eq!(knock(&gateway, &secret).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            session.request("ping", json!({})).await.status,
+            StatusCode::UNAUTHORIZED,
+            "a session keeps nobody in"
+        );
+        assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json()["disabled"], true);
+        assert_eq!(set_disabled(&gateway, "ci", false).await, StatusCode::OK);
+        assert_eq!(knock(&gateway, &secret).await, StatusCode::OK);
+    }
+    assert_eq!(session.request("ping", json!({})).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_deleted_key_is_gone() {
+    let gateway = Gateway::builder().start().await;
+    let secret = create(&gateway, json!({ "name": "ci" })).await;
+    assert_eq!(gateway.operator("DELETE", "/api/v1/keys/ci", None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(knock(&gateway, &secret).await, StatusCode::UNAUTHORIZED);
+    for (method, body) in [("GET", None), ("DELETE", None), ("PATCH", Some(json!({ "disabled": false })))] {
+        assert_eq!(gateway.operator(method, "/api/v1/keys/ci", body).await.status, StatusCode::NOT_FOUND, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_the_file_is_shown_and_left_alone() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let view = gateway.operator("GET", "/api/v1/keys/alice", None).await.json();
+    assert_eq!((&view["managed_by"], &view["disabled"]), (&json!("file"), &json!(false)));
+    for (method, body) in [("PATCH", Some(json!({ "disabled": true }))), ("DELETE", None)] {
+        let reply = gateway.operator(method, "/api/v1/keys/alice", body).await;
+        assert_eq!(
+            (reply.status, reply.json()["code"].as_str()),
+            (StatusCode::CONFLICT, Some("managed_by_file")),
+            "{method}"
+        );
+    }
+    assert_eq!(knock(&gateway, &Gateway::secret("alice")).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_key_taken_out_of_the_file_is_out_with_the_reload() {
+    let gateway = Gateway::builder().key("alice").key("bob").start().await;
+    let (alice, bob) = (Gateway::secret("alice"), Gateway::secret("bob"));
+    let file = std::fs::read_to_string(&gateway.file).unwrap();
+    let (before, bobs) = file.split_at(file.find("[keys.bob]").unwrap());
+    assert!(!bobs.contains("alice"));
+    gateway.replace("portcullis.toml", before.as_bytes());
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, StatusCode::OK);
+    assert_eq!(
+        (knock(&gateway, &alice).await, knock(&gateway, &bob).await),
+        (StatusCode::OK, StatusCode::UNAUTHORIZED)
+    );
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/bob", None).await.status, StatusCode::NOT_FOUND);
+    gateway.replace("portcullis.toml", file.as_bytes());
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, StatusCode::OK);
+    assert_eq!(knock(&gateway, &bob).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn where_file_and_store_have_a_name_the_file_counts() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let stored = create(&gateway, json!({ "name": "ci", "allow": everything() })).await;
+    std::fs::write(gateway.dir.path().join("ci.key"), Gateway::secret("ci")).unwrap();
+    let file = std::fs::read_to_string(&gateway.file).unwrap();
+    gateway.replace("portcullis.toml", format!("{file}[keys.ci]\nsecret = \"file:ci.key\"\n").as_bytes());
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, StatusCode::OK);
+    assert_eq!(
+        (knock(&gateway, &stored).await, knock(&gateway, &Gateway::secret("ci")).await),
+        (StatusCode::UNAUTHORIZED, StatusCode::OK)
+    );
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json()["managed_by"], "file");
+    gateway.replace("portcullis.toml", file.as_bytes());
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, StatusCode::OK);
+    assert_eq!(
+        (knock(&gateway, &stored).await, knock(&gateway, &Gateway::secret("ci")).await),
+        (StatusCode::OK, StatusCode::UNAUTHORIZED)
+    );
+}
+
+#[tokio::test]
+async fn a_change_that_says_nothing_or_too_much_is_refused() {
+    let gateway = Gateway::builder().start().await;
+    create(&gateway, json!({ "name": "ci" })).await;
+    for change in
+        [json!({}), json!({ "disabled": null }), json!({ "disabled": 1 }), json!({ "disabled": true, "allow": [] })]
+    {
+        let reply = gateway.operator("PATCH", "/api/v1/keys/ci", Some(change.clone())).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{change}");
+    }
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json()["disabled"], false);
+}
+
+#[tokio::test]
+async fn keys_survive_a_restart() {
+    let up = Fixture::start().await;
+    let builder = || Gateway::builder().http_upstream("up", &up.url).on_disk();
+    let gateway = builder().try_start(TempDir::new().unwrap(), Default::default()).await.unwrap();
+    let kept = create(&gateway, json!({ "name": "kept", "allow": [{ "upstream": "up", "tools": ["echo"] }] })).await;
+    let disabled = create(&gateway, json!({ "name": "disabled", "allow": everything() })).await;
+    let deleted = create(&gateway, json!({ "name": "deleted", "allow": everything() })).await;
+    set_disabled(&gateway, "disabled", true).await;
+    gateway.operator("DELETE", "/api/v1/keys/deleted", None).await;
+    let list = gateway.operator("GET", "/api/v1/keys", None).await.json();
+    let clock = gateway.clock.clone();
+
+    let gateway = builder().try_start(gateway.stop().await, clock).await.unwrap();
+    gateway.wait_until_ready().await;
+    assert_eq!(gateway.operator("GET", "/api/v1/keys", None).await.json(), list);
+    assert_eq!(Caller::new(gateway.public, Some(kept)).tool_names().await, ["up__echo"]);
+    assert_eq!(knock(&gateway, &disabled).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(knock(&gateway, &deleted).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(set_disabled(&gateway, "disabled", false).await, StatusCode::OK);
+    assert_eq!(knock(&gateway, &disabled).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn no_secret_is_on_disk() {
+    let gateway = Gateway::builder().on_disk().try_start(TempDir::new().unwrap(), Default::default()).await.unwrap();
+    let secret = create(&gateway, json!({ "name": "ci", "allow": everything() })).await;
+    let dir = gateway.stop().await;
+    let mut files = 0;
+    let mut dirs = vec![dir.path().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => dirs.push(entry.path()),
+                kind if kind.is_file() => {
+                    let content = std::fs::read(entry.path()).unwrap();
+                    let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
+                    assert!(!found, "{} holds the secret of a key", entry.path().display());
+                    files += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(files >= 4, "store, operator token, deployment secret and configuration");
+}
+
+#[tokio::test]
+async fn the_audit_trail_tells_each_change_and_who_made_it() {
+    let gateway = Gateway::builder().key("file").start().await;
+    let token = with_token(&gateway);
+    create(&gateway, json!({ "name": "a" })).await;
+    assert_eq!(
+        token.send("POST", "/api/v1/keys", json!({ "name": "b" }).to_string()).await.status,
+        StatusCode::CREATED
+    );
+    set_disabled(&gateway, "a", true).await;
+    // Once more changes nothing, so that there is nothing to tell.
+    set_disabled(&gateway, "a", true).await;
+    token.send("PATCH", "/api/v1/keys/a", r#"{"disabled":false}"#).await;
+    gateway.clock.advance(std::time::Duration::from_secs(1));
+    token.send("DELETE", "/api/v1/keys/b", "").await;
+    // Refused changes are none.
+    gateway.operator("POST", "/api/v1/keys", Some(json!({ "name": "a" }))).await;
+    gateway.operator("DELETE", "/api/v1/keys/file", None).await;
+    gateway.operator("DELETE", "/api/v1/keys/none", None).await;
+    at_nobody(&gateway).await;
+
+    let trail = gateway.operator("GET", "/api/v1/audit", None).await.json();
+    let told: Vec<(&str, &str, &str)> = trail["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            (
+                entry["event"].as_str().unwrap(),
+                entry["actor"].as_str().unwrap(),
+                entry["detail"]["key"].as_str().unwrap_or(""),
+            )
+        })
+        .collect();
+    let expected = [
+        ("key.deleted", "operator:token", "b"),
+        ("key.enabled", "operator:token", "a"),
+        ("key.disabled", "operator:socket", "a"),
+        ("key.created", "operator:token", "b"),
+        ("key.created", "operator:socket", "a"),
+        ("gateway.started", "system", ""),
+    ];
+    assert_eq!(told, expected);
+    let times: Vec<&str> =
+        trail["entries"].as_array().unwrap().iter().map(|entry| entry["at"].as_str().unwrap()).collect();
+    assert_eq!((times[0], times[1]), ("2026-01-01T00:00:01.000Z", "2026-01-01T00:00:00.000Z"));
+}
+
+/// Somebody without a token tries.
+async fn at_nobody(gateway: &Gateway) {
+    let reply = super::at(gateway.admin, None).send("DELETE", "/api/v1/keys/a", "").await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_audit_trail_survives_a_restart_and_comes_in_pages() {
+    let builder = || Gateway::builder().on_disk();
+    let gateway = builder().try_start(TempDir::new().unwrap(), Default::default()).await.unwrap();
+    for name in ["a", "b"] {
+        create(&gateway, json!({ "name": name })).await;
+    }
+    let clock = gateway.clock.clone();
+    let gateway = builder().try_start(gateway.stop().await, clock).await.unwrap();
+    let (mut told, mut path) = (Vec::new(), "/api/v1/audit?limit=2".to_owned());
+    loop {
+        let page = gateway.operator("GET", &path, None).await.json();
+        assert!(page["entries"].as_array().unwrap().len() <= 2);
+        told.extend(
+            page["entries"].as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap().to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/v1/audit?limit=2&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(told, ["gateway.started", "gateway.stopped", "key.created", "key.created", "gateway.started"]);
+}

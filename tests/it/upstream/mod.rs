@@ -1,0 +1,6 @@
+//! The far side: upstreams that are down, slow, wrong or gone, and what of that a caller notices.
+
+mod catalog;
+mod faults;
+mod sessions;
+mod stdio;

@@ -1,0 +1,236 @@
+//! A gateway under test: the same `serve` that the binary calls.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a harness fails loudly, and its tasks end with the test"
+)]
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use portcullis::{Listeners, StartError};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::caller::{Caller, Reply, send_unix};
+use crate::clock::TestClock;
+
+/// Longest wait for anything that should happen soon. Generous: the machines are noisy.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What a gateway is configured with. Everything is TOML, as an operator would write it.
+#[derive(Default)]
+pub struct Builder {
+    top: String,
+    sections: String,
+    keys: Vec<(String, String)>,
+    files: Vec<(String, Vec<u8>)>,
+    disk: bool,
+}
+
+impl Builder {
+    /// Settings before the first section.
+    #[must_use]
+    pub fn top(mut self, toml: &str) -> Self {
+        self.top.push_str(toml);
+        self.top.push('\n');
+        self
+    }
+
+    /// Sections, such as `[limits]` or `[[policies]]`.
+    #[must_use]
+    pub fn section(mut self, toml: &str) -> Self {
+        self.sections.push_str(toml);
+        self.sections.push('\n');
+        self
+    }
+
+    /// An upstream over streamable HTTP.
+    #[must_use]
+    pub fn http_upstream(self, name: &str, url: &str) -> Self {
+        self.section(&format!("[upstreams.{name}]\ntransport = \"streamable-http\"\nurl = \"{url}\"\n"))
+    }
+
+    /// An upstream that is a child process.
+    #[must_use]
+    pub fn stdio_upstream(self, name: &str, command: &[&str]) -> Self {
+        self.section(&format!("[upstreams.{name}]\ntransport = \"stdio\"\ncommand = {command:?}\n"))
+    }
+
+    /// A key in the file, whose secret is [`Gateway::secret`] of the same name, for everything.
+    #[must_use]
+    pub fn key(self, name: &str) -> Self {
+        self.key_for(name, r#"[{ upstream = "*", tools = ["*"] }]"#)
+    }
+
+    /// A key in the file with an allow-list in TOML.
+    #[must_use]
+    pub fn key_for(mut self, name: &str, allow: &str) -> Self {
+        self.keys.push((name.to_owned(), allow.to_owned()));
+        self
+    }
+
+    /// A file beside the configuration.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
+        self.files.push((name.to_owned(), content.to_vec()));
+        self
+    }
+
+    /// Keeps the store on disk instead of in memory.
+    #[must_use]
+    pub fn on_disk(mut self) -> Self {
+        self.disk = true;
+        self
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    pub async fn start(self) -> Gateway {
+        let gateway = self.try_start(TempDir::new().unwrap(), TestClock::default()).await.expect("the gateway starts");
+        gateway.wait_until_ready().await;
+        gateway
+    }
+
+    /// Starts the gateway in this directory, and waits until it answers or has failed to start.
+    pub async fn try_start(self, dir: TempDir, clock: TestClock) -> Result<Gateway, StartError> {
+        self.try_start_in(dir, clock).await.map_err(|(error, _)| error)
+    }
+
+    /// The same; if it fails, the directory comes back.
+    pub async fn try_start_in(self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (public_address, admin_address) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
+        self.write(dir.path(), public_address, admin_address);
+        let file = dir.path().join("portcullis.toml");
+        let env = clock.env();
+        let config =
+            portcullis::config::load(&file, &|_| None, env.now()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let socket = config.listen.admin_socket.clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let listeners = Listeners { public, admin: Some(admin) };
+        let mut running: JoinHandle<Result<(), StartError>> =
+            tokio::spawn(portcullis::serve(listeners, config, env, async move { stopped.cancelled().await }));
+        let started = async {
+            while send_unix(&socket, "GET", "/api/v1/status", None).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            ended = &mut running => match ended.expect("the gateway does not panic") {
+                Err(error) => return Err((error, dir)),
+                Ok(()) => panic!("the gateway ended by itself"),
+            },
+            () = started => {}
+        }
+        Ok(Gateway { dir, file, socket, public: public_address, admin: admin_address, clock, stop, running })
+    }
+
+    fn write(&self, dir: &Path, public: SocketAddr, admin: SocketAddr) {
+        for (name, content) in &self.files {
+            let path = dir.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let store = if self.disk { "redb:data/portcullis.redb" } else { "memory:" };
+        let mut text = format!(
+            "public_url = \"http://{public}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\nurl = \"{store}\"\n{}",
+            self.top, self.sections
+        );
+        for (name, allow) in &self.keys {
+            std::fs::write(dir.join(format!("{name}.key")), Gateway::secret(name)).unwrap();
+            writeln!(text, "[keys.{name}]\nsecret = \"file:{name}.key\"\nallow = {allow}").unwrap();
+        }
+        std::fs::write(dir.join("portcullis.toml"), text).unwrap();
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    pub dir: TempDir,
+    /// Its configuration file.
+    pub file: PathBuf,
+    /// Its admin socket.
+    pub socket: PathBuf,
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+    pub clock: TestClock,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), StartError>>,
+}
+
+impl Gateway {
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The secret of a key that [`Builder::key`] declared.
+    pub fn secret(name: &str) -> String {
+        format!("pk_test-{name}-0123456789abcdef0123456789abcdef")
+    }
+
+    /// The URL that callers connect to.
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.public)
+    }
+
+    /// A caller with the key of this name.
+    pub fn caller(&self, key: &str) -> Caller {
+        Caller::new(self.public, Some(Self::secret(key)))
+    }
+
+    /// A caller without a key.
+    pub fn stranger(&self) -> Caller {
+        Caller::new(self.public, None)
+    }
+
+    /// Asks the admin API as the operator at the socket.
+    pub async fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
+        send_unix(&self.socket, method, path, body).await.expect("the admin socket answers")
+    }
+
+    /// Waits until a condition about an operator's view holds.
+    pub async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let until = tokio::time::Instant::now() + SOON;
+        loop {
+            let view = self.operator("GET", path, None).await.json();
+            if holds(&view) {
+                return view;
+            }
+            assert!(tokio::time::Instant::now() < until, "{path} does not become what it should, it is {view}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn wait_until_ready(&self) {
+        self.until("/api/v1/status", |status| status["ready"] == true).await;
+    }
+
+    /// Replaces a file beside the configuration, or the configuration, at once.
+    pub fn replace(&self, name: &str, content: &[u8]) {
+        let (path, new) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.new")));
+        std::fs::write(&new, content).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    /// Asks it to stop and waits until it has. Its directory, for another life.
+    pub async fn stop(mut self) -> TempDir {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(SOON, &mut self.running).await.expect("the gateway stops");
+        ended.expect("the gateway does not panic").expect("the gateway had started");
+        std::mem::replace(&mut self.dir, TempDir::new().unwrap())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,15 @@
+//! MCP servers that stand behind the gateway in tests.
+//!
+//! [`fixture`] is the well-behaved one, with the names that the official conformance suite expects and some tools
+//! for looking at what arrived; [`hostile`] are the ones that are down, slow, wrong or malicious. They are written
+//! by hand from the specification and share no code with the gateway, so that both sides of a test do not make
+//! the same mistake.
+
+pub mod fixture;
+pub mod hostile;
+pub mod hostile_stdio;
+
+mod serve;
+
+#[cfg(test)]
+mod raw_client;
