@@ -6,6 +6,11 @@ pub fn module(name: &str) -> Option<&'static [u8]> {
     MODULES.iter().find(|(known, _)| *known == name).map(|(_, module)| *module)
 }
 
+/// Their names, written `builtin:NAME` in a configuration.
+pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+    MODULES.iter().map(|(name, _)| *name)
+}
+
 /// Names and modules of the default policies.
 pub const MODULES: &[(&str, &[u8])] = &[
     ("allow-tools", include_bytes!("../../policies/prebuilt/allow-tools.wasm")),

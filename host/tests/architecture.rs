@@ -37,7 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
     ("outbound", &[]),
     // Nouns.
-    ("config", &["env", "glob", "identity", "ids", "secret"]),
+    ("config", &["builtin", "env", "glob", "identity", "ids", "secret"]),
     ("mcp", &["upstream"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("audit", &["env", "ids"]),

@@ -28,9 +28,6 @@ pub use mistake::{Mistake, Mistakes};
 pub use raw::schema;
 pub use resolve::{load, parse};
 
-/// Names of the policies that come with the binary, written `builtin:NAME` in the file.
-pub const BUILTINS: &[&str] = &["allow-tools", "read-only", "redact", "template"];
-
 /// A variable of this process, for references such as `env:NAME`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
 pub fn process_environment(name: &str) -> Option<String> {

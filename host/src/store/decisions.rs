@@ -19,7 +19,7 @@ use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{DecisionRecord, DecisionStep, RecordedOutcome, RecordedVerdict};
 use crate::env::Timestamp;
-use crate::ids::{BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{BindingName, Principal, UpstreamName};
 
 /// Records that may wait to be written.
 const QUEUE: usize = 8192;
@@ -419,13 +419,7 @@ fn read_verdict(word: &str) -> Result<RecordedVerdict, StoreError> {
 }
 
 fn read_principal(text: &str) -> Result<Principal, StoreError> {
-    match text.split_once(':') {
-        Some(("key", name)) => {
-            KeyName::parse(name).map(Principal::Key).map_err(|error| unreadable(Table::Decisions, error))
-        }
-        None if text == "gateway" => Ok(Principal::Gateway),
-        _ => Err(unreadable(Table::Decisions, "the principal is unknown")),
-    }
+    Principal::parse(text).ok_or_else(|| unreadable(Table::Decisions, "the principal is unknown"))
 }
 
 impl TryFrom<Record> for DecisionRecord {
@@ -493,6 +487,7 @@ mod tests {
     use super::super::table::MAX_SCAN;
     use super::super::tests::{StandingClock, memory};
     use super::*;
+    use crate::ids::KeyName;
 
     /// Decision `number`, made `at_ms`.
     fn decision(number: u64, at_ms: u64) -> DecisionRecord {

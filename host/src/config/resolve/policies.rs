@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Checks, Declared, is_path, not_a_path, pattern};
+use crate::builtin;
 use crate::config::mistake::{Checked, Fault, did_you_mean};
 use crate::config::raw::{self, At, Setting, defaults};
-use crate::config::{BUILTINS, Binding, ModuleSource, PolicySettings, WhenAllAbstain, reference, value};
+use crate::config::{Binding, ModuleSource, PolicySettings, WhenAllAbstain, reference, value};
 use crate::glob::Glob;
 use crate::ids::BindingName;
 use crate::secret::hex;
@@ -103,11 +104,11 @@ fn required<'a, T>(
 
 fn module_source(checks: &Checks<'_>, text: &str) -> Checked<ModuleSource> {
     if let Some(name) = text.strip_prefix("builtin:") {
-        if BUILTINS.contains(&name) {
+        if builtin::module(name).is_some() {
             return Ok(ModuleSource::Builtin(name.to_owned()));
         }
         let fault = Fault::new(format!("names the built-in policy {name:?}, which there is not"));
-        return Err(Fault { hint: did_you_mean(name, BUILTINS.iter().copied()), ..fault });
+        return Err(Fault { hint: did_you_mean(name, builtin::names()), ..fault });
     }
     if !is_path(text) {
         return Err(not_a_path());
