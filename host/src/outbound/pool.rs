@@ -1,21 +1,18 @@
-//! The one place that opens HTTP connections outward.
+//! The pooled client of the data path.
 //!
-//! Sockets are pooled per origin for all principals; credentials travel with each request. Redirects are never
-//! followed: an upstream that moved is for its operator to correct, and a credential must not travel elsewhere.
-//! Everything is bounded: connecting, waiting for headers, and each body that is read.
+//! Sockets are pooled per origin for all principals; credentials travel with each request. It reaches whatever an
+//! operator configured and judges no address: URLs that came from elsewhere go through [`super::Fetcher`].
 
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
 /// Until a connection is established, TLS included.
@@ -89,17 +86,28 @@ impl Default for Outbound {
     }
 }
 
-fn without_roots() -> rustls::ClientConfig {
+/// TLS that accepts no certificate at all.
+pub(super) fn without_roots() -> rustls::ClientConfig {
     rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
 }
 
 /// Reads a whole body of at most `limit` bytes.
 pub async fn read_all(body: Incoming, limit: usize, deadline: Instant) -> Result<Bytes, OutboundError> {
     let mut pieces = Pieces::new(body, deadline);
-    let mut whole = BytesMut::new();
-    if pieces.0.size_hint().lower() > limit as u64 {
+    let announced = pieces.0.size_hint().lower();
+    if announced > limit as u64 {
         return Err(OutboundError::TooLarge { limit });
     }
+    // Most bodies come in one piece, which needs no copy.
+    let Some(first) = pieces.next().await? else { return Ok(Bytes::new()) };
+    if first.len() > limit {
+        return Err(OutboundError::TooLarge { limit });
+    }
+    if first.len() as u64 == announced {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(limit).max(first.len()));
+    whole.extend_from_slice(&first);
     while let Some(piece) = pieces.next().await? {
         if whole.len() + piece.len() > limit {
             return Err(OutboundError::TooLarge { limit });
@@ -133,42 +141,4 @@ impl Pieces {
             }
         }
     }
-}
-
-/// Scheme and authority, for messages that must not show a path or query.
-pub fn origin(uri: &Uri) -> String {
-    format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", http::uri::Authority::as_str))
-}
-
-/// Largest answer of an admin socket, in bytes.
-const MAX_ADMIN_ANSWER: usize = 64 << 20;
-/// Longest wait for one.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Asks a gateway's admin socket: status and body of its answer.
-pub async fn ask_socket(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Option<String>,
-) -> Result<(StatusCode, Bytes), OutboundError> {
-    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
-    if body.is_some() {
-        request = request.header(CONTENT_TYPE, "application/json");
-    }
-    let request = request
-        .body(Full::new(Bytes::from(body.unwrap_or_default())))
-        .map_err(|error| OutboundError::Broken(error.into()))?;
-    let deadline = Instant::now() + ADMIN_TIMEOUT;
-    // The connection runs until the exchange lets go of its sender.
-    let exchange = async move {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        Ok((status, read_all(response.into_body(), MAX_ADMIN_ANSWER, deadline).await?))
-    };
-    let both = async { tokio::join!(exchange, connection).0 };
-    tokio::time::timeout_at(deadline, both).await.map_err(|_| OutboundError::TimedOut)?
 }

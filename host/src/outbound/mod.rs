@@ -1,0 +1,30 @@
+//! The one place that opens HTTP connections outward.
+//!
+//! There are two ways out, and which one a URL takes depends on who wrote it. What an operator configured as an upstream
+//! goes through the pooled client, [`Outbound`]. What was discovered or came from a client (authorization metadata,
+//! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
+//! it connects. [`ask_socket`] speaks to our own admin socket.
+//!
+//! Redirects are never followed: an upstream that moved is for its operator to correct, and a credential must not
+//! travel elsewhere. No proxy is taken from the environment. Everything is bounded: connecting, waiting for headers,
+//! and each body that is read.
+
+mod address;
+mod guarded;
+mod pool;
+mod slots;
+mod socket;
+mod trust;
+
+use http::Uri;
+
+pub use address::{Host, Network, Special, special};
+pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault};
+pub use pool::{Outbound, OutboundError, Pieces, read_all};
+pub use socket::ask_socket;
+pub use trust::{TrustError, Trusted, TrustedEntry};
+
+/// Scheme and authority, for messages that must not show a path or query.
+pub fn origin(uri: &Uri) -> String {
+    format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", http::uri::Authority::as_str))
+}

@@ -1,0 +1,46 @@
+//! Asking a gateway's admin socket: HTTP over a Unix socket, one exchange for each connection.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::pool::{OutboundError, read_all};
+
+/// Largest answer of an admin socket, in bytes.
+const MAX_ADMIN_ANSWER: usize = 64 << 20;
+/// Longest wait for one.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Asks a gateway's admin socket: status and body of its answer.
+pub async fn ask_socket(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<String>,
+) -> Result<(StatusCode, Bytes), OutboundError> {
+    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+    if body.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let request = request
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .map_err(|error| OutboundError::Broken(error.into()))?;
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    // The connection runs until the exchange lets go of its sender.
+    let exchange = async move {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        Ok((status, read_all(response.into_body(), MAX_ADMIN_ANSWER, deadline).await?))
+    };
+    let both = async { tokio::join!(exchange, connection).0 };
+    tokio::time::timeout_at(deadline, both).await.map_err(|_| OutboundError::TimedOut)?
+}
