@@ -22,7 +22,7 @@ use crate::config::{Config, StoreUrl};
 use crate::env::Env;
 use crate::http::api::Api;
 use crate::http::guard::{Front, HostGuard};
-use crate::http::mcp::Mcp;
+use crate::http::mcp::{self, Mcp};
 use crate::http::serve::{self as edge, Socket};
 use crate::http::{admin_router, public_router};
 use crate::pipeline::Services;
@@ -155,6 +155,8 @@ impl Gateway {
             secret: DeploymentSecret::new(Digest::of(secret.expose().as_bytes()).as_bytes()),
             decisions: recorder,
             list_page: config.limits.list_page,
+            ask_timeout: config.limits.ask_timeout,
+            task_tools: Services::task_tools(),
         });
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
         let api = Arc::new(Api {
@@ -162,11 +164,17 @@ impl Gateway {
             services: services.clone(),
             operator_token: operator_token.digest(),
         });
+        let settings = mcp::Settings {
+            limits: config.limits.clone(),
+            legacy_sse: config.mcp.legacy_sse,
+            body_timeout: config.edge.body_timeout,
+        };
         let mcp = Mcp::new(
             control.snapshot.clone(),
             services,
-            config.limits.clone(),
-            config.edge.body_timeout,
+            control.published.subscribe(),
+            settings,
+            self.edges.stopping().clone(),
             self.requests.clone(),
         );
 

@@ -21,6 +21,11 @@ impl Glob {
         Self("*".to_owned())
     }
 
+    /// Whether it fits every name.
+    pub fn is_any(&self) -> bool {
+        self.0.bytes().all(|byte| byte == b'*')
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, digest, hmac};
+use aws_lc_rs::{aead, constant_time, digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -77,16 +77,45 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The deployment's own key for what it hands out and wants back unchanged, such as list cursors.
-pub struct DeploymentSecret(hmac::Key);
+/// The deployment's own key for what it hands out and wants back unchanged: ids of tasks and cursors of operators, which
+/// anyone may read, and callers' cursors and states of requests, which nobody may.
+pub struct DeploymentSecret {
+    signing: hmac::Key,
+    sealing: aead::RandomizedNonceKey,
+}
 
 /// Bytes of a signature made by [`DeploymentSecret::sign`].
 const SIGNATURE_BYTES: usize = 16;
+/// Purpose of the key that [`DeploymentSecret::seal`] uses.
+const SEALING_KEY: &[u8] = b"portcullis sealing key 1";
 
 impl DeploymentSecret {
     /// From 256 random bits.
     pub fn new(bytes: &[u8; 32]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+        let signing = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let sealing = hmac::sign(&signing, SEALING_KEY);
+        let sealing = aead::RandomizedNonceKey::new(&aead::AES_256_GCM, sealing.as_ref());
+        Self { signing, sealing: sealing.expect("a SHA-256 tag is as long as an AES-256 key") }
+    }
+
+    /// An opaque text that only we can read, and only for the same `purpose` and `binding` (AES-256-GCM).
+    pub fn seal(&self, purpose: &str, binding: &[u8], payload: &[u8]) -> String {
+        let mut sealed = payload.to_vec();
+        let aad = aead::Aad::from(associated(purpose, binding));
+        let nonce = self.sealing.seal_in_place_append_tag(aad, &mut sealed);
+        let nonce = nonce.expect("payloads are far below the limit of AES-GCM");
+        sealed.extend_from_slice(nonce.as_ref());
+        URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// The payload of a text that [`Self::seal`] made for the same purpose and binding, or `None`.
+    pub fn unseal(&self, purpose: &str, binding: &[u8], text: &str) -> Option<Vec<u8>> {
+        let mut sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let nonce = sealed.split_off(sealed.len().checked_sub(aead::NONCE_LEN)?);
+        let nonce = aead::Nonce::try_assume_unique_for_key(&nonce).ok()?;
+        let aad = aead::Aad::from(associated(purpose, binding));
+        let payload = self.sealing.open_in_place(nonce, aad, &mut sealed).ok()?;
+        Some(payload.to_vec())
     }
 
     /// An opaque, tamper-evident text that carries `payload` for `purpose`.
@@ -105,7 +134,7 @@ impl DeploymentSecret {
     }
 
     fn tag(&self, purpose: &str, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
-        let mut context = hmac::Context::with_key(&self.0);
+        let mut context = hmac::Context::with_key(&self.signing);
         context.update(&[u8::try_from(purpose.len()).expect("purposes are short literals")]);
         context.update(purpose.as_bytes());
         context.update(payload);
@@ -113,6 +142,12 @@ impl DeploymentSecret {
         tag.copy_from_slice(&context.sign().as_ref()[..SIGNATURE_BYTES]);
         tag
     }
+}
+
+/// What a sealed text is bound to.
+fn associated(purpose: &str, binding: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(purpose.len()).expect("purposes are short literals");
+    [&[length], purpose.as_bytes(), binding].concat()
 }
 
 impl fmt::Debug for DeploymentSecret {
@@ -154,5 +189,23 @@ mod tests {
             assert_ne!(key.open("cursor", &forged).as_deref(), Some(b"notes__add".as_slice()), "byte {position}");
         }
         assert_eq!(key.open("cursor", ""), None);
+    }
+
+    #[test]
+    fn a_sealed_text_opens_only_unchanged_for_its_purpose_and_binding() {
+        let key = DeploymentSecret::new(&[7; 32]);
+        let text = key.seal("state", b"ci", b"hunter2");
+        assert!(!text.contains("hunter2") && key.seal("state", b"ci", b"hunter2") != text);
+        assert_eq!(key.unseal("state", b"ci", &text).as_deref(), Some(b"hunter2".as_slice()));
+        assert_eq!(key.unseal("state", b"ic", &text), None);
+        assert_eq!(key.unseal("stat", b"eci", &text), None);
+        assert_eq!(DeploymentSecret::new(&[8; 32]).unseal("state", b"ci", &text), None);
+        for position in 0..text.len() - 1 {
+            let mut forged = text.clone().into_bytes();
+            forged[position] = if forged[position] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).expect("base64 is ASCII");
+            assert_eq!(key.unseal("state", b"ci", &forged), None, "byte {position}");
+        }
+        assert!(key.unseal("state", b"ci", "").is_none() && key.unseal("state", b"ci", "AAAA").is_none());
     }
 }

@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Verbs.
-    ("pipeline", &["audit", "env", "identity", "ids", "mcp", "policy", "secret", "store", "upstream"]),
+    ("pipeline", &["audit", "env", "glob", "identity", "ids", "mcp", "policy", "secret", "store", "upstream"]),
     (
         "admin",
         &[
@@ -38,7 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("outbound", &[]),
     // Nouns.
     ("config", &["builtin", "env", "glob", "identity", "ids", "secret"]),
-    ("mcp", &["upstream"]),
+    ("mcp", &["ids", "upstream"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("audit", &["env", "ids"]),
     ("builtin", &[]),

@@ -15,9 +15,9 @@ use portcullis::glob::Glob;
 use portcullis::identity::Caller;
 use portcullis::ids::{BindingName, DecisionId, KeyName, Principal, UpstreamName};
 use portcullis::mcp::call::Call;
-use portcullis::mcp::json::{Members, raw};
+use portcullis::mcp::json::raw;
 use portcullis::policy::{CallContext, Engine, PolicySet, Transport};
-use portcullis::upstream::catalog::{Catalog, Definition, Shelf, Tool};
+use portcullis::upstream::catalog::{Tool, ToolDefinition};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Store};
 
@@ -74,28 +74,19 @@ fn context<'a>(env: &Env, caller: &'a Caller) -> CallContext<'a> {
 }
 
 fn call(tool: &Arc<Tool>) -> Call {
-    Call {
-        tool: tool.clone(),
-        extra: Members::default(),
-        arguments: Some(raw(r#"{"path":"/tmp/x","limit":10}"#.to_owned())),
-        meta: Members::default(),
-        wants_progress: false,
-    }
+    Call::new(tool.clone(), Some(raw(r#"{"path":"/tmp/x","limit":10}"#.to_owned())))
 }
 
 fn tools(count: usize) -> Vec<Arc<Tool>> {
-    let definition = |number: usize| {
+    let upstream = UpstreamName::parse("notes").expect("a name");
+    let tool = |number: usize| {
         let text = format!(
             r#"{{"name":"tool_{number}","description":"Does what tool {number} does.","inputSchema":{{"type":"object"}}}}"#
         );
-        Definition::parse(&raw(text)).expect("a definition")
+        let definition = ToolDefinition::parse(&upstream, &raw(text)).expect("a definition");
+        Arc::new(Tool::new(Arc::new(definition), format!("notes__tool_{number}")))
     };
-    let shelf = Shelf {
-        upstream: UpstreamName::parse("notes").expect("a name"),
-        prefix: true,
-        definitions: Some(Arc::new((0..count).map(definition).collect())),
-    };
-    Catalog::build(&[shelf]).tools_after(None).cloned().collect()
+    (0..count).map(tool).collect()
 }
 
 fn policy_set(engine: &Engine, policies: usize) -> PolicySet {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::config::{self, Config};
 use crate::env::{Env, Timestamp};
@@ -32,6 +32,8 @@ pub struct Control {
     pub env: Env,
     pub store: Store,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Counts published snapshots; who follows it sees each change, or several at once.
+    pub published: watch::Sender<u64>,
     pub config: ArcSwap<Config>,
     pub started: Timestamp,
     engine: policy::Engine,
@@ -75,7 +77,7 @@ impl Control {
             .iter()
             .map(|upstream| (upstream.name.clone(), start_upstream(upstream, &outbound, &config, &tasks)))
             .collect();
-        let catalog = Arc::new(Catalog::build(&shelves(&upstreams)));
+        let catalog = catalog_of(&upstreams);
         let snapshot = Snapshot { keys, policies: Arc::new(policies), catalog, upstreams: Arc::new(upstreams) };
         let started = env.now();
         let control = Arc::new(Self {
@@ -85,6 +87,7 @@ impl Control {
             env,
             store,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            published: watch::Sender::new(0),
             config: ArcSwap::from_pointee(config),
             engine,
             outbound,
@@ -98,18 +101,18 @@ impl Control {
         Ok(control)
     }
 
-    /// Keeps an upstream's tools fresh in the catalog, as long as the upstream is ours.
+    /// Keeps what an upstream offers fresh in the catalog, as long as the upstream is ours.
     fn keep_synced(self: &Arc<Self>, upstream: Arc<Upstream>) {
+        self.tasks.spawn(upstream.clone().listen());
         let control = Arc::downgrade(self);
         self.tasks.spawn(upstream.keep_synced(move || {
             if let Some(control) = control.upgrade() {
-                control.publish(|_| {});
+                control.publish(|new| new.catalog = catalog_of(&new.upstreams));
             }
         }));
     }
 
-    /// Publishes a snapshot that differs from the present one in what `change` does, and whose catalog is made of what
-    /// its upstreams offer now.
+    /// Publishes a snapshot that differs from the present one in what `change` does.
     fn publish(&self, change: impl Fn(&mut Snapshot)) {
         self.snapshot.rcu(|old| {
             let mut new = Snapshot {
@@ -119,9 +122,9 @@ impl Control {
                 upstreams: old.upstreams.clone(),
             };
             change(&mut new);
-            new.catalog = Arc::new(Catalog::build(&shelves(&new.upstreams)));
             new
         });
+        self.published.send_modify(|count| *count += 1);
     }
 
     /// Ends all upstreams, waiting for them at most `patience`. Whether they have ended.
@@ -142,8 +145,10 @@ fn start_upstream(settings: &config::Upstream, outbound: &Outbound, config: &Con
     Upstream::start(settings.clone(), outbound, &config.limits, &config.data_dir, tasks)
 }
 
-fn shelves(upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>) -> Vec<Shelf> {
-    upstreams.values().map(|upstream| upstream.shelf()).collect()
+/// What these upstreams offer now.
+fn catalog_of(upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>) -> Arc<Catalog> {
+    let shelves: Vec<Shelf> = upstreams.values().map(|upstream| upstream.shelf()).collect();
+    Arc::new(Catalog::build(&shelves))
 }
 
 /// Keys of the file before keys of the store, so that the file wins where both have a name.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BuildError, Control, load_policies, read_keys, start_upstream, watched_files};
+use super::{BuildError, Control, catalog_of, load_policies, read_keys, start_upstream, watched_files};
 use crate::audit::{Actor, AuditEvent};
 use crate::config::{self, Config, Mistakes};
 use crate::env::Timestamp;
@@ -137,6 +137,7 @@ impl Control {
             new.keys = keys.clone();
             new.policies = policies.clone();
             new.upstreams = upstreams.clone();
+            new.catalog = catalog_of(&upstreams);
         });
         self.generation.store(generation, Ordering::Relaxed);
         self.config.store(Arc::new(config));
@@ -193,10 +194,11 @@ fn warn_of_restart(running: &Config, new: &Config) {
         && running.data_dir == new.data_dir
         && running.edge == new.edge
         && running.limits == new.limits
+        && running.mcp == new.mcp
         && running.public_url == new.public_url;
     if !same {
         tracing::warn!(
-            "changes of public_url, data_dir, [listen], [store], [edge] and [limits] take effect at the next start"
+            "changes of public_url, data_dir, [listen], [store], [edge], [limits] and [mcp] take effect at the next start"
         );
     }
 }

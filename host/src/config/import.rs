@@ -120,6 +120,8 @@ impl Unusable {
 enum Kind {
     Stdio,
     StreamableHttp,
+    /// HTTP with server-sent events (2024-11-05).
+    Sse,
 }
 
 impl Kind {
@@ -127,9 +129,7 @@ impl Kind {
         match stated {
             Some("stdio") => Ok(Self::Stdio),
             Some("http" | "streamable-http" | "streamableHttp" | "streamable_http") => Ok(Self::StreamableHttp),
-            Some("sse") => {
-                Unusable::because("the SSE transport is not spoken here; use the server's streamable HTTP URL")
-            }
+            Some("sse") => Ok(Self::Sse),
             Some(other) => Unusable::because(format!("the transport {other:?} is not known")),
             None if url.is_some() && command.is_none() => Ok(Self::StreamableHttp),
             None => Ok(Self::Stdio),
@@ -163,7 +163,11 @@ impl Section {
         let mut section = Self { name: name.to_owned(), lines: Vec::new(), secrets: Vec::new(), notes: Vec::new() };
         match (Kind::of(kind, url, command)?, url, command) {
             (Kind::Stdio, None, Some(command)) => section.stdio(command, entry)?,
-            (Kind::StreamableHttp, Some(url), None) => section.streamable_http(url, entry)?,
+            (Kind::StreamableHttp, Some(url), None) => section.over_http(url, entry)?,
+            (Kind::Sse, Some(url), None) => {
+                section.over_http(url, entry)?;
+                section.set("protocol", "sse");
+            }
             _ => return Unusable::because("it needs either a command or a url"),
         }
         section.note_what_is_not_read(entry);
@@ -198,14 +202,11 @@ impl Section {
         Ok(())
     }
 
-    fn streamable_http(&mut self, url: &str, entry: &Map<String, Value>) -> Result<(), Unusable> {
+    fn over_http(&mut self, url: &str, entry: &Map<String, Value>) -> Result<(), Unusable> {
         let url = plain("the url", url)?;
         value::upstream_url(&url).map_err(|fault| Unusable(format!("its url {}", fault.message)))?;
         if url.split_once('?').is_some_and(|(_, query)| query.split('&').any(argument_is_credential)) {
             self.notes.push("the url looks as if it had a credential; if you can, send it in a header".to_owned());
-        }
-        if url.trim_end_matches('/').ends_with("/sse") {
-            self.notes.push("the url looks like one of the SSE transport, which is not spoken here".to_owned());
         }
         self.set("transport", "streamable-http");
         self.set("url", url);
@@ -388,7 +389,7 @@ fn argument_is_credential(argument: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, UpstreamTransport, parse};
+    use crate::config::{Config, Protocol, UpstreamTransport, parse};
     use crate::env::Timestamp;
 
     const CLIENTS: &str = r#"{
@@ -452,7 +453,9 @@ mod tests {
         let imported = from_mcp_servers(CLIENTS).unwrap();
         let upstreams = loaded(&imported).upstreams;
         let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        assert_eq!(names, ["github", "issue-tracker-prod", "issue-tracker-prod-2"]);
+        assert_eq!(names, ["github", "issue-tracker-prod", "issue-tracker-prod-2", "old"]);
+        let old = &upstreams[3].transport;
+        assert!(matches!(old, UpstreamTransport::StreamableHttp { protocol: Protocol::Sse, .. }), "{old:?}");
 
         let UpstreamTransport::Stdio { command, environment, .. } = &upstreams[0].transport else { panic!("stdio") };
         assert_eq!(command, &["npx", "-y", "@modelcontextprotocol/server-github", "7"]);
@@ -470,7 +473,7 @@ mod tests {
             ]
         );
 
-        let UpstreamTransport::StreamableHttp { url, headers } = &upstreams[1].transport else { panic!("http") };
+        let UpstreamTransport::StreamableHttp { url, headers, .. } = &upstreams[1].transport else { panic!("http") };
         assert_eq!(url, "https://tracker.example.com/mcp");
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(
@@ -500,7 +503,6 @@ mod tests {
             "github: set the environment variable GITHUB_HOST before the gateway starts",
             "issue-tracker-prod: the header \"Accept\" is left out: it is set by the gateway itself",
             "issue-tracker-prod: \"alwaysAllow\" has no counterpart here and was left out",
-            "\"old\" is left out: the SSE transport",
             "\"off\" is left out: it is disabled",
             "\"folder\" is left out: an argument has a ${…} in it",
             "\"empty\" is left out: it needs either a command or a url",

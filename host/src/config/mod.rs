@@ -46,6 +46,7 @@ pub struct Config {
     pub store: StoreUrl,
     pub edge: Edge,
     pub limits: Limits,
+    pub mcp: Mcp,
     /// In name order.
     pub upstreams: Vec<Upstream>,
     /// Virtual keys declared in the file.
@@ -131,6 +132,26 @@ pub struct Limits {
     pub session_idle: Duration,
     /// Calls at once, for each principal.
     pub calls_per_principal: usize,
+    /// Event streams at once.
+    pub streams: usize,
+    pub streams_per_principal: usize,
+    /// How long a stream may wait for a reader that takes nothing.
+    pub stall_timeout: Duration,
+    /// How long an upstream waits for what it asked of a caller.
+    pub ask_timeout: Duration,
+    /// Calls at once that wait for their caller to come back with what was asked.
+    pub parked_calls: usize,
+    /// Sessions at once with each upstream.
+    pub upstream_sessions: u64,
+    /// How long an unused session with an upstream is kept.
+    pub upstream_session_idle: Duration,
+}
+
+/// How MCP is spoken with callers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mcp {
+    /// Whether HTTP with server-sent events (2024-11-05) is served.
+    pub legacy_sse: bool,
 }
 
 /// An MCP server behind us.
@@ -149,10 +170,25 @@ pub struct Upstream {
     pub labels: Vec<String>,
 }
 
+/// Which revisions of MCP an upstream speaks over HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What it turns out to speak.
+    #[default]
+    Auto,
+    /// 2026-07-28 and later.
+    Modern,
+    /// 2025-03-26 to 2025-11-25, over streamable HTTP.
+    Legacy,
+    /// 2024-11-05, over HTTP with server-sent events.
+    Sse,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamTransport {
     StreamableHttp {
         url: http::Uri,
+        protocol: Protocol,
         /// Sent with each request.
         headers: BTreeMap<String, Plaintext>,
     },
@@ -162,8 +198,12 @@ pub enum UpstreamTransport {
         /// Added to `PATH`, `LANG`, `TERM`, `HOME` and `TMPDIR`.
         environment: BTreeMap<String, Plaintext>,
         working_dir: Option<PathBuf>,
-        /// Until the server answers `initialize`.
+        /// Until the server answers its first request.
         start_timeout: Duration,
+        /// Address space of each process, in bytes.
+        memory_limit: Option<u64>,
+        /// Processes and threads of the user that it runs as.
+        process_limit: Option<u64>,
     },
 }
 

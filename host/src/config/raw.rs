@@ -40,6 +40,8 @@ pub struct File {
     pub edge: Edge,
     /// Limits of MCP traffic.
     pub limits: Limits,
+    /// How MCP is spoken with callers.
+    pub mcp: Mcp,
     /// The MCP servers behind the gateway, by name.
     pub upstreams: BTreeMap<NameOfUpstream, Upstream>,
     /// Virtual keys that callers authenticate with, by name.
@@ -127,6 +129,36 @@ pub struct Limits {
     /// Calls at once, for each virtual key.
     #[schemars(range(min = 1), extend("default" = defaults::CALLS_PER_PRINCIPAL))]
     pub calls_per_principal: Setting<i64>,
+    /// Event streams at once.
+    #[schemars(range(min = 1), extend("default" = defaults::STREAMS))]
+    pub streams: Setting<i64>,
+    /// Event streams at once, for each virtual key.
+    #[schemars(range(min = 1), extend("default" = defaults::STREAMS_PER_PRINCIPAL))]
+    pub streams_per_principal: Setting<i64>,
+    /// How long a stream may wait for a caller that does not read before it is cut off.
+    #[schemars(extend("default" = defaults::STALL_TIMEOUT))]
+    pub stall_timeout: Setting<Time>,
+    /// How long an upstream waits for what it asked of a caller or of the person behind it.
+    #[schemars(extend("default" = defaults::ASK_TIMEOUT))]
+    pub ask_timeout: Setting<Time>,
+    /// Calls at once that wait for their caller to come back with what was asked.
+    #[schemars(range(min = 1), extend("default" = defaults::PARKED_CALLS))]
+    pub parked_calls: Setting<i64>,
+    /// Sessions at once with each upstream, of protocol revisions that have sessions.
+    #[schemars(range(min = 1), extend("default" = defaults::UPSTREAM_SESSIONS))]
+    pub upstream_sessions: Setting<i64>,
+    /// How long an unused session with an upstream is kept.
+    #[schemars(extend("default" = defaults::UPSTREAM_SESSION_IDLE))]
+    pub upstream_session_idle: Setting<Time>,
+}
+
+/// How MCP is spoken with callers.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Mcp {
+    /// Whether callers of revision 2024-11-05 are served over HTTP with server-sent events, at `/sse`.
+    #[schemars(extend("default" = false))]
+    pub legacy_sse: Setting<bool>,
 }
 
 /// An MCP server behind the gateway.
@@ -139,6 +171,9 @@ pub struct Upstream {
     /// The server's MCP endpoint. For `streamable-http` only.
     #[schemars(extend("pattern" = "^https?://[^#]+$"))]
     pub url: Setting<String>,
+    /// Which revisions of MCP the server speaks. For `streamable-http` only.
+    #[schemars(extend("default" = "auto"))]
+    pub protocol: Setting<Protocol>,
     /// Headers sent with each request. For `streamable-http` only. A value is a text, or a reference to a secret:
     /// `env:NAME` or `file:PATH`, where wanted after a scheme, as in `Bearer env:NAME`. Credentials must be
     /// references.
@@ -151,9 +186,16 @@ pub struct Upstream {
     pub environment: BTreeMap<At<String>, At<String>>,
     /// Directory that the program starts in. For `stdio` only.
     pub working_dir: Setting<String>,
-    /// Longest time until the program answers `initialize`. For `stdio` only.
+    /// Longest time until the program answers its first request. For `stdio` only.
     #[schemars(extend("default" = defaults::START_TIMEOUT))]
     pub start_timeout: Setting<Time>,
+    /// Address space of each process of the program. Some runtimes reserve far more than they use. For `stdio` only;
+    /// without it, as much as the gateway itself may have.
+    pub memory_limit: Setting<Size>,
+    /// Processes and threads of the user that the program runs as, all of them counted. For `stdio` only; without it, as many
+    /// as the gateway itself may have.
+    #[schemars(range(min = 1))]
+    pub process_limit: Setting<i64>,
     /// Whether callers see the server's tools as `<upstream>__<tool>` or under their own names. One upstream at
     /// most may go without.
     #[schemars(extend("default" = true))]
@@ -169,6 +211,20 @@ pub struct Upstream {
     pub trust: Setting<String>,
     /// Your own labels, for policies to read.
     pub labels: Vec<At<String>>,
+}
+
+/// Which revisions of MCP an upstream speaks over HTTP.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// What it turns out to speak.
+    Auto,
+    /// Those since 2026-07-28, which have no sessions.
+    Modern,
+    /// Those from 2025-03-26 to 2025-11-25, which begin with `initialize`.
+    Legacy,
+    /// 2024-11-05 over HTTP with server-sent events; `url` is that of the event stream.
+    Sse,
 }
 
 /// How an upstream is reached.
@@ -305,6 +361,13 @@ pub mod defaults {
     pub const SESSIONS: i64 = 10_000;
     pub const SESSION_IDLE: &str = "30m";
     pub const CALLS_PER_PRINCIPAL: i64 = 256;
+    pub const STREAMS: i64 = 10_000;
+    pub const STREAMS_PER_PRINCIPAL: i64 = 1_000;
+    pub const STALL_TIMEOUT: &str = "60s";
+    pub const ASK_TIMEOUT: &str = "10m";
+    pub const PARKED_CALLS: i64 = 1_000;
+    pub const UPSTREAM_SESSIONS: i64 = 1_000;
+    pub const UPSTREAM_SESSION_IDLE: &str = "5m";
     pub const START_TIMEOUT: &str = "60s";
     pub const CALL_TIMEOUT: &str = "5m";
     pub const SYNC_INTERVAL: &str = "5m";

@@ -12,7 +12,10 @@ use serde_json::json;
 
 use super::body::BodyError;
 use crate::mcp::call::Outcome;
-use crate::mcp::error::{INTERNAL_ERROR, INVALID_PARAMS, REFUSED_BY_POLICY, RpcError, THROTTLED, UPSTREAM_FAILED};
+use crate::mcp::error::{
+    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED_BY_POLICY, RESOURCE_NOT_FOUND, RpcError,
+    THROTTLED, UNANSWERED, UPSTREAM_FAILED,
+};
 use crate::mcp::json::to_raw;
 use crate::mcp::message::{self, RequestId};
 use crate::mcp::revision::{Answer, Rejection, Revision};
@@ -81,7 +84,34 @@ impl Refused {
                 let name: String = name.chars().take(128).collect();
                 ok(RpcError::new(INVALID_PARAMS, format!("unknown tool: {name}")))
             }
+            Refusal::UnknownPrompt { name } => {
+                let name: String = name.chars().take(128).collect();
+                ok(RpcError::new(INVALID_PARAMS, format!("unknown prompt: {name}")))
+            }
+            Refusal::UnknownResource { uri } => {
+                let code = if revision.is_legacy() { RESOURCE_NOT_FOUND } else { INVALID_PARAMS };
+                let uri: String = uri.chars().take(2_048).collect();
+                let data = to_raw(&json!({ "uri": uri }));
+                ok(RpcError::new(code, "there is no such resource").with_data(data))
+            }
+            Refusal::UnknownTask => ok(RpcError::new(INVALID_PARAMS, "there is no such task")),
+            Refusal::UnknownMethod => {
+                let status = if revision.is_legacy() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+                Some(Self::rpc(status, Some(id), &RpcError::new(METHOD_NOT_FOUND, "method not found")))
+            }
             Refusal::BadCursor => ok(RpcError::new(INVALID_PARAMS, "invalid cursor")),
+            Refusal::BadState => {
+                let message = "`requestState` is not valid, or what it belongs to is over and may have happened";
+                ok(RpcError::new(INVALID_PARAMS, message))
+            }
+            Refusal::HeaderMismatch(mismatch) => {
+                let error = RpcError::new(HEADER_MISMATCH, mismatch.to_string());
+                Some(Self::rpc(StatusCode::BAD_REQUEST, Some(id), &error))
+            }
+            Refusal::Unanswered { question } => {
+                let message = format!("the client did not answer {}", question.method());
+                ok(RpcError::new(UNANSWERED, message))
+            }
             Refusal::Policy(refusal) => Some(Self::from_policy(refusal, id, revision)),
             Refusal::Upstream { error: UpstreamError::Cancelled, .. } => None,
             Refusal::Upstream { name, error } => {
@@ -121,9 +151,11 @@ impl Refused {
             "isError": true,
             "_meta": { REFUSAL_META: explanation(refusal) },
         });
-        let body = match revision.encode(Answer::Called(Outcome::Result(to_raw(&result)))) {
+        let outcome = Outcome::Result(to_raw(&result));
+        let body = match revision.encode(Answer::Done { method: "tools/call", outcome }) {
             Outcome::Result(result) => message::result(id, &result),
             Outcome::Error(error) => message::error(Some(id), &error),
+            Outcome::NeedsInput(needs) => message::result(id, &needs.0.to_raw()),
         };
         Self { status: StatusCode::OK, headers: Vec::new(), body }
     }
@@ -193,6 +225,8 @@ fn upstream_reason(error: &UpstreamError) -> &'static str {
         UpstreamError::Status { .. } => "status",
         UpstreamError::TooLarge { .. } => "too_large",
         UpstreamError::Protocol { .. } => "protocol",
+        UpstreamError::Unsupported { .. } => "unsupported",
+        UpstreamError::NoResource => "no_resource",
         UpstreamError::Busy => "busy",
         UpstreamError::Cancelled => "cancelled",
     }

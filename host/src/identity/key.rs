@@ -71,6 +71,13 @@ impl AllowList {
         self.0.iter().any(|entry| entry.upstream.matches(upstream.as_str()))
     }
 
+    /// Whether the list has a line for all of this upstream: then its prompts and resources are permitted as well. A line
+    /// that names tools permits these tools and nothing else.
+    pub fn permits_items(&self, upstream: &UpstreamName) -> bool {
+        let is_whole = |entry: &AllowEntry| entry.tools.iter().any(Glob::is_any);
+        self.0.iter().any(|entry| entry.upstream.matches(upstream.as_str()) && is_whole(entry))
+    }
+
     /// Whether the list has a line for this tool.
     pub fn permits(&self, upstream: &UpstreamName, tool: &str) -> bool {
         self.0.iter().any(|entry| {
@@ -100,6 +107,8 @@ mod tests {
         assert!(allow(&[("tracker", &["*"]), ("notes", &["ad*"])]).permits(&notes, "add"));
         assert!(!allow(&[("notes", &["ad*"])]).permits(&notes, "delete"));
         assert!(allow(&[("*", &["*"])]).permits(&notes, "delete"));
+        assert!(allow(&[("notes", &["x", "*"])]).permits_items(&notes));
+        assert!(!allow(&[("notes", &["ad*"]), ("tracker", &["*"])]).permits_items(&notes));
     }
 
     #[test]

@@ -35,6 +35,14 @@ impl Keyring {
         ring
     }
 
+    /// The caller that a principal is now, if its key is still there and valid: for what goes on after a credential was
+    /// checked, such as a stream.
+    pub fn holder(&self, principal: &Principal, now: Timestamp) -> Option<Caller> {
+        let Principal::Key(name) = principal else { return None };
+        let entry = self.by_digest.values().find(|entry| entry.key.name == *name && entry.key.is_valid(now))?;
+        Some(Caller { principal: principal.clone(), allow: entry.allow.clone() })
+    }
+
     /// The caller that a secret stands for. Unknown, disabled and expired keys take the same path; the table is keyed by
     /// a digest, so that how long a look-up takes says nothing about any key.
     pub fn caller(&self, presented: &Plaintext, now: Timestamp) -> Option<Caller> {

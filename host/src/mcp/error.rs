@@ -12,14 +12,22 @@ pub const INVALID_REQUEST: i32 = -32600;
 pub const METHOD_NOT_FOUND: i32 = -32601;
 pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
+/// 2025-03-26 to 2025-11-25: there is no such resource.
+pub const RESOURCE_NOT_FOUND: i32 = -32002;
+/// 2025-11-25: the user has to open a URL first.
+pub const URL_ELICITATION_REQUIRED: i32 = -32042;
 /// 2026-07-28: a header is missing, malformed, or says something else than the body.
 pub const HEADER_MISMATCH: i32 = -32020;
+/// 2026-07-28: the client did not declare what the request needs.
+pub const MISSING_CAPABILITY: i32 = -32021;
 /// 2026-07-28: the protocol version is not supported.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// Ours: a policy refused, and asked for a protocol error rather than a tool result.
 pub const REFUSED_BY_POLICY: i32 = -31403;
 /// Ours: too many calls at once, or a policy throttles.
 pub const THROTTLED: i32 = -31429;
+/// Ours: the upstream wanted to know something that the client did not answer.
+pub const UNANSWERED: i32 = -31428;
 /// Ours: the upstream is down, too slow, or does not speak MCP.
 pub const UPSTREAM_FAILED: i32 = -31502;
 

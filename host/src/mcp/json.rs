@@ -3,6 +3,7 @@
 //! [`Members`] is an object whose values stay raw text, in the order in which they came; [`check`] bounds what a
 //! document may look like before anyone reads it. serde_json's own limit of 128 levels stands behind both.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -161,6 +162,90 @@ pub fn check(document: &[u8]) -> Result<(), Unacceptable> {
     Ok(deserializer.end()?)
 }
 
+/// Whether a JSON text is nested at most `max_depth` levels deep. Costs next to nothing for a text with few brackets.
+pub fn is_shallow(json: &str, max_depth: usize) -> bool {
+    let bytes = json.as_bytes();
+    if memchr::memchr2_iter(b'{', b'[', bytes).nth(max_depth).is_none() {
+        return true;
+    }
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > max_depth {
+                    return false;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => at = string_end(bytes, at),
+            _ => {}
+        }
+        at += 1;
+    }
+    true
+}
+
+/// Where the string that begins at `start` ends: the place of its closing quote.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if bytes[at] == b'"' {
+            return at;
+        }
+        at += 2;
+    }
+    bytes.len()
+}
+
+/// A name, not copied where it has no escapes.
+struct Borrowed;
+
+impl<'de> DeserializeSeed<'de> for Borrowed {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Borrowed {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(name))
+    }
+    fn visit_str<E>(self, name: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// The names of one object so far: a list while they are few, a set when they are many.
+#[derive(Default)]
+struct Names<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Names<'de> {
+    /// Adds a name; the name again if it was there already.
+    fn add(&mut self, name: Cow<'de, str>) -> Option<Cow<'de, str>> {
+        if self.many.is_empty() {
+            if self.few.contains(&name) {
+                return Some(name);
+            }
+            if self.few.len() < FEW {
+                self.few.push(name);
+                return None;
+            }
+            self.many.extend(self.few.drain(..));
+        }
+        self.many.replace(name)
+    }
+}
+
 /// How many levels may still open.
 #[derive(Clone, Copy)]
 struct Level(usize);
@@ -211,10 +296,10 @@ impl<'de> Visitor<'de> for Level {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let level = self.down()?;
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        let mut names = Names::default();
+        while let Some(name) = map.next_key_seed(Borrowed)? {
             map.next_value_seed(level)?;
-            if let Some(twice) = names.replace(name) {
+            if let Some(twice) = names.add(name) {
                 return Err(A::Error::custom(format_args!("member {twice:?} occurs twice")));
             }
         }
@@ -258,5 +343,14 @@ mod tests {
         assert!(check(br#"{"a":{"x":1,"x":2}}"#).is_err());
         assert!(check(br#"{"a":1} {}"#).is_err());
         assert!(check(b"\xef\xbb\xbf{}").is_err());
+    }
+
+    #[test]
+    fn depth_is_counted_outside_of_strings() {
+        let nested = |levels: usize| format!("{}{}", "[{\"a\":".repeat(levels / 2), "1}]".repeat(levels / 2));
+        assert!(is_shallow(&nested(8), 8) && !is_shallow(&nested(10), 8));
+        assert!(!is_shallow(&"[".repeat(100_000), 512));
+        assert!(is_shallow(r#"{"a":"[[[[[[\"[[[[","b":["[["]}"#, 4));
+        assert!(is_shallow(&"[],".repeat(1_000), 4), "many, but none within another");
     }
 }

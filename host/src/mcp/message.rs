@@ -13,6 +13,8 @@ use crate::mcp::json;
 const MAX_ID_BYTES: usize = 1024;
 /// Longest method name, in bytes.
 const MAX_METHOD_BYTES: usize = 256;
+/// Messages that one batch may have.
+pub const MAX_BATCH: usize = 100;
 
 /// A request id as its JSON text: `0`, `"a"`. Two ids are the same if their texts are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +72,8 @@ pub enum Malformed {
     Json(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("JSON-RPC batches are not part of this protocol revision")]
     Batch,
+    #[error("a batch has 1 to {MAX_BATCH} messages")]
+    BatchSize,
     #[error("{what}")]
     Envelope { what: &'static str, id: Option<RequestId> },
 }
@@ -91,7 +95,7 @@ struct Envelope<'a> {
 }
 
 /// Keeps `null` apart from an absent member.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -105,6 +109,11 @@ impl<'a> Message<'a> {
     /// Reads a message from an upstream: results pass through as they are, so that only the envelope is read.
     pub fn from_upstream(body: &'a [u8]) -> Result<Self, Malformed> {
         Self::parse(body)
+    }
+
+    /// Reads a message of a [`batch`], which was checked as a whole.
+    pub fn from_batch(message: &'a RawValue) -> Result<Self, Malformed> {
+        Self::parse(message.get().as_bytes())
     }
 
     fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
@@ -146,6 +155,14 @@ impl<'a> Message<'a> {
             _ => Err(wrong("a message has exactly one of `method`, `result` and `error`")),
         }
     }
+}
+
+/// Takes a JSON-RPC batch apart (2025-03-26, basic § batching), for [`Message::from_batch`]. The document is checked as a
+/// whole, like a single message.
+pub fn batch(body: &[u8]) -> Result<Vec<&RawValue>, Malformed> {
+    json::check(body).map_err(|error| Malformed::Json(error.into()))?;
+    let messages: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| Malformed::Json(error.into()))?;
+    if messages.is_empty() || messages.len() > MAX_BATCH { Err(Malformed::BatchSize) } else { Ok(messages) }
 }
 
 fn is_version_2(version: &RawValue) -> bool {
@@ -197,6 +214,7 @@ mod tests {
             Ok(Message::Error { id, .. }) => format!("error {:?}", id.map(|id| id.as_json().to_owned())),
             Err(Malformed::Json(_)) => "not JSON".into(),
             Err(Malformed::Batch) => "batch".into(),
+            Err(Malformed::BatchSize) => "size".into(),
             Err(Malformed::Envelope { what, .. }) => what.into(),
         };
         for (text, expected) in [
@@ -245,5 +263,28 @@ mod tests {
             panic!("{text}")
         };
         assert_eq!((read, &*method, params.unwrap().get()), (id, "tools/call", r#"{"n":1.0}"#));
+    }
+
+    #[test]
+    fn a_batch_is_taken_apart() {
+        let read = |text: &str| match batch(text.as_bytes()) {
+            Ok(messages) => messages.iter().map(|message| message.get()).collect::<Vec<_>>().join("|"),
+            Err(error) => error.to_string().chars().take(20).collect(),
+        };
+        let one = r#"{"jsonrpc":"2.0","method":"m"}"#;
+        assert_eq!(read(one), "the body is not JSON", "nor a batch");
+        assert_eq!(read(&format!(" [{one}, 1 ,[]]")), format!("{one}|1|[]"));
+        assert_eq!(read("[]"), "a batch has 1 to 100");
+        assert_eq!(read(&format!("[{}1]", "1,".repeat(MAX_BATCH - 1))).len(), 2 * MAX_BATCH - 1);
+        assert_eq!(read(&format!("[{}1]", "1,".repeat(MAX_BATCH))), "a batch has 1 to 100");
+        assert_eq!(read(r#"[{"a":1,"a":2}]"#), "the body is not JSON");
+        assert_eq!(read("[1"), "the body is not JSON");
+
+        let messages = format!(r#"[{one},[{one}],{{"jsonrpc":"2.0","id":1}}]"#);
+        let messages = batch(messages.as_bytes()).unwrap();
+        let parsed: Vec<_> = messages.iter().map(|message| Message::from_batch(message)).collect();
+        assert!(matches!(&parsed[0], Ok(Message::Notification { method, params: None }) if method == "m"));
+        assert!(matches!(&parsed[1], Err(Malformed::Batch)), "batches do not nest");
+        assert!(matches!(&parsed[2], Err(Malformed::Envelope { id: Some(id), .. }) if id.as_json() == "1"));
     }
 }

@@ -111,11 +111,6 @@ impl PolicySet {
         &self.bindings
     }
 
-    /// Whether any binding can be asked about `upstream`. An upstream without one is guarded by keys alone.
-    pub fn guards(&self, upstream: &UpstreamName) -> bool {
-        Hook::ALL.iter().any(|hook| !self.candidates(*hook, upstream).is_empty())
-    }
-
     /// The bindings that are asked about `tool`, in order.
     pub(super) fn asked<'a>(&'a self, hook: Hook, tool: &'a Tool) -> impl Iterator<Item = &'a BoundPolicy> {
         let candidates = self.candidates(hook, &tool.upstream).iter();

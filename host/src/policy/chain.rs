@@ -20,30 +20,33 @@ use super::edits;
 use super::manifest::Payload;
 use super::result::{Part, Shown, ToolResult};
 use crate::config::WhenAllAbstain;
-use crate::mcp::call::{Call, Outcome};
+use crate::mcp::call::{Call, Outcome, Retry, WithParams};
 use crate::mcp::json;
 use crate::upstream::catalog::Tool;
 
 /// Most tools that a policy is asked about at once, as the contract says.
 const MAX_ASKED_AT_ONCE: usize = 256;
 
-/// Proof that policies let something pass. Only this module makes one, and each is used once.
+/// Proof that policies let something pass. Only `policy` makes one, and each is used once.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit<T> {
     permitted: T,
-    gate: ResultGate,
     timeout: Option<Duration>,
 }
 
-impl Permit<Call> {
-    /// The call as the policies left it.
-    pub fn call(&self) -> &Call {
+impl<T> Permit<T> {
+    pub(super) fn of(permitted: T) -> Self {
+        Self { permitted, timeout: None }
+    }
+
+    /// What was permitted, as the policies left it.
+    pub fn get(&self) -> &T {
         &self.permitted
     }
 
-    /// The call, to be sent now.
-    pub fn into_call(self) -> Call {
+    /// What was permitted, to be done now.
+    pub fn into_inner(self) -> T {
         self.permitted
     }
 
@@ -51,28 +54,14 @@ impl Permit<Call> {
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
-
-    /// What the call's result still has to pass.
-    pub fn result_gate(&self) -> ResultGate {
-        self.gate.clone()
-    }
 }
 
-/// What the result of a permitted call still has to pass: [`PolicySet::inspect`] of the same set.
-#[derive(Clone, Debug)]
-pub struct ResultGate {
-    tool: Arc<Tool>,
-    inspected: bool,
-}
-
-impl ResultGate {
-    pub fn tool(&self) -> &Arc<Tool> {
-        &self.tool
-    }
-
-    /// Whether any policy looks at the result. If not, its bytes pass as they are.
-    pub fn is_inspected(&self) -> bool {
-        self.inspected
+impl<T: WithParams + Clone> Permit<T> {
+    /// The same once more, with the answers that the upstream wanted.
+    pub fn repeat(&self, retry: Retry) -> Self {
+        let mut permitted = self.permitted.clone();
+        permitted.params_mut().retry = Some(retry);
+        Self { permitted, timeout: self.timeout }
     }
 }
 
@@ -128,6 +117,11 @@ impl PolicySet {
         (permit, trail)
     }
 
+    /// Whether any policy looks at results of calls.
+    pub fn inspects_results(&self) -> bool {
+        self.asked_at_all(Hook::ToolResult).next().is_some()
+    }
+
     /// What of `outcome` may reach the caller. If no policy looks at it or none changes it, the very same bytes
     /// come back. Errors of upstreams pass.
     pub fn inspect(
@@ -143,7 +137,7 @@ impl PolicySet {
             Outcome::Result(result) if !policies.is_empty() => {
                 self.inspect_result(ctx, tool, result, elapsed, &policies, &mut trail).map(Outcome::Result)
             }
-            outcome @ (Outcome::Result(_) | Outcome::Error(_)) => Ok(outcome),
+            outcome => Ok(outcome),
         };
         (inspected, trail)
     }
@@ -181,7 +175,7 @@ impl PolicySet {
                 tally.finish(self.when_all_abstain)
             })?;
         }
-        Ok(Permit { permitted: call, gate: ResultGate { tool, inspected }, timeout })
+        Ok(Permit { permitted: call, timeout })
     }
 
     fn inspect_result(
@@ -335,9 +329,9 @@ fn ask_about_call(
 ) -> Result<Verdict, Failure> {
     let disclosure = policy.disclosure(Hook::ToolCall);
     let full = disclosure.arguments == Payload::Full;
-    let arguments = call.arguments.as_deref().map(RawValue::get);
+    let arguments = call.arguments().map(RawValue::get);
     let bytes = arguments.map_or(0, |text| u32::try_from(text.len()).unwrap_or(u32::MAX));
-    let meta = (full && !call.meta.is_empty()).then(|| call.meta.to_raw());
+    let meta = (full && !call.params.meta.is_empty()).then(|| call.params.meta.to_raw());
     let request = tool_call::Request {
         tool: shown_tool(&call.tool, disclosure.texts, None),
         upstream: upstream.clone(),
@@ -348,7 +342,7 @@ fn ask_about_call(
     let judge = |answer: types::Verdict| {
         let verdict = answer::verdict(answer)?;
         let rewritten = match &verdict {
-            Verdict::Allow(terms) => allowed(policy, terms, call.arguments.as_deref(), inspected)?,
+            Verdict::Allow(terms) => allowed(policy, terms, call.arguments(), inspected)?,
             _ => None,
         };
         let notes = match &verdict {
@@ -360,8 +354,8 @@ fn ask_about_call(
         Ok(((verdict, rewritten), told))
     };
     let (verdict, rewritten) = asking.ask(policy, (ctx, &request), judge)?;
-    if rewritten.is_some() {
-        call.arguments = rewritten;
+    if let Some(arguments) = rewritten {
+        call.set_arguments(arguments);
     }
     Ok(verdict)
 }

@@ -4,13 +4,13 @@
 //! or by the store that a call runs in ([`super::instance`]): no WASI, no threads, no SIMD, no more than
 //! [`MAX_MEMORY_BYTES`] of memory. There is no WebAssembly feature whose compiler support we do not need.
 //!
-//! Invariant: while anything can still run guest code, the ticker runs. Modules hold their [`Engine`], and the
-//! ticker ends with the last of them.
+//! Invariant: while anything runs guest code, the ticker ticks; it sleeps while nothing does. Modules hold their
+//! [`Engine`], and the ticker ends with the last of them.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use wasmtime::component::Linker;
@@ -35,6 +35,9 @@ pub(super) const MAX_TABLE_ELEMENTS: usize = 20_000;
 /// How often the epoch advances: the grain of every time limit.
 const TICK: Duration = Duration::from_millis(1);
 
+/// Ticks without any run after which the thread sleeps until the next one.
+const IDLE_TICKS: u32 = 50;
+
 /// Memory of a slot that is restored in place instead of being given back to the operating system.
 const MEMORY_KEPT_BYTES: usize = 1 << 20;
 const TABLE_KEPT_BYTES: usize = 16 << 10;
@@ -56,8 +59,7 @@ struct Shared {
     wasm: wasmtime::Engine,
     linker: Linker<HostState>,
     slots: Option<u32>,
-    /// Kept for its end: see [`Ticker`].
-    _ticker: Ticker,
+    ticker: Ticker,
 }
 
 impl Engine {
@@ -81,7 +83,7 @@ impl Engine {
         let wasm = wasmtime::Engine::new(&settings(slots)).map_err(EngineError::Settings)?;
         let linker = instance::linker(&wasm).map_err(EngineError::Settings)?;
         let ticker = Ticker::start(wasm.weak()).map_err(EngineError::Ticker)?;
-        Ok(Self(Arc::new(Shared { wasm, linker, slots, _ticker: ticker })))
+        Ok(Self(Arc::new(Shared { wasm, linker, slots, ticker })))
     }
 
     /// Slots for instances, or `None` where instances are allocated one by one.
@@ -96,6 +98,11 @@ impl Engine {
 
     pub(super) fn wasm(&self) -> &wasmtime::Engine {
         &self.0.wasm
+    }
+
+    /// What runs of policies need to be bounded in time.
+    pub(super) fn clock(&self) -> Clock {
+        self.0.ticker.clock.clone()
     }
 
     pub(super) fn linker(&self) -> &Linker<HostState> {
@@ -185,29 +192,92 @@ fn pool(slots: u32) -> PoolingAllocationConfig {
     pool
 }
 
-/// The thread that advances the epoch. It ends, and is waited for, when this is dropped.
+/// The thread that advances the epoch while policies run. It ends, and is waited for, when this is dropped.
 struct Ticker {
-    stop: Option<Sender<()>>,
+    clock: Clock,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Keeps the epoch advancing as long as anything runs, and the thread asleep otherwise.
+#[derive(Clone)]
+pub(super) struct Clock(Arc<Activity>);
+
+#[derive(Default)]
+struct Activity {
+    running: AtomicUsize,
+    /// The thread waits to be woken.
+    asleep: AtomicBool,
+    stopped: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+/// A run under way. Dropped when it is over.
+pub(super) struct Running(Clock);
+
+impl Clock {
+    /// Says that a run begins.
+    pub(super) fn begin(&self) -> Running {
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::SeqCst) {
+            self.wake();
+        }
+        Running(self.clone())
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.0.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Ticker {
     fn start(engine: EngineWeak) -> std::io::Result<Self> {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let thread = thread::Builder::new().name("policy-clock".to_owned()).spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let Some(engine) = engine.upgrade() else { return };
-                engine.increment_epoch();
+        let clock = Clock(Arc::default());
+        let ticking = clock.clone();
+        let thread = thread::Builder::new().name("policy-clock".to_owned()).spawn(move || tick(&engine, &ticking.0))?;
+        Ok(Self { clock, thread: Some(thread) })
+    }
+}
+
+/// Advances the epoch until it is stopped or the engine is gone.
+fn tick(engine: &EngineWeak, activity: &Activity) {
+    // Nobody else sets it.
+    _ = activity.thread.set(thread::current());
+    let mut idle_ticks = 0;
+    while !activity.stopped.load(Ordering::SeqCst) {
+        if activity.running.load(Ordering::SeqCst) > 0 {
+            idle_ticks = 0;
+        } else {
+            idle_ticks += 1;
+        }
+        if idle_ticks > IDLE_TICKS {
+            // Whoever begins after this looks at `asleep`; whoever began before it is seen here.
+            activity.asleep.store(true, Ordering::SeqCst);
+            if activity.running.load(Ordering::SeqCst) == 0 && !activity.stopped.load(Ordering::SeqCst) {
+                thread::park();
             }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+            activity.asleep.store(false, Ordering::SeqCst);
+            idle_ticks = 0;
+            continue;
+        }
+        thread::park_timeout(TICK);
+        let Some(engine) = engine.upgrade() else { return };
+        engine.increment_epoch();
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.stop = None;
+        self.clock.0.stopped.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // The thread does nothing that panics, and there is nobody to tell if it did.
             let _ = thread.join();
         }
@@ -236,6 +306,22 @@ mod tests {
     fn a_limit_is_never_cut_short_by_the_grain() {
         for (millis_tenths, expected) in [(0, 1), (1, 2), (10, 2), (11, 3), (50, 6)] {
             assert_eq!(ticks(Duration::from_micros(millis_tenths * 100)), expected, "{millis_tenths}");
+        }
+    }
+
+    #[test]
+    fn the_clock_wakes_for_a_run_however_long_it_slept() {
+        let engine = Engine::start(1).unwrap();
+        let clock = engine.clock();
+        for _ in 0..3 {
+            while !clock.0.asleep.load(Ordering::SeqCst) {
+                thread::park_timeout(TICK);
+            }
+            let running = clock.begin();
+            while clock.0.asleep.load(Ordering::SeqCst) {
+                thread::park_timeout(TICK);
+            }
+            drop(running);
         }
     }
 

@@ -45,6 +45,7 @@ pub(super) struct Run {
 pub(super) struct Callable {
     pub(super) pre: InstancePre<HostState>,
     pub(super) functions: Functions,
+    pub(super) clock: engine::Clock,
 }
 
 /// The exports that the host calls. A hook that is `None` is not exported.
@@ -68,8 +69,8 @@ impl Callable {
     /// A new instance in a store of its own.
     pub(super) fn instantiate(&self, run: &Run) -> Result<(Store<HostState>, Instance), Failure> {
         let log = GuestLog { policy: run.policy.clone(), decision: run.decision.clone(), lines: LOG_LINES };
-        let mut store =
-            Store::new(self.pre.engine(), HostState { limits: Limits { memory_bytes: run.memory_bytes }, log });
+        let limits = Limits { memory_bytes: run.memory_bytes };
+        let mut store = Store::new(self.pre.engine(), HostState { limits, log, _running: self.clock.begin() });
         store.limiter(|state| &mut state.limits);
         store.set_epoch_deadline(engine::ticks(run.limit));
         let (begun, limit) = (Moment::now(), run.limit);
@@ -149,6 +150,7 @@ where
 pub(super) struct HostState {
     limits: Limits,
     log: GuestLog,
+    _running: engine::Running,
 }
 
 /// The imports that a policy may have: `log`, and nothing else.

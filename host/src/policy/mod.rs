@@ -5,7 +5,7 @@
 //! wasmtime. It is not concerned with protocol revisions, status codes or storage.
 //!
 //! Invariants: each call of a policy runs in an instance of its own, with limits and without ambient authority;
-//! whatever goes wrong refuses the request; only [`chain`] makes a [`Permit`].
+//! whatever goes wrong refuses the request; only [`chain`] and [`items`] make a [`Permit`].
 
 pub mod bindings;
 pub mod chain;
@@ -21,6 +21,7 @@ mod contract;
 mod cpu;
 mod edits;
 mod instance;
+mod items;
 mod result;
 mod text;
 
@@ -30,7 +31,7 @@ mod tests;
 pub use asking::{CallContext, Transport};
 pub use binary::{MAX_MODULE_BYTES, componentize};
 pub use bindings::{BindingError, BoundPolicy, LoadError, LoadErrors, PolicySet};
-pub use chain::{Filtered, Permit, ResultGate, VisibleTool};
+pub use chain::{Filtered, Permit, VisibleTool};
 pub use decision::{Failure, Hook, Note, Reason, Refusal, Step, Trail};
 pub use engine::{Engine, EngineError, MAX_MEMORY_BYTES};
 pub use manifest::Manifest;

@@ -228,7 +228,7 @@ fn callable(engine: &Engine, component: &Component) -> Result<Callable, ModuleEr
     if Hook::ALL.iter().all(|hook| functions.hook(*hook).is_none()) {
         return Err(ModuleError::NoHook);
     }
-    Ok(Callable { pre, functions })
+    Ok(Callable { pre, functions, clock: engine.clock() })
 }
 
 /// Checks the functions' types and asks for the manifest, in one instance.

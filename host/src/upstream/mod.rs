@@ -1,8 +1,8 @@
-//! The MCP servers behind us: what they offer, and how a permitted call reaches them.
+//! The MCP servers behind us: what they offer, and how what was permitted reaches them.
 //!
-//! [`Upstream::send`] is the only way to call a tool, and it takes a [`Permit`] that only `policy` makes. The transports
-//! know nothing of callers: an upstream sees its own credential, request ids and progress tokens of ours, never a
-//! caller's.
+//! [`Upstream::call`] and [`Upstream::access`] are the only ways to use one, and they take a [`Permit`] that only
+//! `policy` makes. The transports know nothing of callers' credentials: an upstream sees its own credential, request ids
+//! and progress tokens of ours, never a caller's.
 
 use std::fmt;
 use std::path::Path;
@@ -10,30 +10,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ::http::{HeaderName, HeaderValue};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, UpstreamTransport};
 use crate::ids::{Principal, UpstreamName};
-use crate::mcp::call::{Call, Notice, Outcome};
-use crate::mcp::json::{Members, ObjectWriter, quote, raw};
+use crate::mcp::call::{Access, Call, Item, Outcome, Params, Verb};
+use crate::mcp::error::RESOURCE_NOT_FOUND;
+use crate::mcp::json::{self, Members, to_raw};
 use crate::mcp::message::RequestId;
+use crate::mcp::param_headers;
+use crate::mcp::revision::About;
+use crate::mcp::talk::{LogLevel, Notice, Party, Via};
 use crate::outbound::{Outbound, OutboundError};
 use crate::policy::Permit;
 use crate::tasks::Tasks;
 
 pub mod catalog;
-mod http;
 pub mod naming;
+
+mod deadline;
+mod http;
 mod stdio;
 mod sync;
 
-use catalog::{Definition, Shelf};
+use catalog::{Offer, Shelf};
+use deadline::Deadline;
 
-/// Why a call has no outcome.
+/// Deepest nesting of an answer, or of what is told before it, that is passed on.
+const MAX_ANSWER_DEPTH: usize = 512;
+
+/// Why a request has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// Nothing was sent.
@@ -50,6 +60,12 @@ pub enum UpstreamError {
     TooLarge { limit: usize },
     #[error("it does not speak MCP: {what}")]
     Protocol { what: &'static str },
+    /// It does not speak of such things at all.
+    #[error("it does not offer {what}")]
+    Unsupported { what: &'static str },
+    /// It says that there is nothing of that URI to subscribe to.
+    #[error("it has no such resource")]
+    NoResource,
     #[error("too many calls wait for it")]
     Busy,
     #[error("cancelled by the caller")]
@@ -57,6 +73,14 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// What the error means by which an upstream answers a subscription.
+    fn of_refused_subscription(error: &RawValue) -> Self {
+        match sync::code_of(error) {
+            Some(RESOURCE_NOT_FOUND) => Self::NoResource,
+            _ => Self::Unsupported { what: "a subscription to this resource" },
+        }
+    }
+
     fn from_outbound(error: OutboundError, after: Duration) -> Self {
         match error {
             OutboundError::Connect(source) => Self::Unreachable { reason: innermost(&source) },
@@ -78,13 +102,65 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// One request to an upstream, transport and revision aside.
 struct Exchange {
+    /// Unique among the requests to this upstream; also its progress token.
     id: RequestId,
     method: &'static str,
-    params: Box<RawValue>,
-    notices: mpsc::Sender<Notice>,
-    timeout: Duration,
-    deadline: Instant,
-    cancelled: CancellationToken,
+    /// What `Mcp-Name` says (2026-07-28).
+    name: Option<String>,
+    /// `Mcp-Param-*` (2026-07-28).
+    headers: Vec<(HeaderName, HeaderValue)>,
+    params: Params,
+    via: Via,
+    deadline: Deadline,
+}
+
+/// Whose session with an upstream is whose: callers' sessions have upstream sessions of their own, callers without one
+/// share by what their clients declare.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PartyKey {
+    principal: Principal,
+    session: Option<Arc<str>>,
+    capabilities: Option<Arc<str>>,
+}
+
+impl PartyKey {
+    pub fn of(party: &Party) -> Self {
+        let capabilities = match &party.session {
+            Some(_) => None,
+            None => Some(party.client.capabilities().get().into()),
+        };
+        Self { principal: party.principal.clone(), session: party.session.clone(), capabilities }
+    }
+}
+
+/// How a link tells its upstream that something changed.
+#[derive(Clone, Debug, Default)]
+struct Signals {
+    /// Its lists may have changed.
+    stale: Arc<Notify>,
+}
+
+/// Bounds of a link.
+#[derive(Clone, Copy, Debug)]
+struct LinkLimits {
+    /// Largest message from the upstream, in bytes.
+    message_bytes: usize,
+    sessions: u64,
+    session_idle: Duration,
+}
+
+/// Updates of a resource, until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Watch {
+    _ends: tokio_util::sync::DropGuard,
+}
+
+impl Watch {
+    /// One that ends what waits for `ended` when it is dropped.
+    fn until_dropped(ended: CancellationToken) -> Self {
+        Self { _ends: ended.drop_guard() }
+    }
 }
 
 /// What is known of an upstream's health.
@@ -95,7 +171,7 @@ pub enum Health {
     Up {
         tools: usize,
     },
-    /// Its last known tools stay listed, if it was up before.
+    /// What was last known of it stays listed, if it was up before.
     Down {
         reason: String,
     },
@@ -104,18 +180,29 @@ pub enum Health {
 /// An MCP server behind us, with its connections.
 pub struct Upstream {
     settings: config::Upstream,
+    ask_timeout: Duration,
     link: Link,
     next_id: AtomicU64,
-    definitions: ArcSwapOption<Vec<Definition>>,
+    about: ArcSwapOption<About>,
+    offer: ArcSwapOption<Offer>,
     health: ArcSwap<Health>,
-    /// Its tools may have changed.
-    stale: Arc<Notify>,
+    signals: Signals,
     tasks: Tasks,
 }
 
 enum Link {
     Http(http::HttpLink),
     Stdio(stdio::StdioLink),
+}
+
+/// Does the same with either link.
+macro_rules! either {
+    ($link:expr, $name:ident => $does:expr) => {
+        match $link {
+            Link::Http($name) => $does,
+            Link::Stdio($name) => $does,
+        }
+    };
 }
 
 impl Upstream {
@@ -128,13 +215,26 @@ impl Upstream {
         tasks: &Tasks,
     ) -> Arc<Self> {
         let tasks = tasks.subgroup();
-        let stale = Arc::new(Notify::new());
-        let limit = limits.upstream_message_bytes;
+        let signals = Signals::default();
+        let link_limits = LinkLimits {
+            message_bytes: limits.upstream_message_bytes,
+            sessions: limits.upstream_sessions,
+            session_idle: limits.upstream_session_idle,
+        };
         let link = match &settings.transport {
-            UpstreamTransport::StreamableHttp { url, headers } => {
-                Link::Http(http::HttpLink::new(url.clone(), headers, outbound.clone(), limit, tasks.clone()))
+            UpstreamTransport::StreamableHttp { url, protocol, headers } => {
+                let (name, url, headers) = (settings.name.clone(), url.clone(), headers.clone());
+                let endpoint = http::Endpoint { name, url, protocol: *protocol, headers };
+                Link::Http(http::HttpLink::new(endpoint, outbound.clone(), link_limits, signals.clone(), tasks.clone()))
             }
-            UpstreamTransport::Stdio { command, environment, working_dir, start_timeout } => {
+            UpstreamTransport::Stdio {
+                command,
+                environment,
+                working_dir,
+                start_timeout,
+                memory_limit,
+                process_limit,
+            } => {
                 let program = stdio::Program {
                     name: settings.name.clone(),
                     command: command.clone(),
@@ -142,18 +242,21 @@ impl Upstream {
                     working_dir: working_dir.clone(),
                     start_timeout: *start_timeout,
                     private_dir: data_dir.join("stdio").join(settings.name.as_str()),
-                    limit,
+                    limit: limits.upstream_message_bytes,
+                    bounds: stdio::Bounds { memory: *memory_limit, processes: *process_limit },
                 };
-                Link::Stdio(stdio::StdioLink::start(program, stale.clone(), &tasks))
+                Link::Stdio(stdio::StdioLink::start(program, signals.clone(), &tasks))
             }
         };
         Arc::new(Self {
             settings,
+            ask_timeout: limits.ask_timeout,
             link,
             next_id: AtomicU64::new(1),
-            definitions: ArcSwapOption::empty(),
+            about: ArcSwapOption::empty(),
+            offer: ArcSwapOption::empty(),
             health: ArcSwap::from_pointee(Health::Starting),
-            stale,
+            signals,
             tasks,
         })
     }
@@ -170,65 +273,133 @@ impl Upstream {
         self.health.load_full()
     }
 
+    /// What it says of itself, once it was reached.
+    pub fn known_about(&self) -> Option<Arc<About>> {
+        self.about.load_full()
+    }
+
     /// What it contributes to the catalog.
     pub fn shelf(&self) -> Shelf {
         Shelf {
             upstream: self.settings.name.clone(),
             prefix: self.settings.prefix,
-            definitions: self.definitions.load_full(),
+            about: self.about.load_full(),
+            offer: self.offer.load_full(),
+            stale: matches!(**self.health.load(), Health::Down { .. }),
         }
     }
 
-    /// Makes a permitted call. Progress and log messages go to `notices` as they arrive. When `cancelled` fires or the
+    /// Makes a permitted call. Notices and questions go to `via.events` as they arrive. When `via.cancelled` fires or the
     /// time is up, the upstream is told so.
     ///
     /// # Errors
     /// [`UpstreamError`]; an error that the upstream itself answered is an [`Outcome`].
-    pub async fn send(
-        &self,
-        permit: Permit<Call>,
-        principal: &Principal,
-        notices: mpsc::Sender<Notice>,
-        cancelled: CancellationToken,
-    ) -> Result<Outcome, UpstreamError> {
-        let timeout =
-            permit.timeout().map_or(self.settings.call_timeout, |shorter| shorter.min(self.settings.call_timeout));
-        let call = permit.into_call();
-        let id = self.new_id();
-        let params = call_params(&call, &id);
-        self.exchange(principal, id, "tools/call", params, notices, timeout, cancelled).await
+    pub async fn call(&self, permit: Permit<Call>, via: Via) -> Result<Outcome, UpstreamError> {
+        let longest = self.settings.call_timeout;
+        let timeout = permit.timeout().map_or(longest, |shorter| shorter.min(longest));
+        let call = permit.into_inner();
+        let headers = param_headers::values(&call.tool.param_headers, call.arguments());
+        let Call { tool, mut params } = call;
+        params.members.set("name", to_raw(&tool.name));
+        self.exchange("tools/call", Some(tool.name.clone()), headers, params, via, timeout).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one exchange, gathered here and nowhere else")]
+    /// Uses a prompt, resource or task as permitted.
+    ///
+    /// # Errors
+    /// As for [`Self::call`].
+    pub async fn access(&self, permit: Permit<Access>, via: Via) -> Result<Outcome, UpstreamError> {
+        let Access { verb, item, params, .. } = permit.into_inner();
+        let name = (verb != Verb::Complete).then(|| item.name().to_owned());
+        self.exchange(verb.method(), name, Vec::new(), params, via, self.settings.call_timeout).await
+    }
+
+    /// Subscribes to a resource: its updates go to `via.events` under the URI `exposed` until the [`Watch`] is dropped.
+    ///
+    /// # Errors
+    /// As for [`Self::call`], and [`UpstreamError::Unsupported`] and [`UpstreamError::NoResource`].
+    pub async fn watch(&self, permit: Permit<Access>, exposed: &str, via: Via) -> Result<Watch, UpstreamError> {
+        let Access { item, .. } = permit.into_inner();
+        let Item::Resource { uri } = item else {
+            return Err(UpstreamError::Unsupported { what: "subscriptions to anything but resources" });
+        };
+        let subscription = Subscription { uri, exposed: exposed.to_owned() };
+        let deadline = self.deadline(self.settings.call_timeout);
+        either!(&self.link, link => link.watch(subscription, via, deadline).await)
+    }
+
+    /// Tells the upstream what a caller tells its server, if there is a session between the two.
+    pub async fn tell(&self, party: &Party, method: &str, params: Option<&RawValue>) {
+        either!(&self.link, link => link.tell(party, method, params).await);
+    }
+
+    /// Tells the upstream which log messages a caller wants, if there is a session between the two.
+    pub async fn set_level(&self, party: &Party, level: LogLevel) {
+        either!(&self.link, link => link.set_level(party, level).await);
+    }
+
+    /// Ends the session with the upstream that a caller's session had.
+    pub fn end_session(self: &Arc<Self>, key: &PartyKey) {
+        either!(&self.link, link => link.end_session(key));
+    }
+
+    /// Asks for one of the upstream's lists, say, in the gateway's own name.
+    async fn ask(&self, method: &'static str, params: Params, longest: Duration) -> Result<Outcome, UpstreamError> {
+        let (events, _) = mpsc::channel(1);
+        let via = Via { party: Party::gateway(), events, cancelled: CancellationToken::new() };
+        self.exchange(method, None, Vec::new(), params, via, longest.min(self.settings.call_timeout)).await
+    }
+
+    /// What the upstream says of itself; asked anew if the link does not know.
+    async fn read_about(&self, longest: Duration) -> Result<Arc<About>, UpstreamError> {
+        let deadline = self.deadline(longest.min(self.settings.call_timeout));
+        let about = either!(&self.link, link => link.about(&deadline).await)?;
+        self.about.store(Some(about.clone()));
+        Ok(about)
+    }
+
     async fn exchange(
         &self,
-        principal: &Principal,
-        id: RequestId,
         method: &'static str,
-        params: Box<RawValue>,
-        notices: mpsc::Sender<Notice>,
+        name: Option<String>,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        params: Params,
+        via: Via,
         timeout: Duration,
-        cancelled: CancellationToken,
     ) -> Result<Outcome, UpstreamError> {
-        let deadline = Instant::now() + timeout;
-        let exchange = Exchange { id, method, params, notices, timeout, deadline, cancelled };
-        match &self.link {
-            Link::Http(link) => link.exchange(principal, &exchange).await,
-            Link::Stdio(link) => link.exchange(exchange).await,
+        let id = RequestId::number(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let exchange = Exchange { id, method, name, headers, params, via, deadline: self.deadline(timeout) };
+        let outcome = either!(&self.link, link => Box::pin(link.exchange(exchange)).await)?;
+        if let Outcome::Error(error) = &outcome
+            && !is_error(error)
+        {
+            return Err(UpstreamError::Protocol { what: "its error has no code or no message" });
+        }
+        match &outcome {
+            Outcome::Result(text) | Outcome::Error(text) if !json::is_shallow(text.get(), MAX_ANSWER_DEPTH) => {
+                Err(UpstreamError::Protocol { what: "its answer is nested too deeply" })
+            }
+            _ => Ok(outcome),
         }
     }
 
-    fn new_id(&self) -> RequestId {
-        RequestId::number(self.next_id.fetch_add(1, Ordering::Relaxed))
+    fn deadline(&self, timeout: Duration) -> Deadline {
+        Deadline::after(timeout, self.ask_timeout)
+    }
+
+    /// Hears of changes of the upstream's lists until it is stopped.
+    pub async fn listen(self: Arc<Self>) {
+        tokio::select! {
+            () = async { either!(&self.link, link => link.listen().await) } => {}
+            () = self.tasks.stopping().cancelled() => {}
+        }
     }
 
     /// Ends connections and child processes, waiting for them at most `patience`.
     pub async fn stop(&self, patience: Duration) -> bool {
         // What is still being said, such as that a call is taken back, is said before its session ends.
         let ended = self.tasks.stop(patience).await;
-        if let Link::Http(link) = &self.link {
-            link.end_sessions(patience).await;
-        }
+        either!(&self.link, link => link.end_all(patience).await);
         ended
     }
 }
@@ -239,35 +410,55 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// `params` of `tools/call` under the upstream's own name for the tool. The progress token is our request id, which no
-/// two calls share.
-fn call_params(call: &Call, id: &RequestId) -> Box<RawValue> {
-    let mut params = ObjectWriter::default();
-    params.member("name", &quote(&call.tool.name));
-    if let Some(arguments) = &call.arguments {
-        params.member("arguments", arguments.get());
+/// Whether an object is a JSON-RPC error.
+fn is_error(error: &RawValue) -> bool {
+    #[derive(serde::Deserialize)]
+    struct ErrorObject<'a> {
+        #[serde(rename = "code")]
+        _code: i64,
+        #[serde(rename = "message", borrow)]
+        _message: std::borrow::Cow<'a, str>,
     }
-    for (name, value) in call.extra.iter() {
-        params.member(name, value.get());
-    }
-    let mut meta: Members = call.meta.clone();
-    if call.wants_progress {
-        meta.set("progressToken", raw(id.as_json().to_owned()));
-    }
-    if !meta.is_empty() {
-        params.member("_meta", meta.to_raw().get());
-    }
-    params.finish()
+    serde_json::from_str::<ErrorObject<'_>>(error.get()).is_ok()
 }
 
-/// What a notification from an upstream, received while request `id` is under way, means to its caller.
-fn read_notice(method: &str, params: Option<&RawValue>, id: &RequestId) -> Option<Notice> {
-    let params = Members::parse(params?.get()).ok()?;
-    match method {
-        "notifications/progress" if params.get("progressToken")?.get() == id.as_json() => {
-            Some(Notice::Progress(params))
-        }
-        "notifications/message" => Some(Notice::Log(params)),
-        _ => None,
+/// A resource, by the upstream's own URI and by the one under which its caller knows it.
+#[derive(Clone, Debug)]
+struct Subscription {
+    uri: String,
+    exposed: String,
+}
+
+/// What a notification from an upstream, received while request `id` is under way, means to its caller. `None` for what
+/// is no caller's business.
+fn read_notice(upstream: &UpstreamName, method: &str, params: Option<&RawValue>, id: &RequestId) -> Option<Notice> {
+    if params.is_some_and(|params| !json::is_shallow(params.get(), MAX_ANSWER_DEPTH)) {
+        return None;
     }
+    match method {
+        "notifications/progress" => {
+            let params = Members::parse(params?.get()).ok()?;
+            (params.get("progressToken")?.get() == id.as_json()).then_some(Notice::Progress(params))
+        }
+        "notifications/message" => Some(Notice::Log(Members::parse(params?.get()).ok()?)),
+        _ if is_for_the_gateway(method) => None,
+        _ => Some(Notice::Other {
+            upstream: upstream.clone(),
+            method: method.to_owned(),
+            params: params.map(ToOwned::to_owned),
+        }),
+    }
+}
+
+/// Notifications that end here: they are about an upstream's lists and requests, which callers see through the catalog.
+fn is_for_the_gateway(method: &str) -> bool {
+    matches!(
+        method,
+        "notifications/tools/list_changed"
+            | "notifications/prompts/list_changed"
+            | "notifications/resources/list_changed"
+            | "notifications/resources/updated"
+            | "notifications/subscriptions/acknowledged"
+            | "notifications/cancelled"
+    )
 }

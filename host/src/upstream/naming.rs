@@ -1,8 +1,8 @@
-//! The names under which callers see tools.
+//! The names under which callers see tools and prompts.
 //!
-//! `<upstream>__<tool>`: an upstream's name has no underscore, so the first `__` ends it and two upstreams can never
+//! `<upstream>__<name>`: an upstream's name has no underscore, so the first `__` ends it and two upstreams can never
 //! meet. A name that would be longer than 64 characters, or has characters outside `[A-Za-z0-9_.-]`, is cut and ends in
-//! a hash of the whole instead, which is stable as long as the tool keeps its name.
+//! a hash of the whole instead, which is stable as long as the upstream keeps the name.
 
 use crate::ids::UpstreamName;
 use crate::secret::Digest;
@@ -13,15 +13,14 @@ pub const MAX_NAME_LEN: usize = 64;
 const SEPARATOR: &str = "__";
 /// Hex digits of the hash in a shortened name.
 const HASH_LEN: usize = 16;
+/// How often a name that is taken is hashed anew.
+const MAX_ATTEMPTS: u8 = 3;
 
-/// The name of `tool` with its upstream's prefix.
-pub fn prefixed(upstream: &UpstreamName, tool: &str) -> String {
-    fit(&format!("{upstream}{SEPARATOR}{tool}"))
-}
-
-/// The name of `tool` without a prefix, for the one upstream that has none.
-pub fn bare(tool: &str) -> String {
-    fit(tool)
+/// The names that something of an upstream may have, with the upstream's prefix or without it, the best first. The next
+/// one is for the rare case that something else of the same upstream bears the name already.
+pub fn candidates(prefix: Option<&UpstreamName>, name: &str) -> impl Iterator<Item = String> {
+    let whole = prefix.map_or_else(|| name.to_owned(), |upstream| format!("{upstream}{SEPARATOR}{name}"));
+    (0..=MAX_ATTEMPTS).map(move |attempt| if attempt == 0 { fit(&whole) } else { shortened(&whole, attempt) })
 }
 
 /// Whether a name that callers see carries this upstream's prefix.
@@ -29,12 +28,23 @@ pub fn is_of(upstream: &UpstreamName, exposed: &str) -> bool {
     exposed.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR))
 }
 
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
+}
+
 fn fit(name: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(is_plain) {
         return name.to_owned();
     }
-    let hash = &Digest::of(name.as_bytes()).to_hex()[..HASH_LEN];
+    shortened(name, 0)
+}
+
+fn shortened(name: &str, attempt: u8) -> String {
+    let digest = match attempt {
+        0 => Digest::of(name.as_bytes()),
+        _ => Digest::of(&[name.as_bytes(), &[0, attempt]].concat()),
+    };
+    let hash = &digest.to_hex()[..HASH_LEN];
     let room = MAX_NAME_LEN - HASH_LEN - 1;
     let plain = |character: char| u8::try_from(character).ok().filter(|byte| is_plain(*byte)).map_or('-', char::from);
     let head: String = name.chars().take(room).map(plain).collect();
@@ -43,11 +53,25 @@ fn fit(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn upstream(name: &str) -> UpstreamName {
+        UpstreamName::parse(name).unwrap()
+    }
+
+    fn prefixed(upstream: &UpstreamName, name: &str) -> String {
+        candidates(Some(upstream), name).next().unwrap()
+    }
+
+    fn bare(name: &str) -> String {
+        candidates(None, name).next().unwrap()
+    }
 
     #[test]
     fn names_are_prefixed_and_fit() {
-        let notes = UpstreamName::parse("notes").unwrap();
+        let notes = upstream("notes");
         assert_eq!(prefixed(&notes, "add"), "notes__add");
         assert_eq!(prefixed(&notes, "read.v2-x_y"), "notes__read.v2-x_y");
         assert_eq!(bare("add"), "add");
@@ -61,5 +85,22 @@ mod tests {
         assert_ne!(bare(""), "");
         assert!(is_of(&notes, "notes__add") && is_of(&notes, &long));
         assert!(!is_of(&notes, "notes_add") && !is_of(&notes, "notes2__add") && !is_of(&notes, "my-notes__add"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_has_several_that_fit(name in any::<String>(), long in "[a-z_]{0,200}") {
+            for name in [name, long] {
+                for prefix in [None, Some(&upstream("notes"))] {
+                    let candidates: Vec<String> = candidates(prefix, &name).collect();
+                    for (at, candidate) in candidates.iter().enumerate() {
+                        prop_assert!((1..=MAX_NAME_LEN).contains(&candidate.len()));
+                        prop_assert!(candidate.bytes().all(is_plain));
+                        prop_assert!(!candidates[..at].contains(candidate));
+                        prop_assert!(prefix.is_none_or(|upstream| is_of(upstream, candidate)));
+                    }
+                }
+            }
+        }
     }
 }

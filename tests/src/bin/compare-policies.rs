@@ -17,10 +17,10 @@ use portcullis::glob::Glob;
 use portcullis::identity::Caller;
 use portcullis::ids::{BindingName, DecisionId, KeyName, Principal, UpstreamName};
 use portcullis::mcp::call::{Call, Outcome};
-use portcullis::mcp::json::{Members, raw};
+use portcullis::mcp::json::raw;
 use portcullis::policy::{CallContext, Engine, Module, PolicySet, Refusal, Transport};
 use portcullis::secret::Digest;
-use portcullis::upstream::catalog::{Catalog, Definition, Shelf, Tool};
+use portcullis::upstream::catalog::{Tool, ToolDefinition};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -148,14 +148,7 @@ impl Case {
             },
             Question::Call(arguments) => {
                 let arguments = Some(raw(arguments.to_string()));
-                let call = Call {
-                    tool,
-                    extra: Members::default(),
-                    arguments,
-                    meta: Members::default(),
-                    wants_progress: false,
-                };
-                match set.check(&context, call).0 {
+                match set.check(&context, Call::new(tool, arguments)).0 {
                     Ok(_) => "allowed".into(),
                     Err(refusal) => told(&refusal),
                 }
@@ -164,7 +157,7 @@ impl Case {
                 match set.inspect(&context, &tool, Outcome::Result(raw(result.to_string())), Duration::from_millis(1)).0
                 {
                     Ok(Outcome::Result(result)) => serde_json::from_str(result.get())?,
-                    Ok(Outcome::Error(_)) => "an error".into(),
+                    Ok(Outcome::Error(_) | Outcome::NeedsInput(_)) => "an error".into(),
                     Err(refusal) => told(&refusal),
                 }
             }
@@ -190,11 +183,10 @@ impl Case {
     }
 
     fn placed_tool(&self) -> anyhow::Result<Arc<Tool>> {
-        let definition = Definition::parse(&raw(self.tool.to_string()))?;
         let upstream = UpstreamName::parse(&self.upstream)?;
-        let catalog =
-            Catalog::build(&[Shelf { upstream, prefix: true, definitions: Some(Arc::new(vec![definition])) }]);
-        catalog.tools_after(None).next().cloned().context("the tool has no place")
+        let definition = ToolDefinition::parse(&upstream, &raw(self.tool.to_string()))?;
+        let exposed = format!("{upstream}__{}", definition.name);
+        Ok(Arc::new(Tool::new(Arc::new(definition), exposed)))
     }
 }
 

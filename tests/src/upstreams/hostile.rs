@@ -92,6 +92,46 @@ pub enum Behaviour {
     Status503,
     /// 301 to another port; [`Hostile::followed`] tells whether anybody went there.
     Redirects,
+    /// A proper answer, and something behind it in the same body.
+    TrailingBytes,
+    /// The answer in an array, as 2025-03-26 allows and no other revision.
+    ArrayAnswer,
+    /// A header of a megabyte.
+    HugeHeaders,
+    /// A thousand headers.
+    ManyHeaders,
+    /// An event stream of lines that are no fields, and events that are no JSON.
+    SseGarbage,
+    /// An answer of JSON-RPC 1.0.
+    OtherVersion,
+    /// A proper answer, of which nothing is said.
+    NoContentType,
+    /// No body, said to be JSON.
+    EmptyJson,
+    /// 202, as for a notification.
+    Status202,
+    /// An answer that is both a result and an error.
+    ResultAndError,
+    /// An error without a code.
+    ErrorWithoutCode,
+    /// A proper error that does not say whose it is. The one request that it can mean gets it.
+    ErrorWithoutId,
+    /// An event stream of requests to the client, each under an id of its own.
+    EndlessQuestions,
+    /// A result that asks for what no client has declared (2026-07-28, patterns/mrtr).
+    AsksUndeclared,
+    /// A result that wants to be asked again, and gives nothing to do that with.
+    AsksNothing,
+    /// A result that asks for something that no client can be asked for.
+    AsksUnknown,
+    /// A result with two questions of the same name.
+    AsksTwice,
+    /// A result with a state of half a megabyte to be brought back.
+    HugeState,
+    /// A task, although the client knows none.
+    UnaskedTask,
+    /// A result of two types.
+    TwoTypes,
 }
 
 impl Behaviour {
@@ -125,6 +165,26 @@ impl Behaviour {
         Self::Status500,
         Self::Status503,
         Self::Redirects,
+        Self::TrailingBytes,
+        Self::ArrayAnswer,
+        Self::HugeHeaders,
+        Self::ManyHeaders,
+        Self::SseGarbage,
+        Self::OtherVersion,
+        Self::NoContentType,
+        Self::EmptyJson,
+        Self::Status202,
+        Self::ResultAndError,
+        Self::ErrorWithoutCode,
+        Self::ErrorWithoutId,
+        Self::EndlessQuestions,
+        Self::AsksUndeclared,
+        Self::AsksNothing,
+        Self::AsksUnknown,
+        Self::AsksTwice,
+        Self::HugeState,
+        Self::UnaskedTask,
+        Self::TwoTypes,
     ];
 
     /// The behaviour's name, which is also its tool's.
@@ -160,6 +220,26 @@ impl Behaviour {
             Self::Status500 => "status_500",
             Self::Status503 => "status_503",
             Self::Redirects => "redirects",
+            Self::TrailingBytes => "trailing_bytes",
+            Self::ArrayAnswer => "array_answer",
+            Self::HugeHeaders => "huge_headers",
+            Self::ManyHeaders => "many_headers",
+            Self::SseGarbage => "sse_garbage",
+            Self::OtherVersion => "other_version",
+            Self::NoContentType => "no_content_type",
+            Self::EmptyJson => "empty_json",
+            Self::Status202 => "status_202",
+            Self::ResultAndError => "result_and_error",
+            Self::ErrorWithoutCode => "error_without_code",
+            Self::ErrorWithoutId => "error_without_id",
+            Self::EndlessQuestions => "endless_questions",
+            Self::AsksUndeclared => "asks_undeclared",
+            Self::AsksNothing => "asks_nothing",
+            Self::AsksUnknown => "asks_unknown",
+            Self::AsksTwice => "asks_twice",
+            Self::HugeState => "huge_state",
+            Self::UnaskedTask => "unasked_task",
+            Self::TwoTypes => "two_types",
         }
     }
 }
@@ -455,6 +535,63 @@ impl Server {
                 let head = Response::builder().status(StatusCode::MOVED_PERMANENTLY);
                 body(head.header(LOCATION, elsewhere), Body::empty())
             }
+            Behaviour::TrailingBytes => json(StatusCode::OK, format!("{fine}\n{fine}")),
+            Behaviour::ArrayAnswer => json(StatusCode::OK, format!("[{fine}]")),
+            Behaviour::HugeHeaders => {
+                let head = Response::builder().header(CONTENT_TYPE, "application/json");
+                body(head.header("x-padding", "x".repeat(1 << 20)), Body::from(fine))
+            }
+            Behaviour::ManyHeaders => {
+                let head = Response::builder().header(CONTENT_TYPE, "application/json");
+                let many = (0..1_000).fold(head, |head, number| head.header(format!("x-{number}"), "1"));
+                body(many, Body::from(fine))
+            }
+            Behaviour::SseGarbage => {
+                let lines = "\u{0}\u{1}: nothing\nretry: soon\nid\ndata\n\n%%%\n\nevent: \u{fffd}\ndata: x\n\n";
+                body(sse_head(), Body::from(format!("{lines}data: }}{{ not JSON\n\n{}", event(&fine))))
+            }
+            Behaviour::OtherVersion => json(StatusCode::OK, fine.replacen("2.0", "1.0", 1)),
+            Behaviour::NoContentType => body(Response::builder(), Body::from(fine)),
+            Behaviour::EmptyJson => json(StatusCode::OK, String::new()),
+            Behaviour::Status202 => empty(StatusCode::ACCEPTED),
+            Behaviour::ResultAndError => {
+                json(StatusCode::OK, fine.replacen("\"result\":", r#""error":{"code":-1,"message":"m"},"result":"#, 1))
+            }
+            Behaviour::ErrorWithoutCode => json(StatusCode::OK, error(id, r#"{"message":"No code."}"#)),
+            Behaviour::ErrorWithoutId => {
+                json(StatusCode::OK, error("null", r#"{"code":-31000,"message":"Whose is it?"}"#))
+            }
+            Behaviour::EndlessQuestions => {
+                let asked = (0..u64::MAX)
+                    .map(|number| event(&format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"roots/list"}}"#)));
+                let times = ENDLESS.as_millis() / PAUSE.as_millis();
+                let asked = stream::unfold((asked, times), |(mut asked, left)| async move {
+                    tokio::time::sleep(PAUSE).await;
+                    let question = Bytes::from(asked.next()?);
+                    Some((Ok(question), (asked, left.checked_sub(1)?)))
+                });
+                body(sse_head(), self.streamed(asked))
+            }
+            Behaviour::AsksUndeclared => {
+                asks(id, r#","inputRequests":{"a":{"method":"roots/list"}},"requestState":"s""#)
+            }
+            Behaviour::AsksNothing => asks(id, ""),
+            Behaviour::AsksUnknown => asks(id, r#","inputRequests":{"a":{"method":"tools/call","params":{}}}"#),
+            Behaviour::AsksTwice => {
+                asks(id, r#","inputRequests":{"a":{"method":"roots/list"},"\u0061":{"method":"roots/list"}}"#)
+            }
+            Behaviour::HugeState => asks(id, &format!(r#","requestState":"{}""#, "s".repeat(512 * 1024))),
+            Behaviour::UnaskedTask => {
+                let times =
+                    r#""createdAt":"2026-01-01T00:00:00Z","lastUpdatedAt":"2026-01-01T00:00:00Z","ttlMs":60000"#;
+                json(
+                    StatusCode::OK,
+                    answer(id, &format!(r#"{{"resultType":"task","taskId":"t","status":"working",{times}}}"#)),
+                )
+            }
+            Behaviour::TwoTypes => {
+                json(StatusCode::OK, answer(id, r#"{"resultType":"complete","content":[],"result\u0054ype":"task"}"#))
+            }
         })
     }
 
@@ -486,6 +623,11 @@ impl Server {
             seen.bytes_taken.fetch_add(piece.as_ref().map_or(0, Bytes::len), Ordering::SeqCst);
         }))
     }
+}
+
+/// A result that wants input; `members` follow its type.
+fn asks(id: &str, members: &str) -> Response<Body> {
+    json(StatusCode::OK, answer(id, &format!(r#"{{"resultType":"input_required"{members}}}"#)))
 }
 
 fn answer(id: &str, result: &str) -> String {
@@ -630,6 +772,22 @@ mod tests {
             (Behaviour::Status500, 500, "hunter2"),
             (Behaviour::Status503, 503, ""),
             (Behaviour::Redirects, 301, ""),
+            (Behaviour::TrailingBytes, 200, "}\n{"),
+            (Behaviour::ArrayAnswer, 200, "[{"),
+            (Behaviour::SseGarbage, 200, "}{ not JSON"),
+            (Behaviour::OtherVersion, 200, r#""jsonrpc":"1.0""#),
+            (Behaviour::NoContentType, 200, r#""id":4,"result":{"#),
+            (Behaviour::EmptyJson, 200, ""),
+            (Behaviour::Status202, 202, ""),
+            (Behaviour::ResultAndError, 200, r#""error":{"code":-1,"message":"m"},"result":{"#),
+            (Behaviour::ErrorWithoutCode, 200, "No code."),
+            (Behaviour::ErrorWithoutId, 200, r#""id":null"#),
+            (Behaviour::AsksUndeclared, 200, "roots/list"),
+            (Behaviour::AsksNothing, 200, r#"{"resultType":"input_required"}"#),
+            (Behaviour::AsksUnknown, 200, "tools/call"),
+            (Behaviour::AsksTwice, 200, r#""\u0061":"#),
+            (Behaviour::UnaskedTask, 200, r#""resultType":"task""#),
+            (Behaviour::TwoTypes, 200, r#""result\u0054ype""#),
         ];
         for (behaviour, status, part) in cases {
             let hostile = Hostile::plan(behaviour).from_the_start().start().await;

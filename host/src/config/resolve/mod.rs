@@ -14,7 +14,7 @@ use super::mistake::{Checked, Fault, Found, Mistakes, did_you_mean};
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Limits, Listen, PublicUrl, StoreUrl, value};
+use super::{Config, Edge, Limits, Listen, Mcp, PublicUrl, StoreUrl, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 
@@ -83,6 +83,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File) -> Config {
         store: store(checks, &file.store, &data_dir),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
+        mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
         upstreams: upstreams::resolve(checks, &file.upstreams),
         keys: keys::resolve(checks, &file.keys, &declared),
         policy: policies::resolve(checks, &file.policy, &file.policies, &declared),
@@ -181,6 +182,8 @@ fn edge(checks: &mut Checks<'_>, raw: &raw::Edge) -> Edge {
 fn limits(checks: &mut Checks<'_>, raw: &raw::Limits) -> Limits {
     let upstream_message = defaults::UPSTREAM_MESSAGE_SIZE;
     let calls = defaults::CALLS_PER_PRINCIPAL;
+    let streams = defaults::STREAMS_PER_PRINCIPAL;
+    let (sessions, session_idle) = (defaults::UPSTREAM_SESSIONS, defaults::UPSTREAM_SESSION_IDLE);
     Limits {
         request_bytes: checks.size("request_size", &raw.request_size, defaults::REQUEST_SIZE),
         upstream_message_bytes: checks.size("upstream_message_size", &raw.upstream_message_size, upstream_message),
@@ -188,6 +191,13 @@ fn limits(checks: &mut Checks<'_>, raw: &raw::Limits) -> Limits {
         sessions: checks.count("sessions", &raw.sessions, defaults::SESSIONS, 1..=MOST),
         session_idle: checks.duration("session_idle", &raw.session_idle, defaults::SESSION_IDLE),
         calls_per_principal: checks.count("calls_per_principal", &raw.calls_per_principal, calls, 1..=MOST),
+        streams: checks.count("streams", &raw.streams, defaults::STREAMS, 1..=MOST),
+        streams_per_principal: checks.count("streams_per_principal", &raw.streams_per_principal, streams, 1..=MOST),
+        stall_timeout: checks.duration("stall_timeout", &raw.stall_timeout, defaults::STALL_TIMEOUT),
+        ask_timeout: checks.duration("ask_timeout", &raw.ask_timeout, defaults::ASK_TIMEOUT),
+        parked_calls: checks.count("parked_calls", &raw.parked_calls, defaults::PARKED_CALLS, 1..=MOST),
+        upstream_sessions: checks.count("upstream_sessions", &raw.upstream_sessions, sessions, 1..=MOST),
+        upstream_session_idle: checks.duration("upstream_session_idle", &raw.upstream_session_idle, session_idle),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::{Binding, ModuleSource, PolicySettings, Upstream, UpstreamTransport, WhenAllAbstain, raw::schema};
+use crate::config::{
+    Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamTransport, WhenAllAbstain, raw::schema,
+};
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{BindingName, KeyName, UpstreamName};
 use crate::secret::{Digest, Plaintext};
@@ -82,8 +84,16 @@ fn an_empty_file_has_defaults() {
             sessions: 10_000,
             session_idle: seconds(30 * 60),
             calls_per_principal: 256,
+            streams: 10_000,
+            streams_per_principal: 1_000,
+            stall_timeout: seconds(60),
+            ask_timeout: seconds(600),
+            parked_calls: 1_000,
+            upstream_sessions: 1_000,
+            upstream_session_idle: seconds(300),
         }
     );
+    assert_eq!(config.mcp, Mcp { legacy_sse: false });
     assert!(config.upstreams.is_empty() && config.keys.is_empty());
     let no_policies =
         PolicySettings { when_all_abstain: WhenAllAbstain::Deny, max_components: 64, bindings: Vec::new() };
@@ -96,7 +106,8 @@ fn the_schema_announces_the_defaults_that_hold() {
     let schema = schema();
     let mut text = String::new();
     let sections = [("", &schema), ("listen", &schema["$defs"]["Listen"]), ("edge", &schema["$defs"]["Edge"])];
-    let more = [("limits", &schema["$defs"]["Limits"]), ("policy", &schema["$defs"]["Policy"])];
+    let more = ["Limits", "Mcp", "Policy"].map(|name| (name.to_lowercase(), &schema["$defs"][name]));
+    let sections = sections.map(|(name, schema)| (name.to_owned(), schema));
     for (section, schema) in sections.into_iter().chain(more) {
         if !section.is_empty() {
             text.push_str(&format!("[{section}]\n"));
@@ -143,10 +154,20 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
         sessions = 8
         session_idle = "1h 30m"
         calls_per_principal = 9
+        streams = 10
+        streams_per_principal = 11
+        stall_timeout = "12s"
+        ask_timeout = "13s"
+        parked_calls = 14
+        upstream_sessions = 15
+        upstream_session_idle = "16s"
+        [mcp]
+        legacy_sse = true
 
         [upstreams.tracker]
         transport = "streamable-http"
         url = "https://tracker.example.com/mcp?team=a"
+        protocol = "legacy"
         headers = {{ Authorization = "Bearer env:TOKEN", X-Team = "core", "x-api-key" = "file:secrets/key" }}
         prefix = false
         call_timeout = "1m"
@@ -159,6 +180,8 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
         environment = {{ API_KEY = "env:TOKEN", LEVEL = "debug" }}
         working_dir = "secrets"
         start_timeout = "3m"
+        memory_limit = "1GiB"
+        process_limit = 100
         [upstreams.guessed]
         command = ["x"]
 
@@ -226,8 +249,16 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
         sessions: 8,
         session_idle: seconds(90 * 60),
         calls_per_principal: 9,
+        streams: 10,
+        streams_per_principal: 11,
+        stall_timeout: seconds(12),
+        ask_timeout: seconds(13),
+        parked_calls: 14,
+        upstream_sessions: 15,
+        upstream_session_idle: seconds(16),
     };
     assert_eq!(config.limits, limits);
+    assert_eq!(config.mcp, Mcp { legacy_sse: true });
     assert_eq!(config.upstreams, expected_upstreams(dir.path()));
     assert_eq!(config.keys, expected_keys());
     assert_eq!(config.policy, expected_policy(dir.path()));
@@ -244,6 +275,8 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
             environment: BTreeMap::new(),
             working_dir: None,
             start_timeout: Duration::from_secs(60),
+            memory_limit: None,
+            process_limit: None,
         },
         prefix: true,
         call_timeout: Duration::from_secs(300),
@@ -258,6 +291,8 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
             environment: secrets(&[("API_KEY", "hunter2"), ("LEVEL", "debug")]),
             working_dir: Some(base_dir.join("secrets")),
             start_timeout: Duration::from_secs(180),
+            memory_limit: Some(1 << 30),
+            process_limit: Some(100),
         },
         ..guessed.clone()
     };
@@ -265,6 +300,7 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         name: UpstreamName::parse("tracker").unwrap(),
         transport: UpstreamTransport::StreamableHttp {
             url: "https://tracker.example.com/mcp?team=a".parse().unwrap(),
+            protocol: Protocol::Legacy,
             headers: secrets(&[("authorization", "Bearer hunter2"), ("x-api-key", GOOD_KEY), ("x-team", "core")]),
         },
         prefix: false,

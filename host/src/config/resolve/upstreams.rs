@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
 
-use super::Checks;
+use super::{Checks, MOST};
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfUpstream, Transport, defaults};
 use crate::config::reference::{Reference, header_is_credential, variable_is_credential};
-use crate::config::{Upstream, UpstreamTransport, value};
+use crate::config::{Protocol, Upstream, UpstreamTransport, value};
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
 
@@ -99,12 +99,18 @@ fn missing(checks: &mut Checks<'_>, name: &NameOfUpstream, what: &str) {
 /// Settings that would do nothing are mistakes: whoever wrote them thought otherwise.
 fn not_of_this_transport(checks: &mut Checks<'_>, transport: Transport, raw: &raw::Upstream) {
     let first = |map: &BTreeMap<At<String>, At<String>>| map.keys().map(At::place).min_by_key(|place| place.start);
-    let http = [("url", raw.url.get().map(At::place)), ("headers", first(&raw.headers))];
+    let http = [
+        ("url", raw.url.get().map(At::place)),
+        ("protocol", raw.protocol.get().map(At::place)),
+        ("headers", first(&raw.headers)),
+    ];
     let stdio = [
         ("command", raw.command.get().map(At::place)),
         ("environment", first(&raw.environment)),
         ("working_dir", raw.working_dir.get().map(At::place)),
         ("start_timeout", raw.start_timeout.get().map(At::place)),
+        ("memory_limit", raw.memory_limit.get().map(At::place)),
+        ("process_limit", raw.process_limit.get().map(At::place)),
     ];
     let (foreign, transport) = match transport {
         Transport::StreamableHttp => (stdio.as_slice(), "streamable-http"),
@@ -124,7 +130,13 @@ fn streamable_http(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Up
     }
     let url = checks.setting("url", &raw.url, |text| value::upstream_url(text));
     let headers = headers(checks, &raw.headers);
-    Some(UpstreamTransport::StreamableHttp { url: url?, headers })
+    let protocol = match raw.protocol.value() {
+        None | Some(raw::Protocol::Auto) => Protocol::Auto,
+        Some(raw::Protocol::Modern) => Protocol::Modern,
+        Some(raw::Protocol::Legacy) => Protocol::Legacy,
+        Some(raw::Protocol::Sse) => Protocol::Sse,
+    };
+    Some(UpstreamTransport::StreamableHttp { url: url?, protocol, headers })
 }
 
 fn headers(checks: &mut Checks<'_>, raw: &BTreeMap<At<String>, At<String>>) -> BTreeMap<String, Plaintext> {
@@ -179,7 +191,16 @@ fn stdio(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Upstream) ->
     let environment = environment(checks, &raw.environment);
     let working_dir = working_dir(checks, raw);
     let start_timeout = checks.duration("start_timeout", &raw.start_timeout, defaults::START_TIMEOUT);
-    Some(UpstreamTransport::Stdio { command: command?, environment, working_dir, start_timeout })
+    let memory_limit = raw.memory_limit.get().map(|_| checks.size("memory_limit", &raw.memory_limit, "1B") as u64);
+    let process_limit = raw.process_limit.get().map(|_| checks.count("process_limit", &raw.process_limit, 1, 1..=MOST));
+    Some(UpstreamTransport::Stdio {
+        command: command?,
+        environment,
+        working_dir,
+        start_timeout,
+        memory_limit,
+        process_limit,
+    })
 }
 
 fn command_line(words: &[At<String>]) -> Checked<Vec<String>> {

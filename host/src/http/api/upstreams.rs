@@ -39,9 +39,11 @@ fn view(upstream: &Upstream) -> Value {
         }
         UpstreamTransport::Stdio { command, .. } => json!({ "kind": "stdio", "program": command.first() }),
     };
+    let about = upstream.known_about();
     json!({
         "name": settings.name,
         "transport": transport,
+        "revision": about.as_ref().map(|about| about.revision.as_str()),
         "state": state,
         "tools": tools,
         "reason": reason,

@@ -1,7 +1,9 @@
-//! `/mcp`: MCP over streamable HTTP, both eras on one URL.
+//! `/mcp` and `/mcp/{upstream}`: MCP over streamable HTTP, both eras on one URL.
 //!
-//! Ordered checks, each yielding a narrower value: who calls, what the headers promise, the body, one message, its era.
-//! [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is `pipeline`'s story.
+//! Ordered checks, each yielding a narrower value: who calls, which endpoint, what the headers promise, the body, one
+//! message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
+//! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
+//! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, [`places`] bounds it all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +12,10 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use http::header::{ACCEPT, USER_AGENT};
-use http::{HeaderMap, StatusCode};
-use moka::sync::Cache;
-use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use axum::routing::{get, post};
+use http::header::{ACCEPT, ALLOW, USER_AGENT};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, read_limited};
@@ -23,53 +23,100 @@ use super::error::{Refused, unauthenticated};
 use super::serve::Peer;
 use crate::config::Limits;
 use crate::identity::{Caller, bearer};
-use crate::ids::Principal;
-use crate::mcp::error::{INVALID_REQUEST, PARSE_ERROR, RpcError, THROTTLED};
-use crate::mcp::message::{Malformed, Message, RequestId};
-use crate::mcp::revision::{self, CallTool, Era, Revision};
-use crate::pipeline::{self, Origin, Services, Snapshot};
+use crate::mcp::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
+use crate::mcp::message::{Malformed, Message};
+use crate::mcp::revision::{self, Era, Head, Revision};
+use crate::mcp::talk::{Event, Party};
+use crate::pipeline::{Origin, Scope, ScopeError, Services, Snapshot};
+use crate::policy::Transport;
 use crate::tasks::Tasks;
 
+mod fanout;
 mod legacy;
+mod listen;
 mod modern;
+mod parked;
+mod places;
 mod reply;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod work;
 
-use legacy::Sessions;
+use fanout::Listeners;
+use legacy::{Doors, Sessions};
+use parked::Parking;
+use places::Places;
 
-/// Notifications that may wait for a slow caller.
-const NOTICE_QUEUE: usize = 64;
-/// Principals whose calls are counted at once.
-const MAX_COUNTED_PRINCIPALS: u64 = 100_000;
+/// Path before the name of an upstream that has an endpoint of its own.
+const ENDPOINT: &str = "/mcp/";
+/// Between two looks at what has been idle for too long.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// What `/mcp` is configured with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub limits: Limits,
+    /// Whether HTTP with server-sent events (2024-11-05) is served.
+    pub legacy_sse: bool,
+    /// Longest time that a request's body may take.
+    pub body_timeout: Duration,
+}
 
 /// What `/mcp` works with.
 pub struct Mcp {
     snapshot: Arc<ArcSwap<Snapshot>>,
     services: Arc<Services>,
-    limits: Limits,
-    body_timeout: Duration,
+    settings: Settings,
     sessions: Sessions,
-    /// Calls that each principal may still begin.
-    calls: Cache<Principal, Arc<Semaphore>>,
+    doors: Doors,
+    parking: Arc<Parking>,
+    listeners: Listeners,
+    places: Places,
+    /// Cancelled when the gateway begins to end: what has no end of its own ends then, requests may go on for a while.
+    closing: CancellationToken,
     tasks: Tasks,
 }
 
 impl Mcp {
-    /// `tasks` owns the requests in flight.
+    /// `published` changes whenever a snapshot was published; `closing` is cancelled when the gateway begins to end,
+    /// before `tasks`, which owns the requests in flight, is told to stop.
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         services: Arc<Services>,
-        limits: Limits,
-        body_timeout: Duration,
+        published: watch::Receiver<u64>,
+        settings: Settings,
+        closing: CancellationToken,
         tasks: Tasks,
     ) -> Arc<Self> {
-        let sessions = Sessions::new(limits.sessions, limits.session_idle);
-        let calls = Cache::builder().max_capacity(MAX_COUNTED_PRINCIPALS).build();
-        Arc::new(Self { snapshot, services, limits, body_timeout, sessions, calls, tasks })
+        let limits = &settings.limits;
+        let mcp = Arc::new(Self {
+            sessions: Sessions::new(limits.sessions, limits.session_idle),
+            doors: Doors::default(),
+            parking: Parking::new(limits.parked_calls, limits.ask_timeout, tasks.clone(), closing.clone()),
+            listeners: Listeners::default(),
+            places: Places::new(limits),
+            snapshot,
+            services,
+            settings,
+            closing,
+            tasks,
+        });
+        mcp.tasks.spawn(fanout::run(mcp.clone(), published));
+        mcp.tasks.spawn(keep_house(mcp.clone()));
+        mcp
     }
 
     /// The routes.
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/mcp", post(take_post).get(take_get).delete(take_delete)).with_state(self)
+        let endpoint = || post(take_post).get(take_get).delete(take_delete);
+        let mut routes = Router::new().route("/mcp", endpoint()).route("/mcp/{upstream}", endpoint());
+        if self.settings.legacy_sse {
+            routes = routes.route("/sse", get(legacy::sse_transport::take_get));
+            routes = routes.route(legacy::sse_transport::MESSAGES, post(legacy::sse_transport::take_post));
+        }
+        routes.with_state(self)
     }
 
     fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
@@ -77,120 +124,141 @@ impl Mcp {
         bearer::authenticate(headers, &snapshot.keys, self.services.env.now()).map_err(|_| unauthenticated())
     }
 
-    /// A place among the principal's calls.
-    fn admit(&self, principal: &Principal, id: &RequestId) -> Result<OwnedSemaphorePermit, Refused> {
-        let places =
-            self.calls.get_with_by_ref(principal, || Arc::new(Semaphore::new(self.limits.calls_per_principal)));
-        places.try_acquire_owned().map_err(|_| {
-            let error = RpcError::new(THROTTLED, "too many requests at once");
-            Refused::rpc(StatusCode::TOO_MANY_REQUESTS, Some(id), &error).retry_after(Duration::from_secs(1))
-        })
+    /// Who asks, and of what: the checks that come before anything of the protocol.
+    fn admit<'a>(&self, parts: &'a http::request::Parts) -> Result<From<'a>, Refused> {
+        let caller = self.authenticate(&parts.headers)?;
+        let endpoint = parts.uri.path().strip_prefix(ENDPOINT);
+        let scope = Scope::read(endpoint, &parts.headers).map_err(|error| refuse_scope(&error))?;
+        if let Some(upstream) = scope.endpoint() {
+            // One that the caller may not use looks like one that there is not.
+            let is_there = self.snapshot.load().upstreams.contains_key(upstream) && caller.allow.reaches(upstream);
+            if !is_there {
+                return Err(refuse_scope(&ScopeError::NoSuchEndpoint));
+            }
+        }
+        let transport = Transport::StreamableHttp;
+        Ok(From { caller, scope, headers: &parts.headers, peer: parts.extensions.get().copied(), transport })
     }
 
-    /// Starts a request's life in a task of its own and answers as it goes.
-    async fn run(
-        self: &Arc<Self>,
-        from: From<'_>,
-        ticket: Ticket,
-        request: revision::Request,
-    ) -> Result<Response, Refused> {
-        let place = self.admit(&from.caller.principal, &ticket.id)?;
-        let (notices, inbox) = mpsc::channel(NOTICE_QUEUE);
-        let progress_token = progress_token(&request);
-        let origin = Origin {
-            caller: from.caller,
-            revision: ticket.revision,
-            session: ticket.session,
-            remote_ip: from.peer.and_then(Peer::ip),
-            user_agent: from.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(ToOwned::to_owned),
-            notices,
-            cancelled: ticket.cancelled.clone(),
+    async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
+        let (parts, body) = request.into_parts();
+        let from = self.admit(&parts)?;
+        check_headers(&parts.headers)?;
+        let body = read_limited(body, self.settings.limits.request_bytes, self.settings.body_timeout, None).await;
+        let body = body.map_err(|error| Refused::from_body(&error))?;
+        let message = match Message::from_caller(&body) {
+            Ok(message) => message,
+            Err(Malformed::Batch) => return legacy::batch::take(self, from, &body).await,
+            Err(malformed) => return Err(refuse_malformed(&malformed)),
         };
-        let (snapshot, services) = (self.snapshot.load_full(), self.services.clone());
-        let work = self.tasks.spawn(async move {
-            let answer = pipeline::handle(&snapshot, &services, &origin, request).await;
-            drop((ticket.ending, place));
-            answer
-        });
-        let abandon = (!ticket.revision.is_legacy()).then(|| ticket.cancelled.drop_guard());
-        let pending = reply::Pending { id: ticket.id, revision: ticket.revision, progress_token, inbox, work, abandon };
-        Ok(pending.respond(accepts_events(from.headers)).await)
+        match message {
+            Message::Request { id, method, params } => {
+                let head = Head::read(params);
+                match revision::era(from.headers, &method, &head) {
+                    Era::Modern => modern::request(self, from, id, &method, head).await,
+                    Era::Legacy => legacy::request(self, from, id, &method, params, head).await,
+                }
+            }
+            Message::Notification { method, params } => {
+                match revision::era(from.headers, &method, &Head::read(params)) {
+                    Era::Modern => Ok(StatusCode::ACCEPTED.into_response()),
+                    Era::Legacy => legacy::notification(self, &from, &method, params),
+                }
+            }
+            answer @ (Message::Result { .. } | Message::Error { .. }) => legacy::answer(self, &from, answer),
+        }
     }
 }
 
 /// Where a message came from, as far as HTTP knows.
 struct From<'a> {
     caller: Caller,
+    scope: Scope,
     headers: &'a HeaderMap,
     peer: Option<Peer>,
+    transport: Transport,
 }
 
-/// One request on its way.
-struct Ticket {
-    id: RequestId,
-    revision: Revision,
-    session: Option<String>,
-    cancelled: CancellationToken,
-    /// Dropped when the request has ended.
-    ending: Option<legacy::InFlight>,
+impl From<'_> {
+    /// The same for the pipeline.
+    fn origin(
+        &self,
+        revision: Revision,
+        party: Party,
+        events: mpsc::Sender<Event>,
+        cancelled: CancellationToken,
+    ) -> Origin {
+        Origin {
+            caller: self.caller.clone(),
+            revision,
+            scope: self.scope.clone(),
+            party,
+            transport: self.transport,
+            remote_ip: self.peer.and_then(Peer::ip),
+            user_agent: self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(ToOwned::to_owned),
+            param_headers: Vec::new(),
+            events,
+            cancelled,
+        }
+    }
 }
 
 async fn take_post(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     mcp.post(request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Neither era has a stream to offer here.
-async fn take_get(State(mcp): State<Arc<Mcp>>, headers: HeaderMap) -> Response {
-    match mcp.authenticate(&headers) {
-        Ok(_) => (StatusCode::METHOD_NOT_ALLOWED, [("allow", "POST, DELETE")]).into_response(),
-        Err(refused) => refused.into_response(),
-    }
+/// The stream of a legacy session. Whoever has no session is told that there is none here, as 2026-07-28 has it.
+async fn take_get(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let stream = mcp.admit(&parts).and_then(|from| {
+        if parts.method == Method::HEAD || !parts.headers.contains_key(revision::SESSION_HEADER) {
+            return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST, DELETE")]).into_response());
+        }
+        if !accepts_events(&parts.headers) {
+            return Err(Refused::plain(StatusCode::NOT_ACCEPTABLE, "Accept must have text/event-stream"));
+        }
+        legacy::stream::get(&mcp, &from)
+    });
+    stream.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn take_delete(State(mcp): State<Arc<Mcp>>, headers: HeaderMap) -> Response {
-    let ended = mcp.authenticate(&headers).and_then(|caller| mcp.sessions.end(&caller.principal, &headers));
-    match ended {
+async fn take_delete(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    match mcp.admit(&parts).and_then(|from| legacy::end(&mcp, &from)) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refused) => refused.into_response(),
     }
 }
 
-impl Mcp {
-    async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
-        let (parts, body) = request.into_parts();
-        let caller = self.authenticate(&parts.headers)?;
-        check_headers(&parts.headers)?;
-        let body = read_limited(body, self.limits.request_bytes, self.body_timeout, None).await;
-        let body = body.map_err(|error| Refused::from_body(&error))?;
-        let message = Message::from_caller(&body).map_err(|malformed| refuse_malformed(&malformed))?;
-        let from = From { caller, headers: &parts.headers, peer: parts.extensions.get().copied() };
-        match message {
-            Message::Request { id, method, params } => match revision::era(&parts.headers, &method, params) {
-                Era::Modern => modern::request(self, from, id, &method, params).await,
-                Era::Legacy => legacy::request(self, from, id, &method, params).await,
-            },
-            Message::Notification { method, params } => match revision::era(&parts.headers, &method, params) {
-                Era::Modern => Ok(StatusCode::ACCEPTED.into_response()),
-                Era::Legacy => legacy::notification(self, &from, &method, params),
-            },
-            Message::Result { .. } | Message::Error { .. } => legacy::response(self, &from),
+/// Ends sessions that rest for too long and forgets streams that nobody resumed.
+async fn keep_house(mcp: Arc<Mcp>) {
+    let keeping = async {
+        loop {
+            tokio::time::sleep(HOUSEKEEPING).await;
+            legacy::sweep(&mcp);
         }
-    }
+    };
+    mcp.tasks.stopping().run_until_cancelled(keeping).await;
 }
 
 /// `Content-Type`, `Content-Encoding` and `Accept` (transports § sending messages).
 fn check_headers(headers: &HeaderMap) -> Result<(), Refused> {
-    if !body::is_json(headers) {
-        return Err(Refused::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"));
-    }
-    if body::check_encoding(headers).is_err() {
-        return Err(Refused::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must not be encoded"));
-    }
+    check_body_headers(headers)?;
     if !accepts(headers, "application", "json") && !accepts_events(headers) {
         return Err(Refused::plain(
             StatusCode::NOT_ACCEPTABLE,
             "Accept must have application/json and text/event-stream",
         ));
+    }
+    Ok(())
+}
+
+fn check_body_headers(headers: &HeaderMap) -> Result<(), Refused> {
+    if !body::is_json(headers) {
+        return Err(Refused::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"));
+    }
+    if body::check_encoding(headers).is_err() {
+        return Err(Refused::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must not be encoded"));
     }
     Ok(())
 }
@@ -216,35 +284,16 @@ fn accepts(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
 fn refuse_malformed(malformed: &Malformed) -> Refused {
     let (code, id) = match malformed {
         Malformed::Json(_) => (PARSE_ERROR, None),
-        Malformed::Batch => (INVALID_REQUEST, None),
+        Malformed::Batch | Malformed::BatchSize => (INVALID_REQUEST, None),
         Malformed::Envelope { id, .. } => (INVALID_REQUEST, id.as_ref()),
     };
     Refused::rpc(StatusCode::BAD_REQUEST, id, &RpcError::new(code, malformed.to_string()))
 }
 
-fn progress_token(request: &revision::Request) -> Option<Box<RawValue>> {
-    match request {
-        revision::Request::CallTool(CallTool { progress_token, .. }) => progress_token.clone(),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accept_is_read_as_http_has_it() {
-        let accepts = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.append(ACCEPT, http::HeaderValue::from_static(value));
-            (super::accepts(&headers, "application", "json"), accepts_events(&headers))
-        };
-        assert_eq!(accepts("application/json, text/event-stream"), (true, true));
-        assert_eq!(accepts("Application/JSON;q=0.9"), (true, false));
-        assert_eq!(accepts("text/*"), (false, true));
-        assert_eq!(accepts("*/*"), (true, true));
-        assert_eq!(accepts("text/html"), (false, false));
-        assert!(accepts_events(&HeaderMap::new()));
-    }
+fn refuse_scope(error: &ScopeError) -> Refused {
+    let status = match error {
+        ScopeError::NoSuchEndpoint => StatusCode::NOT_FOUND,
+        ScopeError::BadHeader { .. } => StatusCode::BAD_REQUEST,
+    };
+    Refused::plain(status, &error.to_string())
 }

@@ -384,13 +384,3 @@ fn what_did_not_change_is_not_compiled_again() {
     let third = PolicySet::load(&wanted, &[], &elsewhere, &modules, Some(&first), 1).unwrap();
     assert!(!Arc::ptr_eq(&compiled(&first, 0), &compiled(&third, 1)), "one engine's code is no other's");
 }
-
-#[test]
-fn a_set_knows_which_upstreams_it_guards() {
-    let only_notes =
-        bind("one", &good()).with(|binding| binding.upstreams = vec![crate::glob::Glob::parse("notes").unwrap()]);
-    let (wanted, modules) = settings(vec![only_notes]);
-    let set = PolicySet::load(&wanted, &[upstream("notes"), upstream("tracker")], engine(), &modules, None, 1).unwrap();
-    let guards = |name: &str| set.guards(&crate::ids::UpstreamName::parse(name).unwrap());
-    assert!(guards("notes") && !guards("tracker"));
-}

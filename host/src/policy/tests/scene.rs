@@ -8,16 +8,16 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guest::Guest;
-use crate::config::{Binding, ModuleSource, PolicySettings, Upstream, UpstreamTransport, WhenAllAbstain};
+use crate::config::{Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamTransport, WhenAllAbstain};
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::identity::caller::Caller;
 use crate::identity::key::AllowList;
 use crate::ids::{BindingName, DecisionId, KeyName, Principal, UpstreamName};
 use crate::mcp::call::{Call, Outcome};
-use crate::mcp::json::{Members, raw};
+use crate::mcp::json::raw;
 use crate::policy::{CallContext, Engine, Failure, LoadErrors, PolicySet, Refusal, Transport};
-use crate::upstream::catalog::{Tool, ToolHints};
+use crate::upstream::catalog::{Tool, ToolDefinition};
 
 /// One engine for all tests: starting one reserves the pool's address space.
 pub(super) fn engine() -> &'static Engine {
@@ -86,6 +86,7 @@ pub(super) fn upstream(name: &str) -> Upstream {
         name: UpstreamName::parse(name).unwrap(),
         transport: UpstreamTransport::StreamableHttp {
             url: http::Uri::from_static("http://127.0.0.1/"),
+            protocol: Protocol::Auto,
             headers: BTreeMap::new(),
         },
         prefix: true,
@@ -97,27 +98,19 @@ pub(super) fn upstream(name: &str) -> Upstream {
 }
 
 pub(super) fn tool(upstream: &str, name: &str) -> Arc<Tool> {
-    Arc::new(Tool {
-        upstream: UpstreamName::parse(upstream).unwrap(),
-        name: name.to_owned(),
-        exposed: format!("{upstream}__{name}"),
-        title: Some(format!("Title of {name}")),
-        description: Some(format!("Description of {name}")),
-        input_schema: Some(raw(r#"{"type":"object"}"#.to_owned())),
-        hints: ToolHints::default(),
-        digest: "0".repeat(64),
-        listed: raw("{}".to_owned()),
-    })
+    let definition = json!({
+        "name": name,
+        "title": format!("Title of {name}"),
+        "description": format!("Description of {name}"),
+        "inputSchema": { "type": "object" },
+    });
+    let upstream_name = UpstreamName::parse(upstream).unwrap();
+    let definition = ToolDefinition::parse(&upstream_name, &raw(definition.to_string())).unwrap();
+    Arc::new(Tool::new(Arc::new(definition), format!("{upstream}__{name}")))
 }
 
 pub(super) fn call(tool: &Arc<Tool>, arguments: Option<&str>) -> Call {
-    Call {
-        tool: tool.clone(),
-        extra: Members::default(),
-        arguments: arguments.map(|text| raw(text.to_owned())),
-        meta: Members::default(),
-        wants_progress: false,
-    }
+    Call::new(tool.clone(), arguments.map(|text| raw(text.to_owned())))
 }
 
 pub(super) fn caller() -> Caller {
@@ -143,7 +136,7 @@ pub(super) fn check(set: &PolicySet, tool: &Arc<Tool>, arguments: Option<&str>) 
     let caller = caller();
     match set.check(&context(&caller), call(tool, arguments)).0 {
         Ok(permit) => {
-            let arguments = permit.call().arguments.as_ref().map_or("none", |arguments| arguments.get());
+            let arguments = permit.get().arguments().map_or("none", |arguments| arguments.get());
             format!("allow {arguments}")
         }
         Err(refusal) => told(&refusal),
@@ -156,7 +149,7 @@ pub(super) fn inspect(set: &PolicySet, result: &str) -> String {
     let outcome = Outcome::Result(raw(result.to_owned()));
     match set.inspect(&context(&caller), &tool("notes", "add"), outcome, Duration::from_millis(7)).0 {
         Ok(Outcome::Result(result)) => result.get().to_owned(),
-        Ok(Outcome::Error(_)) => "error".to_owned(),
+        Ok(Outcome::Error(_) | Outcome::NeedsInput(_)) => "error".to_owned(),
         Err(refusal) => told(&refusal),
     }
 }

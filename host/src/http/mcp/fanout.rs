@@ -1,0 +1,189 @@
+//! Telling callers that their lists have changed, from our own catalog: whoever listens is told of a list once what
+//! *it* sees of that list differs from what it saw before.
+//!
+//! One task compares for all. Changes of one kind that nobody has been told of yet are one change, so that nothing
+//! queues.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Mcp;
+use crate::mcp::revision::ListKind;
+use crate::pipeline::{self, Origin, Services, Snapshot};
+use crate::secret::Digest;
+
+/// Changes that come together are looked at once.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// The lists that a listener wants to hear of. Resource templates change with the resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kinds {
+    pub(super) tools: bool,
+    pub(super) prompts: bool,
+    pub(super) resources: bool,
+}
+
+impl Kinds {
+    pub(super) const ALL: Self = Self { tools: true, prompts: true, resources: true };
+
+    fn wanted(self) -> impl Iterator<Item = Told> {
+        let wants = [(self.tools, Told::Tools), (self.prompts, Told::Prompts), (self.resources, Told::Resources)];
+        wants.into_iter().filter_map(|(wanted, kind)| wanted.then_some(kind))
+    }
+}
+
+/// What there is a notification for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Tools,
+    Prompts,
+    Resources,
+}
+
+impl Told {
+    const ALL: [Self; 3] = [Self::Tools, Self::Prompts, Self::Resources];
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    fn lists(self) -> &'static [ListKind] {
+        match self {
+            Self::Tools => &[ListKind::Tools],
+            Self::Prompts => &[ListKind::Prompts],
+            Self::Resources => &[ListKind::Resources, ListKind::Templates],
+        }
+    }
+}
+
+/// Who listens.
+#[derive(Default)]
+pub(super) struct Listeners {
+    by_number: Mutex<Numbered>,
+}
+
+#[derive(Default)]
+struct Numbered {
+    next: u64,
+    listeners: HashMap<u64, Arc<Listener>>,
+}
+
+struct Listener {
+    origin: Arc<Origin>,
+    kinds: Kinds,
+    /// What it saw last, by kind.
+    seen: Mutex<[Vec<Digest>; 3]>,
+    /// Bits of kinds that it is to be told of.
+    changed: AtomicU8,
+    news: Notify,
+    /// Its principal may not be here any more.
+    revoked: CancellationToken,
+}
+
+/// Somebody who listens, until this is dropped.
+pub(super) struct Listening {
+    mcp: Arc<Mcp>,
+    number: u64,
+    listener: Arc<Listener>,
+}
+
+impl Listening {
+    /// From now on: what `origin`'s caller sees at this moment is what it is taken to know. There are no more of them
+    /// than streams and sessions.
+    pub(super) fn begin(mcp: &Arc<Mcp>, origin: Arc<Origin>, kinds: Kinds) -> Self {
+        let listener = Listener {
+            kinds,
+            seen: Mutex::default(),
+            changed: AtomicU8::new(0),
+            news: Notify::new(),
+            revoked: CancellationToken::new(),
+            origin,
+        };
+        listener.look(&mcp.snapshot.load(), &mcp.services, &listener.origin);
+        listener.changed.store(0, Ordering::Relaxed);
+        let listener = Arc::new(listener);
+        let mut numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
+        numbered.next += 1;
+        let number = numbered.next;
+        numbered.listeners.insert(number, listener.clone());
+        drop(numbered);
+        Self { mcp: mcp.clone(), number, listener }
+    }
+
+    /// Waits for the next list that has changed.
+    pub(super) async fn change(&self) -> ListKind {
+        loop {
+            let changed = self.listener.changed.load(Ordering::Acquire);
+            if let Some(kind) = Told::ALL.into_iter().find(|kind| changed & kind.bit() != 0) {
+                self.listener.changed.fetch_and(!kind.bit(), Ordering::AcqRel);
+                return kind.lists()[0];
+            }
+            self.listener.news.notified().await;
+        }
+    }
+
+    /// Waits until the principal may not be here any more.
+    pub(super) async fn revoked(&self) {
+        self.listener.revoked.cancelled().await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner).listeners.remove(&self.number);
+    }
+}
+
+impl Listener {
+    /// Compares what the caller sees with what it saw.
+    fn look(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) {
+        for kind in self.kinds.wanted() {
+            let digest = |list: &ListKind| pipeline::listing_digest(snapshot, services, origin, *list);
+            let sees: Vec<Digest> = kind.lists().iter().map(digest).collect();
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen[kind as usize] != sees {
+                seen[kind as usize] = sees;
+                drop(seen);
+                self.changed.fetch_or(kind.bit(), Ordering::AcqRel);
+                self.news.notify_one();
+            }
+        }
+    }
+}
+
+/// Compares for all listeners whenever something was published, until the gateway closes.
+pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
+    let watching = async {
+        while published.changed().await.is_ok() {
+            tokio::time::sleep(DEBOUNCE).await;
+            published.mark_unchanged();
+            look_around(&mcp).await;
+        }
+    };
+    mcp.closing.run_until_cancelled(watching).await;
+}
+
+async fn look_around(mcp: &Mcp) {
+    let snapshot = mcp.snapshot.load_full();
+    let listeners: Vec<Arc<Listener>> = {
+        let numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
+        numbered.listeners.values().cloned().collect()
+    };
+    for listener in listeners {
+        let now = mcp.services.env.now();
+        match snapshot.keys.holder(&listener.origin.caller.principal, now) {
+            Some(caller) => {
+                let origin = Origin { caller, ..(*listener.origin).clone() };
+                listener.look(&snapshot, &mcp.services, &origin);
+            }
+            None => listener.revoked.cancel(),
+        }
+        // Policies are asked for each: others get their turn in between.
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,202 @@
+//! What the tests of this edge stand on: a gateway's edge without upstreams, and requests that are under way as a test
+//! says.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Request};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::work::{EVENT_QUEUE, Leaving, Work};
+use super::{From, Mcp, Settings};
+use crate::config::{Limits, PolicySettings, WhenAllAbstain};
+use crate::env::Timestamp;
+use crate::glob::Glob;
+use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
+use crate::identity::{Caller, Keyring};
+use crate::ids::{KeyName, Principal, UpstreamName};
+use crate::mcp::client::Client;
+use crate::mcp::json::raw;
+use crate::mcp::revision::{Answer, Revision};
+use crate::mcp::talk::{Ask, Event, Party, Question};
+use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
+use crate::policy::{Engine, PolicySet, Transport};
+use crate::secret::Plaintext;
+use crate::tasks::Tasks;
+use crate::upstream::catalog::{Catalog, Definition, Offer, Shelf, ToolDefinition};
+
+pub(super) fn key(name: &str) -> Principal {
+    Principal::Key(KeyName::parse(name).unwrap())
+}
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        request_bytes: 1 << 20,
+        upstream_message_bytes: 1 << 20,
+        list_page: 100,
+        sessions: 100,
+        session_idle: Duration::from_secs(600),
+        calls_per_principal: 32,
+        streams: 100,
+        streams_per_principal: 10,
+        stall_timeout: Duration::from_secs(30),
+        ask_timeout: Duration::from_secs(600),
+        parked_calls: 100,
+        upstream_sessions: 100,
+        upstream_session_idle: Duration::from_secs(300),
+    }
+}
+
+/// An edge with the keys `ann` and `bob`, and no upstream.
+pub(super) struct Edge {
+    pub(super) mcp: Arc<Mcp>,
+    pub(super) published: watch::Sender<u64>,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) closing: CancellationToken,
+}
+
+impl Edge {
+    pub(super) async fn new(limits: Limits) -> Self {
+        let mut services = Services::for_tests().await;
+        services.ask_timeout = limits.ask_timeout;
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&["ann", "bob"])));
+        let (published, seen) = watch::channel(0);
+        let closing = CancellationToken::new();
+        let settings = Settings { limits, legacy_sse: true, body_timeout: Duration::from_secs(5) };
+        let mcp = Mcp::new(snapshot.clone(), Arc::new(services), seen, settings, closing.clone(), Tasks::new());
+        Self { mcp, published, snapshot, closing }
+    }
+
+    /// A request as `name`'s, through the routes.
+    pub(super) async fn send(
+        &self,
+        name: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
+        use tower::ServiceExt as _;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer pk_{name}"))
+            .header("content-type", "application/json");
+        for (header, value) in headers {
+            request = request.header(*header, *value);
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        self.mcp.clone().router().oneshot(request).await.into_response()
+    }
+
+    /// A POST of a message within a session.
+    pub(super) async fn post(&self, session: &str, body: &str) -> Response {
+        self.send("ann", "POST", "/mcp", &[("mcp-session-id", session)], body).await
+    }
+
+    /// The id of a new session of `ann`'s.
+    pub(super) async fn session(&self, version: &str, capabilities: &str) -> String {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{capabilities},"clientInfo":{{"name":"t","version":"1"}}}}}}"#
+        );
+        let response = self.send("ann", "POST", "/mcp", &[], &body).await;
+        response.headers()["mcp-session-id"].to_str().unwrap().to_owned()
+    }
+}
+
+/// What there is without upstreams, for the holders of these keys.
+pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
+    let key = |name: &&str| VirtualKey {
+        name: KeyName::parse(name).unwrap(),
+        digest: Plaintext::new(format!("pk_{name}")).digest(),
+        allow: AllowList(vec![AllowEntry { upstream: Glob::any(), tools: vec![Glob::any()] }]),
+        created: Timestamp::default(),
+        expires: None,
+        standing: Standing::Enabled,
+        managed_by: ManagedBy::Store,
+    };
+    Snapshot {
+        keys: Arc::new(Keyring::new(keys.iter().map(key))),
+        policies: Arc::new(no_policies()),
+        catalog: Arc::new(Catalog::default()),
+        upstreams: Arc::default(),
+    }
+}
+
+/// The same with an upstream that has these tools and prompts.
+pub(super) fn snapshot_with(tools: &[&str], prompts: &[&str]) -> Snapshot {
+    let upstream = UpstreamName::parse("up").unwrap();
+    let tool = |name: &&str| {
+        let definition = raw(format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#));
+        Arc::new(ToolDefinition::parse(&upstream, &definition).ok().unwrap())
+    };
+    let prompt = |name: &&str| {
+        let definition = raw(format!(r#"{{"name":"{name}"}}"#));
+        Arc::new(Definition::prompt(&upstream, &definition).ok().unwrap())
+    };
+    let offer = Offer {
+        tools: tools.iter().map(tool).collect(),
+        prompts: prompts.iter().map(prompt).collect(),
+        ..Offer::default()
+    };
+    let shelf =
+        Shelf { upstream: upstream.clone(), prefix: true, about: None, offer: Some(Arc::new(offer)), stale: false };
+    Snapshot { catalog: Arc::new(Catalog::build(&[shelf])), ..snapshot(&["ann", "bob"]) }
+}
+
+fn no_policies() -> PolicySet {
+    static ENGINE: std::sync::LazyLock<Engine> = std::sync::LazyLock::new(|| Engine::start(1).unwrap());
+    let settings = PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, bindings: Vec::new() };
+    PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap()
+}
+
+/// A request of `ann`'s with these capabilities of its client.
+pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Origin, mpsc::Receiver<Event>) {
+    let headers = HeaderMap::new();
+    let caller = Caller { principal: key("ann"), allow: Arc::default() };
+    let from =
+        From { caller, scope: Scope::default(), headers: &headers, peer: None, transport: Transport::StreamableHttp };
+    let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
+    let party = Party { principal: key("ann"), session: None, client, log_level: None, standing: None };
+    let (events, inbox) = mpsc::channel(EVENT_QUEUE);
+    (from.origin(revision, party, events, mcp.tasks.stopping().child_token()), inbox)
+}
+
+/// A request under way that does what `life` does, with the sending end of what is said meanwhile.
+pub(super) fn work<F>(mcp: &Mcp, revision: Revision, capabilities: &str, life: impl FnOnce(Arc<Origin>) -> F) -> Work
+where
+    F: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+{
+    let (origin, inbox) = origin(mcp, revision, capabilities);
+    let origin = Arc::new(origin);
+    let leaving = if revision.is_legacy() { Leaving::GoesOn } else { Leaving::TakesBack };
+    Work::of(mcp, (origin.clone(), inbox), mcp.snapshot.load_full(), leaving, life(origin), ())
+}
+
+/// A question, and where the reply to it arrives.
+pub(super) fn ask(question: Question) -> (Ask, tokio::sync::oneshot::Receiver<crate::mcp::call::Outcome>) {
+    let (reply, replied) = tokio::sync::oneshot::channel();
+    let upstream = UpstreamName::parse("up").unwrap();
+    (Ask { upstream, question, params: Some(raw(r#"{"message":"?"}"#.to_owned())), reply }, replied)
+}
+
+/// The whole body as text.
+pub(super) async fn text(response: Response) -> String {
+    let mut pieces = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while let Some(piece) = pieces.next().await {
+        text.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+    }
+    text
+}
+
+/// The next piece of a body as text; `None` at its end.
+pub(super) async fn piece(body: &mut axum::body::BodyDataStream) -> Option<String> {
+    Some(String::from_utf8(body.next().await?.unwrap().to_vec()).unwrap())
+}

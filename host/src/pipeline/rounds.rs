@@ -1,0 +1,205 @@
+//! What an upstream wants to know before it answers, across the eras.
+//!
+//! A modern upstream ends its answer with questions and is asked again with the replies. A modern caller does the same with
+//! us, so that the questions pass on, with the state sealed; a legacy caller is asked on its stream while its request
+//! stays open here.
+
+use futures_util::future::try_join_all;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::state::{self, MAX_UPSTREAM_STATE, Purpose, State};
+use super::{Origin, Refusal, Services, Snapshot};
+use crate::ids::UpstreamName;
+use crate::mcp::call::{Access, Call, NeedsInput, Outcome, Retry, WithParams};
+use crate::mcp::error::{INTERNAL_ERROR, METHOD_NOT_FOUND, RpcError};
+use crate::mcp::json::{ObjectWriter, raw, to_raw};
+use crate::mcp::revision::v2026_07_28::InputRequest;
+use crate::mcp::revision::{Era, v2025_11_25, v2026_07_28};
+use crate::mcp::talk::{Ask, Event, Question, Via};
+use crate::policy::Permit;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How often an upstream may ask about one request.
+const MAX_ROUNDS: usize = 10;
+
+/// What goes to an upstream once it is permitted.
+pub(super) trait Goes: WithParams + Clone + Send + Sized {
+    fn go(
+        upstream: &Upstream,
+        permit: Permit<Self>,
+        via: Via,
+    ) -> impl Future<Output = Result<Outcome, UpstreamError>> + Send;
+}
+
+impl Goes for Call {
+    async fn go(upstream: &Upstream, permit: Permit<Self>, via: Via) -> Result<Outcome, UpstreamError> {
+        upstream.call(permit, via).await
+    }
+}
+
+impl Goes for Access {
+    async fn go(upstream: &Upstream, permit: Permit<Self>, via: Via) -> Result<Outcome, UpstreamError> {
+        upstream.access(permit, via).await
+    }
+}
+
+/// Sends what was permitted until there is an outcome for the caller.
+pub(super) async fn until_done<T: Goes>(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    upstream: &Upstream,
+    purpose: &Purpose<'_>,
+    mut permit: Permit<T>,
+) -> Result<Outcome, Refusal> {
+    let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
+    let is_legacy = origin.revision.is_legacy();
+    let may_be_asked = is_legacy && upstream.known_about().is_some_and(|about| about.era == Era::Modern);
+    let spare = may_be_asked.then(|| permit.repeat(Retry::default()));
+    for _ in 0..MAX_ROUNDS {
+        match (T::go(upstream, permit, origin.via()).await.map_err(failed)?, &spare) {
+            (Outcome::NeedsInput(needs), Some(spare)) => {
+                let requests = permitted_requests(snapshot, origin, &needs).map_err(failed)?;
+                let responses = tokio::select! {
+                    responses = ask_all(services, origin, upstream.name(), requests) => responses?,
+                    () = origin.cancelled.cancelled() => return Err(failed(UpstreamError::Cancelled)),
+                };
+                permit = spare.repeat(Retry { responses: Some(responses), state: needs.state() });
+            }
+            (Outcome::NeedsInput(needs), None) if !is_legacy => {
+                return pass_on(snapshot, services, origin, upstream.name(), purpose, &needs).map_err(failed);
+            }
+            (Outcome::NeedsInput(_), None) => {
+                return Err(failed(UpstreamError::Protocol { what: "it asks for input in a revision without" }));
+            }
+            (Outcome::Error(error), _) => {
+                return Ok(match v2025_11_25::required_elicitations(&error) {
+                    Some(requests) => url_required(services, origin, purpose, &requests, error),
+                    None => Outcome::Error(error),
+                });
+            }
+            (outcome, _) => return Ok(outcome),
+        }
+    }
+    Err(failed(UpstreamError::Protocol { what: "it asks for more input without end" }))
+}
+
+/// Asks a legacy caller everything that a modern upstream wants to know, all of which was permitted: the object
+/// `inputResponses`.
+async fn ask_all(
+    services: &Services,
+    origin: &Origin,
+    upstream: &UpstreamName,
+    requests: Vec<InputRequest>,
+) -> Result<Box<RawValue>, Refusal> {
+    let asked = requests.into_iter().map(|InputRequest { key, question, params }| async move {
+        let (reply, answered) = oneshot::channel();
+        let ask = Ask { upstream: upstream.clone(), question, params, reply };
+        Ok::<_, Refusal>((key, reply_to(services, origin, ask, answered).await?))
+    });
+    let mut responses = ObjectWriter::default();
+    for (key, reply) in try_join_all(asked).await? {
+        responses.member(&key, reply.get());
+    }
+    Ok(responses.finish())
+}
+
+/// What the caller's client replies.
+async fn reply_to(
+    services: &Services,
+    origin: &Origin,
+    ask: Ask,
+    answered: oneshot::Receiver<Outcome>,
+) -> Result<Box<RawValue>, Refusal> {
+    let question = ask.question;
+    let unanswered = || Refusal::Unanswered { question };
+    origin.events.send(Event::Ask(ask)).await.map_err(|_| unanswered())?;
+    match (tokio::time::timeout(services.ask_timeout, answered).await, question) {
+        (Ok(Ok(Outcome::Result(result))), _) => Ok(result),
+        // A person who does not answer has cancelled (elicitation § response actions).
+        (_, Question::ElicitationForm | Question::ElicitationUrl) => Ok(raw(r#"{"action":"cancel"}"#.to_owned())),
+        _ => Err(unanswered()),
+    }
+}
+
+/// Passes a modern upstream's questions on to a modern caller.
+fn pass_on(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    upstream: &UpstreamName,
+    purpose: &Purpose<'_>,
+    needs: &NeedsInput,
+) -> Result<Outcome, UpstreamError> {
+    let requests = permitted_requests(snapshot, origin, needs)?;
+    let state = needs.state();
+    if state.as_ref().is_some_and(|state| state.len() > MAX_UPSTREAM_STATE) {
+        return Err(UpstreamError::TooLarge { limit: MAX_UPSTREAM_STATE });
+    }
+    let state = state::seal(services, purpose, State::Upstream { upstream: upstream.clone(), state });
+    Ok(Outcome::NeedsInput(v2026_07_28::needs_input(&requests, &state)))
+}
+
+/// What an upstream asks, if all of it may reach the caller's client.
+pub(super) fn permitted_requests(
+    snapshot: &Snapshot,
+    origin: &Origin,
+    needs: &NeedsInput,
+) -> Result<Vec<InputRequest>, UpstreamError> {
+    let requests = read(needs)?;
+    let may_ask = |question| snapshot.policies.permits_question(&origin.party.client, question);
+    if requests.iter().all(|request| may_ask(request.question)) {
+        Ok(requests)
+    } else {
+        Err(UpstreamError::Protocol { what: "it asks for what the client did not declare" })
+    }
+}
+
+fn read(needs: &NeedsInput) -> Result<Vec<InputRequest>, UpstreamError> {
+    let requests = v2026_07_28::input_requests(needs);
+    requests.map_err(|_| UpstreamError::Protocol { what: "it asks for input in a form that is not known" })
+}
+
+/// What an upstream's "send the user to a URL first" (2025-11-25, elicitation § URL required error) is for this caller: the
+/// same, a question, or a text that a model can read.
+fn url_required(
+    services: &Services,
+    origin: &Origin,
+    purpose: &Purpose<'_>,
+    requests: &[InputRequest],
+    error: Box<RawValue>,
+) -> Outcome {
+    #[derive(Deserialize)]
+    struct Elicitation {
+        url: String,
+        #[serde(default)]
+        message: String,
+    }
+    let knows_urls = origin.party.client.answers(Question::ElicitationUrl);
+    if knows_urls && origin.revision.is_legacy() && origin.revision.traits().elicitation_url {
+        return Outcome::Error(error);
+    }
+    if knows_urls && !origin.revision.is_legacy() {
+        let state = state::seal(services, purpose, State::Again);
+        return Outcome::NeedsInput(v2026_07_28::needs_input(requests, &state));
+    }
+    let params = requests.iter().filter_map(|request| request.params.as_deref());
+    let texts = params.filter_map(|params| serde_json::from_str::<Elicitation>(params.get()).ok());
+    let texts: Vec<String> = texts.map(|Elicitation { url, message }| format!("{message}\n{url}")).collect();
+    let text = format!("Open this in a browser first, then try again.\n{}", texts.join("\n"));
+    if purpose.method == "tools/call" {
+        let result = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
+        Outcome::Result(to_raw(&result))
+    } else {
+        Outcome::Error(RpcError::new(INTERNAL_ERROR, text).to_raw())
+    }
+}
+
+/// Tells an upstream that its question goes to nobody.
+pub(super) fn refuse(ask: Ask) {
+    let error = RpcError::new(METHOD_NOT_FOUND, "the client did not declare that it answers this");
+    // An upstream that no longer waits does not mind.
+    _ = ask.reply.send(Outcome::Error(error.to_raw()));
+}

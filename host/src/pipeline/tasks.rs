@@ -1,0 +1,331 @@
+//! Tasks: work that an upstream goes on with after it has answered. Callers know a task by a signed id that names the
+//! upstream, and that is good for them alone.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::calls::{ending, ending_of};
+use super::recording::Recording;
+use super::{Origin, Refusal, Services, Snapshot, done, hide, rounds, upstream, view};
+use crate::ids::{Principal, UpstreamName};
+use crate::mcp::call::{Access, Item, NeedsInput, Outcome, Params, Verb};
+use crate::mcp::json::{Members, to_raw};
+use crate::mcp::revision::{Answer, TASKS_EXTENSION, v2026_07_28};
+use crate::mcp::talk::{Ask, Event, Notice};
+use crate::policy;
+use crate::upstream::UpstreamError;
+use crate::upstream::catalog::Tool;
+
+/// Key in `_meta` under which 2025-11-25 names the task that a message belongs to.
+const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
+
+/// `tasks/…`: by the id that the caller has.
+pub(super) async fn access(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    verb: Verb,
+    id: &str,
+    mut params: Params,
+) -> Result<Answer, Refusal> {
+    let method = verb.method();
+    let mut recording = Recording::start(services, method);
+    recording.about(None, id);
+    let found = open(services, &origin.caller.principal, id).filter(|(name, _)| origin.scope.has(name));
+    let Some((name, own)) = found else {
+        recording.unknown(snapshot, services, origin, "unknown-task");
+        return Err(Refusal::UnknownTask);
+    };
+    recording.about(Some(&name), &own);
+    let tool = services.task_tools.get(&(name.clone(), own.clone()));
+    let may_know = match &tool {
+        Some(tool) => origin.caller.allow.permits(&tool.upstream, &tool.name),
+        // Nobody can tell any more which tool it is of: policies about results could not be asked.
+        None => !snapshot.policies.inspects_results(),
+    };
+    if !may_know {
+        recording.unknown(snapshot, services, origin, "unknown-task");
+        return Err(Refusal::UnknownTask);
+    }
+    params.members.set("taskId", to_raw(&own));
+    let access = Access { upstream: name.clone(), verb, item: Item::Task { id: own }, params };
+    let (permit, trail) = snapshot.policies.check_access(&recording.context(services, origin), access);
+    recording.heard(trail);
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            recording.refuse(snapshot, services, origin, &refusal);
+            return Err(hide(refusal, || Refusal::UnknownTask));
+        }
+    };
+    let sent = upstream(snapshot, &name)?.access(permit, origin.via()).await;
+    let sent = sent.and_then(|outcome| check_questions(snapshot, origin, &outcome).map(|()| outcome));
+    let outcome = match sent.map_err(|error| Refusal::Upstream { name: name.clone(), error }) {
+        Ok(outcome) => outcome,
+        Err(refusal) => {
+            recording.allow(snapshot, services, origin, ending_of(&refusal));
+            return Err(refusal);
+        }
+    };
+    let inspected = match &tool {
+        Some(tool) => inspect(snapshot, services, origin, &mut recording, verb, tool, outcome),
+        None => Ok(outcome),
+    };
+    match inspected {
+        Ok(outcome) => {
+            recording.allow(snapshot, services, origin, ending(&outcome));
+            let outcome = rename(services, origin, &name, outcome);
+            Ok(done(method, outcome))
+        }
+        Err(refusal) => {
+            recording.refuse(snapshot, services, origin, &refusal);
+            Err(Refusal::Policy(refusal))
+        }
+    }
+}
+
+/// Lets the policies see the tool's result that a task has come to: it is the whole answer in 2025-11-25, a member of the
+/// task in 2026-07-28.
+fn inspect(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    recording: &mut Recording,
+    verb: Verb,
+    tool: &Arc<Tool>,
+    outcome: Outcome,
+) -> Result<Outcome, policy::Refusal> {
+    let Outcome::Result(answer) = outcome else { return Ok(outcome) };
+    let mut around = None;
+    let result = if verb == Verb::TaskResult {
+        answer
+    } else {
+        let task = Members::parse(answer.get()).unwrap_or_default();
+        let Some(result) = task.get("result").map(ToOwned::to_owned) else { return Ok(Outcome::Result(answer)) };
+        around = Some(task);
+        result
+    };
+    let ctx = recording.context(services, origin);
+    let (inspected, trail) = snapshot.policies.inspect(&ctx, tool, Outcome::Result(result), recording.elapsed());
+    recording.heard(trail);
+    Ok(match (inspected?, around) {
+        (Outcome::Result(result), Some(mut task)) => {
+            task.set("result", result);
+            Outcome::Result(task.to_raw())
+        }
+        (outcome, _) => outcome,
+    })
+}
+
+/// The outcome of a call with the id of the task in it, if there is one, as the caller may know it.
+pub(super) fn expose(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    tool: &Arc<Tool>,
+    outcome: Outcome,
+) -> Result<Outcome, Refusal> {
+    let upstream = &tool.upstream;
+    if let Outcome::Result(result) = &outcome
+        && v2026_07_28::is_task(result)
+    {
+        let checked = match origin.party.client.has_extension(TASKS_EXTENSION) {
+            true => check_questions(snapshot, origin, &outcome),
+            false => Err(UpstreamError::Protocol { what: "it began a task for a client that has none" }),
+        };
+        checked.map_err(|error| Refusal::Upstream { name: upstream.clone(), error })?;
+    }
+    let about = view(snapshot, origin).and_then(|view| view.about(upstream));
+    if !about.is_some_and(|about| about.capabilities.has_tasks()) {
+        return Ok(outcome);
+    }
+    if let Outcome::Result(result) = &outcome
+        && let Some(own) = begun(result)
+    {
+        services.task_tools.insert((upstream.clone(), own), tool.clone());
+    }
+    Ok(rename(services, origin, upstream, outcome))
+}
+
+/// The id of the task that a call's result begins, as its upstream has it: a member of its own in 2026-07-28, of `task` in
+/// 2025-11-25.
+fn begun(result: &RawValue) -> Option<String> {
+    memchr::memmem::find(result.get().as_bytes(), b"\"taskId\"")?;
+    let members = Members::parse(result.get()).ok()?;
+    let own = if v2026_07_28::is_task(result) {
+        members.get("taskId").map(ToOwned::to_owned)
+    } else {
+        Members::parse(members.get("task")?.get()).ok()?.remove("taskId")
+    };
+    serde_json::from_str(own?.get()).ok()
+}
+
+/// A task of 2026-07-28 may say what it has to know before it goes on: nothing that the caller's client may not be asked.
+fn check_questions(snapshot: &Snapshot, origin: &Origin, outcome: &Outcome) -> Result<(), UpstreamError> {
+    let Outcome::Result(result) = outcome else { return Ok(()) };
+    // A task of 2025-11-25 asks by requests of their own.
+    if origin.revision.is_legacy() {
+        return Ok(());
+    }
+    let task = Members::parse(result.get());
+    let task = task.map_err(|_| UpstreamError::Protocol { what: "its task is no object, or has a member twice" })?;
+    if task.get("inputRequests").is_none() {
+        return Ok(());
+    }
+    rounds::permitted_requests(snapshot, origin, &NeedsInput(task)).map(drop)
+}
+
+/// What an upstream says to a caller, with the ids of tasks in it as the caller may know them.
+pub fn exposed(services: &Services, origin: &Origin, event: Event) -> Event {
+    let rename = |upstream: &UpstreamName, params: Option<Box<RawValue>>| {
+        params.map(|params| rename_in_text(services, origin, upstream, params))
+    };
+    match event {
+        Event::Ask(ask) => Event::Ask(Ask { params: rename(&ask.upstream, ask.params), ..ask }),
+        Event::Notice(Notice::Other { upstream, method, params }) => {
+            let params = rename(&upstream, params);
+            Event::Notice(Notice::Other { upstream, method, params })
+        }
+        event @ Event::Notice(_) => event,
+    }
+}
+
+fn rename(services: &Services, origin: &Origin, upstream: &UpstreamName, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Result(result) => Outcome::Result(rename_in_text(services, origin, upstream, result)),
+        outcome => outcome,
+    }
+}
+
+/// The text of an object, with the id of the task that it is about.
+fn rename_in_text(services: &Services, origin: &Origin, upstream: &UpstreamName, text: Box<RawValue>) -> Box<RawValue> {
+    if memchr::memmem::find(text.get().as_bytes(), b"\"taskId\"").is_none() {
+        return text;
+    }
+    let Ok(mut members) = Members::parse(text.get()) else { return text };
+    let seal = |own: &str| seal(services, &origin.caller.principal, upstream, own);
+    let mut changed = rename_in(&mut members, &seal);
+    changed |= rename_within(&mut members, "task", &seal);
+    if let Some(meta) = members.get("_meta")
+        && let Ok(mut meta) = Members::parse(meta.get())
+        && rename_within(&mut meta, RELATED_TASK, &seal)
+    {
+        members.set("_meta", meta.to_raw());
+        changed = true;
+    }
+    if changed { members.to_raw() } else { text }
+}
+
+fn rename_within(members: &mut Members, name: &str, seal: &impl Fn(&str) -> String) -> bool {
+    let Some(mut inner) = members.get(name).and_then(|inner| Members::parse(inner.get()).ok()) else { return false };
+    let changed = rename_in(&mut inner, seal);
+    if changed {
+        members.set(name, inner.to_raw());
+    }
+    changed
+}
+
+fn rename_in(members: &mut Members, seal: &impl Fn(&str) -> String) -> bool {
+    let own = members.get("taskId").and_then(|id| serde_json::from_str::<String>(id.get()).ok());
+    let Some(own) = own else { return false };
+    members.set("taskId", to_raw(&seal(&own)));
+    true
+}
+
+/// The same for each mention of a task, so that callers can compare.
+fn seal(services: &Services, principal: &Principal, upstream: &UpstreamName, own: &str) -> String {
+    services.secret.sign(&purpose(principal), format!("{upstream}\n{own}").as_bytes())
+}
+
+fn open(services: &Services, principal: &Principal, id: &str) -> Option<(UpstreamName, String)> {
+    let payload = String::from_utf8(services.secret.open(&purpose(principal), id)?).ok()?;
+    let (upstream, own) = payload.split_once('\n')?;
+    Some((UpstreamName::parse(upstream).ok()?, own.to_owned()))
+}
+
+fn purpose(principal: &Principal) -> String {
+    format!("task of {principal}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::config::{PolicySettings, WhenAllAbstain};
+    use crate::identity::{Caller, Keyring};
+    use crate::mcp::client::Client;
+    use crate::mcp::json::raw;
+    use crate::mcp::revision::Revision;
+    use crate::mcp::talk::Party;
+    use crate::policy::{Engine, PolicySet, Transport};
+
+    fn snapshot() -> Snapshot {
+        static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::start(1).unwrap());
+        let settings =
+            PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, bindings: Vec::new() };
+        let policies = PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap();
+        let keys = Arc::new(Keyring::new([]));
+        Snapshot { keys, policies: Arc::new(policies), catalog: Arc::default(), upstreams: Arc::default() }
+    }
+
+    fn origin(revision: Revision, capabilities: &str) -> Origin {
+        let principal = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
+        let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
+        Origin {
+            caller: Caller { principal: principal.clone(), allow: Arc::default() },
+            revision,
+            scope: super::super::Scope::default(),
+            party: Party { principal, session: None, client, log_level: None, standing: None },
+            transport: Transport::StreamableHttp,
+            remote_ip: None,
+            user_agent: None,
+            param_headers: Vec::new(),
+            events: tokio::sync::mpsc::channel(1).0,
+            cancelled: tokio_util::sync::CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_asks_for_what_the_client_declared_and_nothing_else() {
+        let snapshot = snapshot();
+        let ask = |key: &str, method: &str| format!(r#""{key}":{{"method":"{method}","params":{{"message":"m"}}}}"#);
+        let task =
+            |requests: &str| format!(r#"{{"resultType":"complete","taskId":"1","inputRequests":{{{requests}}}}}"#);
+        let (elicitation, sampling) = (ask("a", "elicitation/create"), ask("b", "sampling/createMessage"));
+        let spelled = task(&sampling).replace("inputRequests", r"input\u0052equests");
+        let twice = format!(r#"{{"inputRequests":{{}},"inputRequests":{{{sampling}}}}}"#);
+        let able = |revision| origin(revision, r#"{"elicitation":{}}"#);
+        for (result, passes) in [
+            (r#"{"resultType":"complete","taskId":"1","status":"working"}"#.to_owned(), true),
+            (task(""), true),
+            (task(&elicitation), true),
+            (task(&sampling), false),
+            (task(&format!("{elicitation},{sampling}")), false),
+            (spelled, false),
+            (twice, false),
+            (task(r#""a":{"method":"tools/call"}"#), false),
+            (r#"{"inputRequests":7}"#.to_owned(), false),
+        ] {
+            let outcome = Outcome::Result(raw(result.clone()));
+            assert_eq!(check_questions(&snapshot, &able(Revision::V2026_07_28), &outcome).is_ok(), passes, "{result}");
+            // There, nobody reads the member.
+            check_questions(&snapshot, &able(Revision::V2025_11_25), &outcome).unwrap();
+        }
+        let error = Outcome::Error(raw(r#"{"code":-32602,"message":"m"}"#.to_owned()));
+        check_questions(&snapshot, &able(Revision::V2026_07_28), &error).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_is_its_callers_alone() {
+        let services = Services::for_tests().await;
+        let principal = |name: &str| Principal::Key(crate::ids::KeyName::parse(name).unwrap());
+        let notes = UpstreamName::parse("notes").unwrap();
+        let id = seal(&services, &principal("ci"), &notes, "a\nb");
+        assert_eq!(id, seal(&services, &principal("ci"), &notes, "a\nb"));
+        assert_eq!(open(&services, &principal("ci"), &id), Some((notes, "a\nb".to_owned())));
+        assert_eq!(open(&services, &principal("ic"), &id), None);
+        assert_eq!(open(&services, &principal("ci"), "a"), None);
+    }
+}

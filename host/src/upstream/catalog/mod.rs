@@ -1,0 +1,292 @@
+//! What the upstreams offer, under the names that callers see. Pure and immutable: a change is a new catalog.
+//!
+//! There is one [`View`] of all upstreams together and one of each alone. Together, tools and prompts carry their
+//! upstream's name ([`naming`]), and of several upstreams with the same resource URI the first keeps it ([`uri`]); alone,
+//! everything is called what its upstream calls it, as far as callers can take the name.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::ids::UpstreamName;
+use crate::mcp::revision::About;
+use crate::secret::Digest;
+use crate::upstream::naming;
+
+mod definition;
+mod skill;
+mod template;
+mod uri;
+mod view;
+
+pub use definition::{
+    Definition, Listed, TaskSupport, TemplateDefinition, ToolDefinition, ToolHints, UnusableDefinition,
+};
+pub use skill::{Skill, SkillDefinition};
+pub use view::{Located, Prompt, Resource, Template, Tool, View};
+
+use skill::Skills;
+use template::Pattern;
+use uri::Mark;
+
+/// How often a URI that is taken is marked anew.
+const MAX_MARKS: u8 = 4;
+
+/// What one upstream contributes.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    pub upstream: UpstreamName,
+    /// Whether its tools and prompts carry its name as a prefix.
+    pub prefix: bool,
+    pub about: Option<Arc<About>>,
+    /// `None` while nothing is known of it.
+    pub offer: Option<Arc<Offer>>,
+    /// Whether it is down, so that `offer` is what was last known.
+    pub stale: bool,
+}
+
+/// What an upstream was last seen to offer; each list in the order in which it came.
+#[derive(Debug, Default)]
+pub struct Offer {
+    pub tools: Vec<Arc<ToolDefinition>>,
+    pub prompts: Vec<Arc<Definition>>,
+    pub resources: Vec<Arc<Definition>>,
+    pub templates: Vec<Arc<TemplateDefinition>>,
+    pub skills: Vec<Arc<SkillDefinition>>,
+}
+
+impl Offer {
+    /// The same for two offers only if they have the same definitions in the same order.
+    pub fn digest(&self) -> Digest {
+        let mut all = Vec::new();
+        add_digests(&mut all, &self.tools);
+        add_digests(&mut all, &self.prompts);
+        add_digests(&mut all, &self.resources);
+        add_digests(&mut all, &self.templates);
+        add_digests(&mut all, &self.skills);
+        Digest::of(&all)
+    }
+
+    /// URIs that are this upstream's: of resources it lists, and of those that its tools and skills name.
+    fn uris(&self) -> impl Iterator<Item = &str> {
+        let listed = self.resources.iter().map(|resource| resource.key.as_str());
+        let files = self.skills.iter().flat_map(|skill| skill.files()).take(skill::MAX_CLAIMS);
+        listed.chain(self.tools.iter().flat_map(|tool| tool.interfaces())).chain(files)
+    }
+
+    fn uri_templates(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|template| template.key())
+    }
+}
+
+fn add_digests<T: Listed>(all: &mut Vec<u8>, definitions: &[Arc<T>]) {
+    all.extend_from_slice(&(definitions.len() as u64).to_be_bytes());
+    for definition in definitions {
+        all.extend_from_slice(definition.digest().as_bytes());
+    }
+}
+
+/// All views of what the upstreams offer.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    merged: Arc<View>,
+    alone: BTreeMap<UpstreamName, Arc<View>>,
+}
+
+impl Catalog {
+    /// Places what the upstreams offer. The order of the shelves does not matter.
+    pub fn build(shelves: &[Shelf]) -> Self {
+        let mut shelves: Vec<&Shelf> = shelves.iter().collect();
+        shelves.sort_by(|one, other| one.upstream.cmp(&other.upstream));
+        let alone = shelves.iter().map(|shelf| (shelf.upstream.clone(), Arc::new(View::of(&[shelf], Names::Own))));
+        Self { merged: Arc::new(View::of(&shelves, Names::Prefixed)), alone: alone.collect() }
+    }
+
+    /// What there is of one upstream, or of all together; `None` if there is no such upstream.
+    pub fn view(&self, upstream: Option<&UpstreamName>) -> Option<&Arc<View>> {
+        upstream.map_or(Some(&self.merged), |upstream| self.alone.get(upstream))
+    }
+
+    /// How many tools all upstreams have together.
+    pub fn len(&self) -> usize {
+        self.merged.tools_after(None).len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How tools and prompts are called in a view.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// As their upstream calls them.
+    Own,
+    /// With its prefix, unless the upstream goes without. A bare name is never one with an upstream's prefix.
+    Prefixed,
+}
+
+impl View {
+    /// `shelves` are in name order.
+    fn of(shelves: &[&Shelf], names: Names) -> Self {
+        let offers: Vec<(&UpstreamName, &Offer)> =
+            shelves.iter().filter_map(|shelf| shelf.offer.as_deref().map(|offer| (&shelf.upstream, offer))).collect();
+        let uris = Uris::assign(&offers, |offer| Box::new(offer.uris()));
+        let templates = Uris::assign(&offers, |offer| Box::new(offer.uri_templates()));
+
+        let tools = exposed(shelves, names, |offer| &offer.tools, |tool| &tool.name);
+        let tools =
+            tools.into_iter().map(|(tool, name)| Tool::placed(tool, name, |uri| uris.exposed(&tool.upstream, uri)));
+        let prompts = exposed(shelves, names, |offer| &offer.prompts, |prompt| &prompt.key);
+        let prompts = prompts.into_iter().map(|(prompt, exposed)| Prompt {
+            upstream: prompt.upstream.clone(),
+            name: prompt.key.clone(),
+            listed: prompt.listed(&exposed),
+            exposed,
+        });
+        let resources = offers.iter().flat_map(|(_, offer)| &offer.resources).filter_map(|resource| {
+            let exposed = uris.exposed(&resource.upstream, &resource.key)?.to_owned();
+            let (upstream, uri) = (resource.upstream.clone(), resource.key.clone());
+            Some(Resource { upstream, uri, listed: resource.listed(&exposed), exposed })
+        });
+        let templates = offers.iter().flat_map(|(_, offer)| &offer.templates).filter_map(|template| {
+            let TemplateDefinition { definition, pattern } = &**template;
+            let exposed = templates.exposed(&definition.upstream, &definition.key)?.to_owned();
+            let mark = templates.marked(&definition.upstream, &definition.key).map(|(mark, _)| mark.clone());
+            let pattern = if mark.is_some() { Pattern::parse(&exposed).map(Arc::new) } else { pattern.clone() };
+            let (upstream, uri_template) = (definition.upstream.clone(), definition.key.clone());
+            Some(Template { upstream, uri_template, listed: definition.listed(&exposed), exposed, pattern, mark })
+        });
+
+        let mut view = Self {
+            tools: tools.collect(),
+            prompts: prompts.collect(),
+            resources: resources.collect(),
+            templates: templates.collect(),
+            skills: Skills::assign(&offers, |uri| uris.keepers.get(uri).copied()),
+            unlisted: HashMap::new(),
+            matched: Vec::new(),
+            abouts: shelves.iter().filter_map(|shelf| Some((shelf.upstream.clone(), shelf.about.clone()?))).collect(),
+            missing: names_of(shelves, |shelf| shelf.offer.is_none()),
+            stale: names_of(shelves, |shelf| shelf.stale && shelf.offer.is_some()),
+        };
+        if names == Names::Prefixed {
+            for (upstream, skills) in view.skills.behind() {
+                tracing::warn!(%upstream, skills, "another upstream has files where these skills have theirs and comes first");
+            }
+        }
+        view.unlisted = uris.of_interfaces(&offers);
+        view.matched = view.templates_after(None).filter(|template| template.pattern.is_some()).cloned().collect();
+        // Stable: matches that are as close stay in order.
+        let closeness = |template: &Arc<Template>| template.pattern.as_ref().map(|pattern| pattern.literal_bytes());
+        view.matched.sort_by_key(|template| std::cmp::Reverse(closeness(template)));
+        view
+    }
+}
+
+fn names_of(shelves: &[&Shelf], which: impl Fn(&Shelf) -> bool) -> Vec<UpstreamName> {
+    shelves.iter().filter(|shelf| which(shelf)).map(|shelf| shelf.upstream.clone()).collect()
+}
+
+/// Gives each definition of one kind the name that callers see. What finds no free name is left out.
+fn exposed<'a, T>(
+    shelves: &[&'a Shelf],
+    names: Names,
+    list: impl Fn(&'a Offer) -> &'a Vec<Arc<T>>,
+    name: impl Fn(&'a T) -> &'a str,
+) -> Vec<(&'a Arc<T>, String)> {
+    let has_prefix = |name: &str| shelves.iter().any(|shelf| naming::is_of(&shelf.upstream, name));
+    let mut taken = HashSet::new();
+    let mut placed = Vec::new();
+    for shelf in shelves {
+        let Some(offer) = &shelf.offer else { continue };
+        // Independent of the order in which the upstream lists them.
+        let mut definitions: Vec<&'a Arc<T>> = list(offer).iter().collect();
+        definitions.sort_by_key(|definition| name(definition));
+        for definition in definitions {
+            let name = name(definition);
+            let bare = naming::candidates(None, name);
+            let bare: Vec<String> = match (names, shelf.prefix) {
+                (Names::Own, _) => bare.collect(),
+                (Names::Prefixed, true) => Vec::new(),
+                (Names::Prefixed, false) => bare.take(1).filter(|bare| !has_prefix(bare)).collect(),
+            };
+            let prefixed = naming::candidates(Some(&shelf.upstream), name);
+            if let Some(free) = bare.into_iter().chain(prefixed).find(|exposed| !taken.contains(exposed)) {
+                taken.insert(free.clone());
+                placed.push((definition, free));
+            }
+        }
+    }
+    placed
+}
+
+/// Who has which URI, or URI template.
+#[derive(Default)]
+struct Uris<'a> {
+    keepers: HashMap<&'a str, &'a UpstreamName>,
+    marked: HashMap<&'a UpstreamName, HashMap<&'a str, (Mark, String)>>,
+}
+
+impl<'a> Uris<'a> {
+    /// The first of several upstreams keeps a URI; the others' are marked so that they are nobody else's. `offers` are in
+    /// name order.
+    fn assign(
+        offers: &[(&'a UpstreamName, &'a Offer)],
+        uris: impl Fn(&'a Offer) -> Box<dyn Iterator<Item = &'a str> + 'a>,
+    ) -> Self {
+        let mut assigned = Self::default();
+        let mut clashes = Vec::new();
+        for (upstream, offer) in offers {
+            for uri in uris(offer) {
+                if *assigned.keepers.entry(uri).or_insert(upstream) != *upstream {
+                    clashes.push((*upstream, uri));
+                }
+            }
+        }
+        // Independent of the order in which the upstreams list them.
+        clashes.sort();
+        clashes.dedup();
+        let mut taken = HashSet::new();
+        for (upstream, uri) in clashes {
+            let marks = (0..MAX_MARKS).map(|attempt| Mark::of(upstream, uri, attempt));
+            let mut free = marks.map(|mark| (mark.put(uri), mark));
+            let is_free = |exposed: &str| !assigned.keepers.contains_key(exposed) && !taken.contains(exposed);
+            if let Some((exposed, mark)) = free.find(|(exposed, _)| is_free(exposed)) {
+                taken.insert(exposed.clone());
+                assigned.marked.entry(upstream).or_default().insert(uri, (mark, exposed));
+            }
+        }
+        assigned
+    }
+
+    /// Under which URI callers see this one of this upstream; `None` if there is no free one.
+    fn exposed<'b>(&'b self, upstream: &UpstreamName, uri: &'b str) -> Option<&'b str> {
+        match self.marked(upstream, uri) {
+            Some((_, exposed)) => Some(exposed),
+            None => self.keepers.get(uri).is_some_and(|keeper| *keeper == upstream).then_some(uri),
+        }
+    }
+
+    fn marked(&self, upstream: &UpstreamName, uri: &str) -> Option<&(Mark, String)> {
+        self.marked.get(upstream)?.get(uri)
+    }
+
+    /// Where the URIs lead that tools name and that no list has.
+    fn of_interfaces(&self, offers: &[(&UpstreamName, &Offer)]) -> HashMap<String, Located> {
+        let mut located = HashMap::new();
+        for (upstream, offer) in offers {
+            let listed: HashSet<&str> = offer.resources.iter().map(|resource| resource.key.as_str()).collect();
+            let named = offer.tools.iter().flat_map(|tool| tool.interfaces());
+            for uri in named.filter(|uri| !listed.contains(uri)) {
+                if let Some(exposed) = self.exposed(upstream, uri) {
+                    let place = Located { upstream: (*upstream).clone(), uri: uri.to_owned() };
+                    located.insert(exposed.to_owned(), place);
+                }
+            }
+        }
+        located
+    }
+}
+
+#[cfg(test)]
+mod tests;
