@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that finds something missing fails")]
 
+mod bridge;
+mod fidelity;
 mod mcp;
 mod operator;
 mod policy;

@@ -1,8 +1,9 @@
 //! What passes through passes to the byte: contents of every kind, arguments, definitions and errors, on both ways and
-//! over both transports, however odd the JSON is.
+//! over both transports, however odd the JSON is. Here are the cases that somebody thought of; `crate::fidelity` has
+//! those that nobody did, in all pairs of eras.
 
 use http::{HeaderMap, HeaderValue};
-use portcullis_tests::upstreams::fixture::{Fixture, Replies, Settings, default_tools};
+use portcullis_tests::upstreams::fixture::{Eras, Fixture, Replies, Settings, default_tools};
 use portcullis_tests::upstreams::hostile::{Behaviour, Hostile};
 use portcullis_tests::{Caller, Gateway, Reply, program};
 use serde::Deserialize;
@@ -26,12 +27,13 @@ const ODD: &[&str] = &[
     r#"{"text":"</script>\u2028\u2029\u007f"}"#,
 ];
 
-/// Two upstreams that do the same: `web` over streamable HTTP, `child` over stdio.
+/// Two upstreams that do the same, in the revisions with sessions: `web` over streamable HTTP, `child` over stdio.
 async fn scene() -> (Fixture, Gateway) {
-    let web = Fixture::start().await;
+    let web = Fixture::with(Settings { eras: Eras::Legacy, ..Settings::default() }).await.unwrap();
     let child = program("fixture-upstream");
-    let builder =
-        Gateway::builder().http_upstream("web", &web.url).stdio_upstream("child", &[child.to_str().unwrap(), "stdio"]);
+    let builder = Gateway::builder()
+        .http_upstream("web", &web.url)
+        .stdio_upstream("child", &[child.to_str().unwrap(), "stdio", "--legacy"]);
     let gateway = builder.key("alice").start().await;
     gateway
         .until("/api/v1/upstreams", |view| {
@@ -57,9 +59,14 @@ async fn modern_call(gateway: &Gateway, tool: &str, more: &str, meta: &str) -> R
     caller.post(call_text(tool, &format!(r#"{more}"_meta":{{{MODERN}{meta}}}"#))).await
 }
 
-/// What a modern caller gets of a result that a legacy upstream gave.
+/// What a modern caller gets of a result that a legacy upstream gave: what its revision wants in front, and then the
+/// result as it was.
 fn completed(result: &str) -> String {
-    format!(r#"{{"resultType":"complete",{}"#, &result[1..])
+    let info = format!(r#"{{"name":"portcullis","title":"Portcullis","version":"{}"}}"#, env!("CARGO_PKG_VERSION"));
+    let meta = format!(r#","_meta":{{"io.modelcontextprotocol/serverInfo":{info}}}"#);
+    let meta = if result.contains(r#""_meta""#) { "" } else { &meta };
+    let comma = if result == "{}" { "" } else { "," };
+    format!(r#"{{"resultType":"complete"{meta}{comma}{}"#, &result[1..])
 }
 
 #[tokio::test]
@@ -105,7 +112,7 @@ async fn results_keep_what_nobody_knows() {
         r#"{}"#,
         r#"{ "content" : [ ] }"#,
         r#"{"x-top":1.0,"content":[{"type":"x-unknown","n":[1e2,18446744073709551616]},{"type":"text","text":"\u00e9\/","annotations":{"zz":1,"audience":["system"]},"_meta":{"b":1,"a":2}}],"_meta":{"z":{},"a":[]}}"#,
-        r#"{"structuredContent":[1.0,null,"any JSON value"],"content":[]}"#,
+        r#"{"structuredContent":{"a":[1.0,null]},"content":[]}"#,
         r#"{"content":"not even a list","isError":"maybe"}"#,
         r#"{"content":[{"type":"resource_link","uri":"ui://x/y","name":"n","icons":[]}],"isError":false}"#,
         r#"{"content":[{"type":"text","text":"a lone surrogate: \ud800"}]}"#,
@@ -115,9 +122,15 @@ async fn results_keep_what_nobody_knows() {
         let reply = legacy.request("tools/call", json!({ "name": "up__any" })).await;
         assert_eq!(result_text(&reply), result);
         let reply = gateway.caller("alice").call("up__any", json!({})).await;
-        let expected = if result == "{}" { r#"{"resultType":"complete"}"#.to_owned() } else { completed(result) };
-        assert_eq!(result_text(&reply), expected);
+        assert_eq!(result_text(&reply), completed(result));
     }
+    // Structured content of other types than objects is newer than the revisions with sessions.
+    up.answer(r#""result":{"structuredContent":[1.0,null,"any JSON value"],"content":[]}"#);
+    assert_eq!(result_text(&legacy.request("tools/call", json!({ "name": "up__any" })).await), r#"{"content":[]}"#);
+    assert_eq!(
+        result_text(&gateway.caller("alice").call("up__any", json!({})).await),
+        completed(r#"{"structuredContent":[1.0,null,"any JSON value"],"content":[]}"#)
+    );
     for result in [r#"{"resultType":"complete","content":[]}"#, r#"{"content":[],"resultType":"x-later"}"#] {
         up.answer(&format!(r#""result":{result}"#));
         assert_eq!(
@@ -261,11 +274,13 @@ async fn definitions_keep_all_but_their_name() {
 #[tokio::test]
 async fn odd_definitions_are_listed_as_they_are() {
     let definitions = [
-        r#"{"inputSchema":true,"x":[1.0,1e400],"name":"always","description":"\ud83d\ude00"}"#,
+        r#"{"inputSchema":true,"x":[1.0,1e300],"name":"always","description":"\ud83d\ude00"}"#,
         r#"{"name":"bare"}"#,
         r#"{"title":null,"name":"nulls","annotations":"none","icons":[{"src":"data:,"}],"outputSchema":{"$ref":"https://example.com/never-fetched"}}"#,
     ];
-    let up = Scripted::start(&definitions).await;
+    // What not every reader of JSON can read is left out.
+    let unreadable = [r#"{"name":"too-much","x":1e400}"#, r#"{"name":"twice","x":1,"x":2}"#];
+    let up = Scripted::start(&[&definitions[..], &unreadable].concat()).await;
     let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").start().await;
     let list = result_text(&gateway.caller("alice").modern("tools/list", json!({})).await);
     let expected = definitions.join(",").replace(r#""name":""#, r#""name":"up__"#);
@@ -278,8 +293,11 @@ async fn an_upstreams_error_passes_with_all_its_members() {
     let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").start().await;
     let error = r#"{"x-before":[1.0],"code":-32050,"data":{"z":1e2,"a":"\u00e9"},"message":"No.","x-after":{}}"#;
     let tool = format!("up__{}", up.tool());
+    // 2026-07-28 keeps such codes for itself (basic § error codes): there it is told beside one that may be used.
+    let translated =
+        r#"{"code":-32603,"message":"No.","data":{"upstreamCode":-32050,"upstreamData":{"z":1e2,"a":"\u00e9"}}}"#;
     let modern = gateway.caller("alice").call(&tool, json!({})).await;
-    assert_eq!((modern.status.as_u16(), &*result_text(&modern)), (200, error));
+    assert_eq!((modern.status.as_u16(), &*result_text(&modern)), (200, translated));
     let legacy = gateway.caller("alice").initialize("2025-11-25").await;
     let legacy = legacy.request("tools/call", json!({ "name": tool })).await;
     assert_eq!((legacy.status.as_u16(), &*result_text(&legacy)), (200, error));
@@ -292,112 +310,6 @@ async fn an_error_of_either_transport_passes() {
     // It is still listed here, but the upstream knows it no more.
     let reply = gateway.caller("alice").call("web__echo", json!({})).await;
     assert_eq!(reply.json()["error"], json!({ "code": -32602, "message": "Unknown tool: echo" }));
-}
-
-#[tokio::test]
-async fn two_hundred_random_documents_arrive_to_the_byte() {
-    let (_web, gateway) = scene().await;
-    let legacy = gateway.caller("alice").initialize("2025-11-25").await;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for round in 0..200 {
-        let arguments = random.object(0);
-        let tool = if round % 2 == 0 { "web__echo" } else { "child__echo" };
-        let reply = match round % 4 {
-            0 | 1 => legacy.post(call_text(tool, &format!(r#""arguments":{arguments}"#))).await,
-            _ => modern_call(&gateway, tool, &format!(r#""arguments":{arguments},"#), "").await,
-        };
-        assert_echoed(&reply, &arguments);
-    }
-}
-
-/// Makes JSON documents, the same ones in each run.
-struct Random(u64);
-
-impl Random {
-    /// Xorshift: any sequence will do that is the same again.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn one_of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
-        let at = self.below(choices.len() as u64);
-        choices[usize::try_from(at).unwrap()]
-    }
-
-    fn space(&mut self) -> &'static str {
-        self.one_of(&["", "", "", " ", "\t", "  "])
-    }
-
-    fn value(&mut self, depth: u64) -> String {
-        match self.below(if depth < 5 { 7 } else { 4 }) {
-            0 => self.one_of(&["true", "false", "null"]).to_owned(),
-            1 => self.number(),
-            2 | 3 => self.string(),
-            4 => {
-                let items: Vec<String> = (0..self.below(5))
-                    .map(|_| format!("{}{}{}", self.space(), self.value(depth + 1), self.space()))
-                    .collect();
-                format!("[{}]", items.join(","))
-            }
-            _ => self.object(depth + 1),
-        }
-    }
-
-    /// No name occurs twice, which is refused.
-    fn object(&mut self, depth: u64) -> String {
-        let member = |random: &mut Self, at: u64| {
-            let mut name = random.string();
-            name.insert_str(name.len() - 1, &at.to_string());
-            format!("{}{name}{}:{}{}", random.space(), random.space(), random.space(), random.value(depth))
-        };
-        let members: Vec<String> = (0..self.below(6)).map(|at| member(self, at)).collect();
-        format!("{{{}}}", members.join(","))
-    }
-
-    fn number(&mut self) -> String {
-        let sign = self.one_of(&["", "-"]);
-        let digits = self.one_of(&[
-            "0",
-            "7",
-            "10",
-            "9007199254740993",
-            "18446744073709551616",
-            "123456789012345678901234567890123",
-        ]);
-        let fraction = self.one_of(&["", "", ".0", ".50", ".000000000000000000000000000001"]);
-        let exponent = self.one_of(&["", "", "e0", "E+7", "e-12", "e+0100"]);
-        format!("{sign}{digits}{fraction}{exponent}")
-    }
-
-    fn string(&mut self) -> String {
-        let pieces: Vec<&str> = (0..self.below(6))
-            .map(|_| {
-                self.one_of(&[
-                    "a",
-                    "Z",
-                    " ",
-                    "é",
-                    "😀",
-                    "\u{2028}",
-                    "\\\"",
-                    "\\\\",
-                    "\\/",
-                    "\\n",
-                    "\\u0000",
-                    "\\u00E9",
-                    "\\ud83d\\ude00",
-                    "{",
-                    "]",
-                    ",",
-                    ":",
-                ])
-            })
-            .collect();
-        format!("\"{}\"", pieces.concat())
-    }
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
-//! Revisions 2025-11-25 and 2025-06-18: `initialize` opens a session, and everything happens within one.
+//! Revisions 2024-11-05 to 2025-11-25: `initialize` opens a session, and everything happens within one.
 
 use std::time::Duration;
 
 use http::StatusCode;
-use portcullis_tests::upstreams::fixture::Fixture;
+use portcullis_tests::upstreams::fixture::{Eras, Fixture, Settings, tool};
 use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 
 use super::{refusal, result_text, scene};
 
-const REVISIONS: [&str; 2] = ["2025-11-25", "2025-06-18"];
+const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 
 async fn initialize(caller: &Caller, version: &str) -> Reply {
     let info = json!({ "name": "tests", "version": "1" });
@@ -24,8 +24,8 @@ async fn a_version_is_negotiated_and_a_session_opened() {
     for (asked, spoken) in [
         ("2025-11-25", "2025-11-25"),
         ("2025-06-18", "2025-06-18"),
-        ("2025-03-26", "2025-11-25"),
-        ("2024-11-05", "2025-11-25"),
+        ("2025-03-26", "2025-03-26"),
+        ("2024-11-05", "2024-11-05"),
         ("2026-07-28", "2025-11-25"),
         ("1.0", "2025-11-25"),
     ] {
@@ -33,7 +33,7 @@ async fn a_version_is_negotiated_and_a_session_opened() {
         assert_eq!(reply.status, StatusCode::OK, "{asked}");
         let result = &reply.json()["result"];
         assert_eq!(result["protocolVersion"], spoken, "{asked}");
-        assert_eq!(result["capabilities"], json!({ "tools": {} }));
+        assert_eq!(result["capabilities"]["tools"], json!({ "listChanged": true }));
         assert_eq!(result["serverInfo"]["name"], "portcullis");
         assert!(result.get("resultType").is_none(), "this era has no result types");
         let session = reply.header("mcp-session-id").to_owned();
@@ -132,11 +132,19 @@ async fn delete_takes_back_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn there_is_no_stream_to_get() {
-    let (_up, gateway) = scene().await;
-    let session = gateway.caller("alice").initialize("2025-11-25").await;
-    let reply = session.send("GET", "/mcp", "").await;
-    assert_eq!((reply.status, reply.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "POST, DELETE"));
+async fn the_stream_of_a_session_needs_one_and_tells_of_changes() {
+    let (up, gateway) = scene().await;
+    let alice = gateway.caller("alice");
+    let without = alice.send("GET", "/mcp", "").await;
+    assert_eq!((without.status, without.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "POST, DELETE"));
+    let session = alice.initialize("2025-11-25").await;
+    let mut stream = session.listen(None).await;
+    assert!(stream.is_events());
+    up.change_tools(vec![tool("only")]);
+    assert_eq!(stream.next().await["method"], "notifications/tools/list_changed");
+    assert_eq!(session.send("DELETE", "/mcp", "").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(stream.rest().await, [Value::Null; 0], "it ends with its session");
+    assert_eq!(session.send("GET", "/mcp", "").await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -182,7 +190,8 @@ async fn tools_are_listed_and_called() {
         let called = session.request("tools/call", json!({ "name": "up__echo", "arguments": { "a": 1 } })).await;
         assert_eq!(
             result_text(&called),
-            r#"{"content":[{"type":"text","text":"{\"a\":1}"}],"structuredContent":{"a":1}}"#
+            r#"{"content":[{"type":"text","text":"{\"a\":1}"}],"structuredContent":{"a":1},"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"fixture","title":"Fixture upstream","version":"1.0.0"}}}"#,
+            "as the upstream wrote it: members that the caller does not know do no harm"
         );
         let unknown = session.request("tools/call", json!({ "name": "up__none" })).await;
         assert_eq!(refusal(&unknown), (200, -32602));
@@ -229,6 +238,9 @@ async fn progress_and_log_messages_come_before_the_answer() {
         assert_eq!(told, [(&token, &json!(0)), (&token, &json!(50)), (&token, &json!(100))]);
         assert_eq!(messages[3]["result"]["content"][0]["text"], "Came to the end.");
     }
+    let up = Fixture::with(Settings { eras: Eras::Legacy, ..Settings::default() }).await.unwrap();
+    let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").start().await;
+    let session = gateway.caller("alice").initialize("2025-11-25").await;
     let reply = session.request("tools/call", json!({ "name": "up__test_tool_with_logging" })).await;
     let messages: Vec<Value> = reply.messages().iter().map(|message| serde_json::from_str(message).unwrap()).collect();
     let said: Vec<&Value> = messages[..3].iter().map(|message| &message["params"]["data"]).collect();
@@ -346,15 +358,15 @@ async fn sessions_are_bounded_and_idle_ones_make_room() {
 async fn an_unknown_method_is_not_found() {
     let (_up, gateway) = scene().await;
     let session = gateway.caller("alice").initialize("2025-11-25").await;
-    for method in ["none", "resources/list", "prompts/list", "logging/setLevel", "server/discover", "", "TOOLS/LIST"] {
+    for method in ["none", "tasks/list", "roots/list", "subscriptions/listen", "server/discover", "", "TOOLS/LIST"] {
         assert_eq!(refusal(&session.request(method, json!({})).await), (200, -32601), "{method:?}");
     }
 }
 
 #[tokio::test]
-async fn a_batch_is_refused() {
+async fn a_batch_is_refused_but_in_the_revision_that_has_them() {
     let (up, gateway) = scene().await;
-    for revision in REVISIONS {
+    for revision in REVISIONS.into_iter().filter(|revision| *revision != "2025-03-26") {
         let session = gateway.caller("alice").initialize(revision).await;
         let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"up__echo"}}"#;
         for batch in ["[]".to_owned(), format!("[{call}]"), format!(" \n[{call},{call}]")] {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{refusal, result_text, scene};
 
+const SPOKEN: [&str; 5] = ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const INFO: &str = "io.modelcontextprotocol/serverInfo";
 
 #[tokio::test]
@@ -17,8 +18,8 @@ async fn discovery_says_what_is_spoken() {
     assert_eq!(reply.status, StatusCode::OK);
     let result = &reply.json()["result"];
     assert_eq!(result["resultType"], "complete");
-    assert_eq!(result["supportedVersions"], json!(["2026-07-28", "2025-11-25", "2025-06-18"]));
-    assert_eq!(result["capabilities"], json!({ "tools": {} }));
+    assert_eq!(result["supportedVersions"], json!(SPOKEN));
+    assert_eq!(result["capabilities"]["tools"], json!({ "listChanged": true }));
     assert_eq!(result["cacheScope"], "private");
     assert!(result["ttlMs"].is_u64());
     assert_eq!(result["_meta"][INFO]["name"], "portcullis");
@@ -119,7 +120,8 @@ async fn a_call_is_answered_by_the_upstream() {
     assert_eq!(reply.header("content-type"), "application/json");
     assert_eq!(
         result_text(&reply),
-        r#"{"resultType":"complete","content":[{"type":"text","text":"{\"text\":\"hello\"}"}],"structuredContent":{"text":"hello"}}"#
+        r#"{"content":[{"type":"text","text":"{\"text\":\"hello\"}"}],"structuredContent":{"text":"hello"},"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"fixture","title":"Fixture upstream","version":"1.0.0"}}}"#,
+        "as the upstream wrote it"
     );
     assert_eq!(up.stats().calls, 1);
 }
@@ -167,7 +169,11 @@ async fn methods_that_are_gone_are_not_found() {
         "resources/unsubscribe",
         "tools/none",
         "TOOLS/LIST",
-        "resources/list",
+        "roots/list",
+        "sampling/createMessage",
+        "tasks/result",
+        "tasks/list",
+        "",
     ] {
         let reply = alice.modern(method, json!({})).await;
         assert_eq!(refusal(&reply), (404, -32601), "{method}");
@@ -284,7 +290,7 @@ async fn a_version_that_is_not_spoken_is_answered_with_those_that_are() {
         let reply = post(&gateway, &headers, &body.replace("2026-07-28", version)).await;
         assert_eq!(refusal(&reply), (400, -32022), "{version:?}");
         let data = &reply.json()["error"]["data"];
-        assert_eq!(*data, json!({ "supported": ["2026-07-28", "2025-11-25", "2025-06-18"], "requested": version }));
+        assert_eq!(*data, json!({ "supported": SPOKEN, "requested": version }));
     }
 }
 

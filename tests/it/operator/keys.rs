@@ -46,7 +46,7 @@ async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
     });
     assert_eq!(made, view);
     let caller = Caller::new(gateway.public, Some(secret.clone()));
-    assert_eq!(caller.tool_names().await, ["up__echo", "up__slow"]);
+    assert_eq!(caller.tool_names().await, ["up__echo", "up__slow", "up__slow_compute"]);
 
     assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json(), view);
     for path in ["/api/v1/keys", "/api/v1/keys/ci", "/api/v1/audit", "/api/v1/decisions", "/api/v1/status"] {

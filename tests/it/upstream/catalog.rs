@@ -67,6 +67,7 @@ async fn a_changed_list_is_read_when_the_child_says_so() {
 while IFS= read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
   case $line in
+    *'"server/discover"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}\n' "$id" ;;
     *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"s","version":"1"}}}\n' "$id" ;;
     *'"tools/list"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"turn-%s","inputSchema":{"type":"object"}}]}}\n' "$id" "$n" ;;
     *'"tools/call"'*) n=$((n+1)); printf '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n{"jsonrpc":"2.0","id":%s,"result":{"content":[]}}\n' "$id" ;;
@@ -101,10 +102,11 @@ async fn tools_of_two_upstreams_never_meet() {
         "notes__add",
         "notes__list",
         "other__add",
-        "plain__add",
         "plain__notes__",
         "plain__notes__add",
         "plain__notes__later",
+        // A bare name is never one with a prefix, be it the upstream's own.
+        "plain__plain__add",
     ];
     assert_eq!(caller.tool_names().await, names);
     let calls_of = async |tool: &str| {
@@ -202,6 +204,7 @@ async fn a_list_without_end_is_a_reason_to_be_down() {
 while IFS= read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
   case $line in
+    *'"server/discover"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}\n' "$id" ;;
     *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}}\n' "$id" ;;
     *'"tools/list"'*) n=$((n+1)); printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"t%s"}],"nextCursor":"%s"}}\n' "$id" "$n" "$n" ;;
   esac

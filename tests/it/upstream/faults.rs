@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use portcullis_tests::gateway::Builder;
 use portcullis_tests::upstreams::fixture::{Fixture, Settings};
-use portcullis_tests::upstreams::hostile::{Behaviour, HUGE_BYTES, Hostile};
+use portcullis_tests::upstreams::hostile::{Behaviour, HUGE_BYTES, Hostile, Plan};
 use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -31,19 +31,43 @@ const UPSTREAM_FAILED: i64 = -31502;
 enum Fate {
     /// The gateway's own error, with this reason.
     Failed(&'static str),
+    /// Another error, with this code.
+    Refused(i64),
     /// What the upstream said, with this in it.
     Said(&'static str),
 }
 
-fn fate(behaviour: Behaviour) -> Fate {
+/// Who speaks which era: a misbehaviour of one is a matter of course in the other.
+#[derive(Clone, Copy, Debug)]
+struct Eras {
+    caller_has_sessions: bool,
+    upstream_has_sessions: bool,
+}
+
+const ALL_ERAS: [Eras; 4] = [
+    Eras { caller_has_sessions: false, upstream_has_sessions: false },
+    Eras { caller_has_sessions: true, upstream_has_sessions: false },
+    Eras { caller_has_sessions: false, upstream_has_sessions: true },
+    Eras { caller_has_sessions: true, upstream_has_sessions: true },
+];
+
+fn fate(behaviour: Behaviour, eras: Eras) -> Fate {
     const PROPER: &str = r#""text":"This is what a proper server would have said.""#;
+    let Eras { caller_has_sessions, upstream_has_sessions } = eras;
     match behaviour {
         Behaviour::Refuses => Fate::Failed("unreachable"),
-        Behaviour::HangsUp | Behaviour::DiesInSse | Behaviour::DiesInJson | Behaviour::EmptySse => Fate::Failed("died"),
+        Behaviour::HangsUp
+        | Behaviour::DiesInSse
+        | Behaviour::DiesInJson
+        | Behaviour::EmptySse
+        | Behaviour::HugeHeaders
+        | Behaviour::ManyHeaders => Fate::Failed("died"),
         Behaviour::NeverAnswers
         | Behaviour::Trickles
         | Behaviour::EndlessComments
-        | Behaviour::EndlessNotifications => Fate::Failed("timed_out"),
+        | Behaviour::EndlessNotifications
+        | Behaviour::EndlessQuestions => Fate::Failed("timed_out"),
+        Behaviour::ArrayAnswer if upstream_has_sessions => Fate::Said(PROPER),
         Behaviour::NotJson
         | Behaviour::NotUtf8
         | Behaviour::NotJsonRpc
@@ -51,19 +75,49 @@ fn fate(behaviour: Behaviour) -> Fate {
         | Behaviour::RepeatsMembers
         | Behaviour::Html
         | Behaviour::WrongContentType
-        | Behaviour::Gzip => Fate::Failed("protocol"),
+        | Behaviour::Gzip
+        | Behaviour::DeepNesting
+        | Behaviour::TrailingBytes
+        | Behaviour::ArrayAnswer
+        | Behaviour::SseGarbage
+        | Behaviour::OtherVersion
+        | Behaviour::NoContentType
+        | Behaviour::EmptyJson
+        | Behaviour::Status202
+        | Behaviour::ResultAndError
+        | Behaviour::ErrorWithoutCode
+        | Behaviour::UnaskedTask => Fate::Failed("protocol"),
         Behaviour::HugeJson | Behaviour::HugeDeclared | Behaviour::HugeSseEvent => Fate::Failed("too_large"),
         Behaviour::Status401
         | Behaviour::Status404
         | Behaviour::Status500
         | Behaviour::Status503
         | Behaviour::Redirects => Fate::Failed("status"),
-        // Results pass as they are, however deep.
-        Behaviour::DeepNesting => Fate::Said("[[[[]]]]"),
         Behaviour::AnswersTwice | Behaviour::AsksBack => Fate::Said(PROPER),
+        // 2026-07-28 keeps that code for itself.
+        Behaviour::ErrorWithExtras if !caller_has_sessions => Fate::Refused(-32_603),
         Behaviour::ErrorWithExtras => Fate::Said(
             r#""error":{"x-before":[1.0],"code":-32050,"data":{"z":1e2,"a":"\u00e9"},"message":"No.","x-after":{}}"#,
         ),
+        Behaviour::ErrorWithoutId => Fate::Said(r#""error":{"code":-31000,"message":"Whose is it?"}"#),
+        // A result of the revisions with sessions has no type: such a member means nothing to who speaks them, and must
+        // mean nothing to the others.
+        Behaviour::AsksUndeclared
+        | Behaviour::AsksNothing
+        | Behaviour::AsksUnknown
+        | Behaviour::AsksTwice
+        | Behaviour::HugeState
+            if upstream_has_sessions =>
+        {
+            Fate::Refused(-32_603)
+        }
+        Behaviour::HugeState if !caller_has_sessions => Fate::Failed("too_large"),
+        Behaviour::AsksUndeclared
+        | Behaviour::AsksNothing
+        | Behaviour::AsksUnknown
+        | Behaviour::AsksTwice
+        | Behaviour::HugeState => Fate::Failed("protocol"),
+        Behaviour::TwoTypes => Fate::Refused(-32_603),
     }
 }
 
@@ -90,9 +144,13 @@ fn bad_upstream(name: &str, url: &str) -> String {
 }
 
 /// One of each kind that can be listed first.
-async fn one_of_each() -> Vec<Hostile> {
+async fn one_of_each(has_sessions: bool) -> Vec<Hostile> {
     let kinds = Behaviour::ALL.iter().filter(|behaviour| **behaviour != Behaviour::Refuses);
-    join_all(kinds.map(|behaviour| Hostile::start(*behaviour))).await
+    let plans = kinds.map(|behaviour| match has_sessions {
+        true => Hostile::plan(*behaviour),
+        false => Hostile::plan(*behaviour).modern(),
+    });
+    join_all(plans.map(Plan::start)).await
 }
 
 async fn call(caller: &Caller, is_legacy: bool, tool: &str, arguments: Value) -> Reply {
@@ -104,14 +162,15 @@ async fn call(caller: &Caller, is_legacy: bool, tool: &str, arguments: Value) ->
 }
 
 /// Whether an answer is what it should be.
-fn judge(behaviour: Behaviour, reply: &Reply) {
+fn judge(behaviour: Behaviour, eras: Eras, reply: &Reply) {
     let text = reply.messages().pop().unwrap_or_default();
     assert_eq!(reply.status, 200, "{behaviour:?}: {text}");
-    match fate(behaviour) {
+    match fate(behaviour, eras) {
         Fate::Said(part) => assert!(text.contains(part), "{behaviour:?}: {}", &text[..text.len().min(500)]),
+        Fate::Refused(code) => assert_eq!(reply.json()["error"]["code"], code, "{behaviour:?} {eras:?}: {text}"),
         Fate::Failed(reason) => {
             let error = &reply.json()["error"];
-            assert_eq!(error["code"], UPSTREAM_FAILED, "{behaviour:?}: {text}");
+            assert_eq!(error["code"], UPSTREAM_FAILED, "{behaviour:?} {eras:?}: {text}");
             assert_eq!(error["data"], json!({ "upstream": name(behaviour), "reason": reason }), "{text}");
             assert!(error["message"].as_str().unwrap().contains(&name(behaviour)), "{text}");
             for secret in ["hunter2", "secret", "upstream.example", "token", "doctype", "hello", "not for you"] {
@@ -122,9 +181,10 @@ fn judge(behaviour: Behaviour, reply: &Reply) {
     }
 }
 
-async fn every_bad_upstream_fails_alone(is_legacy: bool) {
-    let (good, bad) = (Fixture::start().await, one_of_each().await);
+async fn every_bad_upstream_fails_alone(eras: Eras) {
+    let (good, bad) = (Fixture::start().await, one_of_each(eras.upstream_has_sessions).await);
     let gateway = among(&good, &bad).start().await;
+    let is_legacy = eras.caller_has_sessions;
     let caller = gateway.caller("ci");
     let caller = if is_legacy { caller.initialize("2025-11-25").await } else { caller };
     let calls = join_all(bad.iter().map(|hostile| async {
@@ -144,34 +204,57 @@ async fn every_bad_upstream_fails_alone(is_legacy: bool) {
         }
     };
     assert!(others > 0, "the good upstream was called meanwhile");
+    assert!(answers.len() >= 30);
     for (behaviour, reply, took) in &answers {
-        judge(*behaviour, reply);
+        judge(*behaviour, eras, reply);
         assert!(*took < BOUND, "{behaviour:?} took {took:?}");
     }
     let listed = gateway.caller("ci").tool_names().await;
     assert!(bad.iter().all(|hostile| listed.contains(&exposed(hostile.behaviour))), "{listed:?}");
+    // Nothing of the calls goes on: whoever has something to pour finds nobody to take it.
+    let taken = || bad.iter().map(Hostile::bytes_taken).collect::<Vec<_>>();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = taken();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(taken(), before, "somebody still listens");
+    let began = Instant::now();
+    gateway.stop().await;
+    assert!(began.elapsed() < BOUND, "stopping took {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_upstream_fails_its_own_calls_only() {
-    every_bad_upstream_fails_alone(false).await;
+    every_bad_upstream_fails_alone(ALL_ERAS[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_upstream_fails_its_own_calls_only_in_a_session_too() {
-    every_bad_upstream_fails_alone(true).await;
+async fn a_bad_upstream_fails_its_own_calls_only_for_callers_with_sessions() {
+    every_bad_upstream_fails_alone(ALL_ERAS[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_upstream_with_sessions_fails_its_own_calls_only() {
+    every_bad_upstream_fails_alone(ALL_ERAS[2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_upstream_with_sessions_fails_its_own_calls_only_for_callers_with_sessions_too() {
+    every_bad_upstream_fails_alone(ALL_ERAS[3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_fails_is_not_made_again() {
-    let (good, bad) = (Fixture::start().await, one_of_each().await);
-    let gateway = among(&good, &bad).start().await;
-    let caller = gateway.caller("ci");
-    join_all(bad.iter().map(async |hostile| caller.call(&exposed(hostile.behaviour), json!({})).await)).await;
-    for hostile in &bad {
-        // 404 says that the session is gone, so that the call did not happen and is made in a new one, once.
-        let expected = if hostile.behaviour == Behaviour::Status404 { 2 } else { 1 };
-        assert_eq!(hostile.calls(), expected, "{:?}", hostile.behaviour);
+    for has_sessions in [true, false] {
+        let (good, bad) = (Fixture::start().await, one_of_each(has_sessions).await);
+        let gateway = among(&good, &bad).start().await;
+        let caller = gateway.caller("ci");
+        join_all(bad.iter().map(async |hostile| caller.call(&exposed(hostile.behaviour), json!({})).await)).await;
+        for hostile in &bad {
+            // 404 says that the session is gone, so that the call did not happen and is made in a new one, once. Without
+            // sessions, nothing that failed may be made again.
+            let expected = if has_sessions && hostile.behaviour == Behaviour::Status404 { 2 } else { 1 };
+            assert_eq!(hostile.calls(), expected, "{:?}, sessions: {has_sessions}", hostile.behaviour);
+        }
     }
 }
 
@@ -180,7 +263,7 @@ async fn no_more_of_a_huge_answer_is_taken_than_the_limit() {
     for behaviour in [Behaviour::HugeJson, Behaviour::HugeDeclared, Behaviour::HugeSseEvent] {
         let (good, bad) = (Fixture::start().await, Hostile::start(behaviour).await);
         let gateway = among(&good, std::slice::from_ref(&bad)).start().await;
-        judge(behaviour, &gateway.caller("ci").call(&exposed(behaviour), json!({})).await);
+        judge(behaviour, ALL_ERAS[2], &gateway.caller("ci").call(&exposed(behaviour), json!({})).await);
         let taken = bad.bytes_taken();
         assert!(taken < MESSAGE_LIMIT + IN_TRANSIT, "{behaviour:?}: {taken} of {HUGE_BYTES}");
     }
@@ -191,7 +274,7 @@ async fn an_answer_of_the_limit_passes_and_a_larger_one_does_not() {
     let good = Fixture::start().await;
     let gateway = among(&good, &[]).start().await;
     let caller = gateway.caller("ci");
-    let most = MESSAGE_LIMIT - 200;
+    let most = MESSAGE_LIMIT - 400;
     let reply = caller.call("good__blob", json!({ "size": most })).await;
     assert_eq!(reply.json()["result"]["content"][0]["text"].as_str().map(str::len), Some(most));
     let reply = caller.call("good__blob", json!({ "size": MESSAGE_LIMIT })).await;
@@ -204,7 +287,11 @@ async fn a_redirect_is_not_followed_and_the_credential_stays() {
     let credential = "[upstreams.redirects.headers]\nauthorization = \"Bearer file:token\"";
     let builder = Gateway::builder().http_upstream("redirects", &bad.url).section(credential);
     let gateway = builder.file("token", b"upstream-credential").key("ci").start().await;
-    judge(Behaviour::Redirects, &gateway.caller("ci").call(&exposed(Behaviour::Redirects), json!({})).await);
+    judge(
+        Behaviour::Redirects,
+        ALL_ERAS[2],
+        &gateway.caller("ci").call(&exposed(Behaviour::Redirects), json!({})).await,
+    );
     assert_eq!((bad.calls(), bad.followed()), (1, 0));
 }
 
@@ -226,7 +313,7 @@ async fn an_upstream_gets_its_own_credential_and_never_the_callers() {
         assert!(elsewhere.json()["result"]["structuredContent"]["headers"].is_array(), "{}", elsewhere.text());
         assert!(!elsewhere.text().contains("upstream-credential"), "{}", elsewhere.text());
         for text in [json!(seen).to_string(), elsewhere.text().to_owned()] {
-            for foreign in [secret.as_str(), "x-portcullis-key", "cookie", "198.51.100.7", "mcp-name"] {
+            for foreign in [secret.as_str(), "x-portcullis-key", "cookie", "198.51.100.7", "one__whoami"] {
                 assert!(!text.contains(foreign), "{foreign} in {text}");
             }
         }
@@ -378,7 +465,7 @@ where
         let result = match message["method"].as_str() {
             Some("initialize") => {
                 let info = json!({ "name": "answering", "version": "1" });
-                json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": info })
+                json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": info })
             }
             Some("tools/list") => json!({ "tools": [{ "name": "pour", "inputSchema": { "type": "object" } }] }),
             Some("tools/call") => return answer(&message["id"]),
@@ -420,6 +507,45 @@ async fn a_caller_that_does_not_read_holds_no_call_beyond_its_time() {
     let ended = tokio::time::timeout(BOUND, is_over.recv()).await;
     assert!(ended.is_ok(), "the upstream is still pouring");
     drop(unread);
+}
+
+/// In 2026-07-28 leaving takes a call back, and so does never reading; with sessions the call goes on without its reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_reader_takes_nothing_is_cut_off() {
+    let (over, mut is_over) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    let url = answering(&mut tasks, move |_| flood(Over(over.clone()))).await;
+    let gateway = Gateway::builder()
+        .section("[limits]\nstall_timeout = \"1s\"\nupstream_message_size = \"1MiB\"")
+        .section(&format!("[upstreams.flood]\nurl = \"{url}\"\ncall_timeout = \"40s\""))
+        .key("ci")
+        .start()
+        .await;
+    let caller = gateway.caller("ci");
+    let level = json!({ "io.modelcontextprotocol/logLevel": "debug" });
+    let params = json!({ "name": "flood__pour", "arguments": {}, "_meta": level });
+    let unread = caller.begin_modern("tools/call", params).await;
+    assert!(unread.is_events());
+    let began = Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(30), is_over.recv()).await;
+    assert!(ended.is_ok(), "the upstream is still pouring after {:?}", began.elapsed());
+    drop(unread);
+
+    let session = caller.initialize("2025-11-25").await;
+    let body = session.legacy_request("tools/call", json!({ "name": "flood__pour", "arguments": {} }));
+    let (status, _, mut body) = session.open("POST", "/mcp", body).await;
+    assert_eq!(status, 200);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+            bytes += frame.into_data().map_or(0, |data| data.len());
+        }
+        bytes
+    };
+    // What was under way is still there to be read, and then it is over although the call is not.
+    let bytes = tokio::time::timeout(Duration::from_secs(20), rest).await.expect("the stream was cut off");
+    assert!(bytes < 64 << 20, "{bytes}");
 }
 
 #[tokio::test]

@@ -2,5 +2,7 @@
 
 mod catalog;
 mod faults;
+mod listening;
+mod lists;
 mod sessions;
 mod stdio;

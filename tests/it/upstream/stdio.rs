@@ -359,6 +359,7 @@ const FRAGILE: &str = r#"test -e broken && exit 1
 while IFS= read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
   case $line in
+    *'"server/discover"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}\n' "$id" ;;
     *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}}\n' "$id" ;;
     *'"tools/list"'*) echo >> lists; printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"end","inputSchema":{"type":"object"}}]}}\n' "$id" ;;
     *'"tools/call"'*) exit 3 ;;
