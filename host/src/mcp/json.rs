@@ -199,50 +199,27 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
     bytes.len()
 }
 
-/// A name, not copied where it has no escapes.
-struct Borrowed;
+/// Reads a member's name without copying it where it has no escapes.
+pub struct Name;
 
-impl<'de> DeserializeSeed<'de> for Borrowed {
+impl<'de> DeserializeSeed<'de> for Name {
     type Value = Cow<'de, str>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Visitor<'de> for Borrowed {
+impl<'de> Visitor<'de> for Name {
     type Value = Cow<'de, str>;
+
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
         Ok(Cow::Borrowed(name))
     }
-    fn visit_str<E>(self, name: &str) -> Result<Cow<'de, str>, E> {
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(name.to_owned()))
-    }
-}
-
-/// The names of one object so far: a list while they are few, a set when they are many.
-#[derive(Default)]
-struct Names<'de> {
-    few: Vec<Cow<'de, str>>,
-    many: HashSet<Cow<'de, str>>,
-}
-
-impl<'de> Names<'de> {
-    /// Adds a name; the name again if it was there already.
-    fn add(&mut self, name: Cow<'de, str>) -> Option<Cow<'de, str>> {
-        if self.many.is_empty() {
-            if self.few.contains(&name) {
-                return Some(name);
-            }
-            if self.few.len() < FEW {
-                self.few.push(name);
-                return None;
-            }
-            self.many.extend(self.few.drain(..));
-        }
-        self.many.replace(name)
     }
 }
 
@@ -296,14 +273,15 @@ impl<'de> Visitor<'de> for Level {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let level = self.down()?;
-        let mut names = Names::default();
-        while let Some(name) = map.next_key_seed(Borrowed)? {
+        let mut names = Vec::new();
+        while let Some(name) = map.next_key_seed(Name)? {
             map.next_value_seed(level)?;
-            if let Some(twice) = names.add(name) {
-                return Err(A::Error::custom(format_args!("member {twice:?} occurs twice")));
-            }
+            names.push(name);
         }
-        Ok(())
+        match repeated(names.iter().map(|name| &**name)) {
+            Some(twice) => Err(A::Error::custom(format_args!("member {twice:?} occurs twice"))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::Rejection;
 use crate::mcp::call::{Params, Retry};
-use crate::mcp::json::Members;
+use crate::mcp::json::{Members, Name};
 use crate::mcp::message::RequestId;
 
 /// A message's `params`. Reading never fails: what is wrong is told when the request is decoded, in the manner of its
@@ -182,30 +182,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Sifted<'_, '_, 'de, A> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
         self.map.next_value_seed(seed)
-    }
-}
-
-/// Reads a name without copying it where it has no escapes.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(name))
-    }
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
