@@ -9,6 +9,161 @@
 #[allow(dead_code, clippy::all)]
 pub mod portcullis {
   pub mod policy {
+    /// The time, for policies to which the frozen `context.now-ms` is not enough.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod clock {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      #[allow(unused_unsafe, clippy::all)]
+      /// Milliseconds since the Unix epoch.
+      #[allow(async_fn_in_trait)]
+      pub fn now_ms() -> u64{
+        unsafe {
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "portcullis:policy/clock@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "now-ms"]
+            fn wit_import0() -> i64;
+          }
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import0() -> i64 { unreachable!() }
+          let ret = wit_import0();
+          ret as u64
+        }
+      }
+    }
+    /// Randomness, not available in `configure`.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod random {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// At most 4096 bytes.
+      #[allow(async_fn_in_trait)]
+      pub fn bytes(n: u32,) -> _rt::Vec::<u8>{
+        unsafe {
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct RetArea([::core::mem::MaybeUninit::<u8>; 2*::core::mem::size_of::<*const u8>()]);
+          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 2*::core::mem::size_of::<*const u8>()]);
+          let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "portcullis:policy/random@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "bytes"]
+            fn wit_import1(_: i32, _: *mut u8, );
+          }
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import1(_: i32, _: *mut u8, ) { unreachable!() }
+          wit_import1(_rt::as_i32(&n), ptr0);
+          let l2 = *ptr0.add(0).cast::<*mut u8>();
+          let l3 = *ptr0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len4 = l3;
+          let result5 = <_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(l2.cast(), len4, len4));
+          result5
+        }
+      }
+    }
+    /// Counters that the host keeps, of one binding. Not available in `configure`.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod counters {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[repr(C)]
+      #[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+      pub struct Usage {
+#[serde(default)]
+        pub allowed: bool,
+        /// What is left of the limit.
+        pub remaining: u64,
+        /// How long until `cost` would be allowed; 0 where it is.
+        pub retry_after_ms: u64,
+      }
+      impl ::core::fmt::Debug for Usage {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Usage").field("allowed", &self.allowed).field("remaining", &self.remaining).field("retry-after-ms", &self.retry_after_ms).finish()
+        }
+      }
+      #[allow(unused_unsafe, clippy::all)]
+      /// Takes `cost` out of `limit` within a sliding window of `period-ms`, or takes nothing if that is too much.
+      /// One decision charges a key once, however often it is asked. `key` has at most 256 bytes.
+      #[allow(async_fn_in_trait)]
+      pub fn take(key: &str,cost: u32,limit: u64,period_ms: u64,) -> Usage{
+        unsafe {
+          #[repr(align(8))]
+          struct RetArea([::core::mem::MaybeUninit::<u8>; 24]);
+          let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 24]);
+          let vec0 = key;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+          let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "portcullis:policy/counters@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "take"]
+            fn wit_import2(_: *mut u8, _: usize, _: i32, _: i64, _: i64, _: *mut u8, );
+          }
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import2(_: *mut u8, _: usize, _: i32, _: i64, _: i64, _: *mut u8, ) { unreachable!() }
+          wit_import2(ptr0.cast_mut(), len0, _rt::as_i32(&cost), _rt::as_i64(&limit), _rt::as_i64(&period_ms), ptr1);
+          let l3 = i32::from(*ptr1.add(0).cast::<u8>());
+          let l4 = *ptr1.add(8).cast::<i64>();
+          let l5 = *ptr1.add(16).cast::<i64>();
+          let result6 = Usage{
+            allowed: _rt::bool_lift(l3 as u8),
+            remaining: l4 as u64,
+            retry_after_ms: l5 as u64,
+          };
+          result6
+        }
+      }
+    }
+    /// Lists that operators manage apart from policies. Not available in `configure`.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod sets {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::_rt;
+      #[allow(unused_unsafe, clippy::all)]
+      /// False also where there is no such set.
+      #[allow(async_fn_in_trait)]
+      pub fn contains(set: &str,item: &str,) -> bool{
+        unsafe {
+          let vec0 = set;
+          let ptr0 = vec0.as_ptr().cast::<u8>();
+          let len0 = vec0.len();
+          let vec1 = item;
+          let ptr1 = vec1.as_ptr().cast::<u8>();
+          let len1 = vec1.len();
+          #[cfg(target_arch = "wasm32")]
+          #[link(wasm_import_module = "portcullis:policy/sets@0.1.0")]
+          unsafe extern "C" {
+            #[link_name = "contains"]
+            fn wit_import2(_: *mut u8, _: usize, _: *mut u8, _: usize, ) -> i32;
+          }
+          #[cfg(not(target_arch = "wasm32"))]
+          unsafe extern "C" fn wit_import2(_: *mut u8, _: usize, _: *mut u8, _: usize, ) -> i32 { unreachable!() }
+          let ret = wit_import2(ptr0.cast_mut(), len0, ptr1.cast_mut(), len1);
+          _rt::bool_lift(ret as u8)
+        }
+      }
+    }
     /// Lines for the gateway's log, marked with the policy and the decision. At most 2 KiB a line and 32 lines a
     /// call; what is over is dropped.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
@@ -20,6 +175,8 @@ pub mod portcullis {
       
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Level {
         Debug,
         Info,
@@ -44,25 +201,21 @@ pub mod portcullis {
           }
         }
       }
-
       impl Level{
         #[doc(hidden)]
         pub unsafe fn _lift(val: u8) -> Level{
           if !cfg!(debug_assertions) {
             return unsafe { ::core::mem::transmute(val) };
           }
-
           match val {
             0 => Level::Debug,
             1 => Level::Info,
             2 => Level::Warn,
             3 => Level::Error,
-
             _ => panic!("invalid enum discriminant"),
           }
         }
       }
-
       #[allow(unused_unsafe, clippy::all)]
       #[allow(async_fn_in_trait)]
       pub fn write(lvl: Level,message: &str,) -> (){
@@ -70,22 +223,18 @@ pub mod portcullis {
           let vec0 = message;
           let ptr0 = vec0.as_ptr().cast::<u8>();
           let len0 = vec0.len();
-
           #[cfg(target_arch = "wasm32")]
           #[link(wasm_import_module = "portcullis:policy/log@0.1.0")]
           unsafe extern "C" {
             #[link_name = "write"]
             fn wit_import1(_: i32, _: *mut u8, _: usize, );
           }
-
           #[cfg(not(target_arch = "wasm32"))]
           unsafe extern "C" fn wit_import1(_: i32, _: *mut u8, _: usize, ) { unreachable!() }
           wit_import1(lvl.clone() as i32, ptr0.cast_mut(), len0);
         }
       }
-
     }
-
     /// The words that all hooks share.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
     pub mod types {
@@ -99,10 +248,14 @@ pub mod portcullis {
       pub type Json = _rt::String;
       /// One named value in an open-ended list.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Attr {
         pub name: _rt::String,
+#[serde(with = "crate::serial::json")]
         pub value: Json,
       }
+impl Default for Attr { fn default() -> Self { Self { name: Default::default(), value: crate::serial::empty_object(), } } }
       impl ::core::fmt::Debug for Attr {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Attr").field("name", &self.name).field("value", &self.value).finish()
@@ -111,6 +264,8 @@ pub mod portcullis {
       /// What kind of principal acts.
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum SubjectKind {
         /// A person.
         User,
@@ -121,6 +276,7 @@ pub mod portcullis {
         /// A caller without credentials.
         Anonymous,
       }
+impl Default for SubjectKind { fn default() -> Self { Self::User } }
       impl ::core::fmt::Debug for SubjectKind {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           match self {
@@ -139,27 +295,25 @@ pub mod portcullis {
           }
         }
       }
-
       impl SubjectKind{
         #[doc(hidden)]
         pub unsafe fn _lift(val: u8) -> SubjectKind{
           if !cfg!(debug_assertions) {
             return unsafe { ::core::mem::transmute(val) };
           }
-
           match val {
             0 => SubjectKind::User,
             1 => SubjectKind::Service,
             2 => SubjectKind::Agent,
             3 => SubjectKind::Anonymous,
-
             _ => panic!("invalid enum discriminant"),
           }
         }
       }
-
       /// Who acts. No token, cookie or secret ever appears here.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Caller {
         /// Stable identifier of the principal, unique within `issuer`.
         pub subject: _rt::String,
@@ -181,8 +335,10 @@ pub mod portcullis {
         /// When the person authenticated, in seconds since the Unix epoch.
         pub auth_time: Option<u64>,
         /// A JSON object with the claims named in the manifest's needs, and no others.
+#[serde(with = "crate::serial::json")]
         pub claims: Json,
       }
+impl Default for Caller { fn default() -> Self { Self { subject: Default::default(), kind: Default::default(), issuer: Default::default(), tenant: Default::default(), client_id: Default::default(), actor_chain: Default::default(), groups: Default::default(), scopes: Default::default(), acr: Default::default(), amr: Default::default(), auth_time: Default::default(), claims: crate::serial::empty_object(), } } }
       impl ::core::fmt::Debug for Caller {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Caller").field("subject", &self.subject).field("kind", &self.kind).field("issuer", &self.issuer).field("tenant", &self.tenant).field("client-id", &self.client_id).field("actor-chain", &self.actor_chain).field("groups", &self.groups).field("scopes", &self.scopes).field("acr", &self.acr).field("amr", &self.amr).field("auth-time", &self.auth_time).field("claims", &self.claims).finish()
@@ -191,12 +347,15 @@ pub mod portcullis {
       /// How the request reached the gateway.
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Transport {
         StreamableHttp,
         Stdio,
         Sse,
         Internal,
       }
+impl Default for Transport { fn default() -> Self { Self::StreamableHttp } }
       impl ::core::fmt::Debug for Transport {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           match self {
@@ -215,27 +374,25 @@ pub mod portcullis {
           }
         }
       }
-
       impl Transport{
         #[doc(hidden)]
         pub unsafe fn _lift(val: u8) -> Transport{
           if !cfg!(debug_assertions) {
             return unsafe { ::core::mem::transmute(val) };
           }
-
           match val {
             0 => Transport::StreamableHttp,
             1 => Transport::Stdio,
             2 => Transport::Sse,
             3 => Transport::Internal,
-
             _ => panic!("invalid enum discriminant"),
           }
         }
       }
-
       /// What surrounds one decision.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Context {
         /// Identifies this decision in the decision log.
         pub decision_id: _rt::String,
@@ -256,6 +413,7 @@ pub mod portcullis {
         /// Further facts that the manifest asked for.
         pub ext: _rt::Vec::<Attr>,
       }
+impl Default for Context { fn default() -> Self { Self { decision_id: Default::default(), trace_id: Default::default(), now_ms: Default::default(), session_id: Default::default(), transport: Default::default(), protocol_version: Default::default(), remote_ip: Default::default(), user_agent: Default::default(), caller: Default::default(), satisfied: Default::default(), ext: Default::default(), } } }
       impl ::core::fmt::Debug for Context {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Context").field("decision-id", &self.decision_id).field("trace-id", &self.trace_id).field("now-ms", &self.now_ms).field("session-id", &self.session_id).field("transport", &self.transport).field("protocol-version", &self.protocol_version).field("remote-ip", &self.remote_ip).field("user-agent", &self.user_agent).field("caller", &self.caller).field("satisfied", &self.satisfied).field("ext", &self.ext).finish()
@@ -263,12 +421,15 @@ pub mod portcullis {
       }
       /// An MCP server behind the gateway.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Upstream {
         pub id: _rt::String,
         /// The operator's trust label, or the empty string.
         pub trust: _rt::String,
         pub labels: _rt::Vec::<_rt::String>,
       }
+impl Default for Upstream { fn default() -> Self { Self { id: Default::default(), trust: Default::default(), labels: Default::default(), } } }
       impl ::core::fmt::Debug for Upstream {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Upstream").field("id", &self.id).field("trust", &self.trust).field("labels", &self.labels).finish()
@@ -290,6 +451,8 @@ pub mod portcullis {
       }
       /// A tool as the gateway knows it.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Tool {
         /// `upstream.id` of the server that offers it.
         pub upstream: _rt::String,
@@ -304,8 +467,10 @@ pub mod portcullis {
         /// The texts are present only for hooks whose need says `texts`.
         pub title: Option<_rt::String>,
         pub description: Option<_rt::String>,
+#[serde(with = "crate::serial::json_option")]
         pub input_schema: Option<Json>,
       }
+impl Default for Tool { fn default() -> Self { Self { upstream: Default::default(), name: Default::default(), exposed_as: Default::default(), hints: Default::default(), digest: Default::default(), labels: Default::default(), title: Default::default(), description: Default::default(), input_schema: Default::default(), } } }
       impl ::core::fmt::Debug for Tool {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Tool").field("upstream", &self.upstream).field("name", &self.name).field("exposed-as", &self.exposed_as).field("hints", &self.hints).field("digest", &self.digest).field("labels", &self.labels).field("title", &self.title).field("description", &self.description).field("input-schema", &self.input_schema).finish()
@@ -313,14 +478,18 @@ pub mod portcullis {
       }
       /// Why a policy decided as it did.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Reason {
         /// Stable and short, for logs, tests and machines: `[a-z0-9._-]`, at most 64 bytes.
         pub code: _rt::String,
         /// One or two sentences that a person or a model can act on, at most 2 KiB.
         pub message: _rt::String,
         /// The rule that matched, as the author names it.
+#[serde(default)]
         pub rule: Option<_rt::String>,
         /// More for machines.
+#[serde(with = "crate::serial::json_option", default)]
         pub detail: Option<Json>,
       }
       impl ::core::fmt::Debug for Reason {
@@ -330,13 +499,18 @@ pub mod portcullis {
       }
       /// A refusal.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Denial {
         pub reason: Reason,
         /// JSON-RPC error code; only used where `as-tool-error` is false.
+#[serde(default)]
         pub rpc_code: Option<i32>,
         /// JSON-RPC error data; only used where `as-tool-error` is false.
+#[serde(with = "crate::serial::json_option", default)]
         pub rpc_data: Option<Json>,
         /// True: the model reads `reason.message` as a tool result with `isError`. False: a JSON-RPC error.
+#[serde(default = "crate::serial::yes")]
         pub as_tool_error: bool,
       }
       impl ::core::fmt::Debug for Denial {
@@ -346,10 +520,15 @@ pub mod portcullis {
       }
       /// More authority is needed first (RFC 6750 §3.1, RFC 9470).
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct StepUp {
+#[serde(default)]
         pub scopes: _rt::Vec::<_rt::String>,
+#[serde(default)]
         pub acr_values: _rt::Vec::<_rt::String>,
         /// Seconds.
+#[serde(default)]
         pub max_age_s: Option<u32>,
         pub reason: Reason,
       }
@@ -360,9 +539,12 @@ pub mod portcullis {
       }
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Approver {
         /// The caller's own person.
         Caller,
+        /// Any operator.
         Operator,
         /// One of `approvers`.
         Listed,
@@ -382,30 +564,30 @@ pub mod portcullis {
           }
         }
       }
-
       impl Approver{
         #[doc(hidden)]
         pub unsafe fn _lift(val: u8) -> Approver{
           if !cfg!(debug_assertions) {
             return unsafe { ::core::mem::transmute(val) };
           }
-
           match val {
             0 => Approver::Caller,
             1 => Approver::Operator,
             2 => Approver::Listed,
-
             _ => panic!("invalid enum discriminant"),
           }
         }
       }
-
-      #[repr(u8)]
-      #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+      /// How long an approval that was given holds. It holds for the same caller, client, tool definition and
+      /// arguments only.
+      #[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum ApprovalMemory {
+        /// For one call.
         Once,
-        Session,
-        Grant,
+        /// For so many seconds.
+        Seconds(u32),
       }
       impl ::core::fmt::Debug for ApprovalMemory {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
@@ -413,39 +595,24 @@ pub mod portcullis {
             ApprovalMemory::Once => {
               f.debug_tuple("ApprovalMemory::Once").finish()
             }
-            ApprovalMemory::Session => {
-              f.debug_tuple("ApprovalMemory::Session").finish()
-            }
-            ApprovalMemory::Grant => {
-              f.debug_tuple("ApprovalMemory::Grant").finish()
+            ApprovalMemory::Seconds(e) => {
+              f.debug_tuple("ApprovalMemory::Seconds").field(e).finish()
             }
           }
         }
       }
-
-      impl ApprovalMemory{
-        #[doc(hidden)]
-        pub unsafe fn _lift(val: u8) -> ApprovalMemory{
-          if !cfg!(debug_assertions) {
-            return unsafe { ::core::mem::transmute(val) };
-          }
-
-          match val {
-            0 => ApprovalMemory::Once,
-            1 => ApprovalMemory::Session,
-            2 => ApprovalMemory::Grant,
-
-            _ => panic!("invalid enum discriminant"),
-          }
-        }
-      }
-
       /// Somebody has to agree first.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Approval {
+        /// One line, at most 256 bytes.
         pub title: _rt::String,
+        /// What would happen, for the person who decides, at most 4 KiB.
         pub summary: _rt::String,
         pub by: Approver,
+        /// Names of persons; only used where `by` is `listed`.
+#[serde(default)]
         pub approvers: _rt::Vec::<_rt::String>,
         /// Seconds until the request for approval lapses.
         pub ttl_s: u32,
@@ -459,6 +626,8 @@ pub mod portcullis {
       }
       /// Too much at once.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Throttle {
         pub retry_after_ms: u64,
         pub bucket: _rt::String,
@@ -470,10 +639,12 @@ pub mod portcullis {
         }
       }
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum EditOp {
         Remove,
         /// Put this value at the pointer; the pointer's parent must exist.
-        Set(Json),
+        Set(#[serde(with = "crate::serial::json")] Json),
         /// Replace the string at the pointer by this text.
         Mask(_rt::String),
       }
@@ -494,6 +665,8 @@ pub mod portcullis {
       }
       /// One change to a JSON document.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Edit {
         /// RFC 6901 JSON pointer. It must point at something, except for `set`.
         pub pointer: _rt::String,
@@ -505,12 +678,15 @@ pub mod portcullis {
         }
       }
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Rewrite {
         Keep,
         Patch(_rt::Vec::<Edit>),
         /// A whole new document.
-        Replace(Json),
+        Replace(#[serde(with = "crate::serial::json")] Json),
       }
+impl Default for Rewrite { fn default() -> Self { Self::Keep } }
       impl ::core::fmt::Debug for Rewrite {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           match self {
@@ -528,6 +704,8 @@ pub mod portcullis {
       }
       /// A fact for the decision log.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Note {
         pub key: _rt::String,
         pub value: _rt::String,
@@ -537,34 +715,31 @@ pub mod portcullis {
           f.debug_struct("Note").field("key", &self.key).field("value", &self.value).finish()
         }
       }
-      #[derive(Clone, Eq, PartialEq)]
-      pub struct CacheHint {
-        pub ttl_s: u32,
-        pub vary: _rt::Vec::<_rt::String>,
-      }
-      impl ::core::fmt::Debug for CacheHint {
-        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-          f.debug_struct("CacheHint").field("ttl-s", &self.ttl_s).field("vary", &self.vary).finish()
-        }
-      }
       /// The terms under which something is allowed.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Permit {
         /// Changes to the arguments. Needs `allow_rewrite` in the operator's binding.
+#[serde(default)]
         pub rewrite: Rewrite,
         /// The result must pass the `tool-result` hook.
+#[serde(default)]
         pub inspect_result: bool,
         /// A shorter deadline for the call, in milliseconds.
+#[serde(default)]
         pub timeout_ms: Option<u32>,
+#[serde(default)]
         pub notes: _rt::Vec::<Note>,
-        pub cache: Option<CacheHint>,
       }
       impl ::core::fmt::Debug for Permit {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-          f.debug_struct("Permit").field("rewrite", &self.rewrite).field("inspect-result", &self.inspect_result).field("timeout-ms", &self.timeout_ms).field("notes", &self.notes).field("cache", &self.cache).finish()
+          f.debug_struct("Permit").field("rewrite", &self.rewrite).field("inspect-result", &self.inspect_result).field("timeout-ms", &self.timeout_ms).field("notes", &self.notes).finish()
         }
       }
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Verdict {
         /// No opinion. If every policy abstains, the operator's default decides (as shipped: deny).
         Abstain,
@@ -600,6 +775,8 @@ pub mod portcullis {
       }
       /// One block of a result's `content`.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
       pub struct Part {
         pub index: u32,
         /// The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet.
@@ -610,6 +787,7 @@ pub mod portcullis {
         /// The text of a text block or of an embedded text resource.
         pub text: Option<_rt::String>,
       }
+impl Default for Part { fn default() -> Self { Self { index: Default::default(), kind: Default::default(), mime: Default::default(), bytes: Default::default(), text: Default::default(), } } }
       impl ::core::fmt::Debug for Part {
         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
           f.debug_struct("Part").field("index", &self.index).field("kind", &self.kind).field("mime", &self.mime).field("bytes", &self.bytes).field("text", &self.text).finish()
@@ -617,6 +795,8 @@ pub mod portcullis {
       }
       /// A stretch of a part's text and what takes its place.
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Span {
         pub part: u32,
         /// Byte offsets into the part's UTF-8 text, on character boundaries, `start` included and `end` not.
@@ -630,13 +810,19 @@ pub mod portcullis {
         }
       }
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
       pub struct Redaction {
         /// In ascending order, without overlap within a part.
+#[serde(default)]
         pub spans: _rt::Vec::<Span>,
         /// Edits of `structuredContent`.
+#[serde(default)]
         pub structured: _rt::Vec::<Edit>,
         /// Indices of parts that are removed whole.
+#[serde(default)]
         pub drop_parts: _rt::Vec::<u32>,
+#[serde(default)]
         pub notes: _rt::Vec::<Note>,
       }
       impl ::core::fmt::Debug for Redaction {
@@ -645,6 +831,8 @@ pub mod portcullis {
         }
       }
       #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Inspection {
         Abstain,
         Pass,
@@ -671,6 +859,8 @@ pub mod portcullis {
       }
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
       pub enum Visibility {
         Abstain,
         Show,
@@ -691,759 +881,3601 @@ pub mod portcullis {
           }
         }
       }
-
       impl Visibility{
         #[doc(hidden)]
         pub unsafe fn _lift(val: u8) -> Visibility{
           if !cfg!(debug_assertions) {
             return unsafe { ::core::mem::transmute(val) };
           }
-
           match val {
             0 => Visibility::Abstain,
             1 => Visibility::Show,
             2 => Visibility::Hide,
-
             _ => panic!("invalid enum discriminant"),
           }
         }
       }
-
-
+      #[repr(u8)]
+      #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+      pub enum ItemKind {
+        /// A resource.
+        Content,
+        /// A resource template.
+        Template,
+        Prompt,
+        /// A skill (SEP-2640).
+        Skill,
+        /// A task; only for `item-access` and `item-result`.
+        Task,
+      }
+impl Default for ItemKind { fn default() -> Self { Self::Content } }
+      impl ::core::fmt::Debug for ItemKind {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          match self {
+            ItemKind::Content => {
+              f.debug_tuple("ItemKind::Content").finish()
+            }
+            ItemKind::Template => {
+              f.debug_tuple("ItemKind::Template").finish()
+            }
+            ItemKind::Prompt => {
+              f.debug_tuple("ItemKind::Prompt").finish()
+            }
+            ItemKind::Skill => {
+              f.debug_tuple("ItemKind::Skill").finish()
+            }
+            ItemKind::Task => {
+              f.debug_tuple("ItemKind::Task").finish()
+            }
+          }
+        }
+      }
+      impl ItemKind{
+        #[doc(hidden)]
+        pub unsafe fn _lift(val: u8) -> ItemKind{
+          if !cfg!(debug_assertions) {
+            return unsafe { ::core::mem::transmute(val) };
+          }
+          match val {
+            0 => ItemKind::Content,
+            1 => ItemKind::Template,
+            2 => ItemKind::Prompt,
+            3 => ItemKind::Skill,
+            4 => ItemKind::Task,
+            _ => panic!("invalid enum discriminant"),
+          }
+        }
+      }
     }
-
   }
 }
 #[allow(dead_code, clippy::all)]
 pub mod exports {
   pub mod portcullis {
     pub mod policy {
-      /// Which tools a caller sees. A tool that is hidden cannot be called either.
+      /// What a module is and needs. Called once when it is loaded.
       #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-      pub mod list_tools {
+      pub mod manifest {
         #[used]
         #[doc(hidden)]
         static __FORCE_SECTION_REF: fn() =
         super::super::super::super::__link_custom_section_describing_imports;
         
         use super::super::super::super::_rt;
-        pub type Context = super::super::super::super::portcullis::policy::types::Context;
-        pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
-        pub type Visibility = super::super::super::super::portcullis::policy::types::Visibility;
-        #[derive(Clone, Eq, PartialEq)]
-        pub struct Override {
-          pub index: u32,
-          pub title: Option<_rt::String>,
-          pub description: Option<_rt::String>,
+        pub type Json = super::super::super::super::portcullis::policy::types::Json;
+        #[repr(u8)]
+        #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+        pub enum Hook {
+          Grant,
+          Refresh,
+          Client,
+          Credential,
+          ListTools,
+          ListItems,
+          ToolCall,
+          ToolResult,
+          ItemAccess,
+          ItemResult,
+          ServerRequest,
         }
-        impl ::core::fmt::Debug for Override {
+        impl ::core::fmt::Debug for Hook {
           fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-            f.debug_struct("Override").field("index", &self.index).field("title", &self.title).field("description", &self.description).finish()
+            match self {
+              Hook::Grant => {
+                f.debug_tuple("Hook::Grant").finish()
+              }
+              Hook::Refresh => {
+                f.debug_tuple("Hook::Refresh").finish()
+              }
+              Hook::Client => {
+                f.debug_tuple("Hook::Client").finish()
+              }
+              Hook::Credential => {
+                f.debug_tuple("Hook::Credential").finish()
+              }
+              Hook::ListTools => {
+                f.debug_tuple("Hook::ListTools").finish()
+              }
+              Hook::ListItems => {
+                f.debug_tuple("Hook::ListItems").finish()
+              }
+              Hook::ToolCall => {
+                f.debug_tuple("Hook::ToolCall").finish()
+              }
+              Hook::ToolResult => {
+                f.debug_tuple("Hook::ToolResult").finish()
+              }
+              Hook::ItemAccess => {
+                f.debug_tuple("Hook::ItemAccess").finish()
+              }
+              Hook::ItemResult => {
+                f.debug_tuple("Hook::ItemResult").finish()
+              }
+              Hook::ServerRequest => {
+                f.debug_tuple("Hook::ServerRequest").finish()
+              }
+            }
+          }
+        }
+        impl Hook{
+          #[doc(hidden)]
+          pub unsafe fn _lift(val: u8) -> Hook{
+            if !cfg!(debug_assertions) {
+              return unsafe { ::core::mem::transmute(val) };
+            }
+            match val {
+              0 => Hook::Grant,
+              1 => Hook::Refresh,
+              2 => Hook::Client,
+              3 => Hook::Credential,
+              4 => Hook::ListTools,
+              5 => Hook::ListItems,
+              6 => Hook::ToolCall,
+              7 => Hook::ToolResult,
+              8 => Hook::ItemAccess,
+              9 => Hook::ItemResult,
+              10 => Hook::ServerRequest,
+              _ => panic!("invalid enum discriminant"),
+            }
+          }
+        }
+        #[repr(u8)]
+        #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+        pub enum Payload {
+          None,
+          SizeOnly,
+          Full,
+        }
+impl Default for Payload { fn default() -> Self { Self::None } }
+        impl ::core::fmt::Debug for Payload {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            match self {
+              Payload::None => {
+                f.debug_tuple("Payload::None").finish()
+              }
+              Payload::SizeOnly => {
+                f.debug_tuple("Payload::SizeOnly").finish()
+              }
+              Payload::Full => {
+                f.debug_tuple("Payload::Full").finish()
+              }
+            }
+          }
+        }
+        impl Payload{
+          #[doc(hidden)]
+          pub unsafe fn _lift(val: u8) -> Payload{
+            if !cfg!(debug_assertions) {
+              return unsafe { ::core::mem::transmute(val) };
+            }
+            match val {
+              0 => Payload::None,
+              1 => Payload::SizeOnly,
+              2 => Payload::Full,
+              _ => panic!("invalid enum discriminant"),
+            }
+          }
+        }
+        /// What one hook wants to see. What is not asked for is not sent.
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+        pub struct Need {
+          pub hook: Hook,
+          /// The arguments (`tool-call`, `item-access`) or the parameters (`server-request`).
+#[serde(default)]
+          pub arguments: Payload,
+          /// Texts and structured content of the result (`tool-result`, `item-result`).
+#[serde(default)]
+          pub output: Payload,
+          /// Title, description and input schema of tools.
+#[serde(default)]
+          pub texts: bool,
+          /// Names of claims of the caller.
+#[serde(default)]
+          pub claims: _rt::Vec::<_rt::String>,
+          /// Names of further facts for `context.ext`.
+#[serde(default)]
+          pub ext: _rt::Vec::<_rt::String>,
+        }
+        impl ::core::fmt::Debug for Need {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            f.debug_struct("Need").field("hook", &self.hook).field("arguments", &self.arguments).field("output", &self.output).field("texts", &self.texts).field("claims", &self.claims).field("ext", &self.ext).finish()
+          }
+        }
+        wit_bindgen::rt::bitflags::bitflags! {
+          /// Host interfaces that the module wants besides `log`. The operator grants them in the binding.
+          #[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Clone, Copy)]
+          pub struct Capability: u8 {
+            const CLOCK = 1 << 0;
+            const RANDOM = 1 << 1;
+            const COUNTERS = 1 << 2;
+            const SETS = 1 << 3;
+          }
+        }
+        #[repr(u8)]
+        #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+        pub enum Determinism {
+          /// The same input and the same sets always give the same answer.
+          Pure,
+          /// `context.now-ms` or `clock` matters too.
+          TimeDependent,
+          /// `counters` or `random` matter too.
+          Stateful,
+        }
+impl Default for Determinism { fn default() -> Self { Self::Pure } }
+        impl ::core::fmt::Debug for Determinism {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            match self {
+              Determinism::Pure => {
+                f.debug_tuple("Determinism::Pure").finish()
+              }
+              Determinism::TimeDependent => {
+                f.debug_tuple("Determinism::TimeDependent").finish()
+              }
+              Determinism::Stateful => {
+                f.debug_tuple("Determinism::Stateful").finish()
+              }
+            }
+          }
+        }
+        impl Determinism{
+          #[doc(hidden)]
+          pub unsafe fn _lift(val: u8) -> Determinism{
+            if !cfg!(debug_assertions) {
+              return unsafe { ::core::mem::transmute(val) };
+            }
+            match val {
+              0 => Determinism::Pure,
+              1 => Determinism::TimeDependent,
+              2 => Determinism::Stateful,
+              _ => panic!("invalid enum discriminant"),
+            }
           }
         }
         #[derive(Clone, Eq, PartialEq)]
-        pub struct Outcome {
-          /// One entry for each tool, in the same order.
-          pub visible: _rt::Vec::<Visibility>,
-          pub overrides: _rt::Vec::<Override>,
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+        pub struct Info {
+          /// `[a-z0-9-]`, at most 64 bytes.
+          pub name: _rt::String,
+          /// Semantic version.
+          pub version: _rt::String,
+          pub title: _rt::String,
+#[serde(default)]
+          pub license: Option<_rt::String>,
+          /// Hooks that are meant to be called; each must be exported.
+#[serde(default)]
+          pub hooks: _rt::Vec::<Hook>,
+          /// Hooks that may change what passes: arguments (`tool-call`), texts (`list-tools`), results
+          /// (`tool-result`, `item-result`), metadata (`client`).
+#[serde(default)]
+          pub mutates: _rt::Vec::<Hook>,
+#[serde(default)]
+          pub needs: _rt::Vec::<Need>,
+#[serde(default)]
+          pub capabilities: Capability,
+#[serde(default)]
+          pub determinism: Determinism,
+          /// JSON Schema of the configuration. A configuration that does not fit it is refused before `configure`.
+#[serde(with = "crate::serial::json")]
+          pub config_schema: Json,
+          /// A configuration that `configure` accepts.
+#[serde(with = "crate::serial::json")]
+          pub sample_config: Json,
+          /// Oldest version of Portcullis that the module works with.
+#[serde(default)]
+          pub min_host: Option<_rt::String>,
         }
-        impl ::core::fmt::Debug for Outcome {
+        impl ::core::fmt::Debug for Info {
           fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-            f.debug_struct("Outcome").field("visible", &self.visible).field("overrides", &self.overrides).finish()
+            f.debug_struct("Info").field("name", &self.name).field("version", &self.version).field("title", &self.title).field("license", &self.license).field("hooks", &self.hooks).field("mutates", &self.mutates).field("needs", &self.needs).field("capabilities", &self.capabilities).field("determinism", &self.determinism).field("config-schema", &self.config_schema).field("sample-config", &self.sample_config).field("min-host", &self.min_host).finish()
           }
         }
         #[doc(hidden)]
         #[allow(non_snake_case, unused_unsafe)]
-        pub unsafe fn _export_filter_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
-        _rt::run_ctors_once();let result118 = {
-          let l0 = *arg0.add(0).cast::<*mut u8>();
-          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len2 = l1;
-          let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
-          let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len5 = l4;
-          let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
-          let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
-          let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len14 = l13;
-          let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
-          let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len25 = l24;
-          let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
-          let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len29 = l28;
-          let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
-          let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len32 = l31;
-          let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
-          let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len35 = l34;
-          let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
-          let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base41 = l36;
-          let len41 = l37;
-          let mut result41 = _rt::Vec::with_capacity(len41);
-          for i in 0..len41 {
-            let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e41 = {
-              let l38 = *base.add(0).cast::<*mut u8>();
-              let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len40 = l39;
-              let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
-
-              _rt::string_lift(bytes40)
-            };
-            result41.push(e41);
-          }
-          _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base47 = l42;
-          let len47 = l43;
-          let mut result47 = _rt::Vec::with_capacity(len47);
-          for i in 0..len47 {
-            let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e47 = {
-              let l44 = *base.add(0).cast::<*mut u8>();
-              let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len46 = l45;
-              let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
-
-              _rt::string_lift(bytes46)
-            };
-            result47.push(e47);
-          }
-          _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base53 = l48;
-          let len53 = l49;
-          let mut result53 = _rt::Vec::with_capacity(len53);
-          for i in 0..len53 {
-            let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e53 = {
-              let l50 = *base.add(0).cast::<*mut u8>();
-              let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len52 = l51;
-              let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
-
-              _rt::string_lift(bytes52)
-            };
-            result53.push(e53);
-          }
-          _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base63 = l58;
-          let len63 = l59;
-          let mut result63 = _rt::Vec::with_capacity(len63);
-          for i in 0..len63 {
-            let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e63 = {
-              let l60 = *base.add(0).cast::<*mut u8>();
-              let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len62 = l61;
-              let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
-
-              _rt::string_lift(bytes62)
-            };
-            result63.push(e63);
-          }
-          _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len68 = l67;
-          let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
-          let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base74 = l69;
-          let len74 = l70;
-          let mut result74 = _rt::Vec::with_capacity(len74);
-          for i in 0..len74 {
-            let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e74 = {
-              let l71 = *base.add(0).cast::<*mut u8>();
-              let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len73 = l72;
-              let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
-
-              _rt::string_lift(bytes73)
-            };
-            result74.push(e74);
-          }
-          _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base83 = l75;
-          let len83 = l76;
-          let mut result83 = _rt::Vec::with_capacity(len83);
-          for i in 0..len83 {
-            let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
-            let e83 = {
-              let l77 = *base.add(0).cast::<*mut u8>();
-              let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len79 = l78;
-              let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
-              let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len82 = l81;
-              let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
-
-              super::super::super::super::portcullis::policy::types::Attr{
-                name: _rt::string_lift(bytes79),
-                value: _rt::string_lift(bytes82),
-              }
-            };
-            result83.push(e83);
-          }
-          _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base117 = l84;
-          let len117 = l85;
-          let mut result117 = _rt::Vec::with_capacity(len117);
-          for i in 0..len117 {
-            let base = base117.add(i * (20*::core::mem::size_of::<*const u8>()));
-            let e117 = {
-              let l86 = *base.add(0).cast::<*mut u8>();
-              let l87 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len88 = l87;
-              let bytes88 = _rt::Vec::from_raw_parts(l86.cast(), len88, len88);
-              let l89 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l90 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len91 = l90;
-              let bytes91 = _rt::Vec::from_raw_parts(l89.cast(), len91, len91);
-              let l92 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l93 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len94 = l93;
-              let bytes94 = _rt::Vec::from_raw_parts(l92.cast(), len94, len94);
-              let l95 = i32::from(*base.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>());
-              let l96 = *base.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l97 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len98 = l97;
-              let bytes98 = _rt::Vec::from_raw_parts(l96.cast(), len98, len98);
-              let l99 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l100 = *base.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let base104 = l99;
-              let len104 = l100;
-              let mut result104 = _rt::Vec::with_capacity(len104);
-              for i in 0..len104 {
-                let base = base104.add(i * (2*::core::mem::size_of::<*const u8>()));
-                let e104 = {
-                  let l101 = *base.add(0).cast::<*mut u8>();
-                  let l102 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len103 = l102;
-                  let bytes103 = _rt::Vec::from_raw_parts(l101.cast(), len103, len103);
-
-                  _rt::string_lift(bytes103)
-                };
-                result104.push(e104);
-              }
-              _rt::cabi_dealloc(base104, len104 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-              let l105 = i32::from(*base.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>());
-              let l109 = i32::from(*base.add(14*::core::mem::size_of::<*const u8>()).cast::<u8>());
-              let l113 = i32::from(*base.add(17*::core::mem::size_of::<*const u8>()).cast::<u8>());
-
-              super::super::super::super::portcullis::policy::types::Tool{
-                upstream: _rt::string_lift(bytes88),
-                name: _rt::string_lift(bytes91),
-                exposed_as: _rt::string_lift(bytes94),
-                hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l95 as u8) << 0) as _),
-                digest: _rt::string_lift(bytes98),
-                labels: result104,
-                title: match l105 {
-                  0 => None,
-                  1 => {
-                    let e = {
-                      let l106 = *base.add(12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l107 = *base.add(13*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      let len108 = l107;
-                      let bytes108 = _rt::Vec::from_raw_parts(l106.cast(), len108, len108);
-
-                      _rt::string_lift(bytes108)
-                    };
-                    Some(e)
-                  }
-                  _ => _rt::invalid_enum_discriminant(),
-                },
-                description: match l109 {
-                  0 => None,
-                  1 => {
-                    let e = {
-                      let l110 = *base.add(15*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l111 = *base.add(16*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      let len112 = l111;
-                      let bytes112 = _rt::Vec::from_raw_parts(l110.cast(), len112, len112);
-
-                      _rt::string_lift(bytes112)
-                    };
-                    Some(e)
-                  }
-                  _ => _rt::invalid_enum_discriminant(),
-                },
-                input_schema: match l113 {
-                  0 => None,
-                  1 => {
-                    let e = {
-                      let l114 = *base.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l115 = *base.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      let len116 = l115;
-                      let bytes116 = _rt::Vec::from_raw_parts(l114.cast(), len116, len116);
-
-                      _rt::string_lift(bytes116)
-                    };
-                    Some(e)
-                  }
-                  _ => _rt::invalid_enum_discriminant(),
-                },
-              }
-            };
-            result117.push(e117);
-          }
-          _rt::cabi_dealloc(base117, len117 * (20*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          T_::filter(super::super::super::super::portcullis::policy::types::Context{
-            decision_id: _rt::string_lift(bytes2),
-            trace_id: _rt::string_lift(bytes5),
-            now_ms: l6 as u64,
-            session_id: match l7 {
-              0 => None,
-              1 => {
-                let e = {
-                  let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len10 = l9;
-                  let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
-
-                  _rt::string_lift(bytes10)
-                };
-                Some(e)
-              }
-              _ => _rt::invalid_enum_discriminant(),
-            },
-            transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
-            protocol_version: _rt::string_lift(bytes14),
-            remote_ip: match l15 {
-              0 => None,
-              1 => {
-                let e = {
-                  let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len18 = l17;
-                  let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
-
-                  _rt::string_lift(bytes18)
-                };
-                Some(e)
-              }
-              _ => _rt::invalid_enum_discriminant(),
-            },
-            user_agent: match l19 {
-              0 => None,
-              1 => {
-                let e = {
-                  let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len22 = l21;
-                  let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
-
-                  _rt::string_lift(bytes22)
-                };
-                Some(e)
-              }
-              _ => _rt::invalid_enum_discriminant(),
-            },
-            caller: super::super::super::super::portcullis::policy::types::Caller{
-              subject: _rt::string_lift(bytes25),
-              kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
-              issuer: _rt::string_lift(bytes29),
-              tenant: _rt::string_lift(bytes32),
-              client_id: _rt::string_lift(bytes35),
-              actor_chain: result41,
-              groups: result47,
-              scopes: result53,
-              acr: match l54 {
-                0 => None,
-                1 => {
-                  let e = {
-                    let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len57 = l56;
-                    let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
-
-                    _rt::string_lift(bytes57)
-                  };
-                  Some(e)
-                }
-                _ => _rt::invalid_enum_discriminant(),
-              },
-              amr: result63,
-              auth_time: match l64 {
-                0 => None,
-                1 => {
-                  let e = {
-                    let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
-
-                    l65 as u64
-                  };
-                  Some(e)
-                }
-                _ => _rt::invalid_enum_discriminant(),
-              },
-              claims: _rt::string_lift(bytes68),
-            },
-            satisfied: result74,
-            ext: result83,
-          }, result117)
+        pub unsafe fn _export_describe_cabi<T_: Guest>() -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+        _rt::run_ctors_once();let result0 = {
+          T_::describe()
         };
-        _rt::cabi_dealloc(arg0, 24+44*::core::mem::size_of::<*const u8>(), 8);
-        let ptr119 = (&raw mut _RET_AREA.0).cast::<u8>();
-        let Outcome{ visible:visible120, overrides:overrides120, } = result118;
-        let vec121 = visible120;
-        let len121 = vec121.len();
-        let layout121 = _rt::alloc::Layout::from_size_align(vec121.len() * 1, 1).unwrap();
-        let (result121, _cleanup121) = wit_bindgen::rt::Cleanup::new(layout121);if let Some(cleanup) = _cleanup121 { cleanup.forget(); }
-        for (i, e) in vec121.into_iter().enumerate() {
-          let base = result121.add(i * 1);
+        let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
+        let Info{ name:name2, version:version2, title:title2, license:license2, hooks:hooks2, mutates:mutates2, needs:needs2, capabilities:capabilities2, determinism:determinism2, config_schema:config_schema2, sample_config:sample_config2, min_host:min_host2, } = result0;
+        let vec3 = (name2.into_bytes()).into_boxed_slice();
+        let ptr3 = vec3.as_ptr().cast::<u8>();
+        let len3 = vec3.len();
+        ::core::mem::forget(vec3);
+        *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
+        *ptr1.add(0).cast::<*mut u8>() = ptr3.cast_mut();
+        let vec4 = (version2.into_bytes()).into_boxed_slice();
+        let ptr4 = vec4.as_ptr().cast::<u8>();
+        let len4 = vec4.len();
+        ::core::mem::forget(vec4);
+        *ptr1.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+        *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+        let vec5 = (title2.into_bytes()).into_boxed_slice();
+        let ptr5 = vec5.as_ptr().cast::<u8>();
+        let len5 = vec5.len();
+        ::core::mem::forget(vec5);
+        *ptr1.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+        *ptr1.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+        match license2 {
+          Some(e) => {
+            *ptr1.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec6 = (e.into_bytes()).into_boxed_slice();
+            let ptr6 = vec6.as_ptr().cast::<u8>();
+            let len6 = vec6.len();
+            ::core::mem::forget(vec6);
+            *ptr1.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
+            *ptr1.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr6.cast_mut();
+          },
+          None => {
+            {
+              *ptr1.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };let vec7 = hooks2;
+        let len7 = vec7.len();
+        let layout7 = _rt::alloc::Layout::from_size_align(vec7.len() * 1, 1).unwrap();
+        let (result7, _cleanup7) = wit_bindgen::rt::Cleanup::new(layout7);if let Some(cleanup) = _cleanup7 { cleanup.forget(); }
+        for (i, e) in vec7.into_iter().enumerate() {
+          let base = result7.add(i * 1);
           {
             *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
           }
         }
-        *ptr119.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
-        *ptr119.add(0).cast::<*mut u8>() = result121;
-        let vec125 = overrides120;
-        let len125 = vec125.len();
-        let layout125 = _rt::alloc::Layout::from_size_align(vec125.len() * (7*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-        let (result125, _cleanup125) = wit_bindgen::rt::Cleanup::new(layout125);if let Some(cleanup) = _cleanup125 { cleanup.forget(); }
-        for (i, e) in vec125.into_iter().enumerate() {
-          let base = result125.add(i * (7*::core::mem::size_of::<*const u8>()));
+        *ptr1.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
+        *ptr1.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result7;
+        let vec8 = mutates2;
+        let len8 = vec8.len();
+        let layout8 = _rt::alloc::Layout::from_size_align(vec8.len() * 1, 1).unwrap();
+        let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);if let Some(cleanup) = _cleanup8 { cleanup.forget(); }
+        for (i, e) in vec8.into_iter().enumerate() {
+          let base = result8.add(i * 1);
           {
-            let Override{ index:index122, title:title122, description:description122, } = e;
-            *base.add(0).cast::<i32>() = _rt::as_i32(index122);
-            match title122 {
-              Some(e) => {
-                *base.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                let vec123 = (e.into_bytes()).into_boxed_slice();
-                let ptr123 = vec123.as_ptr().cast::<u8>();
-                let len123 = vec123.len();
-                ::core::mem::forget(vec123);
-                *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len123;
-                *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr123.cast_mut();
-              },
-              None => {
-                {
-                  *base.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                }
-              },
-            };match description122 {
-              Some(e) => {
-                *base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                let vec124 = (e.into_bytes()).into_boxed_slice();
-                let ptr124 = vec124.as_ptr().cast::<u8>();
-                let len124 = vec124.len();
-                ::core::mem::forget(vec124);
-                *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
-                *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr124.cast_mut();
-              },
-              None => {
-                {
-                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                }
-              },
-            };}
+            *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
           }
-          *ptr119.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
-          *ptr119.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result125;
-          ptr119
-        } }
-        #[doc(hidden)]
-        #[allow(non_snake_case)]
-        pub unsafe fn __post_return_filter<T_: Guest>(arg0: *mut u8,) { unsafe {
-          let l0 = *arg0.add(0).cast::<*mut u8>();
-          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base2 = l0;
-          let len2 = l1;
-          _rt::cabi_dealloc(base2, len2 * 1, 1);
-          let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base11 = l3;
-          let len11 = l4;
-          for i in 0..len11 {
-            let base = base11.add(i * (7*::core::mem::size_of::<*const u8>()));
+        }
+        *ptr1.add(12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len8;
+        *ptr1.add(11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result8;
+        let vec14 = needs2;
+        let len14 = vec14.len();
+        let layout14 = _rt::alloc::Layout::from_size_align(vec14.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result14, _cleanup14) = wit_bindgen::rt::Cleanup::new(layout14);if let Some(cleanup) = _cleanup14 { cleanup.forget(); }
+        for (i, e) in vec14.into_iter().enumerate() {
+          let base = result14.add(i * (5*::core::mem::size_of::<*const u8>()));
+          {
+            let Need{ hook:hook9, arguments:arguments9, output:output9, texts:texts9, claims:claims9, ext:ext9, } = e;
+            *base.add(0).cast::<u8>() = (hook9.clone() as i32) as u8;
+            *base.add(1).cast::<u8>() = (arguments9.clone() as i32) as u8;
+            *base.add(2).cast::<u8>() = (output9.clone() as i32) as u8;
+            *base.add(3).cast::<u8>() = (match texts9 { true => 1, false => 0 }) as u8;
+            let vec11 = claims9;
+            let len11 = vec11.len();
+            let layout11 = _rt::alloc::Layout::from_size_align(vec11.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result11, _cleanup11) = wit_bindgen::rt::Cleanup::new(layout11);if let Some(cleanup) = _cleanup11 { cleanup.forget(); }
+            for (i, e) in vec11.into_iter().enumerate() {
+              let base = result11.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let vec10 = (e.into_bytes()).into_boxed_slice();
+                let ptr10 = vec10.as_ptr().cast::<u8>();
+                let len10 = vec10.len();
+                ::core::mem::forget(vec10);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len10;
+                *base.add(0).cast::<*mut u8>() = ptr10.cast_mut();
+              }
+            }
+            *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len11;
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result11;
+            let vec13 = ext9;
+            let len13 = vec13.len();
+            let layout13 = _rt::alloc::Layout::from_size_align(vec13.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result13, _cleanup13) = wit_bindgen::rt::Cleanup::new(layout13);if let Some(cleanup) = _cleanup13 { cleanup.forget(); }
+            for (i, e) in vec13.into_iter().enumerate() {
+              let base = result13.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let vec12 = (e.into_bytes()).into_boxed_slice();
+                let ptr12 = vec12.as_ptr().cast::<u8>();
+                let len12 = vec12.len();
+                ::core::mem::forget(vec12);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len12;
+                *base.add(0).cast::<*mut u8>() = ptr12.cast_mut();
+              }
+            }
+            *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len13;
+            *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result13;
+          }
+        }
+        *ptr1.add(14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len14;
+        *ptr1.add(13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result14;
+        let flags15 = capabilities2;
+        *ptr1.add(15*::core::mem::size_of::<*const u8>()).cast::<u8>() = ((flags15.bits() >> 0) as i32) as u8;
+        *ptr1.add(1+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (determinism2.clone() as i32) as u8;
+        let vec16 = (config_schema2.into_bytes()).into_boxed_slice();
+        let ptr16 = vec16.as_ptr().cast::<u8>();
+        let len16 = vec16.len();
+        ::core::mem::forget(vec16);
+        *ptr1.add(17*::core::mem::size_of::<*const u8>()).cast::<usize>() = len16;
+        *ptr1.add(16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr16.cast_mut();
+        let vec17 = (sample_config2.into_bytes()).into_boxed_slice();
+        let ptr17 = vec17.as_ptr().cast::<u8>();
+        let len17 = vec17.len();
+        ::core::mem::forget(vec17);
+        *ptr1.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>() = len17;
+        *ptr1.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr17.cast_mut();
+        match min_host2 {
+          Some(e) => {
+            *ptr1.add(20*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec18 = (e.into_bytes()).into_boxed_slice();
+            let ptr18 = vec18.as_ptr().cast::<u8>();
+            let len18 = vec18.len();
+            ::core::mem::forget(vec18);
+            *ptr1.add(22*::core::mem::size_of::<*const u8>()).cast::<usize>() = len18;
+            *ptr1.add(21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr18.cast_mut();
+          },
+          None => {
             {
-              let l5 = i32::from(*base.add(::core::mem::size_of::<*const u8>()).cast::<u8>());
-              match l5 {
-                0 => (),
-                _ => {
-                  let l6 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l6, l7, 1);
-                },
-              }
-              let l8 = i32::from(*base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>());
-              match l8 {
-                0 => (),
-                _ => {
-                  let l9 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l10 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l9, l10, 1);
-                },
+              *ptr1.add(20*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };ptr1
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case)]
+      pub unsafe fn __post_return_describe<T_: Guest>(arg0: *mut u8,) { unsafe {
+        let l0 = *arg0.add(0).cast::<*mut u8>();
+        let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        _rt::cabi_dealloc(l0, l1, 1);
+        let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l3 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        _rt::cabi_dealloc(l2, l3, 1);
+        let l4 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l5 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        _rt::cabi_dealloc(l4, l5, 1);
+        let l6 = i32::from(*arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        match l6 {
+          0 => (),
+          _ => {
+            let l7 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l8 = *arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l7, l8, 1);
+          },
+        }
+        let l9 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l10 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base11 = l9;
+        let len11 = l10;
+        _rt::cabi_dealloc(base11, len11 * 1, 1);
+        let l12 = *arg0.add(11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l13 = *arg0.add(12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base14 = l12;
+        let len14 = l13;
+        _rt::cabi_dealloc(base14, len14 * 1, 1);
+        let l15 = *arg0.add(13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l16 = *arg0.add(14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base27 = l15;
+        let len27 = l16;
+        for i in 0..len27 {
+          let base = base27.add(i * (5*::core::mem::size_of::<*const u8>()));
+          {
+            let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base21 = l17;
+            let len21 = l18;
+            for i in 0..len21 {
+              let base = base21.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l19 = *base.add(0).cast::<*mut u8>();
+                let l20 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l19, l20, 1);
               }
             }
+            _rt::cabi_dealloc(base21, len21 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l22 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l23 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base26 = l22;
+            let len26 = l23;
+            for i in 0..len26 {
+              let base = base26.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l24 = *base.add(0).cast::<*mut u8>();
+                let l25 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l24, l25, 1);
+              }
+            }
+            _rt::cabi_dealloc(base26, len26 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
           }
-          _rt::cabi_dealloc(base11, len11 * (7*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-        } }
-        pub trait Guest {
-          /// The host may ask about any subset of tools at any time, at most 256 at once: each tool is judged on
-          /// its own.
-          #[allow(async_fn_in_trait)]
-          fn filter(ctx: Context,tools: _rt::Vec::<Tool>,) -> Outcome;
         }
-        #[doc(hidden)]
-        #[macro_export]
-        macro_rules! __export_portcullis_policy_list_tools_0_1_0_cabi{
-          ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
-
-            #[unsafe(export_name = "portcullis:policy/list-tools@0.1.0#filter")]
-            unsafe extern "C" fn export_filter(arg0: *mut u8,) -> *mut u8 {
-              unsafe { $($path_to_types)*::_export_filter_cabi::<$ty>(arg0) }
-            }
-            #[unsafe(export_name = "cabi_post_portcullis:policy/list-tools@0.1.0#filter")]
-            unsafe extern "C" fn _post_return_filter(arg0: *mut u8,) {
-              unsafe { $($path_to_types)*::__post_return_filter::<$ty>(arg0) }
-            }
-          };);
+        _rt::cabi_dealloc(base27, len27 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l28 = *arg0.add(16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l29 = *arg0.add(17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        _rt::cabi_dealloc(l28, l29, 1);
+        let l30 = *arg0.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l31 = *arg0.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        _rt::cabi_dealloc(l30, l31, 1);
+        let l32 = i32::from(*arg0.add(20*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        match l32 {
+          0 => (),
+          _ => {
+            let l33 = *arg0.add(21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l34 = *arg0.add(22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l33, l34, 1);
+          },
         }
-        #[doc(hidden)]
-        pub use __export_portcullis_policy_list_tools_0_1_0_cabi;
-
-        #[cfg_attr(target_pointer_width="64", repr(align(8)))]
-        #[cfg_attr(target_pointer_width="32", repr(align(4)))]
-        struct _RetArea([::core::mem::MaybeUninit::<u8>; 4*::core::mem::size_of::<*const u8>()]);
-        static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 4*::core::mem::size_of::<*const u8>()]);
-
+      } }
+      pub trait Guest {
+        #[allow(async_fn_in_trait)]
+        fn describe() -> Info;
       }
-
-      /// Whether a call may go to its upstream.
-      #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-      pub mod tool_call {
-        #[used]
-        #[doc(hidden)]
-        static __FORCE_SECTION_REF: fn() =
-        super::super::super::super::__link_custom_section_describing_imports;
-        
-        use super::super::super::super::_rt;
-        pub type Context = super::super::super::super::portcullis::policy::types::Context;
-        pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
-        pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
-        pub type Json = super::super::super::super::portcullis::policy::types::Json;
-        pub type Verdict = super::super::super::super::portcullis::policy::types::Verdict;
-        #[derive(Clone, Eq, PartialEq)]
-        pub struct Request {
-          pub tool: Tool,
-          pub upstream: Upstream,
-          /// The arguments, if the need for this hook says `full`.
-          pub arguments: Option<Json>,
-          pub arguments_bytes: u32,
-          /// The request's `_meta`, without the keys that belong to the protocol.
-          pub meta: Option<Json>,
+      #[doc(hidden)]
+      #[macro_export]
+      macro_rules! __export_portcullis_policy_manifest_0_1_0_cabi{
+        ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+          #[unsafe(export_name = "portcullis:policy/manifest@0.1.0#describe")]
+          unsafe extern "C" fn export_describe() -> *mut u8 {
+            unsafe { $($path_to_types)*::_export_describe_cabi::<$ty>() }
+          }
+          #[unsafe(export_name = "cabi_post_portcullis:policy/manifest@0.1.0#describe")]
+          unsafe extern "C" fn _post_return_describe(arg0: *mut u8,) {
+            unsafe { $($path_to_types)*::__post_return_describe::<$ty>(arg0) }
+          }
+        };);
+      }
+      #[doc(hidden)]
+      pub use __export_portcullis_policy_manifest_0_1_0_cabi;
+      #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+      #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+      struct _RetArea([::core::mem::MaybeUninit::<u8>; 23*::core::mem::size_of::<*const u8>()]);
+      static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 23*::core::mem::size_of::<*const u8>()]);
+    }
+    /// Cases that a module brings along to be tried before it comes into force. Optional.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod self_tests {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::super::_rt;
+      pub type Json = super::super::super::super::portcullis::policy::types::Json;
+      pub type Hook = super::super::super::super::exports::portcullis::policy::manifest::Hook;
+      #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+      pub struct Case {
+        pub name: _rt::String,
+        /// Configuration of the module under test.
+#[serde(with = "crate::serial::json")]
+        pub config: Json,
+        pub hook: Hook,
+        /// The hook's parameters: an object with `context` and the other parameter's name. What is left out has a
+        /// harmless value.
+#[serde(with = "crate::serial::json")]
+        pub input: Json,
+        /// What the answer must contain: objects may have more members than are written here, all else is equal.
+#[serde(with = "crate::serial::json")]
+        pub expect: Json,
+      }
+      impl ::core::fmt::Debug for Case {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Case").field("name", &self.name).field("config", &self.config).field("hook", &self.hook).field("input", &self.input).field("expect", &self.expect).finish()
         }
-        impl ::core::fmt::Debug for Request {
-          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-            f.debug_struct("Request").field("tool", &self.tool).field("upstream", &self.upstream).field("arguments", &self.arguments).field("arguments-bytes", &self.arguments_bytes).field("meta", &self.meta).finish()
+      }
+      #[doc(hidden)]
+      #[allow(non_snake_case, unused_unsafe)]
+      pub unsafe fn _export_cases_cabi<T_: Guest>() -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+      _rt::run_ctors_once();let result0 = {
+        T_::cases()
+      };
+      let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
+      let vec7 = result0;
+      let len7 = vec7.len();
+      let layout7 = _rt::alloc::Layout::from_size_align(vec7.len() * (9*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result7, _cleanup7) = wit_bindgen::rt::Cleanup::new(layout7);if let Some(cleanup) = _cleanup7 { cleanup.forget(); }
+      for (i, e) in vec7.into_iter().enumerate() {
+        let base = result7.add(i * (9*::core::mem::size_of::<*const u8>()));
+        {
+          let Case{ name:name2, config:config2, hook:hook2, input:input2, expect:expect2, } = e;
+          let vec3 = (name2.into_bytes()).into_boxed_slice();
+          let ptr3 = vec3.as_ptr().cast::<u8>();
+          let len3 = vec3.len();
+          ::core::mem::forget(vec3);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
+          *base.add(0).cast::<*mut u8>() = ptr3.cast_mut();
+          let vec4 = (config2.into_bytes()).into_boxed_slice();
+          let ptr4 = vec4.as_ptr().cast::<u8>();
+          let len4 = vec4.len();
+          ::core::mem::forget(vec4);
+          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+          *base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (hook2.clone() as i32) as u8;
+          let vec5 = (input2.into_bytes()).into_boxed_slice();
+          let ptr5 = vec5.as_ptr().cast::<u8>();
+          let len5 = vec5.len();
+          ::core::mem::forget(vec5);
+          *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+          *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+          let vec6 = (expect2.into_bytes()).into_boxed_slice();
+          let ptr6 = vec6.as_ptr().cast::<u8>();
+          let len6 = vec6.len();
+          ::core::mem::forget(vec6);
+          *base.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
+          *base.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr6.cast_mut();
+        }
+      }
+      *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
+      *ptr1.add(0).cast::<*mut u8>() = result7;
+      ptr1
+    } }
+    #[doc(hidden)]
+    #[allow(non_snake_case)]
+    pub unsafe fn __post_return_cases<T_: Guest>(arg0: *mut u8,) { unsafe {
+      let l0 = *arg0.add(0).cast::<*mut u8>();
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base10 = l0;
+      let len10 = l1;
+      for i in 0..len10 {
+        let base = base10.add(i * (9*::core::mem::size_of::<*const u8>()));
+        {
+          let l2 = *base.add(0).cast::<*mut u8>();
+          let l3 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l2, l3, 1);
+          let l4 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l5 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l4, l5, 1);
+          let l6 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l7 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l6, l7, 1);
+          let l8 = *base.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l9 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l8, l9, 1);
+        }
+      }
+      _rt::cabi_dealloc(base10, len10 * (9*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    } }
+    pub trait Guest {
+      #[allow(async_fn_in_trait)]
+      fn cases() -> _rt::Vec::<Case>;
+    }
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __export_portcullis_policy_self_tests_0_1_0_cabi{
+      ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+        #[unsafe(export_name = "portcullis:policy/self-tests@0.1.0#cases")]
+        unsafe extern "C" fn export_cases() -> *mut u8 {
+          unsafe { $($path_to_types)*::_export_cases_cabi::<$ty>() }
+        }
+        #[unsafe(export_name = "cabi_post_portcullis:policy/self-tests@0.1.0#cases")]
+        unsafe extern "C" fn _post_return_cases(arg0: *mut u8,) {
+          unsafe { $($path_to_types)*::__post_return_cases::<$ty>(arg0) }
+        }
+      };);
+    }
+    #[doc(hidden)]
+    pub use __export_portcullis_policy_self_tests_0_1_0_cabi;
+    #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+    #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+    struct _RetArea([::core::mem::MaybeUninit::<u8>; 2*::core::mem::size_of::<*const u8>()]);
+    static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 2*::core::mem::size_of::<*const u8>()]);
+  }
+  /// The whole contract as JSON text, for languages without bindings and for interpreters. A module exports
+  /// either this or `manifest`, `configuration` and hooks.
+  #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+  pub mod dynamic {
+    #[used]
+    #[doc(hidden)]
+    static __FORCE_SECTION_REF: fn() =
+    super::super::super::super::__link_custom_section_describing_imports;
+    
+    use super::super::super::super::_rt;
+    #[doc(hidden)]
+    #[allow(non_snake_case, unused_unsafe)]
+    pub unsafe fn _export_describe_cabi<T_: Guest>() -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+    _rt::run_ctors_once();let result0 = {
+      T_::describe()
+    };
+    let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
+    let vec2 = (result0.into_bytes()).into_boxed_slice();
+    let ptr2 = vec2.as_ptr().cast::<u8>();
+    let len2 = vec2.len();
+    ::core::mem::forget(vec2);
+    *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len2;
+    *ptr1.add(0).cast::<*mut u8>() = ptr2.cast_mut();
+    ptr1
+  } }
+  #[doc(hidden)]
+  #[allow(non_snake_case)]
+  pub unsafe fn __post_return_describe<T_: Guest>(arg0: *mut u8,) { unsafe {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    _rt::cabi_dealloc(l0, l1, 1);
+  } }
+  #[doc(hidden)]
+  #[allow(non_snake_case, unused_unsafe)]
+  pub unsafe fn _export_configure_cabi<T_: Guest>(arg0: *mut u8,arg1: usize,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+  _rt::run_ctors_once();let result1 = {
+    let len0 = arg1;
+    let bytes0 = _rt::Vec::from_raw_parts(arg0.cast(), len0, len0);
+    T_::configure(_rt::string_lift(bytes0))
+  };
+  let ptr2 = (&raw mut _RET_AREA.0).cast::<u8>();
+  match result1 {
+    Ok(e) => { {
+      *ptr2.add(0).cast::<u8>() = (0i32) as u8;
+      let vec3 = (e.into_bytes()).into_boxed_slice();
+      let ptr3 = vec3.as_ptr().cast::<u8>();
+      let len3 = vec3.len();
+      ::core::mem::forget(vec3);
+      *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
+      *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr3.cast_mut();
+    } },
+    Err(e) => { {
+      *ptr2.add(0).cast::<u8>() = (1i32) as u8;
+      let vec4 = (e.into_bytes()).into_boxed_slice();
+      let ptr4 = vec4.as_ptr().cast::<u8>();
+      let len4 = vec4.len();
+      ::core::mem::forget(vec4);
+      *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+      *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+    } },
+  };ptr2
+} }
+#[doc(hidden)]
+#[allow(non_snake_case)]
+pub unsafe fn __post_return_configure<T_: Guest>(arg0: *mut u8,) { unsafe {
+  let l0 = i32::from(*arg0.add(0).cast::<u8>());
+  match l0 {
+    0 => {
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      _rt::cabi_dealloc(l1, l2, 1);
+    },
+    _ => {
+      let l3 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l4 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      _rt::cabi_dealloc(l3, l4, 1);
+    },
+  }
+} }
+#[doc(hidden)]
+#[allow(non_snake_case, unused_unsafe)]
+pub unsafe fn _export_decide_cabi<T_: Guest>(arg0: *mut u8,arg1: usize,arg2: *mut u8,arg3: usize,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+_rt::run_ctors_once();let result2 = {
+  let len0 = arg1;
+  let bytes0 = _rt::Vec::from_raw_parts(arg0.cast(), len0, len0);
+  let len1 = arg3;
+  let bytes1 = _rt::Vec::from_raw_parts(arg2.cast(), len1, len1);
+  T_::decide(_rt::string_lift(bytes0), _rt::string_lift(bytes1))
+};
+let ptr3 = (&raw mut _RET_AREA.0).cast::<u8>();
+match result2 {
+  Ok(e) => { {
+    *ptr3.add(0).cast::<u8>() = (0i32) as u8;
+    let vec4 = (e.into_bytes()).into_boxed_slice();
+    let ptr4 = vec4.as_ptr().cast::<u8>();
+    let len4 = vec4.len();
+    ::core::mem::forget(vec4);
+    *ptr3.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+    *ptr3.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+  } },
+  Err(e) => { {
+    *ptr3.add(0).cast::<u8>() = (1i32) as u8;
+    let vec5 = (e.into_bytes()).into_boxed_slice();
+    let ptr5 = vec5.as_ptr().cast::<u8>();
+    let len5 = vec5.len();
+    ::core::mem::forget(vec5);
+    *ptr3.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+    *ptr3.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+  } },
+};ptr3
+} }
+#[doc(hidden)]
+#[allow(non_snake_case)]
+pub unsafe fn __post_return_decide<T_: Guest>(arg0: *mut u8,) { unsafe {
+  let l0 = i32::from(*arg0.add(0).cast::<u8>());
+  match l0 {
+    0 => {
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      _rt::cabi_dealloc(l1, l2, 1);
+    },
+    _ => {
+      let l3 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l4 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      _rt::cabi_dealloc(l3, l4, 1);
+    },
+  }
+} }
+pub trait Guest {
+  /// `manifest.info`.
+  #[allow(async_fn_in_trait)]
+  fn describe() -> _rt::String;
+  /// Ok: a list of warnings. Err: a list of `configuration.problem`.
+  #[allow(async_fn_in_trait)]
+  fn configure(config: _rt::String,) -> Result<_rt::String,_rt::String>;
+  /// `hook` is a name of `manifest.hook`; `input` is an object with the hook's parameters, `context` and
+  /// the other one's name. Ok: the hook's answer. Err: why there is none, which refuses the request.
+  #[allow(async_fn_in_trait)]
+  fn decide(hook: _rt::String,input: _rt::String,) -> Result<_rt::String,_rt::String>;
+}
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_portcullis_policy_dynamic_0_1_0_cabi{
+  ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+    #[unsafe(export_name = "portcullis:policy/dynamic@0.1.0#describe")]
+    unsafe extern "C" fn export_describe() -> *mut u8 {
+      unsafe { $($path_to_types)*::_export_describe_cabi::<$ty>() }
+    }
+    #[unsafe(export_name = "cabi_post_portcullis:policy/dynamic@0.1.0#describe")]
+    unsafe extern "C" fn _post_return_describe(arg0: *mut u8,) {
+      unsafe { $($path_to_types)*::__post_return_describe::<$ty>(arg0) }
+    }
+    #[unsafe(export_name = "portcullis:policy/dynamic@0.1.0#configure")]
+    unsafe extern "C" fn export_configure(arg0: *mut u8,arg1: usize,) -> *mut u8 {
+      unsafe { $($path_to_types)*::_export_configure_cabi::<$ty>(arg0, arg1) }
+    }
+    #[unsafe(export_name = "cabi_post_portcullis:policy/dynamic@0.1.0#configure")]
+    unsafe extern "C" fn _post_return_configure(arg0: *mut u8,) {
+      unsafe { $($path_to_types)*::__post_return_configure::<$ty>(arg0) }
+    }
+    #[unsafe(export_name = "portcullis:policy/dynamic@0.1.0#decide")]
+    unsafe extern "C" fn export_decide(arg0: *mut u8,arg1: usize,arg2: *mut u8,arg3: usize,) -> *mut u8 {
+      unsafe { $($path_to_types)*::_export_decide_cabi::<$ty>(arg0, arg1, arg2, arg3) }
+    }
+    #[unsafe(export_name = "cabi_post_portcullis:policy/dynamic@0.1.0#decide")]
+    unsafe extern "C" fn _post_return_decide(arg0: *mut u8,) {
+      unsafe { $($path_to_types)*::__post_return_decide::<$ty>(arg0) }
+    }
+  };);
+}
+#[doc(hidden)]
+pub use __export_portcullis_policy_dynamic_0_1_0_cabi;
+#[cfg_attr(target_pointer_width="64", repr(align(8)))]
+#[cfg_attr(target_pointer_width="32", repr(align(4)))]
+struct _RetArea([::core::mem::MaybeUninit::<u8>; 3*::core::mem::size_of::<*const u8>()]);
+static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 3*::core::mem::size_of::<*const u8>()]);
+}
+/// The operator's configuration of one binding.
+#[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+pub mod configuration {
+  #[used]
+  #[doc(hidden)]
+  static __FORCE_SECTION_REF: fn() =
+  super::super::super::super::__link_custom_section_describing_imports;
+  
+  use super::super::super::super::_rt;
+  #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+  pub struct Problem {
+    /// RFC 6901 pointer into the configuration.
+    pub path: _rt::String,
+    pub message: _rt::String,
+  }
+  impl ::core::fmt::Debug for Problem {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+      f.debug_struct("Problem").field("path", &self.path).field("message", &self.message).finish()
+    }
+  }
+  #[doc(hidden)]
+  #[allow(non_snake_case, unused_unsafe)]
+  pub unsafe fn _export_configure_cabi<T_: Guest>(arg0: *mut u8,arg1: usize,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+  _rt::run_ctors_once();let result1 = {
+    let len0 = arg1;
+    let bytes0 = _rt::Vec::from_raw_parts(arg0.cast(), len0, len0);
+    T_::configure(_rt::string_lift(bytes0))
+  };
+  let ptr2 = (&raw mut _RET_AREA.0).cast::<u8>();
+  match result1 {
+    Ok(e) => { {
+      *ptr2.add(0).cast::<u8>() = (0i32) as u8;
+      let vec4 = e;
+      let len4 = vec4.len();
+      let layout4 = _rt::alloc::Layout::from_size_align(vec4.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result4, _cleanup4) = wit_bindgen::rt::Cleanup::new(layout4);if let Some(cleanup) = _cleanup4 { cleanup.forget(); }
+      for (i, e) in vec4.into_iter().enumerate() {
+        let base = result4.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let vec3 = (e.into_bytes()).into_boxed_slice();
+          let ptr3 = vec3.as_ptr().cast::<u8>();
+          let len3 = vec3.len();
+          ::core::mem::forget(vec3);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
+          *base.add(0).cast::<*mut u8>() = ptr3.cast_mut();
+        }
+      }
+      *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+      *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result4;
+    } },
+    Err(e) => { {
+      *ptr2.add(0).cast::<u8>() = (1i32) as u8;
+      let vec8 = e;
+      let len8 = vec8.len();
+      let layout8 = _rt::alloc::Layout::from_size_align(vec8.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);if let Some(cleanup) = _cleanup8 { cleanup.forget(); }
+      for (i, e) in vec8.into_iter().enumerate() {
+        let base = result8.add(i * (4*::core::mem::size_of::<*const u8>()));
+        {
+          let Problem{ path:path5, message:message5, } = e;
+          let vec6 = (path5.into_bytes()).into_boxed_slice();
+          let ptr6 = vec6.as_ptr().cast::<u8>();
+          let len6 = vec6.len();
+          ::core::mem::forget(vec6);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
+          *base.add(0).cast::<*mut u8>() = ptr6.cast_mut();
+          let vec7 = (message5.into_bytes()).into_boxed_slice();
+          let ptr7 = vec7.as_ptr().cast::<u8>();
+          let len7 = vec7.len();
+          ::core::mem::forget(vec7);
+          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
+          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr7.cast_mut();
+        }
+      }
+      *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len8;
+      *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result8;
+    } },
+  };ptr2
+} }
+#[doc(hidden)]
+#[allow(non_snake_case)]
+pub unsafe fn __post_return_configure<T_: Guest>(arg0: *mut u8,) { unsafe {
+  let l0 = i32::from(*arg0.add(0).cast::<u8>());
+  match l0 {
+    0 => {
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base5 = l1;
+      let len5 = l2;
+      for i in 0..len5 {
+        let base = base5.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let l3 = *base.add(0).cast::<*mut u8>();
+          let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l3, l4, 1);
+        }
+      }
+      _rt::cabi_dealloc(base5, len5 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    },
+    _ => {
+      let l6 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l7 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base12 = l6;
+      let len12 = l7;
+      for i in 0..len12 {
+        let base = base12.add(i * (4*::core::mem::size_of::<*const u8>()));
+        {
+          let l8 = *base.add(0).cast::<*mut u8>();
+          let l9 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l8, l9, 1);
+          let l10 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l11 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l10, l11, 1);
+        }
+      }
+      _rt::cabi_dealloc(base12, len12 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    },
+  }
+} }
+pub trait Guest {
+  /// Called before any hook. `config` is a JSON object. Answers with warnings, or with the reasons why
+  /// this configuration cannot be used.
+  #[allow(async_fn_in_trait)]
+  fn configure(config: _rt::String,) -> Result<_rt::Vec::<_rt::String>,_rt::Vec::<Problem>>;
+}
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_portcullis_policy_configuration_0_1_0_cabi{
+  ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+    #[unsafe(export_name = "portcullis:policy/configuration@0.1.0#configure")]
+    unsafe extern "C" fn export_configure(arg0: *mut u8,arg1: usize,) -> *mut u8 {
+      unsafe { $($path_to_types)*::_export_configure_cabi::<$ty>(arg0, arg1) }
+    }
+    #[unsafe(export_name = "cabi_post_portcullis:policy/configuration@0.1.0#configure")]
+    unsafe extern "C" fn _post_return_configure(arg0: *mut u8,) {
+      unsafe { $($path_to_types)*::__post_return_configure::<$ty>(arg0) }
+    }
+  };);
+}
+#[doc(hidden)]
+pub use __export_portcullis_policy_configuration_0_1_0_cabi;
+#[cfg_attr(target_pointer_width="64", repr(align(8)))]
+#[cfg_attr(target_pointer_width="32", repr(align(4)))]
+struct _RetArea([::core::mem::MaybeUninit::<u8>; 3*::core::mem::size_of::<*const u8>()]);
+static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 3*::core::mem::size_of::<*const u8>()]);
+}
+/// Which tools a caller sees. A tool that is hidden cannot be called either.
+#[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+pub mod list_tools {
+  #[used]
+  #[doc(hidden)]
+  static __FORCE_SECTION_REF: fn() =
+  super::super::super::super::__link_custom_section_describing_imports;
+  
+  use super::super::super::super::_rt;
+  pub type Context = super::super::super::super::portcullis::policy::types::Context;
+  pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
+  pub type Visibility = super::super::super::super::portcullis::policy::types::Visibility;
+  #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+  pub struct Override {
+    pub index: u32,
+#[serde(default)]
+    pub title: Option<_rt::String>,
+#[serde(default)]
+    pub description: Option<_rt::String>,
+  }
+  impl ::core::fmt::Debug for Override {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+      f.debug_struct("Override").field("index", &self.index).field("title", &self.title).field("description", &self.description).finish()
+    }
+  }
+  #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+  pub struct Outcome {
+    /// One entry for each tool, in the same order.
+#[serde(default)]
+    pub visible: _rt::Vec::<Visibility>,
+#[serde(default)]
+    pub overrides: _rt::Vec::<Override>,
+  }
+  impl ::core::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+      f.debug_struct("Outcome").field("visible", &self.visible).field("overrides", &self.overrides).finish()
+    }
+  }
+  #[doc(hidden)]
+  #[allow(non_snake_case, unused_unsafe)]
+  pub unsafe fn _export_filter_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+  _rt::run_ctors_once();let result118 = {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len2 = l1;
+    let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+    let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len5 = l4;
+    let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+    let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+    let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len14 = l13;
+    let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+    let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len25 = l24;
+    let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+    let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len29 = l28;
+    let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+    let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len32 = l31;
+    let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+    let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len35 = l34;
+    let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+    let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base41 = l36;
+    let len41 = l37;
+    let mut result41 = _rt::Vec::with_capacity(len41);
+    for i in 0..len41 {
+      let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e41 = {
+        let l38 = *base.add(0).cast::<*mut u8>();
+        let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len40 = l39;
+        let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+        _rt::string_lift(bytes40)
+      };
+      result41.push(e41);
+    }
+    _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base47 = l42;
+    let len47 = l43;
+    let mut result47 = _rt::Vec::with_capacity(len47);
+    for i in 0..len47 {
+      let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e47 = {
+        let l44 = *base.add(0).cast::<*mut u8>();
+        let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len46 = l45;
+        let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+        _rt::string_lift(bytes46)
+      };
+      result47.push(e47);
+    }
+    _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base53 = l48;
+    let len53 = l49;
+    let mut result53 = _rt::Vec::with_capacity(len53);
+    for i in 0..len53 {
+      let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e53 = {
+        let l50 = *base.add(0).cast::<*mut u8>();
+        let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len52 = l51;
+        let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+        _rt::string_lift(bytes52)
+      };
+      result53.push(e53);
+    }
+    _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base63 = l58;
+    let len63 = l59;
+    let mut result63 = _rt::Vec::with_capacity(len63);
+    for i in 0..len63 {
+      let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e63 = {
+        let l60 = *base.add(0).cast::<*mut u8>();
+        let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len62 = l61;
+        let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+        _rt::string_lift(bytes62)
+      };
+      result63.push(e63);
+    }
+    _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len68 = l67;
+    let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+    let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base74 = l69;
+    let len74 = l70;
+    let mut result74 = _rt::Vec::with_capacity(len74);
+    for i in 0..len74 {
+      let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e74 = {
+        let l71 = *base.add(0).cast::<*mut u8>();
+        let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len73 = l72;
+        let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+        _rt::string_lift(bytes73)
+      };
+      result74.push(e74);
+    }
+    _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base83 = l75;
+    let len83 = l76;
+    let mut result83 = _rt::Vec::with_capacity(len83);
+    for i in 0..len83 {
+      let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+      let e83 = {
+        let l77 = *base.add(0).cast::<*mut u8>();
+        let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len79 = l78;
+        let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+        let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len82 = l81;
+        let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+        super::super::super::super::portcullis::policy::types::Attr{
+          name: _rt::string_lift(bytes79),
+          value: _rt::string_lift(bytes82),
+        }
+      };
+      result83.push(e83);
+    }
+    _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base117 = l84;
+    let len117 = l85;
+    let mut result117 = _rt::Vec::with_capacity(len117);
+    for i in 0..len117 {
+      let base = base117.add(i * (20*::core::mem::size_of::<*const u8>()));
+      let e117 = {
+        let l86 = *base.add(0).cast::<*mut u8>();
+        let l87 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len88 = l87;
+        let bytes88 = _rt::Vec::from_raw_parts(l86.cast(), len88, len88);
+        let l89 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l90 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len91 = l90;
+        let bytes91 = _rt::Vec::from_raw_parts(l89.cast(), len91, len91);
+        let l92 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l93 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len94 = l93;
+        let bytes94 = _rt::Vec::from_raw_parts(l92.cast(), len94, len94);
+        let l95 = i32::from(*base.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l96 = *base.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l97 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len98 = l97;
+        let bytes98 = _rt::Vec::from_raw_parts(l96.cast(), len98, len98);
+        let l99 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l100 = *base.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base104 = l99;
+        let len104 = l100;
+        let mut result104 = _rt::Vec::with_capacity(len104);
+        for i in 0..len104 {
+          let base = base104.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e104 = {
+            let l101 = *base.add(0).cast::<*mut u8>();
+            let l102 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len103 = l102;
+            let bytes103 = _rt::Vec::from_raw_parts(l101.cast(), len103, len103);
+            _rt::string_lift(bytes103)
+          };
+          result104.push(e104);
+        }
+        _rt::cabi_dealloc(base104, len104 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l105 = i32::from(*base.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l109 = i32::from(*base.add(14*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l113 = i32::from(*base.add(17*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        super::super::super::super::portcullis::policy::types::Tool{
+          upstream: _rt::string_lift(bytes88),
+          name: _rt::string_lift(bytes91),
+          exposed_as: _rt::string_lift(bytes94),
+          hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l95 as u8) << 0) as _),
+          digest: _rt::string_lift(bytes98),
+          labels: result104,
+          title: match l105 {
+            0 => None,
+            1 => {
+              let e = {
+                let l106 = *base.add(12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l107 = *base.add(13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len108 = l107;
+                let bytes108 = _rt::Vec::from_raw_parts(l106.cast(), len108, len108);
+                _rt::string_lift(bytes108)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          description: match l109 {
+            0 => None,
+            1 => {
+              let e = {
+                let l110 = *base.add(15*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l111 = *base.add(16*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len112 = l111;
+                let bytes112 = _rt::Vec::from_raw_parts(l110.cast(), len112, len112);
+                _rt::string_lift(bytes112)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          input_schema: match l113 {
+            0 => None,
+            1 => {
+              let e = {
+                let l114 = *base.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l115 = *base.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len116 = l115;
+                let bytes116 = _rt::Vec::from_raw_parts(l114.cast(), len116, len116);
+                _rt::string_lift(bytes116)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+        }
+      };
+      result117.push(e117);
+    }
+    _rt::cabi_dealloc(base117, len117 * (20*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    T_::filter(super::super::super::super::portcullis::policy::types::Context{
+      decision_id: _rt::string_lift(bytes2),
+      trace_id: _rt::string_lift(bytes5),
+      now_ms: l6 as u64,
+      session_id: match l7 {
+        0 => None,
+        1 => {
+          let e = {
+            let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len10 = l9;
+            let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+            _rt::string_lift(bytes10)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+      protocol_version: _rt::string_lift(bytes14),
+      remote_ip: match l15 {
+        0 => None,
+        1 => {
+          let e = {
+            let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len18 = l17;
+            let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+            _rt::string_lift(bytes18)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      user_agent: match l19 {
+        0 => None,
+        1 => {
+          let e = {
+            let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len22 = l21;
+            let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+            _rt::string_lift(bytes22)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      caller: super::super::super::super::portcullis::policy::types::Caller{
+        subject: _rt::string_lift(bytes25),
+        kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+        issuer: _rt::string_lift(bytes29),
+        tenant: _rt::string_lift(bytes32),
+        client_id: _rt::string_lift(bytes35),
+        actor_chain: result41,
+        groups: result47,
+        scopes: result53,
+        acr: match l54 {
+          0 => None,
+          1 => {
+            let e = {
+              let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len57 = l56;
+              let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+              _rt::string_lift(bytes57)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        amr: result63,
+        auth_time: match l64 {
+          0 => None,
+          1 => {
+            let e = {
+              let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+              l65 as u64
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        claims: _rt::string_lift(bytes68),
+      },
+      satisfied: result74,
+      ext: result83,
+    }, result117)
+  };
+  _rt::cabi_dealloc(arg0, 24+44*::core::mem::size_of::<*const u8>(), 8);
+  let ptr119 = (&raw mut _RET_AREA.0).cast::<u8>();
+  let Outcome{ visible:visible120, overrides:overrides120, } = result118;
+  let vec121 = visible120;
+  let len121 = vec121.len();
+  let layout121 = _rt::alloc::Layout::from_size_align(vec121.len() * 1, 1).unwrap();
+  let (result121, _cleanup121) = wit_bindgen::rt::Cleanup::new(layout121);if let Some(cleanup) = _cleanup121 { cleanup.forget(); }
+  for (i, e) in vec121.into_iter().enumerate() {
+    let base = result121.add(i * 1);
+    {
+      *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
+    }
+  }
+  *ptr119.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+  *ptr119.add(0).cast::<*mut u8>() = result121;
+  let vec125 = overrides120;
+  let len125 = vec125.len();
+  let layout125 = _rt::alloc::Layout::from_size_align(vec125.len() * (7*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+  let (result125, _cleanup125) = wit_bindgen::rt::Cleanup::new(layout125);if let Some(cleanup) = _cleanup125 { cleanup.forget(); }
+  for (i, e) in vec125.into_iter().enumerate() {
+    let base = result125.add(i * (7*::core::mem::size_of::<*const u8>()));
+    {
+      let Override{ index:index122, title:title122, description:description122, } = e;
+      *base.add(0).cast::<i32>() = _rt::as_i32(index122);
+      match title122 {
+        Some(e) => {
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec123 = (e.into_bytes()).into_boxed_slice();
+          let ptr123 = vec123.as_ptr().cast::<u8>();
+          let len123 = vec123.len();
+          ::core::mem::forget(vec123);
+          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len123;
+          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr123.cast_mut();
+        },
+        None => {
+          {
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match description122 {
+        Some(e) => {
+          *base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec124 = (e.into_bytes()).into_boxed_slice();
+          let ptr124 = vec124.as_ptr().cast::<u8>();
+          let len124 = vec124.len();
+          ::core::mem::forget(vec124);
+          *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
+          *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr124.cast_mut();
+        },
+        None => {
+          {
+            *base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };}
+    }
+    *ptr119.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
+    *ptr119.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result125;
+    ptr119
+  } }
+  #[doc(hidden)]
+  #[allow(non_snake_case)]
+  pub unsafe fn __post_return_filter<T_: Guest>(arg0: *mut u8,) { unsafe {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base2 = l0;
+    let len2 = l1;
+    _rt::cabi_dealloc(base2, len2 * 1, 1);
+    let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base11 = l3;
+    let len11 = l4;
+    for i in 0..len11 {
+      let base = base11.add(i * (7*::core::mem::size_of::<*const u8>()));
+      {
+        let l5 = i32::from(*base.add(::core::mem::size_of::<*const u8>()).cast::<u8>());
+        match l5 {
+          0 => (),
+          _ => {
+            let l6 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l6, l7, 1);
+          },
+        }
+        let l8 = i32::from(*base.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        match l8 {
+          0 => (),
+          _ => {
+            let l9 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l10 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l9, l10, 1);
+          },
+        }
+      }
+    }
+    _rt::cabi_dealloc(base11, len11 * (7*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+  } }
+  pub trait Guest {
+    /// The host may ask about any subset of tools at any time, at most 256 at once: each tool is judged on
+    /// its own.
+    #[allow(async_fn_in_trait)]
+    fn filter(context: Context,tools: _rt::Vec::<Tool>,) -> Outcome;
+  }
+  #[doc(hidden)]
+  #[macro_export]
+  macro_rules! __export_portcullis_policy_list_tools_0_1_0_cabi{
+    ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+      #[unsafe(export_name = "portcullis:policy/list-tools@0.1.0#filter")]
+      unsafe extern "C" fn export_filter(arg0: *mut u8,) -> *mut u8 {
+        unsafe { $($path_to_types)*::_export_filter_cabi::<$ty>(arg0) }
+      }
+      #[unsafe(export_name = "cabi_post_portcullis:policy/list-tools@0.1.0#filter")]
+      unsafe extern "C" fn _post_return_filter(arg0: *mut u8,) {
+        unsafe { $($path_to_types)*::__post_return_filter::<$ty>(arg0) }
+      }
+    };);
+  }
+  #[doc(hidden)]
+  pub use __export_portcullis_policy_list_tools_0_1_0_cabi;
+  #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+  #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+  struct _RetArea([::core::mem::MaybeUninit::<u8>; 4*::core::mem::size_of::<*const u8>()]);
+  static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 4*::core::mem::size_of::<*const u8>()]);
+}
+/// Whether a call may go to its upstream.
+#[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+pub mod tool_call {
+  #[used]
+  #[doc(hidden)]
+  static __FORCE_SECTION_REF: fn() =
+  super::super::super::super::__link_custom_section_describing_imports;
+  
+  use super::super::super::super::_rt;
+  pub type Context = super::super::super::super::portcullis::policy::types::Context;
+  pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
+  pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
+  pub type Json = super::super::super::super::portcullis::policy::types::Json;
+  pub type Verdict = super::super::super::super::portcullis::policy::types::Verdict;
+  #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+  pub struct Request {
+    pub tool: Tool,
+    pub upstream: Upstream,
+    /// The arguments, if the need for this hook says `full`.
+#[serde(with = "crate::serial::json_option")]
+    pub arguments: Option<Json>,
+    pub arguments_bytes: u32,
+    /// The request's `_meta`, without the keys that belong to the protocol.
+#[serde(with = "crate::serial::json_option")]
+    pub meta: Option<Json>,
+  }
+impl Default for Request { fn default() -> Self { Self { tool: Default::default(), upstream: Default::default(), arguments: Default::default(), arguments_bytes: Default::default(), meta: Default::default(), } } }
+  impl ::core::fmt::Debug for Request {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+      f.debug_struct("Request").field("tool", &self.tool).field("upstream", &self.upstream).field("arguments", &self.arguments).field("arguments-bytes", &self.arguments_bytes).field("meta", &self.meta).finish()
+    }
+  }
+  #[doc(hidden)]
+  #[allow(non_snake_case, unused_unsafe)]
+  pub unsafe fn _export_before_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+  _rt::run_ctors_once();let result136 = {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len2 = l1;
+    let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+    let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len5 = l4;
+    let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+    let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+    let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len14 = l13;
+    let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+    let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len25 = l24;
+    let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+    let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len29 = l28;
+    let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+    let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len32 = l31;
+    let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+    let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len35 = l34;
+    let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+    let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base41 = l36;
+    let len41 = l37;
+    let mut result41 = _rt::Vec::with_capacity(len41);
+    for i in 0..len41 {
+      let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e41 = {
+        let l38 = *base.add(0).cast::<*mut u8>();
+        let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len40 = l39;
+        let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+        _rt::string_lift(bytes40)
+      };
+      result41.push(e41);
+    }
+    _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base47 = l42;
+    let len47 = l43;
+    let mut result47 = _rt::Vec::with_capacity(len47);
+    for i in 0..len47 {
+      let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e47 = {
+        let l44 = *base.add(0).cast::<*mut u8>();
+        let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len46 = l45;
+        let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+        _rt::string_lift(bytes46)
+      };
+      result47.push(e47);
+    }
+    _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base53 = l48;
+    let len53 = l49;
+    let mut result53 = _rt::Vec::with_capacity(len53);
+    for i in 0..len53 {
+      let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e53 = {
+        let l50 = *base.add(0).cast::<*mut u8>();
+        let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len52 = l51;
+        let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+        _rt::string_lift(bytes52)
+      };
+      result53.push(e53);
+    }
+    _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base63 = l58;
+    let len63 = l59;
+    let mut result63 = _rt::Vec::with_capacity(len63);
+    for i in 0..len63 {
+      let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e63 = {
+        let l60 = *base.add(0).cast::<*mut u8>();
+        let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len62 = l61;
+        let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+        _rt::string_lift(bytes62)
+      };
+      result63.push(e63);
+    }
+    _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len68 = l67;
+    let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+    let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base74 = l69;
+    let len74 = l70;
+    let mut result74 = _rt::Vec::with_capacity(len74);
+    for i in 0..len74 {
+      let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e74 = {
+        let l71 = *base.add(0).cast::<*mut u8>();
+        let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len73 = l72;
+        let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+        _rt::string_lift(bytes73)
+      };
+      result74.push(e74);
+    }
+    _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base83 = l75;
+    let len83 = l76;
+    let mut result83 = _rt::Vec::with_capacity(len83);
+    for i in 0..len83 {
+      let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+      let e83 = {
+        let l77 = *base.add(0).cast::<*mut u8>();
+        let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len79 = l78;
+        let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+        let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len82 = l81;
+        let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+        super::super::super::super::portcullis::policy::types::Attr{
+          name: _rt::string_lift(bytes79),
+          value: _rt::string_lift(bytes82),
+        }
+      };
+      result83.push(e83);
+    }
+    _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len86 = l85;
+    let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+    let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len89 = l88;
+    let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
+    let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len92 = l91;
+    let bytes92 = _rt::Vec::from_raw_parts(l90.cast(), len92, len92);
+    let l93 = i32::from(*arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len96 = l95;
+    let bytes96 = _rt::Vec::from_raw_parts(l94.cast(), len96, len96);
+    let l97 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l98 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base102 = l97;
+    let len102 = l98;
+    let mut result102 = _rt::Vec::with_capacity(len102);
+    for i in 0..len102 {
+      let base = base102.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e102 = {
+        let l99 = *base.add(0).cast::<*mut u8>();
+        let l100 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len101 = l100;
+        let bytes101 = _rt::Vec::from_raw_parts(l99.cast(), len101, len101);
+        _rt::string_lift(bytes101)
+      };
+      result102.push(e102);
+    }
+    _rt::cabi_dealloc(base102, len102 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l103 = i32::from(*arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l107 = i32::from(*arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l111 = i32::from(*arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l115 = *arg0.add(24+62*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l116 = *arg0.add(24+63*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len117 = l116;
+    let bytes117 = _rt::Vec::from_raw_parts(l115.cast(), len117, len117);
+    let l118 = *arg0.add(24+64*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l119 = *arg0.add(24+65*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len120 = l119;
+    let bytes120 = _rt::Vec::from_raw_parts(l118.cast(), len120, len120);
+    let l121 = *arg0.add(24+66*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l122 = *arg0.add(24+67*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base126 = l121;
+    let len126 = l122;
+    let mut result126 = _rt::Vec::with_capacity(len126);
+    for i in 0..len126 {
+      let base = base126.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e126 = {
+        let l123 = *base.add(0).cast::<*mut u8>();
+        let l124 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len125 = l124;
+        let bytes125 = _rt::Vec::from_raw_parts(l123.cast(), len125, len125);
+        _rt::string_lift(bytes125)
+      };
+      result126.push(e126);
+    }
+    _rt::cabi_dealloc(base126, len126 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l127 = i32::from(*arg0.add(24+68*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l131 = *arg0.add(24+71*::core::mem::size_of::<*const u8>()).cast::<i32>();
+    let l132 = i32::from(*arg0.add(24+72*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    T_::before(super::super::super::super::portcullis::policy::types::Context{
+      decision_id: _rt::string_lift(bytes2),
+      trace_id: _rt::string_lift(bytes5),
+      now_ms: l6 as u64,
+      session_id: match l7 {
+        0 => None,
+        1 => {
+          let e = {
+            let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len10 = l9;
+            let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+            _rt::string_lift(bytes10)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+      protocol_version: _rt::string_lift(bytes14),
+      remote_ip: match l15 {
+        0 => None,
+        1 => {
+          let e = {
+            let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len18 = l17;
+            let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+            _rt::string_lift(bytes18)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      user_agent: match l19 {
+        0 => None,
+        1 => {
+          let e = {
+            let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len22 = l21;
+            let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+            _rt::string_lift(bytes22)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      caller: super::super::super::super::portcullis::policy::types::Caller{
+        subject: _rt::string_lift(bytes25),
+        kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+        issuer: _rt::string_lift(bytes29),
+        tenant: _rt::string_lift(bytes32),
+        client_id: _rt::string_lift(bytes35),
+        actor_chain: result41,
+        groups: result47,
+        scopes: result53,
+        acr: match l54 {
+          0 => None,
+          1 => {
+            let e = {
+              let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len57 = l56;
+              let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+              _rt::string_lift(bytes57)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        amr: result63,
+        auth_time: match l64 {
+          0 => None,
+          1 => {
+            let e = {
+              let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+              l65 as u64
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        claims: _rt::string_lift(bytes68),
+      },
+      satisfied: result74,
+      ext: result83,
+    }, Request{
+      tool: super::super::super::super::portcullis::policy::types::Tool{
+        upstream: _rt::string_lift(bytes86),
+        name: _rt::string_lift(bytes89),
+        exposed_as: _rt::string_lift(bytes92),
+        hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l93 as u8) << 0) as _),
+        digest: _rt::string_lift(bytes96),
+        labels: result102,
+        title: match l103 {
+          0 => None,
+          1 => {
+            let e = {
+              let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l105 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len106 = l105;
+              let bytes106 = _rt::Vec::from_raw_parts(l104.cast(), len106, len106);
+              _rt::string_lift(bytes106)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        description: match l107 {
+          0 => None,
+          1 => {
+            let e = {
+              let l108 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l109 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len110 = l109;
+              let bytes110 = _rt::Vec::from_raw_parts(l108.cast(), len110, len110);
+              _rt::string_lift(bytes110)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        input_schema: match l111 {
+          0 => None,
+          1 => {
+            let e = {
+              let l112 = *arg0.add(24+60*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l113 = *arg0.add(24+61*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len114 = l113;
+              let bytes114 = _rt::Vec::from_raw_parts(l112.cast(), len114, len114);
+              _rt::string_lift(bytes114)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+      },
+      upstream: super::super::super::super::portcullis::policy::types::Upstream{
+        id: _rt::string_lift(bytes117),
+        trust: _rt::string_lift(bytes120),
+        labels: result126,
+      },
+      arguments: match l127 {
+        0 => None,
+        1 => {
+          let e = {
+            let l128 = *arg0.add(24+69*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l129 = *arg0.add(24+70*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len130 = l129;
+            let bytes130 = _rt::Vec::from_raw_parts(l128.cast(), len130, len130);
+            _rt::string_lift(bytes130)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      arguments_bytes: l131 as u32,
+      meta: match l132 {
+        0 => None,
+        1 => {
+          let e = {
+            let l133 = *arg0.add(24+73*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l134 = *arg0.add(24+74*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len135 = l134;
+            let bytes135 = _rt::Vec::from_raw_parts(l133.cast(), len135, len135);
+            _rt::string_lift(bytes135)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+    })
+  };
+  _rt::cabi_dealloc(arg0, 32+74*::core::mem::size_of::<*const u8>(), 8);
+  let ptr137 = (&raw mut _RET_AREA.0).cast::<u8>();
+  use super::super::super::super::portcullis::policy::types::Verdict as V186;
+  match result136 {
+    V186::Abstain=> {
+      {
+        *ptr137.add(0).cast::<u8>() = (0i32) as u8;
+      }
+    }
+    V186::Allow(e) => {
+      *ptr137.add(0).cast::<u8>() = (1i32) as u8;
+      let super::super::super::super::portcullis::policy::types::Permit{ rewrite:rewrite138, inspect_result:inspect_result138, timeout_ms:timeout_ms138, notes:notes138, } = e;
+      use super::super::super::super::portcullis::policy::types::Rewrite as V146;
+      match rewrite138 {
+        V146::Keep=> {
+          {
+            *ptr137.add(8).cast::<u8>() = (0i32) as u8;
           }
         }
-        #[doc(hidden)]
-        #[allow(non_snake_case, unused_unsafe)]
-        pub unsafe fn _export_before_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
-        _rt::run_ctors_once();let result136 = {
-          let l0 = *arg0.add(0).cast::<*mut u8>();
-          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len2 = l1;
-          let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
-          let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len5 = l4;
-          let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
-          let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
-          let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len14 = l13;
-          let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
-          let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len25 = l24;
-          let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
-          let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len29 = l28;
-          let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
-          let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len32 = l31;
-          let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
-          let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len35 = l34;
-          let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
-          let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base41 = l36;
-          let len41 = l37;
-          let mut result41 = _rt::Vec::with_capacity(len41);
-          for i in 0..len41 {
-            let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e41 = {
-              let l38 = *base.add(0).cast::<*mut u8>();
-              let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len40 = l39;
-              let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
-
-              _rt::string_lift(bytes40)
-            };
-            result41.push(e41);
-          }
-          _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base47 = l42;
-          let len47 = l43;
-          let mut result47 = _rt::Vec::with_capacity(len47);
-          for i in 0..len47 {
-            let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e47 = {
-              let l44 = *base.add(0).cast::<*mut u8>();
-              let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len46 = l45;
-              let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
-
-              _rt::string_lift(bytes46)
-            };
-            result47.push(e47);
-          }
-          _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base53 = l48;
-          let len53 = l49;
-          let mut result53 = _rt::Vec::with_capacity(len53);
-          for i in 0..len53 {
-            let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e53 = {
-              let l50 = *base.add(0).cast::<*mut u8>();
-              let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len52 = l51;
-              let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
-
-              _rt::string_lift(bytes52)
-            };
-            result53.push(e53);
-          }
-          _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base63 = l58;
-          let len63 = l59;
-          let mut result63 = _rt::Vec::with_capacity(len63);
-          for i in 0..len63 {
-            let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e63 = {
-              let l60 = *base.add(0).cast::<*mut u8>();
-              let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len62 = l61;
-              let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
-
-              _rt::string_lift(bytes62)
-            };
-            result63.push(e63);
-          }
-          _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len68 = l67;
-          let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
-          let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base74 = l69;
-          let len74 = l70;
-          let mut result74 = _rt::Vec::with_capacity(len74);
-          for i in 0..len74 {
-            let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e74 = {
-              let l71 = *base.add(0).cast::<*mut u8>();
-              let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len73 = l72;
-              let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
-
-              _rt::string_lift(bytes73)
-            };
-            result74.push(e74);
-          }
-          _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base83 = l75;
-          let len83 = l76;
-          let mut result83 = _rt::Vec::with_capacity(len83);
-          for i in 0..len83 {
-            let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
-            let e83 = {
-              let l77 = *base.add(0).cast::<*mut u8>();
-              let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len79 = l78;
-              let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
-              let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len82 = l81;
-              let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
-
-              super::super::super::super::portcullis::policy::types::Attr{
-                name: _rt::string_lift(bytes79),
-                value: _rt::string_lift(bytes82),
+        V146::Patch(e) => {
+          *ptr137.add(8).cast::<u8>() = (1i32) as u8;
+          let vec144 = e;
+          let len144 = vec144.len();
+          let layout144 = _rt::alloc::Layout::from_size_align(vec144.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result144, _cleanup144) = wit_bindgen::rt::Cleanup::new(layout144);if let Some(cleanup) = _cleanup144 { cleanup.forget(); }
+          for (i, e) in vec144.into_iter().enumerate() {
+            let base = result144.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer139, op:op139, } = e;
+              let vec140 = (pointer139.into_bytes()).into_boxed_slice();
+              let ptr140 = vec140.as_ptr().cast::<u8>();
+              let len140 = vec140.len();
+              ::core::mem::forget(vec140);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
+              *base.add(0).cast::<*mut u8>() = ptr140.cast_mut();
+              use super::super::super::super::portcullis::policy::types::EditOp as V143;
+              match op139 {
+                V143::Remove=> {
+                  {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                }
+                V143::Set(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec141 = (e.into_bytes()).into_boxed_slice();
+                  let ptr141 = vec141.as_ptr().cast::<u8>();
+                  let len141 = vec141.len();
+                  ::core::mem::forget(vec141);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
+                },
+                V143::Mask(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                  let vec142 = (e.into_bytes()).into_boxed_slice();
+                  let ptr142 = vec142.as_ptr().cast::<u8>();
+                  let len142 = vec142.len();
+                  ::core::mem::forget(vec142);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr142.cast_mut();
+                },
               }
-            };
-            result83.push(e83);
+            }
           }
-          _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len86 = l85;
-          let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
-          let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+          *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result144;
+        },
+        V146::Replace(e) => {
+          *ptr137.add(8).cast::<u8>() = (2i32) as u8;
+          let vec145 = (e.into_bytes()).into_boxed_slice();
+          let ptr145 = vec145.as_ptr().cast::<u8>();
+          let len145 = vec145.len();
+          ::core::mem::forget(vec145);
+          *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
+          *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
+        },
+      }
+      *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match inspect_result138 { true => 1, false => 0 }) as u8;
+      match timeout_ms138 {
+        Some(e) => {
+          *ptr137.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr137.add(16+3*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr137.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };let vec150 = notes138;
+      let len150 = vec150.len();
+      let layout150 = _rt::alloc::Layout::from_size_align(vec150.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result150, _cleanup150) = wit_bindgen::rt::Cleanup::new(layout150);if let Some(cleanup) = _cleanup150 { cleanup.forget(); }
+      for (i, e) in vec150.into_iter().enumerate() {
+        let base = result150.add(i * (4*::core::mem::size_of::<*const u8>()));
+        {
+          let super::super::super::super::portcullis::policy::types::Note{ key:key147, value:value147, } = e;
+          let vec148 = (key147.into_bytes()).into_boxed_slice();
+          let ptr148 = vec148.as_ptr().cast::<u8>();
+          let len148 = vec148.len();
+          ::core::mem::forget(vec148);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
+          *base.add(0).cast::<*mut u8>() = ptr148.cast_mut();
+          let vec149 = (value147.into_bytes()).into_boxed_slice();
+          let ptr149 = vec149.as_ptr().cast::<u8>();
+          let len149 = vec149.len();
+          ::core::mem::forget(vec149);
+          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
+          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+        }
+      }
+      *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len150;
+      *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result150;
+    },
+    V186::Deny(e) => {
+      *ptr137.add(0).cast::<u8>() = (2i32) as u8;
+      let super::super::super::super::portcullis::policy::types::Denial{ reason:reason151, rpc_code:rpc_code151, rpc_data:rpc_data151, as_tool_error:as_tool_error151, } = e;
+      let super::super::super::super::portcullis::policy::types::Reason{ code:code152, message:message152, rule:rule152, detail:detail152, } = reason151;
+      let vec153 = (code152.into_bytes()).into_boxed_slice();
+      let ptr153 = vec153.as_ptr().cast::<u8>();
+      let len153 = vec153.len();
+      ::core::mem::forget(vec153);
+      *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
+      *ptr137.add(8).cast::<*mut u8>() = ptr153.cast_mut();
+      let vec154 = (message152.into_bytes()).into_boxed_slice();
+      let ptr154 = vec154.as_ptr().cast::<u8>();
+      let len154 = vec154.len();
+      ::core::mem::forget(vec154);
+      *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len154;
+      *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr154.cast_mut();
+      match rule152 {
+        Some(e) => {
+          *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec155 = (e.into_bytes()).into_boxed_slice();
+          let ptr155 = vec155.as_ptr().cast::<u8>();
+          let len155 = vec155.len();
+          ::core::mem::forget(vec155);
+          *ptr137.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len155;
+          *ptr137.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr155.cast_mut();
+        },
+        None => {
+          {
+            *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match detail152 {
+        Some(e) => {
+          *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec156 = (e.into_bytes()).into_boxed_slice();
+          let ptr156 = vec156.as_ptr().cast::<u8>();
+          let len156 = vec156.len();
+          ::core::mem::forget(vec156);
+          *ptr137.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len156;
+          *ptr137.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr156.cast_mut();
+        },
+        None => {
+          {
+            *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match rpc_code151 {
+        Some(e) => {
+          *ptr137.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr137.add(12+10*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr137.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match rpc_data151 {
+        Some(e) => {
+          *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec157 = (e.into_bytes()).into_boxed_slice();
+          let ptr157 = vec157.as_ptr().cast::<u8>();
+          let len157 = vec157.len();
+          ::core::mem::forget(vec157);
+          *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len157;
+          *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr157.cast_mut();
+        },
+        None => {
+          {
+            *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };*ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error151 { true => 1, false => 0 }) as u8;
+    },
+    V186::StepUp(e) => {
+      *ptr137.add(0).cast::<u8>() = (3i32) as u8;
+      let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes158, acr_values:acr_values158, max_age_s:max_age_s158, reason:reason158, } = e;
+      let vec160 = scopes158;
+      let len160 = vec160.len();
+      let layout160 = _rt::alloc::Layout::from_size_align(vec160.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result160, _cleanup160) = wit_bindgen::rt::Cleanup::new(layout160);if let Some(cleanup) = _cleanup160 { cleanup.forget(); }
+      for (i, e) in vec160.into_iter().enumerate() {
+        let base = result160.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let vec159 = (e.into_bytes()).into_boxed_slice();
+          let ptr159 = vec159.as_ptr().cast::<u8>();
+          let len159 = vec159.len();
+          ::core::mem::forget(vec159);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len159;
+          *base.add(0).cast::<*mut u8>() = ptr159.cast_mut();
+        }
+      }
+      *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len160;
+      *ptr137.add(8).cast::<*mut u8>() = result160;
+      let vec162 = acr_values158;
+      let len162 = vec162.len();
+      let layout162 = _rt::alloc::Layout::from_size_align(vec162.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result162, _cleanup162) = wit_bindgen::rt::Cleanup::new(layout162);if let Some(cleanup) = _cleanup162 { cleanup.forget(); }
+      for (i, e) in vec162.into_iter().enumerate() {
+        let base = result162.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let vec161 = (e.into_bytes()).into_boxed_slice();
+          let ptr161 = vec161.as_ptr().cast::<u8>();
+          let len161 = vec161.len();
+          ::core::mem::forget(vec161);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len161;
+          *base.add(0).cast::<*mut u8>() = ptr161.cast_mut();
+        }
+      }
+      *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len162;
+      *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result162;
+      match max_age_s158 {
+        Some(e) => {
+          *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr137.add(12+4*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };let super::super::super::super::portcullis::policy::types::Reason{ code:code163, message:message163, rule:rule163, detail:detail163, } = reason158;
+      let vec164 = (code163.into_bytes()).into_boxed_slice();
+      let ptr164 = vec164.as_ptr().cast::<u8>();
+      let len164 = vec164.len();
+      ::core::mem::forget(vec164);
+      *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len164;
+      *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr164.cast_mut();
+      let vec165 = (message163.into_bytes()).into_boxed_slice();
+      let ptr165 = vec165.as_ptr().cast::<u8>();
+      let len165 = vec165.len();
+      ::core::mem::forget(vec165);
+      *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len165;
+      *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr165.cast_mut();
+      match rule163 {
+        Some(e) => {
+          *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec166 = (e.into_bytes()).into_boxed_slice();
+          let ptr166 = vec166.as_ptr().cast::<u8>();
+          let len166 = vec166.len();
+          ::core::mem::forget(vec166);
+          *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len166;
+          *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr166.cast_mut();
+        },
+        None => {
+          {
+            *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match detail163 {
+        Some(e) => {
+          *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec167 = (e.into_bytes()).into_boxed_slice();
+          let ptr167 = vec167.as_ptr().cast::<u8>();
+          let len167 = vec167.len();
+          ::core::mem::forget(vec167);
+          *ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len167;
+          *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr167.cast_mut();
+        },
+        None => {
+          {
+            *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };},
+      V186::Approve(e) => {
+        *ptr137.add(0).cast::<u8>() = (4i32) as u8;
+        let super::super::super::super::portcullis::policy::types::Approval{ title:title168, summary:summary168, by:by168, approvers:approvers168, ttl_s:ttl_s168, remember:remember168, reason:reason168, } = e;
+        let vec169 = (title168.into_bytes()).into_boxed_slice();
+        let ptr169 = vec169.as_ptr().cast::<u8>();
+        let len169 = vec169.len();
+        ::core::mem::forget(vec169);
+        *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len169;
+        *ptr137.add(8).cast::<*mut u8>() = ptr169.cast_mut();
+        let vec170 = (summary168.into_bytes()).into_boxed_slice();
+        let ptr170 = vec170.as_ptr().cast::<u8>();
+        let len170 = vec170.len();
+        ::core::mem::forget(vec170);
+        *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len170;
+        *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr170.cast_mut();
+        *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by168.clone() as i32) as u8;
+        let vec172 = approvers168;
+        let len172 = vec172.len();
+        let layout172 = _rt::alloc::Layout::from_size_align(vec172.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result172, _cleanup172) = wit_bindgen::rt::Cleanup::new(layout172);if let Some(cleanup) = _cleanup172 { cleanup.forget(); }
+        for (i, e) in vec172.into_iter().enumerate() {
+          let base = result172.add(i * (2*::core::mem::size_of::<*const u8>()));
+          {
+            let vec171 = (e.into_bytes()).into_boxed_slice();
+            let ptr171 = vec171.as_ptr().cast::<u8>();
+            let len171 = vec171.len();
+            ::core::mem::forget(vec171);
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len171;
+            *base.add(0).cast::<*mut u8>() = ptr171.cast_mut();
+          }
+        }
+        *ptr137.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len172;
+        *ptr137.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result172;
+        *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s168);
+        use super::super::super::super::portcullis::policy::types::ApprovalMemory as V173;
+        match remember168 {
+          V173::Once=> {
+            {
+              *ptr137.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          }
+          V173::Seconds(e) => {
+            *ptr137.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+          },
+        }
+        let super::super::super::super::portcullis::policy::types::Reason{ code:code174, message:message174, rule:rule174, detail:detail174, } = reason168;
+        let vec175 = (code174.into_bytes()).into_boxed_slice();
+        let ptr175 = vec175.as_ptr().cast::<u8>();
+        let len175 = vec175.len();
+        ::core::mem::forget(vec175);
+        *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len175;
+        *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr175.cast_mut();
+        let vec176 = (message174.into_bytes()).into_boxed_slice();
+        let ptr176 = vec176.as_ptr().cast::<u8>();
+        let len176 = vec176.len();
+        ::core::mem::forget(vec176);
+        *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len176;
+        *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr176.cast_mut();
+        match rule174 {
+          Some(e) => {
+            *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec177 = (e.into_bytes()).into_boxed_slice();
+            let ptr177 = vec177.as_ptr().cast::<u8>();
+            let len177 = vec177.len();
+            ::core::mem::forget(vec177);
+            *ptr137.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len177;
+            *ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr177.cast_mut();
+          },
+          None => {
+            {
+              *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match detail174 {
+          Some(e) => {
+            *ptr137.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec178 = (e.into_bytes()).into_boxed_slice();
+            let ptr178 = vec178.as_ptr().cast::<u8>();
+            let len178 = vec178.len();
+            ::core::mem::forget(vec178);
+            *ptr137.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>() = len178;
+            *ptr137.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr178.cast_mut();
+          },
+          None => {
+            {
+              *ptr137.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };},
+        V186::Throttle(e) => {
+          *ptr137.add(0).cast::<u8>() = (5i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Throttle{ retry_after_ms:retry_after_ms179, bucket:bucket179, reason:reason179, } = e;
+          *ptr137.add(8).cast::<i64>() = _rt::as_i64(retry_after_ms179);
+          let vec180 = (bucket179.into_bytes()).into_boxed_slice();
+          let ptr180 = vec180.as_ptr().cast::<u8>();
+          let len180 = vec180.len();
+          ::core::mem::forget(vec180);
+          *ptr137.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len180;
+          *ptr137.add(16).cast::<*mut u8>() = ptr180.cast_mut();
+          let super::super::super::super::portcullis::policy::types::Reason{ code:code181, message:message181, rule:rule181, detail:detail181, } = reason179;
+          let vec182 = (code181.into_bytes()).into_boxed_slice();
+          let ptr182 = vec182.as_ptr().cast::<u8>();
+          let len182 = vec182.len();
+          ::core::mem::forget(vec182);
+          *ptr137.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len182;
+          *ptr137.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr182.cast_mut();
+          let vec183 = (message181.into_bytes()).into_boxed_slice();
+          let ptr183 = vec183.as_ptr().cast::<u8>();
+          let len183 = vec183.len();
+          ::core::mem::forget(vec183);
+          *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len183;
+          *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr183.cast_mut();
+          match rule181 {
+            Some(e) => {
+              *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec184 = (e.into_bytes()).into_boxed_slice();
+              let ptr184 = vec184.as_ptr().cast::<u8>();
+              let len184 = vec184.len();
+              ::core::mem::forget(vec184);
+              *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len184;
+              *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr184.cast_mut();
+            },
+            None => {
+              {
+                *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match detail181 {
+            Some(e) => {
+              *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec185 = (e.into_bytes()).into_boxed_slice();
+              let ptr185 = vec185.as_ptr().cast::<u8>();
+              let len185 = vec185.len();
+              ::core::mem::forget(vec185);
+              *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len185;
+              *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr185.cast_mut();
+            },
+            None => {
+              {
+                *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };},
+        }
+        ptr137
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case)]
+      pub unsafe fn __post_return_before<T_: Guest>(arg0: *mut u8,) { unsafe {
+        let l0 = i32::from(*arg0.add(0).cast::<u8>());
+        match l0 {
+          0 => (),
+          1 => {
+            let l1 = i32::from(*arg0.add(8).cast::<u8>());
+            match l1 {
+              0 => (),
+              1 => {
+                let l2 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l3 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base11 = l2;
+                let len11 = l3;
+                for i in 0..len11 {
+                  let base = base11.add(i * (5*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l4 = *base.add(0).cast::<*mut u8>();
+                    let l5 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l4, l5, 1);
+                    let l6 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l6 {
+                      0 => (),
+                      1 => {
+                        let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l8 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l7, l8, 1);
+                      },
+                      _ => {
+                        let l9 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l10 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l9, l10, 1);
+                      },
+                    }
+                  }
+                }
+                _rt::cabi_dealloc(base11, len11 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              _ => {
+                let l12 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l13 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l12, l13, 1);
+              },
+            }
+            let l14 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l15 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base20 = l14;
+            let len20 = l15;
+            for i in 0..len20 {
+              let base = base20.add(i * (4*::core::mem::size_of::<*const u8>()));
+              {
+                let l16 = *base.add(0).cast::<*mut u8>();
+                let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l16, l17, 1);
+                let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l19 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l18, l19, 1);
+              }
+            }
+            _rt::cabi_dealloc(base20, len20 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          },
+          2 => {
+            let l21 = *arg0.add(8).cast::<*mut u8>();
+            let l22 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l21, l22, 1);
+            let l23 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l24 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l23, l24, 1);
+            let l25 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l25 {
+              0 => (),
+              _ => {
+                let l26 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l27 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l26, l27, 1);
+              },
+            }
+            let l28 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l28 {
+              0 => (),
+              _ => {
+                let l29 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l30 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l29, l30, 1);
+              },
+            }
+            let l31 = i32::from(*arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l31 {
+              0 => (),
+              _ => {
+                let l32 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l33 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l32, l33, 1);
+              },
+            }
+          },
+          3 => {
+            let l34 = *arg0.add(8).cast::<*mut u8>();
+            let l35 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base38 = l34;
+            let len38 = l35;
+            for i in 0..len38 {
+              let base = base38.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l36 = *base.add(0).cast::<*mut u8>();
+                let l37 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l36, l37, 1);
+              }
+            }
+            _rt::cabi_dealloc(base38, len38 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l39 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l40 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base43 = l39;
+            let len43 = l40;
+            for i in 0..len43 {
+              let base = base43.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l41 = *base.add(0).cast::<*mut u8>();
+                let l42 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l41, l42, 1);
+              }
+            }
+            _rt::cabi_dealloc(base43, len43 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l44 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l45 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l44, l45, 1);
+            let l46 = *arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l47 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l46, l47, 1);
+            let l48 = i32::from(*arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l48 {
+              0 => (),
+              _ => {
+                let l49 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l50 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l49, l50, 1);
+              },
+            }
+            let l51 = i32::from(*arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l51 {
+              0 => (),
+              _ => {
+                let l52 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l53 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l52, l53, 1);
+              },
+            }
+          },
+          4 => {
+            let l54 = *arg0.add(8).cast::<*mut u8>();
+            let l55 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l54, l55, 1);
+            let l56 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l57 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l56, l57, 1);
+            let l58 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l59 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base62 = l58;
+            let len62 = l59;
+            for i in 0..len62 {
+              let base = base62.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l60 = *base.add(0).cast::<*mut u8>();
+                let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l60, l61, 1);
+              }
+            }
+            _rt::cabi_dealloc(base62, len62 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l63 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l64 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l63, l64, 1);
+            let l65 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l66 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l65, l66, 1);
+            let l67 = i32::from(*arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l67 {
+              0 => (),
+              _ => {
+                let l68 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l69 = *arg0.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l68, l69, 1);
+              },
+            }
+            let l70 = i32::from(*arg0.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l70 {
+              0 => (),
+              _ => {
+                let l71 = *arg0.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l72 = *arg0.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l71, l72, 1);
+              },
+            }
+          },
+          _ => {
+            let l73 = *arg0.add(16).cast::<*mut u8>();
+            let l74 = *arg0.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l73, l74, 1);
+            let l75 = *arg0.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l76 = *arg0.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l75, l76, 1);
+            let l77 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l78 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l77, l78, 1);
+            let l79 = i32::from(*arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l79 {
+              0 => (),
+              _ => {
+                let l80 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l81 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l80, l81, 1);
+              },
+            }
+            let l82 = i32::from(*arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l82 {
+              0 => (),
+              _ => {
+                let l83 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l84 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l83, l84, 1);
+              },
+            }
+          },
+        }
+      } }
+      pub trait Guest {
+        #[allow(async_fn_in_trait)]
+        fn before(context: Context,request: Request,) -> Verdict;
+      }
+      #[doc(hidden)]
+      #[macro_export]
+      macro_rules! __export_portcullis_policy_tool_call_0_1_0_cabi{
+        ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+          #[unsafe(export_name = "portcullis:policy/tool-call@0.1.0#before")]
+          unsafe extern "C" fn export_before(arg0: *mut u8,) -> *mut u8 {
+            unsafe { $($path_to_types)*::_export_before_cabi::<$ty>(arg0) }
+          }
+          #[unsafe(export_name = "cabi_post_portcullis:policy/tool-call@0.1.0#before")]
+          unsafe extern "C" fn _post_return_before(arg0: *mut u8,) {
+            unsafe { $($path_to_types)*::__post_return_before::<$ty>(arg0) }
+          }
+        };);
+      }
+      #[doc(hidden)]
+      pub use __export_portcullis_policy_tool_call_0_1_0_cabi;
+      #[repr(align(8))]
+      struct _RetArea([::core::mem::MaybeUninit::<u8>; 16+18*::core::mem::size_of::<*const u8>()]);
+      static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 16+18*::core::mem::size_of::<*const u8>()]);
+    }
+    /// What of a result may reach the caller.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod tool_result {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::super::_rt;
+      pub type Context = super::super::super::super::portcullis::policy::types::Context;
+      pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
+      pub type Part = super::super::super::super::portcullis::policy::types::Part;
+      pub type Json = super::super::super::super::portcullis::policy::types::Json;
+      pub type Inspection = super::super::super::super::portcullis::policy::types::Inspection;
+      #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+      pub struct Response {
+        pub tool: Tool,
+        pub is_error: bool,
+        /// The texts are present if the need for this hook says `output: full`.
+        pub parts: _rt::Vec::<Part>,
+        /// `structuredContent`, if the need for this hook says `output: full`.
+#[serde(with = "crate::serial::json_option")]
+        pub structured: Option<Json>,
+        pub elapsed_ms: u32,
+      }
+impl Default for Response { fn default() -> Self { Self { tool: Default::default(), is_error: Default::default(), parts: Default::default(), structured: Default::default(), elapsed_ms: Default::default(), } } }
+      impl ::core::fmt::Debug for Response {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Response").field("tool", &self.tool).field("is-error", &self.is_error).field("parts", &self.parts).field("structured", &self.structured).field("elapsed-ms", &self.elapsed_ms).finish()
+        }
+      }
+      #[doc(hidden)]
+      #[allow(non_snake_case, unused_unsafe)]
+      pub unsafe fn _export_after_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+      _rt::run_ctors_once();let result137 = {
+        let l0 = *arg0.add(0).cast::<*mut u8>();
+        let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len2 = l1;
+        let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+        let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len5 = l4;
+        let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+        let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+        let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len14 = l13;
+        let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+        let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len25 = l24;
+        let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+        let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len29 = l28;
+        let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+        let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len32 = l31;
+        let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+        let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len35 = l34;
+        let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+        let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base41 = l36;
+        let len41 = l37;
+        let mut result41 = _rt::Vec::with_capacity(len41);
+        for i in 0..len41 {
+          let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e41 = {
+            let l38 = *base.add(0).cast::<*mut u8>();
+            let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len40 = l39;
+            let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+            _rt::string_lift(bytes40)
+          };
+          result41.push(e41);
+        }
+        _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base47 = l42;
+        let len47 = l43;
+        let mut result47 = _rt::Vec::with_capacity(len47);
+        for i in 0..len47 {
+          let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e47 = {
+            let l44 = *base.add(0).cast::<*mut u8>();
+            let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len46 = l45;
+            let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+            _rt::string_lift(bytes46)
+          };
+          result47.push(e47);
+        }
+        _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base53 = l48;
+        let len53 = l49;
+        let mut result53 = _rt::Vec::with_capacity(len53);
+        for i in 0..len53 {
+          let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e53 = {
+            let l50 = *base.add(0).cast::<*mut u8>();
+            let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len52 = l51;
+            let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+            _rt::string_lift(bytes52)
+          };
+          result53.push(e53);
+        }
+        _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base63 = l58;
+        let len63 = l59;
+        let mut result63 = _rt::Vec::with_capacity(len63);
+        for i in 0..len63 {
+          let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e63 = {
+            let l60 = *base.add(0).cast::<*mut u8>();
+            let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len62 = l61;
+            let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+            _rt::string_lift(bytes62)
+          };
+          result63.push(e63);
+        }
+        _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len68 = l67;
+        let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+        let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base74 = l69;
+        let len74 = l70;
+        let mut result74 = _rt::Vec::with_capacity(len74);
+        for i in 0..len74 {
+          let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e74 = {
+            let l71 = *base.add(0).cast::<*mut u8>();
+            let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len73 = l72;
+            let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+            _rt::string_lift(bytes73)
+          };
+          result74.push(e74);
+        }
+        _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base83 = l75;
+        let len83 = l76;
+        let mut result83 = _rt::Vec::with_capacity(len83);
+        for i in 0..len83 {
+          let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+          let e83 = {
+            let l77 = *base.add(0).cast::<*mut u8>();
+            let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len79 = l78;
+            let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+            let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len82 = l81;
+            let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+            super::super::super::super::portcullis::policy::types::Attr{
+              name: _rt::string_lift(bytes79),
+              value: _rt::string_lift(bytes82),
+            }
+          };
+          result83.push(e83);
+        }
+        _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len86 = l85;
+        let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+        let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len89 = l88;
+        let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
+        let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len92 = l91;
+        let bytes92 = _rt::Vec::from_raw_parts(l90.cast(), len92, len92);
+        let l93 = i32::from(*arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len96 = l95;
+        let bytes96 = _rt::Vec::from_raw_parts(l94.cast(), len96, len96);
+        let l97 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l98 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base102 = l97;
+        let len102 = l98;
+        let mut result102 = _rt::Vec::with_capacity(len102);
+        for i in 0..len102 {
+          let base = base102.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e102 = {
+            let l99 = *base.add(0).cast::<*mut u8>();
+            let l100 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len101 = l100;
+            let bytes101 = _rt::Vec::from_raw_parts(l99.cast(), len101, len101);
+            _rt::string_lift(bytes101)
+          };
+          result102.push(e102);
+        }
+        _rt::cabi_dealloc(base102, len102 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l103 = i32::from(*arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l107 = i32::from(*arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l111 = i32::from(*arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l115 = i32::from(*arg0.add(24+62*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l116 = *arg0.add(24+63*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l117 = *arg0.add(24+64*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base131 = l116;
+        let len131 = l117;
+        let mut result131 = _rt::Vec::with_capacity(len131);
+        for i in 0..len131 {
+          let base = base131.add(i * (10*::core::mem::size_of::<*const u8>()));
+          let e131 = {
+            let l118 = *base.add(0).cast::<i32>();
+            let l119 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l120 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len121 = l120;
+            let bytes121 = _rt::Vec::from_raw_parts(l119.cast(), len121, len121);
+            let l122 = i32::from(*base.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l126 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<i32>();
+            let l127 = i32::from(*base.add(7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            super::super::super::super::portcullis::policy::types::Part{
+              index: l118 as u32,
+              kind: _rt::string_lift(bytes121),
+              mime: match l122 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l123 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l124 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len125 = l124;
+                    let bytes125 = _rt::Vec::from_raw_parts(l123.cast(), len125, len125);
+                    _rt::string_lift(bytes125)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              bytes: l126 as u32,
+              text: match l127 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l128 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l129 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len130 = l129;
+                    let bytes130 = _rt::Vec::from_raw_parts(l128.cast(), len130, len130);
+                    _rt::string_lift(bytes130)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+            }
+          };
+          result131.push(e131);
+        }
+        _rt::cabi_dealloc(base131, len131 * (10*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l132 = i32::from(*arg0.add(24+65*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l136 = *arg0.add(24+68*::core::mem::size_of::<*const u8>()).cast::<i32>();
+        T_::after(super::super::super::super::portcullis::policy::types::Context{
+          decision_id: _rt::string_lift(bytes2),
+          trace_id: _rt::string_lift(bytes5),
+          now_ms: l6 as u64,
+          session_id: match l7 {
+            0 => None,
+            1 => {
+              let e = {
+                let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len10 = l9;
+                let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+                _rt::string_lift(bytes10)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+          protocol_version: _rt::string_lift(bytes14),
+          remote_ip: match l15 {
+            0 => None,
+            1 => {
+              let e = {
+                let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len18 = l17;
+                let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+                _rt::string_lift(bytes18)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          user_agent: match l19 {
+            0 => None,
+            1 => {
+              let e = {
+                let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len22 = l21;
+                let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                _rt::string_lift(bytes22)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          caller: super::super::super::super::portcullis::policy::types::Caller{
+            subject: _rt::string_lift(bytes25),
+            kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+            issuer: _rt::string_lift(bytes29),
+            tenant: _rt::string_lift(bytes32),
+            client_id: _rt::string_lift(bytes35),
+            actor_chain: result41,
+            groups: result47,
+            scopes: result53,
+            acr: match l54 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len57 = l56;
+                  let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                  _rt::string_lift(bytes57)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            amr: result63,
+            auth_time: match l64 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                  l65 as u64
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            claims: _rt::string_lift(bytes68),
+          },
+          satisfied: result74,
+          ext: result83,
+        }, Response{
+          tool: super::super::super::super::portcullis::policy::types::Tool{
+            upstream: _rt::string_lift(bytes86),
+            name: _rt::string_lift(bytes89),
+            exposed_as: _rt::string_lift(bytes92),
+            hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l93 as u8) << 0) as _),
+            digest: _rt::string_lift(bytes96),
+            labels: result102,
+            title: match l103 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l105 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len106 = l105;
+                  let bytes106 = _rt::Vec::from_raw_parts(l104.cast(), len106, len106);
+                  _rt::string_lift(bytes106)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            description: match l107 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l108 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l109 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len110 = l109;
+                  let bytes110 = _rt::Vec::from_raw_parts(l108.cast(), len110, len110);
+                  _rt::string_lift(bytes110)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            input_schema: match l111 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l112 = *arg0.add(24+60*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l113 = *arg0.add(24+61*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len114 = l113;
+                  let bytes114 = _rt::Vec::from_raw_parts(l112.cast(), len114, len114);
+                  _rt::string_lift(bytes114)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+          },
+          is_error: _rt::bool_lift(l115 as u8),
+          parts: result131,
+          structured: match l132 {
+            0 => None,
+            1 => {
+              let e = {
+                let l133 = *arg0.add(24+66*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l134 = *arg0.add(24+67*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len135 = l134;
+                let bytes135 = _rt::Vec::from_raw_parts(l133.cast(), len135, len135);
+                _rt::string_lift(bytes135)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          elapsed_ms: l136 as u32,
+        })
+      };
+      _rt::cabi_dealloc(arg0, 32+68*::core::mem::size_of::<*const u8>(), 8);
+      let ptr138 = (&raw mut _RET_AREA.0).cast::<u8>();
+      use super::super::super::super::portcullis::policy::types::Inspection as V161;
+      match result137 {
+        V161::Abstain=> {
+          {
+            *ptr138.add(0).cast::<u8>() = (0i32) as u8;
+          }
+        }
+        V161::Pass=> {
+          {
+            *ptr138.add(0).cast::<u8>() = (1i32) as u8;
+          }
+        }
+        V161::Redact(e) => {
+          *ptr138.add(0).cast::<u8>() = (2i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Redaction{ spans:spans139, structured:structured139, drop_parts:drop_parts139, notes:notes139, } = e;
+          let vec142 = spans139;
+          let len142 = vec142.len();
+          let layout142 = _rt::alloc::Layout::from_size_align(vec142.len() * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result142, _cleanup142) = wit_bindgen::rt::Cleanup::new(layout142);if let Some(cleanup) = _cleanup142 { cleanup.forget(); }
+          for (i, e) in vec142.into_iter().enumerate() {
+            let base = result142.add(i * (8+3*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Span{ part:part140, start:start140, end:end140, replacement:replacement140, } = e;
+              *base.add(0).cast::<i32>() = _rt::as_i32(part140);
+              *base.add(4).cast::<i32>() = _rt::as_i32(start140);
+              *base.add(8).cast::<i32>() = _rt::as_i32(end140);
+              let vec141 = (replacement140.into_bytes()).into_boxed_slice();
+              let ptr141 = vec141.as_ptr().cast::<u8>();
+              let len141 = vec141.len();
+              ::core::mem::forget(vec141);
+              *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+              *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
+            }
+          }
+          *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
+          *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result142;
+          let vec148 = structured139;
+          let len148 = vec148.len();
+          let layout148 = _rt::alloc::Layout::from_size_align(vec148.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result148, _cleanup148) = wit_bindgen::rt::Cleanup::new(layout148);if let Some(cleanup) = _cleanup148 { cleanup.forget(); }
+          for (i, e) in vec148.into_iter().enumerate() {
+            let base = result148.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer143, op:op143, } = e;
+              let vec144 = (pointer143.into_bytes()).into_boxed_slice();
+              let ptr144 = vec144.as_ptr().cast::<u8>();
+              let len144 = vec144.len();
+              ::core::mem::forget(vec144);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+              *base.add(0).cast::<*mut u8>() = ptr144.cast_mut();
+              use super::super::super::super::portcullis::policy::types::EditOp as V147;
+              match op143 {
+                V147::Remove=> {
+                  {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                }
+                V147::Set(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec145 = (e.into_bytes()).into_boxed_slice();
+                  let ptr145 = vec145.as_ptr().cast::<u8>();
+                  let len145 = vec145.len();
+                  ::core::mem::forget(vec145);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
+                },
+                V147::Mask(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                  let vec146 = (e.into_bytes()).into_boxed_slice();
+                  let ptr146 = vec146.as_ptr().cast::<u8>();
+                  let len146 = vec146.len();
+                  ::core::mem::forget(vec146);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr146.cast_mut();
+                },
+              }
+            }
+          }
+          *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
+          *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result148;
+          let vec149 = <_ as Into<_rt::Vec<_>>>::into(drop_parts139).into_boxed_slice();
+          let ptr149 = vec149.as_ptr().cast::<u8>();
+          let len149 = vec149.len();
+          ::core::mem::forget(vec149);
+          *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
+          *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+          let vec153 = notes139;
+          let len153 = vec153.len();
+          let layout153 = _rt::alloc::Layout::from_size_align(vec153.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result153, _cleanup153) = wit_bindgen::rt::Cleanup::new(layout153);if let Some(cleanup) = _cleanup153 { cleanup.forget(); }
+          for (i, e) in vec153.into_iter().enumerate() {
+            let base = result153.add(i * (4*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Note{ key:key150, value:value150, } = e;
+              let vec151 = (key150.into_bytes()).into_boxed_slice();
+              let ptr151 = vec151.as_ptr().cast::<u8>();
+              let len151 = vec151.len();
+              ::core::mem::forget(vec151);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
+              *base.add(0).cast::<*mut u8>() = ptr151.cast_mut();
+              let vec152 = (value150.into_bytes()).into_boxed_slice();
+              let ptr152 = vec152.as_ptr().cast::<u8>();
+              let len152 = vec152.len();
+              ::core::mem::forget(vec152);
+              *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
+              *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr152.cast_mut();
+            }
+          }
+          *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
+          *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result153;
+        },
+        V161::Block(e) => {
+          *ptr138.add(0).cast::<u8>() = (3i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Denial{ reason:reason154, rpc_code:rpc_code154, rpc_data:rpc_data154, as_tool_error:as_tool_error154, } = e;
+          let super::super::super::super::portcullis::policy::types::Reason{ code:code155, message:message155, rule:rule155, detail:detail155, } = reason154;
+          let vec156 = (code155.into_bytes()).into_boxed_slice();
+          let ptr156 = vec156.as_ptr().cast::<u8>();
+          let len156 = vec156.len();
+          ::core::mem::forget(vec156);
+          *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len156;
+          *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr156.cast_mut();
+          let vec157 = (message155.into_bytes()).into_boxed_slice();
+          let ptr157 = vec157.as_ptr().cast::<u8>();
+          let len157 = vec157.len();
+          ::core::mem::forget(vec157);
+          *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len157;
+          *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr157.cast_mut();
+          match rule155 {
+            Some(e) => {
+              *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec158 = (e.into_bytes()).into_boxed_slice();
+              let ptr158 = vec158.as_ptr().cast::<u8>();
+              let len158 = vec158.len();
+              ::core::mem::forget(vec158);
+              *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len158;
+              *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr158.cast_mut();
+            },
+            None => {
+              {
+                *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match detail155 {
+            Some(e) => {
+              *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec159 = (e.into_bytes()).into_boxed_slice();
+              let ptr159 = vec159.as_ptr().cast::<u8>();
+              let len159 = vec159.len();
+              ::core::mem::forget(vec159);
+              *ptr138.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len159;
+              *ptr138.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr159.cast_mut();
+            },
+            None => {
+              {
+                *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match rpc_code154 {
+            Some(e) => {
+              *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              *ptr138.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+            },
+            None => {
+              {
+                *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match rpc_data154 {
+            Some(e) => {
+              *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec160 = (e.into_bytes()).into_boxed_slice();
+              let ptr160 = vec160.as_ptr().cast::<u8>();
+              let len160 = vec160.len();
+              ::core::mem::forget(vec160);
+              *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len160;
+              *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr160.cast_mut();
+            },
+            None => {
+              {
+                *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };*ptr138.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error154 { true => 1, false => 0 }) as u8;
+        },
+      }
+      ptr138
+    } }
+    #[doc(hidden)]
+    #[allow(non_snake_case)]
+    pub unsafe fn __post_return_after<T_: Guest>(arg0: *mut u8,) { unsafe {
+      let l0 = i32::from(*arg0.add(0).cast::<u8>());
+      match l0 {
+        0 => (),
+        1 => (),
+        2 => {
+          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base5 = l1;
+          let len5 = l2;
+          for i in 0..len5 {
+            let base = base5.add(i * (8+3*::core::mem::size_of::<*const u8>()));
+            {
+              let l3 = *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l4 = *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l3, l4, 1);
+            }
+          }
+          _rt::cabi_dealloc(base5, len5 * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l6 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l7 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base15 = l6;
+          let len15 = l7;
+          for i in 0..len15 {
+            let base = base15.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let l8 = *base.add(0).cast::<*mut u8>();
+              let l9 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l8, l9, 1);
+              let l10 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l10 {
+                0 => (),
+                1 => {
+                  let l11 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l12 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l11, l12, 1);
+                },
+                _ => {
+                  let l13 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l14 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l13, l14, 1);
+                },
+              }
+            }
+          }
+          _rt::cabi_dealloc(base15, len15 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l16 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l17 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base18 = l16;
+          let len18 = l17;
+          _rt::cabi_dealloc(base18, len18 * 4, 4);
+          let l19 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l20 = *arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base25 = l19;
+          let len25 = l20;
+          for i in 0..len25 {
+            let base = base25.add(i * (4*::core::mem::size_of::<*const u8>()));
+            {
+              let l21 = *base.add(0).cast::<*mut u8>();
+              let l22 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l21, l22, 1);
+              let l23 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l24 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l23, l24, 1);
+            }
+          }
+          _rt::cabi_dealloc(base25, len25 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        },
+        _ => {
+          let l26 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l27 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l26, l27, 1);
+          let l28 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l29 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l28, l29, 1);
+          let l30 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l30 {
+            0 => (),
+            _ => {
+              let l31 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l32 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l31, l32, 1);
+            },
+          }
+          let l33 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l33 {
+            0 => (),
+            _ => {
+              let l34 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l35 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l34, l35, 1);
+            },
+          }
+          let l36 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l36 {
+            0 => (),
+            _ => {
+              let l37 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l38 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l37, l38, 1);
+            },
+          }
+        },
+      }
+    } }
+    pub trait Guest {
+      #[allow(async_fn_in_trait)]
+      fn after(context: Context,response: Response,) -> Inspection;
+    }
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __export_portcullis_policy_tool_result_0_1_0_cabi{
+      ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+        #[unsafe(export_name = "portcullis:policy/tool-result@0.1.0#after")]
+        unsafe extern "C" fn export_after(arg0: *mut u8,) -> *mut u8 {
+          unsafe { $($path_to_types)*::_export_after_cabi::<$ty>(arg0) }
+        }
+        #[unsafe(export_name = "cabi_post_portcullis:policy/tool-result@0.1.0#after")]
+        unsafe extern "C" fn _post_return_after(arg0: *mut u8,) {
+          unsafe { $($path_to_types)*::__post_return_after::<$ty>(arg0) }
+        }
+      };);
+    }
+    #[doc(hidden)]
+    pub use __export_portcullis_policy_tool_result_0_1_0_cabi;
+    #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+    #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+    struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+15*::core::mem::size_of::<*const u8>()]);
+    static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+15*::core::mem::size_of::<*const u8>()]);
+  }
+  /// Which resources, templates, prompts and skills a caller sees. One that is hidden cannot be used either.
+  #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+  pub mod list_items {
+    #[used]
+    #[doc(hidden)]
+    static __FORCE_SECTION_REF: fn() =
+    super::super::super::super::__link_custom_section_describing_imports;
+    
+    use super::super::super::super::_rt;
+    pub type Context = super::super::super::super::portcullis::policy::types::Context;
+    pub type ItemKind = super::super::super::super::portcullis::policy::types::ItemKind;
+    pub type Visibility = super::super::super::super::portcullis::policy::types::Visibility;
+    #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+    pub struct Item {
+      pub kind: ItemKind,
+      /// `upstream.id` of the server that offers it.
+      pub upstream: _rt::String,
+      /// The upstream's own URI, URI template or name for it.
+      pub id: _rt::String,
+      pub mime: Option<_rt::String>,
+      /// The operator's labels of the upstream.
+      pub labels: _rt::Vec::<_rt::String>,
+    }
+impl Default for Item { fn default() -> Self { Self { kind: Default::default(), upstream: Default::default(), id: Default::default(), mime: Default::default(), labels: Default::default(), } } }
+    impl ::core::fmt::Debug for Item {
+      fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Item").field("kind", &self.kind).field("upstream", &self.upstream).field("id", &self.id).field("mime", &self.mime).field("labels", &self.labels).finish()
+      }
+    }
+    #[doc(hidden)]
+    #[allow(non_snake_case, unused_unsafe)]
+    pub unsafe fn _export_filter_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+    _rt::run_ctors_once();let result104 = {
+      let l0 = *arg0.add(0).cast::<*mut u8>();
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len2 = l1;
+      let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+      let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len5 = l4;
+      let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+      let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+      let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len14 = l13;
+      let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+      let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len25 = l24;
+      let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+      let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len29 = l28;
+      let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+      let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len32 = l31;
+      let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+      let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len35 = l34;
+      let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+      let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base41 = l36;
+      let len41 = l37;
+      let mut result41 = _rt::Vec::with_capacity(len41);
+      for i in 0..len41 {
+        let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e41 = {
+          let l38 = *base.add(0).cast::<*mut u8>();
+          let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len40 = l39;
+          let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+          _rt::string_lift(bytes40)
+        };
+        result41.push(e41);
+      }
+      _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base47 = l42;
+      let len47 = l43;
+      let mut result47 = _rt::Vec::with_capacity(len47);
+      for i in 0..len47 {
+        let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e47 = {
+          let l44 = *base.add(0).cast::<*mut u8>();
+          let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len46 = l45;
+          let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+          _rt::string_lift(bytes46)
+        };
+        result47.push(e47);
+      }
+      _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base53 = l48;
+      let len53 = l49;
+      let mut result53 = _rt::Vec::with_capacity(len53);
+      for i in 0..len53 {
+        let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e53 = {
+          let l50 = *base.add(0).cast::<*mut u8>();
+          let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len52 = l51;
+          let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+          _rt::string_lift(bytes52)
+        };
+        result53.push(e53);
+      }
+      _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base63 = l58;
+      let len63 = l59;
+      let mut result63 = _rt::Vec::with_capacity(len63);
+      for i in 0..len63 {
+        let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e63 = {
+          let l60 = *base.add(0).cast::<*mut u8>();
+          let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len62 = l61;
+          let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+          _rt::string_lift(bytes62)
+        };
+        result63.push(e63);
+      }
+      _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len68 = l67;
+      let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+      let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base74 = l69;
+      let len74 = l70;
+      let mut result74 = _rt::Vec::with_capacity(len74);
+      for i in 0..len74 {
+        let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e74 = {
+          let l71 = *base.add(0).cast::<*mut u8>();
+          let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len73 = l72;
+          let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+          _rt::string_lift(bytes73)
+        };
+        result74.push(e74);
+      }
+      _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base83 = l75;
+      let len83 = l76;
+      let mut result83 = _rt::Vec::with_capacity(len83);
+      for i in 0..len83 {
+        let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+        let e83 = {
+          let l77 = *base.add(0).cast::<*mut u8>();
+          let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len79 = l78;
+          let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+          let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len82 = l81;
+          let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+          super::super::super::super::portcullis::policy::types::Attr{
+            name: _rt::string_lift(bytes79),
+            value: _rt::string_lift(bytes82),
+          }
+        };
+        result83.push(e83);
+      }
+      _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base103 = l84;
+      let len103 = l85;
+      let mut result103 = _rt::Vec::with_capacity(len103);
+      for i in 0..len103 {
+        let base = base103.add(i * (10*::core::mem::size_of::<*const u8>()));
+        let e103 = {
+          let l86 = i32::from(*base.add(0).cast::<u8>());
+          let l87 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l88 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
           let len89 = l88;
           let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
-          let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let l90 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l91 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
           let len92 = l91;
           let bytes92 = _rt::Vec::from_raw_parts(l90.cast(), len92, len92);
-          let l93 = i32::from(*arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len96 = l95;
-          let bytes96 = _rt::Vec::from_raw_parts(l94.cast(), len96, len96);
-          let l97 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l98 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let l93 = i32::from(*base.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l97 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l98 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<usize>();
           let base102 = l97;
           let len102 = l98;
           let mut result102 = _rt::Vec::with_capacity(len102);
@@ -1454,45 +4486,3309 @@ pub mod exports {
               let l100 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
               let len101 = l100;
               let bytes101 = _rt::Vec::from_raw_parts(l99.cast(), len101, len101);
-
               _rt::string_lift(bytes101)
             };
             result102.push(e102);
           }
           _rt::cabi_dealloc(base102, len102 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l103 = i32::from(*arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l107 = i32::from(*arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l111 = i32::from(*arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l115 = *arg0.add(24+62*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l116 = *arg0.add(24+63*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len117 = l116;
-          let bytes117 = _rt::Vec::from_raw_parts(l115.cast(), len117, len117);
-          let l118 = *arg0.add(24+64*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l119 = *arg0.add(24+65*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let len120 = l119;
-          let bytes120 = _rt::Vec::from_raw_parts(l118.cast(), len120, len120);
-          let l121 = *arg0.add(24+66*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-          let l122 = *arg0.add(24+67*::core::mem::size_of::<*const u8>()).cast::<usize>();
-          let base126 = l121;
-          let len126 = l122;
-          let mut result126 = _rt::Vec::with_capacity(len126);
-          for i in 0..len126 {
-            let base = base126.add(i * (2*::core::mem::size_of::<*const u8>()));
-            let e126 = {
-              let l123 = *base.add(0).cast::<*mut u8>();
-              let l124 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let len125 = l124;
-              let bytes125 = _rt::Vec::from_raw_parts(l123.cast(), len125, len125);
-
-              _rt::string_lift(bytes125)
-            };
-            result126.push(e126);
+          Item{
+            kind: super::super::super::super::portcullis::policy::types::ItemKind::_lift(l86 as u8),
+            upstream: _rt::string_lift(bytes89),
+            id: _rt::string_lift(bytes92),
+            mime: match l93 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l94 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l95 = *base.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len96 = l95;
+                  let bytes96 = _rt::Vec::from_raw_parts(l94.cast(), len96, len96);
+                  _rt::string_lift(bytes96)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            labels: result102,
           }
-          _rt::cabi_dealloc(base126, len126 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-          let l127 = i32::from(*arg0.add(24+68*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          let l131 = *arg0.add(24+71*::core::mem::size_of::<*const u8>()).cast::<i32>();
-          let l132 = i32::from(*arg0.add(24+72*::core::mem::size_of::<*const u8>()).cast::<u8>());
-          T_::before(super::super::super::super::portcullis::policy::types::Context{
+        };
+        result103.push(e103);
+      }
+      _rt::cabi_dealloc(base103, len103 * (10*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      T_::filter(super::super::super::super::portcullis::policy::types::Context{
+        decision_id: _rt::string_lift(bytes2),
+        trace_id: _rt::string_lift(bytes5),
+        now_ms: l6 as u64,
+        session_id: match l7 {
+          0 => None,
+          1 => {
+            let e = {
+              let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len10 = l9;
+              let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+              _rt::string_lift(bytes10)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+        protocol_version: _rt::string_lift(bytes14),
+        remote_ip: match l15 {
+          0 => None,
+          1 => {
+            let e = {
+              let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len18 = l17;
+              let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+              _rt::string_lift(bytes18)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        user_agent: match l19 {
+          0 => None,
+          1 => {
+            let e = {
+              let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len22 = l21;
+              let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+              _rt::string_lift(bytes22)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        caller: super::super::super::super::portcullis::policy::types::Caller{
+          subject: _rt::string_lift(bytes25),
+          kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+          issuer: _rt::string_lift(bytes29),
+          tenant: _rt::string_lift(bytes32),
+          client_id: _rt::string_lift(bytes35),
+          actor_chain: result41,
+          groups: result47,
+          scopes: result53,
+          acr: match l54 {
+            0 => None,
+            1 => {
+              let e = {
+                let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len57 = l56;
+                let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                _rt::string_lift(bytes57)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          amr: result63,
+          auth_time: match l64 {
+            0 => None,
+            1 => {
+              let e = {
+                let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                l65 as u64
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          claims: _rt::string_lift(bytes68),
+        },
+        satisfied: result74,
+        ext: result83,
+      }, result103)
+    };
+    _rt::cabi_dealloc(arg0, 24+44*::core::mem::size_of::<*const u8>(), 8);
+    let ptr105 = (&raw mut _RET_AREA.0).cast::<u8>();
+    let vec106 = result104;
+    let len106 = vec106.len();
+    let layout106 = _rt::alloc::Layout::from_size_align(vec106.len() * 1, 1).unwrap();
+    let (result106, _cleanup106) = wit_bindgen::rt::Cleanup::new(layout106);if let Some(cleanup) = _cleanup106 { cleanup.forget(); }
+    for (i, e) in vec106.into_iter().enumerate() {
+      let base = result106.add(i * 1);
+      {
+        *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
+      }
+    }
+    *ptr105.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len106;
+    *ptr105.add(0).cast::<*mut u8>() = result106;
+    ptr105
+  } }
+  #[doc(hidden)]
+  #[allow(non_snake_case)]
+  pub unsafe fn __post_return_filter<T_: Guest>(arg0: *mut u8,) { unsafe {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base2 = l0;
+    let len2 = l1;
+    _rt::cabi_dealloc(base2, len2 * 1, 1);
+  } }
+  pub trait Guest {
+    /// One entry for each item, in the same order. The host may ask about any subset of items at any time, at
+    /// most 256 at once: each item is judged on its own.
+    #[allow(async_fn_in_trait)]
+    fn filter(context: Context,items: _rt::Vec::<Item>,) -> _rt::Vec::<Visibility>;
+  }
+  #[doc(hidden)]
+  #[macro_export]
+  macro_rules! __export_portcullis_policy_list_items_0_1_0_cabi{
+    ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+      #[unsafe(export_name = "portcullis:policy/list-items@0.1.0#filter")]
+      unsafe extern "C" fn export_filter(arg0: *mut u8,) -> *mut u8 {
+        unsafe { $($path_to_types)*::_export_filter_cabi::<$ty>(arg0) }
+      }
+      #[unsafe(export_name = "cabi_post_portcullis:policy/list-items@0.1.0#filter")]
+      unsafe extern "C" fn _post_return_filter(arg0: *mut u8,) {
+        unsafe { $($path_to_types)*::__post_return_filter::<$ty>(arg0) }
+      }
+    };);
+  }
+  #[doc(hidden)]
+  pub use __export_portcullis_policy_list_items_0_1_0_cabi;
+  #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+  #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+  struct _RetArea([::core::mem::MaybeUninit::<u8>; 2*::core::mem::size_of::<*const u8>()]);
+  static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 2*::core::mem::size_of::<*const u8>()]);
+}
+/// Whether a resource, prompt, completion or task may be used. A rewrite of the arguments is not possible here.
+#[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+pub mod item_access {
+  #[used]
+  #[doc(hidden)]
+  static __FORCE_SECTION_REF: fn() =
+  super::super::super::super::__link_custom_section_describing_imports;
+  
+  use super::super::super::super::_rt;
+  pub type Context = super::super::super::super::portcullis::policy::types::Context;
+  pub type ItemKind = super::super::super::super::portcullis::policy::types::ItemKind;
+  pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
+  pub type Json = super::super::super::super::portcullis::policy::types::Json;
+  pub type Verdict = super::super::super::super::portcullis::policy::types::Verdict;
+  #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+  pub struct Request {
+    /// The MCP method, such as `resources/read`.
+    pub method: _rt::String,
+    pub kind: ItemKind,
+    pub upstream: Upstream,
+    /// The upstream's own URI, name or task id.
+    pub id: _rt::String,
+    /// The arguments of a prompt or completion, if there are any and the need for this hook says `full`.
+#[serde(with = "crate::serial::json_option")]
+    pub arguments: Option<Json>,
+  }
+impl Default for Request { fn default() -> Self { Self { method: Default::default(), kind: Default::default(), upstream: Default::default(), id: Default::default(), arguments: Default::default(), } } }
+  impl ::core::fmt::Debug for Request {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+      f.debug_struct("Request").field("method", &self.method).field("kind", &self.kind).field("upstream", &self.upstream).field("id", &self.id).field("arguments", &self.arguments).finish()
+    }
+  }
+  #[doc(hidden)]
+  #[allow(non_snake_case, unused_unsafe)]
+  pub unsafe fn _export_before_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+  _rt::run_ctors_once();let result107 = {
+    let l0 = *arg0.add(0).cast::<*mut u8>();
+    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len2 = l1;
+    let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+    let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len5 = l4;
+    let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+    let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+    let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len14 = l13;
+    let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+    let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len25 = l24;
+    let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+    let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len29 = l28;
+    let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+    let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len32 = l31;
+    let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+    let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len35 = l34;
+    let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+    let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base41 = l36;
+    let len41 = l37;
+    let mut result41 = _rt::Vec::with_capacity(len41);
+    for i in 0..len41 {
+      let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e41 = {
+        let l38 = *base.add(0).cast::<*mut u8>();
+        let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len40 = l39;
+        let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+        _rt::string_lift(bytes40)
+      };
+      result41.push(e41);
+    }
+    _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base47 = l42;
+    let len47 = l43;
+    let mut result47 = _rt::Vec::with_capacity(len47);
+    for i in 0..len47 {
+      let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e47 = {
+        let l44 = *base.add(0).cast::<*mut u8>();
+        let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len46 = l45;
+        let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+        _rt::string_lift(bytes46)
+      };
+      result47.push(e47);
+    }
+    _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base53 = l48;
+    let len53 = l49;
+    let mut result53 = _rt::Vec::with_capacity(len53);
+    for i in 0..len53 {
+      let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e53 = {
+        let l50 = *base.add(0).cast::<*mut u8>();
+        let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len52 = l51;
+        let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+        _rt::string_lift(bytes52)
+      };
+      result53.push(e53);
+    }
+    _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base63 = l58;
+    let len63 = l59;
+    let mut result63 = _rt::Vec::with_capacity(len63);
+    for i in 0..len63 {
+      let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e63 = {
+        let l60 = *base.add(0).cast::<*mut u8>();
+        let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len62 = l61;
+        let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+        _rt::string_lift(bytes62)
+      };
+      result63.push(e63);
+    }
+    _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len68 = l67;
+    let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+    let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base74 = l69;
+    let len74 = l70;
+    let mut result74 = _rt::Vec::with_capacity(len74);
+    for i in 0..len74 {
+      let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e74 = {
+        let l71 = *base.add(0).cast::<*mut u8>();
+        let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len73 = l72;
+        let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+        _rt::string_lift(bytes73)
+      };
+      result74.push(e74);
+    }
+    _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base83 = l75;
+    let len83 = l76;
+    let mut result83 = _rt::Vec::with_capacity(len83);
+    for i in 0..len83 {
+      let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+      let e83 = {
+        let l77 = *base.add(0).cast::<*mut u8>();
+        let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len79 = l78;
+        let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+        let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len82 = l81;
+        let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+        super::super::super::super::portcullis::policy::types::Attr{
+          name: _rt::string_lift(bytes79),
+          value: _rt::string_lift(bytes82),
+        }
+      };
+      result83.push(e83);
+    }
+    _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len86 = l85;
+    let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+    let l87 = i32::from(*arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l89 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len90 = l89;
+    let bytes90 = _rt::Vec::from_raw_parts(l88.cast(), len90, len90);
+    let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l92 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len93 = l92;
+    let bytes93 = _rt::Vec::from_raw_parts(l91.cast(), len93, len93);
+    let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let base99 = l94;
+    let len99 = l95;
+    let mut result99 = _rt::Vec::with_capacity(len99);
+    for i in 0..len99 {
+      let base = base99.add(i * (2*::core::mem::size_of::<*const u8>()));
+      let e99 = {
+        let l96 = *base.add(0).cast::<*mut u8>();
+        let l97 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len98 = l97;
+        let bytes98 = _rt::Vec::from_raw_parts(l96.cast(), len98, len98);
+        _rt::string_lift(bytes98)
+      };
+      result99.push(e99);
+    }
+    _rt::cabi_dealloc(base99, len99 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+    let l100 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+    let l101 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+    let len102 = l101;
+    let bytes102 = _rt::Vec::from_raw_parts(l100.cast(), len102, len102);
+    let l103 = i32::from(*arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<u8>());
+    T_::before(super::super::super::super::portcullis::policy::types::Context{
+      decision_id: _rt::string_lift(bytes2),
+      trace_id: _rt::string_lift(bytes5),
+      now_ms: l6 as u64,
+      session_id: match l7 {
+        0 => None,
+        1 => {
+          let e = {
+            let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len10 = l9;
+            let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+            _rt::string_lift(bytes10)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+      protocol_version: _rt::string_lift(bytes14),
+      remote_ip: match l15 {
+        0 => None,
+        1 => {
+          let e = {
+            let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len18 = l17;
+            let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+            _rt::string_lift(bytes18)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      user_agent: match l19 {
+        0 => None,
+        1 => {
+          let e = {
+            let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len22 = l21;
+            let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+            _rt::string_lift(bytes22)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+      caller: super::super::super::super::portcullis::policy::types::Caller{
+        subject: _rt::string_lift(bytes25),
+        kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+        issuer: _rt::string_lift(bytes29),
+        tenant: _rt::string_lift(bytes32),
+        client_id: _rt::string_lift(bytes35),
+        actor_chain: result41,
+        groups: result47,
+        scopes: result53,
+        acr: match l54 {
+          0 => None,
+          1 => {
+            let e = {
+              let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len57 = l56;
+              let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+              _rt::string_lift(bytes57)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        amr: result63,
+        auth_time: match l64 {
+          0 => None,
+          1 => {
+            let e = {
+              let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+              l65 as u64
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        claims: _rt::string_lift(bytes68),
+      },
+      satisfied: result74,
+      ext: result83,
+    }, Request{
+      method: _rt::string_lift(bytes86),
+      kind: super::super::super::super::portcullis::policy::types::ItemKind::_lift(l87 as u8),
+      upstream: super::super::super::super::portcullis::policy::types::Upstream{
+        id: _rt::string_lift(bytes90),
+        trust: _rt::string_lift(bytes93),
+        labels: result99,
+      },
+      id: _rt::string_lift(bytes102),
+      arguments: match l103 {
+        0 => None,
+        1 => {
+          let e = {
+            let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l105 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len106 = l105;
+            let bytes106 = _rt::Vec::from_raw_parts(l104.cast(), len106, len106);
+            _rt::string_lift(bytes106)
+          };
+          Some(e)
+        }
+        _ => _rt::invalid_enum_discriminant(),
+      },
+    })
+  };
+  _rt::cabi_dealloc(arg0, 24+56*::core::mem::size_of::<*const u8>(), 8);
+  let ptr108 = (&raw mut _RET_AREA.0).cast::<u8>();
+  use super::super::super::super::portcullis::policy::types::Verdict as V157;
+  match result107 {
+    V157::Abstain=> {
+      {
+        *ptr108.add(0).cast::<u8>() = (0i32) as u8;
+      }
+    }
+    V157::Allow(e) => {
+      *ptr108.add(0).cast::<u8>() = (1i32) as u8;
+      let super::super::super::super::portcullis::policy::types::Permit{ rewrite:rewrite109, inspect_result:inspect_result109, timeout_ms:timeout_ms109, notes:notes109, } = e;
+      use super::super::super::super::portcullis::policy::types::Rewrite as V117;
+      match rewrite109 {
+        V117::Keep=> {
+          {
+            *ptr108.add(8).cast::<u8>() = (0i32) as u8;
+          }
+        }
+        V117::Patch(e) => {
+          *ptr108.add(8).cast::<u8>() = (1i32) as u8;
+          let vec115 = e;
+          let len115 = vec115.len();
+          let layout115 = _rt::alloc::Layout::from_size_align(vec115.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result115, _cleanup115) = wit_bindgen::rt::Cleanup::new(layout115);if let Some(cleanup) = _cleanup115 { cleanup.forget(); }
+          for (i, e) in vec115.into_iter().enumerate() {
+            let base = result115.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer110, op:op110, } = e;
+              let vec111 = (pointer110.into_bytes()).into_boxed_slice();
+              let ptr111 = vec111.as_ptr().cast::<u8>();
+              let len111 = vec111.len();
+              ::core::mem::forget(vec111);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len111;
+              *base.add(0).cast::<*mut u8>() = ptr111.cast_mut();
+              use super::super::super::super::portcullis::policy::types::EditOp as V114;
+              match op110 {
+                V114::Remove=> {
+                  {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                }
+                V114::Set(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec112 = (e.into_bytes()).into_boxed_slice();
+                  let ptr112 = vec112.as_ptr().cast::<u8>();
+                  let len112 = vec112.len();
+                  ::core::mem::forget(vec112);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len112;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr112.cast_mut();
+                },
+                V114::Mask(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                  let vec113 = (e.into_bytes()).into_boxed_slice();
+                  let ptr113 = vec113.as_ptr().cast::<u8>();
+                  let len113 = vec113.len();
+                  ::core::mem::forget(vec113);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len113;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr113.cast_mut();
+                },
+              }
+            }
+          }
+          *ptr108.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len115;
+          *ptr108.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result115;
+        },
+        V117::Replace(e) => {
+          *ptr108.add(8).cast::<u8>() = (2i32) as u8;
+          let vec116 = (e.into_bytes()).into_boxed_slice();
+          let ptr116 = vec116.as_ptr().cast::<u8>();
+          let len116 = vec116.len();
+          ::core::mem::forget(vec116);
+          *ptr108.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len116;
+          *ptr108.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr116.cast_mut();
+        },
+      }
+      *ptr108.add(8+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match inspect_result109 { true => 1, false => 0 }) as u8;
+      match timeout_ms109 {
+        Some(e) => {
+          *ptr108.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr108.add(16+3*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr108.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };let vec121 = notes109;
+      let len121 = vec121.len();
+      let layout121 = _rt::alloc::Layout::from_size_align(vec121.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result121, _cleanup121) = wit_bindgen::rt::Cleanup::new(layout121);if let Some(cleanup) = _cleanup121 { cleanup.forget(); }
+      for (i, e) in vec121.into_iter().enumerate() {
+        let base = result121.add(i * (4*::core::mem::size_of::<*const u8>()));
+        {
+          let super::super::super::super::portcullis::policy::types::Note{ key:key118, value:value118, } = e;
+          let vec119 = (key118.into_bytes()).into_boxed_slice();
+          let ptr119 = vec119.as_ptr().cast::<u8>();
+          let len119 = vec119.len();
+          ::core::mem::forget(vec119);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
+          *base.add(0).cast::<*mut u8>() = ptr119.cast_mut();
+          let vec120 = (value118.into_bytes()).into_boxed_slice();
+          let ptr120 = vec120.as_ptr().cast::<u8>();
+          let len120 = vec120.len();
+          ::core::mem::forget(vec120);
+          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len120;
+          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr120.cast_mut();
+        }
+      }
+      *ptr108.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+      *ptr108.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result121;
+    },
+    V157::Deny(e) => {
+      *ptr108.add(0).cast::<u8>() = (2i32) as u8;
+      let super::super::super::super::portcullis::policy::types::Denial{ reason:reason122, rpc_code:rpc_code122, rpc_data:rpc_data122, as_tool_error:as_tool_error122, } = e;
+      let super::super::super::super::portcullis::policy::types::Reason{ code:code123, message:message123, rule:rule123, detail:detail123, } = reason122;
+      let vec124 = (code123.into_bytes()).into_boxed_slice();
+      let ptr124 = vec124.as_ptr().cast::<u8>();
+      let len124 = vec124.len();
+      ::core::mem::forget(vec124);
+      *ptr108.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
+      *ptr108.add(8).cast::<*mut u8>() = ptr124.cast_mut();
+      let vec125 = (message123.into_bytes()).into_boxed_slice();
+      let ptr125 = vec125.as_ptr().cast::<u8>();
+      let len125 = vec125.len();
+      ::core::mem::forget(vec125);
+      *ptr108.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
+      *ptr108.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr125.cast_mut();
+      match rule123 {
+        Some(e) => {
+          *ptr108.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec126 = (e.into_bytes()).into_boxed_slice();
+          let ptr126 = vec126.as_ptr().cast::<u8>();
+          let len126 = vec126.len();
+          ::core::mem::forget(vec126);
+          *ptr108.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len126;
+          *ptr108.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr126.cast_mut();
+        },
+        None => {
+          {
+            *ptr108.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match detail123 {
+        Some(e) => {
+          *ptr108.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec127 = (e.into_bytes()).into_boxed_slice();
+          let ptr127 = vec127.as_ptr().cast::<u8>();
+          let len127 = vec127.len();
+          ::core::mem::forget(vec127);
+          *ptr108.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len127;
+          *ptr108.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr127.cast_mut();
+        },
+        None => {
+          {
+            *ptr108.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match rpc_code122 {
+        Some(e) => {
+          *ptr108.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr108.add(12+10*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr108.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match rpc_data122 {
+        Some(e) => {
+          *ptr108.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec128 = (e.into_bytes()).into_boxed_slice();
+          let ptr128 = vec128.as_ptr().cast::<u8>();
+          let len128 = vec128.len();
+          ::core::mem::forget(vec128);
+          *ptr108.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len128;
+          *ptr108.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr128.cast_mut();
+        },
+        None => {
+          {
+            *ptr108.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };*ptr108.add(16+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error122 { true => 1, false => 0 }) as u8;
+    },
+    V157::StepUp(e) => {
+      *ptr108.add(0).cast::<u8>() = (3i32) as u8;
+      let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes129, acr_values:acr_values129, max_age_s:max_age_s129, reason:reason129, } = e;
+      let vec131 = scopes129;
+      let len131 = vec131.len();
+      let layout131 = _rt::alloc::Layout::from_size_align(vec131.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result131, _cleanup131) = wit_bindgen::rt::Cleanup::new(layout131);if let Some(cleanup) = _cleanup131 { cleanup.forget(); }
+      for (i, e) in vec131.into_iter().enumerate() {
+        let base = result131.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let vec130 = (e.into_bytes()).into_boxed_slice();
+          let ptr130 = vec130.as_ptr().cast::<u8>();
+          let len130 = vec130.len();
+          ::core::mem::forget(vec130);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len130;
+          *base.add(0).cast::<*mut u8>() = ptr130.cast_mut();
+        }
+      }
+      *ptr108.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len131;
+      *ptr108.add(8).cast::<*mut u8>() = result131;
+      let vec133 = acr_values129;
+      let len133 = vec133.len();
+      let layout133 = _rt::alloc::Layout::from_size_align(vec133.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+      let (result133, _cleanup133) = wit_bindgen::rt::Cleanup::new(layout133);if let Some(cleanup) = _cleanup133 { cleanup.forget(); }
+      for (i, e) in vec133.into_iter().enumerate() {
+        let base = result133.add(i * (2*::core::mem::size_of::<*const u8>()));
+        {
+          let vec132 = (e.into_bytes()).into_boxed_slice();
+          let ptr132 = vec132.as_ptr().cast::<u8>();
+          let len132 = vec132.len();
+          ::core::mem::forget(vec132);
+          *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len132;
+          *base.add(0).cast::<*mut u8>() = ptr132.cast_mut();
+        }
+      }
+      *ptr108.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len133;
+      *ptr108.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result133;
+      match max_age_s129 {
+        Some(e) => {
+          *ptr108.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          *ptr108.add(12+4*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+        },
+        None => {
+          {
+            *ptr108.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };let super::super::super::super::portcullis::policy::types::Reason{ code:code134, message:message134, rule:rule134, detail:detail134, } = reason129;
+      let vec135 = (code134.into_bytes()).into_boxed_slice();
+      let ptr135 = vec135.as_ptr().cast::<u8>();
+      let len135 = vec135.len();
+      ::core::mem::forget(vec135);
+      *ptr108.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len135;
+      *ptr108.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr135.cast_mut();
+      let vec136 = (message134.into_bytes()).into_boxed_slice();
+      let ptr136 = vec136.as_ptr().cast::<u8>();
+      let len136 = vec136.len();
+      ::core::mem::forget(vec136);
+      *ptr108.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len136;
+      *ptr108.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr136.cast_mut();
+      match rule134 {
+        Some(e) => {
+          *ptr108.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec137 = (e.into_bytes()).into_boxed_slice();
+          let ptr137 = vec137.as_ptr().cast::<u8>();
+          let len137 = vec137.len();
+          ::core::mem::forget(vec137);
+          *ptr108.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len137;
+          *ptr108.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr137.cast_mut();
+        },
+        None => {
+          {
+            *ptr108.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };match detail134 {
+        Some(e) => {
+          *ptr108.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+          let vec138 = (e.into_bytes()).into_boxed_slice();
+          let ptr138 = vec138.as_ptr().cast::<u8>();
+          let len138 = vec138.len();
+          ::core::mem::forget(vec138);
+          *ptr108.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len138;
+          *ptr108.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr138.cast_mut();
+        },
+        None => {
+          {
+            *ptr108.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+          }
+        },
+      };},
+      V157::Approve(e) => {
+        *ptr108.add(0).cast::<u8>() = (4i32) as u8;
+        let super::super::super::super::portcullis::policy::types::Approval{ title:title139, summary:summary139, by:by139, approvers:approvers139, ttl_s:ttl_s139, remember:remember139, reason:reason139, } = e;
+        let vec140 = (title139.into_bytes()).into_boxed_slice();
+        let ptr140 = vec140.as_ptr().cast::<u8>();
+        let len140 = vec140.len();
+        ::core::mem::forget(vec140);
+        *ptr108.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
+        *ptr108.add(8).cast::<*mut u8>() = ptr140.cast_mut();
+        let vec141 = (summary139.into_bytes()).into_boxed_slice();
+        let ptr141 = vec141.as_ptr().cast::<u8>();
+        let len141 = vec141.len();
+        ::core::mem::forget(vec141);
+        *ptr108.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+        *ptr108.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
+        *ptr108.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by139.clone() as i32) as u8;
+        let vec143 = approvers139;
+        let len143 = vec143.len();
+        let layout143 = _rt::alloc::Layout::from_size_align(vec143.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result143, _cleanup143) = wit_bindgen::rt::Cleanup::new(layout143);if let Some(cleanup) = _cleanup143 { cleanup.forget(); }
+        for (i, e) in vec143.into_iter().enumerate() {
+          let base = result143.add(i * (2*::core::mem::size_of::<*const u8>()));
+          {
+            let vec142 = (e.into_bytes()).into_boxed_slice();
+            let ptr142 = vec142.as_ptr().cast::<u8>();
+            let len142 = vec142.len();
+            ::core::mem::forget(vec142);
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
+            *base.add(0).cast::<*mut u8>() = ptr142.cast_mut();
+          }
+        }
+        *ptr108.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len143;
+        *ptr108.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result143;
+        *ptr108.add(8+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s139);
+        use super::super::super::super::portcullis::policy::types::ApprovalMemory as V144;
+        match remember139 {
+          V144::Once=> {
+            {
+              *ptr108.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          }
+          V144::Seconds(e) => {
+            *ptr108.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            *ptr108.add(16+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+          },
+        }
+        let super::super::super::super::portcullis::policy::types::Reason{ code:code145, message:message145, rule:rule145, detail:detail145, } = reason139;
+        let vec146 = (code145.into_bytes()).into_boxed_slice();
+        let ptr146 = vec146.as_ptr().cast::<u8>();
+        let len146 = vec146.len();
+        ::core::mem::forget(vec146);
+        *ptr108.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
+        *ptr108.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr146.cast_mut();
+        let vec147 = (message145.into_bytes()).into_boxed_slice();
+        let ptr147 = vec147.as_ptr().cast::<u8>();
+        let len147 = vec147.len();
+        ::core::mem::forget(vec147);
+        *ptr108.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len147;
+        *ptr108.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr147.cast_mut();
+        match rule145 {
+          Some(e) => {
+            *ptr108.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec148 = (e.into_bytes()).into_boxed_slice();
+            let ptr148 = vec148.as_ptr().cast::<u8>();
+            let len148 = vec148.len();
+            ::core::mem::forget(vec148);
+            *ptr108.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
+            *ptr108.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr148.cast_mut();
+          },
+          None => {
+            {
+              *ptr108.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match detail145 {
+          Some(e) => {
+            *ptr108.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec149 = (e.into_bytes()).into_boxed_slice();
+            let ptr149 = vec149.as_ptr().cast::<u8>();
+            let len149 = vec149.len();
+            ::core::mem::forget(vec149);
+            *ptr108.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
+            *ptr108.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+          },
+          None => {
+            {
+              *ptr108.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };},
+        V157::Throttle(e) => {
+          *ptr108.add(0).cast::<u8>() = (5i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Throttle{ retry_after_ms:retry_after_ms150, bucket:bucket150, reason:reason150, } = e;
+          *ptr108.add(8).cast::<i64>() = _rt::as_i64(retry_after_ms150);
+          let vec151 = (bucket150.into_bytes()).into_boxed_slice();
+          let ptr151 = vec151.as_ptr().cast::<u8>();
+          let len151 = vec151.len();
+          ::core::mem::forget(vec151);
+          *ptr108.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
+          *ptr108.add(16).cast::<*mut u8>() = ptr151.cast_mut();
+          let super::super::super::super::portcullis::policy::types::Reason{ code:code152, message:message152, rule:rule152, detail:detail152, } = reason150;
+          let vec153 = (code152.into_bytes()).into_boxed_slice();
+          let ptr153 = vec153.as_ptr().cast::<u8>();
+          let len153 = vec153.len();
+          ::core::mem::forget(vec153);
+          *ptr108.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
+          *ptr108.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr153.cast_mut();
+          let vec154 = (message152.into_bytes()).into_boxed_slice();
+          let ptr154 = vec154.as_ptr().cast::<u8>();
+          let len154 = vec154.len();
+          ::core::mem::forget(vec154);
+          *ptr108.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len154;
+          *ptr108.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr154.cast_mut();
+          match rule152 {
+            Some(e) => {
+              *ptr108.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec155 = (e.into_bytes()).into_boxed_slice();
+              let ptr155 = vec155.as_ptr().cast::<u8>();
+              let len155 = vec155.len();
+              ::core::mem::forget(vec155);
+              *ptr108.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len155;
+              *ptr108.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr155.cast_mut();
+            },
+            None => {
+              {
+                *ptr108.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match detail152 {
+            Some(e) => {
+              *ptr108.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec156 = (e.into_bytes()).into_boxed_slice();
+              let ptr156 = vec156.as_ptr().cast::<u8>();
+              let len156 = vec156.len();
+              ::core::mem::forget(vec156);
+              *ptr108.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len156;
+              *ptr108.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr156.cast_mut();
+            },
+            None => {
+              {
+                *ptr108.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };},
+        }
+        ptr108
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case)]
+      pub unsafe fn __post_return_before<T_: Guest>(arg0: *mut u8,) { unsafe {
+        let l0 = i32::from(*arg0.add(0).cast::<u8>());
+        match l0 {
+          0 => (),
+          1 => {
+            let l1 = i32::from(*arg0.add(8).cast::<u8>());
+            match l1 {
+              0 => (),
+              1 => {
+                let l2 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l3 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base11 = l2;
+                let len11 = l3;
+                for i in 0..len11 {
+                  let base = base11.add(i * (5*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l4 = *base.add(0).cast::<*mut u8>();
+                    let l5 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l4, l5, 1);
+                    let l6 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l6 {
+                      0 => (),
+                      1 => {
+                        let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l8 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l7, l8, 1);
+                      },
+                      _ => {
+                        let l9 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l10 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l9, l10, 1);
+                      },
+                    }
+                  }
+                }
+                _rt::cabi_dealloc(base11, len11 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              _ => {
+                let l12 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l13 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l12, l13, 1);
+              },
+            }
+            let l14 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l15 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base20 = l14;
+            let len20 = l15;
+            for i in 0..len20 {
+              let base = base20.add(i * (4*::core::mem::size_of::<*const u8>()));
+              {
+                let l16 = *base.add(0).cast::<*mut u8>();
+                let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l16, l17, 1);
+                let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l19 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l18, l19, 1);
+              }
+            }
+            _rt::cabi_dealloc(base20, len20 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          },
+          2 => {
+            let l21 = *arg0.add(8).cast::<*mut u8>();
+            let l22 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l21, l22, 1);
+            let l23 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l24 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l23, l24, 1);
+            let l25 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l25 {
+              0 => (),
+              _ => {
+                let l26 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l27 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l26, l27, 1);
+              },
+            }
+            let l28 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l28 {
+              0 => (),
+              _ => {
+                let l29 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l30 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l29, l30, 1);
+              },
+            }
+            let l31 = i32::from(*arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l31 {
+              0 => (),
+              _ => {
+                let l32 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l33 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l32, l33, 1);
+              },
+            }
+          },
+          3 => {
+            let l34 = *arg0.add(8).cast::<*mut u8>();
+            let l35 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base38 = l34;
+            let len38 = l35;
+            for i in 0..len38 {
+              let base = base38.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l36 = *base.add(0).cast::<*mut u8>();
+                let l37 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l36, l37, 1);
+              }
+            }
+            _rt::cabi_dealloc(base38, len38 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l39 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l40 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base43 = l39;
+            let len43 = l40;
+            for i in 0..len43 {
+              let base = base43.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l41 = *base.add(0).cast::<*mut u8>();
+                let l42 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l41, l42, 1);
+              }
+            }
+            _rt::cabi_dealloc(base43, len43 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l44 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l45 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l44, l45, 1);
+            let l46 = *arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l47 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l46, l47, 1);
+            let l48 = i32::from(*arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l48 {
+              0 => (),
+              _ => {
+                let l49 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l50 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l49, l50, 1);
+              },
+            }
+            let l51 = i32::from(*arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l51 {
+              0 => (),
+              _ => {
+                let l52 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l53 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l52, l53, 1);
+              },
+            }
+          },
+          4 => {
+            let l54 = *arg0.add(8).cast::<*mut u8>();
+            let l55 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l54, l55, 1);
+            let l56 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l57 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l56, l57, 1);
+            let l58 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l59 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base62 = l58;
+            let len62 = l59;
+            for i in 0..len62 {
+              let base = base62.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let l60 = *base.add(0).cast::<*mut u8>();
+                let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l60, l61, 1);
+              }
+            }
+            _rt::cabi_dealloc(base62, len62 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l63 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l64 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l63, l64, 1);
+            let l65 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l66 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l65, l66, 1);
+            let l67 = i32::from(*arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l67 {
+              0 => (),
+              _ => {
+                let l68 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l69 = *arg0.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l68, l69, 1);
+              },
+            }
+            let l70 = i32::from(*arg0.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l70 {
+              0 => (),
+              _ => {
+                let l71 = *arg0.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l72 = *arg0.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l71, l72, 1);
+              },
+            }
+          },
+          _ => {
+            let l73 = *arg0.add(16).cast::<*mut u8>();
+            let l74 = *arg0.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l73, l74, 1);
+            let l75 = *arg0.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l76 = *arg0.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l75, l76, 1);
+            let l77 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l78 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l77, l78, 1);
+            let l79 = i32::from(*arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l79 {
+              0 => (),
+              _ => {
+                let l80 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l81 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l80, l81, 1);
+              },
+            }
+            let l82 = i32::from(*arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l82 {
+              0 => (),
+              _ => {
+                let l83 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l84 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l83, l84, 1);
+              },
+            }
+          },
+        }
+      } }
+      pub trait Guest {
+        #[allow(async_fn_in_trait)]
+        fn before(context: Context,request: Request,) -> Verdict;
+      }
+      #[doc(hidden)]
+      #[macro_export]
+      macro_rules! __export_portcullis_policy_item_access_0_1_0_cabi{
+        ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+          #[unsafe(export_name = "portcullis:policy/item-access@0.1.0#before")]
+          unsafe extern "C" fn export_before(arg0: *mut u8,) -> *mut u8 {
+            unsafe { $($path_to_types)*::_export_before_cabi::<$ty>(arg0) }
+          }
+          #[unsafe(export_name = "cabi_post_portcullis:policy/item-access@0.1.0#before")]
+          unsafe extern "C" fn _post_return_before(arg0: *mut u8,) {
+            unsafe { $($path_to_types)*::__post_return_before::<$ty>(arg0) }
+          }
+        };);
+      }
+      #[doc(hidden)]
+      pub use __export_portcullis_policy_item_access_0_1_0_cabi;
+      #[repr(align(8))]
+      struct _RetArea([::core::mem::MaybeUninit::<u8>; 16+18*::core::mem::size_of::<*const u8>()]);
+      static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 16+18*::core::mem::size_of::<*const u8>()]);
+    }
+    /// What of a resource, of a prompt or of a task's outcome may reach the caller. `structured` edits apply to
+    /// the `structuredContent` of a task's result.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod item_result {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::super::_rt;
+      pub type Context = super::super::super::super::portcullis::policy::types::Context;
+      pub type ItemKind = super::super::super::super::portcullis::policy::types::ItemKind;
+      pub type Part = super::super::super::super::portcullis::policy::types::Part;
+      pub type Inspection = super::super::super::super::portcullis::policy::types::Inspection;
+      #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+      pub struct Response {
+        /// The MCP method, such as `resources/read`.
+        pub method: _rt::String,
+        pub kind: ItemKind,
+        /// `upstream.id` of the server that answered.
+        pub upstream: _rt::String,
+        /// The upstream's own URI, name or task id.
+        pub id: _rt::String,
+        /// The contents of a resource or the messages of a prompt; texts if the need for this hook says
+        /// `output: full`.
+        pub parts: _rt::Vec::<Part>,
+      }
+impl Default for Response { fn default() -> Self { Self { method: Default::default(), kind: Default::default(), upstream: Default::default(), id: Default::default(), parts: Default::default(), } } }
+      impl ::core::fmt::Debug for Response {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+          f.debug_struct("Response").field("method", &self.method).field("kind", &self.kind).field("upstream", &self.upstream).field("id", &self.id).field("parts", &self.parts).finish()
+        }
+      }
+      #[doc(hidden)]
+      #[allow(non_snake_case, unused_unsafe)]
+      pub unsafe fn _export_after_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+      _rt::run_ctors_once();let result110 = {
+        let l0 = *arg0.add(0).cast::<*mut u8>();
+        let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len2 = l1;
+        let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+        let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len5 = l4;
+        let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+        let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+        let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len14 = l13;
+        let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+        let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len25 = l24;
+        let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+        let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len29 = l28;
+        let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+        let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len32 = l31;
+        let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+        let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len35 = l34;
+        let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+        let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base41 = l36;
+        let len41 = l37;
+        let mut result41 = _rt::Vec::with_capacity(len41);
+        for i in 0..len41 {
+          let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e41 = {
+            let l38 = *base.add(0).cast::<*mut u8>();
+            let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len40 = l39;
+            let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+            _rt::string_lift(bytes40)
+          };
+          result41.push(e41);
+        }
+        _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base47 = l42;
+        let len47 = l43;
+        let mut result47 = _rt::Vec::with_capacity(len47);
+        for i in 0..len47 {
+          let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e47 = {
+            let l44 = *base.add(0).cast::<*mut u8>();
+            let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len46 = l45;
+            let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+            _rt::string_lift(bytes46)
+          };
+          result47.push(e47);
+        }
+        _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base53 = l48;
+        let len53 = l49;
+        let mut result53 = _rt::Vec::with_capacity(len53);
+        for i in 0..len53 {
+          let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e53 = {
+            let l50 = *base.add(0).cast::<*mut u8>();
+            let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len52 = l51;
+            let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+            _rt::string_lift(bytes52)
+          };
+          result53.push(e53);
+        }
+        _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base63 = l58;
+        let len63 = l59;
+        let mut result63 = _rt::Vec::with_capacity(len63);
+        for i in 0..len63 {
+          let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e63 = {
+            let l60 = *base.add(0).cast::<*mut u8>();
+            let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len62 = l61;
+            let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+            _rt::string_lift(bytes62)
+          };
+          result63.push(e63);
+        }
+        _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len68 = l67;
+        let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+        let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base74 = l69;
+        let len74 = l70;
+        let mut result74 = _rt::Vec::with_capacity(len74);
+        for i in 0..len74 {
+          let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+          let e74 = {
+            let l71 = *base.add(0).cast::<*mut u8>();
+            let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len73 = l72;
+            let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+            _rt::string_lift(bytes73)
+          };
+          result74.push(e74);
+        }
+        _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base83 = l75;
+        let len83 = l76;
+        let mut result83 = _rt::Vec::with_capacity(len83);
+        for i in 0..len83 {
+          let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+          let e83 = {
+            let l77 = *base.add(0).cast::<*mut u8>();
+            let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len79 = l78;
+            let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+            let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len82 = l81;
+            let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+            super::super::super::super::portcullis::policy::types::Attr{
+              name: _rt::string_lift(bytes79),
+              value: _rt::string_lift(bytes82),
+            }
+          };
+          result83.push(e83);
+        }
+        _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len86 = l85;
+        let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+        let l87 = i32::from(*arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<u8>());
+        let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l89 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len90 = l89;
+        let bytes90 = _rt::Vec::from_raw_parts(l88.cast(), len90, len90);
+        let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l92 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let len93 = l92;
+        let bytes93 = _rt::Vec::from_raw_parts(l91.cast(), len93, len93);
+        let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+        let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base109 = l94;
+        let len109 = l95;
+        let mut result109 = _rt::Vec::with_capacity(len109);
+        for i in 0..len109 {
+          let base = base109.add(i * (10*::core::mem::size_of::<*const u8>()));
+          let e109 = {
+            let l96 = *base.add(0).cast::<i32>();
+            let l97 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l98 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len99 = l98;
+            let bytes99 = _rt::Vec::from_raw_parts(l97.cast(), len99, len99);
+            let l100 = i32::from(*base.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l104 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<i32>();
+            let l105 = i32::from(*base.add(7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            super::super::super::super::portcullis::policy::types::Part{
+              index: l96 as u32,
+              kind: _rt::string_lift(bytes99),
+              mime: match l100 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l101 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l102 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len103 = l102;
+                    let bytes103 = _rt::Vec::from_raw_parts(l101.cast(), len103, len103);
+                    _rt::string_lift(bytes103)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              bytes: l104 as u32,
+              text: match l105 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l106 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l107 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len108 = l107;
+                    let bytes108 = _rt::Vec::from_raw_parts(l106.cast(), len108, len108);
+                    _rt::string_lift(bytes108)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+            }
+          };
+          result109.push(e109);
+        }
+        _rt::cabi_dealloc(base109, len109 * (10*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        T_::after(super::super::super::super::portcullis::policy::types::Context{
+          decision_id: _rt::string_lift(bytes2),
+          trace_id: _rt::string_lift(bytes5),
+          now_ms: l6 as u64,
+          session_id: match l7 {
+            0 => None,
+            1 => {
+              let e = {
+                let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len10 = l9;
+                let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+                _rt::string_lift(bytes10)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+          protocol_version: _rt::string_lift(bytes14),
+          remote_ip: match l15 {
+            0 => None,
+            1 => {
+              let e = {
+                let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len18 = l17;
+                let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+                _rt::string_lift(bytes18)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          user_agent: match l19 {
+            0 => None,
+            1 => {
+              let e = {
+                let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len22 = l21;
+                let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                _rt::string_lift(bytes22)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          caller: super::super::super::super::portcullis::policy::types::Caller{
+            subject: _rt::string_lift(bytes25),
+            kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+            issuer: _rt::string_lift(bytes29),
+            tenant: _rt::string_lift(bytes32),
+            client_id: _rt::string_lift(bytes35),
+            actor_chain: result41,
+            groups: result47,
+            scopes: result53,
+            acr: match l54 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len57 = l56;
+                  let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                  _rt::string_lift(bytes57)
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            amr: result63,
+            auth_time: match l64 {
+              0 => None,
+              1 => {
+                let e = {
+                  let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                  l65 as u64
+                };
+                Some(e)
+              }
+              _ => _rt::invalid_enum_discriminant(),
+            },
+            claims: _rt::string_lift(bytes68),
+          },
+          satisfied: result74,
+          ext: result83,
+        }, Response{
+          method: _rt::string_lift(bytes86),
+          kind: super::super::super::super::portcullis::policy::types::ItemKind::_lift(l87 as u8),
+          upstream: _rt::string_lift(bytes90),
+          id: _rt::string_lift(bytes93),
+          parts: result109,
+        })
+      };
+      _rt::cabi_dealloc(arg0, 32+50*::core::mem::size_of::<*const u8>(), 8);
+      let ptr111 = (&raw mut _RET_AREA.0).cast::<u8>();
+      use super::super::super::super::portcullis::policy::types::Inspection as V134;
+      match result110 {
+        V134::Abstain=> {
+          {
+            *ptr111.add(0).cast::<u8>() = (0i32) as u8;
+          }
+        }
+        V134::Pass=> {
+          {
+            *ptr111.add(0).cast::<u8>() = (1i32) as u8;
+          }
+        }
+        V134::Redact(e) => {
+          *ptr111.add(0).cast::<u8>() = (2i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Redaction{ spans:spans112, structured:structured112, drop_parts:drop_parts112, notes:notes112, } = e;
+          let vec115 = spans112;
+          let len115 = vec115.len();
+          let layout115 = _rt::alloc::Layout::from_size_align(vec115.len() * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result115, _cleanup115) = wit_bindgen::rt::Cleanup::new(layout115);if let Some(cleanup) = _cleanup115 { cleanup.forget(); }
+          for (i, e) in vec115.into_iter().enumerate() {
+            let base = result115.add(i * (8+3*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Span{ part:part113, start:start113, end:end113, replacement:replacement113, } = e;
+              *base.add(0).cast::<i32>() = _rt::as_i32(part113);
+              *base.add(4).cast::<i32>() = _rt::as_i32(start113);
+              *base.add(8).cast::<i32>() = _rt::as_i32(end113);
+              let vec114 = (replacement113.into_bytes()).into_boxed_slice();
+              let ptr114 = vec114.as_ptr().cast::<u8>();
+              let len114 = vec114.len();
+              ::core::mem::forget(vec114);
+              *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len114;
+              *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr114.cast_mut();
+            }
+          }
+          *ptr111.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len115;
+          *ptr111.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result115;
+          let vec121 = structured112;
+          let len121 = vec121.len();
+          let layout121 = _rt::alloc::Layout::from_size_align(vec121.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result121, _cleanup121) = wit_bindgen::rt::Cleanup::new(layout121);if let Some(cleanup) = _cleanup121 { cleanup.forget(); }
+          for (i, e) in vec121.into_iter().enumerate() {
+            let base = result121.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer116, op:op116, } = e;
+              let vec117 = (pointer116.into_bytes()).into_boxed_slice();
+              let ptr117 = vec117.as_ptr().cast::<u8>();
+              let len117 = vec117.len();
+              ::core::mem::forget(vec117);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len117;
+              *base.add(0).cast::<*mut u8>() = ptr117.cast_mut();
+              use super::super::super::super::portcullis::policy::types::EditOp as V120;
+              match op116 {
+                V120::Remove=> {
+                  {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                }
+                V120::Set(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec118 = (e.into_bytes()).into_boxed_slice();
+                  let ptr118 = vec118.as_ptr().cast::<u8>();
+                  let len118 = vec118.len();
+                  ::core::mem::forget(vec118);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len118;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr118.cast_mut();
+                },
+                V120::Mask(e) => {
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                  let vec119 = (e.into_bytes()).into_boxed_slice();
+                  let ptr119 = vec119.as_ptr().cast::<u8>();
+                  let len119 = vec119.len();
+                  ::core::mem::forget(vec119);
+                  *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr119.cast_mut();
+                },
+              }
+            }
+          }
+          *ptr111.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+          *ptr111.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result121;
+          let vec122 = <_ as Into<_rt::Vec<_>>>::into(drop_parts112).into_boxed_slice();
+          let ptr122 = vec122.as_ptr().cast::<u8>();
+          let len122 = vec122.len();
+          ::core::mem::forget(vec122);
+          *ptr111.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len122;
+          *ptr111.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr122.cast_mut();
+          let vec126 = notes112;
+          let len126 = vec126.len();
+          let layout126 = _rt::alloc::Layout::from_size_align(vec126.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result126, _cleanup126) = wit_bindgen::rt::Cleanup::new(layout126);if let Some(cleanup) = _cleanup126 { cleanup.forget(); }
+          for (i, e) in vec126.into_iter().enumerate() {
+            let base = result126.add(i * (4*::core::mem::size_of::<*const u8>()));
+            {
+              let super::super::super::super::portcullis::policy::types::Note{ key:key123, value:value123, } = e;
+              let vec124 = (key123.into_bytes()).into_boxed_slice();
+              let ptr124 = vec124.as_ptr().cast::<u8>();
+              let len124 = vec124.len();
+              ::core::mem::forget(vec124);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
+              *base.add(0).cast::<*mut u8>() = ptr124.cast_mut();
+              let vec125 = (value123.into_bytes()).into_boxed_slice();
+              let ptr125 = vec125.as_ptr().cast::<u8>();
+              let len125 = vec125.len();
+              ::core::mem::forget(vec125);
+              *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
+              *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr125.cast_mut();
+            }
+          }
+          *ptr111.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len126;
+          *ptr111.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result126;
+        },
+        V134::Block(e) => {
+          *ptr111.add(0).cast::<u8>() = (3i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Denial{ reason:reason127, rpc_code:rpc_code127, rpc_data:rpc_data127, as_tool_error:as_tool_error127, } = e;
+          let super::super::super::super::portcullis::policy::types::Reason{ code:code128, message:message128, rule:rule128, detail:detail128, } = reason127;
+          let vec129 = (code128.into_bytes()).into_boxed_slice();
+          let ptr129 = vec129.as_ptr().cast::<u8>();
+          let len129 = vec129.len();
+          ::core::mem::forget(vec129);
+          *ptr111.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len129;
+          *ptr111.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr129.cast_mut();
+          let vec130 = (message128.into_bytes()).into_boxed_slice();
+          let ptr130 = vec130.as_ptr().cast::<u8>();
+          let len130 = vec130.len();
+          ::core::mem::forget(vec130);
+          *ptr111.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len130;
+          *ptr111.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr130.cast_mut();
+          match rule128 {
+            Some(e) => {
+              *ptr111.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec131 = (e.into_bytes()).into_boxed_slice();
+              let ptr131 = vec131.as_ptr().cast::<u8>();
+              let len131 = vec131.len();
+              ::core::mem::forget(vec131);
+              *ptr111.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len131;
+              *ptr111.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr131.cast_mut();
+            },
+            None => {
+              {
+                *ptr111.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match detail128 {
+            Some(e) => {
+              *ptr111.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec132 = (e.into_bytes()).into_boxed_slice();
+              let ptr132 = vec132.as_ptr().cast::<u8>();
+              let len132 = vec132.len();
+              ::core::mem::forget(vec132);
+              *ptr111.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len132;
+              *ptr111.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr132.cast_mut();
+            },
+            None => {
+              {
+                *ptr111.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match rpc_code127 {
+            Some(e) => {
+              *ptr111.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              *ptr111.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+            },
+            None => {
+              {
+                *ptr111.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match rpc_data127 {
+            Some(e) => {
+              *ptr111.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec133 = (e.into_bytes()).into_boxed_slice();
+              let ptr133 = vec133.as_ptr().cast::<u8>();
+              let len133 = vec133.len();
+              ::core::mem::forget(vec133);
+              *ptr111.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len133;
+              *ptr111.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr133.cast_mut();
+            },
+            None => {
+              {
+                *ptr111.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };*ptr111.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error127 { true => 1, false => 0 }) as u8;
+        },
+      }
+      ptr111
+    } }
+    #[doc(hidden)]
+    #[allow(non_snake_case)]
+    pub unsafe fn __post_return_after<T_: Guest>(arg0: *mut u8,) { unsafe {
+      let l0 = i32::from(*arg0.add(0).cast::<u8>());
+      match l0 {
+        0 => (),
+        1 => (),
+        2 => {
+          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base5 = l1;
+          let len5 = l2;
+          for i in 0..len5 {
+            let base = base5.add(i * (8+3*::core::mem::size_of::<*const u8>()));
+            {
+              let l3 = *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l4 = *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l3, l4, 1);
+            }
+          }
+          _rt::cabi_dealloc(base5, len5 * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l6 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l7 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base15 = l6;
+          let len15 = l7;
+          for i in 0..len15 {
+            let base = base15.add(i * (5*::core::mem::size_of::<*const u8>()));
+            {
+              let l8 = *base.add(0).cast::<*mut u8>();
+              let l9 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l8, l9, 1);
+              let l10 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l10 {
+                0 => (),
+                1 => {
+                  let l11 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l12 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l11, l12, 1);
+                },
+                _ => {
+                  let l13 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l14 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l13, l14, 1);
+                },
+              }
+            }
+          }
+          _rt::cabi_dealloc(base15, len15 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l16 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l17 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base18 = l16;
+          let len18 = l17;
+          _rt::cabi_dealloc(base18, len18 * 4, 4);
+          let l19 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l20 = *arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base25 = l19;
+          let len25 = l20;
+          for i in 0..len25 {
+            let base = base25.add(i * (4*::core::mem::size_of::<*const u8>()));
+            {
+              let l21 = *base.add(0).cast::<*mut u8>();
+              let l22 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l21, l22, 1);
+              let l23 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l24 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l23, l24, 1);
+            }
+          }
+          _rt::cabi_dealloc(base25, len25 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+        },
+        _ => {
+          let l26 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l27 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l26, l27, 1);
+          let l28 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l29 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          _rt::cabi_dealloc(l28, l29, 1);
+          let l30 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l30 {
+            0 => (),
+            _ => {
+              let l31 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l32 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l31, l32, 1);
+            },
+          }
+          let l33 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l33 {
+            0 => (),
+            _ => {
+              let l34 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l35 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l34, l35, 1);
+            },
+          }
+          let l36 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          match l36 {
+            0 => (),
+            _ => {
+              let l37 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l38 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l37, l38, 1);
+            },
+          }
+        },
+      }
+    } }
+    pub trait Guest {
+      #[allow(async_fn_in_trait)]
+      fn after(context: Context,response: Response,) -> Inspection;
+    }
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __export_portcullis_policy_item_result_0_1_0_cabi{
+      ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+        #[unsafe(export_name = "portcullis:policy/item-result@0.1.0#after")]
+        unsafe extern "C" fn export_after(arg0: *mut u8,) -> *mut u8 {
+          unsafe { $($path_to_types)*::_export_after_cabi::<$ty>(arg0) }
+        }
+        #[unsafe(export_name = "cabi_post_portcullis:policy/item-result@0.1.0#after")]
+        unsafe extern "C" fn _post_return_after(arg0: *mut u8,) {
+          unsafe { $($path_to_types)*::__post_return_after::<$ty>(arg0) }
+        }
+      };);
+    }
+    #[doc(hidden)]
+    pub use __export_portcullis_policy_item_result_0_1_0_cabi;
+    #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+    #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+    struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+15*::core::mem::size_of::<*const u8>()]);
+    static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+15*::core::mem::size_of::<*const u8>()]);
+  }
+  /// Whether an upstream may ask this of the caller's client: sampling, elicitation, roots. A rewrite of the
+  /// parameters is not possible here.
+  #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+  pub mod server_request {
+    #[used]
+    #[doc(hidden)]
+    static __FORCE_SECTION_REF: fn() =
+    super::super::super::super::__link_custom_section_describing_imports;
+    
+    use super::super::super::super::_rt;
+    pub type Context = super::super::super::super::portcullis::policy::types::Context;
+    pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
+    pub type Json = super::super::super::super::portcullis::policy::types::Json;
+    pub type Verdict = super::super::super::super::portcullis::policy::types::Verdict;
+    #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+    pub struct Request {
+      /// The MCP method, such as `sampling/createMessage`.
+      pub method: _rt::String,
+      pub upstream: Upstream,
+      /// If the need for this hook says `arguments: full`.
+#[serde(with = "crate::serial::json_option")]
+      pub params: Option<Json>,
+    }
+impl Default for Request { fn default() -> Self { Self { method: Default::default(), upstream: Default::default(), params: Default::default(), } } }
+    impl ::core::fmt::Debug for Request {
+      fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Request").field("method", &self.method).field("upstream", &self.upstream).field("params", &self.params).finish()
+      }
+    }
+    #[doc(hidden)]
+    #[allow(non_snake_case, unused_unsafe)]
+    pub unsafe fn _export_before_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+    _rt::run_ctors_once();let result103 = {
+      let l0 = *arg0.add(0).cast::<*mut u8>();
+      let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len2 = l1;
+      let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+      let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len5 = l4;
+      let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+      let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+      let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len14 = l13;
+      let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+      let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len25 = l24;
+      let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+      let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len29 = l28;
+      let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+      let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len32 = l31;
+      let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+      let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len35 = l34;
+      let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+      let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base41 = l36;
+      let len41 = l37;
+      let mut result41 = _rt::Vec::with_capacity(len41);
+      for i in 0..len41 {
+        let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e41 = {
+          let l38 = *base.add(0).cast::<*mut u8>();
+          let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len40 = l39;
+          let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+          _rt::string_lift(bytes40)
+        };
+        result41.push(e41);
+      }
+      _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base47 = l42;
+      let len47 = l43;
+      let mut result47 = _rt::Vec::with_capacity(len47);
+      for i in 0..len47 {
+        let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e47 = {
+          let l44 = *base.add(0).cast::<*mut u8>();
+          let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len46 = l45;
+          let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+          _rt::string_lift(bytes46)
+        };
+        result47.push(e47);
+      }
+      _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base53 = l48;
+      let len53 = l49;
+      let mut result53 = _rt::Vec::with_capacity(len53);
+      for i in 0..len53 {
+        let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e53 = {
+          let l50 = *base.add(0).cast::<*mut u8>();
+          let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len52 = l51;
+          let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+          _rt::string_lift(bytes52)
+        };
+        result53.push(e53);
+      }
+      _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base63 = l58;
+      let len63 = l59;
+      let mut result63 = _rt::Vec::with_capacity(len63);
+      for i in 0..len63 {
+        let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e63 = {
+          let l60 = *base.add(0).cast::<*mut u8>();
+          let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len62 = l61;
+          let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+          _rt::string_lift(bytes62)
+        };
+        result63.push(e63);
+      }
+      _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len68 = l67;
+      let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+      let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base74 = l69;
+      let len74 = l70;
+      let mut result74 = _rt::Vec::with_capacity(len74);
+      for i in 0..len74 {
+        let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e74 = {
+          let l71 = *base.add(0).cast::<*mut u8>();
+          let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len73 = l72;
+          let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+          _rt::string_lift(bytes73)
+        };
+        result74.push(e74);
+      }
+      _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base83 = l75;
+      let len83 = l76;
+      let mut result83 = _rt::Vec::with_capacity(len83);
+      for i in 0..len83 {
+        let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+        let e83 = {
+          let l77 = *base.add(0).cast::<*mut u8>();
+          let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len79 = l78;
+          let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+          let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len82 = l81;
+          let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+          super::super::super::super::portcullis::policy::types::Attr{
+            name: _rt::string_lift(bytes79),
+            value: _rt::string_lift(bytes82),
+          }
+        };
+        result83.push(e83);
+      }
+      _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len86 = l85;
+      let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+      let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len89 = l88;
+      let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
+      let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let len92 = l91;
+      let bytes92 = _rt::Vec::from_raw_parts(l90.cast(), len92, len92);
+      let l93 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+      let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<usize>();
+      let base98 = l93;
+      let len98 = l94;
+      let mut result98 = _rt::Vec::with_capacity(len98);
+      for i in 0..len98 {
+        let base = base98.add(i * (2*::core::mem::size_of::<*const u8>()));
+        let e98 = {
+          let l95 = *base.add(0).cast::<*mut u8>();
+          let l96 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len97 = l96;
+          let bytes97 = _rt::Vec::from_raw_parts(l95.cast(), len97, len97);
+          _rt::string_lift(bytes97)
+        };
+        result98.push(e98);
+      }
+      _rt::cabi_dealloc(base98, len98 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+      let l99 = i32::from(*arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<u8>());
+      T_::before(super::super::super::super::portcullis::policy::types::Context{
+        decision_id: _rt::string_lift(bytes2),
+        trace_id: _rt::string_lift(bytes5),
+        now_ms: l6 as u64,
+        session_id: match l7 {
+          0 => None,
+          1 => {
+            let e = {
+              let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len10 = l9;
+              let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+              _rt::string_lift(bytes10)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+        protocol_version: _rt::string_lift(bytes14),
+        remote_ip: match l15 {
+          0 => None,
+          1 => {
+            let e = {
+              let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len18 = l17;
+              let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+              _rt::string_lift(bytes18)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        user_agent: match l19 {
+          0 => None,
+          1 => {
+            let e = {
+              let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len22 = l21;
+              let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+              _rt::string_lift(bytes22)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+        caller: super::super::super::super::portcullis::policy::types::Caller{
+          subject: _rt::string_lift(bytes25),
+          kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+          issuer: _rt::string_lift(bytes29),
+          tenant: _rt::string_lift(bytes32),
+          client_id: _rt::string_lift(bytes35),
+          actor_chain: result41,
+          groups: result47,
+          scopes: result53,
+          acr: match l54 {
+            0 => None,
+            1 => {
+              let e = {
+                let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len57 = l56;
+                let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                _rt::string_lift(bytes57)
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          amr: result63,
+          auth_time: match l64 {
+            0 => None,
+            1 => {
+              let e = {
+                let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                l65 as u64
+              };
+              Some(e)
+            }
+            _ => _rt::invalid_enum_discriminant(),
+          },
+          claims: _rt::string_lift(bytes68),
+        },
+        satisfied: result74,
+        ext: result83,
+      }, Request{
+        method: _rt::string_lift(bytes86),
+        upstream: super::super::super::super::portcullis::policy::types::Upstream{
+          id: _rt::string_lift(bytes89),
+          trust: _rt::string_lift(bytes92),
+          labels: result98,
+        },
+        params: match l99 {
+          0 => None,
+          1 => {
+            let e = {
+              let l100 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l101 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len102 = l101;
+              let bytes102 = _rt::Vec::from_raw_parts(l100.cast(), len102, len102);
+              _rt::string_lift(bytes102)
+            };
+            Some(e)
+          }
+          _ => _rt::invalid_enum_discriminant(),
+        },
+      })
+    };
+    _rt::cabi_dealloc(arg0, 32+52*::core::mem::size_of::<*const u8>(), 8);
+    let ptr104 = (&raw mut _RET_AREA.0).cast::<u8>();
+    use super::super::super::super::portcullis::policy::types::Verdict as V153;
+    match result103 {
+      V153::Abstain=> {
+        {
+          *ptr104.add(0).cast::<u8>() = (0i32) as u8;
+        }
+      }
+      V153::Allow(e) => {
+        *ptr104.add(0).cast::<u8>() = (1i32) as u8;
+        let super::super::super::super::portcullis::policy::types::Permit{ rewrite:rewrite105, inspect_result:inspect_result105, timeout_ms:timeout_ms105, notes:notes105, } = e;
+        use super::super::super::super::portcullis::policy::types::Rewrite as V113;
+        match rewrite105 {
+          V113::Keep=> {
+            {
+              *ptr104.add(8).cast::<u8>() = (0i32) as u8;
+            }
+          }
+          V113::Patch(e) => {
+            *ptr104.add(8).cast::<u8>() = (1i32) as u8;
+            let vec111 = e;
+            let len111 = vec111.len();
+            let layout111 = _rt::alloc::Layout::from_size_align(vec111.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result111, _cleanup111) = wit_bindgen::rt::Cleanup::new(layout111);if let Some(cleanup) = _cleanup111 { cleanup.forget(); }
+            for (i, e) in vec111.into_iter().enumerate() {
+              let base = result111.add(i * (5*::core::mem::size_of::<*const u8>()));
+              {
+                let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer106, op:op106, } = e;
+                let vec107 = (pointer106.into_bytes()).into_boxed_slice();
+                let ptr107 = vec107.as_ptr().cast::<u8>();
+                let len107 = vec107.len();
+                ::core::mem::forget(vec107);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len107;
+                *base.add(0).cast::<*mut u8>() = ptr107.cast_mut();
+                use super::super::super::super::portcullis::policy::types::EditOp as V110;
+                match op106 {
+                  V110::Remove=> {
+                    {
+                      *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  }
+                  V110::Set(e) => {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec108 = (e.into_bytes()).into_boxed_slice();
+                    let ptr108 = vec108.as_ptr().cast::<u8>();
+                    let len108 = vec108.len();
+                    ::core::mem::forget(vec108);
+                    *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len108;
+                    *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr108.cast_mut();
+                  },
+                  V110::Mask(e) => {
+                    *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                    let vec109 = (e.into_bytes()).into_boxed_slice();
+                    let ptr109 = vec109.as_ptr().cast::<u8>();
+                    let len109 = vec109.len();
+                    ::core::mem::forget(vec109);
+                    *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len109;
+                    *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr109.cast_mut();
+                  },
+                }
+              }
+            }
+            *ptr104.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len111;
+            *ptr104.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result111;
+          },
+          V113::Replace(e) => {
+            *ptr104.add(8).cast::<u8>() = (2i32) as u8;
+            let vec112 = (e.into_bytes()).into_boxed_slice();
+            let ptr112 = vec112.as_ptr().cast::<u8>();
+            let len112 = vec112.len();
+            ::core::mem::forget(vec112);
+            *ptr104.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len112;
+            *ptr104.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr112.cast_mut();
+          },
+        }
+        *ptr104.add(8+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match inspect_result105 { true => 1, false => 0 }) as u8;
+        match timeout_ms105 {
+          Some(e) => {
+            *ptr104.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            *ptr104.add(16+3*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+          },
+          None => {
+            {
+              *ptr104.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };let vec117 = notes105;
+        let len117 = vec117.len();
+        let layout117 = _rt::alloc::Layout::from_size_align(vec117.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result117, _cleanup117) = wit_bindgen::rt::Cleanup::new(layout117);if let Some(cleanup) = _cleanup117 { cleanup.forget(); }
+        for (i, e) in vec117.into_iter().enumerate() {
+          let base = result117.add(i * (4*::core::mem::size_of::<*const u8>()));
+          {
+            let super::super::super::super::portcullis::policy::types::Note{ key:key114, value:value114, } = e;
+            let vec115 = (key114.into_bytes()).into_boxed_slice();
+            let ptr115 = vec115.as_ptr().cast::<u8>();
+            let len115 = vec115.len();
+            ::core::mem::forget(vec115);
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len115;
+            *base.add(0).cast::<*mut u8>() = ptr115.cast_mut();
+            let vec116 = (value114.into_bytes()).into_boxed_slice();
+            let ptr116 = vec116.as_ptr().cast::<u8>();
+            let len116 = vec116.len();
+            ::core::mem::forget(vec116);
+            *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len116;
+            *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr116.cast_mut();
+          }
+        }
+        *ptr104.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len117;
+        *ptr104.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result117;
+      },
+      V153::Deny(e) => {
+        *ptr104.add(0).cast::<u8>() = (2i32) as u8;
+        let super::super::super::super::portcullis::policy::types::Denial{ reason:reason118, rpc_code:rpc_code118, rpc_data:rpc_data118, as_tool_error:as_tool_error118, } = e;
+        let super::super::super::super::portcullis::policy::types::Reason{ code:code119, message:message119, rule:rule119, detail:detail119, } = reason118;
+        let vec120 = (code119.into_bytes()).into_boxed_slice();
+        let ptr120 = vec120.as_ptr().cast::<u8>();
+        let len120 = vec120.len();
+        ::core::mem::forget(vec120);
+        *ptr104.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len120;
+        *ptr104.add(8).cast::<*mut u8>() = ptr120.cast_mut();
+        let vec121 = (message119.into_bytes()).into_boxed_slice();
+        let ptr121 = vec121.as_ptr().cast::<u8>();
+        let len121 = vec121.len();
+        ::core::mem::forget(vec121);
+        *ptr104.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+        *ptr104.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr121.cast_mut();
+        match rule119 {
+          Some(e) => {
+            *ptr104.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec122 = (e.into_bytes()).into_boxed_slice();
+            let ptr122 = vec122.as_ptr().cast::<u8>();
+            let len122 = vec122.len();
+            ::core::mem::forget(vec122);
+            *ptr104.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len122;
+            *ptr104.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr122.cast_mut();
+          },
+          None => {
+            {
+              *ptr104.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match detail119 {
+          Some(e) => {
+            *ptr104.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec123 = (e.into_bytes()).into_boxed_slice();
+            let ptr123 = vec123.as_ptr().cast::<u8>();
+            let len123 = vec123.len();
+            ::core::mem::forget(vec123);
+            *ptr104.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len123;
+            *ptr104.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr123.cast_mut();
+          },
+          None => {
+            {
+              *ptr104.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match rpc_code118 {
+          Some(e) => {
+            *ptr104.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            *ptr104.add(12+10*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+          },
+          None => {
+            {
+              *ptr104.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match rpc_data118 {
+          Some(e) => {
+            *ptr104.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec124 = (e.into_bytes()).into_boxed_slice();
+            let ptr124 = vec124.as_ptr().cast::<u8>();
+            let len124 = vec124.len();
+            ::core::mem::forget(vec124);
+            *ptr104.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
+            *ptr104.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr124.cast_mut();
+          },
+          None => {
+            {
+              *ptr104.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };*ptr104.add(16+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error118 { true => 1, false => 0 }) as u8;
+      },
+      V153::StepUp(e) => {
+        *ptr104.add(0).cast::<u8>() = (3i32) as u8;
+        let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes125, acr_values:acr_values125, max_age_s:max_age_s125, reason:reason125, } = e;
+        let vec127 = scopes125;
+        let len127 = vec127.len();
+        let layout127 = _rt::alloc::Layout::from_size_align(vec127.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result127, _cleanup127) = wit_bindgen::rt::Cleanup::new(layout127);if let Some(cleanup) = _cleanup127 { cleanup.forget(); }
+        for (i, e) in vec127.into_iter().enumerate() {
+          let base = result127.add(i * (2*::core::mem::size_of::<*const u8>()));
+          {
+            let vec126 = (e.into_bytes()).into_boxed_slice();
+            let ptr126 = vec126.as_ptr().cast::<u8>();
+            let len126 = vec126.len();
+            ::core::mem::forget(vec126);
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len126;
+            *base.add(0).cast::<*mut u8>() = ptr126.cast_mut();
+          }
+        }
+        *ptr104.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len127;
+        *ptr104.add(8).cast::<*mut u8>() = result127;
+        let vec129 = acr_values125;
+        let len129 = vec129.len();
+        let layout129 = _rt::alloc::Layout::from_size_align(vec129.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+        let (result129, _cleanup129) = wit_bindgen::rt::Cleanup::new(layout129);if let Some(cleanup) = _cleanup129 { cleanup.forget(); }
+        for (i, e) in vec129.into_iter().enumerate() {
+          let base = result129.add(i * (2*::core::mem::size_of::<*const u8>()));
+          {
+            let vec128 = (e.into_bytes()).into_boxed_slice();
+            let ptr128 = vec128.as_ptr().cast::<u8>();
+            let len128 = vec128.len();
+            ::core::mem::forget(vec128);
+            *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len128;
+            *base.add(0).cast::<*mut u8>() = ptr128.cast_mut();
+          }
+        }
+        *ptr104.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len129;
+        *ptr104.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result129;
+        match max_age_s125 {
+          Some(e) => {
+            *ptr104.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            *ptr104.add(12+4*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+          },
+          None => {
+            {
+              *ptr104.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };let super::super::super::super::portcullis::policy::types::Reason{ code:code130, message:message130, rule:rule130, detail:detail130, } = reason125;
+        let vec131 = (code130.into_bytes()).into_boxed_slice();
+        let ptr131 = vec131.as_ptr().cast::<u8>();
+        let len131 = vec131.len();
+        ::core::mem::forget(vec131);
+        *ptr104.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len131;
+        *ptr104.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr131.cast_mut();
+        let vec132 = (message130.into_bytes()).into_boxed_slice();
+        let ptr132 = vec132.as_ptr().cast::<u8>();
+        let len132 = vec132.len();
+        ::core::mem::forget(vec132);
+        *ptr104.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len132;
+        *ptr104.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr132.cast_mut();
+        match rule130 {
+          Some(e) => {
+            *ptr104.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec133 = (e.into_bytes()).into_boxed_slice();
+            let ptr133 = vec133.as_ptr().cast::<u8>();
+            let len133 = vec133.len();
+            ::core::mem::forget(vec133);
+            *ptr104.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len133;
+            *ptr104.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr133.cast_mut();
+          },
+          None => {
+            {
+              *ptr104.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };match detail130 {
+          Some(e) => {
+            *ptr104.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+            let vec134 = (e.into_bytes()).into_boxed_slice();
+            let ptr134 = vec134.as_ptr().cast::<u8>();
+            let len134 = vec134.len();
+            ::core::mem::forget(vec134);
+            *ptr104.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len134;
+            *ptr104.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr134.cast_mut();
+          },
+          None => {
+            {
+              *ptr104.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+            }
+          },
+        };},
+        V153::Approve(e) => {
+          *ptr104.add(0).cast::<u8>() = (4i32) as u8;
+          let super::super::super::super::portcullis::policy::types::Approval{ title:title135, summary:summary135, by:by135, approvers:approvers135, ttl_s:ttl_s135, remember:remember135, reason:reason135, } = e;
+          let vec136 = (title135.into_bytes()).into_boxed_slice();
+          let ptr136 = vec136.as_ptr().cast::<u8>();
+          let len136 = vec136.len();
+          ::core::mem::forget(vec136);
+          *ptr104.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len136;
+          *ptr104.add(8).cast::<*mut u8>() = ptr136.cast_mut();
+          let vec137 = (summary135.into_bytes()).into_boxed_slice();
+          let ptr137 = vec137.as_ptr().cast::<u8>();
+          let len137 = vec137.len();
+          ::core::mem::forget(vec137);
+          *ptr104.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len137;
+          *ptr104.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr137.cast_mut();
+          *ptr104.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by135.clone() as i32) as u8;
+          let vec139 = approvers135;
+          let len139 = vec139.len();
+          let layout139 = _rt::alloc::Layout::from_size_align(vec139.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+          let (result139, _cleanup139) = wit_bindgen::rt::Cleanup::new(layout139);if let Some(cleanup) = _cleanup139 { cleanup.forget(); }
+          for (i, e) in vec139.into_iter().enumerate() {
+            let base = result139.add(i * (2*::core::mem::size_of::<*const u8>()));
+            {
+              let vec138 = (e.into_bytes()).into_boxed_slice();
+              let ptr138 = vec138.as_ptr().cast::<u8>();
+              let len138 = vec138.len();
+              ::core::mem::forget(vec138);
+              *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len138;
+              *base.add(0).cast::<*mut u8>() = ptr138.cast_mut();
+            }
+          }
+          *ptr104.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len139;
+          *ptr104.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result139;
+          *ptr104.add(8+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s135);
+          use super::super::super::super::portcullis::policy::types::ApprovalMemory as V140;
+          match remember135 {
+            V140::Once=> {
+              {
+                *ptr104.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            }
+            V140::Seconds(e) => {
+              *ptr104.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              *ptr104.add(16+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+            },
+          }
+          let super::super::super::super::portcullis::policy::types::Reason{ code:code141, message:message141, rule:rule141, detail:detail141, } = reason135;
+          let vec142 = (code141.into_bytes()).into_boxed_slice();
+          let ptr142 = vec142.as_ptr().cast::<u8>();
+          let len142 = vec142.len();
+          ::core::mem::forget(vec142);
+          *ptr104.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
+          *ptr104.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr142.cast_mut();
+          let vec143 = (message141.into_bytes()).into_boxed_slice();
+          let ptr143 = vec143.as_ptr().cast::<u8>();
+          let len143 = vec143.len();
+          ::core::mem::forget(vec143);
+          *ptr104.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len143;
+          *ptr104.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr143.cast_mut();
+          match rule141 {
+            Some(e) => {
+              *ptr104.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec144 = (e.into_bytes()).into_boxed_slice();
+              let ptr144 = vec144.as_ptr().cast::<u8>();
+              let len144 = vec144.len();
+              ::core::mem::forget(vec144);
+              *ptr104.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+              *ptr104.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr144.cast_mut();
+            },
+            None => {
+              {
+                *ptr104.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };match detail141 {
+            Some(e) => {
+              *ptr104.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec145 = (e.into_bytes()).into_boxed_slice();
+              let ptr145 = vec145.as_ptr().cast::<u8>();
+              let len145 = vec145.len();
+              ::core::mem::forget(vec145);
+              *ptr104.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
+              *ptr104.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
+            },
+            None => {
+              {
+                *ptr104.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };},
+          V153::Throttle(e) => {
+            *ptr104.add(0).cast::<u8>() = (5i32) as u8;
+            let super::super::super::super::portcullis::policy::types::Throttle{ retry_after_ms:retry_after_ms146, bucket:bucket146, reason:reason146, } = e;
+            *ptr104.add(8).cast::<i64>() = _rt::as_i64(retry_after_ms146);
+            let vec147 = (bucket146.into_bytes()).into_boxed_slice();
+            let ptr147 = vec147.as_ptr().cast::<u8>();
+            let len147 = vec147.len();
+            ::core::mem::forget(vec147);
+            *ptr104.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len147;
+            *ptr104.add(16).cast::<*mut u8>() = ptr147.cast_mut();
+            let super::super::super::super::portcullis::policy::types::Reason{ code:code148, message:message148, rule:rule148, detail:detail148, } = reason146;
+            let vec149 = (code148.into_bytes()).into_boxed_slice();
+            let ptr149 = vec149.as_ptr().cast::<u8>();
+            let len149 = vec149.len();
+            ::core::mem::forget(vec149);
+            *ptr104.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
+            *ptr104.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+            let vec150 = (message148.into_bytes()).into_boxed_slice();
+            let ptr150 = vec150.as_ptr().cast::<u8>();
+            let len150 = vec150.len();
+            ::core::mem::forget(vec150);
+            *ptr104.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len150;
+            *ptr104.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr150.cast_mut();
+            match rule148 {
+              Some(e) => {
+                *ptr104.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec151 = (e.into_bytes()).into_boxed_slice();
+                let ptr151 = vec151.as_ptr().cast::<u8>();
+                let len151 = vec151.len();
+                ::core::mem::forget(vec151);
+                *ptr104.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
+                *ptr104.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr151.cast_mut();
+              },
+              None => {
+                {
+                  *ptr104.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };match detail148 {
+              Some(e) => {
+                *ptr104.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec152 = (e.into_bytes()).into_boxed_slice();
+                let ptr152 = vec152.as_ptr().cast::<u8>();
+                let len152 = vec152.len();
+                ::core::mem::forget(vec152);
+                *ptr104.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
+                *ptr104.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr152.cast_mut();
+              },
+              None => {
+                {
+                  *ptr104.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };},
+          }
+          ptr104
+        } }
+        #[doc(hidden)]
+        #[allow(non_snake_case)]
+        pub unsafe fn __post_return_before<T_: Guest>(arg0: *mut u8,) { unsafe {
+          let l0 = i32::from(*arg0.add(0).cast::<u8>());
+          match l0 {
+            0 => (),
+            1 => {
+              let l1 = i32::from(*arg0.add(8).cast::<u8>());
+              match l1 {
+                0 => (),
+                1 => {
+                  let l2 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l3 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let base11 = l2;
+                  let len11 = l3;
+                  for i in 0..len11 {
+                    let base = base11.add(i * (5*::core::mem::size_of::<*const u8>()));
+                    {
+                      let l4 = *base.add(0).cast::<*mut u8>();
+                      let l5 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      _rt::cabi_dealloc(l4, l5, 1);
+                      let l6 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                      match l6 {
+                        0 => (),
+                        1 => {
+                          let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l8 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          _rt::cabi_dealloc(l7, l8, 1);
+                        },
+                        _ => {
+                          let l9 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                          let l10 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          _rt::cabi_dealloc(l9, l10, 1);
+                        },
+                      }
+                    }
+                  }
+                  _rt::cabi_dealloc(base11, len11 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                },
+                _ => {
+                  let l12 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l13 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l12, l13, 1);
+                },
+              }
+              let l14 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l15 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let base20 = l14;
+              let len20 = l15;
+              for i in 0..len20 {
+                let base = base20.add(i * (4*::core::mem::size_of::<*const u8>()));
+                {
+                  let l16 = *base.add(0).cast::<*mut u8>();
+                  let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l16, l17, 1);
+                  let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l19 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l18, l19, 1);
+                }
+              }
+              _rt::cabi_dealloc(base20, len20 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            },
+            2 => {
+              let l21 = *arg0.add(8).cast::<*mut u8>();
+              let l22 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l21, l22, 1);
+              let l23 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l24 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l23, l24, 1);
+              let l25 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l25 {
+                0 => (),
+                _ => {
+                  let l26 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l27 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l26, l27, 1);
+                },
+              }
+              let l28 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l28 {
+                0 => (),
+                _ => {
+                  let l29 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l30 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l29, l30, 1);
+                },
+              }
+              let l31 = i32::from(*arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l31 {
+                0 => (),
+                _ => {
+                  let l32 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l33 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l32, l33, 1);
+                },
+              }
+            },
+            3 => {
+              let l34 = *arg0.add(8).cast::<*mut u8>();
+              let l35 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let base38 = l34;
+              let len38 = l35;
+              for i in 0..len38 {
+                let base = base38.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let l36 = *base.add(0).cast::<*mut u8>();
+                  let l37 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l36, l37, 1);
+                }
+              }
+              _rt::cabi_dealloc(base38, len38 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              let l39 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l40 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let base43 = l39;
+              let len43 = l40;
+              for i in 0..len43 {
+                let base = base43.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let l41 = *base.add(0).cast::<*mut u8>();
+                  let l42 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l41, l42, 1);
+                }
+              }
+              _rt::cabi_dealloc(base43, len43 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              let l44 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l45 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l44, l45, 1);
+              let l46 = *arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l47 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l46, l47, 1);
+              let l48 = i32::from(*arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l48 {
+                0 => (),
+                _ => {
+                  let l49 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l50 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l49, l50, 1);
+                },
+              }
+              let l51 = i32::from(*arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l51 {
+                0 => (),
+                _ => {
+                  let l52 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l53 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l52, l53, 1);
+                },
+              }
+            },
+            4 => {
+              let l54 = *arg0.add(8).cast::<*mut u8>();
+              let l55 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l54, l55, 1);
+              let l56 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l57 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l56, l57, 1);
+              let l58 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l59 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let base62 = l58;
+              let len62 = l59;
+              for i in 0..len62 {
+                let base = base62.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let l60 = *base.add(0).cast::<*mut u8>();
+                  let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l60, l61, 1);
+                }
+              }
+              _rt::cabi_dealloc(base62, len62 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              let l63 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l64 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l63, l64, 1);
+              let l65 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l66 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l65, l66, 1);
+              let l67 = i32::from(*arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l67 {
+                0 => (),
+                _ => {
+                  let l68 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l69 = *arg0.add(16+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l68, l69, 1);
+                },
+              }
+              let l70 = i32::from(*arg0.add(16+15*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l70 {
+                0 => (),
+                _ => {
+                  let l71 = *arg0.add(16+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l72 = *arg0.add(16+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l71, l72, 1);
+                },
+              }
+            },
+            _ => {
+              let l73 = *arg0.add(16).cast::<*mut u8>();
+              let l74 = *arg0.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l73, l74, 1);
+              let l75 = *arg0.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l76 = *arg0.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l75, l76, 1);
+              let l77 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l78 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              _rt::cabi_dealloc(l77, l78, 1);
+              let l79 = i32::from(*arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l79 {
+                0 => (),
+                _ => {
+                  let l80 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l81 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l80, l81, 1);
+                },
+              }
+              let l82 = i32::from(*arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+              match l82 {
+                0 => (),
+                _ => {
+                  let l83 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                  let l84 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  _rt::cabi_dealloc(l83, l84, 1);
+                },
+              }
+            },
+          }
+        } }
+        pub trait Guest {
+          #[allow(async_fn_in_trait)]
+          fn before(context: Context,request: Request,) -> Verdict;
+        }
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! __export_portcullis_policy_server_request_0_1_0_cabi{
+          ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+            #[unsafe(export_name = "portcullis:policy/server-request@0.1.0#before")]
+            unsafe extern "C" fn export_before(arg0: *mut u8,) -> *mut u8 {
+              unsafe { $($path_to_types)*::_export_before_cabi::<$ty>(arg0) }
+            }
+            #[unsafe(export_name = "cabi_post_portcullis:policy/server-request@0.1.0#before")]
+            unsafe extern "C" fn _post_return_before(arg0: *mut u8,) {
+              unsafe { $($path_to_types)*::__post_return_before::<$ty>(arg0) }
+            }
+          };);
+        }
+        #[doc(hidden)]
+        pub use __export_portcullis_policy_server_request_0_1_0_cabi;
+        #[repr(align(8))]
+        struct _RetArea([::core::mem::MaybeUninit::<u8>; 16+18*::core::mem::size_of::<*const u8>()]);
+        static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 16+18*::core::mem::size_of::<*const u8>()]);
+      }
+      /// Which authority a client gets from consent. A policy can narrow what was requested and never widen it.
+      #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+      pub mod grant {
+        #[used]
+        #[doc(hidden)]
+        static __FORCE_SECTION_REF: fn() =
+        super::super::super::super::__link_custom_section_describing_imports;
+        
+        use super::super::super::super::_rt;
+        pub type Context = super::super::super::super::portcullis::policy::types::Context;
+        pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
+        pub type Json = super::super::super::super::portcullis::policy::types::Json;
+        pub type Denial = super::super::super::super::portcullis::policy::types::Denial;
+        pub type StepUp = super::super::super::super::portcullis::policy::types::StepUp;
+        pub type Approval = super::super::super::super::portcullis::policy::types::Approval;
+        pub type Note = super::super::super::super::portcullis::policy::types::Note;
+        #[repr(u8)]
+        #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+        pub enum GrantType {
+          AuthorizationCode,
+          DeviceCode,
+          ClientCredentials,
+          TokenExchange,
+          JwtBearer,
+        }
+impl Default for GrantType { fn default() -> Self { Self::AuthorizationCode } }
+        impl ::core::fmt::Debug for GrantType {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            match self {
+              GrantType::AuthorizationCode => {
+                f.debug_tuple("GrantType::AuthorizationCode").finish()
+              }
+              GrantType::DeviceCode => {
+                f.debug_tuple("GrantType::DeviceCode").finish()
+              }
+              GrantType::ClientCredentials => {
+                f.debug_tuple("GrantType::ClientCredentials").finish()
+              }
+              GrantType::TokenExchange => {
+                f.debug_tuple("GrantType::TokenExchange").finish()
+              }
+              GrantType::JwtBearer => {
+                f.debug_tuple("GrantType::JwtBearer").finish()
+              }
+            }
+          }
+        }
+        impl GrantType{
+          #[doc(hidden)]
+          pub unsafe fn _lift(val: u8) -> GrantType{
+            if !cfg!(debug_assertions) {
+              return unsafe { ::core::mem::transmute(val) };
+            }
+            match val {
+              0 => GrantType::AuthorizationCode,
+              1 => GrantType::DeviceCode,
+              2 => GrantType::ClientCredentials,
+              3 => GrantType::TokenExchange,
+              4 => GrantType::JwtBearer,
+              _ => panic!("invalid enum discriminant"),
+            }
+          }
+        }
+        /// An OAuth client.
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+        pub struct Client {
+          pub id: _rt::String,
+          pub name: _rt::String,
+          /// Its metadata document or an operator vouches for it.
+          pub verified: bool,
+          pub first_party: bool,
+          /// Host of the redirect URI in use, or the empty string.
+          pub redirect_host: _rt::String,
+          /// Its registered metadata (RFC 7591 §2).
+#[serde(with = "crate::serial::json")]
+          pub metadata: Json,
+        }
+impl Default for Client { fn default() -> Self { Self { id: Default::default(), name: Default::default(), verified: Default::default(), first_party: Default::default(), redirect_host: Default::default(), metadata: crate::serial::empty_object(), } } }
+        impl ::core::fmt::Debug for Client {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            f.debug_struct("Client").field("id", &self.id).field("name", &self.name).field("verified", &self.verified).field("first-party", &self.first_party).field("redirect-host", &self.redirect_host).field("metadata", &self.metadata).finish()
+          }
+        }
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+        pub struct Request {
+          pub kind: GrantType,
+          pub client: Client,
+          pub scopes: _rt::Vec::<_rt::String>,
+          pub already_granted: _rt::Vec::<_rt::String>,
+          /// Resource indicators (RFC 8707).
+          pub resources: _rt::Vec::<_rt::String>,
+          pub upstreams: _rt::Vec::<Upstream>,
+          pub consent_on_file: bool,
+          /// Seconds.
+          pub access_ttl_s: u32,
+          /// Seconds; absent where no refresh token would be issued.
+          pub refresh_ttl_s: Option<u32>,
+          pub sender_constrained: bool,
+        }
+impl Default for Request { fn default() -> Self { Self { kind: Default::default(), client: Default::default(), scopes: Default::default(), already_granted: Default::default(), resources: Default::default(), upstreams: Default::default(), consent_on_file: Default::default(), access_ttl_s: Default::default(), refresh_ttl_s: Default::default(), sender_constrained: Default::default(), } } }
+        impl ::core::fmt::Debug for Request {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            f.debug_struct("Request").field("kind", &self.kind).field("client", &self.client).field("scopes", &self.scopes).field("already-granted", &self.already_granted).field("resources", &self.resources).field("upstreams", &self.upstreams).field("consent-on-file", &self.consent_on_file).field("access-ttl-s", &self.access_ttl_s).field("refresh-ttl-s", &self.refresh_ttl_s).field("sender-constrained", &self.sender_constrained).finish()
+          }
+        }
+        /// What is granted: never more than was requested.
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+        pub struct Terms {
+#[serde(default)]
+          pub scopes: _rt::Vec::<_rt::String>,
+          /// Patterns over `upstream/tool`; absent: no narrowing.
+#[serde(default)]
+          pub tools: Option<_rt::Vec::<_rt::String>>,
+          /// Seconds; absent: as requested.
+#[serde(default)]
+          pub access_ttl_s: Option<u32>,
+          /// Seconds; absent: as requested.
+#[serde(default)]
+          pub refresh_ttl_s: Option<u32>,
+#[serde(default)]
+          pub require_sender_constraint: bool,
+          /// A JSON object of further claims for the access token; reserved names are refused.
+#[serde(with = "crate::serial::json_option", default)]
+          pub claims: Option<Json>,
+#[serde(default)]
+          pub notes: _rt::Vec::<Note>,
+        }
+impl Default for Terms { fn default() -> Self { Self { scopes: Default::default(), tools: Default::default(), access_ttl_s: Default::default(), refresh_ttl_s: Default::default(), require_sender_constraint: Default::default(), claims: Default::default(), notes: Default::default(), } } }
+        impl ::core::fmt::Debug for Terms {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            f.debug_struct("Terms").field("scopes", &self.scopes).field("tools", &self.tools).field("access-ttl-s", &self.access_ttl_s).field("refresh-ttl-s", &self.refresh_ttl_s).field("require-sender-constraint", &self.require_sender_constraint).field("claims", &self.claims).field("notes", &self.notes).finish()
+          }
+        }
+        /// The person has to be asked, and is told this.
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+        pub struct Consent {
+          pub terms: Terms,
+          pub headline: _rt::String,
+#[serde(default)]
+          pub warnings: _rt::Vec::<_rt::String>,
+        }
+        impl ::core::fmt::Debug for Consent {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            f.debug_struct("Consent").field("terms", &self.terms).field("headline", &self.headline).field("warnings", &self.warnings).finish()
+          }
+        }
+        #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+        pub enum Decision {
+          Abstain,
+          Allow(Terms),
+          Consent(Consent),
+          Approve(Approval),
+          StepUp(StepUp),
+          Deny(Denial),
+        }
+        impl ::core::fmt::Debug for Decision {
+          fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+            match self {
+              Decision::Abstain => {
+                f.debug_tuple("Decision::Abstain").finish()
+              }
+              Decision::Allow(e) => {
+                f.debug_tuple("Decision::Allow").field(e).finish()
+              }
+              Decision::Consent(e) => {
+                f.debug_tuple("Decision::Consent").field(e).finish()
+              }
+              Decision::Approve(e) => {
+                f.debug_tuple("Decision::Approve").field(e).finish()
+              }
+              Decision::StepUp(e) => {
+                f.debug_tuple("Decision::StepUp").field(e).finish()
+              }
+              Decision::Deny(e) => {
+                f.debug_tuple("Decision::Deny").field(e).finish()
+              }
+            }
+          }
+        }
+        #[doc(hidden)]
+        #[allow(non_snake_case, unused_unsafe)]
+        pub unsafe fn _export_authorize_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+        _rt::run_ctors_once();let result137 = {
+          let l0 = *arg0.add(0).cast::<*mut u8>();
+          let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len2 = l1;
+          let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+          let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len5 = l4;
+          let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+          let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+          let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len14 = l13;
+          let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+          let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len25 = l24;
+          let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+          let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len29 = l28;
+          let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+          let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len32 = l31;
+          let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+          let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len35 = l34;
+          let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+          let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base41 = l36;
+          let len41 = l37;
+          let mut result41 = _rt::Vec::with_capacity(len41);
+          for i in 0..len41 {
+            let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e41 = {
+              let l38 = *base.add(0).cast::<*mut u8>();
+              let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len40 = l39;
+              let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+              _rt::string_lift(bytes40)
+            };
+            result41.push(e41);
+          }
+          _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base47 = l42;
+          let len47 = l43;
+          let mut result47 = _rt::Vec::with_capacity(len47);
+          for i in 0..len47 {
+            let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e47 = {
+              let l44 = *base.add(0).cast::<*mut u8>();
+              let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len46 = l45;
+              let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+              _rt::string_lift(bytes46)
+            };
+            result47.push(e47);
+          }
+          _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base53 = l48;
+          let len53 = l49;
+          let mut result53 = _rt::Vec::with_capacity(len53);
+          for i in 0..len53 {
+            let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e53 = {
+              let l50 = *base.add(0).cast::<*mut u8>();
+              let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len52 = l51;
+              let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+              _rt::string_lift(bytes52)
+            };
+            result53.push(e53);
+          }
+          _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base63 = l58;
+          let len63 = l59;
+          let mut result63 = _rt::Vec::with_capacity(len63);
+          for i in 0..len63 {
+            let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e63 = {
+              let l60 = *base.add(0).cast::<*mut u8>();
+              let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len62 = l61;
+              let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+              _rt::string_lift(bytes62)
+            };
+            result63.push(e63);
+          }
+          _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len68 = l67;
+          let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+          let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base74 = l69;
+          let len74 = l70;
+          let mut result74 = _rt::Vec::with_capacity(len74);
+          for i in 0..len74 {
+            let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e74 = {
+              let l71 = *base.add(0).cast::<*mut u8>();
+              let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len73 = l72;
+              let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+              _rt::string_lift(bytes73)
+            };
+            result74.push(e74);
+          }
+          _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base83 = l75;
+          let len83 = l76;
+          let mut result83 = _rt::Vec::with_capacity(len83);
+          for i in 0..len83 {
+            let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+            let e83 = {
+              let l77 = *base.add(0).cast::<*mut u8>();
+              let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len79 = l78;
+              let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+              let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len82 = l81;
+              let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+              super::super::super::super::portcullis::policy::types::Attr{
+                name: _rt::string_lift(bytes79),
+                value: _rt::string_lift(bytes82),
+              }
+            };
+            result83.push(e83);
+          }
+          _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l84 = i32::from(*arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l86 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len87 = l86;
+          let bytes87 = _rt::Vec::from_raw_parts(l85.cast(), len87, len87);
+          let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l89 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len90 = l89;
+          let bytes90 = _rt::Vec::from_raw_parts(l88.cast(), len90, len90);
+          let l91 = i32::from(*arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l92 = i32::from(*arg0.add(25+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l93 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len95 = l94;
+          let bytes95 = _rt::Vec::from_raw_parts(l93.cast(), len95, len95);
+          let l96 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l97 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let len98 = l97;
+          let bytes98 = _rt::Vec::from_raw_parts(l96.cast(), len98, len98);
+          let l99 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l100 = *arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base104 = l99;
+          let len104 = l100;
+          let mut result104 = _rt::Vec::with_capacity(len104);
+          for i in 0..len104 {
+            let base = base104.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e104 = {
+              let l101 = *base.add(0).cast::<*mut u8>();
+              let l102 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len103 = l102;
+              let bytes103 = _rt::Vec::from_raw_parts(l101.cast(), len103, len103);
+              _rt::string_lift(bytes103)
+            };
+            result104.push(e104);
+          }
+          _rt::cabi_dealloc(base104, len104 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l105 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l106 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base110 = l105;
+          let len110 = l106;
+          let mut result110 = _rt::Vec::with_capacity(len110);
+          for i in 0..len110 {
+            let base = base110.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e110 = {
+              let l107 = *base.add(0).cast::<*mut u8>();
+              let l108 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len109 = l108;
+              let bytes109 = _rt::Vec::from_raw_parts(l107.cast(), len109, len109);
+              _rt::string_lift(bytes109)
+            };
+            result110.push(e110);
+          }
+          _rt::cabi_dealloc(base110, len110 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l111 = *arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l112 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base116 = l111;
+          let len116 = l112;
+          let mut result116 = _rt::Vec::with_capacity(len116);
+          for i in 0..len116 {
+            let base = base116.add(i * (2*::core::mem::size_of::<*const u8>()));
+            let e116 = {
+              let l113 = *base.add(0).cast::<*mut u8>();
+              let l114 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len115 = l114;
+              let bytes115 = _rt::Vec::from_raw_parts(l113.cast(), len115, len115);
+              _rt::string_lift(bytes115)
+            };
+            result116.push(e116);
+          }
+          _rt::cabi_dealloc(base116, len116 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l117 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+          let l118 = *arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<usize>();
+          let base131 = l117;
+          let len131 = l118;
+          let mut result131 = _rt::Vec::with_capacity(len131);
+          for i in 0..len131 {
+            let base = base131.add(i * (6*::core::mem::size_of::<*const u8>()));
+            let e131 = {
+              let l119 = *base.add(0).cast::<*mut u8>();
+              let l120 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len121 = l120;
+              let bytes121 = _rt::Vec::from_raw_parts(l119.cast(), len121, len121);
+              let l122 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l123 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let len124 = l123;
+              let bytes124 = _rt::Vec::from_raw_parts(l122.cast(), len124, len124);
+              let l125 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+              let l126 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+              let base130 = l125;
+              let len130 = l126;
+              let mut result130 = _rt::Vec::with_capacity(len130);
+              for i in 0..len130 {
+                let base = base130.add(i * (2*::core::mem::size_of::<*const u8>()));
+                let e130 = {
+                  let l127 = *base.add(0).cast::<*mut u8>();
+                  let l128 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                  let len129 = l128;
+                  let bytes129 = _rt::Vec::from_raw_parts(l127.cast(), len129, len129);
+                  _rt::string_lift(bytes129)
+                };
+                result130.push(e130);
+              }
+              _rt::cabi_dealloc(base130, len130 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              super::super::super::super::portcullis::policy::types::Upstream{
+                id: _rt::string_lift(bytes121),
+                trust: _rt::string_lift(bytes124),
+                labels: result130,
+              }
+            };
+            result131.push(e131);
+          }
+          _rt::cabi_dealloc(base131, len131 * (6*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+          let l132 = i32::from(*arg0.add(24+60*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l133 = *arg0.add(28+60*::core::mem::size_of::<*const u8>()).cast::<i32>();
+          let l134 = i32::from(*arg0.add(32+60*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          let l136 = i32::from(*arg0.add(40+60*::core::mem::size_of::<*const u8>()).cast::<u8>());
+          T_::authorize(super::super::super::super::portcullis::policy::types::Context{
             decision_id: _rt::string_lift(bytes2),
             trace_id: _rt::string_lift(bytes5),
             now_ms: l6 as u64,
@@ -1504,7 +7800,6 @@ pub mod exports {
                   let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
                   let len10 = l9;
                   let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
-
                   _rt::string_lift(bytes10)
                 };
                 Some(e)
@@ -1521,7 +7816,6 @@ pub mod exports {
                   let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
                   let len18 = l17;
                   let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
-
                   _rt::string_lift(bytes18)
                 };
                 Some(e)
@@ -1536,7 +7830,6 @@ pub mod exports {
                   let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
                   let len22 = l21;
                   let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
-
                   _rt::string_lift(bytes22)
                 };
                 Some(e)
@@ -1560,7 +7853,6 @@ pub mod exports {
                     let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
                     let len57 = l56;
                     let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
-
                     _rt::string_lift(bytes57)
                   };
                   Some(e)
@@ -1573,7 +7865,6 @@ pub mod exports {
                 1 => {
                   let e = {
                     let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
-
                     l65 as u64
                   };
                   Some(e)
@@ -1585,1939 +7876,606 @@ pub mod exports {
             satisfied: result74,
             ext: result83,
           }, Request{
-            tool: super::super::super::super::portcullis::policy::types::Tool{
-              upstream: _rt::string_lift(bytes86),
-              name: _rt::string_lift(bytes89),
-              exposed_as: _rt::string_lift(bytes92),
-              hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l93 as u8) << 0) as _),
-              digest: _rt::string_lift(bytes96),
-              labels: result102,
-              title: match l103 {
-                0 => None,
-                1 => {
-                  let e = {
-                    let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l105 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len106 = l105;
-                    let bytes106 = _rt::Vec::from_raw_parts(l104.cast(), len106, len106);
-
-                    _rt::string_lift(bytes106)
-                  };
-                  Some(e)
-                }
-                _ => _rt::invalid_enum_discriminant(),
-              },
-              description: match l107 {
-                0 => None,
-                1 => {
-                  let e = {
-                    let l108 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l109 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len110 = l109;
-                    let bytes110 = _rt::Vec::from_raw_parts(l108.cast(), len110, len110);
-
-                    _rt::string_lift(bytes110)
-                  };
-                  Some(e)
-                }
-                _ => _rt::invalid_enum_discriminant(),
-              },
-              input_schema: match l111 {
-                0 => None,
-                1 => {
-                  let e = {
-                    let l112 = *arg0.add(24+60*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l113 = *arg0.add(24+61*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len114 = l113;
-                    let bytes114 = _rt::Vec::from_raw_parts(l112.cast(), len114, len114);
-
-                    _rt::string_lift(bytes114)
-                  };
-                  Some(e)
-                }
-                _ => _rt::invalid_enum_discriminant(),
-              },
+            kind: GrantType::_lift(l84 as u8),
+            client: Client{
+              id: _rt::string_lift(bytes87),
+              name: _rt::string_lift(bytes90),
+              verified: _rt::bool_lift(l91 as u8),
+              first_party: _rt::bool_lift(l92 as u8),
+              redirect_host: _rt::string_lift(bytes95),
+              metadata: _rt::string_lift(bytes98),
             },
-            upstream: super::super::super::super::portcullis::policy::types::Upstream{
-              id: _rt::string_lift(bytes117),
-              trust: _rt::string_lift(bytes120),
-              labels: result126,
-            },
-            arguments: match l127 {
+            scopes: result104,
+            already_granted: result110,
+            resources: result116,
+            upstreams: result131,
+            consent_on_file: _rt::bool_lift(l132 as u8),
+            access_ttl_s: l133 as u32,
+            refresh_ttl_s: match l134 {
               0 => None,
               1 => {
                 let e = {
-                  let l128 = *arg0.add(24+69*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l129 = *arg0.add(24+70*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len130 = l129;
-                  let bytes130 = _rt::Vec::from_raw_parts(l128.cast(), len130, len130);
-
-                  _rt::string_lift(bytes130)
+                  let l135 = *arg0.add(36+60*::core::mem::size_of::<*const u8>()).cast::<i32>();
+                  l135 as u32
                 };
                 Some(e)
               }
               _ => _rt::invalid_enum_discriminant(),
             },
-            arguments_bytes: l131 as u32,
-            meta: match l132 {
-              0 => None,
-              1 => {
-                let e = {
-                  let l133 = *arg0.add(24+73*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l134 = *arg0.add(24+74*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let len135 = l134;
-                  let bytes135 = _rt::Vec::from_raw_parts(l133.cast(), len135, len135);
-
-                  _rt::string_lift(bytes135)
-                };
-                Some(e)
-              }
-              _ => _rt::invalid_enum_discriminant(),
-            },
+            sender_constrained: _rt::bool_lift(l136 as u8),
           })
         };
-        _rt::cabi_dealloc(arg0, 32+74*::core::mem::size_of::<*const u8>(), 8);
-        let ptr137 = (&raw mut _RET_AREA.0).cast::<u8>();
-        use super::super::super::super::portcullis::policy::types::Verdict as V188;
-        match result136 {
-          V188::Abstain=> {
+        _rt::cabi_dealloc(arg0, 48+60*::core::mem::size_of::<*const u8>(), 8);
+        let ptr138 = (&raw mut _RET_AREA.0).cast::<u8>();
+        match result137 {
+          Decision::Abstain=> {
             {
-              *ptr137.add(0).cast::<u8>() = (0i32) as u8;
+              *ptr138.add(0).cast::<u8>() = (0i32) as u8;
             }
           }
-          V188::Allow(e) => {
-            *ptr137.add(0).cast::<u8>() = (1i32) as u8;
-            let super::super::super::super::portcullis::policy::types::Permit{ rewrite:rewrite138, inspect_result:inspect_result138, timeout_ms:timeout_ms138, notes:notes138, cache:cache138, } = e;
-            use super::super::super::super::portcullis::policy::types::Rewrite as V146;
-            match rewrite138 {
-              V146::Keep=> {
-                {
-                  *ptr137.add(8).cast::<u8>() = (0i32) as u8;
-                }
-              }
-              V146::Patch(e) => {
-                *ptr137.add(8).cast::<u8>() = (1i32) as u8;
-                let vec144 = e;
-                let len144 = vec144.len();
-                let layout144 = _rt::alloc::Layout::from_size_align(vec144.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                let (result144, _cleanup144) = wit_bindgen::rt::Cleanup::new(layout144);if let Some(cleanup) = _cleanup144 { cleanup.forget(); }
-                for (i, e) in vec144.into_iter().enumerate() {
-                  let base = result144.add(i * (5*::core::mem::size_of::<*const u8>()));
-                  {
-                    let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer139, op:op139, } = e;
-                    let vec140 = (pointer139.into_bytes()).into_boxed_slice();
-                    let ptr140 = vec140.as_ptr().cast::<u8>();
-                    let len140 = vec140.len();
-                    ::core::mem::forget(vec140);
-                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
-                    *base.add(0).cast::<*mut u8>() = ptr140.cast_mut();
-                    use super::super::super::super::portcullis::policy::types::EditOp as V143;
-                    match op139 {
-                      V143::Remove=> {
-                        {
-                          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                        }
-                      }
-                      V143::Set(e) => {
-                        *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                        let vec141 = (e.into_bytes()).into_boxed_slice();
-                        let ptr141 = vec141.as_ptr().cast::<u8>();
-                        let len141 = vec141.len();
-                        ::core::mem::forget(vec141);
-                        *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
-                        *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
-                      },
-                      V143::Mask(e) => {
-                        *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
-                        let vec142 = (e.into_bytes()).into_boxed_slice();
-                        let ptr142 = vec142.as_ptr().cast::<u8>();
-                        let len142 = vec142.len();
-                        ::core::mem::forget(vec142);
-                        *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
-                        *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr142.cast_mut();
-                      },
-                    }
-                  }
-                }
-                *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
-                *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result144;
-              },
-              V146::Replace(e) => {
-                *ptr137.add(8).cast::<u8>() = (2i32) as u8;
-                let vec145 = (e.into_bytes()).into_boxed_slice();
-                let ptr145 = vec145.as_ptr().cast::<u8>();
-                let len145 = vec145.len();
-                ::core::mem::forget(vec145);
-                *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
-                *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
-              },
-            }
-            *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match inspect_result138 { true => 1, false => 0 }) as u8;
-            match timeout_ms138 {
-              Some(e) => {
-                *ptr137.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                *ptr137.add(16+3*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
-              },
-              None => {
-                {
-                  *ptr137.add(12+3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                }
-              },
-            };let vec150 = notes138;
-            let len150 = vec150.len();
-            let layout150 = _rt::alloc::Layout::from_size_align(vec150.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-            let (result150, _cleanup150) = wit_bindgen::rt::Cleanup::new(layout150);if let Some(cleanup) = _cleanup150 { cleanup.forget(); }
-            for (i, e) in vec150.into_iter().enumerate() {
-              let base = result150.add(i * (4*::core::mem::size_of::<*const u8>()));
+          Decision::Allow(e) => {
+            *ptr138.add(0).cast::<u8>() = (1i32) as u8;
+            let Terms{ scopes:scopes139, tools:tools139, access_ttl_s:access_ttl_s139, refresh_ttl_s:refresh_ttl_s139, require_sender_constraint:require_sender_constraint139, claims:claims139, notes:notes139, } = e;
+            let vec141 = scopes139;
+            let len141 = vec141.len();
+            let layout141 = _rt::alloc::Layout::from_size_align(vec141.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result141, _cleanup141) = wit_bindgen::rt::Cleanup::new(layout141);if let Some(cleanup) = _cleanup141 { cleanup.forget(); }
+            for (i, e) in vec141.into_iter().enumerate() {
+              let base = result141.add(i * (2*::core::mem::size_of::<*const u8>()));
               {
-                let super::super::super::super::portcullis::policy::types::Note{ key:key147, value:value147, } = e;
-                let vec148 = (key147.into_bytes()).into_boxed_slice();
-                let ptr148 = vec148.as_ptr().cast::<u8>();
-                let len148 = vec148.len();
-                ::core::mem::forget(vec148);
-                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
-                *base.add(0).cast::<*mut u8>() = ptr148.cast_mut();
-                let vec149 = (value147.into_bytes()).into_boxed_slice();
-                let ptr149 = vec149.as_ptr().cast::<u8>();
-                let len149 = vec149.len();
-                ::core::mem::forget(vec149);
-                *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
-                *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+                let vec140 = (e.into_bytes()).into_boxed_slice();
+                let ptr140 = vec140.as_ptr().cast::<u8>();
+                let len140 = vec140.len();
+                ::core::mem::forget(vec140);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
+                *base.add(0).cast::<*mut u8>() = ptr140.cast_mut();
               }
             }
-            *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len150;
-            *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result150;
-            match cache138 {
+            *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+            *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result141;
+            match tools139 {
               Some(e) => {
-                *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                let super::super::super::super::portcullis::policy::types::CacheHint{ ttl_s:ttl_s151, vary:vary151, } = e;
-                *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s151);
-                let vec153 = vary151;
-                let len153 = vec153.len();
-                let layout153 = _rt::alloc::Layout::from_size_align(vec153.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                let (result153, _cleanup153) = wit_bindgen::rt::Cleanup::new(layout153);if let Some(cleanup) = _cleanup153 { cleanup.forget(); }
-                for (i, e) in vec153.into_iter().enumerate() {
-                  let base = result153.add(i * (2*::core::mem::size_of::<*const u8>()));
+                *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec143 = e;
+                let len143 = vec143.len();
+                let layout143 = _rt::alloc::Layout::from_size_align(vec143.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                let (result143, _cleanup143) = wit_bindgen::rt::Cleanup::new(layout143);if let Some(cleanup) = _cleanup143 { cleanup.forget(); }
+                for (i, e) in vec143.into_iter().enumerate() {
+                  let base = result143.add(i * (2*::core::mem::size_of::<*const u8>()));
                   {
-                    let vec152 = (e.into_bytes()).into_boxed_slice();
-                    let ptr152 = vec152.as_ptr().cast::<u8>();
-                    let len152 = vec152.len();
-                    ::core::mem::forget(vec152);
-                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
-                    *base.add(0).cast::<*mut u8>() = ptr152.cast_mut();
+                    let vec142 = (e.into_bytes()).into_boxed_slice();
+                    let ptr142 = vec142.as_ptr().cast::<u8>();
+                    let len142 = vec142.len();
+                    ::core::mem::forget(vec142);
+                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
+                    *base.add(0).cast::<*mut u8>() = ptr142.cast_mut();
                   }
                 }
-                *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
-                *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result153;
+                *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len143;
+                *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result143;
               },
               None => {
                 {
-                  *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
                 }
               },
-            };},
-            V188::Deny(e) => {
-              *ptr137.add(0).cast::<u8>() = (2i32) as u8;
-              let super::super::super::super::portcullis::policy::types::Denial{ reason:reason154, rpc_code:rpc_code154, rpc_data:rpc_data154, as_tool_error:as_tool_error154, } = e;
-              let super::super::super::super::portcullis::policy::types::Reason{ code:code155, message:message155, rule:rule155, detail:detail155, } = reason154;
-              let vec156 = (code155.into_bytes()).into_boxed_slice();
-              let ptr156 = vec156.as_ptr().cast::<u8>();
-              let len156 = vec156.len();
-              ::core::mem::forget(vec156);
-              *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len156;
-              *ptr137.add(8).cast::<*mut u8>() = ptr156.cast_mut();
-              let vec157 = (message155.into_bytes()).into_boxed_slice();
-              let ptr157 = vec157.as_ptr().cast::<u8>();
-              let len157 = vec157.len();
-              ::core::mem::forget(vec157);
-              *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len157;
-              *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr157.cast_mut();
-              match rule155 {
-                Some(e) => {
-                  *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  let vec158 = (e.into_bytes()).into_boxed_slice();
-                  let ptr158 = vec158.as_ptr().cast::<u8>();
-                  let len158 = vec158.len();
-                  ::core::mem::forget(vec158);
-                  *ptr137.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len158;
-                  *ptr137.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr158.cast_mut();
-                },
-                None => {
-                  {
-                    *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };match detail155 {
-                Some(e) => {
-                  *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  let vec159 = (e.into_bytes()).into_boxed_slice();
-                  let ptr159 = vec159.as_ptr().cast::<u8>();
-                  let len159 = vec159.len();
-                  ::core::mem::forget(vec159);
-                  *ptr137.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len159;
-                  *ptr137.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr159.cast_mut();
-                },
-                None => {
-                  {
-                    *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };match rpc_code154 {
-                Some(e) => {
-                  *ptr137.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  *ptr137.add(12+10*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
-                },
-                None => {
-                  {
-                    *ptr137.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };match rpc_data154 {
-                Some(e) => {
-                  *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  let vec160 = (e.into_bytes()).into_boxed_slice();
-                  let ptr160 = vec160.as_ptr().cast::<u8>();
-                  let len160 = vec160.len();
-                  ::core::mem::forget(vec160);
-                  *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len160;
-                  *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr160.cast_mut();
-                },
-                None => {
-                  {
-                    *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };*ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error154 { true => 1, false => 0 }) as u8;
-            },
-            V188::StepUp(e) => {
-              *ptr137.add(0).cast::<u8>() = (3i32) as u8;
-              let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes161, acr_values:acr_values161, max_age_s:max_age_s161, reason:reason161, } = e;
-              let vec163 = scopes161;
-              let len163 = vec163.len();
-              let layout163 = _rt::alloc::Layout::from_size_align(vec163.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-              let (result163, _cleanup163) = wit_bindgen::rt::Cleanup::new(layout163);if let Some(cleanup) = _cleanup163 { cleanup.forget(); }
-              for (i, e) in vec163.into_iter().enumerate() {
-                let base = result163.add(i * (2*::core::mem::size_of::<*const u8>()));
+            };match access_ttl_s139 {
+              Some(e) => {
+                *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                *ptr138.add(4+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+              },
+              None => {
                 {
-                  let vec162 = (e.into_bytes()).into_boxed_slice();
-                  let ptr162 = vec162.as_ptr().cast::<u8>();
-                  let len162 = vec162.len();
-                  ::core::mem::forget(vec162);
-                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len162;
-                  *base.add(0).cast::<*mut u8>() = ptr162.cast_mut();
+                  *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };match refresh_ttl_s139 {
+              Some(e) => {
+                *ptr138.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                *ptr138.add(12+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+              },
+              None => {
+                {
+                  *ptr138.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };*ptr138.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match require_sender_constraint139 { true => 1, false => 0 }) as u8;
+            match claims139 {
+              Some(e) => {
+                *ptr138.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec144 = (e.into_bytes()).into_boxed_slice();
+                let ptr144 = vec144.as_ptr().cast::<u8>();
+                let len144 = vec144.len();
+                ::core::mem::forget(vec144);
+                *ptr138.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+                *ptr138.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr144.cast_mut();
+              },
+              None => {
+                {
+                  *ptr138.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };let vec148 = notes139;
+            let len148 = vec148.len();
+            let layout148 = _rt::alloc::Layout::from_size_align(vec148.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result148, _cleanup148) = wit_bindgen::rt::Cleanup::new(layout148);if let Some(cleanup) = _cleanup148 { cleanup.forget(); }
+            for (i, e) in vec148.into_iter().enumerate() {
+              let base = result148.add(i * (4*::core::mem::size_of::<*const u8>()));
+              {
+                let super::super::super::super::portcullis::policy::types::Note{ key:key145, value:value145, } = e;
+                let vec146 = (key145.into_bytes()).into_boxed_slice();
+                let ptr146 = vec146.as_ptr().cast::<u8>();
+                let len146 = vec146.len();
+                ::core::mem::forget(vec146);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
+                *base.add(0).cast::<*mut u8>() = ptr146.cast_mut();
+                let vec147 = (value145.into_bytes()).into_boxed_slice();
+                let ptr147 = vec147.as_ptr().cast::<u8>();
+                let len147 = vec147.len();
+                ::core::mem::forget(vec147);
+                *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len147;
+                *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr147.cast_mut();
+              }
+            }
+            *ptr138.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
+            *ptr138.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result148;
+          },
+          Decision::Consent(e) => {
+            *ptr138.add(0).cast::<u8>() = (2i32) as u8;
+            let Consent{ terms:terms149, headline:headline149, warnings:warnings149, } = e;
+            let Terms{ scopes:scopes150, tools:tools150, access_ttl_s:access_ttl_s150, refresh_ttl_s:refresh_ttl_s150, require_sender_constraint:require_sender_constraint150, claims:claims150, notes:notes150, } = terms149;
+            let vec152 = scopes150;
+            let len152 = vec152.len();
+            let layout152 = _rt::alloc::Layout::from_size_align(vec152.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result152, _cleanup152) = wit_bindgen::rt::Cleanup::new(layout152);if let Some(cleanup) = _cleanup152 { cleanup.forget(); }
+            for (i, e) in vec152.into_iter().enumerate() {
+              let base = result152.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let vec151 = (e.into_bytes()).into_boxed_slice();
+                let ptr151 = vec151.as_ptr().cast::<u8>();
+                let len151 = vec151.len();
+                ::core::mem::forget(vec151);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
+                *base.add(0).cast::<*mut u8>() = ptr151.cast_mut();
+              }
+            }
+            *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
+            *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result152;
+            match tools150 {
+              Some(e) => {
+                *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec154 = e;
+                let len154 = vec154.len();
+                let layout154 = _rt::alloc::Layout::from_size_align(vec154.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                let (result154, _cleanup154) = wit_bindgen::rt::Cleanup::new(layout154);if let Some(cleanup) = _cleanup154 { cleanup.forget(); }
+                for (i, e) in vec154.into_iter().enumerate() {
+                  let base = result154.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let vec153 = (e.into_bytes()).into_boxed_slice();
+                    let ptr153 = vec153.as_ptr().cast::<u8>();
+                    let len153 = vec153.len();
+                    ::core::mem::forget(vec153);
+                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
+                    *base.add(0).cast::<*mut u8>() = ptr153.cast_mut();
+                  }
+                }
+                *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len154;
+                *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result154;
+              },
+              None => {
+                {
+                  *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };match access_ttl_s150 {
+              Some(e) => {
+                *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                *ptr138.add(4+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+              },
+              None => {
+                {
+                  *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };match refresh_ttl_s150 {
+              Some(e) => {
+                *ptr138.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                *ptr138.add(12+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+              },
+              None => {
+                {
+                  *ptr138.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };*ptr138.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match require_sender_constraint150 { true => 1, false => 0 }) as u8;
+            match claims150 {
+              Some(e) => {
+                *ptr138.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec155 = (e.into_bytes()).into_boxed_slice();
+                let ptr155 = vec155.as_ptr().cast::<u8>();
+                let len155 = vec155.len();
+                ::core::mem::forget(vec155);
+                *ptr138.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len155;
+                *ptr138.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr155.cast_mut();
+              },
+              None => {
+                {
+                  *ptr138.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                }
+              },
+            };let vec159 = notes150;
+            let len159 = vec159.len();
+            let layout159 = _rt::alloc::Layout::from_size_align(vec159.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result159, _cleanup159) = wit_bindgen::rt::Cleanup::new(layout159);if let Some(cleanup) = _cleanup159 { cleanup.forget(); }
+            for (i, e) in vec159.into_iter().enumerate() {
+              let base = result159.add(i * (4*::core::mem::size_of::<*const u8>()));
+              {
+                let super::super::super::super::portcullis::policy::types::Note{ key:key156, value:value156, } = e;
+                let vec157 = (key156.into_bytes()).into_boxed_slice();
+                let ptr157 = vec157.as_ptr().cast::<u8>();
+                let len157 = vec157.len();
+                ::core::mem::forget(vec157);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len157;
+                *base.add(0).cast::<*mut u8>() = ptr157.cast_mut();
+                let vec158 = (value156.into_bytes()).into_boxed_slice();
+                let ptr158 = vec158.as_ptr().cast::<u8>();
+                let len158 = vec158.len();
+                ::core::mem::forget(vec158);
+                *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len158;
+                *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr158.cast_mut();
+              }
+            }
+            *ptr138.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len159;
+            *ptr138.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result159;
+            let vec160 = (headline149.into_bytes()).into_boxed_slice();
+            let ptr160 = vec160.as_ptr().cast::<u8>();
+            let len160 = vec160.len();
+            ::core::mem::forget(vec160);
+            *ptr138.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len160;
+            *ptr138.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr160.cast_mut();
+            let vec162 = warnings149;
+            let len162 = vec162.len();
+            let layout162 = _rt::alloc::Layout::from_size_align(vec162.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result162, _cleanup162) = wit_bindgen::rt::Cleanup::new(layout162);if let Some(cleanup) = _cleanup162 { cleanup.forget(); }
+            for (i, e) in vec162.into_iter().enumerate() {
+              let base = result162.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let vec161 = (e.into_bytes()).into_boxed_slice();
+                let ptr161 = vec161.as_ptr().cast::<u8>();
+                let len161 = vec161.len();
+                ::core::mem::forget(vec161);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len161;
+                *base.add(0).cast::<*mut u8>() = ptr161.cast_mut();
+              }
+            }
+            *ptr138.add(16+15*::core::mem::size_of::<*const u8>()).cast::<usize>() = len162;
+            *ptr138.add(16+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result162;
+          },
+          Decision::Approve(e) => {
+            *ptr138.add(0).cast::<u8>() = (3i32) as u8;
+            let super::super::super::super::portcullis::policy::types::Approval{ title:title163, summary:summary163, by:by163, approvers:approvers163, ttl_s:ttl_s163, remember:remember163, reason:reason163, } = e;
+            let vec164 = (title163.into_bytes()).into_boxed_slice();
+            let ptr164 = vec164.as_ptr().cast::<u8>();
+            let len164 = vec164.len();
+            ::core::mem::forget(vec164);
+            *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len164;
+            *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr164.cast_mut();
+            let vec165 = (summary163.into_bytes()).into_boxed_slice();
+            let ptr165 = vec165.as_ptr().cast::<u8>();
+            let len165 = vec165.len();
+            ::core::mem::forget(vec165);
+            *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len165;
+            *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr165.cast_mut();
+            *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by163.clone() as i32) as u8;
+            let vec167 = approvers163;
+            let len167 = vec167.len();
+            let layout167 = _rt::alloc::Layout::from_size_align(vec167.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+            let (result167, _cleanup167) = wit_bindgen::rt::Cleanup::new(layout167);if let Some(cleanup) = _cleanup167 { cleanup.forget(); }
+            for (i, e) in vec167.into_iter().enumerate() {
+              let base = result167.add(i * (2*::core::mem::size_of::<*const u8>()));
+              {
+                let vec166 = (e.into_bytes()).into_boxed_slice();
+                let ptr166 = vec166.as_ptr().cast::<u8>();
+                let len166 = vec166.len();
+                ::core::mem::forget(vec166);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len166;
+                *base.add(0).cast::<*mut u8>() = ptr166.cast_mut();
+              }
+            }
+            *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len167;
+            *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result167;
+            *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s163);
+            use super::super::super::super::portcullis::policy::types::ApprovalMemory as V168;
+            match remember163 {
+              V168::Once=> {
+                {
+                  *ptr138.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
                 }
               }
-              *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len163;
-              *ptr137.add(8).cast::<*mut u8>() = result163;
-              let vec165 = acr_values161;
-              let len165 = vec165.len();
-              let layout165 = _rt::alloc::Layout::from_size_align(vec165.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-              let (result165, _cleanup165) = wit_bindgen::rt::Cleanup::new(layout165);if let Some(cleanup) = _cleanup165 { cleanup.forget(); }
-              for (i, e) in vec165.into_iter().enumerate() {
-                let base = result165.add(i * (2*::core::mem::size_of::<*const u8>()));
-                {
-                  let vec164 = (e.into_bytes()).into_boxed_slice();
-                  let ptr164 = vec164.as_ptr().cast::<u8>();
-                  let len164 = vec164.len();
-                  ::core::mem::forget(vec164);
-                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len164;
-                  *base.add(0).cast::<*mut u8>() = ptr164.cast_mut();
-                }
-              }
-              *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len165;
-              *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result165;
-              match max_age_s161 {
-                Some(e) => {
-                  *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  *ptr137.add(12+4*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
-                },
-                None => {
-                  {
-                    *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };let super::super::super::super::portcullis::policy::types::Reason{ code:code166, message:message166, rule:rule166, detail:detail166, } = reason161;
-              let vec167 = (code166.into_bytes()).into_boxed_slice();
-              let ptr167 = vec167.as_ptr().cast::<u8>();
-              let len167 = vec167.len();
-              ::core::mem::forget(vec167);
-              *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len167;
-              *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr167.cast_mut();
-              let vec168 = (message166.into_bytes()).into_boxed_slice();
-              let ptr168 = vec168.as_ptr().cast::<u8>();
-              let len168 = vec168.len();
-              ::core::mem::forget(vec168);
-              *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len168;
-              *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr168.cast_mut();
-              match rule166 {
-                Some(e) => {
-                  *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  let vec169 = (e.into_bytes()).into_boxed_slice();
-                  let ptr169 = vec169.as_ptr().cast::<u8>();
-                  let len169 = vec169.len();
-                  ::core::mem::forget(vec169);
-                  *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len169;
-                  *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr169.cast_mut();
-                },
-                None => {
-                  {
-                    *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };match detail166 {
-                Some(e) => {
-                  *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                  let vec170 = (e.into_bytes()).into_boxed_slice();
-                  let ptr170 = vec170.as_ptr().cast::<u8>();
-                  let len170 = vec170.len();
-                  ::core::mem::forget(vec170);
-                  *ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len170;
-                  *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr170.cast_mut();
-                },
-                None => {
-                  {
-                    *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                  }
-                },
-              };},
-              V188::Approve(e) => {
-                *ptr137.add(0).cast::<u8>() = (4i32) as u8;
-                let super::super::super::super::portcullis::policy::types::Approval{ title:title171, summary:summary171, by:by171, approvers:approvers171, ttl_s:ttl_s171, remember:remember171, reason:reason171, } = e;
-                let vec172 = (title171.into_bytes()).into_boxed_slice();
+              V168::Seconds(e) => {
+                *ptr138.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                *ptr138.add(8+8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+              },
+            }
+            let super::super::super::super::portcullis::policy::types::Reason{ code:code169, message:message169, rule:rule169, detail:detail169, } = reason163;
+            let vec170 = (code169.into_bytes()).into_boxed_slice();
+            let ptr170 = vec170.as_ptr().cast::<u8>();
+            let len170 = vec170.len();
+            ::core::mem::forget(vec170);
+            *ptr138.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len170;
+            *ptr138.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr170.cast_mut();
+            let vec171 = (message169.into_bytes()).into_boxed_slice();
+            let ptr171 = vec171.as_ptr().cast::<u8>();
+            let len171 = vec171.len();
+            ::core::mem::forget(vec171);
+            *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len171;
+            *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr171.cast_mut();
+            match rule169 {
+              Some(e) => {
+                *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec172 = (e.into_bytes()).into_boxed_slice();
                 let ptr172 = vec172.as_ptr().cast::<u8>();
                 let len172 = vec172.len();
                 ::core::mem::forget(vec172);
-                *ptr137.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len172;
-                *ptr137.add(8).cast::<*mut u8>() = ptr172.cast_mut();
-                let vec173 = (summary171.into_bytes()).into_boxed_slice();
-                let ptr173 = vec173.as_ptr().cast::<u8>();
-                let len173 = vec173.len();
-                ::core::mem::forget(vec173);
-                *ptr137.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len173;
-                *ptr137.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr173.cast_mut();
-                *ptr137.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by171.clone() as i32) as u8;
-                let vec175 = approvers171;
-                let len175 = vec175.len();
-                let layout175 = _rt::alloc::Layout::from_size_align(vec175.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                let (result175, _cleanup175) = wit_bindgen::rt::Cleanup::new(layout175);if let Some(cleanup) = _cleanup175 { cleanup.forget(); }
-                for (i, e) in vec175.into_iter().enumerate() {
-                  let base = result175.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  {
-                    let vec174 = (e.into_bytes()).into_boxed_slice();
-                    let ptr174 = vec174.as_ptr().cast::<u8>();
-                    let len174 = vec174.len();
-                    ::core::mem::forget(vec174);
-                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len174;
-                    *base.add(0).cast::<*mut u8>() = ptr174.cast_mut();
-                  }
-                }
-                *ptr137.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len175;
-                *ptr137.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result175;
-                *ptr137.add(8+7*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s171);
-                *ptr137.add(12+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (remember171.clone() as i32) as u8;
-                let super::super::super::super::portcullis::policy::types::Reason{ code:code176, message:message176, rule:rule176, detail:detail176, } = reason171;
-                let vec177 = (code176.into_bytes()).into_boxed_slice();
-                let ptr177 = vec177.as_ptr().cast::<u8>();
-                let len177 = vec177.len();
-                ::core::mem::forget(vec177);
-                *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len177;
-                *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr177.cast_mut();
-                let vec178 = (message176.into_bytes()).into_boxed_slice();
-                let ptr178 = vec178.as_ptr().cast::<u8>();
-                let len178 = vec178.len();
-                ::core::mem::forget(vec178);
-                *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len178;
-                *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr178.cast_mut();
-                match rule176 {
-                  Some(e) => {
-                    *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                    let vec179 = (e.into_bytes()).into_boxed_slice();
-                    let ptr179 = vec179.as_ptr().cast::<u8>();
-                    let len179 = vec179.len();
-                    ::core::mem::forget(vec179);
-                    *ptr137.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len179;
-                    *ptr137.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr179.cast_mut();
-                  },
-                  None => {
-                    {
-                      *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                    }
-                  },
-                };match detail176 {
-                  Some(e) => {
-                    *ptr137.add(16+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                    let vec180 = (e.into_bytes()).into_boxed_slice();
-                    let ptr180 = vec180.as_ptr().cast::<u8>();
-                    let len180 = vec180.len();
-                    ::core::mem::forget(vec180);
-                    *ptr137.add(16+16*::core::mem::size_of::<*const u8>()).cast::<usize>() = len180;
-                    *ptr137.add(16+15*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr180.cast_mut();
-                  },
-                  None => {
-                    {
-                      *ptr137.add(16+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                    }
-                  },
-                };},
-                V188::Throttle(e) => {
-                  *ptr137.add(0).cast::<u8>() = (5i32) as u8;
-                  let super::super::super::super::portcullis::policy::types::Throttle{ retry_after_ms:retry_after_ms181, bucket:bucket181, reason:reason181, } = e;
-                  *ptr137.add(8).cast::<i64>() = _rt::as_i64(retry_after_ms181);
-                  let vec182 = (bucket181.into_bytes()).into_boxed_slice();
-                  let ptr182 = vec182.as_ptr().cast::<u8>();
-                  let len182 = vec182.len();
-                  ::core::mem::forget(vec182);
-                  *ptr137.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>() = len182;
-                  *ptr137.add(16).cast::<*mut u8>() = ptr182.cast_mut();
-                  let super::super::super::super::portcullis::policy::types::Reason{ code:code183, message:message183, rule:rule183, detail:detail183, } = reason181;
-                  let vec184 = (code183.into_bytes()).into_boxed_slice();
-                  let ptr184 = vec184.as_ptr().cast::<u8>();
-                  let len184 = vec184.len();
-                  ::core::mem::forget(vec184);
-                  *ptr137.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len184;
-                  *ptr137.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr184.cast_mut();
-                  let vec185 = (message183.into_bytes()).into_boxed_slice();
-                  let ptr185 = vec185.as_ptr().cast::<u8>();
-                  let len185 = vec185.len();
-                  ::core::mem::forget(vec185);
-                  *ptr137.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len185;
-                  *ptr137.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr185.cast_mut();
-                  match rule183 {
-                    Some(e) => {
-                      *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      let vec186 = (e.into_bytes()).into_boxed_slice();
-                      let ptr186 = vec186.as_ptr().cast::<u8>();
-                      let len186 = vec186.len();
-                      ::core::mem::forget(vec186);
-                      *ptr137.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len186;
-                      *ptr137.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr186.cast_mut();
-                    },
-                    None => {
-                      {
-                        *ptr137.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };match detail183 {
-                    Some(e) => {
-                      *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      let vec187 = (e.into_bytes()).into_boxed_slice();
-                      let ptr187 = vec187.as_ptr().cast::<u8>();
-                      let len187 = vec187.len();
-                      ::core::mem::forget(vec187);
-                      *ptr137.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len187;
-                      *ptr137.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr187.cast_mut();
-                    },
-                    None => {
-                      {
-                        *ptr137.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };},
-                }
-                ptr137
-              } }
-              #[doc(hidden)]
-              #[allow(non_snake_case)]
-              pub unsafe fn __post_return_before<T_: Guest>(arg0: *mut u8,) { unsafe {
-                let l0 = i32::from(*arg0.add(0).cast::<u8>());
-                match l0 {
-                  0 => (),
-                  1 => {
-                    let l1 = i32::from(*arg0.add(8).cast::<u8>());
-                    match l1 {
-                      0 => (),
-                      1 => {
-                        let l2 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l3 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let base11 = l2;
-                        let len11 = l3;
-                        for i in 0..len11 {
-                          let base = base11.add(i * (5*::core::mem::size_of::<*const u8>()));
-                          {
-                            let l4 = *base.add(0).cast::<*mut u8>();
-                            let l5 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                            _rt::cabi_dealloc(l4, l5, 1);
-                            let l6 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                            match l6 {
-                              0 => (),
-                              1 => {
-                                let l7 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                                let l8 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                                _rt::cabi_dealloc(l7, l8, 1);
-                              },
-                              _ => {
-                                let l9 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                                let l10 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                                _rt::cabi_dealloc(l9, l10, 1);
-                              },
-                            }
-                          }
-                        }
-                        _rt::cabi_dealloc(base11, len11 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                      },
-                      _ => {
-                        let l12 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l13 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l12, l13, 1);
-                      },
-                    }
-                    let l14 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l15 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let base20 = l14;
-                    let len20 = l15;
-                    for i in 0..len20 {
-                      let base = base20.add(i * (4*::core::mem::size_of::<*const u8>()));
-                      {
-                        let l16 = *base.add(0).cast::<*mut u8>();
-                        let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l16, l17, 1);
-                        let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l19 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l18, l19, 1);
-                      }
-                    }
-                    _rt::cabi_dealloc(base20, len20 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                    let l21 = i32::from(*arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l21 {
-                      0 => (),
-                      _ => {
-                        let l22 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l23 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let base26 = l22;
-                        let len26 = l23;
-                        for i in 0..len26 {
-                          let base = base26.add(i * (2*::core::mem::size_of::<*const u8>()));
-                          {
-                            let l24 = *base.add(0).cast::<*mut u8>();
-                            let l25 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                            _rt::cabi_dealloc(l24, l25, 1);
-                          }
-                        }
-                        _rt::cabi_dealloc(base26, len26 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                      },
-                    }
-                  },
-                  2 => {
-                    let l27 = *arg0.add(8).cast::<*mut u8>();
-                    let l28 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l27, l28, 1);
-                    let l29 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l30 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l29, l30, 1);
-                    let l31 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l31 {
-                      0 => (),
-                      _ => {
-                        let l32 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l33 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l32, l33, 1);
-                      },
-                    }
-                    let l34 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l34 {
-                      0 => (),
-                      _ => {
-                        let l35 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l36 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l35, l36, 1);
-                      },
-                    }
-                    let l37 = i32::from(*arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l37 {
-                      0 => (),
-                      _ => {
-                        let l38 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l39 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l38, l39, 1);
-                      },
-                    }
-                  },
-                  3 => {
-                    let l40 = *arg0.add(8).cast::<*mut u8>();
-                    let l41 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let base44 = l40;
-                    let len44 = l41;
-                    for i in 0..len44 {
-                      let base = base44.add(i * (2*::core::mem::size_of::<*const u8>()));
-                      {
-                        let l42 = *base.add(0).cast::<*mut u8>();
-                        let l43 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l42, l43, 1);
-                      }
-                    }
-                    _rt::cabi_dealloc(base44, len44 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                    let l45 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l46 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let base49 = l45;
-                    let len49 = l46;
-                    for i in 0..len49 {
-                      let base = base49.add(i * (2*::core::mem::size_of::<*const u8>()));
-                      {
-                        let l47 = *base.add(0).cast::<*mut u8>();
-                        let l48 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l47, l48, 1);
-                      }
-                    }
-                    _rt::cabi_dealloc(base49, len49 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                    let l50 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l51 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l50, l51, 1);
-                    let l52 = *arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l53 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l52, l53, 1);
-                    let l54 = i32::from(*arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l54 {
-                      0 => (),
-                      _ => {
-                        let l55 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l56 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l55, l56, 1);
-                      },
-                    }
-                    let l57 = i32::from(*arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l57 {
-                      0 => (),
-                      _ => {
-                        let l58 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l59 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l58, l59, 1);
-                      },
-                    }
-                  },
-                  4 => {
-                    let l60 = *arg0.add(8).cast::<*mut u8>();
-                    let l61 = *arg0.add(8+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l60, l61, 1);
-                    let l62 = *arg0.add(8+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l63 = *arg0.add(8+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l62, l63, 1);
-                    let l64 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l65 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let base68 = l64;
-                    let len68 = l65;
-                    for i in 0..len68 {
-                      let base = base68.add(i * (2*::core::mem::size_of::<*const u8>()));
-                      {
-                        let l66 = *base.add(0).cast::<*mut u8>();
-                        let l67 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l66, l67, 1);
-                      }
-                    }
-                    _rt::cabi_dealloc(base68, len68 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                    let l69 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l70 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l69, l70, 1);
-                    let l71 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l72 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l71, l72, 1);
-                    let l73 = i32::from(*arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l73 {
-                      0 => (),
-                      _ => {
-                        let l74 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l75 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l74, l75, 1);
-                      },
-                    }
-                    let l76 = i32::from(*arg0.add(16+14*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l76 {
-                      0 => (),
-                      _ => {
-                        let l77 = *arg0.add(16+15*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l78 = *arg0.add(16+16*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l77, l78, 1);
-                      },
-                    }
-                  },
-                  _ => {
-                    let l79 = *arg0.add(16).cast::<*mut u8>();
-                    let l80 = *arg0.add(16+1*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l79, l80, 1);
-                    let l81 = *arg0.add(16+2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l82 = *arg0.add(16+3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l81, l82, 1);
-                    let l83 = *arg0.add(16+4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l84 = *arg0.add(16+5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    _rt::cabi_dealloc(l83, l84, 1);
-                    let l85 = i32::from(*arg0.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l85 {
-                      0 => (),
-                      _ => {
-                        let l86 = *arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l87 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l86, l87, 1);
-                      },
-                    }
-                    let l88 = i32::from(*arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    match l88 {
-                      0 => (),
-                      _ => {
-                        let l89 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l90 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        _rt::cabi_dealloc(l89, l90, 1);
-                      },
-                    }
-                  },
-                }
-              } }
-              pub trait Guest {
-                #[allow(async_fn_in_trait)]
-                fn before(ctx: Context,req: Request,) -> Verdict;
-              }
-              #[doc(hidden)]
-              #[macro_export]
-              macro_rules! __export_portcullis_policy_tool_call_0_1_0_cabi{
-                ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
-
-                  #[unsafe(export_name = "portcullis:policy/tool-call@0.1.0#before")]
-                  unsafe extern "C" fn export_before(arg0: *mut u8,) -> *mut u8 {
-                    unsafe { $($path_to_types)*::_export_before_cabi::<$ty>(arg0) }
-                  }
-                  #[unsafe(export_name = "cabi_post_portcullis:policy/tool-call@0.1.0#before")]
-                  unsafe extern "C" fn _post_return_before(arg0: *mut u8,) {
-                    unsafe { $($path_to_types)*::__post_return_before::<$ty>(arg0) }
-                  }
-                };);
-              }
-              #[doc(hidden)]
-              pub use __export_portcullis_policy_tool_call_0_1_0_cabi;
-
-              #[repr(align(8))]
-              struct _RetArea([::core::mem::MaybeUninit::<u8>; 24+16*::core::mem::size_of::<*const u8>()]);
-              static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 24+16*::core::mem::size_of::<*const u8>()]);
-
-            }
-
-            /// What of a result may reach the caller.
-            #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-            pub mod tool_result {
-              #[used]
-              #[doc(hidden)]
-              static __FORCE_SECTION_REF: fn() =
-              super::super::super::super::__link_custom_section_describing_imports;
-              
-              use super::super::super::super::_rt;
-              pub type Context = super::super::super::super::portcullis::policy::types::Context;
-              pub type Tool = super::super::super::super::portcullis::policy::types::Tool;
-              pub type Part = super::super::super::super::portcullis::policy::types::Part;
-              pub type Json = super::super::super::super::portcullis::policy::types::Json;
-              pub type Inspection = super::super::super::super::portcullis::policy::types::Inspection;
-              #[derive(Clone, Eq, PartialEq)]
-              pub struct Response {
-                pub tool: Tool,
-                pub is_error: bool,
-                /// The texts are present if the need for this hook says `output: full`.
-                pub parts: _rt::Vec::<Part>,
-                /// `structuredContent`, if the need for this hook says `output: full`.
-                pub structured: Option<Json>,
-                pub elapsed_ms: u32,
-              }
-              impl ::core::fmt::Debug for Response {
-                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                  f.debug_struct("Response").field("tool", &self.tool).field("is-error", &self.is_error).field("parts", &self.parts).field("structured", &self.structured).field("elapsed-ms", &self.elapsed_ms).finish()
-                }
-              }
-              #[doc(hidden)]
-              #[allow(non_snake_case, unused_unsafe)]
-              pub unsafe fn _export_after_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
-              _rt::run_ctors_once();let result137 = {
-                let l0 = *arg0.add(0).cast::<*mut u8>();
-                let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len2 = l1;
-                let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
-                let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len5 = l4;
-                let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
-                let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
-                let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len14 = l13;
-                let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
-                let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len25 = l24;
-                let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
-                let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len29 = l28;
-                let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
-                let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len32 = l31;
-                let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
-                let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len35 = l34;
-                let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
-                let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base41 = l36;
-                let len41 = l37;
-                let mut result41 = _rt::Vec::with_capacity(len41);
-                for i in 0..len41 {
-                  let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e41 = {
-                    let l38 = *base.add(0).cast::<*mut u8>();
-                    let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len40 = l39;
-                    let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
-
-                    _rt::string_lift(bytes40)
-                  };
-                  result41.push(e41);
-                }
-                _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base47 = l42;
-                let len47 = l43;
-                let mut result47 = _rt::Vec::with_capacity(len47);
-                for i in 0..len47 {
-                  let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e47 = {
-                    let l44 = *base.add(0).cast::<*mut u8>();
-                    let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len46 = l45;
-                    let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
-
-                    _rt::string_lift(bytes46)
-                  };
-                  result47.push(e47);
-                }
-                _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base53 = l48;
-                let len53 = l49;
-                let mut result53 = _rt::Vec::with_capacity(len53);
-                for i in 0..len53 {
-                  let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e53 = {
-                    let l50 = *base.add(0).cast::<*mut u8>();
-                    let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len52 = l51;
-                    let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
-
-                    _rt::string_lift(bytes52)
-                  };
-                  result53.push(e53);
-                }
-                _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base63 = l58;
-                let len63 = l59;
-                let mut result63 = _rt::Vec::with_capacity(len63);
-                for i in 0..len63 {
-                  let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e63 = {
-                    let l60 = *base.add(0).cast::<*mut u8>();
-                    let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len62 = l61;
-                    let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
-
-                    _rt::string_lift(bytes62)
-                  };
-                  result63.push(e63);
-                }
-                _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len68 = l67;
-                let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
-                let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base74 = l69;
-                let len74 = l70;
-                let mut result74 = _rt::Vec::with_capacity(len74);
-                for i in 0..len74 {
-                  let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e74 = {
-                    let l71 = *base.add(0).cast::<*mut u8>();
-                    let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len73 = l72;
-                    let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
-
-                    _rt::string_lift(bytes73)
-                  };
-                  result74.push(e74);
-                }
-                _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base83 = l75;
-                let len83 = l76;
-                let mut result83 = _rt::Vec::with_capacity(len83);
-                for i in 0..len83 {
-                  let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
-                  let e83 = {
-                    let l77 = *base.add(0).cast::<*mut u8>();
-                    let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len79 = l78;
-                    let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
-                    let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len82 = l81;
-                    let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
-
-                    super::super::super::super::portcullis::policy::types::Attr{
-                      name: _rt::string_lift(bytes79),
-                      value: _rt::string_lift(bytes82),
-                    }
-                  };
-                  result83.push(e83);
-                }
-                _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len86 = l85;
-                let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
-                let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len89 = l88;
-                let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
-                let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len92 = l91;
-                let bytes92 = _rt::Vec::from_raw_parts(l90.cast(), len92, len92);
-                let l93 = i32::from(*arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l94 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l95 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let len96 = l95;
-                let bytes96 = _rt::Vec::from_raw_parts(l94.cast(), len96, len96);
-                let l97 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l98 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base102 = l97;
-                let len102 = l98;
-                let mut result102 = _rt::Vec::with_capacity(len102);
-                for i in 0..len102 {
-                  let base = base102.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  let e102 = {
-                    let l99 = *base.add(0).cast::<*mut u8>();
-                    let l100 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len101 = l100;
-                    let bytes101 = _rt::Vec::from_raw_parts(l99.cast(), len101, len101);
-
-                    _rt::string_lift(bytes101)
-                  };
-                  result102.push(e102);
-                }
-                _rt::cabi_dealloc(base102, len102 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l103 = i32::from(*arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l107 = i32::from(*arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l111 = i32::from(*arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l115 = i32::from(*arg0.add(24+62*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l116 = *arg0.add(24+63*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l117 = *arg0.add(24+64*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base131 = l116;
-                let len131 = l117;
-                let mut result131 = _rt::Vec::with_capacity(len131);
-                for i in 0..len131 {
-                  let base = base131.add(i * (10*::core::mem::size_of::<*const u8>()));
-                  let e131 = {
-                    let l118 = *base.add(0).cast::<i32>();
-                    let l119 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                    let l120 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                    let len121 = l120;
-                    let bytes121 = _rt::Vec::from_raw_parts(l119.cast(), len121, len121);
-                    let l122 = i32::from(*base.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                    let l126 = *base.add(6*::core::mem::size_of::<*const u8>()).cast::<i32>();
-                    let l127 = i32::from(*base.add(7*::core::mem::size_of::<*const u8>()).cast::<u8>());
-
-                    super::super::super::super::portcullis::policy::types::Part{
-                      index: l118 as u32,
-                      kind: _rt::string_lift(bytes121),
-                      mime: match l122 {
-                        0 => None,
-                        1 => {
-                          let e = {
-                            let l123 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                            let l124 = *base.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                            let len125 = l124;
-                            let bytes125 = _rt::Vec::from_raw_parts(l123.cast(), len125, len125);
-
-                            _rt::string_lift(bytes125)
-                          };
-                          Some(e)
-                        }
-                        _ => _rt::invalid_enum_discriminant(),
-                      },
-                      bytes: l126 as u32,
-                      text: match l127 {
-                        0 => None,
-                        1 => {
-                          let e = {
-                            let l128 = *base.add(8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                            let l129 = *base.add(9*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                            let len130 = l129;
-                            let bytes130 = _rt::Vec::from_raw_parts(l128.cast(), len130, len130);
-
-                            _rt::string_lift(bytes130)
-                          };
-                          Some(e)
-                        }
-                        _ => _rt::invalid_enum_discriminant(),
-                      },
-                    }
-                  };
-                  result131.push(e131);
-                }
-                _rt::cabi_dealloc(base131, len131 * (10*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l132 = i32::from(*arg0.add(24+65*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                let l136 = *arg0.add(24+68*::core::mem::size_of::<*const u8>()).cast::<i32>();
-                T_::after(super::super::super::super::portcullis::policy::types::Context{
-                  decision_id: _rt::string_lift(bytes2),
-                  trace_id: _rt::string_lift(bytes5),
-                  now_ms: l6 as u64,
-                  session_id: match l7 {
-                    0 => None,
-                    1 => {
-                      let e = {
-                        let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let len10 = l9;
-                        let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
-
-                        _rt::string_lift(bytes10)
-                      };
-                      Some(e)
-                    }
-                    _ => _rt::invalid_enum_discriminant(),
-                  },
-                  transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
-                  protocol_version: _rt::string_lift(bytes14),
-                  remote_ip: match l15 {
-                    0 => None,
-                    1 => {
-                      let e = {
-                        let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let len18 = l17;
-                        let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
-
-                        _rt::string_lift(bytes18)
-                      };
-                      Some(e)
-                    }
-                    _ => _rt::invalid_enum_discriminant(),
-                  },
-                  user_agent: match l19 {
-                    0 => None,
-                    1 => {
-                      let e = {
-                        let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let len22 = l21;
-                        let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
-
-                        _rt::string_lift(bytes22)
-                      };
-                      Some(e)
-                    }
-                    _ => _rt::invalid_enum_discriminant(),
-                  },
-                  caller: super::super::super::super::portcullis::policy::types::Caller{
-                    subject: _rt::string_lift(bytes25),
-                    kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
-                    issuer: _rt::string_lift(bytes29),
-                    tenant: _rt::string_lift(bytes32),
-                    client_id: _rt::string_lift(bytes35),
-                    actor_chain: result41,
-                    groups: result47,
-                    scopes: result53,
-                    acr: match l54 {
-                      0 => None,
-                      1 => {
-                        let e = {
-                          let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          let len57 = l56;
-                          let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
-
-                          _rt::string_lift(bytes57)
-                        };
-                        Some(e)
-                      }
-                      _ => _rt::invalid_enum_discriminant(),
-                    },
-                    amr: result63,
-                    auth_time: match l64 {
-                      0 => None,
-                      1 => {
-                        let e = {
-                          let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
-
-                          l65 as u64
-                        };
-                        Some(e)
-                      }
-                      _ => _rt::invalid_enum_discriminant(),
-                    },
-                    claims: _rt::string_lift(bytes68),
-                  },
-                  satisfied: result74,
-                  ext: result83,
-                }, Response{
-                  tool: super::super::super::super::portcullis::policy::types::Tool{
-                    upstream: _rt::string_lift(bytes86),
-                    name: _rt::string_lift(bytes89),
-                    exposed_as: _rt::string_lift(bytes92),
-                    hints: super::super::super::super::portcullis::policy::types::ToolHints::empty() | super::super::super::super::portcullis::policy::types::ToolHints::from_bits_retain(((l93 as u8) << 0) as _),
-                    digest: _rt::string_lift(bytes96),
-                    labels: result102,
-                    title: match l103 {
-                      0 => None,
-                      1 => {
-                        let e = {
-                          let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l105 = *arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          let len106 = l105;
-                          let bytes106 = _rt::Vec::from_raw_parts(l104.cast(), len106, len106);
-
-                          _rt::string_lift(bytes106)
-                        };
-                        Some(e)
-                      }
-                      _ => _rt::invalid_enum_discriminant(),
-                    },
-                    description: match l107 {
-                      0 => None,
-                      1 => {
-                        let e = {
-                          let l108 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l109 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          let len110 = l109;
-                          let bytes110 = _rt::Vec::from_raw_parts(l108.cast(), len110, len110);
-
-                          _rt::string_lift(bytes110)
-                        };
-                        Some(e)
-                      }
-                      _ => _rt::invalid_enum_discriminant(),
-                    },
-                    input_schema: match l111 {
-                      0 => None,
-                      1 => {
-                        let e = {
-                          let l112 = *arg0.add(24+60*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l113 = *arg0.add(24+61*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          let len114 = l113;
-                          let bytes114 = _rt::Vec::from_raw_parts(l112.cast(), len114, len114);
-
-                          _rt::string_lift(bytes114)
-                        };
-                        Some(e)
-                      }
-                      _ => _rt::invalid_enum_discriminant(),
-                    },
-                  },
-                  is_error: _rt::bool_lift(l115 as u8),
-                  parts: result131,
-                  structured: match l132 {
-                    0 => None,
-                    1 => {
-                      let e = {
-                        let l133 = *arg0.add(24+66*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                        let l134 = *arg0.add(24+67*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                        let len135 = l134;
-                        let bytes135 = _rt::Vec::from_raw_parts(l133.cast(), len135, len135);
-
-                        _rt::string_lift(bytes135)
-                      };
-                      Some(e)
-                    }
-                    _ => _rt::invalid_enum_discriminant(),
-                  },
-                  elapsed_ms: l136 as u32,
-                })
-              };
-              _rt::cabi_dealloc(arg0, 32+68*::core::mem::size_of::<*const u8>(), 8);
-              let ptr138 = (&raw mut _RET_AREA.0).cast::<u8>();
-              use super::super::super::super::portcullis::policy::types::Inspection as V161;
-              match result137 {
-                V161::Abstain=> {
-                  {
-                    *ptr138.add(0).cast::<u8>() = (0i32) as u8;
-                  }
-                }
-                V161::Pass=> {
-                  {
-                    *ptr138.add(0).cast::<u8>() = (1i32) as u8;
-                  }
-                }
-                V161::Redact(e) => {
-                  *ptr138.add(0).cast::<u8>() = (2i32) as u8;
-                  let super::super::super::super::portcullis::policy::types::Redaction{ spans:spans139, structured:structured139, drop_parts:drop_parts139, notes:notes139, } = e;
-                  let vec142 = spans139;
-                  let len142 = vec142.len();
-                  let layout142 = _rt::alloc::Layout::from_size_align(vec142.len() * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                  let (result142, _cleanup142) = wit_bindgen::rt::Cleanup::new(layout142);if let Some(cleanup) = _cleanup142 { cleanup.forget(); }
-                  for (i, e) in vec142.into_iter().enumerate() {
-                    let base = result142.add(i * (8+3*::core::mem::size_of::<*const u8>()));
-                    {
-                      let super::super::super::super::portcullis::policy::types::Span{ part:part140, start:start140, end:end140, replacement:replacement140, } = e;
-                      *base.add(0).cast::<i32>() = _rt::as_i32(part140);
-                      *base.add(4).cast::<i32>() = _rt::as_i32(start140);
-                      *base.add(8).cast::<i32>() = _rt::as_i32(end140);
-                      let vec141 = (replacement140.into_bytes()).into_boxed_slice();
-                      let ptr141 = vec141.as_ptr().cast::<u8>();
-                      let len141 = vec141.len();
-                      ::core::mem::forget(vec141);
-                      *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
-                      *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
-                    }
-                  }
-                  *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len142;
-                  *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result142;
-                  let vec148 = structured139;
-                  let len148 = vec148.len();
-                  let layout148 = _rt::alloc::Layout::from_size_align(vec148.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                  let (result148, _cleanup148) = wit_bindgen::rt::Cleanup::new(layout148);if let Some(cleanup) = _cleanup148 { cleanup.forget(); }
-                  for (i, e) in vec148.into_iter().enumerate() {
-                    let base = result148.add(i * (5*::core::mem::size_of::<*const u8>()));
-                    {
-                      let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer143, op:op143, } = e;
-                      let vec144 = (pointer143.into_bytes()).into_boxed_slice();
-                      let ptr144 = vec144.as_ptr().cast::<u8>();
-                      let len144 = vec144.len();
-                      ::core::mem::forget(vec144);
-                      *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
-                      *base.add(0).cast::<*mut u8>() = ptr144.cast_mut();
-                      use super::super::super::super::portcullis::policy::types::EditOp as V147;
-                      match op143 {
-                        V147::Remove=> {
-                          {
-                            *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                          }
-                        }
-                        V147::Set(e) => {
-                          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                          let vec145 = (e.into_bytes()).into_boxed_slice();
-                          let ptr145 = vec145.as_ptr().cast::<u8>();
-                          let len145 = vec145.len();
-                          ::core::mem::forget(vec145);
-                          *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
-                          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
-                        },
-                        V147::Mask(e) => {
-                          *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
-                          let vec146 = (e.into_bytes()).into_boxed_slice();
-                          let ptr146 = vec146.as_ptr().cast::<u8>();
-                          let len146 = vec146.len();
-                          ::core::mem::forget(vec146);
-                          *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
-                          *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr146.cast_mut();
-                        },
-                      }
-                    }
-                  }
-                  *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
-                  *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result148;
-                  let vec149 = <_ as Into<_rt::Vec<_>>>::into(drop_parts139).into_boxed_slice();
-                  let ptr149 = vec149.as_ptr().cast::<u8>();
-                  let len149 = vec149.len();
-                  ::core::mem::forget(vec149);
-                  *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
-                  *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
-                  let vec153 = notes139;
-                  let len153 = vec153.len();
-                  let layout153 = _rt::alloc::Layout::from_size_align(vec153.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                  let (result153, _cleanup153) = wit_bindgen::rt::Cleanup::new(layout153);if let Some(cleanup) = _cleanup153 { cleanup.forget(); }
-                  for (i, e) in vec153.into_iter().enumerate() {
-                    let base = result153.add(i * (4*::core::mem::size_of::<*const u8>()));
-                    {
-                      let super::super::super::super::portcullis::policy::types::Note{ key:key150, value:value150, } = e;
-                      let vec151 = (key150.into_bytes()).into_boxed_slice();
-                      let ptr151 = vec151.as_ptr().cast::<u8>();
-                      let len151 = vec151.len();
-                      ::core::mem::forget(vec151);
-                      *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
-                      *base.add(0).cast::<*mut u8>() = ptr151.cast_mut();
-                      let vec152 = (value150.into_bytes()).into_boxed_slice();
-                      let ptr152 = vec152.as_ptr().cast::<u8>();
-                      let len152 = vec152.len();
-                      ::core::mem::forget(vec152);
-                      *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
-                      *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr152.cast_mut();
-                    }
-                  }
-                  *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
-                  *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result153;
-                },
-                V161::Block(e) => {
-                  *ptr138.add(0).cast::<u8>() = (3i32) as u8;
-                  let super::super::super::super::portcullis::policy::types::Denial{ reason:reason154, rpc_code:rpc_code154, rpc_data:rpc_data154, as_tool_error:as_tool_error154, } = e;
-                  let super::super::super::super::portcullis::policy::types::Reason{ code:code155, message:message155, rule:rule155, detail:detail155, } = reason154;
-                  let vec156 = (code155.into_bytes()).into_boxed_slice();
-                  let ptr156 = vec156.as_ptr().cast::<u8>();
-                  let len156 = vec156.len();
-                  ::core::mem::forget(vec156);
-                  *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len156;
-                  *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr156.cast_mut();
-                  let vec157 = (message155.into_bytes()).into_boxed_slice();
-                  let ptr157 = vec157.as_ptr().cast::<u8>();
-                  let len157 = vec157.len();
-                  ::core::mem::forget(vec157);
-                  *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len157;
-                  *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr157.cast_mut();
-                  match rule155 {
-                    Some(e) => {
-                      *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      let vec158 = (e.into_bytes()).into_boxed_slice();
-                      let ptr158 = vec158.as_ptr().cast::<u8>();
-                      let len158 = vec158.len();
-                      ::core::mem::forget(vec158);
-                      *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len158;
-                      *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr158.cast_mut();
-                    },
-                    None => {
-                      {
-                        *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };match detail155 {
-                    Some(e) => {
-                      *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      let vec159 = (e.into_bytes()).into_boxed_slice();
-                      let ptr159 = vec159.as_ptr().cast::<u8>();
-                      let len159 = vec159.len();
-                      ::core::mem::forget(vec159);
-                      *ptr138.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len159;
-                      *ptr138.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr159.cast_mut();
-                    },
-                    None => {
-                      {
-                        *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };match rpc_code154 {
-                    Some(e) => {
-                      *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      *ptr138.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
-                    },
-                    None => {
-                      {
-                        *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };match rpc_data154 {
-                    Some(e) => {
-                      *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                      let vec160 = (e.into_bytes()).into_boxed_slice();
-                      let ptr160 = vec160.as_ptr().cast::<u8>();
-                      let len160 = vec160.len();
-                      ::core::mem::forget(vec160);
-                      *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len160;
-                      *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr160.cast_mut();
-                    },
-                    None => {
-                      {
-                        *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
-                      }
-                    },
-                  };*ptr138.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error154 { true => 1, false => 0 }) as u8;
-                },
-              }
-              ptr138
-            } }
-            #[doc(hidden)]
-            #[allow(non_snake_case)]
-            pub unsafe fn __post_return_after<T_: Guest>(arg0: *mut u8,) { unsafe {
-              let l0 = i32::from(*arg0.add(0).cast::<u8>());
-              match l0 {
-                0 => (),
-                1 => (),
-                2 => {
-                  let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let base5 = l1;
-                  let len5 = l2;
-                  for i in 0..len5 {
-                    let base = base5.add(i * (8+3*::core::mem::size_of::<*const u8>()));
-                    {
-                      let l3 = *base.add(8+1*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l4 = *base.add(8+2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l3, l4, 1);
-                    }
-                  }
-                  _rt::cabi_dealloc(base5, len5 * (8+3*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                  let l6 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l7 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let base15 = l6;
-                  let len15 = l7;
-                  for i in 0..len15 {
-                    let base = base15.add(i * (5*::core::mem::size_of::<*const u8>()));
-                    {
-                      let l8 = *base.add(0).cast::<*mut u8>();
-                      let l9 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l8, l9, 1);
-                      let l10 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                      match l10 {
-                        0 => (),
-                        1 => {
-                          let l11 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l12 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          _rt::cabi_dealloc(l11, l12, 1);
-                        },
-                        _ => {
-                          let l13 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                          let l14 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                          _rt::cabi_dealloc(l13, l14, 1);
-                        },
-                      }
-                    }
-                  }
-                  _rt::cabi_dealloc(base15, len15 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                  let l16 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l17 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let base18 = l16;
-                  let len18 = l17;
-                  _rt::cabi_dealloc(base18, len18 * 4, 4);
-                  let l19 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l20 = *arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  let base25 = l19;
-                  let len25 = l20;
-                  for i in 0..len25 {
-                    let base = base25.add(i * (4*::core::mem::size_of::<*const u8>()));
-                    {
-                      let l21 = *base.add(0).cast::<*mut u8>();
-                      let l22 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l21, l22, 1);
-                      let l23 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l24 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l23, l24, 1);
-                    }
-                  }
-                  _rt::cabi_dealloc(base25, len25 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                },
-                _ => {
-                  let l26 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l27 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l26, l27, 1);
-                  let l28 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l29 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l28, l29, 1);
-                  let l30 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                  match l30 {
-                    0 => (),
-                    _ => {
-                      let l31 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l32 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l31, l32, 1);
-                    },
-                  }
-                  let l33 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                  match l33 {
-                    0 => (),
-                    _ => {
-                      let l34 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l35 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l34, l35, 1);
-                    },
-                  }
-                  let l36 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
-                  match l36 {
-                    0 => (),
-                    _ => {
-                      let l37 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                      let l38 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                      _rt::cabi_dealloc(l37, l38, 1);
-                    },
-                  }
-                },
-              }
-            } }
-            pub trait Guest {
-              #[allow(async_fn_in_trait)]
-              fn after(ctx: Context,res: Response,) -> Inspection;
-            }
-            #[doc(hidden)]
-            #[macro_export]
-            macro_rules! __export_portcullis_policy_tool_result_0_1_0_cabi{
-              ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
-
-                #[unsafe(export_name = "portcullis:policy/tool-result@0.1.0#after")]
-                unsafe extern "C" fn export_after(arg0: *mut u8,) -> *mut u8 {
-                  unsafe { $($path_to_types)*::_export_after_cabi::<$ty>(arg0) }
-                }
-                #[unsafe(export_name = "cabi_post_portcullis:policy/tool-result@0.1.0#after")]
-                unsafe extern "C" fn _post_return_after(arg0: *mut u8,) {
-                  unsafe { $($path_to_types)*::__post_return_after::<$ty>(arg0) }
-                }
-              };);
-            }
-            #[doc(hidden)]
-            pub use __export_portcullis_policy_tool_result_0_1_0_cabi;
-
-            #[cfg_attr(target_pointer_width="64", repr(align(8)))]
-            #[cfg_attr(target_pointer_width="32", repr(align(4)))]
-            struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+15*::core::mem::size_of::<*const u8>()]);
-            static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+15*::core::mem::size_of::<*const u8>()]);
-
-          }
-
-          /// What a module is and needs. Called once when it is loaded.
-          #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-          pub mod manifest {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() =
-            super::super::super::super::__link_custom_section_describing_imports;
-            
-            use super::super::super::super::_rt;
-            pub type Json = super::super::super::super::portcullis::policy::types::Json;
-            #[repr(u8)]
-            #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-            pub enum Hook {
-              ListTools,
-              ToolCall,
-              ToolResult,
-            }
-            impl ::core::fmt::Debug for Hook {
-              fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                match self {
-                  Hook::ListTools => {
-                    f.debug_tuple("Hook::ListTools").finish()
-                  }
-                  Hook::ToolCall => {
-                    f.debug_tuple("Hook::ToolCall").finish()
-                  }
-                  Hook::ToolResult => {
-                    f.debug_tuple("Hook::ToolResult").finish()
-                  }
-                }
-              }
-            }
-
-            impl Hook{
-              #[doc(hidden)]
-              pub unsafe fn _lift(val: u8) -> Hook{
-                if !cfg!(debug_assertions) {
-                  return unsafe { ::core::mem::transmute(val) };
-                }
-
-                match val {
-                  0 => Hook::ListTools,
-                  1 => Hook::ToolCall,
-                  2 => Hook::ToolResult,
-
-                  _ => panic!("invalid enum discriminant"),
-                }
-              }
-            }
-
-            #[repr(u8)]
-            #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-            pub enum Payload {
-              None,
-              SizeOnly,
-              Full,
-            }
-            impl ::core::fmt::Debug for Payload {
-              fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                match self {
-                  Payload::None => {
-                    f.debug_tuple("Payload::None").finish()
-                  }
-                  Payload::SizeOnly => {
-                    f.debug_tuple("Payload::SizeOnly").finish()
-                  }
-                  Payload::Full => {
-                    f.debug_tuple("Payload::Full").finish()
-                  }
-                }
-              }
-            }
-
-            impl Payload{
-              #[doc(hidden)]
-              pub unsafe fn _lift(val: u8) -> Payload{
-                if !cfg!(debug_assertions) {
-                  return unsafe { ::core::mem::transmute(val) };
-                }
-
-                match val {
-                  0 => Payload::None,
-                  1 => Payload::SizeOnly,
-                  2 => Payload::Full,
-
-                  _ => panic!("invalid enum discriminant"),
-                }
-              }
-            }
-
-            /// What one hook wants to see. What is not asked for is not sent.
-            #[derive(Clone, Eq, PartialEq)]
-            pub struct Need {
-              pub hook: Hook,
-              /// The call's arguments (`tool-call`).
-              pub arguments: Payload,
-              /// Texts and structured content of the result (`tool-result`).
-              pub output: Payload,
-              /// Title, description and input schema of tools.
-              pub texts: bool,
-              /// Names of claims of the caller.
-              pub claims: _rt::Vec::<_rt::String>,
-              /// Names of further facts for `context.ext`.
-              pub ext: _rt::Vec::<_rt::String>,
-            }
-            impl ::core::fmt::Debug for Need {
-              fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                f.debug_struct("Need").field("hook", &self.hook).field("arguments", &self.arguments).field("output", &self.output).field("texts", &self.texts).field("claims", &self.claims).field("ext", &self.ext).finish()
-              }
-            }
-            #[repr(u8)]
-            #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-            pub enum Determinism {
-              /// The same input always gives the same answer.
-              Pure,
-              /// `context.now-ms` matters too.
-              TimeDependent,
-            }
-            impl ::core::fmt::Debug for Determinism {
-              fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                match self {
-                  Determinism::Pure => {
-                    f.debug_tuple("Determinism::Pure").finish()
-                  }
-                  Determinism::TimeDependent => {
-                    f.debug_tuple("Determinism::TimeDependent").finish()
-                  }
-                }
-              }
-            }
-
-            impl Determinism{
-              #[doc(hidden)]
-              pub unsafe fn _lift(val: u8) -> Determinism{
-                if !cfg!(debug_assertions) {
-                  return unsafe { ::core::mem::transmute(val) };
-                }
-
-                match val {
-                  0 => Determinism::Pure,
-                  1 => Determinism::TimeDependent,
-
-                  _ => panic!("invalid enum discriminant"),
-                }
-              }
-            }
-
-            #[derive(Clone, Eq, PartialEq)]
-            pub struct Info {
-              /// `[a-z0-9-]`, at most 64 bytes.
-              pub name: _rt::String,
-              /// Semantic version.
-              pub version: _rt::String,
-              pub title: _rt::String,
-              pub license: Option<_rt::String>,
-              /// Hooks that are meant to be called; each must be exported.
-              pub hooks: _rt::Vec::<Hook>,
-              /// Hooks that may change what passes.
-              pub mutates: _rt::Vec::<Hook>,
-              pub needs: _rt::Vec::<Need>,
-              pub determinism: Determinism,
-              /// JSON Schema of the configuration.
-              pub config_schema: Json,
-              /// A configuration that `configure` accepts.
-              pub sample_config: Json,
-            }
-            impl ::core::fmt::Debug for Info {
-              fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                f.debug_struct("Info").field("name", &self.name).field("version", &self.version).field("title", &self.title).field("license", &self.license).field("hooks", &self.hooks).field("mutates", &self.mutates).field("needs", &self.needs).field("determinism", &self.determinism).field("config-schema", &self.config_schema).field("sample-config", &self.sample_config).finish()
-              }
-            }
-            #[doc(hidden)]
-            #[allow(non_snake_case, unused_unsafe)]
-            pub unsafe fn _export_describe_cabi<T_: Guest>() -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
-            _rt::run_ctors_once();let result0 = {
-              T_::describe()
-            };
-            let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
-            let Info{ name:name2, version:version2, title:title2, license:license2, hooks:hooks2, mutates:mutates2, needs:needs2, determinism:determinism2, config_schema:config_schema2, sample_config:sample_config2, } = result0;
-            let vec3 = (name2.into_bytes()).into_boxed_slice();
-            let ptr3 = vec3.as_ptr().cast::<u8>();
-            let len3 = vec3.len();
-            ::core::mem::forget(vec3);
-            *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
-            *ptr1.add(0).cast::<*mut u8>() = ptr3.cast_mut();
-            let vec4 = (version2.into_bytes()).into_boxed_slice();
-            let ptr4 = vec4.as_ptr().cast::<u8>();
-            let len4 = vec4.len();
-            ::core::mem::forget(vec4);
-            *ptr1.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
-            *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
-            let vec5 = (title2.into_bytes()).into_boxed_slice();
-            let ptr5 = vec5.as_ptr().cast::<u8>();
-            let len5 = vec5.len();
-            ::core::mem::forget(vec5);
-            *ptr1.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
-            *ptr1.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
-            match license2 {
-              Some(e) => {
-                *ptr1.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
-                let vec6 = (e.into_bytes()).into_boxed_slice();
-                let ptr6 = vec6.as_ptr().cast::<u8>();
-                let len6 = vec6.len();
-                ::core::mem::forget(vec6);
-                *ptr1.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
-                *ptr1.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr6.cast_mut();
+                *ptr138.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>() = len172;
+                *ptr138.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr172.cast_mut();
               },
               None => {
                 {
-                  *ptr1.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
                 }
               },
-            };let vec7 = hooks2;
-            let len7 = vec7.len();
-            let layout7 = _rt::alloc::Layout::from_size_align(vec7.len() * 1, 1).unwrap();
-            let (result7, _cleanup7) = wit_bindgen::rt::Cleanup::new(layout7);if let Some(cleanup) = _cleanup7 { cleanup.forget(); }
-            for (i, e) in vec7.into_iter().enumerate() {
-              let base = result7.add(i * 1);
-              {
-                *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
-              }
-            }
-            *ptr1.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
-            *ptr1.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result7;
-            let vec8 = mutates2;
-            let len8 = vec8.len();
-            let layout8 = _rt::alloc::Layout::from_size_align(vec8.len() * 1, 1).unwrap();
-            let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);if let Some(cleanup) = _cleanup8 { cleanup.forget(); }
-            for (i, e) in vec8.into_iter().enumerate() {
-              let base = result8.add(i * 1);
-              {
-                *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
-              }
-            }
-            *ptr1.add(12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len8;
-            *ptr1.add(11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result8;
-            let vec14 = needs2;
-            let len14 = vec14.len();
-            let layout14 = _rt::alloc::Layout::from_size_align(vec14.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-            let (result14, _cleanup14) = wit_bindgen::rt::Cleanup::new(layout14);if let Some(cleanup) = _cleanup14 { cleanup.forget(); }
-            for (i, e) in vec14.into_iter().enumerate() {
-              let base = result14.add(i * (5*::core::mem::size_of::<*const u8>()));
-              {
-                let Need{ hook:hook9, arguments:arguments9, output:output9, texts:texts9, claims:claims9, ext:ext9, } = e;
-                *base.add(0).cast::<u8>() = (hook9.clone() as i32) as u8;
-                *base.add(1).cast::<u8>() = (arguments9.clone() as i32) as u8;
-                *base.add(2).cast::<u8>() = (output9.clone() as i32) as u8;
-                *base.add(3).cast::<u8>() = (match texts9 { true => 1, false => 0 }) as u8;
-                let vec11 = claims9;
-                let len11 = vec11.len();
-                let layout11 = _rt::alloc::Layout::from_size_align(vec11.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                let (result11, _cleanup11) = wit_bindgen::rt::Cleanup::new(layout11);if let Some(cleanup) = _cleanup11 { cleanup.forget(); }
-                for (i, e) in vec11.into_iter().enumerate() {
-                  let base = result11.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  {
-                    let vec10 = (e.into_bytes()).into_boxed_slice();
-                    let ptr10 = vec10.as_ptr().cast::<u8>();
-                    let len10 = vec10.len();
-                    ::core::mem::forget(vec10);
-                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len10;
-                    *base.add(0).cast::<*mut u8>() = ptr10.cast_mut();
-                  }
+            };match detail169 {
+              Some(e) => {
+                *ptr138.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                let vec173 = (e.into_bytes()).into_boxed_slice();
+                let ptr173 = vec173.as_ptr().cast::<u8>();
+                let len173 = vec173.len();
+                ::core::mem::forget(vec173);
+                *ptr138.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>() = len173;
+                *ptr138.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr173.cast_mut();
+              },
+              None => {
+                {
+                  *ptr138.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
                 }
-                *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len11;
-                *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result11;
-                let vec13 = ext9;
-                let len13 = vec13.len();
-                let layout13 = _rt::alloc::Layout::from_size_align(vec13.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-                let (result13, _cleanup13) = wit_bindgen::rt::Cleanup::new(layout13);if let Some(cleanup) = _cleanup13 { cleanup.forget(); }
-                for (i, e) in vec13.into_iter().enumerate() {
-                  let base = result13.add(i * (2*::core::mem::size_of::<*const u8>()));
-                  {
-                    let vec12 = (e.into_bytes()).into_boxed_slice();
-                    let ptr12 = vec12.as_ptr().cast::<u8>();
-                    let len12 = vec12.len();
-                    ::core::mem::forget(vec12);
-                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len12;
-                    *base.add(0).cast::<*mut u8>() = ptr12.cast_mut();
-                  }
+              },
+            };},
+            Decision::StepUp(e) => {
+              *ptr138.add(0).cast::<u8>() = (4i32) as u8;
+              let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes174, acr_values:acr_values174, max_age_s:max_age_s174, reason:reason174, } = e;
+              let vec176 = scopes174;
+              let len176 = vec176.len();
+              let layout176 = _rt::alloc::Layout::from_size_align(vec176.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result176, _cleanup176) = wit_bindgen::rt::Cleanup::new(layout176);if let Some(cleanup) = _cleanup176 { cleanup.forget(); }
+              for (i, e) in vec176.into_iter().enumerate() {
+                let base = result176.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let vec175 = (e.into_bytes()).into_boxed_slice();
+                  let ptr175 = vec175.as_ptr().cast::<u8>();
+                  let len175 = vec175.len();
+                  ::core::mem::forget(vec175);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len175;
+                  *base.add(0).cast::<*mut u8>() = ptr175.cast_mut();
                 }
-                *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len13;
-                *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result13;
               }
+              *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len176;
+              *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result176;
+              let vec178 = acr_values174;
+              let len178 = vec178.len();
+              let layout178 = _rt::alloc::Layout::from_size_align(vec178.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result178, _cleanup178) = wit_bindgen::rt::Cleanup::new(layout178);if let Some(cleanup) = _cleanup178 { cleanup.forget(); }
+              for (i, e) in vec178.into_iter().enumerate() {
+                let base = result178.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let vec177 = (e.into_bytes()).into_boxed_slice();
+                  let ptr177 = vec177.as_ptr().cast::<u8>();
+                  let len177 = vec177.len();
+                  ::core::mem::forget(vec177);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len177;
+                  *base.add(0).cast::<*mut u8>() = ptr177.cast_mut();
+                }
+              }
+              *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len178;
+              *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result178;
+              match max_age_s174 {
+                Some(e) => {
+                  *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr138.add(4+5*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };let super::super::super::super::portcullis::policy::types::Reason{ code:code179, message:message179, rule:rule179, detail:detail179, } = reason174;
+              let vec180 = (code179.into_bytes()).into_boxed_slice();
+              let ptr180 = vec180.as_ptr().cast::<u8>();
+              let len180 = vec180.len();
+              ::core::mem::forget(vec180);
+              *ptr138.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len180;
+              *ptr138.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr180.cast_mut();
+              let vec181 = (message179.into_bytes()).into_boxed_slice();
+              let ptr181 = vec181.as_ptr().cast::<u8>();
+              let len181 = vec181.len();
+              ::core::mem::forget(vec181);
+              *ptr138.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len181;
+              *ptr138.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr181.cast_mut();
+              match rule179 {
+                Some(e) => {
+                  *ptr138.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec182 = (e.into_bytes()).into_boxed_slice();
+                  let ptr182 = vec182.as_ptr().cast::<u8>();
+                  let len182 = vec182.len();
+                  ::core::mem::forget(vec182);
+                  *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len182;
+                  *ptr138.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr182.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr138.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match detail179 {
+                Some(e) => {
+                  *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec183 = (e.into_bytes()).into_boxed_slice();
+                  let ptr183 = vec183.as_ptr().cast::<u8>();
+                  let len183 = vec183.len();
+                  ::core::mem::forget(vec183);
+                  *ptr138.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len183;
+                  *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr183.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };},
+              Decision::Deny(e) => {
+                *ptr138.add(0).cast::<u8>() = (5i32) as u8;
+                let super::super::super::super::portcullis::policy::types::Denial{ reason:reason184, rpc_code:rpc_code184, rpc_data:rpc_data184, as_tool_error:as_tool_error184, } = e;
+                let super::super::super::super::portcullis::policy::types::Reason{ code:code185, message:message185, rule:rule185, detail:detail185, } = reason184;
+                let vec186 = (code185.into_bytes()).into_boxed_slice();
+                let ptr186 = vec186.as_ptr().cast::<u8>();
+                let len186 = vec186.len();
+                ::core::mem::forget(vec186);
+                *ptr138.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len186;
+                *ptr138.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr186.cast_mut();
+                let vec187 = (message185.into_bytes()).into_boxed_slice();
+                let ptr187 = vec187.as_ptr().cast::<u8>();
+                let len187 = vec187.len();
+                ::core::mem::forget(vec187);
+                *ptr138.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len187;
+                *ptr138.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr187.cast_mut();
+                match rule185 {
+                  Some(e) => {
+                    *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec188 = (e.into_bytes()).into_boxed_slice();
+                    let ptr188 = vec188.as_ptr().cast::<u8>();
+                    let len188 = vec188.len();
+                    ::core::mem::forget(vec188);
+                    *ptr138.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len188;
+                    *ptr138.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr188.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr138.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match detail185 {
+                  Some(e) => {
+                    *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec189 = (e.into_bytes()).into_boxed_slice();
+                    let ptr189 = vec189.as_ptr().cast::<u8>();
+                    let len189 = vec189.len();
+                    ::core::mem::forget(vec189);
+                    *ptr138.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len189;
+                    *ptr138.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr189.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr138.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_code184 {
+                  Some(e) => {
+                    *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    *ptr138.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                  },
+                  None => {
+                    {
+                      *ptr138.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_data184 {
+                  Some(e) => {
+                    *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec190 = (e.into_bytes()).into_boxed_slice();
+                    let ptr190 = vec190.as_ptr().cast::<u8>();
+                    let len190 = vec190.len();
+                    ::core::mem::forget(vec190);
+                    *ptr138.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len190;
+                    *ptr138.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr190.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr138.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };*ptr138.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error184 { true => 1, false => 0 }) as u8;
+              },
             }
-            *ptr1.add(14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len14;
-            *ptr1.add(13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result14;
-            *ptr1.add(15*::core::mem::size_of::<*const u8>()).cast::<u8>() = (determinism2.clone() as i32) as u8;
-            let vec15 = (config_schema2.into_bytes()).into_boxed_slice();
-            let ptr15 = vec15.as_ptr().cast::<u8>();
-            let len15 = vec15.len();
-            ::core::mem::forget(vec15);
-            *ptr1.add(17*::core::mem::size_of::<*const u8>()).cast::<usize>() = len15;
-            *ptr1.add(16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr15.cast_mut();
-            let vec16 = (sample_config2.into_bytes()).into_boxed_slice();
-            let ptr16 = vec16.as_ptr().cast::<u8>();
-            let len16 = vec16.len();
-            ::core::mem::forget(vec16);
-            *ptr1.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>() = len16;
-            *ptr1.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr16.cast_mut();
-            ptr1
+            ptr138
           } }
           #[doc(hidden)]
           #[allow(non_snake_case)]
-          pub unsafe fn __post_return_describe<T_: Guest>(arg0: *mut u8,) { unsafe {
-            let l0 = *arg0.add(0).cast::<*mut u8>();
-            let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-            _rt::cabi_dealloc(l0, l1, 1);
-            let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l3 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            _rt::cabi_dealloc(l2, l3, 1);
-            let l4 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l5 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            _rt::cabi_dealloc(l4, l5, 1);
-            let l6 = i32::from(*arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>());
-            match l6 {
+          pub unsafe fn __post_return_authorize<T_: Guest>(arg0: *mut u8,) { unsafe {
+            let l0 = i32::from(*arg0.add(0).cast::<u8>());
+            match l0 {
               0 => (),
-              _ => {
-                let l7 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l8 = *arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                _rt::cabi_dealloc(l7, l8, 1);
-              },
-            }
-            let l9 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l10 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            let base11 = l9;
-            let len11 = l10;
-            _rt::cabi_dealloc(base11, len11 * 1, 1);
-            let l12 = *arg0.add(11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l13 = *arg0.add(12*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            let base14 = l12;
-            let len14 = l13;
-            _rt::cabi_dealloc(base14, len14 * 1, 1);
-            let l15 = *arg0.add(13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l16 = *arg0.add(14*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            let base27 = l15;
-            let len27 = l16;
-            for i in 0..len27 {
-              let base = base27.add(i * (5*::core::mem::size_of::<*const u8>()));
-              {
-                let l17 = *base.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l18 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                let base21 = l17;
-                let len21 = l18;
-                for i in 0..len21 {
-                  let base = base21.add(i * (2*::core::mem::size_of::<*const u8>()));
+              1 => {
+                let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base5 = l1;
+                let len5 = l2;
+                for i in 0..len5 {
+                  let base = base5.add(i * (2*::core::mem::size_of::<*const u8>()));
                   {
-                    let l19 = *base.add(0).cast::<*mut u8>();
-                    let l20 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let l3 = *base.add(0).cast::<*mut u8>();
+                    let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l3, l4, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base5, len5 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l6 = i32::from(*arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l6 {
+                  0 => (),
+                  _ => {
+                    let l7 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l8 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base11 = l7;
+                    let len11 = l8;
+                    for i in 0..len11 {
+                      let base = base11.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l9 = *base.add(0).cast::<*mut u8>();
+                        let l10 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l9, l10, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base11, len11 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                  },
+                }
+                let l12 = i32::from(*arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l12 {
+                  0 => (),
+                  _ => {
+                    let l13 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l14 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l13, l14, 1);
+                  },
+                }
+                let l15 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l16 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base21 = l15;
+                let len21 = l16;
+                for i in 0..len21 {
+                  let base = base21.add(i * (4*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l17 = *base.add(0).cast::<*mut u8>();
+                    let l18 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l17, l18, 1);
+                    let l19 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l20 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
                     _rt::cabi_dealloc(l19, l20, 1);
                   }
                 }
-                _rt::cabi_dealloc(base21, len21 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-                let l22 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                let l23 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(base21, len21 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              2 => {
+                let l22 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l23 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
                 let base26 = l22;
                 let len26 = l23;
                 for i in 0..len26 {
@@ -3529,663 +8487,3753 @@ pub mod exports {
                   }
                 }
                 _rt::cabi_dealloc(base26, len26 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-              }
+                let l27 = i32::from(*arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l27 {
+                  0 => (),
+                  _ => {
+                    let l28 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l29 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base32 = l28;
+                    let len32 = l29;
+                    for i in 0..len32 {
+                      let base = base32.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l30 = *base.add(0).cast::<*mut u8>();
+                        let l31 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l30, l31, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base32, len32 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                  },
+                }
+                let l33 = i32::from(*arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l33 {
+                  0 => (),
+                  _ => {
+                    let l34 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l35 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l34, l35, 1);
+                  },
+                }
+                let l36 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l37 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base42 = l36;
+                let len42 = l37;
+                for i in 0..len42 {
+                  let base = base42.add(i * (4*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l38 = *base.add(0).cast::<*mut u8>();
+                    let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l38, l39, 1);
+                    let l40 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l41 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l40, l41, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base42, len42 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l43 = *arg0.add(16+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l44 = *arg0.add(16+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l43, l44, 1);
+                let l45 = *arg0.add(16+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l46 = *arg0.add(16+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base49 = l45;
+                let len49 = l46;
+                for i in 0..len49 {
+                  let base = base49.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l47 = *base.add(0).cast::<*mut u8>();
+                    let l48 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l47, l48, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base49, len49 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              3 => {
+                let l50 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l51 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l50, l51, 1);
+                let l52 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l53 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l52, l53, 1);
+                let l54 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l55 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base58 = l54;
+                let len58 = l55;
+                for i in 0..len58 {
+                  let base = base58.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l56 = *base.add(0).cast::<*mut u8>();
+                    let l57 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l56, l57, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base58, len58 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l59 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l60 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l59, l60, 1);
+                let l61 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l62 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l61, l62, 1);
+                let l63 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l63 {
+                  0 => (),
+                  _ => {
+                    let l64 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l65 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l64, l65, 1);
+                  },
+                }
+                let l66 = i32::from(*arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l66 {
+                  0 => (),
+                  _ => {
+                    let l67 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l68 = *arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l67, l68, 1);
+                  },
+                }
+              },
+              4 => {
+                let l69 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l70 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base73 = l69;
+                let len73 = l70;
+                for i in 0..len73 {
+                  let base = base73.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l71 = *base.add(0).cast::<*mut u8>();
+                    let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l71, l72, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base73, len73 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l74 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l75 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base78 = l74;
+                let len78 = l75;
+                for i in 0..len78 {
+                  let base = base78.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l76 = *base.add(0).cast::<*mut u8>();
+                    let l77 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l76, l77, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base78, len78 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l79 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l80 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l79, l80, 1);
+                let l81 = *arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l82 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l81, l82, 1);
+                let l83 = i32::from(*arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l83 {
+                  0 => (),
+                  _ => {
+                    let l84 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l85 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l84, l85, 1);
+                  },
+                }
+                let l86 = i32::from(*arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l86 {
+                  0 => (),
+                  _ => {
+                    let l87 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l88 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l87, l88, 1);
+                  },
+                }
+              },
+              _ => {
+                let l89 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l90 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l89, l90, 1);
+                let l91 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l92 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l91, l92, 1);
+                let l93 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l93 {
+                  0 => (),
+                  _ => {
+                    let l94 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l95 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l94, l95, 1);
+                  },
+                }
+                let l96 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l96 {
+                  0 => (),
+                  _ => {
+                    let l97 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l98 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l97, l98, 1);
+                  },
+                }
+                let l99 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l99 {
+                  0 => (),
+                  _ => {
+                    let l100 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l101 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l100, l101, 1);
+                  },
+                }
+              },
             }
-            _rt::cabi_dealloc(base27, len27 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-            let l28 = *arg0.add(16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l29 = *arg0.add(17*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            _rt::cabi_dealloc(l28, l29, 1);
-            let l30 = *arg0.add(18*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-            let l31 = *arg0.add(19*::core::mem::size_of::<*const u8>()).cast::<usize>();
-            _rt::cabi_dealloc(l30, l31, 1);
           } }
           pub trait Guest {
             #[allow(async_fn_in_trait)]
-            fn describe() -> Info;
+            fn authorize(context: Context,request: Request,) -> Decision;
           }
           #[doc(hidden)]
           #[macro_export]
-          macro_rules! __export_portcullis_policy_manifest_0_1_0_cabi{
+          macro_rules! __export_portcullis_policy_grant_0_1_0_cabi{
             ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
-
-              #[unsafe(export_name = "portcullis:policy/manifest@0.1.0#describe")]
-              unsafe extern "C" fn export_describe() -> *mut u8 {
-                unsafe { $($path_to_types)*::_export_describe_cabi::<$ty>() }
+              #[unsafe(export_name = "portcullis:policy/grant@0.1.0#authorize")]
+              unsafe extern "C" fn export_authorize(arg0: *mut u8,) -> *mut u8 {
+                unsafe { $($path_to_types)*::_export_authorize_cabi::<$ty>(arg0) }
               }
-              #[unsafe(export_name = "cabi_post_portcullis:policy/manifest@0.1.0#describe")]
-              unsafe extern "C" fn _post_return_describe(arg0: *mut u8,) {
-                unsafe { $($path_to_types)*::__post_return_describe::<$ty>(arg0) }
+              #[unsafe(export_name = "cabi_post_portcullis:policy/grant@0.1.0#authorize")]
+              unsafe extern "C" fn _post_return_authorize(arg0: *mut u8,) {
+                unsafe { $($path_to_types)*::__post_return_authorize::<$ty>(arg0) }
               }
             };);
           }
           #[doc(hidden)]
-          pub use __export_portcullis_policy_manifest_0_1_0_cabi;
-
+          pub use __export_portcullis_policy_grant_0_1_0_cabi;
           #[cfg_attr(target_pointer_width="64", repr(align(8)))]
           #[cfg_attr(target_pointer_width="32", repr(align(4)))]
-          struct _RetArea([::core::mem::MaybeUninit::<u8>; 20*::core::mem::size_of::<*const u8>()]);
-          static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 20*::core::mem::size_of::<*const u8>()]);
-
+          struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+19*::core::mem::size_of::<*const u8>()]);
+          static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+19*::core::mem::size_of::<*const u8>()]);
         }
-
-        /// The operator's configuration of one binding.
+        /// Whether a refresh token may be used once more, and with which authority.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-        pub mod configuration {
+        pub mod refresh {
           #[used]
           #[doc(hidden)]
           static __FORCE_SECTION_REF: fn() =
           super::super::super::super::__link_custom_section_describing_imports;
           
           use super::super::super::super::_rt;
+          pub type Context = super::super::super::super::portcullis::policy::types::Context;
+          pub type Denial = super::super::super::super::portcullis::policy::types::Denial;
+          pub type StepUp = super::super::super::super::portcullis::policy::types::StepUp;
+          pub type Terms = super::super::super::super::exports::portcullis::policy::grant::Terms;
           #[derive(Clone, Eq, PartialEq)]
-          pub struct Problem {
-            /// RFC 6901 pointer into the configuration.
-            pub path: _rt::String,
-            pub message: _rt::String,
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+          pub struct Request {
+            pub granted: Terms,
+            /// Seconds since the Unix epoch.
+            pub issued_at: u64,
+            /// Seconds since the Unix epoch.
+            pub last_used: u64,
+            pub uses: u32,
+            pub requested: _rt::Vec::<_rt::String>,
+            pub reuse_detected: bool,
           }
-          impl ::core::fmt::Debug for Problem {
+impl Default for Request { fn default() -> Self { Self { granted: Default::default(), issued_at: Default::default(), last_used: Default::default(), uses: Default::default(), requested: Default::default(), reuse_detected: Default::default(), } } }
+          impl ::core::fmt::Debug for Request {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-              f.debug_struct("Problem").field("path", &self.path).field("message", &self.message).finish()
+              f.debug_struct("Request").field("granted", &self.granted).field("issued-at", &self.issued_at).field("last-used", &self.last_used).field("uses", &self.uses).field("requested", &self.requested).field("reuse-detected", &self.reuse_detected).finish()
+            }
+          }
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+          pub enum Decision {
+            Abstain,
+            Allow(Terms),
+            StepUp(StepUp),
+            Deny(Denial),
+          }
+          impl ::core::fmt::Debug for Decision {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              match self {
+                Decision::Abstain => {
+                  f.debug_tuple("Decision::Abstain").finish()
+                }
+                Decision::Allow(e) => {
+                  f.debug_tuple("Decision::Allow").field(e).finish()
+                }
+                Decision::StepUp(e) => {
+                  f.debug_tuple("Decision::StepUp").field(e).finish()
+                }
+                Decision::Deny(e) => {
+                  f.debug_tuple("Decision::Deny").field(e).finish()
+                }
+              }
             }
           }
           #[doc(hidden)]
           #[allow(non_snake_case, unused_unsafe)]
-          pub unsafe fn _export_configure_cabi<T_: Guest>(arg0: *mut u8,arg1: usize,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
-          _rt::run_ctors_once();let result1 = {
-            let len0 = arg1;
-            let bytes0 = _rt::Vec::from_raw_parts(arg0.cast(), len0, len0);
-            T_::configure(_rt::string_lift(bytes0))
+          pub unsafe fn _export_renew_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+          _rt::run_ctors_once();let result125 = {
+            let l0 = *arg0.add(0).cast::<*mut u8>();
+            let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len2 = l1;
+            let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+            let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len5 = l4;
+            let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+            let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+            let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len14 = l13;
+            let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+            let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len25 = l24;
+            let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+            let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len29 = l28;
+            let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+            let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len32 = l31;
+            let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+            let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len35 = l34;
+            let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+            let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base41 = l36;
+            let len41 = l37;
+            let mut result41 = _rt::Vec::with_capacity(len41);
+            for i in 0..len41 {
+              let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e41 = {
+                let l38 = *base.add(0).cast::<*mut u8>();
+                let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len40 = l39;
+                let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+                _rt::string_lift(bytes40)
+              };
+              result41.push(e41);
+            }
+            _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base47 = l42;
+            let len47 = l43;
+            let mut result47 = _rt::Vec::with_capacity(len47);
+            for i in 0..len47 {
+              let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e47 = {
+                let l44 = *base.add(0).cast::<*mut u8>();
+                let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len46 = l45;
+                let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+                _rt::string_lift(bytes46)
+              };
+              result47.push(e47);
+            }
+            _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base53 = l48;
+            let len53 = l49;
+            let mut result53 = _rt::Vec::with_capacity(len53);
+            for i in 0..len53 {
+              let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e53 = {
+                let l50 = *base.add(0).cast::<*mut u8>();
+                let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len52 = l51;
+                let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+                _rt::string_lift(bytes52)
+              };
+              result53.push(e53);
+            }
+            _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base63 = l58;
+            let len63 = l59;
+            let mut result63 = _rt::Vec::with_capacity(len63);
+            for i in 0..len63 {
+              let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e63 = {
+                let l60 = *base.add(0).cast::<*mut u8>();
+                let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len62 = l61;
+                let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+                _rt::string_lift(bytes62)
+              };
+              result63.push(e63);
+            }
+            _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len68 = l67;
+            let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+            let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base74 = l69;
+            let len74 = l70;
+            let mut result74 = _rt::Vec::with_capacity(len74);
+            for i in 0..len74 {
+              let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e74 = {
+                let l71 = *base.add(0).cast::<*mut u8>();
+                let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len73 = l72;
+                let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+                _rt::string_lift(bytes73)
+              };
+              result74.push(e74);
+            }
+            _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base83 = l75;
+            let len83 = l76;
+            let mut result83 = _rt::Vec::with_capacity(len83);
+            for i in 0..len83 {
+              let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+              let e83 = {
+                let l77 = *base.add(0).cast::<*mut u8>();
+                let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len79 = l78;
+                let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+                let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len82 = l81;
+                let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+                super::super::super::super::portcullis::policy::types::Attr{
+                  name: _rt::string_lift(bytes79),
+                  value: _rt::string_lift(bytes82),
+                }
+              };
+              result83.push(e83);
+            }
+            _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base89 = l84;
+            let len89 = l85;
+            let mut result89 = _rt::Vec::with_capacity(len89);
+            for i in 0..len89 {
+              let base = base89.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e89 = {
+                let l86 = *base.add(0).cast::<*mut u8>();
+                let l87 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len88 = l87;
+                let bytes88 = _rt::Vec::from_raw_parts(l86.cast(), len88, len88);
+                _rt::string_lift(bytes88)
+              };
+              result89.push(e89);
+            }
+            _rt::cabi_dealloc(base89, len89 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l90 = i32::from(*arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l97 = i32::from(*arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l99 = i32::from(*arg0.add(32+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l101 = i32::from(*arg0.add(40+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l102 = i32::from(*arg0.add(40+48*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l106 = *arg0.add(40+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l107 = *arg0.add(40+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base114 = l106;
+            let len114 = l107;
+            let mut result114 = _rt::Vec::with_capacity(len114);
+            for i in 0..len114 {
+              let base = base114.add(i * (4*::core::mem::size_of::<*const u8>()));
+              let e114 = {
+                let l108 = *base.add(0).cast::<*mut u8>();
+                let l109 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len110 = l109;
+                let bytes110 = _rt::Vec::from_raw_parts(l108.cast(), len110, len110);
+                let l111 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l112 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len113 = l112;
+                let bytes113 = _rt::Vec::from_raw_parts(l111.cast(), len113, len113);
+                super::super::super::super::portcullis::policy::types::Note{
+                  key: _rt::string_lift(bytes110),
+                  value: _rt::string_lift(bytes113),
+                }
+              };
+              result114.push(e114);
+            }
+            _rt::cabi_dealloc(base114, len114 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l115 = *arg0.add(48+52*::core::mem::size_of::<*const u8>()).cast::<i64>();
+            let l116 = *arg0.add(56+52*::core::mem::size_of::<*const u8>()).cast::<i64>();
+            let l117 = *arg0.add(64+52*::core::mem::size_of::<*const u8>()).cast::<i32>();
+            let l118 = *arg0.add(64+53*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l119 = *arg0.add(64+54*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base123 = l118;
+            let len123 = l119;
+            let mut result123 = _rt::Vec::with_capacity(len123);
+            for i in 0..len123 {
+              let base = base123.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e123 = {
+                let l120 = *base.add(0).cast::<*mut u8>();
+                let l121 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len122 = l121;
+                let bytes122 = _rt::Vec::from_raw_parts(l120.cast(), len122, len122);
+                _rt::string_lift(bytes122)
+              };
+              result123.push(e123);
+            }
+            _rt::cabi_dealloc(base123, len123 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l124 = i32::from(*arg0.add(64+55*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            T_::renew(super::super::super::super::portcullis::policy::types::Context{
+              decision_id: _rt::string_lift(bytes2),
+              trace_id: _rt::string_lift(bytes5),
+              now_ms: l6 as u64,
+              session_id: match l7 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len10 = l9;
+                    let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+                    _rt::string_lift(bytes10)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+              protocol_version: _rt::string_lift(bytes14),
+              remote_ip: match l15 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len18 = l17;
+                    let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+                    _rt::string_lift(bytes18)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              user_agent: match l19 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len22 = l21;
+                    let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                    _rt::string_lift(bytes22)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              caller: super::super::super::super::portcullis::policy::types::Caller{
+                subject: _rt::string_lift(bytes25),
+                kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+                issuer: _rt::string_lift(bytes29),
+                tenant: _rt::string_lift(bytes32),
+                client_id: _rt::string_lift(bytes35),
+                actor_chain: result41,
+                groups: result47,
+                scopes: result53,
+                acr: match l54 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len57 = l56;
+                      let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                      _rt::string_lift(bytes57)
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                amr: result63,
+                auth_time: match l64 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                      l65 as u64
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                claims: _rt::string_lift(bytes68),
+              },
+              satisfied: result74,
+              ext: result83,
+            }, Request{
+              granted: super::super::super::super::exports::portcullis::policy::grant::Terms{
+                scopes: result89,
+                tools: match l90 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l91 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l92 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let base96 = l91;
+                      let len96 = l92;
+                      let mut result96 = _rt::Vec::with_capacity(len96);
+                      for i in 0..len96 {
+                        let base = base96.add(i * (2*::core::mem::size_of::<*const u8>()));
+                        let e96 = {
+                          let l93 = *base.add(0).cast::<*mut u8>();
+                          let l94 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                          let len95 = l94;
+                          let bytes95 = _rt::Vec::from_raw_parts(l93.cast(), len95, len95);
+                          _rt::string_lift(bytes95)
+                        };
+                        result96.push(e96);
+                      }
+                      _rt::cabi_dealloc(base96, len96 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                      result96
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                access_ttl_s: match l97 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l98 = *arg0.add(28+47*::core::mem::size_of::<*const u8>()).cast::<i32>();
+                      l98 as u32
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                refresh_ttl_s: match l99 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l100 = *arg0.add(36+47*::core::mem::size_of::<*const u8>()).cast::<i32>();
+                      l100 as u32
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                require_sender_constraint: _rt::bool_lift(l101 as u8),
+                claims: match l102 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l103 = *arg0.add(40+49*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l104 = *arg0.add(40+50*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len105 = l104;
+                      let bytes105 = _rt::Vec::from_raw_parts(l103.cast(), len105, len105);
+                      _rt::string_lift(bytes105)
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                notes: result114,
+              },
+              issued_at: l115 as u64,
+              last_used: l116 as u64,
+              uses: l117 as u32,
+              requested: result123,
+              reuse_detected: _rt::bool_lift(l124 as u8),
+            })
           };
-          let ptr2 = (&raw mut _RET_AREA.0).cast::<u8>();
-          match result1 {
-            Ok(e) => { {
-              *ptr2.add(0).cast::<u8>() = (0i32) as u8;
-              let vec4 = e;
-              let len4 = vec4.len();
-              let layout4 = _rt::alloc::Layout::from_size_align(vec4.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-              let (result4, _cleanup4) = wit_bindgen::rt::Cleanup::new(layout4);if let Some(cleanup) = _cleanup4 { cleanup.forget(); }
-              for (i, e) in vec4.into_iter().enumerate() {
-                let base = result4.add(i * (2*::core::mem::size_of::<*const u8>()));
+          _rt::cabi_dealloc(arg0, 64+56*::core::mem::size_of::<*const u8>(), 8);
+          let ptr126 = (&raw mut _RET_AREA.0).cast::<u8>();
+          match result125 {
+            Decision::Abstain=> {
+              {
+                *ptr126.add(0).cast::<u8>() = (0i32) as u8;
+              }
+            }
+            Decision::Allow(e) => {
+              *ptr126.add(0).cast::<u8>() = (1i32) as u8;
+              let super::super::super::super::exports::portcullis::policy::grant::Terms{ scopes:scopes127, tools:tools127, access_ttl_s:access_ttl_s127, refresh_ttl_s:refresh_ttl_s127, require_sender_constraint:require_sender_constraint127, claims:claims127, notes:notes127, } = e;
+              let vec129 = scopes127;
+              let len129 = vec129.len();
+              let layout129 = _rt::alloc::Layout::from_size_align(vec129.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result129, _cleanup129) = wit_bindgen::rt::Cleanup::new(layout129);if let Some(cleanup) = _cleanup129 { cleanup.forget(); }
+              for (i, e) in vec129.into_iter().enumerate() {
+                let base = result129.add(i * (2*::core::mem::size_of::<*const u8>()));
                 {
-                  let vec3 = (e.into_bytes()).into_boxed_slice();
-                  let ptr3 = vec3.as_ptr().cast::<u8>();
-                  let len3 = vec3.len();
-                  ::core::mem::forget(vec3);
-                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
-                  *base.add(0).cast::<*mut u8>() = ptr3.cast_mut();
+                  let vec128 = (e.into_bytes()).into_boxed_slice();
+                  let ptr128 = vec128.as_ptr().cast::<u8>();
+                  let len128 = vec128.len();
+                  ::core::mem::forget(vec128);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len128;
+                  *base.add(0).cast::<*mut u8>() = ptr128.cast_mut();
                 }
               }
-              *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
-              *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result4;
-            } },
-            Err(e) => { {
-              *ptr2.add(0).cast::<u8>() = (1i32) as u8;
-              let vec8 = e;
-              let len8 = vec8.len();
-              let layout8 = _rt::alloc::Layout::from_size_align(vec8.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
-              let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);if let Some(cleanup) = _cleanup8 { cleanup.forget(); }
-              for (i, e) in vec8.into_iter().enumerate() {
-                let base = result8.add(i * (4*::core::mem::size_of::<*const u8>()));
+              *ptr126.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len129;
+              *ptr126.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result129;
+              match tools127 {
+                Some(e) => {
+                  *ptr126.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec131 = e;
+                  let len131 = vec131.len();
+                  let layout131 = _rt::alloc::Layout::from_size_align(vec131.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                  let (result131, _cleanup131) = wit_bindgen::rt::Cleanup::new(layout131);if let Some(cleanup) = _cleanup131 { cleanup.forget(); }
+                  for (i, e) in vec131.into_iter().enumerate() {
+                    let base = result131.add(i * (2*::core::mem::size_of::<*const u8>()));
+                    {
+                      let vec130 = (e.into_bytes()).into_boxed_slice();
+                      let ptr130 = vec130.as_ptr().cast::<u8>();
+                      let len130 = vec130.len();
+                      ::core::mem::forget(vec130);
+                      *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len130;
+                      *base.add(0).cast::<*mut u8>() = ptr130.cast_mut();
+                    }
+                  }
+                  *ptr126.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>() = len131;
+                  *ptr126.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result131;
+                },
+                None => {
+                  {
+                    *ptr126.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match access_ttl_s127 {
+                Some(e) => {
+                  *ptr126.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr126.add(4+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *ptr126.add(6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match refresh_ttl_s127 {
+                Some(e) => {
+                  *ptr126.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr126.add(12+6*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *ptr126.add(8+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };*ptr126.add(16+6*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match require_sender_constraint127 { true => 1, false => 0 }) as u8;
+              match claims127 {
+                Some(e) => {
+                  *ptr126.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec132 = (e.into_bytes()).into_boxed_slice();
+                  let ptr132 = vec132.as_ptr().cast::<u8>();
+                  let len132 = vec132.len();
+                  ::core::mem::forget(vec132);
+                  *ptr126.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>() = len132;
+                  *ptr126.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr132.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr126.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };let vec136 = notes127;
+              let len136 = vec136.len();
+              let layout136 = _rt::alloc::Layout::from_size_align(vec136.len() * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result136, _cleanup136) = wit_bindgen::rt::Cleanup::new(layout136);if let Some(cleanup) = _cleanup136 { cleanup.forget(); }
+              for (i, e) in vec136.into_iter().enumerate() {
+                let base = result136.add(i * (4*::core::mem::size_of::<*const u8>()));
                 {
-                  let Problem{ path:path5, message:message5, } = e;
-                  let vec6 = (path5.into_bytes()).into_boxed_slice();
-                  let ptr6 = vec6.as_ptr().cast::<u8>();
-                  let len6 = vec6.len();
-                  ::core::mem::forget(vec6);
-                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len6;
-                  *base.add(0).cast::<*mut u8>() = ptr6.cast_mut();
-                  let vec7 = (message5.into_bytes()).into_boxed_slice();
-                  let ptr7 = vec7.as_ptr().cast::<u8>();
-                  let len7 = vec7.len();
-                  ::core::mem::forget(vec7);
-                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
-                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr7.cast_mut();
+                  let super::super::super::super::portcullis::policy::types::Note{ key:key133, value:value133, } = e;
+                  let vec134 = (key133.into_bytes()).into_boxed_slice();
+                  let ptr134 = vec134.as_ptr().cast::<u8>();
+                  let len134 = vec134.len();
+                  ::core::mem::forget(vec134);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len134;
+                  *base.add(0).cast::<*mut u8>() = ptr134.cast_mut();
+                  let vec135 = (value133.into_bytes()).into_boxed_slice();
+                  let ptr135 = vec135.as_ptr().cast::<u8>();
+                  let len135 = vec135.len();
+                  ::core::mem::forget(vec135);
+                  *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len135;
+                  *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr135.cast_mut();
                 }
               }
-              *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len8;
-              *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result8;
-            } },
-          };ptr2
-        } }
-        #[doc(hidden)]
-        #[allow(non_snake_case)]
-        pub unsafe fn __post_return_configure<T_: Guest>(arg0: *mut u8,) { unsafe {
-          let l0 = i32::from(*arg0.add(0).cast::<u8>());
-          match l0 {
-            0 => {
-              let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let base5 = l1;
-              let len5 = l2;
-              for i in 0..len5 {
-                let base = base5.add(i * (2*::core::mem::size_of::<*const u8>()));
-                {
-                  let l3 = *base.add(0).cast::<*mut u8>();
-                  let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l3, l4, 1);
-                }
-              }
-              _rt::cabi_dealloc(base5, len5 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              *ptr126.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len136;
+              *ptr126.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result136;
             },
-            _ => {
-              let l6 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-              let l7 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
-              let base12 = l6;
-              let len12 = l7;
-              for i in 0..len12 {
-                let base = base12.add(i * (4*::core::mem::size_of::<*const u8>()));
+            Decision::StepUp(e) => {
+              *ptr126.add(0).cast::<u8>() = (2i32) as u8;
+              let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes137, acr_values:acr_values137, max_age_s:max_age_s137, reason:reason137, } = e;
+              let vec139 = scopes137;
+              let len139 = vec139.len();
+              let layout139 = _rt::alloc::Layout::from_size_align(vec139.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result139, _cleanup139) = wit_bindgen::rt::Cleanup::new(layout139);if let Some(cleanup) = _cleanup139 { cleanup.forget(); }
+              for (i, e) in vec139.into_iter().enumerate() {
+                let base = result139.add(i * (2*::core::mem::size_of::<*const u8>()));
                 {
-                  let l8 = *base.add(0).cast::<*mut u8>();
-                  let l9 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l8, l9, 1);
-                  let l10 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
-                  let l11 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
-                  _rt::cabi_dealloc(l10, l11, 1);
+                  let vec138 = (e.into_bytes()).into_boxed_slice();
+                  let ptr138 = vec138.as_ptr().cast::<u8>();
+                  let len138 = vec138.len();
+                  ::core::mem::forget(vec138);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len138;
+                  *base.add(0).cast::<*mut u8>() = ptr138.cast_mut();
                 }
               }
-              _rt::cabi_dealloc(base12, len12 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
-            },
+              *ptr126.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len139;
+              *ptr126.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result139;
+              let vec141 = acr_values137;
+              let len141 = vec141.len();
+              let layout141 = _rt::alloc::Layout::from_size_align(vec141.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result141, _cleanup141) = wit_bindgen::rt::Cleanup::new(layout141);if let Some(cleanup) = _cleanup141 { cleanup.forget(); }
+              for (i, e) in vec141.into_iter().enumerate() {
+                let base = result141.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let vec140 = (e.into_bytes()).into_boxed_slice();
+                  let ptr140 = vec140.as_ptr().cast::<u8>();
+                  let len140 = vec140.len();
+                  ::core::mem::forget(vec140);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
+                  *base.add(0).cast::<*mut u8>() = ptr140.cast_mut();
+                }
+              }
+              *ptr126.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+              *ptr126.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result141;
+              match max_age_s137 {
+                Some(e) => {
+                  *ptr126.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr126.add(4+5*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *ptr126.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };let super::super::super::super::portcullis::policy::types::Reason{ code:code142, message:message142, rule:rule142, detail:detail142, } = reason137;
+              let vec143 = (code142.into_bytes()).into_boxed_slice();
+              let ptr143 = vec143.as_ptr().cast::<u8>();
+              let len143 = vec143.len();
+              ::core::mem::forget(vec143);
+              *ptr126.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len143;
+              *ptr126.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr143.cast_mut();
+              let vec144 = (message142.into_bytes()).into_boxed_slice();
+              let ptr144 = vec144.as_ptr().cast::<u8>();
+              let len144 = vec144.len();
+              ::core::mem::forget(vec144);
+              *ptr126.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+              *ptr126.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr144.cast_mut();
+              match rule142 {
+                Some(e) => {
+                  *ptr126.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec145 = (e.into_bytes()).into_boxed_slice();
+                  let ptr145 = vec145.as_ptr().cast::<u8>();
+                  let len145 = vec145.len();
+                  ::core::mem::forget(vec145);
+                  *ptr126.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
+                  *ptr126.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr126.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match detail142 {
+                Some(e) => {
+                  *ptr126.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec146 = (e.into_bytes()).into_boxed_slice();
+                  let ptr146 = vec146.as_ptr().cast::<u8>();
+                  let len146 = vec146.len();
+                  ::core::mem::forget(vec146);
+                  *ptr126.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
+                  *ptr126.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr146.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr126.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };},
+              Decision::Deny(e) => {
+                *ptr126.add(0).cast::<u8>() = (3i32) as u8;
+                let super::super::super::super::portcullis::policy::types::Denial{ reason:reason147, rpc_code:rpc_code147, rpc_data:rpc_data147, as_tool_error:as_tool_error147, } = e;
+                let super::super::super::super::portcullis::policy::types::Reason{ code:code148, message:message148, rule:rule148, detail:detail148, } = reason147;
+                let vec149 = (code148.into_bytes()).into_boxed_slice();
+                let ptr149 = vec149.as_ptr().cast::<u8>();
+                let len149 = vec149.len();
+                ::core::mem::forget(vec149);
+                *ptr126.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len149;
+                *ptr126.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr149.cast_mut();
+                let vec150 = (message148.into_bytes()).into_boxed_slice();
+                let ptr150 = vec150.as_ptr().cast::<u8>();
+                let len150 = vec150.len();
+                ::core::mem::forget(vec150);
+                *ptr126.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len150;
+                *ptr126.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr150.cast_mut();
+                match rule148 {
+                  Some(e) => {
+                    *ptr126.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec151 = (e.into_bytes()).into_boxed_slice();
+                    let ptr151 = vec151.as_ptr().cast::<u8>();
+                    let len151 = vec151.len();
+                    ::core::mem::forget(vec151);
+                    *ptr126.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len151;
+                    *ptr126.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr151.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr126.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match detail148 {
+                  Some(e) => {
+                    *ptr126.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec152 = (e.into_bytes()).into_boxed_slice();
+                    let ptr152 = vec152.as_ptr().cast::<u8>();
+                    let len152 = vec152.len();
+                    ::core::mem::forget(vec152);
+                    *ptr126.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len152;
+                    *ptr126.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr152.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr126.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_code147 {
+                  Some(e) => {
+                    *ptr126.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    *ptr126.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                  },
+                  None => {
+                    {
+                      *ptr126.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_data147 {
+                  Some(e) => {
+                    *ptr126.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec153 = (e.into_bytes()).into_boxed_slice();
+                    let ptr153 = vec153.as_ptr().cast::<u8>();
+                    let len153 = vec153.len();
+                    ::core::mem::forget(vec153);
+                    *ptr126.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len153;
+                    *ptr126.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr153.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr126.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };*ptr126.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error147 { true => 1, false => 0 }) as u8;
+              },
+            }
+            ptr126
+          } }
+          #[doc(hidden)]
+          #[allow(non_snake_case)]
+          pub unsafe fn __post_return_renew<T_: Guest>(arg0: *mut u8,) { unsafe {
+            let l0 = i32::from(*arg0.add(0).cast::<u8>());
+            match l0 {
+              0 => (),
+              1 => {
+                let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base5 = l1;
+                let len5 = l2;
+                for i in 0..len5 {
+                  let base = base5.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l3 = *base.add(0).cast::<*mut u8>();
+                    let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l3, l4, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base5, len5 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l6 = i32::from(*arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l6 {
+                  0 => (),
+                  _ => {
+                    let l7 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l8 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base11 = l7;
+                    let len11 = l8;
+                    for i in 0..len11 {
+                      let base = base11.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l9 = *base.add(0).cast::<*mut u8>();
+                        let l10 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l9, l10, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base11, len11 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                  },
+                }
+                let l12 = i32::from(*arg0.add(16+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l12 {
+                  0 => (),
+                  _ => {
+                    let l13 = *arg0.add(16+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l14 = *arg0.add(16+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l13, l14, 1);
+                  },
+                }
+                let l15 = *arg0.add(16+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l16 = *arg0.add(16+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base21 = l15;
+                let len21 = l16;
+                for i in 0..len21 {
+                  let base = base21.add(i * (4*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l17 = *base.add(0).cast::<*mut u8>();
+                    let l18 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l17, l18, 1);
+                    let l19 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l20 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l19, l20, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base21, len21 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              2 => {
+                let l22 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l23 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base26 = l22;
+                let len26 = l23;
+                for i in 0..len26 {
+                  let base = base26.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l24 = *base.add(0).cast::<*mut u8>();
+                    let l25 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l24, l25, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base26, len26 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l27 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l28 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base31 = l27;
+                let len31 = l28;
+                for i in 0..len31 {
+                  let base = base31.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l29 = *base.add(0).cast::<*mut u8>();
+                    let l30 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l29, l30, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base31, len31 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l32 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l33 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l32, l33, 1);
+                let l34 = *arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l35 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l34, l35, 1);
+                let l36 = i32::from(*arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l36 {
+                  0 => (),
+                  _ => {
+                    let l37 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l38 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l37, l38, 1);
+                  },
+                }
+                let l39 = i32::from(*arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l39 {
+                  0 => (),
+                  _ => {
+                    let l40 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l41 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l40, l41, 1);
+                  },
+                }
+              },
+              _ => {
+                let l42 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l43 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l42, l43, 1);
+                let l44 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l45 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l44, l45, 1);
+                let l46 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l46 {
+                  0 => (),
+                  _ => {
+                    let l47 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l48 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l47, l48, 1);
+                  },
+                }
+                let l49 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l49 {
+                  0 => (),
+                  _ => {
+                    let l50 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l51 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l50, l51, 1);
+                  },
+                }
+                let l52 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l52 {
+                  0 => (),
+                  _ => {
+                    let l53 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l54 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l53, l54, 1);
+                  },
+                }
+              },
+            }
+          } }
+          pub trait Guest {
+            #[allow(async_fn_in_trait)]
+            fn renew(context: Context,request: Request,) -> Decision;
           }
-        } }
-        pub trait Guest {
-          /// Called before any hook. `config` is a JSON object. Answers with warnings, or with the reasons why
-          /// this configuration cannot be used.
-          #[allow(async_fn_in_trait)]
-          fn configure(config: _rt::String,) -> Result<_rt::Vec::<_rt::String>,_rt::Vec::<Problem>>;
+          #[doc(hidden)]
+          #[macro_export]
+          macro_rules! __export_portcullis_policy_refresh_0_1_0_cabi{
+            ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+              #[unsafe(export_name = "portcullis:policy/refresh@0.1.0#renew")]
+              unsafe extern "C" fn export_renew(arg0: *mut u8,) -> *mut u8 {
+                unsafe { $($path_to_types)*::_export_renew_cabi::<$ty>(arg0) }
+              }
+              #[unsafe(export_name = "cabi_post_portcullis:policy/refresh@0.1.0#renew")]
+              unsafe extern "C" fn _post_return_renew(arg0: *mut u8,) {
+                unsafe { $($path_to_types)*::__post_return_renew::<$ty>(arg0) }
+              }
+            };);
+          }
+          #[doc(hidden)]
+          pub use __export_portcullis_policy_refresh_0_1_0_cabi;
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+15*::core::mem::size_of::<*const u8>()]);
+          static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+15*::core::mem::size_of::<*const u8>()]);
         }
-        #[doc(hidden)]
-        #[macro_export]
-        macro_rules! __export_portcullis_policy_configuration_0_1_0_cabi{
-          ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
-
-            #[unsafe(export_name = "portcullis:policy/configuration@0.1.0#configure")]
-            unsafe extern "C" fn export_configure(arg0: *mut u8,arg1: usize,) -> *mut u8 {
-              unsafe { $($path_to_types)*::_export_configure_cabi::<$ty>(arg0, arg1) }
+        /// Whether a client may register, and with which metadata.
+        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+        pub mod client {
+          #[used]
+          #[doc(hidden)]
+          static __FORCE_SECTION_REF: fn() =
+          super::super::super::super::__link_custom_section_describing_imports;
+          
+          use super::super::super::super::_rt;
+          pub type Context = super::super::super::super::portcullis::policy::types::Context;
+          pub type Json = super::super::super::super::portcullis::policy::types::Json;
+          pub type Denial = super::super::super::super::portcullis::policy::types::Denial;
+          pub type Approval = super::super::super::super::portcullis::policy::types::Approval;
+          pub type Edit = super::super::super::super::portcullis::policy::types::Edit;
+          #[repr(u8)]
+          #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+          pub enum Source {
+            /// RFC 7591.
+            Dynamic,
+            /// A Client ID Metadata Document.
+            MetadataDocument,
+            PreRegistered,
+            Admin,
+          }
+impl Default for Source { fn default() -> Self { Self::Dynamic } }
+          impl ::core::fmt::Debug for Source {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              match self {
+                Source::Dynamic => {
+                  f.debug_tuple("Source::Dynamic").finish()
+                }
+                Source::MetadataDocument => {
+                  f.debug_tuple("Source::MetadataDocument").finish()
+                }
+                Source::PreRegistered => {
+                  f.debug_tuple("Source::PreRegistered").finish()
+                }
+                Source::Admin => {
+                  f.debug_tuple("Source::Admin").finish()
+                }
+              }
             }
-            #[unsafe(export_name = "cabi_post_portcullis:policy/configuration@0.1.0#configure")]
-            unsafe extern "C" fn _post_return_configure(arg0: *mut u8,) {
-              unsafe { $($path_to_types)*::__post_return_configure::<$ty>(arg0) }
+          }
+          impl Source{
+            #[doc(hidden)]
+            pub unsafe fn _lift(val: u8) -> Source{
+              if !cfg!(debug_assertions) {
+                return unsafe { ::core::mem::transmute(val) };
+              }
+              match val {
+                0 => Source::Dynamic,
+                1 => Source::MetadataDocument,
+                2 => Source::PreRegistered,
+                3 => Source::Admin,
+                _ => panic!("invalid enum discriminant"),
+              }
             }
-          };);
+          }
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+          pub struct Request {
+            pub source: Source,
+            pub redirect_uris: _rt::Vec::<_rt::String>,
+            pub scopes: _rt::Vec::<_rt::String>,
+            pub software_id: Option<_rt::String>,
+            /// The client metadata (RFC 7591 §2).
+#[serde(with = "crate::serial::json")]
+            pub metadata: Json,
+          }
+impl Default for Request { fn default() -> Self { Self { source: Default::default(), redirect_uris: Default::default(), scopes: Default::default(), software_id: Default::default(), metadata: crate::serial::empty_object(), } } }
+          impl ::core::fmt::Debug for Request {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              f.debug_struct("Request").field("source", &self.source).field("redirect-uris", &self.redirect_uris).field("scopes", &self.scopes).field("software-id", &self.software_id).field("metadata", &self.metadata).finish()
+            }
+          }
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+          pub enum Decision {
+            Abstain,
+            /// With these edits of the metadata.
+            Allow(_rt::Vec::<Edit>),
+            Approve(Approval),
+            Deny(Denial),
+          }
+          impl ::core::fmt::Debug for Decision {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              match self {
+                Decision::Abstain => {
+                  f.debug_tuple("Decision::Abstain").finish()
+                }
+                Decision::Allow(e) => {
+                  f.debug_tuple("Decision::Allow").field(e).finish()
+                }
+                Decision::Approve(e) => {
+                  f.debug_tuple("Decision::Approve").field(e).finish()
+                }
+                Decision::Deny(e) => {
+                  f.debug_tuple("Decision::Deny").field(e).finish()
+                }
+              }
+            }
+          }
+          #[doc(hidden)]
+          #[allow(non_snake_case, unused_unsafe)]
+          pub unsafe fn _export_register_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+          _rt::run_ctors_once();let result104 = {
+            let l0 = *arg0.add(0).cast::<*mut u8>();
+            let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len2 = l1;
+            let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+            let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len5 = l4;
+            let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+            let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+            let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len14 = l13;
+            let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+            let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len25 = l24;
+            let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+            let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len29 = l28;
+            let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+            let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len32 = l31;
+            let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+            let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len35 = l34;
+            let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+            let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base41 = l36;
+            let len41 = l37;
+            let mut result41 = _rt::Vec::with_capacity(len41);
+            for i in 0..len41 {
+              let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e41 = {
+                let l38 = *base.add(0).cast::<*mut u8>();
+                let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len40 = l39;
+                let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+                _rt::string_lift(bytes40)
+              };
+              result41.push(e41);
+            }
+            _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base47 = l42;
+            let len47 = l43;
+            let mut result47 = _rt::Vec::with_capacity(len47);
+            for i in 0..len47 {
+              let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e47 = {
+                let l44 = *base.add(0).cast::<*mut u8>();
+                let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len46 = l45;
+                let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+                _rt::string_lift(bytes46)
+              };
+              result47.push(e47);
+            }
+            _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base53 = l48;
+            let len53 = l49;
+            let mut result53 = _rt::Vec::with_capacity(len53);
+            for i in 0..len53 {
+              let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e53 = {
+                let l50 = *base.add(0).cast::<*mut u8>();
+                let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len52 = l51;
+                let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+                _rt::string_lift(bytes52)
+              };
+              result53.push(e53);
+            }
+            _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base63 = l58;
+            let len63 = l59;
+            let mut result63 = _rt::Vec::with_capacity(len63);
+            for i in 0..len63 {
+              let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e63 = {
+                let l60 = *base.add(0).cast::<*mut u8>();
+                let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len62 = l61;
+                let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+                _rt::string_lift(bytes62)
+              };
+              result63.push(e63);
+            }
+            _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len68 = l67;
+            let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+            let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base74 = l69;
+            let len74 = l70;
+            let mut result74 = _rt::Vec::with_capacity(len74);
+            for i in 0..len74 {
+              let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e74 = {
+                let l71 = *base.add(0).cast::<*mut u8>();
+                let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len73 = l72;
+                let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+                _rt::string_lift(bytes73)
+              };
+              result74.push(e74);
+            }
+            _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base83 = l75;
+            let len83 = l76;
+            let mut result83 = _rt::Vec::with_capacity(len83);
+            for i in 0..len83 {
+              let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+              let e83 = {
+                let l77 = *base.add(0).cast::<*mut u8>();
+                let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len79 = l78;
+                let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+                let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len82 = l81;
+                let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+                super::super::super::super::portcullis::policy::types::Attr{
+                  name: _rt::string_lift(bytes79),
+                  value: _rt::string_lift(bytes82),
+                }
+              };
+              result83.push(e83);
+            }
+            _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l84 = i32::from(*arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l86 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base90 = l85;
+            let len90 = l86;
+            let mut result90 = _rt::Vec::with_capacity(len90);
+            for i in 0..len90 {
+              let base = base90.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e90 = {
+                let l87 = *base.add(0).cast::<*mut u8>();
+                let l88 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len89 = l88;
+                let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
+                _rt::string_lift(bytes89)
+              };
+              result90.push(e90);
+            }
+            _rt::cabi_dealloc(base90, len90 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l91 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l92 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base96 = l91;
+            let len96 = l92;
+            let mut result96 = _rt::Vec::with_capacity(len96);
+            for i in 0..len96 {
+              let base = base96.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e96 = {
+                let l93 = *base.add(0).cast::<*mut u8>();
+                let l94 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len95 = l94;
+                let bytes95 = _rt::Vec::from_raw_parts(l93.cast(), len95, len95);
+                _rt::string_lift(bytes95)
+              };
+              result96.push(e96);
+            }
+            _rt::cabi_dealloc(base96, len96 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l97 = i32::from(*arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l101 = *arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l102 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len103 = l102;
+            let bytes103 = _rt::Vec::from_raw_parts(l101.cast(), len103, len103);
+            T_::register(super::super::super::super::portcullis::policy::types::Context{
+              decision_id: _rt::string_lift(bytes2),
+              trace_id: _rt::string_lift(bytes5),
+              now_ms: l6 as u64,
+              session_id: match l7 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len10 = l9;
+                    let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+                    _rt::string_lift(bytes10)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+              protocol_version: _rt::string_lift(bytes14),
+              remote_ip: match l15 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len18 = l17;
+                    let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+                    _rt::string_lift(bytes18)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              user_agent: match l19 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len22 = l21;
+                    let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                    _rt::string_lift(bytes22)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              caller: super::super::super::super::portcullis::policy::types::Caller{
+                subject: _rt::string_lift(bytes25),
+                kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+                issuer: _rt::string_lift(bytes29),
+                tenant: _rt::string_lift(bytes32),
+                client_id: _rt::string_lift(bytes35),
+                actor_chain: result41,
+                groups: result47,
+                scopes: result53,
+                acr: match l54 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len57 = l56;
+                      let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                      _rt::string_lift(bytes57)
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                amr: result63,
+                auth_time: match l64 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                      l65 as u64
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                claims: _rt::string_lift(bytes68),
+              },
+              satisfied: result74,
+              ext: result83,
+            }, Request{
+              source: Source::_lift(l84 as u8),
+              redirect_uris: result90,
+              scopes: result96,
+              software_id: match l97 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l98 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l99 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len100 = l99;
+                    let bytes100 = _rt::Vec::from_raw_parts(l98.cast(), len100, len100);
+                    _rt::string_lift(bytes100)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              metadata: _rt::string_lift(bytes103),
+            })
+          };
+          _rt::cabi_dealloc(arg0, 24+52*::core::mem::size_of::<*const u8>(), 8);
+          let ptr105 = (&raw mut _RET_AREA.0).cast::<u8>();
+          match result104 {
+            Decision::Abstain=> {
+              {
+                *ptr105.add(0).cast::<u8>() = (0i32) as u8;
+              }
+            }
+            Decision::Allow(e) => {
+              *ptr105.add(0).cast::<u8>() = (1i32) as u8;
+              let vec111 = e;
+              let len111 = vec111.len();
+              let layout111 = _rt::alloc::Layout::from_size_align(vec111.len() * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result111, _cleanup111) = wit_bindgen::rt::Cleanup::new(layout111);if let Some(cleanup) = _cleanup111 { cleanup.forget(); }
+              for (i, e) in vec111.into_iter().enumerate() {
+                let base = result111.add(i * (5*::core::mem::size_of::<*const u8>()));
+                {
+                  let super::super::super::super::portcullis::policy::types::Edit{ pointer:pointer106, op:op106, } = e;
+                  let vec107 = (pointer106.into_bytes()).into_boxed_slice();
+                  let ptr107 = vec107.as_ptr().cast::<u8>();
+                  let len107 = vec107.len();
+                  ::core::mem::forget(vec107);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len107;
+                  *base.add(0).cast::<*mut u8>() = ptr107.cast_mut();
+                  use super::super::super::super::portcullis::policy::types::EditOp as V110;
+                  match op106 {
+                    V110::Remove=> {
+                      {
+                        *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                      }
+                    }
+                    V110::Set(e) => {
+                      *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                      let vec108 = (e.into_bytes()).into_boxed_slice();
+                      let ptr108 = vec108.as_ptr().cast::<u8>();
+                      let len108 = vec108.len();
+                      ::core::mem::forget(vec108);
+                      *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len108;
+                      *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr108.cast_mut();
+                    },
+                    V110::Mask(e) => {
+                      *base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>() = (2i32) as u8;
+                      let vec109 = (e.into_bytes()).into_boxed_slice();
+                      let ptr109 = vec109.as_ptr().cast::<u8>();
+                      let len109 = vec109.len();
+                      ::core::mem::forget(vec109);
+                      *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len109;
+                      *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr109.cast_mut();
+                    },
+                  }
+                }
+              }
+              *ptr105.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len111;
+              *ptr105.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result111;
+            },
+            Decision::Approve(e) => {
+              *ptr105.add(0).cast::<u8>() = (2i32) as u8;
+              let super::super::super::super::portcullis::policy::types::Approval{ title:title112, summary:summary112, by:by112, approvers:approvers112, ttl_s:ttl_s112, remember:remember112, reason:reason112, } = e;
+              let vec113 = (title112.into_bytes()).into_boxed_slice();
+              let ptr113 = vec113.as_ptr().cast::<u8>();
+              let len113 = vec113.len();
+              ::core::mem::forget(vec113);
+              *ptr105.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len113;
+              *ptr105.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr113.cast_mut();
+              let vec114 = (summary112.into_bytes()).into_boxed_slice();
+              let ptr114 = vec114.as_ptr().cast::<u8>();
+              let len114 = vec114.len();
+              ::core::mem::forget(vec114);
+              *ptr105.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len114;
+              *ptr105.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr114.cast_mut();
+              *ptr105.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by112.clone() as i32) as u8;
+              let vec116 = approvers112;
+              let len116 = vec116.len();
+              let layout116 = _rt::alloc::Layout::from_size_align(vec116.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result116, _cleanup116) = wit_bindgen::rt::Cleanup::new(layout116);if let Some(cleanup) = _cleanup116 { cleanup.forget(); }
+              for (i, e) in vec116.into_iter().enumerate() {
+                let base = result116.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let vec115 = (e.into_bytes()).into_boxed_slice();
+                  let ptr115 = vec115.as_ptr().cast::<u8>();
+                  let len115 = vec115.len();
+                  ::core::mem::forget(vec115);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len115;
+                  *base.add(0).cast::<*mut u8>() = ptr115.cast_mut();
+                }
+              }
+              *ptr105.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len116;
+              *ptr105.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result116;
+              *ptr105.add(8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s112);
+              use super::super::super::super::portcullis::policy::types::ApprovalMemory as V117;
+              match remember112 {
+                V117::Once=> {
+                  {
+                    *ptr105.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                }
+                V117::Seconds(e) => {
+                  *ptr105.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr105.add(8+8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+              }
+              let super::super::super::super::portcullis::policy::types::Reason{ code:code118, message:message118, rule:rule118, detail:detail118, } = reason112;
+              let vec119 = (code118.into_bytes()).into_boxed_slice();
+              let ptr119 = vec119.as_ptr().cast::<u8>();
+              let len119 = vec119.len();
+              ::core::mem::forget(vec119);
+              *ptr105.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
+              *ptr105.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr119.cast_mut();
+              let vec120 = (message118.into_bytes()).into_boxed_slice();
+              let ptr120 = vec120.as_ptr().cast::<u8>();
+              let len120 = vec120.len();
+              ::core::mem::forget(vec120);
+              *ptr105.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len120;
+              *ptr105.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr120.cast_mut();
+              match rule118 {
+                Some(e) => {
+                  *ptr105.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec121 = (e.into_bytes()).into_boxed_slice();
+                  let ptr121 = vec121.as_ptr().cast::<u8>();
+                  let len121 = vec121.len();
+                  ::core::mem::forget(vec121);
+                  *ptr105.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+                  *ptr105.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr121.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr105.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };match detail118 {
+                Some(e) => {
+                  *ptr105.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  let vec122 = (e.into_bytes()).into_boxed_slice();
+                  let ptr122 = vec122.as_ptr().cast::<u8>();
+                  let len122 = vec122.len();
+                  ::core::mem::forget(vec122);
+                  *ptr105.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>() = len122;
+                  *ptr105.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr122.cast_mut();
+                },
+                None => {
+                  {
+                    *ptr105.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };},
+              Decision::Deny(e) => {
+                *ptr105.add(0).cast::<u8>() = (3i32) as u8;
+                let super::super::super::super::portcullis::policy::types::Denial{ reason:reason123, rpc_code:rpc_code123, rpc_data:rpc_data123, as_tool_error:as_tool_error123, } = e;
+                let super::super::super::super::portcullis::policy::types::Reason{ code:code124, message:message124, rule:rule124, detail:detail124, } = reason123;
+                let vec125 = (code124.into_bytes()).into_boxed_slice();
+                let ptr125 = vec125.as_ptr().cast::<u8>();
+                let len125 = vec125.len();
+                ::core::mem::forget(vec125);
+                *ptr105.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
+                *ptr105.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr125.cast_mut();
+                let vec126 = (message124.into_bytes()).into_boxed_slice();
+                let ptr126 = vec126.as_ptr().cast::<u8>();
+                let len126 = vec126.len();
+                ::core::mem::forget(vec126);
+                *ptr105.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len126;
+                *ptr105.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr126.cast_mut();
+                match rule124 {
+                  Some(e) => {
+                    *ptr105.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec127 = (e.into_bytes()).into_boxed_slice();
+                    let ptr127 = vec127.as_ptr().cast::<u8>();
+                    let len127 = vec127.len();
+                    ::core::mem::forget(vec127);
+                    *ptr105.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len127;
+                    *ptr105.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr127.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr105.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match detail124 {
+                  Some(e) => {
+                    *ptr105.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec128 = (e.into_bytes()).into_boxed_slice();
+                    let ptr128 = vec128.as_ptr().cast::<u8>();
+                    let len128 = vec128.len();
+                    ::core::mem::forget(vec128);
+                    *ptr105.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len128;
+                    *ptr105.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr128.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr105.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_code123 {
+                  Some(e) => {
+                    *ptr105.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    *ptr105.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                  },
+                  None => {
+                    {
+                      *ptr105.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match rpc_data123 {
+                  Some(e) => {
+                    *ptr105.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec129 = (e.into_bytes()).into_boxed_slice();
+                    let ptr129 = vec129.as_ptr().cast::<u8>();
+                    let len129 = vec129.len();
+                    ::core::mem::forget(vec129);
+                    *ptr105.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len129;
+                    *ptr105.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr129.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr105.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };*ptr105.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error123 { true => 1, false => 0 }) as u8;
+              },
+            }
+            ptr105
+          } }
+          #[doc(hidden)]
+          #[allow(non_snake_case)]
+          pub unsafe fn __post_return_register<T_: Guest>(arg0: *mut u8,) { unsafe {
+            let l0 = i32::from(*arg0.add(0).cast::<u8>());
+            match l0 {
+              0 => (),
+              1 => {
+                let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base10 = l1;
+                let len10 = l2;
+                for i in 0..len10 {
+                  let base = base10.add(i * (5*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l3 = *base.add(0).cast::<*mut u8>();
+                    let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l3, l4, 1);
+                    let l5 = i32::from(*base.add(2*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l5 {
+                      0 => (),
+                      1 => {
+                        let l6 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l7 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l6, l7, 1);
+                      },
+                      _ => {
+                        let l8 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l9 = *base.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l8, l9, 1);
+                      },
+                    }
+                  }
+                }
+                _rt::cabi_dealloc(base10, len10 * (5*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+              },
+              2 => {
+                let l11 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l12 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l11, l12, 1);
+                let l13 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l14 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l13, l14, 1);
+                let l15 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l16 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let base19 = l15;
+                let len19 = l16;
+                for i in 0..len19 {
+                  let base = base19.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let l17 = *base.add(0).cast::<*mut u8>();
+                    let l18 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l17, l18, 1);
+                  }
+                }
+                _rt::cabi_dealloc(base19, len19 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                let l20 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l21 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l20, l21, 1);
+                let l22 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l23 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l22, l23, 1);
+                let l24 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l24 {
+                  0 => (),
+                  _ => {
+                    let l25 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l26 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l25, l26, 1);
+                  },
+                }
+                let l27 = i32::from(*arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l27 {
+                  0 => (),
+                  _ => {
+                    let l28 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l29 = *arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l28, l29, 1);
+                  },
+                }
+              },
+              _ => {
+                let l30 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l31 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l30, l31, 1);
+                let l32 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l33 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l32, l33, 1);
+                let l34 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l34 {
+                  0 => (),
+                  _ => {
+                    let l35 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l36 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l35, l36, 1);
+                  },
+                }
+                let l37 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l37 {
+                  0 => (),
+                  _ => {
+                    let l38 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l39 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l38, l39, 1);
+                  },
+                }
+                let l40 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                match l40 {
+                  0 => (),
+                  _ => {
+                    let l41 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l42 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l41, l42, 1);
+                  },
+                }
+              },
+            }
+          } }
+          pub trait Guest {
+            #[allow(async_fn_in_trait)]
+            fn register(context: Context,request: Request,) -> Decision;
+          }
+          #[doc(hidden)]
+          #[macro_export]
+          macro_rules! __export_portcullis_policy_client_0_1_0_cabi{
+            ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+              #[unsafe(export_name = "portcullis:policy/client@0.1.0#register")]
+              unsafe extern "C" fn export_register(arg0: *mut u8,) -> *mut u8 {
+                unsafe { $($path_to_types)*::_export_register_cabi::<$ty>(arg0) }
+              }
+              #[unsafe(export_name = "cabi_post_portcullis:policy/client@0.1.0#register")]
+              unsafe extern "C" fn _post_return_register(arg0: *mut u8,) {
+                unsafe { $($path_to_types)*::__post_return_register::<$ty>(arg0) }
+              }
+            };);
+          }
+          #[doc(hidden)]
+          pub use __export_portcullis_policy_client_0_1_0_cabi;
+          #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+          #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+          struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+19*::core::mem::size_of::<*const u8>()]);
+          static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+19*::core::mem::size_of::<*const u8>()]);
         }
-        #[doc(hidden)]
-        pub use __export_portcullis_policy_configuration_0_1_0_cabi;
-
-        #[cfg_attr(target_pointer_width="64", repr(align(8)))]
-        #[cfg_attr(target_pointer_width="32", repr(align(4)))]
-        struct _RetArea([::core::mem::MaybeUninit::<u8>; 3*::core::mem::size_of::<*const u8>()]);
-        static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 3*::core::mem::size_of::<*const u8>()]);
-
+        /// Whether a stored credential for an upstream may be used for a caller.
+        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+        pub mod credential {
+          #[used]
+          #[doc(hidden)]
+          static __FORCE_SECTION_REF: fn() =
+          super::super::super::super::__link_custom_section_describing_imports;
+          
+          use super::super::super::super::_rt;
+          pub type Context = super::super::super::super::portcullis::policy::types::Context;
+          pub type Upstream = super::super::super::super::portcullis::policy::types::Upstream;
+          pub type Denial = super::super::super::super::portcullis::policy::types::Denial;
+          pub type StepUp = super::super::super::super::portcullis::policy::types::StepUp;
+          pub type Approval = super::super::super::super::portcullis::policy::types::Approval;
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+          pub struct Request {
+            pub upstream: Upstream,
+            /// `shared-oauth`, `per-user-oauth`, `per-user-headers`, `token-exchange` or `static-headers`.
+            pub kind: _rt::String,
+            /// The account at the upstream, when known.
+            pub account: Option<_rt::String>,
+            /// `call`, `sync` or `connect`.
+            pub purpose: _rt::String,
+            /// The upstream's own name for the tool that is called.
+            pub tool: Option<_rt::String>,
+            pub scopes: _rt::Vec::<_rt::String>,
+          }
+impl Default for Request { fn default() -> Self { Self { upstream: Default::default(), kind: Default::default(), account: Default::default(), purpose: Default::default(), tool: Default::default(), scopes: Default::default(), } } }
+          impl ::core::fmt::Debug for Request {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              f.debug_struct("Request").field("upstream", &self.upstream).field("kind", &self.kind).field("account", &self.account).field("purpose", &self.purpose).field("tool", &self.tool).field("scopes", &self.scopes).finish()
+            }
+          }
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+          pub struct Terms {
+            /// Never more than were requested.
+#[serde(default)]
+            pub scopes: _rt::Vec::<_rt::String>,
+            /// Oldest acceptable credential, in seconds since it was obtained.
+#[serde(default)]
+            pub max_age_s: Option<u32>,
+          }
+          impl ::core::fmt::Debug for Terms {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              f.debug_struct("Terms").field("scopes", &self.scopes).field("max-age-s", &self.max_age_s).finish()
+            }
+          }
+          #[derive(Clone, Eq, PartialEq)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+          pub enum Decision {
+            Abstain,
+            Release(Terms),
+            Approve(Approval),
+            StepUp(StepUp),
+            Deny(Denial),
+          }
+          impl ::core::fmt::Debug for Decision {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+              match self {
+                Decision::Abstain => {
+                  f.debug_tuple("Decision::Abstain").finish()
+                }
+                Decision::Release(e) => {
+                  f.debug_tuple("Decision::Release").field(e).finish()
+                }
+                Decision::Approve(e) => {
+                  f.debug_tuple("Decision::Approve").field(e).finish()
+                }
+                Decision::StepUp(e) => {
+                  f.debug_tuple("Decision::StepUp").field(e).finish()
+                }
+                Decision::Deny(e) => {
+                  f.debug_tuple("Decision::Deny").field(e).finish()
+                }
+              }
+            }
+          }
+          #[doc(hidden)]
+          #[allow(non_snake_case, unused_unsafe)]
+          pub unsafe fn _export_release_cabi<T_: Guest>(arg0: *mut u8,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+          _rt::run_ctors_once();let result116 = {
+            let l0 = *arg0.add(0).cast::<*mut u8>();
+            let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len2 = l1;
+            let bytes2 = _rt::Vec::from_raw_parts(l0.cast(), len2, len2);
+            let l3 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l4 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len5 = l4;
+            let bytes5 = _rt::Vec::from_raw_parts(l3.cast(), len5, len5);
+            let l6 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<i64>();
+            let l7 = i32::from(*arg0.add(8+4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l11 = i32::from(*arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l12 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l13 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len14 = l13;
+            let bytes14 = _rt::Vec::from_raw_parts(l12.cast(), len14, len14);
+            let l15 = i32::from(*arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l23 = *arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l24 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len25 = l24;
+            let bytes25 = _rt::Vec::from_raw_parts(l23.cast(), len25, len25);
+            let l26 = i32::from(*arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l27 = *arg0.add(8+19*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l28 = *arg0.add(8+20*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len29 = l28;
+            let bytes29 = _rt::Vec::from_raw_parts(l27.cast(), len29, len29);
+            let l30 = *arg0.add(8+21*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l31 = *arg0.add(8+22*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len32 = l31;
+            let bytes32 = _rt::Vec::from_raw_parts(l30.cast(), len32, len32);
+            let l33 = *arg0.add(8+23*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l34 = *arg0.add(8+24*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len35 = l34;
+            let bytes35 = _rt::Vec::from_raw_parts(l33.cast(), len35, len35);
+            let l36 = *arg0.add(8+25*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l37 = *arg0.add(8+26*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base41 = l36;
+            let len41 = l37;
+            let mut result41 = _rt::Vec::with_capacity(len41);
+            for i in 0..len41 {
+              let base = base41.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e41 = {
+                let l38 = *base.add(0).cast::<*mut u8>();
+                let l39 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len40 = l39;
+                let bytes40 = _rt::Vec::from_raw_parts(l38.cast(), len40, len40);
+                _rt::string_lift(bytes40)
+              };
+              result41.push(e41);
+            }
+            _rt::cabi_dealloc(base41, len41 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l42 = *arg0.add(8+27*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l43 = *arg0.add(8+28*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base47 = l42;
+            let len47 = l43;
+            let mut result47 = _rt::Vec::with_capacity(len47);
+            for i in 0..len47 {
+              let base = base47.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e47 = {
+                let l44 = *base.add(0).cast::<*mut u8>();
+                let l45 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len46 = l45;
+                let bytes46 = _rt::Vec::from_raw_parts(l44.cast(), len46, len46);
+                _rt::string_lift(bytes46)
+              };
+              result47.push(e47);
+            }
+            _rt::cabi_dealloc(base47, len47 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l48 = *arg0.add(8+29*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l49 = *arg0.add(8+30*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base53 = l48;
+            let len53 = l49;
+            let mut result53 = _rt::Vec::with_capacity(len53);
+            for i in 0..len53 {
+              let base = base53.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e53 = {
+                let l50 = *base.add(0).cast::<*mut u8>();
+                let l51 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len52 = l51;
+                let bytes52 = _rt::Vec::from_raw_parts(l50.cast(), len52, len52);
+                _rt::string_lift(bytes52)
+              };
+              result53.push(e53);
+            }
+            _rt::cabi_dealloc(base53, len53 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l54 = i32::from(*arg0.add(8+31*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l58 = *arg0.add(8+34*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l59 = *arg0.add(8+35*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base63 = l58;
+            let len63 = l59;
+            let mut result63 = _rt::Vec::with_capacity(len63);
+            for i in 0..len63 {
+              let base = base63.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e63 = {
+                let l60 = *base.add(0).cast::<*mut u8>();
+                let l61 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len62 = l61;
+                let bytes62 = _rt::Vec::from_raw_parts(l60.cast(), len62, len62);
+                _rt::string_lift(bytes62)
+              };
+              result63.push(e63);
+            }
+            _rt::cabi_dealloc(base63, len63 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l64 = i32::from(*arg0.add(8+36*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l66 = *arg0.add(24+36*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l67 = *arg0.add(24+37*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len68 = l67;
+            let bytes68 = _rt::Vec::from_raw_parts(l66.cast(), len68, len68);
+            let l69 = *arg0.add(24+38*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l70 = *arg0.add(24+39*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base74 = l69;
+            let len74 = l70;
+            let mut result74 = _rt::Vec::with_capacity(len74);
+            for i in 0..len74 {
+              let base = base74.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e74 = {
+                let l71 = *base.add(0).cast::<*mut u8>();
+                let l72 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len73 = l72;
+                let bytes73 = _rt::Vec::from_raw_parts(l71.cast(), len73, len73);
+                _rt::string_lift(bytes73)
+              };
+              result74.push(e74);
+            }
+            _rt::cabi_dealloc(base74, len74 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l75 = *arg0.add(24+40*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l76 = *arg0.add(24+41*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base83 = l75;
+            let len83 = l76;
+            let mut result83 = _rt::Vec::with_capacity(len83);
+            for i in 0..len83 {
+              let base = base83.add(i * (4*::core::mem::size_of::<*const u8>()));
+              let e83 = {
+                let l77 = *base.add(0).cast::<*mut u8>();
+                let l78 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len79 = l78;
+                let bytes79 = _rt::Vec::from_raw_parts(l77.cast(), len79, len79);
+                let l80 = *base.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l81 = *base.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len82 = l81;
+                let bytes82 = _rt::Vec::from_raw_parts(l80.cast(), len82, len82);
+                super::super::super::super::portcullis::policy::types::Attr{
+                  name: _rt::string_lift(bytes79),
+                  value: _rt::string_lift(bytes82),
+                }
+              };
+              result83.push(e83);
+            }
+            _rt::cabi_dealloc(base83, len83 * (4*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l84 = *arg0.add(24+42*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l85 = *arg0.add(24+43*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len86 = l85;
+            let bytes86 = _rt::Vec::from_raw_parts(l84.cast(), len86, len86);
+            let l87 = *arg0.add(24+44*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l88 = *arg0.add(24+45*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len89 = l88;
+            let bytes89 = _rt::Vec::from_raw_parts(l87.cast(), len89, len89);
+            let l90 = *arg0.add(24+46*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l91 = *arg0.add(24+47*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base95 = l90;
+            let len95 = l91;
+            let mut result95 = _rt::Vec::with_capacity(len95);
+            for i in 0..len95 {
+              let base = base95.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e95 = {
+                let l92 = *base.add(0).cast::<*mut u8>();
+                let l93 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len94 = l93;
+                let bytes94 = _rt::Vec::from_raw_parts(l92.cast(), len94, len94);
+                _rt::string_lift(bytes94)
+              };
+              result95.push(e95);
+            }
+            _rt::cabi_dealloc(base95, len95 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            let l96 = *arg0.add(24+48*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l97 = *arg0.add(24+49*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len98 = l97;
+            let bytes98 = _rt::Vec::from_raw_parts(l96.cast(), len98, len98);
+            let l99 = i32::from(*arg0.add(24+50*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l103 = *arg0.add(24+53*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l104 = *arg0.add(24+54*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let len105 = l104;
+            let bytes105 = _rt::Vec::from_raw_parts(l103.cast(), len105, len105);
+            let l106 = i32::from(*arg0.add(24+55*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            let l110 = *arg0.add(24+58*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l111 = *arg0.add(24+59*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base115 = l110;
+            let len115 = l111;
+            let mut result115 = _rt::Vec::with_capacity(len115);
+            for i in 0..len115 {
+              let base = base115.add(i * (2*::core::mem::size_of::<*const u8>()));
+              let e115 = {
+                let l112 = *base.add(0).cast::<*mut u8>();
+                let l113 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                let len114 = l113;
+                let bytes114 = _rt::Vec::from_raw_parts(l112.cast(), len114, len114);
+                _rt::string_lift(bytes114)
+              };
+              result115.push(e115);
+            }
+            _rt::cabi_dealloc(base115, len115 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+            T_::release(super::super::super::super::portcullis::policy::types::Context{
+              decision_id: _rt::string_lift(bytes2),
+              trace_id: _rt::string_lift(bytes5),
+              now_ms: l6 as u64,
+              session_id: match l7 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l8 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l9 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len10 = l9;
+                    let bytes10 = _rt::Vec::from_raw_parts(l8.cast(), len10, len10);
+                    _rt::string_lift(bytes10)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              transport: super::super::super::super::portcullis::policy::types::Transport::_lift(l11 as u8),
+              protocol_version: _rt::string_lift(bytes14),
+              remote_ip: match l15 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l16 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l17 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len18 = l17;
+                    let bytes18 = _rt::Vec::from_raw_parts(l16.cast(), len18, len18);
+                    _rt::string_lift(bytes18)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              user_agent: match l19 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len22 = l21;
+                    let bytes22 = _rt::Vec::from_raw_parts(l20.cast(), len22, len22);
+                    _rt::string_lift(bytes22)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              caller: super::super::super::super::portcullis::policy::types::Caller{
+                subject: _rt::string_lift(bytes25),
+                kind: super::super::super::super::portcullis::policy::types::SubjectKind::_lift(l26 as u8),
+                issuer: _rt::string_lift(bytes29),
+                tenant: _rt::string_lift(bytes32),
+                client_id: _rt::string_lift(bytes35),
+                actor_chain: result41,
+                groups: result47,
+                scopes: result53,
+                acr: match l54 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l55 = *arg0.add(8+32*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                      let l56 = *arg0.add(8+33*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                      let len57 = l56;
+                      let bytes57 = _rt::Vec::from_raw_parts(l55.cast(), len57, len57);
+                      _rt::string_lift(bytes57)
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                amr: result63,
+                auth_time: match l64 {
+                  0 => None,
+                  1 => {
+                    let e = {
+                      let l65 = *arg0.add(16+36*::core::mem::size_of::<*const u8>()).cast::<i64>();
+                      l65 as u64
+                    };
+                    Some(e)
+                  }
+                  _ => _rt::invalid_enum_discriminant(),
+                },
+                claims: _rt::string_lift(bytes68),
+              },
+              satisfied: result74,
+              ext: result83,
+            }, Request{
+              upstream: super::super::super::super::portcullis::policy::types::Upstream{
+                id: _rt::string_lift(bytes86),
+                trust: _rt::string_lift(bytes89),
+                labels: result95,
+              },
+              kind: _rt::string_lift(bytes98),
+              account: match l99 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l100 = *arg0.add(24+51*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l101 = *arg0.add(24+52*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len102 = l101;
+                    let bytes102 = _rt::Vec::from_raw_parts(l100.cast(), len102, len102);
+                    _rt::string_lift(bytes102)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              purpose: _rt::string_lift(bytes105),
+              tool: match l106 {
+                0 => None,
+                1 => {
+                  let e = {
+                    let l107 = *arg0.add(24+56*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l108 = *arg0.add(24+57*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let len109 = l108;
+                    let bytes109 = _rt::Vec::from_raw_parts(l107.cast(), len109, len109);
+                    _rt::string_lift(bytes109)
+                  };
+                  Some(e)
+                }
+                _ => _rt::invalid_enum_discriminant(),
+              },
+              scopes: result115,
+            })
+          };
+          _rt::cabi_dealloc(arg0, 24+60*::core::mem::size_of::<*const u8>(), 8);
+          let ptr117 = (&raw mut _RET_AREA.0).cast::<u8>();
+          match result116 {
+            Decision::Abstain=> {
+              {
+                *ptr117.add(0).cast::<u8>() = (0i32) as u8;
+              }
+            }
+            Decision::Release(e) => {
+              *ptr117.add(0).cast::<u8>() = (1i32) as u8;
+              let Terms{ scopes:scopes118, max_age_s:max_age_s118, } = e;
+              let vec120 = scopes118;
+              let len120 = vec120.len();
+              let layout120 = _rt::alloc::Layout::from_size_align(vec120.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+              let (result120, _cleanup120) = wit_bindgen::rt::Cleanup::new(layout120);if let Some(cleanup) = _cleanup120 { cleanup.forget(); }
+              for (i, e) in vec120.into_iter().enumerate() {
+                let base = result120.add(i * (2*::core::mem::size_of::<*const u8>()));
+                {
+                  let vec119 = (e.into_bytes()).into_boxed_slice();
+                  let ptr119 = vec119.as_ptr().cast::<u8>();
+                  let len119 = vec119.len();
+                  ::core::mem::forget(vec119);
+                  *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
+                  *base.add(0).cast::<*mut u8>() = ptr119.cast_mut();
+                }
+              }
+              *ptr117.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len120;
+              *ptr117.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result120;
+              match max_age_s118 {
+                Some(e) => {
+                  *ptr117.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                  *ptr117.add(4+3*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                },
+                None => {
+                  {
+                    *ptr117.add(3*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                  }
+                },
+              };},
+              Decision::Approve(e) => {
+                *ptr117.add(0).cast::<u8>() = (2i32) as u8;
+                let super::super::super::super::portcullis::policy::types::Approval{ title:title121, summary:summary121, by:by121, approvers:approvers121, ttl_s:ttl_s121, remember:remember121, reason:reason121, } = e;
+                let vec122 = (title121.into_bytes()).into_boxed_slice();
+                let ptr122 = vec122.as_ptr().cast::<u8>();
+                let len122 = vec122.len();
+                ::core::mem::forget(vec122);
+                *ptr117.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len122;
+                *ptr117.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr122.cast_mut();
+                let vec123 = (summary121.into_bytes()).into_boxed_slice();
+                let ptr123 = vec123.as_ptr().cast::<u8>();
+                let len123 = vec123.len();
+                ::core::mem::forget(vec123);
+                *ptr117.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len123;
+                *ptr117.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr123.cast_mut();
+                *ptr117.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (by121.clone() as i32) as u8;
+                let vec125 = approvers121;
+                let len125 = vec125.len();
+                let layout125 = _rt::alloc::Layout::from_size_align(vec125.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                let (result125, _cleanup125) = wit_bindgen::rt::Cleanup::new(layout125);if let Some(cleanup) = _cleanup125 { cleanup.forget(); }
+                for (i, e) in vec125.into_iter().enumerate() {
+                  let base = result125.add(i * (2*::core::mem::size_of::<*const u8>()));
+                  {
+                    let vec124 = (e.into_bytes()).into_boxed_slice();
+                    let ptr124 = vec124.as_ptr().cast::<u8>();
+                    let len124 = vec124.len();
+                    ::core::mem::forget(vec124);
+                    *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len124;
+                    *base.add(0).cast::<*mut u8>() = ptr124.cast_mut();
+                  }
+                }
+                *ptr117.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len125;
+                *ptr117.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result125;
+                *ptr117.add(8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(ttl_s121);
+                use super::super::super::super::portcullis::policy::types::ApprovalMemory as V126;
+                match remember121 {
+                  V126::Once=> {
+                    {
+                      *ptr117.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  }
+                  V126::Seconds(e) => {
+                    *ptr117.add(4+8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    *ptr117.add(8+8*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                  },
+                }
+                let super::super::super::super::portcullis::policy::types::Reason{ code:code127, message:message127, rule:rule127, detail:detail127, } = reason121;
+                let vec128 = (code127.into_bytes()).into_boxed_slice();
+                let ptr128 = vec128.as_ptr().cast::<u8>();
+                let len128 = vec128.len();
+                ::core::mem::forget(vec128);
+                *ptr117.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len128;
+                *ptr117.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr128.cast_mut();
+                let vec129 = (message127.into_bytes()).into_boxed_slice();
+                let ptr129 = vec129.as_ptr().cast::<u8>();
+                let len129 = vec129.len();
+                ::core::mem::forget(vec129);
+                *ptr117.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>() = len129;
+                *ptr117.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr129.cast_mut();
+                match rule127 {
+                  Some(e) => {
+                    *ptr117.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec130 = (e.into_bytes()).into_boxed_slice();
+                    let ptr130 = vec130.as_ptr().cast::<u8>();
+                    let len130 = vec130.len();
+                    ::core::mem::forget(vec130);
+                    *ptr117.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>() = len130;
+                    *ptr117.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr130.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr117.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };match detail127 {
+                  Some(e) => {
+                    *ptr117.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                    let vec131 = (e.into_bytes()).into_boxed_slice();
+                    let ptr131 = vec131.as_ptr().cast::<u8>();
+                    let len131 = vec131.len();
+                    ::core::mem::forget(vec131);
+                    *ptr117.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>() = len131;
+                    *ptr117.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr131.cast_mut();
+                  },
+                  None => {
+                    {
+                      *ptr117.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                    }
+                  },
+                };},
+                Decision::StepUp(e) => {
+                  *ptr117.add(0).cast::<u8>() = (3i32) as u8;
+                  let super::super::super::super::portcullis::policy::types::StepUp{ scopes:scopes132, acr_values:acr_values132, max_age_s:max_age_s132, reason:reason132, } = e;
+                  let vec134 = scopes132;
+                  let len134 = vec134.len();
+                  let layout134 = _rt::alloc::Layout::from_size_align(vec134.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                  let (result134, _cleanup134) = wit_bindgen::rt::Cleanup::new(layout134);if let Some(cleanup) = _cleanup134 { cleanup.forget(); }
+                  for (i, e) in vec134.into_iter().enumerate() {
+                    let base = result134.add(i * (2*::core::mem::size_of::<*const u8>()));
+                    {
+                      let vec133 = (e.into_bytes()).into_boxed_slice();
+                      let ptr133 = vec133.as_ptr().cast::<u8>();
+                      let len133 = vec133.len();
+                      ::core::mem::forget(vec133);
+                      *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len133;
+                      *base.add(0).cast::<*mut u8>() = ptr133.cast_mut();
+                    }
+                  }
+                  *ptr117.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len134;
+                  *ptr117.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result134;
+                  let vec136 = acr_values132;
+                  let len136 = vec136.len();
+                  let layout136 = _rt::alloc::Layout::from_size_align(vec136.len() * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>()).unwrap();
+                  let (result136, _cleanup136) = wit_bindgen::rt::Cleanup::new(layout136);if let Some(cleanup) = _cleanup136 { cleanup.forget(); }
+                  for (i, e) in vec136.into_iter().enumerate() {
+                    let base = result136.add(i * (2*::core::mem::size_of::<*const u8>()));
+                    {
+                      let vec135 = (e.into_bytes()).into_boxed_slice();
+                      let ptr135 = vec135.as_ptr().cast::<u8>();
+                      let len135 = vec135.len();
+                      ::core::mem::forget(vec135);
+                      *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len135;
+                      *base.add(0).cast::<*mut u8>() = ptr135.cast_mut();
+                    }
+                  }
+                  *ptr117.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len136;
+                  *ptr117.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result136;
+                  match max_age_s132 {
+                    Some(e) => {
+                      *ptr117.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                      *ptr117.add(4+5*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                    },
+                    None => {
+                      {
+                        *ptr117.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                      }
+                    },
+                  };let super::super::super::super::portcullis::policy::types::Reason{ code:code137, message:message137, rule:rule137, detail:detail137, } = reason132;
+                  let vec138 = (code137.into_bytes()).into_boxed_slice();
+                  let ptr138 = vec138.as_ptr().cast::<u8>();
+                  let len138 = vec138.len();
+                  ::core::mem::forget(vec138);
+                  *ptr117.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len138;
+                  *ptr117.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr138.cast_mut();
+                  let vec139 = (message137.into_bytes()).into_boxed_slice();
+                  let ptr139 = vec139.as_ptr().cast::<u8>();
+                  let len139 = vec139.len();
+                  ::core::mem::forget(vec139);
+                  *ptr117.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>() = len139;
+                  *ptr117.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr139.cast_mut();
+                  match rule137 {
+                    Some(e) => {
+                      *ptr117.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                      let vec140 = (e.into_bytes()).into_boxed_slice();
+                      let ptr140 = vec140.as_ptr().cast::<u8>();
+                      let len140 = vec140.len();
+                      ::core::mem::forget(vec140);
+                      *ptr117.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>() = len140;
+                      *ptr117.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr140.cast_mut();
+                    },
+                    None => {
+                      {
+                        *ptr117.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                      }
+                    },
+                  };match detail137 {
+                    Some(e) => {
+                      *ptr117.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                      let vec141 = (e.into_bytes()).into_boxed_slice();
+                      let ptr141 = vec141.as_ptr().cast::<u8>();
+                      let len141 = vec141.len();
+                      ::core::mem::forget(vec141);
+                      *ptr117.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>() = len141;
+                      *ptr117.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr141.cast_mut();
+                    },
+                    None => {
+                      {
+                        *ptr117.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                      }
+                    },
+                  };},
+                  Decision::Deny(e) => {
+                    *ptr117.add(0).cast::<u8>() = (4i32) as u8;
+                    let super::super::super::super::portcullis::policy::types::Denial{ reason:reason142, rpc_code:rpc_code142, rpc_data:rpc_data142, as_tool_error:as_tool_error142, } = e;
+                    let super::super::super::super::portcullis::policy::types::Reason{ code:code143, message:message143, rule:rule143, detail:detail143, } = reason142;
+                    let vec144 = (code143.into_bytes()).into_boxed_slice();
+                    let ptr144 = vec144.as_ptr().cast::<u8>();
+                    let len144 = vec144.len();
+                    ::core::mem::forget(vec144);
+                    *ptr117.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len144;
+                    *ptr117.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr144.cast_mut();
+                    let vec145 = (message143.into_bytes()).into_boxed_slice();
+                    let ptr145 = vec145.as_ptr().cast::<u8>();
+                    let len145 = vec145.len();
+                    ::core::mem::forget(vec145);
+                    *ptr117.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>() = len145;
+                    *ptr117.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr145.cast_mut();
+                    match rule143 {
+                      Some(e) => {
+                        *ptr117.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                        let vec146 = (e.into_bytes()).into_boxed_slice();
+                        let ptr146 = vec146.as_ptr().cast::<u8>();
+                        let len146 = vec146.len();
+                        ::core::mem::forget(vec146);
+                        *ptr117.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>() = len146;
+                        *ptr117.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr146.cast_mut();
+                      },
+                      None => {
+                        {
+                          *ptr117.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                        }
+                      },
+                    };match detail143 {
+                      Some(e) => {
+                        *ptr117.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                        let vec147 = (e.into_bytes()).into_boxed_slice();
+                        let ptr147 = vec147.as_ptr().cast::<u8>();
+                        let len147 = vec147.len();
+                        ::core::mem::forget(vec147);
+                        *ptr117.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>() = len147;
+                        *ptr117.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr147.cast_mut();
+                      },
+                      None => {
+                        {
+                          *ptr117.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                        }
+                      },
+                    };match rpc_code142 {
+                      Some(e) => {
+                        *ptr117.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                        *ptr117.add(4+11*::core::mem::size_of::<*const u8>()).cast::<i32>() = _rt::as_i32(e);
+                      },
+                      None => {
+                        {
+                          *ptr117.add(11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                        }
+                      },
+                    };match rpc_data142 {
+                      Some(e) => {
+                        *ptr117.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+                        let vec148 = (e.into_bytes()).into_boxed_slice();
+                        let ptr148 = vec148.as_ptr().cast::<u8>();
+                        let len148 = vec148.len();
+                        ::core::mem::forget(vec148);
+                        *ptr117.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>() = len148;
+                        *ptr117.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr148.cast_mut();
+                      },
+                      None => {
+                        {
+                          *ptr117.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+                        }
+                      },
+                    };*ptr117.add(8+14*::core::mem::size_of::<*const u8>()).cast::<u8>() = (match as_tool_error142 { true => 1, false => 0 }) as u8;
+                  },
+                }
+                ptr117
+              } }
+              #[doc(hidden)]
+              #[allow(non_snake_case)]
+              pub unsafe fn __post_return_release<T_: Guest>(arg0: *mut u8,) { unsafe {
+                let l0 = i32::from(*arg0.add(0).cast::<u8>());
+                match l0 {
+                  0 => (),
+                  1 => {
+                    let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base5 = l1;
+                    let len5 = l2;
+                    for i in 0..len5 {
+                      let base = base5.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l3 = *base.add(0).cast::<*mut u8>();
+                        let l4 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l3, l4, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base5, len5 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                  },
+                  2 => {
+                    let l6 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l7 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l6, l7, 1);
+                    let l8 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l9 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l8, l9, 1);
+                    let l10 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l11 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base14 = l10;
+                    let len14 = l11;
+                    for i in 0..len14 {
+                      let base = base14.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l12 = *base.add(0).cast::<*mut u8>();
+                        let l13 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l12, l13, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base14, len14 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                    let l15 = *arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l16 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l15, l16, 1);
+                    let l17 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l18 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l17, l18, 1);
+                    let l19 = i32::from(*arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l19 {
+                      0 => (),
+                      _ => {
+                        let l20 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l21 = *arg0.add(8+15*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l20, l21, 1);
+                      },
+                    }
+                    let l22 = i32::from(*arg0.add(8+16*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l22 {
+                      0 => (),
+                      _ => {
+                        let l23 = *arg0.add(8+17*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l24 = *arg0.add(8+18*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l23, l24, 1);
+                      },
+                    }
+                  },
+                  3 => {
+                    let l25 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l26 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base29 = l25;
+                    let len29 = l26;
+                    for i in 0..len29 {
+                      let base = base29.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l27 = *base.add(0).cast::<*mut u8>();
+                        let l28 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l27, l28, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base29, len29 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                    let l30 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l31 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    let base34 = l30;
+                    let len34 = l31;
+                    for i in 0..len34 {
+                      let base = base34.add(i * (2*::core::mem::size_of::<*const u8>()));
+                      {
+                        let l32 = *base.add(0).cast::<*mut u8>();
+                        let l33 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l32, l33, 1);
+                      }
+                    }
+                    _rt::cabi_dealloc(base34, len34 * (2*::core::mem::size_of::<*const u8>()), ::core::mem::size_of::<*const u8>());
+                    let l35 = *arg0.add(8+5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l36 = *arg0.add(8+6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l35, l36, 1);
+                    let l37 = *arg0.add(8+7*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l38 = *arg0.add(8+8*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l37, l38, 1);
+                    let l39 = i32::from(*arg0.add(8+9*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l39 {
+                      0 => (),
+                      _ => {
+                        let l40 = *arg0.add(8+10*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l41 = *arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l40, l41, 1);
+                      },
+                    }
+                    let l42 = i32::from(*arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l42 {
+                      0 => (),
+                      _ => {
+                        let l43 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l44 = *arg0.add(8+14*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l43, l44, 1);
+                      },
+                    }
+                  },
+                  _ => {
+                    let l45 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l46 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l45, l46, 1);
+                    let l47 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                    let l48 = *arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                    _rt::cabi_dealloc(l47, l48, 1);
+                    let l49 = i32::from(*arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l49 {
+                      0 => (),
+                      _ => {
+                        let l50 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l51 = *arg0.add(7*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l50, l51, 1);
+                      },
+                    }
+                    let l52 = i32::from(*arg0.add(8*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l52 {
+                      0 => (),
+                      _ => {
+                        let l53 = *arg0.add(9*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l54 = *arg0.add(10*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l53, l54, 1);
+                      },
+                    }
+                    let l55 = i32::from(*arg0.add(8+11*::core::mem::size_of::<*const u8>()).cast::<u8>());
+                    match l55 {
+                      0 => (),
+                      _ => {
+                        let l56 = *arg0.add(8+12*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                        let l57 = *arg0.add(8+13*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                        _rt::cabi_dealloc(l56, l57, 1);
+                      },
+                    }
+                  },
+                }
+              } }
+              pub trait Guest {
+                #[allow(async_fn_in_trait)]
+                fn release(context: Context,request: Request,) -> Decision;
+              }
+              #[doc(hidden)]
+              #[macro_export]
+              macro_rules! __export_portcullis_policy_credential_0_1_0_cabi{
+                ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+                  #[unsafe(export_name = "portcullis:policy/credential@0.1.0#release")]
+                  unsafe extern "C" fn export_release(arg0: *mut u8,) -> *mut u8 {
+                    unsafe { $($path_to_types)*::_export_release_cabi::<$ty>(arg0) }
+                  }
+                  #[unsafe(export_name = "cabi_post_portcullis:policy/credential@0.1.0#release")]
+                  unsafe extern "C" fn _post_return_release(arg0: *mut u8,) {
+                    unsafe { $($path_to_types)*::__post_return_release::<$ty>(arg0) }
+                  }
+                };);
+              }
+              #[doc(hidden)]
+              pub use __export_portcullis_policy_credential_0_1_0_cabi;
+              #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+              #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+              struct _RetArea([::core::mem::MaybeUninit::<u8>; 8+19*::core::mem::size_of::<*const u8>()]);
+              static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 8+19*::core::mem::size_of::<*const u8>()]);
+            }
+          }
+        }
       }
-
-    }
-  }
-}
-mod _rt {
-  #![allow(dead_code, unused_imports, clippy::all)]
-  pub use alloc_crate::string::String;
-  pub use alloc_crate::vec::Vec;
-
-  #[cfg(target_arch = "wasm32")]
-  pub fn run_ctors_once() {
-    wit_bindgen::rt::run_ctors_once();
-  }
-  pub unsafe fn string_lift(bytes: Vec<u8>) -> String {
-    if cfg!(debug_assertions) {
-      String::from_utf8(bytes).unwrap()
-    } else {
-      unsafe { String::from_utf8_unchecked(bytes) }
-    }
-  }
-  pub unsafe fn invalid_enum_discriminant<T>() -> T {
-    if cfg!(debug_assertions) {
-      panic!("invalid enum discriminant")
-    } else {
-      unsafe { core::hint::unreachable_unchecked() }
-    }
-  }
-  pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
-    if size == 0 {
-      return;
-    }
-    unsafe {
-      let layout = alloc::Layout::from_size_align_unchecked(size, align);
-      alloc::dealloc(ptr, layout);
-    }
-  }
-  pub use alloc_crate::alloc;
-
-  pub fn as_i32<T: AsI32>(t: T) -> i32 {
-    t.as_i32()
-  }
-
-  pub trait AsI32 {
-    fn as_i32(self) -> i32;
-  }
-
-  impl<'a, T: Copy + AsI32> AsI32 for &'a T {
-    fn as_i32(self) -> i32 {
-      (*self).as_i32()
-    }
-  }
-  
-  impl AsI32 for i32 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for u32 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for i16 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for u16 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for i8 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for u8 {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for char {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  impl AsI32 for usize {
-    #[inline]
-    fn as_i32(self) -> i32 {
-      self as i32
-    }
-  }
-  
-  pub fn as_i64<T: AsI64>(t: T) -> i64 {
-    t.as_i64()
-  }
-
-  pub trait AsI64 {
-    fn as_i64(self) -> i64;
-  }
-
-  impl<'a, T: Copy + AsI64> AsI64 for &'a T {
-    fn as_i64(self) -> i64 {
-      (*self).as_i64()
-    }
-  }
-  
-  impl AsI64 for i64 {
-    #[inline]
-    fn as_i64(self) -> i64 {
-      self as i64
-    }
-  }
-  
-  impl AsI64 for u64 {
-    #[inline]
-    fn as_i64(self) -> i64 {
-      self as i64
-    }
-  }
-  pub unsafe fn bool_lift(val: u8) -> bool {
-    if cfg!(debug_assertions) {
-      match val {
-        0 => false,
-        1 => true,
-        _ => panic!("invalid bool discriminant"),
+      mod _rt {
+        #![allow(dead_code, unused_imports, clippy::all)]
+        pub use alloc_crate::vec::Vec;
+        pub fn as_i32<T: AsI32>(t: T) -> i32 {
+          t.as_i32()
+        }
+        pub trait AsI32 {
+          fn as_i32(self) -> i32;
+        }
+        impl<'a, T: Copy + AsI32> AsI32 for &'a T {
+          fn as_i32(self) -> i32 {
+            (*self).as_i32()
+          }
+        }
+        
+        impl AsI32 for i32 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for u32 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for i16 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for u16 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for i8 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for u8 {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for char {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        impl AsI32 for usize {
+          #[inline]
+          fn as_i32(self) -> i32 {
+            self as i32
+          }
+        }
+        
+        pub fn as_i64<T: AsI64>(t: T) -> i64 {
+          t.as_i64()
+        }
+        pub trait AsI64 {
+          fn as_i64(self) -> i64;
+        }
+        impl<'a, T: Copy + AsI64> AsI64 for &'a T {
+          fn as_i64(self) -> i64 {
+            (*self).as_i64()
+          }
+        }
+        
+        impl AsI64 for i64 {
+          #[inline]
+          fn as_i64(self) -> i64 {
+            self as i64
+          }
+        }
+        
+        impl AsI64 for u64 {
+          #[inline]
+          fn as_i64(self) -> i64 {
+            self as i64
+          }
+        }
+        pub unsafe fn bool_lift(val: u8) -> bool {
+          if cfg!(debug_assertions) {
+            match val {
+              0 => false,
+              1 => true,
+              _ => panic!("invalid bool discriminant"),
+            }
+          } else {
+            val != 0
+          }
+        }
+        pub use alloc_crate::string::String;
+        #[cfg(target_arch = "wasm32")]
+        pub fn run_ctors_once() {
+          wit_bindgen::rt::run_ctors_once();
+        }
+        pub use alloc_crate::alloc;
+        pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
+          if size == 0 {
+            return;
+          }
+          unsafe {
+            let layout = alloc::Layout::from_size_align_unchecked(size, align);
+            alloc::dealloc(ptr, layout);
+          }
+        }
+        pub unsafe fn string_lift(bytes: Vec<u8>) -> String {
+          if cfg!(debug_assertions) {
+            String::from_utf8(bytes).unwrap()
+          } else {
+            unsafe { String::from_utf8_unchecked(bytes) }
+          }
+        }
+        pub unsafe fn invalid_enum_discriminant<T>() -> T {
+          if cfg!(debug_assertions) {
+            panic!("invalid enum discriminant")
+          } else {
+            unsafe { core::hint::unreachable_unchecked() }
+          }
+        }
+        extern crate alloc as alloc_crate;
       }
-    } else {
-      val != 0
-    }
-  }
-  extern crate alloc as alloc_crate;
-}
-
-/// Generates `#[unsafe(no_mangle)]` functions to export the specified type as
-/// the root implementation of all generated traits.
-///
-/// For more information see the documentation of `wit_bindgen::generate!`.
-///
-/// ```rust
-/// # macro_rules! export{ ($($t:tt)*) => (); }
-/// # trait Guest {}
-/// struct MyType;
-///
-/// impl Guest for MyType {
-///     // ...
-/// }
-///
-/// export!(MyType);
-/// ```
-#[allow(unused_macros)]
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __export_tool_guard_impl {
-  ($ty:ident) => (self::export!($ty with_types_in self););
-  ($ty:ident with_types_in $($path_to_types_root:tt)*) => (
-  $($path_to_types_root)*::exports::portcullis::policy::list_tools::__export_portcullis_policy_list_tools_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::list_tools);
-  $($path_to_types_root)*::exports::portcullis::policy::tool_call::__export_portcullis_policy_tool_call_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::tool_call);
-  $($path_to_types_root)*::exports::portcullis::policy::tool_result::__export_portcullis_policy_tool_result_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::tool_result);
-  $($path_to_types_root)*::exports::portcullis::policy::manifest::__export_portcullis_policy_manifest_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::manifest);
-  $($path_to_types_root)*::exports::portcullis::policy::configuration::__export_portcullis_policy_configuration_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::configuration);
-  const _: () = {
-
-    #[cfg(target_arch = "wasm32")]
-    #[unsafe(link_section = "component-type:wit-bindgen:0.60.0:portcullis:policy@0.1.0:tool-guard:imports and exports")]
-    #[doc(hidden)]
-    #[allow(clippy::octal_escapes)]
-    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 3105] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xa0\x17\x01A\x02\x01\
-A\x16\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
-\x01@\x02\x03lvl\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x1bportculli\
-s:policy/log@0.1.0\x05\0\x01BD\x01s\x04\0\x04json\x03\0\0\x01r\x02\x04names\x05v\
-alue\x01\x04\0\x04attr\x03\0\x02\x01m\x04\x04user\x07service\x05agent\x09anonymo\
-us\x04\0\x0csubject-kind\x03\0\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kin\
-d\x05\x06issuers\x06tenants\x09client-ids\x0bactor-chain\x06\x06groups\x06\x06sc\
-opes\x06\x03acr\x07\x03amr\x06\x09auth-time\x08\x06claims\x01\x04\0\x06caller\x03\
-\0\x09\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\0\x09transpor\
-t\x03\0\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\x0asession\
--id\x07\x09transport\x0c\x10protocol-versions\x09remote-ip\x07\x0auser-agent\x07\
-\x06caller\x0a\x09satisfied\x06\x03ext\x0d\x04\0\x07context\x03\0\x0e\x01r\x03\x02\
-ids\x05trusts\x06labels\x06\x04\0\x08upstream\x03\0\x10\x01n\x06\x09read-only\x0b\
-destructive\x0aidempotent\x0aopen-world\x0afirst-seen\x07changed\x04\0\x0atool-h\
-ints\x03\0\x12\x01k\x01\x01r\x09\x08upstreams\x04names\x0aexposed-ass\x05hints\x13\
-\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
-\0\x04tool\x03\0\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\
-\0\x06reason\x03\0\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rpc-data\x14\
-\x0das-tool-error\x7f\x04\0\x06denial\x03\0\x1a\x01ky\x01r\x04\x06scopes\x06\x0a\
-acr-values\x06\x09max-age-s\x1c\x06reason\x18\x04\0\x07step-up\x03\0\x1d\x01m\x03\
-\x06caller\x08operator\x06listed\x04\0\x08approver\x03\0\x1f\x01m\x03\x04once\x07\
-session\x05grant\x04\0\x0fapproval-memory\x03\0!\x01r\x07\x05titles\x07summarys\x02\
-by\x20\x09approvers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\0\x08approval\x03\
-\0#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\0\x08throttle\x03\0\
-%\x01q\x03\x06remove\0\0\x03set\x01\x01\0\x04mask\x01s\0\x04\0\x07edit-op\x03\0'\
-\x01r\x02\x07pointers\x02op(\x04\0\x04edit\x03\0)\x01p*\x01q\x03\x04keep\0\0\x05\
-patch\x01+\0\x07replace\x01\x01\0\x04\0\x07rewrite\x03\0,\x01r\x02\x03keys\x05va\
-lues\x04\0\x04note\x03\0.\x01r\x02\x05ttl-sy\x04vary\x06\x04\0\x0acache-hint\x03\
-\00\x01p/\x01k1\x01r\x05\x07rewrite-\x0einspect-result\x7f\x0atimeout-ms\x1c\x05\
-notes2\x05cache3\x04\0\x06permit\x03\04\x01q\x06\x07abstain\0\0\x05allow\x015\0\x04\
-deny\x01\x1b\0\x07step-up\x01\x1e\0\x07approve\x01$\0\x08throttle\x01&\0\x04\0\x07\
-verdict\x03\06\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\
-\0\x04part\x03\08\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\0\x04s\
-pan\x03\0:\x01p;\x01py\x01r\x04\x05spans<\x0astructured+\x0adrop-parts=\x05notes\
-2\x04\0\x09redaction\x03\0>\x01q\x04\x07abstain\0\0\x04pass\0\0\x06redact\x01?\0\
-\x05block\x01\x1b\0\x04\0\x0ainspection\x03\0@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\0\x0avisibility\x03\0B\x03\0\x1dportcullis:policy/types@0.1.0\x05\x01\x02\
-\x03\0\x01\x07context\x02\x03\0\x01\x04tool\x02\x03\0\x01\x0avisibility\x01B\x10\
-\x02\x03\x02\x01\x02\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x03\x04\0\x04tool\x03\
-\0\x02\x02\x03\x02\x01\x04\x04\0\x0avisibility\x03\0\x04\x01ks\x01r\x03\x05index\
+      /// Generates `#[unsafe(no_mangle)]` functions to export the specified type as
+      /// the root implementation of all generated traits.
+      ///
+      /// For more information see the documentation of `wit_bindgen::generate!`.
+      ///
+      /// ```rust
+      /// # macro_rules! export{ ($($t:tt)*) => (); }
+      /// # trait Guest {}
+      /// struct MyType;
+      ///
+      /// impl Guest for MyType {
+      ///     // ...
+      /// }
+      ///
+      /// export!(MyType);
+      /// ```
+      #[allow(unused_macros)]
+      #[doc(hidden)]
+      #[macro_export]
+      macro_rules! __export_complete_impl {
+        ($ty:ident) => (self::export!($ty with_types_in self););
+        ($ty:ident with_types_in $($path_to_types_root:tt)*) => (
+        $($path_to_types_root)*::exports::portcullis::policy::manifest::__export_portcullis_policy_manifest_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::manifest);
+        $($path_to_types_root)*::exports::portcullis::policy::self_tests::__export_portcullis_policy_self_tests_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::self_tests);
+        $($path_to_types_root)*::exports::portcullis::policy::dynamic::__export_portcullis_policy_dynamic_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::dynamic);
+        $($path_to_types_root)*::exports::portcullis::policy::configuration::__export_portcullis_policy_configuration_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::configuration);
+        $($path_to_types_root)*::exports::portcullis::policy::list_tools::__export_portcullis_policy_list_tools_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::list_tools);
+        $($path_to_types_root)*::exports::portcullis::policy::tool_call::__export_portcullis_policy_tool_call_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::tool_call);
+        $($path_to_types_root)*::exports::portcullis::policy::tool_result::__export_portcullis_policy_tool_result_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::tool_result);
+        $($path_to_types_root)*::exports::portcullis::policy::list_items::__export_portcullis_policy_list_items_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::list_items);
+        $($path_to_types_root)*::exports::portcullis::policy::item_access::__export_portcullis_policy_item_access_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::item_access);
+        $($path_to_types_root)*::exports::portcullis::policy::item_result::__export_portcullis_policy_item_result_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::item_result);
+        $($path_to_types_root)*::exports::portcullis::policy::server_request::__export_portcullis_policy_server_request_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::server_request);
+        $($path_to_types_root)*::exports::portcullis::policy::grant::__export_portcullis_policy_grant_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::grant);
+        $($path_to_types_root)*::exports::portcullis::policy::refresh::__export_portcullis_policy_refresh_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::refresh);
+        $($path_to_types_root)*::exports::portcullis::policy::client::__export_portcullis_policy_client_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::client);
+        $($path_to_types_root)*::exports::portcullis::policy::credential::__export_portcullis_policy_credential_0_1_0_cabi!($ty with_types_in $($path_to_types_root)*::exports::portcullis::policy::credential);
+        const _: () = {
+          #[cfg(target_arch = "wasm32")]
+          #[unsafe(link_section = "component-type:wit-bindgen:0.60.0:portcullis:policy@0.1.0:complete:imports and exports")]
+          #[doc(hidden)]
+          #[allow(clippy::octal_escapes)]
+          pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 6484] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xd51\x01A\x02\x01A:\x01\
+B\x02\x01@\0\0w\x04\0\x06now-ms\x01\0\x03\0\x1dportcullis:policy/clock@0.1.0\x05\
+\0\x01B\x03\x01p}\x01@\x01\x01ny\0\0\x04\0\x05bytes\x01\x01\x03\0\x1eportcullis:\
+policy/random@0.1.0\x05\x01\x01B\x04\x01r\x03\x07allowed\x7f\x09remainingw\x0ere\
+try-after-msw\x04\0\x05usage\x03\0\0\x01@\x04\x03keys\x04costy\x05limitw\x09peri\
+od-msw\0\x01\x04\0\x04take\x01\x02\x03\0\x20portcullis:policy/counters@0.1.0\x05\
+\x02\x01B\x02\x01@\x02\x03sets\x04items\0\x7f\x04\0\x08contains\x01\0\x03\0\x1cp\
+ortcullis:policy/sets@0.1.0\x05\x03\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05\
+error\x04\0\x05level\x03\0\0\x01@\x02\x03lvl\x01\x07messages\x01\0\x04\0\x05writ\
+e\x01\x02\x03\0\x1bportcullis:policy/log@0.1.0\x05\x04\x01BC\x01s\x04\0\x04json\x03\
+\0\0\x01r\x02\x04names\x05value\x01\x04\0\x04attr\x03\0\x02\x01m\x04\x04user\x07\
+service\x05agent\x09anonymous\x04\0\x0csubject-kind\x03\0\x04\x01ps\x01ks\x01kw\x01\
+r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\x09client-ids\x0bactor-chain\
+\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\x09auth-time\x08\x06claim\
+s\x01\x04\0\x06caller\x03\0\x09\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08i\
+nternal\x04\0\x09transport\x03\0\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-\
+ids\x06now-msw\x0asession-id\x07\x09transport\x0c\x10protocol-versions\x09remote\
+-ip\x07\x0auser-agent\x07\x06caller\x0a\x09satisfied\x06\x03ext\x0d\x04\0\x07con\
+text\x03\0\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\0\x08upstream\x03\0\x10\
+\x01n\x06\x09read-only\x0bdestructive\x0aidempotent\x0aopen-world\x0afirst-seen\x07\
+changed\x04\0\x0atool-hints\x03\0\x12\x01k\x01\x01r\x09\x08upstreams\x04names\x0a\
+exposed-ass\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\
+\x0cinput-schema\x14\x04\0\x04tool\x03\0\x15\x01r\x04\x04codes\x07messages\x04ru\
+le\x07\x06detail\x14\x04\0\x06reason\x03\0\x17\x01kz\x01r\x04\x06reason\x18\x08r\
+pc-code\x19\x08rpc-data\x14\x0das-tool-error\x7f\x04\0\x06denial\x03\0\x1a\x01ky\
+\x01r\x04\x06scopes\x06\x0aacr-values\x06\x09max-age-s\x1c\x06reason\x18\x04\0\x07\
+step-up\x03\0\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\0\x08approver\x03\
+\0\x1f\x01q\x02\x04once\0\0\x07seconds\x01y\0\x04\0\x0fapproval-memory\x03\0!\x01\
+r\x07\x05titles\x07summarys\x02by\x20\x09approvers\x06\x05ttl-sy\x08remember\"\x06\
+reason\x18\x04\0\x08approval\x03\0#\x01r\x03\x0eretry-after-msw\x06buckets\x06re\
+ason\x18\x04\0\x08throttle\x03\0%\x01q\x03\x06remove\0\0\x03set\x01\x01\0\x04mas\
+k\x01s\0\x04\0\x07edit-op\x03\0'\x01r\x02\x07pointers\x02op(\x04\0\x04edit\x03\0\
+)\x01p*\x01q\x03\x04keep\0\0\x05patch\x01+\0\x07replace\x01\x01\0\x04\0\x07rewri\
+te\x03\0,\x01r\x02\x03keys\x05values\x04\0\x04note\x03\0.\x01p/\x01r\x04\x07rewr\
+ite-\x0einspect-result\x7f\x0atimeout-ms\x1c\x05notes0\x04\0\x06permit\x03\01\x01\
+q\x06\x07abstain\0\0\x05allow\x012\0\x04deny\x01\x1b\0\x07step-up\x01\x1e\0\x07a\
+pprove\x01$\0\x08throttle\x01&\0\x04\0\x07verdict\x03\03\x01r\x05\x05indexy\x04k\
+inds\x04mime\x07\x05bytesy\x04text\x07\x04\0\x04part\x03\05\x01r\x04\x04party\x05\
+starty\x03endy\x0breplacements\x04\0\x04span\x03\07\x01p8\x01py\x01r\x04\x05span\
+s9\x0astructured+\x0adrop-parts:\x05notes0\x04\0\x09redaction\x03\0;\x01q\x04\x07\
+abstain\0\0\x04pass\0\0\x06redact\x01<\0\x05block\x01\x1b\0\x04\0\x0ainspection\x03\
+\0=\x01m\x03\x07abstain\x04show\x04hide\x04\0\x0avisibility\x03\0?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\0\x09item-kind\x03\0A\x03\0\x1d\
+portcullis:policy/types@0.1.0\x05\x05\x02\x03\0\x05\x04json\x01B\x14\x02\x03\x02\
+\x01\x06\x04\0\x04json\x03\0\0\x01m\x0b\x05grant\x07refresh\x06client\x0acredent\
+ial\x0alist-tools\x0alist-items\x09tool-call\x0btool-result\x0bitem-access\x0bit\
+em-result\x0eserver-request\x04\0\x04hook\x03\0\x02\x01m\x03\x04none\x09size-onl\
+y\x04full\x04\0\x07payload\x03\0\x04\x01ps\x01r\x06\x04hook\x03\x09arguments\x05\
+\x06output\x05\x05texts\x7f\x06claims\x06\x03ext\x06\x04\0\x04need\x03\0\x07\x01\
+n\x04\x05clock\x06random\x08counters\x04sets\x04\0\x0acapability\x03\0\x09\x01m\x03\
+\x04pure\x0etime-dependent\x08stateful\x04\0\x0bdeterminism\x03\0\x0b\x01ks\x01p\
+\x03\x01p\x08\x01r\x0c\x04names\x07versions\x05titles\x07license\x0d\x05hooks\x0e\
+\x07mutates\x0e\x05needs\x0f\x0ccapabilities\x0a\x0bdeterminism\x0c\x0dconfig-sc\
+hema\x01\x0dsample-config\x01\x08min-host\x0d\x04\0\x04info\x03\0\x10\x01@\0\0\x11\
+\x04\0\x08describe\x01\x12\x04\0\x20portcullis:policy/manifest@0.1.0\x05\x07\x02\
+\x03\0\x06\x04hook\x01B\x09\x02\x03\x02\x01\x06\x04\0\x04json\x03\0\0\x02\x03\x02\
+\x01\x08\x04\0\x04hook\x03\0\x02\x01r\x05\x04names\x06config\x01\x04hook\x03\x05\
+input\x01\x06expect\x01\x04\0\x04case\x03\0\x04\x01p\x05\x01@\0\0\x06\x04\0\x05c\
+ases\x01\x07\x04\0\"portcullis:policy/self-tests@0.1.0\x05\x09\x01B\x07\x01@\0\0\
+s\x04\0\x08describe\x01\0\x01j\x01s\x01s\x01@\x01\x06configs\0\x01\x04\0\x09conf\
+igure\x01\x02\x01@\x02\x04hooks\x05inputs\0\x01\x04\0\x06decide\x01\x03\x04\0\x1f\
+portcullis:policy/dynamic@0.1.0\x05\x0a\x01B\x07\x01r\x02\x04paths\x07messages\x04\
+\0\x07problem\x03\0\0\x01ps\x01p\x01\x01j\x01\x02\x01\x03\x01@\x01\x06configs\0\x04\
+\x04\0\x09configure\x01\x05\x04\0%portcullis:policy/configuration@0.1.0\x05\x0b\x02\
+\x03\0\x05\x07context\x02\x03\0\x05\x04tool\x02\x03\0\x05\x0avisibility\x01B\x10\
+\x02\x03\x02\x01\x0c\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x0d\x04\0\x04tool\x03\
+\0\x02\x02\x03\x02\x01\x0e\x04\0\x0avisibility\x03\0\x04\x01ks\x01r\x03\x05index\
 y\x05title\x06\x0bdescription\x06\x04\0\x08override\x03\0\x07\x01p\x05\x01p\x08\x01\
 r\x02\x07visible\x09\x09overrides\x0a\x04\0\x07outcome\x03\0\x0b\x01p\x03\x01@\x02\
-\x03ctx\x01\x05tools\x0d\0\x0c\x04\0\x06filter\x01\x0e\x04\0\"portcullis:policy/\
-list-tools@0.1.0\x05\x05\x02\x03\0\x01\x08upstream\x02\x03\0\x01\x04json\x02\x03\
-\0\x01\x07verdict\x01B\x0f\x02\x03\x02\x01\x02\x04\0\x07context\x03\0\0\x02\x03\x02\
-\x01\x03\x04\0\x04tool\x03\0\x02\x02\x03\x02\x01\x06\x04\0\x08upstream\x03\0\x04\
-\x02\x03\x02\x01\x07\x04\0\x04json\x03\0\x06\x02\x03\x02\x01\x08\x04\0\x07verdic\
-t\x03\0\x08\x01k\x07\x01r\x05\x04tool\x03\x08upstream\x05\x09arguments\x0a\x0far\
-guments-bytesy\x04meta\x0a\x04\0\x07request\x03\0\x0b\x01@\x02\x03ctx\x01\x03req\
-\x0c\0\x09\x04\0\x06before\x01\x0d\x04\0!portcullis:policy/tool-call@0.1.0\x05\x09\
-\x02\x03\0\x01\x04part\x02\x03\0\x01\x0ainspection\x01B\x10\x02\x03\x02\x01\x02\x04\
-\0\x07context\x03\0\0\x02\x03\x02\x01\x03\x04\0\x04tool\x03\0\x02\x02\x03\x02\x01\
-\x0a\x04\0\x04part\x03\0\x04\x02\x03\x02\x01\x07\x04\0\x04json\x03\0\x06\x02\x03\
-\x02\x01\x0b\x04\0\x0ainspection\x03\0\x08\x01p\x05\x01k\x07\x01r\x05\x04tool\x03\
-\x08is-error\x7f\x05parts\x0a\x0astructured\x0b\x0aelapsed-msy\x04\0\x08response\
-\x03\0\x0c\x01@\x02\x03ctx\x01\x03res\x0d\0\x09\x04\0\x05after\x01\x0e\x04\0#por\
-tcullis:policy/tool-result@0.1.0\x05\x0c\x01B\x12\x02\x03\x02\x01\x07\x04\0\x04j\
-son\x03\0\0\x01m\x03\x0alist-tools\x09tool-call\x0btool-result\x04\0\x04hook\x03\
-\0\x02\x01m\x03\x04none\x09size-only\x04full\x04\0\x07payload\x03\0\x04\x01ps\x01\
-r\x06\x04hook\x03\x09arguments\x05\x06output\x05\x05texts\x7f\x06claims\x06\x03e\
-xt\x06\x04\0\x04need\x03\0\x07\x01m\x02\x04pure\x0etime-dependent\x04\0\x0bdeter\
-minism\x03\0\x09\x01ks\x01p\x03\x01p\x08\x01r\x0a\x04names\x07versions\x05titles\
-\x07license\x0b\x05hooks\x0c\x07mutates\x0c\x05needs\x0d\x0bdeterminism\x0a\x0dc\
-onfig-schema\x01\x0dsample-config\x01\x04\0\x04info\x03\0\x0e\x01@\0\0\x0f\x04\0\
-\x08describe\x01\x10\x04\0\x20portcullis:policy/manifest@0.1.0\x05\x0d\x01B\x07\x01\
-r\x02\x04paths\x07messages\x04\0\x07problem\x03\0\0\x01ps\x01p\x01\x01j\x01\x02\x01\
-\x03\x01@\x01\x06configs\0\x04\x04\0\x09configure\x01\x05\x04\0%portcullis:polic\
-y/configuration@0.1.0\x05\x0e\x04\0\"portcullis:policy/tool-guard@0.1.0\x04\0\x0b\
-\x10\x01\0\x0atool-guard\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-\
-component\x070.254.2\x10wit-bindgen-rust\x060.60.0";
-  };
-  )
-}
-#[doc(inline)]
-pub use __export_tool_guard_impl as export;
-
-#[cfg(target_arch = "wasm32")]
-#[unsafe(link_section = "component-type:wit-bindgen:0.60.0:portcullis:policy@0.1.0:tool-guard-with-all-of-its-exports-removed:encoded world")]
-#[doc(hidden)]
-#[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1926] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xe5\x0d\x01A\x02\x01\
-A\x04\x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\
-\x01@\x02\x03lvl\x01\x07messages\x01\0\x04\0\x05write\x01\x02\x03\0\x1bportculli\
-s:policy/log@0.1.0\x05\0\x01BD\x01s\x04\0\x04json\x03\0\0\x01r\x02\x04names\x05v\
-alue\x01\x04\0\x04attr\x03\0\x02\x01m\x04\x04user\x07service\x05agent\x09anonymo\
-us\x04\0\x0csubject-kind\x03\0\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kin\
-d\x05\x06issuers\x06tenants\x09client-ids\x0bactor-chain\x06\x06groups\x06\x06sc\
-opes\x06\x03acr\x07\x03amr\x06\x09auth-time\x08\x06claims\x01\x04\0\x06caller\x03\
-\0\x09\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\0\x09transpor\
-t\x03\0\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\x0asession\
--id\x07\x09transport\x0c\x10protocol-versions\x09remote-ip\x07\x0auser-agent\x07\
-\x06caller\x0a\x09satisfied\x06\x03ext\x0d\x04\0\x07context\x03\0\x0e\x01r\x03\x02\
-ids\x05trusts\x06labels\x06\x04\0\x08upstream\x03\0\x10\x01n\x06\x09read-only\x0b\
-destructive\x0aidempotent\x0aopen-world\x0afirst-seen\x07changed\x04\0\x0atool-h\
-ints\x03\0\x12\x01k\x01\x01r\x09\x08upstreams\x04names\x0aexposed-ass\x05hints\x13\
-\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
-\0\x04tool\x03\0\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\
-\0\x06reason\x03\0\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rpc-data\x14\
-\x0das-tool-error\x7f\x04\0\x06denial\x03\0\x1a\x01ky\x01r\x04\x06scopes\x06\x0a\
-acr-values\x06\x09max-age-s\x1c\x06reason\x18\x04\0\x07step-up\x03\0\x1d\x01m\x03\
-\x06caller\x08operator\x06listed\x04\0\x08approver\x03\0\x1f\x01m\x03\x04once\x07\
-session\x05grant\x04\0\x0fapproval-memory\x03\0!\x01r\x07\x05titles\x07summarys\x02\
-by\x20\x09approvers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\0\x08approval\x03\
-\0#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\0\x08throttle\x03\0\
-%\x01q\x03\x06remove\0\0\x03set\x01\x01\0\x04mask\x01s\0\x04\0\x07edit-op\x03\0'\
-\x01r\x02\x07pointers\x02op(\x04\0\x04edit\x03\0)\x01p*\x01q\x03\x04keep\0\0\x05\
-patch\x01+\0\x07replace\x01\x01\0\x04\0\x07rewrite\x03\0,\x01r\x02\x03keys\x05va\
-lues\x04\0\x04note\x03\0.\x01r\x02\x05ttl-sy\x04vary\x06\x04\0\x0acache-hint\x03\
-\00\x01p/\x01k1\x01r\x05\x07rewrite-\x0einspect-result\x7f\x0atimeout-ms\x1c\x05\
-notes2\x05cache3\x04\0\x06permit\x03\04\x01q\x06\x07abstain\0\0\x05allow\x015\0\x04\
-deny\x01\x1b\0\x07step-up\x01\x1e\0\x07approve\x01$\0\x08throttle\x01&\0\x04\0\x07\
-verdict\x03\06\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\
-\0\x04part\x03\08\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\0\x04s\
-pan\x03\0:\x01p;\x01py\x01r\x04\x05spans<\x0astructured+\x0adrop-parts=\x05notes\
-2\x04\0\x09redaction\x03\0>\x01q\x04\x07abstain\0\0\x04pass\0\0\x06redact\x01?\0\
-\x05block\x01\x1b\0\x04\0\x0ainspection\x03\0@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\0\x0avisibility\x03\0B\x03\0\x1dportcullis:policy/types@0.1.0\x05\x01\x04\
-\0Bportcullis:policy/tool-guard-with-all-of-its-exports-removed@0.1.0\x04\0\x0b0\
-\x01\0*tool-guard-with-all-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0c\
-processed-by\x02\x0dwit-component\x070.254.2\x10wit-bindgen-rust\x060.60.0";
-
-#[inline(never)]
-#[doc(hidden)]
-pub fn __link_custom_section_describing_imports() {
-  wit_bindgen::rt::maybe_link_cabi_realloc();
-}
-
+\x07context\x01\x05tools\x0d\0\x0c\x04\0\x06filter\x01\x0e\x04\0\"portcullis:pol\
+icy/list-tools@0.1.0\x05\x0f\x02\x03\0\x05\x08upstream\x02\x03\0\x05\x07verdict\x01\
+B\x0f\x02\x03\x02\x01\x0c\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x0d\x04\0\x04\
+tool\x03\0\x02\x02\x03\x02\x01\x10\x04\0\x08upstream\x03\0\x04\x02\x03\x02\x01\x06\
+\x04\0\x04json\x03\0\x06\x02\x03\x02\x01\x11\x04\0\x07verdict\x03\0\x08\x01k\x07\
+\x01r\x05\x04tool\x03\x08upstream\x05\x09arguments\x0a\x0farguments-bytesy\x04me\
+ta\x0a\x04\0\x07request\x03\0\x0b\x01@\x02\x07context\x01\x07request\x0c\0\x09\x04\
+\0\x06before\x01\x0d\x04\0!portcullis:policy/tool-call@0.1.0\x05\x12\x02\x03\0\x05\
+\x04part\x02\x03\0\x05\x0ainspection\x01B\x10\x02\x03\x02\x01\x0c\x04\0\x07conte\
+xt\x03\0\0\x02\x03\x02\x01\x0d\x04\0\x04tool\x03\0\x02\x02\x03\x02\x01\x13\x04\0\
+\x04part\x03\0\x04\x02\x03\x02\x01\x06\x04\0\x04json\x03\0\x06\x02\x03\x02\x01\x14\
+\x04\0\x0ainspection\x03\0\x08\x01p\x05\x01k\x07\x01r\x05\x04tool\x03\x08is-erro\
+r\x7f\x05parts\x0a\x0astructured\x0b\x0aelapsed-msy\x04\0\x08response\x03\0\x0c\x01\
+@\x02\x07context\x01\x08response\x0d\0\x09\x04\0\x05after\x01\x0e\x04\0#portcull\
+is:policy/tool-result@0.1.0\x05\x15\x02\x03\0\x05\x09item-kind\x01B\x0e\x02\x03\x02\
+\x01\x0c\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x16\x04\0\x09item-kind\x03\0\x02\
+\x02\x03\x02\x01\x0e\x04\0\x0avisibility\x03\0\x04\x01ks\x01ps\x01r\x05\x04kind\x03\
+\x08upstreams\x02ids\x04mime\x06\x06labels\x07\x04\0\x04item\x03\0\x08\x01p\x09\x01\
+p\x05\x01@\x02\x07context\x01\x05items\x0a\0\x0b\x04\0\x06filter\x01\x0c\x04\0\"\
+portcullis:policy/list-items@0.1.0\x05\x17\x01B\x0f\x02\x03\x02\x01\x0c\x04\0\x07\
+context\x03\0\0\x02\x03\x02\x01\x16\x04\0\x09item-kind\x03\0\x02\x02\x03\x02\x01\
+\x10\x04\0\x08upstream\x03\0\x04\x02\x03\x02\x01\x06\x04\0\x04json\x03\0\x06\x02\
+\x03\x02\x01\x11\x04\0\x07verdict\x03\0\x08\x01k\x07\x01r\x05\x06methods\x04kind\
+\x03\x08upstream\x05\x02ids\x09arguments\x0a\x04\0\x07request\x03\0\x0b\x01@\x02\
+\x07context\x01\x07request\x0c\0\x09\x04\0\x06before\x01\x0d\x04\0#portcullis:po\
+licy/item-access@0.1.0\x05\x18\x01B\x0d\x02\x03\x02\x01\x0c\x04\0\x07context\x03\
+\0\0\x02\x03\x02\x01\x16\x04\0\x09item-kind\x03\0\x02\x02\x03\x02\x01\x13\x04\0\x04\
+part\x03\0\x04\x02\x03\x02\x01\x14\x04\0\x0ainspection\x03\0\x06\x01p\x05\x01r\x05\
+\x06methods\x04kind\x03\x08upstreams\x02ids\x05parts\x08\x04\0\x08response\x03\0\
+\x09\x01@\x02\x07context\x01\x08response\x0a\0\x07\x04\0\x05after\x01\x0b\x04\0#\
+portcullis:policy/item-result@0.1.0\x05\x19\x01B\x0d\x02\x03\x02\x01\x0c\x04\0\x07\
+context\x03\0\0\x02\x03\x02\x01\x10\x04\0\x08upstream\x03\0\x02\x02\x03\x02\x01\x06\
+\x04\0\x04json\x03\0\x04\x02\x03\x02\x01\x11\x04\0\x07verdict\x03\0\x06\x01k\x05\
+\x01r\x03\x06methods\x08upstream\x03\x06params\x08\x04\0\x07request\x03\0\x09\x01\
+@\x02\x07context\x01\x07request\x0a\0\x07\x04\0\x06before\x01\x0b\x04\0&portcull\
+is:policy/server-request@0.1.0\x05\x1a\x02\x03\0\x05\x06denial\x02\x03\0\x05\x07\
+step-up\x02\x03\0\x05\x08approval\x02\x03\0\x05\x04note\x01B\"\x02\x03\x02\x01\x0c\
+\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x10\x04\0\x08upstream\x03\0\x02\x02\x03\
+\x02\x01\x06\x04\0\x04json\x03\0\x04\x02\x03\x02\x01\x1b\x04\0\x06denial\x03\0\x06\
+\x02\x03\x02\x01\x1c\x04\0\x07step-up\x03\0\x08\x02\x03\x02\x01\x1d\x04\0\x08app\
+roval\x03\0\x0a\x02\x03\x02\x01\x1e\x04\0\x04note\x03\0\x0c\x01m\x05\x12authoriz\
+ation-code\x0bdevice-code\x12client-credentials\x0etoken-exchange\x0ajwt-bearer\x04\
+\0\x0agrant-type\x03\0\x0e\x01r\x06\x02ids\x04names\x08verified\x7f\x0bfirst-par\
+ty\x7f\x0dredirect-hosts\x08metadata\x05\x04\0\x06client\x03\0\x10\x01ps\x01p\x03\
+\x01ky\x01r\x0a\x04kind\x0f\x06client\x11\x06scopes\x12\x0falready-granted\x12\x09\
+resources\x12\x09upstreams\x13\x0fconsent-on-file\x7f\x0caccess-ttl-sy\x0drefres\
+h-ttl-s\x14\x12sender-constrained\x7f\x04\0\x07request\x03\0\x15\x01k\x12\x01k\x05\
+\x01p\x0d\x01r\x07\x06scopes\x12\x05tools\x17\x0caccess-ttl-s\x14\x0drefresh-ttl\
+-s\x14\x19require-sender-constraint\x7f\x06claims\x18\x05notes\x19\x04\0\x05term\
+s\x03\0\x1a\x01r\x03\x05terms\x1b\x08headlines\x08warnings\x12\x04\0\x07consent\x03\
+\0\x1c\x01q\x06\x07abstain\0\0\x05allow\x01\x1b\0\x07consent\x01\x1d\0\x07approv\
+e\x01\x0b\0\x07step-up\x01\x09\0\x04deny\x01\x07\0\x04\0\x08decision\x03\0\x1e\x01\
+@\x02\x07context\x01\x07request\x16\0\x1f\x04\0\x09authorize\x01\x20\x04\0\x1dpo\
+rtcullis:policy/grant@0.1.0\x05\x1f\x02\x03\0\x11\x05terms\x01B\x0f\x02\x03\x02\x01\
+\x0c\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x1b\x04\0\x06denial\x03\0\x02\x02\x03\
+\x02\x01\x1c\x04\0\x07step-up\x03\0\x04\x02\x03\x02\x01\x20\x04\0\x05terms\x03\0\
+\x06\x01ps\x01r\x06\x07granted\x07\x09issued-atw\x09last-usedw\x04usesy\x09reque\
+sted\x08\x0ereuse-detected\x7f\x04\0\x07request\x03\0\x09\x01q\x04\x07abstain\0\0\
+\x05allow\x01\x07\0\x07step-up\x01\x05\0\x04deny\x01\x03\0\x04\0\x08decision\x03\
+\0\x0b\x01@\x02\x07context\x01\x07request\x0a\0\x0c\x04\0\x05renew\x01\x0d\x04\0\
+\x1fportcullis:policy/refresh@0.1.0\x05!\x02\x03\0\x05\x04edit\x01B\x15\x02\x03\x02\
+\x01\x0c\x04\0\x07context\x03\0\0\x02\x03\x02\x01\x06\x04\0\x04json\x03\0\x02\x02\
+\x03\x02\x01\x1b\x04\0\x06denial\x03\0\x04\x02\x03\x02\x01\x1d\x04\0\x08approval\
+\x03\0\x06\x02\x03\x02\x01\"\x04\0\x04edit\x03\0\x08\x01m\x04\x07dynamic\x11meta\
+data-document\x0epre-registered\x05admin\x04\0\x06source\x03\0\x0a\x01ps\x01ks\x01\
+r\x05\x06source\x0b\x0dredirect-uris\x0c\x06scopes\x0c\x0bsoftware-id\x0d\x08met\
+adata\x03\x04\0\x07request\x03\0\x0e\x01p\x09\x01q\x04\x07abstain\0\0\x05allow\x01\
+\x10\0\x07approve\x01\x07\0\x04deny\x01\x05\0\x04\0\x08decision\x03\0\x11\x01@\x02\
+\x07context\x01\x07request\x0f\0\x12\x04\0\x08register\x01\x13\x04\0\x1eportcull\
+is:policy/client@0.1.0\x05#\x01B\x15\x02\x03\x02\x01\x0c\x04\0\x07context\x03\0\0\
+\x02\x03\x02\x01\x10\x04\0\x08upstream\x03\0\x02\x02\x03\x02\x01\x1b\x04\0\x06de\
+nial\x03\0\x04\x02\x03\x02\x01\x1c\x04\0\x07step-up\x03\0\x06\x02\x03\x02\x01\x1d\
+\x04\0\x08approval\x03\0\x08\x01ks\x01ps\x01r\x06\x08upstream\x03\x04kinds\x07ac\
+count\x0a\x07purposes\x04tool\x0a\x06scopes\x0b\x04\0\x07request\x03\0\x0c\x01ky\
+\x01r\x02\x06scopes\x0b\x09max-age-s\x0e\x04\0\x05terms\x03\0\x0f\x01q\x05\x07ab\
+stain\0\0\x07release\x01\x10\0\x07approve\x01\x09\0\x07step-up\x01\x07\0\x04deny\
+\x01\x05\0\x04\0\x08decision\x03\0\x11\x01@\x02\x07context\x01\x07request\x0d\0\x12\
+\x04\0\x07release\x01\x13\x04\0\"portcullis:policy/credential@0.1.0\x05$\x04\0\x20\
+portcullis:policy/complete@0.1.0\x04\0\x0b\x0e\x01\0\x08complete\x03\0\0\0G\x09p\
+roducers\x01\x0cprocessed-by\x02\x0dwit-component\x070.254.2\x10wit-bindgen-rust\
+\x060.60.0";
+        };
+        )
+      }
+      #[doc(inline)]
+      pub use __export_complete_impl as export;
+      #[cfg(target_arch = "wasm32")]
+      #[unsafe(link_section = "component-type:wit-bindgen:0.60.0:portcullis:policy@0.1.0:complete-with-all-of-its-exports-removed:encoded world")]
+      #[doc(hidden)]
+      #[allow(clippy::octal_escapes)]
+      pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2242] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xa3\x10\x01A\x02\x01\
+A\x0c\x01B\x02\x01@\0\0w\x04\0\x06now-ms\x01\0\x03\0\x1dportcullis:policy/clock@\
+0.1.0\x05\0\x01B\x03\x01p}\x01@\x01\x01ny\0\0\x04\0\x05bytes\x01\x01\x03\0\x1epo\
+rtcullis:policy/random@0.1.0\x05\x01\x01B\x04\x01r\x03\x07allowed\x7f\x09remaini\
+ngw\x0eretry-after-msw\x04\0\x05usage\x03\0\0\x01@\x04\x03keys\x04costy\x05limit\
+w\x09period-msw\0\x01\x04\0\x04take\x01\x02\x03\0\x20portcullis:policy/counters@\
+0.1.0\x05\x02\x01B\x02\x01@\x02\x03sets\x04items\0\x7f\x04\0\x08contains\x01\0\x03\
+\0\x1cportcullis:policy/sets@0.1.0\x05\x03\x01B\x04\x01m\x04\x05debug\x04info\x04\
+warn\x05error\x04\0\x05level\x03\0\0\x01@\x02\x03lvl\x01\x07messages\x01\0\x04\0\
+\x05write\x01\x02\x03\0\x1bportcullis:policy/log@0.1.0\x05\x04\x01BC\x01s\x04\0\x04\
+json\x03\0\0\x01r\x02\x04names\x05value\x01\x04\0\x04attr\x03\0\x02\x01m\x04\x04\
+user\x07service\x05agent\x09anonymous\x04\0\x0csubject-kind\x03\0\x04\x01ps\x01k\
+s\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\x09client-ids\x0b\
+actor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\x09auth-time\x08\
+\x06claims\x01\x04\0\x06caller\x03\0\x09\x01m\x04\x0fstreamable-http\x05stdio\x03\
+sse\x08internal\x04\0\x09transport\x03\0\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08\
+trace-ids\x06now-msw\x0asession-id\x07\x09transport\x0c\x10protocol-versions\x09\
+remote-ip\x07\x0auser-agent\x07\x06caller\x0a\x09satisfied\x06\x03ext\x0d\x04\0\x07\
+context\x03\0\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\0\x08upstream\x03\0\
+\x10\x01n\x06\x09read-only\x0bdestructive\x0aidempotent\x0aopen-world\x0afirst-s\
+een\x07changed\x04\0\x0atool-hints\x03\0\x12\x01k\x01\x01r\x09\x08upstreams\x04n\
+ames\x0aexposed-ass\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescri\
+ption\x07\x0cinput-schema\x14\x04\0\x04tool\x03\0\x15\x01r\x04\x04codes\x07messa\
+ges\x04rule\x07\x06detail\x14\x04\0\x06reason\x03\0\x17\x01kz\x01r\x04\x06reason\
+\x18\x08rpc-code\x19\x08rpc-data\x14\x0das-tool-error\x7f\x04\0\x06denial\x03\0\x1a\
+\x01ky\x01r\x04\x06scopes\x06\x0aacr-values\x06\x09max-age-s\x1c\x06reason\x18\x04\
+\0\x07step-up\x03\0\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\0\x08approv\
+er\x03\0\x1f\x01q\x02\x04once\0\0\x07seconds\x01y\0\x04\0\x0fapproval-memory\x03\
+\0!\x01r\x07\x05titles\x07summarys\x02by\x20\x09approvers\x06\x05ttl-sy\x08remem\
+ber\"\x06reason\x18\x04\0\x08approval\x03\0#\x01r\x03\x0eretry-after-msw\x06buck\
+ets\x06reason\x18\x04\0\x08throttle\x03\0%\x01q\x03\x06remove\0\0\x03set\x01\x01\
+\0\x04mask\x01s\0\x04\0\x07edit-op\x03\0'\x01r\x02\x07pointers\x02op(\x04\0\x04e\
+dit\x03\0)\x01p*\x01q\x03\x04keep\0\0\x05patch\x01+\0\x07replace\x01\x01\0\x04\0\
+\x07rewrite\x03\0,\x01r\x02\x03keys\x05values\x04\0\x04note\x03\0.\x01p/\x01r\x04\
+\x07rewrite-\x0einspect-result\x7f\x0atimeout-ms\x1c\x05notes0\x04\0\x06permit\x03\
+\01\x01q\x06\x07abstain\0\0\x05allow\x012\0\x04deny\x01\x1b\0\x07step-up\x01\x1e\
+\0\x07approve\x01$\0\x08throttle\x01&\0\x04\0\x07verdict\x03\03\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\0\x04part\x03\05\x01r\x04\x04p\
+arty\x05starty\x03endy\x0breplacements\x04\0\x04span\x03\07\x01p8\x01py\x01r\x04\
+\x05spans9\x0astructured+\x0adrop-parts:\x05notes0\x04\0\x09redaction\x03\0;\x01\
+q\x04\x07abstain\0\0\x04pass\0\0\x06redact\x01<\0\x05block\x01\x1b\0\x04\0\x0ain\
+spection\x03\0=\x01m\x03\x07abstain\x04show\x04hide\x04\0\x0avisibility\x03\0?\x01\
+m\x05\x07content\x08template\x06prompt\x05skill\x04task\x04\0\x09item-kind\x03\0\
+A\x03\0\x1dportcullis:policy/types@0.1.0\x05\x05\x04\0@portcullis:policy/complet\
+e-with-all-of-its-exports-removed@0.1.0\x04\0\x0b.\x01\0(complete-with-all-of-it\
+s-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-compone\
+nt\x070.254.2\x10wit-bindgen-rust\x060.60.0";
+      #[inline(never)]
+      #[doc(hidden)]
+      pub fn __link_custom_section_describing_imports() {
+        wit_bindgen::rt::maybe_link_cabi_realloc();
+      }
+      
 
 /// What a module says about its own exports, for the tools that make a component of it.
 #[rustfmt::skip]
 pub mod sections {
-    pub const CORE: [u8; 2349] = *b"\
-\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xbe\x11\x01A\x02\x01A\t\x01B\x04\x01m\x04\x05debug\x04inf\
-o\x04warn\x05error\x04\x00\x05level\x03\x00\x00\x01@\x02\x03lvl\x01\x07messages\x01\x00\x04\x00\x05write\x01\x02\x03\x00\x1bportc\
-ullis:policy/log@0.1.0\x05\x00\x01BD\x01s\x04\x00\x04json\x03\x00\x00\x01r\x02\x04names\x05value\x01\x04\x00\x04at\
-tr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0csubject-kind\x03\x00\x04\x01ps\x01k\
-s\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tclient-ids\x0bactor-chai\
-n\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06claims\x01\x04\x00\x06caller\x03\x00\t\x01\
-m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\ttransport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bd\
-ecision-ids\x08trace-ids\x06now-msw\nsession-id\x07\ttransport\x0c\x10protoco\
-l-versions\tremote-ip\x07\nuser-agent\x07\x06caller\n\tsatisfied\x06\x03ext\r\x04\x00\x07\
-context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstream\x03\x00\x10\x01n\x06\tread-only\x0b\
-destructive\nidempotent\nopen-world\nfirst-seen\x07changed\x04\x00\ntool-\
-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-ass\x05hints\x13\x06digests\x06la\
-bels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07m\
-essages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rp\
-c-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\x06scopes\x06\nacr-values\x06\
-\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\x00\
-\x08approver\x03\x00\x1f\x01m\x03\x04once\x07session\x05grant\x04\x00\x0fapproval-memory\x03\x00!\x01r\x07\x05t\
-itles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\x00\x08app\
-roval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\
-\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07pointers\x02op(\x04\x00\x04edit\
-\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07rewrite\x03\x00,\x01r\x02\x03keys\x05va\
-lues\x04\x00\x04note\x03\x00.\x01r\x02\x05ttl-sy\x04vary\x06\x04\x00\ncache-hint\x03\x000\x01p/\x01k1\x01r\x05\x07rewr\
-ite-\x0einspect-result\x7f\ntimeout-ms\x1c\x05notes2\x05cache3\x04\x00\x06permit\x03\x004\x01q\
-\x06\x07abstain\x00\x00\x05allow\x015\x00\x04deny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01\
-&\x00\x04\x00\x07verdict\x03\x006\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x008\
-\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\x00\x04span\x03\x00:\x01p;\x01py\x01r\x04\x05spans<\
-\nstructured+\ndrop-parts=\x05notes2\x04\x00\tredaction\x03\x00>\x01q\x04\x07abstain\x00\x00\x04\
-pass\x00\x00\x06redact\x01?\x00\x05block\x01\x1b\x00\x04\x00\ninspection\x03\x00@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\x00\nvisibility\x03\x00B\x03\x00\x1dportcullis:policy/types@0.1.0\x05\x01\x02\x03\x00\x01\x04jso\
-n\x01B\x12\x02\x03\x02\x01\x02\x04\x00\x04json\x03\x00\x00\x01m\x03\nlist-tools\ttool-call\x0btool-result\x04\x00\x04ho\
-ok\x03\x00\x02\x01m\x03\x04none\tsize-only\x04full\x04\x00\x07payload\x03\x00\x04\x01ps\x01r\x06\x04hook\x03\targume\
-nts\x05\x06output\x05\x05texts\x7f\x06claims\x06\x03ext\x06\x04\x00\x04need\x03\x00\x07\x01m\x02\x04pure\x0etime-depe\
-ndent\x04\x00\x0bdeterminism\x03\x00\t\x01ks\x01p\x03\x01p\x08\x01r\n\x04names\x07versions\x05titles\x07lic\
-ense\x0b\x05hooks\x0c\x07mutates\x0c\x05needs\r\x0bdeterminism\n\rconfig-schema\x01\rsam\
-ple-config\x01\x04\x00\x04info\x03\x00\x0e\x01@\x00\x00\x0f\x04\x00\x08describe\x01\x10\x04\x00 portcullis:policy/\
-manifest@0.1.0\x05\x03\x01B\x07\x01r\x02\x04paths\x07messages\x04\x00\x07problem\x03\x00\x00\x01ps\x01p\x01\x01j\x01\x02\
-\x01\x03\x01@\x01\x06configs\x00\x04\x04\x00\tconfigure\x01\x05\x04\x00%portcullis:policy/configurat\
-ion@0.1.0\x05\x04\x04\x00(portcullis:policy/exports-manifest@0.1.0\x04\x00\x0b\x16\x01\x00\
-\x10exports-manifest\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-componen\
-t\x070.254.2\
+    pub const CORE: [u8; 2448] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x93\x12\x01A\x02\x01A\x07\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x04json\x01B\x14\x02\x03\x02\x01\x01\x04\x00\x04json\x03\x00\x00\x01m\x0b\x05grant\x07r\
+efresh\x06client\ncredential\nlist-tools\nlist-items\ttool-call\x0btoo\
+l-result\x0bitem-access\x0bitem-result\x0eserver-request\x04\x00\x04hook\x03\x00\x02\x01m\x03\
+\x04none\tsize-only\x04full\x04\x00\x07payload\x03\x00\x04\x01ps\x01r\x06\x04hook\x03\targuments\x05\x06out\
+put\x05\x05texts\x7f\x06claims\x06\x03ext\x06\x04\x00\x04need\x03\x00\x07\x01n\x04\x05clock\x06random\x08counters\x04\
+sets\x04\x00\ncapability\x03\x00\t\x01m\x03\x04pure\x0etime-dependent\x08stateful\x04\x00\x0bdeter\
+minism\x03\x00\x0b\x01ks\x01p\x03\x01p\x08\x01r\x0c\x04names\x07versions\x05titles\x07license\r\x05hooks\x0e\x07\
+mutates\x0e\x05needs\x0f\x0ccapabilities\n\x0bdeterminism\x0c\rconfig-schema\x01\rsa\
+mple-config\x01\x08min-host\r\x04\x00\x04info\x03\x00\x10\x01@\x00\x00\x11\x04\x00\x08describe\x01\x12\x04\x00 portcul\
+lis:policy/manifest@0.1.0\x05\x02\x01B\x07\x01r\x02\x04paths\x07messages\x04\x00\x07problem\x03\x00\
+\x00\x01ps\x01p\x01\x01j\x01\x02\x01\x03\x01@\x01\x06configs\x00\x04\x04\x00\tconfigure\x01\x05\x04\x00%portcullis:policy\
+/configuration@0.1.0\x05\x03\x04\x006portcullis:policy/exports-manifest-\
+configuration@0.1.0\x04\x00\x0b$\x01\x00\x1eexports-manifest-configuration\x03\x00\x00\x00\
+/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070.254.2\
 ";
-    pub const LIST_TOOLS: [u8; 2106] = *b"\
-\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xc9\x0f\x01A\x02\x01A\t\x01B\x04\x01m\x04\x05debug\x04inf\
-o\x04warn\x05error\x04\x00\x05level\x03\x00\x00\x01@\x02\x03lvl\x01\x07messages\x01\x00\x04\x00\x05write\x01\x02\x03\x00\x1bportc\
-ullis:policy/log@0.1.0\x05\x00\x01BD\x01s\x04\x00\x04json\x03\x00\x00\x01r\x02\x04names\x05value\x01\x04\x00\x04at\
-tr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0csubject-kind\x03\x00\x04\x01ps\x01k\
-s\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tclient-ids\x0bactor-chai\
-n\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06claims\x01\x04\x00\x06caller\x03\x00\t\x01\
-m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\ttransport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bd\
-ecision-ids\x08trace-ids\x06now-msw\nsession-id\x07\ttransport\x0c\x10protoco\
-l-versions\tremote-ip\x07\nuser-agent\x07\x06caller\n\tsatisfied\x06\x03ext\r\x04\x00\x07\
-context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstream\x03\x00\x10\x01n\x06\tread-only\x0b\
-destructive\nidempotent\nopen-world\nfirst-seen\x07changed\x04\x00\ntool-\
-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-ass\x05hints\x13\x06digests\x06la\
-bels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07m\
-essages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rp\
-c-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\x06scopes\x06\nacr-values\x06\
-\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\x00\
-\x08approver\x03\x00\x1f\x01m\x03\x04once\x07session\x05grant\x04\x00\x0fapproval-memory\x03\x00!\x01r\x07\x05t\
-itles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\x00\x08app\
-roval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\
-\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07pointers\x02op(\x04\x00\x04edit\
-\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07rewrite\x03\x00,\x01r\x02\x03keys\x05va\
-lues\x04\x00\x04note\x03\x00.\x01r\x02\x05ttl-sy\x04vary\x06\x04\x00\ncache-hint\x03\x000\x01p/\x01k1\x01r\x05\x07rewr\
-ite-\x0einspect-result\x7f\ntimeout-ms\x1c\x05notes2\x05cache3\x04\x00\x06permit\x03\x004\x01q\
-\x06\x07abstain\x00\x00\x05allow\x015\x00\x04deny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01\
-&\x00\x04\x00\x07verdict\x03\x006\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x008\
-\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\x00\x04span\x03\x00:\x01p;\x01py\x01r\x04\x05spans<\
-\nstructured+\ndrop-parts=\x05notes2\x04\x00\tredaction\x03\x00>\x01q\x04\x07abstain\x00\x00\x04\
-pass\x00\x00\x06redact\x01?\x00\x05block\x01\x1b\x00\x04\x00\ninspection\x03\x00@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\x00\nvisibility\x03\x00B\x03\x00\x1dportcullis:policy/types@0.1.0\x05\x01\x02\x03\x00\x01\x07con\
-text\x02\x03\x00\x01\x04tool\x02\x03\x00\x01\nvisibility\x01B\x10\x02\x03\x02\x01\x02\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x03\x04\x00\x04too\
-l\x03\x00\x02\x02\x03\x02\x01\x04\x04\x00\nvisibility\x03\x00\x04\x01ks\x01r\x03\x05indexy\x05title\x06\x0bdescription\x06\x04\x00\
-\x08override\x03\x00\x07\x01p\x05\x01p\x08\x01r\x02\x07visible\t\toverrides\n\x04\x00\x07outcome\x03\x00\x0b\x01p\x03\x01@\x02\
-\x03ctx\x01\x05tools\r\x00\x0c\x04\x00\x06filter\x01\x0e\x04\x00\"portcullis:policy/list-tools@0.1\
-.0\x05\x05\x04\x00*portcullis:policy/exports-list-tools@0.1.0\x04\x00\x0b\x18\x01\x00\x12expo\
-rts-list-tools\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070\
+    pub const SELF_TESTS: [u8; 2474] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xb0\x12\x01A\x02\x01A\x08\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x04json\x01B\x14\x02\x03\x02\x01\x01\x04\x00\x04json\x03\x00\x00\x01m\x0b\x05grant\x07r\
+efresh\x06client\ncredential\nlist-tools\nlist-items\ttool-call\x0btoo\
+l-result\x0bitem-access\x0bitem-result\x0eserver-request\x04\x00\x04hook\x03\x00\x02\x01m\x03\
+\x04none\tsize-only\x04full\x04\x00\x07payload\x03\x00\x04\x01ps\x01r\x06\x04hook\x03\targuments\x05\x06out\
+put\x05\x05texts\x7f\x06claims\x06\x03ext\x06\x04\x00\x04need\x03\x00\x07\x01n\x04\x05clock\x06random\x08counters\x04\
+sets\x04\x00\ncapability\x03\x00\t\x01m\x03\x04pure\x0etime-dependent\x08stateful\x04\x00\x0bdeter\
+minism\x03\x00\x0b\x01ks\x01p\x03\x01p\x08\x01r\x0c\x04names\x07versions\x05titles\x07license\r\x05hooks\x0e\x07\
+mutates\x0e\x05needs\x0f\x0ccapabilities\n\x0bdeterminism\x0c\rconfig-schema\x01\rsa\
+mple-config\x01\x08min-host\r\x04\x00\x04info\x03\x00\x10\x01@\x00\x00\x11\x04\x00\x08describe\x01\x12\x04\x00 portcul\
+lis:policy/manifest@0.1.0\x05\x02\x02\x03\x00\x01\x04hook\x01B\t\x02\x03\x02\x01\x01\x04\x00\x04json\x03\x00\x00\x02\x03\x02\x01\x03\x04\
+\x00\x04hook\x03\x00\x02\x01r\x05\x04names\x06config\x01\x04hook\x03\x05input\x01\x06expect\x01\x04\x00\x04case\x03\x00\x04\x01p\x05\
+\x01@\x00\x00\x06\x04\x00\x05cases\x01\x07\x04\x00\"portcullis:policy/self-tests@0.1.0\x05\x04\x04\x003por\
+tcullis:policy/exports-manifest-self-tests@0.1.0\x04\x00\x0b!\x01\x00\x1bexpor\
+ts-manifest-self-tests\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-com\
+ponent\x070.254.2\
+";
+    pub const LIST_TOOLS: [u8; 2020] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xf3\x0e\x01A\x02\x01A\x07\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x04tool\x02\x03\x00\x00\nvisibility\x01B\
+\x10\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x04tool\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\nvisibility\x03\x00\x04\x01ks\x01r\
+\x03\x05indexy\x05title\x06\x0bdescription\x06\x04\x00\x08override\x03\x00\x07\x01p\x05\x01p\x08\x01r\x02\x07visible\t\
+\toverrides\n\x04\x00\x07outcome\x03\x00\x0b\x01p\x03\x01@\x02\x07context\x01\x05tools\r\x00\x0c\x04\x00\x06filter\x01\x0e\x04\
+\x00\"portcullis:policy/list-tools@0.1.0\x05\x04\x04\x00*portcullis:policy/e\
+xports-list-tools@0.1.0\x04\x00\x0b\x18\x01\x00\x12exports-list-tools\x03\x00\x00\x00/\tproduc\
+ers\x01\x0cprocessed-by\x01\rwit-component\x070.254.2\
+";
+    pub const LIST_ITEMS: [u8; 1997] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xdc\x0e\x01A\x02\x01A\x07\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\titem-kind\x02\x03\x00\x00\nvisibil\
+ity\x01B\x0e\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\titem-kind\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\nvisibili\
+ty\x03\x00\x04\x01ks\x01ps\x01r\x05\x04kind\x03\x08upstreams\x02ids\x04mime\x06\x06labels\x07\x04\x00\x04item\x03\x00\x08\x01p\
+\t\x01p\x05\x01@\x02\x07context\x01\x05items\n\x00\x0b\x04\x00\x06filter\x01\x0c\x04\x00\"portcullis:policy/lis\
+t-items@0.1.0\x05\x04\x04\x00*portcullis:policy/exports-list-items@0.1.0\
+\x04\x00\x0b\x18\x01\x00\x12exports-list-items\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-\
+component\x070.254.2\
+";
+    pub const TOOL_CALL: [u8; 2046] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x8e\x0f\x01A\x02\x01A\t\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x04tool\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\
+\x04json\x02\x03\x00\x00\x07verdict\x01B\x0f\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x04tool\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\
+\x08upstream\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x04json\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\x07verdict\x03\x00\x08\x01k\x07\x01r\x05\x04tool\x03\x08up\
+stream\x05\targuments\n\x0farguments-bytesy\x04meta\n\x04\x00\x07request\x03\x00\x0b\x01@\x02\x07co\
+ntext\x01\x07request\x0c\x00\t\x04\x00\x06before\x01\r\x04\x00!portcullis:policy/tool-call@0\
+.1.0\x05\x06\x04\x00)portcullis:policy/exports-tool-call@0.1.0\x04\x00\x0b\x17\x01\x00\x11exp\
+orts-tool-call\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070\
 .254.2\
 ";
-    pub const TOOL_CALL: [u8; 2128] = *b"\
-\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xe0\x0f\x01A\x02\x01A\x0b\x01B\x04\x01m\x04\x05debug\x04inf\
-o\x04warn\x05error\x04\x00\x05level\x03\x00\x00\x01@\x02\x03lvl\x01\x07messages\x01\x00\x04\x00\x05write\x01\x02\x03\x00\x1bportc\
-ullis:policy/log@0.1.0\x05\x00\x01BD\x01s\x04\x00\x04json\x03\x00\x00\x01r\x02\x04names\x05value\x01\x04\x00\x04at\
-tr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0csubject-kind\x03\x00\x04\x01ps\x01k\
-s\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tclient-ids\x0bactor-chai\
-n\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06claims\x01\x04\x00\x06caller\x03\x00\t\x01\
-m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\ttransport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bd\
-ecision-ids\x08trace-ids\x06now-msw\nsession-id\x07\ttransport\x0c\x10protoco\
-l-versions\tremote-ip\x07\nuser-agent\x07\x06caller\n\tsatisfied\x06\x03ext\r\x04\x00\x07\
-context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstream\x03\x00\x10\x01n\x06\tread-only\x0b\
-destructive\nidempotent\nopen-world\nfirst-seen\x07changed\x04\x00\ntool-\
-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-ass\x05hints\x13\x06digests\x06la\
-bels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07m\
-essages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rp\
-c-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\x06scopes\x06\nacr-values\x06\
-\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\x00\
-\x08approver\x03\x00\x1f\x01m\x03\x04once\x07session\x05grant\x04\x00\x0fapproval-memory\x03\x00!\x01r\x07\x05t\
-itles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\x00\x08app\
-roval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\
-\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07pointers\x02op(\x04\x00\x04edit\
-\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07rewrite\x03\x00,\x01r\x02\x03keys\x05va\
-lues\x04\x00\x04note\x03\x00.\x01r\x02\x05ttl-sy\x04vary\x06\x04\x00\ncache-hint\x03\x000\x01p/\x01k1\x01r\x05\x07rewr\
-ite-\x0einspect-result\x7f\ntimeout-ms\x1c\x05notes2\x05cache3\x04\x00\x06permit\x03\x004\x01q\
-\x06\x07abstain\x00\x00\x05allow\x015\x00\x04deny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01\
-&\x00\x04\x00\x07verdict\x03\x006\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x008\
-\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\x00\x04span\x03\x00:\x01p;\x01py\x01r\x04\x05spans<\
-\nstructured+\ndrop-parts=\x05notes2\x04\x00\tredaction\x03\x00>\x01q\x04\x07abstain\x00\x00\x04\
-pass\x00\x00\x06redact\x01?\x00\x05block\x01\x1b\x00\x04\x00\ninspection\x03\x00@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\x00\nvisibility\x03\x00B\x03\x00\x1dportcullis:policy/types@0.1.0\x05\x01\x02\x03\x00\x01\x07con\
-text\x02\x03\x00\x01\x04tool\x02\x03\x00\x01\x08upstream\x02\x03\x00\x01\x04json\x02\x03\x00\x01\x07verdict\x01B\x0f\x02\x03\x02\x01\x02\x04\x00\x07co\
-ntext\x03\x00\x00\x02\x03\x02\x01\x03\x04\x00\x04tool\x03\x00\x02\x02\x03\x02\x01\x04\x04\x00\x08upstream\x03\x00\x04\x02\x03\x02\x01\x05\x04\x00\x04json\x03\x00\x06\x02\x03\x02\
-\x01\x06\x04\x00\x07verdict\x03\x00\x08\x01k\x07\x01r\x05\x04tool\x03\x08upstream\x05\targuments\n\x0farguments-b\
-ytesy\x04meta\n\x04\x00\x07request\x03\x00\x0b\x01@\x02\x03ctx\x01\x03req\x0c\x00\t\x04\x00\x06before\x01\r\x04\x00!portcul\
-lis:policy/tool-call@0.1.0\x05\x07\x04\x00)portcullis:policy/exports-too\
-l-call@0.1.0\x04\x00\x0b\x17\x01\x00\x11exports-tool-call\x03\x00\x00\x00/\tproducers\x01\x0cprocess\
-ed-by\x01\rwit-component\x070.254.2\
+    pub const TOOL_RESULT: [u8; 2051] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x91\x0f\x01A\x02\x01A\t\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x04tool\x02\x03\x00\x00\x04part\x02\x03\x00\x00\x04jso\
+n\x02\x03\x00\x00\ninspection\x01B\x10\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x04tool\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x04\
+part\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x04json\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\ninspection\x03\x00\x08\x01p\x05\x01k\x07\x01r\x05\x04tool\x03\x08i\
+s-error\x7f\x05parts\n\nstructured\x0b\nelapsed-msy\x04\x00\x08response\x03\x00\x0c\x01@\x02\x07con\
+text\x01\x08response\r\x00\t\x04\x00\x05after\x01\x0e\x04\x00#portcullis:policy/tool-result@\
+0.1.0\x05\x06\x04\x00+portcullis:policy/exports-tool-result@0.1.0\x04\x00\x0b\x19\x01\x00\x13\
+exports-tool-result\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-compon\
+ent\x070.254.2\
 ";
-    pub const TOOL_RESULT: [u8; 2132] = *b"\
-\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xe2\x0f\x01A\x02\x01A\x0b\x01B\x04\x01m\x04\x05debug\x04inf\
-o\x04warn\x05error\x04\x00\x05level\x03\x00\x00\x01@\x02\x03lvl\x01\x07messages\x01\x00\x04\x00\x05write\x01\x02\x03\x00\x1bportc\
-ullis:policy/log@0.1.0\x05\x00\x01BD\x01s\x04\x00\x04json\x03\x00\x00\x01r\x02\x04names\x05value\x01\x04\x00\x04at\
-tr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0csubject-kind\x03\x00\x04\x01ps\x01k\
-s\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tclient-ids\x0bactor-chai\
-n\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06claims\x01\x04\x00\x06caller\x03\x00\t\x01\
-m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\ttransport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bd\
-ecision-ids\x08trace-ids\x06now-msw\nsession-id\x07\ttransport\x0c\x10protoco\
-l-versions\tremote-ip\x07\nuser-agent\x07\x06caller\n\tsatisfied\x06\x03ext\r\x04\x00\x07\
-context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstream\x03\x00\x10\x01n\x06\tread-only\x0b\
-destructive\nidempotent\nopen-world\nfirst-seen\x07changed\x04\x00\ntool-\
-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-ass\x05hints\x13\x06digests\x06la\
-bels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07m\
-essages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06reason\x18\x08rpc-code\x19\x08rp\
-c-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\x06scopes\x06\nacr-values\x06\
-\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06caller\x08operator\x06listed\x04\x00\
-\x08approver\x03\x00\x1f\x01m\x03\x04once\x07session\x05grant\x04\x00\x0fapproval-memory\x03\x00!\x01r\x07\x05t\
-itles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08remember\"\x06reason\x18\x04\x00\x08app\
-roval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reason\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\
-\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07pointers\x02op(\x04\x00\x04edit\
-\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07rewrite\x03\x00,\x01r\x02\x03keys\x05va\
-lues\x04\x00\x04note\x03\x00.\x01r\x02\x05ttl-sy\x04vary\x06\x04\x00\ncache-hint\x03\x000\x01p/\x01k1\x01r\x05\x07rewr\
-ite-\x0einspect-result\x7f\ntimeout-ms\x1c\x05notes2\x05cache3\x04\x00\x06permit\x03\x004\x01q\
-\x06\x07abstain\x00\x00\x05allow\x015\x00\x04deny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01\
-&\x00\x04\x00\x07verdict\x03\x006\x01r\x05\x05indexy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x008\
-\x01r\x04\x04party\x05starty\x03endy\x0breplacements\x04\x00\x04span\x03\x00:\x01p;\x01py\x01r\x04\x05spans<\
-\nstructured+\ndrop-parts=\x05notes2\x04\x00\tredaction\x03\x00>\x01q\x04\x07abstain\x00\x00\x04\
-pass\x00\x00\x06redact\x01?\x00\x05block\x01\x1b\x00\x04\x00\ninspection\x03\x00@\x01m\x03\x07abstain\x04show\x04hi\
-de\x04\x00\nvisibility\x03\x00B\x03\x00\x1dportcullis:policy/types@0.1.0\x05\x01\x02\x03\x00\x01\x07con\
-text\x02\x03\x00\x01\x04tool\x02\x03\x00\x01\x04part\x02\x03\x00\x01\x04json\x02\x03\x00\x01\ninspection\x01B\x10\x02\x03\x02\x01\x02\x04\x00\x07con\
-text\x03\x00\x00\x02\x03\x02\x01\x03\x04\x00\x04tool\x03\x00\x02\x02\x03\x02\x01\x04\x04\x00\x04part\x03\x00\x04\x02\x03\x02\x01\x05\x04\x00\x04json\x03\x00\x06\x02\x03\x02\x01\x06\x04\x00\n\
-inspection\x03\x00\x08\x01p\x05\x01k\x07\x01r\x05\x04tool\x03\x08is-error\x7f\x05parts\n\nstructured\x0b\nel\
-apsed-msy\x04\x00\x08response\x03\x00\x0c\x01@\x02\x03ctx\x01\x03res\r\x00\t\x04\x00\x05after\x01\x0e\x04\x00#portculli\
-s:policy/tool-result@0.1.0\x05\x07\x04\x00+portcullis:policy/exports-too\
-l-result@0.1.0\x04\x00\x0b\x19\x01\x00\x13exports-tool-result\x03\x00\x00\x00/\tproducers\x01\x0cpro\
-cessed-by\x01\rwit-component\x070.254.2\
+    pub const ITEM_ACCESS: [u8; 2051] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x91\x0f\x01A\x02\x01A\t\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\titem-kind\x02\x03\x00\x00\x08upstrea\
+m\x02\x03\x00\x00\x04json\x02\x03\x00\x00\x07verdict\x01B\x0f\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\titem-kind\
+\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x08upstream\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x04json\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\x07verdict\x03\x00\x08\x01k\x07\x01r\
+\x05\x06methods\x04kind\x03\x08upstream\x05\x02ids\targuments\n\x04\x00\x07request\x03\x00\x0b\x01@\x02\x07con\
+text\x01\x07request\x0c\x00\t\x04\x00\x06before\x01\r\x04\x00#portcullis:policy/item-access@\
+0.1.0\x05\x06\x04\x00+portcullis:policy/exports-item-access@0.1.0\x04\x00\x0b\x19\x01\x00\x13\
+exports-item-access\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-compon\
+ent\x070.254.2\
+";
+    pub const ITEM_RESULT: [u8; 2022] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xf4\x0e\x01A\x02\x01A\x08\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\titem-kind\x02\x03\x00\x00\x04part\x02\x03\x00\
+\x00\ninspection\x01B\r\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\titem-kind\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\
+\x04part\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\ninspection\x03\x00\x06\x01p\x05\x01r\x05\x06methods\x04kind\x03\x08upstreams\x02\
+ids\x05parts\x08\x04\x00\x08response\x03\x00\t\x01@\x02\x07context\x01\x08response\n\x00\x07\x04\x00\x05after\x01\x0b\x04\x00\
+#portcullis:policy/item-result@0.1.0\x05\x05\x04\x00+portcullis:policy/e\
+xports-item-result@0.1.0\x04\x00\x0b\x19\x01\x00\x13exports-item-result\x03\x00\x00\x00/\tprod\
+ucers\x01\x0cprocessed-by\x01\rwit-component\x070.254.2\
+";
+    pub const SERVER_REQUEST: [u8; 2013] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xe8\x0e\x01A\x02\x01A\x08\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\x04json\x02\x03\x00\x00\
+\x07verdict\x01B\r\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x08upstream\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x04json\
+\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x07verdict\x03\x00\x06\x01k\x05\x01r\x03\x06methods\x08upstream\x03\x06params\x08\x04\x00\x07requ\
+est\x03\x00\t\x01@\x02\x07context\x01\x07request\n\x00\x07\x04\x00\x06before\x01\x0b\x04\x00&portcullis:policy\
+/server-request@0.1.0\x05\x05\x04\x00.portcullis:policy/exports-server-r\
+equest@0.1.0\x04\x00\x0b\x1c\x01\x00\x16exports-server-request\x03\x00\x00\x00/\tproducers\x01\x0cpr\
+ocessed-by\x01\rwit-component\x070.254.2\
+";
+    pub const GRANT: [u8; 2577] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xa5\x13\x01A\x02\x01A\x0b\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\x04json\x02\x03\x00\x00\
+\x06denial\x02\x03\x00\x00\x07step-up\x02\x03\x00\x00\x08approval\x02\x03\x00\x00\x04note\x01B\"\x02\x03\x02\x01\x01\x04\x00\x07context\x03\
+\x00\x00\x02\x03\x02\x01\x02\x04\x00\x08upstream\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x04json\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x06denial\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\
+\x07step-up\x03\x00\x08\x02\x03\x02\x01\x06\x04\x00\x08approval\x03\x00\n\x02\x03\x02\x01\x07\x04\x00\x04note\x03\x00\x0c\x01m\x05\x12authorizati\
+on-code\x0bdevice-code\x12client-credentials\x0etoken-exchange\njwt-be\
+arer\x04\x00\ngrant-type\x03\x00\x0e\x01r\x06\x02ids\x04names\x08verified\x7f\x0bfirst-party\x7f\rred\
+irect-hosts\x08metadata\x05\x04\x00\x06client\x03\x00\x10\x01ps\x01p\x03\x01ky\x01r\n\x04kind\x0f\x06client\x11\x06\
+scopes\x12\x0falready-granted\x12\tresources\x12\tupstreams\x13\x0fconsent-on-fi\
+le\x7f\x0caccess-ttl-sy\rrefresh-ttl-s\x14\x12sender-constrained\x7f\x04\x00\x07reque\
+st\x03\x00\x15\x01k\x12\x01k\x05\x01p\r\x01r\x07\x06scopes\x12\x05tools\x17\x0caccess-ttl-s\x14\rrefresh-ttl-s\
+\x14\x19require-sender-constraint\x7f\x06claims\x18\x05notes\x19\x04\x00\x05terms\x03\x00\x1a\x01r\x03\x05te\
+rms\x1b\x08headlines\x08warnings\x12\x04\x00\x07consent\x03\x00\x1c\x01q\x06\x07abstain\x00\x00\x05allow\x01\x1b\x00\x07\
+consent\x01\x1d\x00\x07approve\x01\x0b\x00\x07step-up\x01\t\x00\x04deny\x01\x07\x00\x04\x00\x08decision\x03\x00\x1e\x01@\x02\x07co\
+ntext\x01\x07request\x16\x00\x1f\x04\x00\tauthorize\x01 \x04\x00\x1dportcullis:policy/grant@0.\
+1.0\x05\x08\x04\x00%portcullis:policy/exports-grant@0.1.0\x04\x00\x0b\x13\x01\x00\rexports-\
+grant\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070.254.2\
+";
+    pub const REFRESH: [u8; 2870] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xc8\x15\x01A\x02\x01A\x0e\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\x04json\x02\x03\x00\x00\
+\x06denial\x02\x03\x00\x00\x07step-up\x02\x03\x00\x00\x08approval\x02\x03\x00\x00\x04note\x01B\"\x02\x03\x02\x01\x01\x04\x00\x07context\x03\
+\x00\x00\x02\x03\x02\x01\x02\x04\x00\x08upstream\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x04json\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x06denial\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\
+\x07step-up\x03\x00\x08\x02\x03\x02\x01\x06\x04\x00\x08approval\x03\x00\n\x02\x03\x02\x01\x07\x04\x00\x04note\x03\x00\x0c\x01m\x05\x12authorizati\
+on-code\x0bdevice-code\x12client-credentials\x0etoken-exchange\njwt-be\
+arer\x04\x00\ngrant-type\x03\x00\x0e\x01r\x06\x02ids\x04names\x08verified\x7f\x0bfirst-party\x7f\rred\
+irect-hosts\x08metadata\x05\x04\x00\x06client\x03\x00\x10\x01ps\x01p\x03\x01ky\x01r\n\x04kind\x0f\x06client\x11\x06\
+scopes\x12\x0falready-granted\x12\tresources\x12\tupstreams\x13\x0fconsent-on-fi\
+le\x7f\x0caccess-ttl-sy\rrefresh-ttl-s\x14\x12sender-constrained\x7f\x04\x00\x07reque\
+st\x03\x00\x15\x01k\x12\x01k\x05\x01p\r\x01r\x07\x06scopes\x12\x05tools\x17\x0caccess-ttl-s\x14\rrefresh-ttl-s\
+\x14\x19require-sender-constraint\x7f\x06claims\x18\x05notes\x19\x04\x00\x05terms\x03\x00\x1a\x01r\x03\x05te\
+rms\x1b\x08headlines\x08warnings\x12\x04\x00\x07consent\x03\x00\x1c\x01q\x06\x07abstain\x00\x00\x05allow\x01\x1b\x00\x07\
+consent\x01\x1d\x00\x07approve\x01\x0b\x00\x07step-up\x01\t\x00\x04deny\x01\x07\x00\x04\x00\x08decision\x03\x00\x1e\x01@\x02\x07co\
+ntext\x01\x07request\x16\x00\x1f\x04\x00\tauthorize\x01 \x03\x00\x1dportcullis:policy/grant@0.\
+1.0\x05\x08\x02\x03\x00\x01\x05terms\x01B\x0f\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x04\x04\x00\x06denial\x03\x00\x02\x02\x03\x02\x01\x05\x04\x00\
+\x07step-up\x03\x00\x04\x02\x03\x02\x01\t\x04\x00\x05terms\x03\x00\x06\x01ps\x01r\x06\x07granted\x07\tissued-atw\tlast-u\
+sedw\x04usesy\trequested\x08\x0ereuse-detected\x7f\x04\x00\x07request\x03\x00\t\x01q\x04\x07abstai\
+n\x00\x00\x05allow\x01\x07\x00\x07step-up\x01\x05\x00\x04deny\x01\x03\x00\x04\x00\x08decision\x03\x00\x0b\x01@\x02\x07context\x01\x07re\
+quest\n\x00\x0c\x04\x00\x05renew\x01\r\x04\x00\x1fportcullis:policy/refresh@0.1.0\x05\n\x04\x00'por\
+tcullis:policy/exports-refresh@0.1.0\x04\x00\x0b\x15\x01\x00\x0fexports-refresh\x03\x00\
+\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070.254.2\
+";
+    pub const REFRESH_AND_GRANT: [u8; 2882] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\xce\x15\x01A\x02\x01A\x0e\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\x04json\x02\x03\x00\x00\
+\x06denial\x02\x03\x00\x00\x07step-up\x02\x03\x00\x00\x08approval\x02\x03\x00\x00\x04note\x01B\"\x02\x03\x02\x01\x01\x04\x00\x07context\x03\
+\x00\x00\x02\x03\x02\x01\x02\x04\x00\x08upstream\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x04json\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x06denial\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\
+\x07step-up\x03\x00\x08\x02\x03\x02\x01\x06\x04\x00\x08approval\x03\x00\n\x02\x03\x02\x01\x07\x04\x00\x04note\x03\x00\x0c\x01m\x05\x12authorizati\
+on-code\x0bdevice-code\x12client-credentials\x0etoken-exchange\njwt-be\
+arer\x04\x00\ngrant-type\x03\x00\x0e\x01r\x06\x02ids\x04names\x08verified\x7f\x0bfirst-party\x7f\rred\
+irect-hosts\x08metadata\x05\x04\x00\x06client\x03\x00\x10\x01ps\x01p\x03\x01ky\x01r\n\x04kind\x0f\x06client\x11\x06\
+scopes\x12\x0falready-granted\x12\tresources\x12\tupstreams\x13\x0fconsent-on-fi\
+le\x7f\x0caccess-ttl-sy\rrefresh-ttl-s\x14\x12sender-constrained\x7f\x04\x00\x07reque\
+st\x03\x00\x15\x01k\x12\x01k\x05\x01p\r\x01r\x07\x06scopes\x12\x05tools\x17\x0caccess-ttl-s\x14\rrefresh-ttl-s\
+\x14\x19require-sender-constraint\x7f\x06claims\x18\x05notes\x19\x04\x00\x05terms\x03\x00\x1a\x01r\x03\x05te\
+rms\x1b\x08headlines\x08warnings\x12\x04\x00\x07consent\x03\x00\x1c\x01q\x06\x07abstain\x00\x00\x05allow\x01\x1b\x00\x07\
+consent\x01\x1d\x00\x07approve\x01\x0b\x00\x07step-up\x01\t\x00\x04deny\x01\x07\x00\x04\x00\x08decision\x03\x00\x1e\x01@\x02\x07co\
+ntext\x01\x07request\x16\x00\x1f\x04\x00\tauthorize\x01 \x04\x00\x1dportcullis:policy/grant@0.\
+1.0\x05\x08\x02\x03\x00\x01\x05terms\x01B\x0f\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x04\x04\x00\x06denial\x03\x00\x02\x02\x03\x02\x01\x05\x04\x00\
+\x07step-up\x03\x00\x04\x02\x03\x02\x01\t\x04\x00\x05terms\x03\x00\x06\x01ps\x01r\x06\x07granted\x07\tissued-atw\tlast-u\
+sedw\x04usesy\trequested\x08\x0ereuse-detected\x7f\x04\x00\x07request\x03\x00\t\x01q\x04\x07abstai\
+n\x00\x00\x05allow\x01\x07\x00\x07step-up\x01\x05\x00\x04deny\x01\x03\x00\x04\x00\x08decision\x03\x00\x0b\x01@\x02\x07context\x01\x07re\
+quest\n\x00\x0c\x04\x00\x05renew\x01\r\x04\x00\x1fportcullis:policy/refresh@0.1.0\x05\n\x04\x00-por\
+tcullis:policy/exports-refresh-grant@0.1.0\x04\x00\x0b\x1b\x01\x00\x15exports-ref\
+resh-grant\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070.254\
+.2\
+";
+    pub const CLIENT: [u8; 2164] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x87\x10\x01A\x02\x01A\t\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x04json\x02\x03\x00\x00\x06denial\x02\x03\x00\x00\x08a\
+pproval\x02\x03\x00\x00\x04edit\x01B\x15\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x04json\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x06\
+denial\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x08approval\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\x04edit\x03\x00\x08\x01m\x04\x07dynamic\x11metad\
+ata-document\x0epre-registered\x05admin\x04\x00\x06source\x03\x00\n\x01ps\x01ks\x01r\x05\x06sourc\
+e\x0b\rredirect-uris\x0c\x06scopes\x0c\x0bsoftware-id\r\x08metadata\x03\x04\x00\x07request\x03\x00\
+\x0e\x01p\t\x01q\x04\x07abstain\x00\x00\x05allow\x01\x10\x00\x07approve\x01\x07\x00\x04deny\x01\x05\x00\x04\x00\x08decision\x03\x00\x11\x01\
+@\x02\x07context\x01\x07request\x0f\x00\x12\x04\x00\x08register\x01\x13\x04\x00\x1eportcullis:policy/clie\
+nt@0.1.0\x05\x06\x04\x00&portcullis:policy/exports-client@0.1.0\x04\x00\x0b\x14\x01\x00\x0eex\
+ports-client\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x070.2\
+54.2\
+";
+    pub const CREDENTIAL: [u8; 2167] = *b"\
+\x00asm\r\x00\x01\x00\x00\x19\x16wit-component-encoding\x04\x00\x07\x86\x10\x01A\x02\x01A\t\x01BC\x01s\x04\x00\x04json\x03\x00\x00\x01\
+r\x02\x04names\x05value\x01\x04\x00\x04attr\x03\x00\x02\x01m\x04\x04user\x07service\x05agent\tanonymous\x04\x00\x0c\
+subject-kind\x03\x00\x04\x01ps\x01ks\x01kw\x01r\x0c\x07subjects\x04kind\x05\x06issuers\x06tenants\tc\
+lient-ids\x0bactor-chain\x06\x06groups\x06\x06scopes\x06\x03acr\x07\x03amr\x06\tauth-time\x08\x06\
+claims\x01\x04\x00\x06caller\x03\x00\t\x01m\x04\x0fstreamable-http\x05stdio\x03sse\x08internal\x04\x00\t\
+transport\x03\x00\x0b\x01p\x03\x01r\x0b\x0bdecision-ids\x08trace-ids\x06now-msw\nsession-id\
+\x07\ttransport\x0c\x10protocol-versions\tremote-ip\x07\nuser-agent\x07\x06caller\
+\n\tsatisfied\x06\x03ext\r\x04\x00\x07context\x03\x00\x0e\x01r\x03\x02ids\x05trusts\x06labels\x06\x04\x00\x08upstr\
+eam\x03\x00\x10\x01n\x06\tread-only\x0bdestructive\nidempotent\nopen-world\nfirst-\
+seen\x07changed\x04\x00\ntool-hints\x03\x00\x12\x01k\x01\x01r\t\x08upstreams\x04names\nexposed-a\
+ss\x05hints\x13\x06digests\x06labels\x06\x05title\x07\x0bdescription\x07\x0cinput-schema\x14\x04\
+\x00\x04tool\x03\x00\x15\x01r\x04\x04codes\x07messages\x04rule\x07\x06detail\x14\x04\x00\x06reason\x03\x00\x17\x01kz\x01r\x04\x06\
+reason\x18\x08rpc-code\x19\x08rpc-data\x14\ras-tool-error\x7f\x04\x00\x06denial\x03\x00\x1a\x01ky\x01r\x04\
+\x06scopes\x06\nacr-values\x06\tmax-age-s\x1c\x06reason\x18\x04\x00\x07step-up\x03\x00\x1d\x01m\x03\x06call\
+er\x08operator\x06listed\x04\x00\x08approver\x03\x00\x1f\x01q\x02\x04once\x00\x00\x07seconds\x01y\x00\x04\x00\x0fappr\
+oval-memory\x03\x00!\x01r\x07\x05titles\x07summarys\x02by \tapprovers\x06\x05ttl-sy\x08reme\
+mber\"\x06reason\x18\x04\x00\x08approval\x03\x00#\x01r\x03\x0eretry-after-msw\x06buckets\x06reaso\
+n\x18\x04\x00\x08throttle\x03\x00%\x01q\x03\x06remove\x00\x00\x03set\x01\x01\x00\x04mask\x01s\x00\x04\x00\x07edit-op\x03\x00'\x01r\x02\x07\
+pointers\x02op(\x04\x00\x04edit\x03\x00)\x01p*\x01q\x03\x04keep\x00\x00\x05patch\x01+\x00\x07replace\x01\x01\x00\x04\x00\x07re\
+write\x03\x00,\x01r\x02\x03keys\x05values\x04\x00\x04note\x03\x00.\x01p/\x01r\x04\x07rewrite-\x0einspect-res\
+ult\x7f\ntimeout-ms\x1c\x05notes0\x04\x00\x06permit\x03\x001\x01q\x06\x07abstain\x00\x00\x05allow\x012\x00\x04de\
+ny\x01\x1b\x00\x07step-up\x01\x1e\x00\x07approve\x01$\x00\x08throttle\x01&\x00\x04\x00\x07verdict\x03\x003\x01r\x05\x05inde\
+xy\x04kinds\x04mime\x07\x05bytesy\x04text\x07\x04\x00\x04part\x03\x005\x01r\x04\x04party\x05starty\x03endy\x0br\
+eplacements\x04\x00\x04span\x03\x007\x01p8\x01py\x01r\x04\x05spans9\nstructured+\ndrop-parts\
+:\x05notes0\x04\x00\tredaction\x03\x00;\x01q\x04\x07abstain\x00\x00\x04pass\x00\x00\x06redact\x01<\x00\x05block\x01\
+\x1b\x00\x04\x00\ninspection\x03\x00=\x01m\x03\x07abstain\x04show\x04hide\x04\x00\nvisibility\x03\x00?\x01m\x05\x07c\
+ontent\x08template\x06prompt\x05skill\x04task\x04\x00\titem-kind\x03\x00A\x03\x00\x1dportculli\
+s:policy/types@0.1.0\x05\x00\x02\x03\x00\x00\x07context\x02\x03\x00\x00\x08upstream\x02\x03\x00\x00\x06denial\x02\x03\
+\x00\x00\x07step-up\x02\x03\x00\x00\x08approval\x01B\x15\x02\x03\x02\x01\x01\x04\x00\x07context\x03\x00\x00\x02\x03\x02\x01\x02\x04\x00\x08upstream\
+\x03\x00\x02\x02\x03\x02\x01\x03\x04\x00\x06denial\x03\x00\x04\x02\x03\x02\x01\x04\x04\x00\x07step-up\x03\x00\x06\x02\x03\x02\x01\x05\x04\x00\x08approval\x03\x00\x08\x01ks\
+\x01ps\x01r\x06\x08upstream\x03\x04kinds\x07account\n\x07purposes\x04tool\n\x06scopes\x0b\x04\x00\x07req\
+uest\x03\x00\x0c\x01ky\x01r\x02\x06scopes\x0b\tmax-age-s\x0e\x04\x00\x05terms\x03\x00\x0f\x01q\x05\x07abstain\x00\x00\x07rel\
+ease\x01\x10\x00\x07approve\x01\t\x00\x07step-up\x01\x07\x00\x04deny\x01\x05\x00\x04\x00\x08decision\x03\x00\x11\x01@\x02\x07conte\
+xt\x01\x07request\r\x00\x12\x04\x00\x07release\x01\x13\x04\x00\"portcullis:policy/credential@0.\
+1.0\x05\x06\x04\x00*portcullis:policy/exports-credential@0.1.0\x04\x00\x0b\x18\x01\x00\x12exp\
+orts-credential\x03\x00\x00\x00/\tproducers\x01\x0cprocessed-by\x01\rwit-component\x07\
+0.254.2\
 ";
 }

@@ -4,7 +4,9 @@
 //! the host calls and the section that tells the component tools about it. A hook that is not named is not in the
 //! module at all, so the host never enters the module for it.
 
-/// Makes this crate a policy module with the named hooks: `list_tools`, `tool_call`, `tool_result`.
+/// Makes this crate a policy module with the named hooks, each of which is a trait that the policy has: `list_tools`,
+/// `list_items`, `tool_call`, `tool_result`, `item_access`, `item_result`, `server_request`, `grant`, `refresh`, `client`,
+/// `credential`. With `self_tests` the module also brings along the cases of [`crate::SelfTests`].
 ///
 /// ```
 /// # use portcullis_guest_sdk::{export, Call, Context, Manifest, NoConfig, Policy, Problem, ToolCall, Verdict};
@@ -29,11 +31,24 @@
 /// export!(Nothing with tool_call);
 /// ```
 ///
-/// On other targets than WebAssembly the macro checks the traits and exports nothing, so that policies can be
-/// linked into tests.
+/// On other targets than WebAssembly the macro exports nothing, so that policies can be linked into tests; there it only
+/// makes the policy a [`crate::Module`], which tests ask by the names of hooks.
 #[macro_export]
 macro_rules! export {
     ($policy:ident with $($hook:ident),+ $(,)?) => {
+        impl $crate::Module for $policy {
+            const HOOKS: &'static [$crate::Hook] = $crate::__hooks!([] $($hook)+);
+
+            fn ask(
+                &self,
+                hook: $crate::Hook,
+                input: $crate::serde_json::Value,
+            ) -> ::std::result::Result<$crate::serde_json::Value, ::std::string::String> {
+                $($crate::__hook!($hook __ask [$policy self hook input]);)+
+                ::std::result::Result::Err($crate::glue::no_such_hook(hook))
+            }
+        }
+
         const _: () = {
             #[allow(dead_code, reason = "other targets than WebAssembly only check it")]
             struct Module;
@@ -43,13 +58,13 @@ macro_rules! export {
                 static POLICY: $crate::glue::Configured<$policy> = const { $crate::glue::Configured::new(None) };
             }
 
-            impl $crate::bindings::exports::portcullis::policy::manifest::Guest for Module {
-                fn describe() -> $crate::glue::Info {
-                    $crate::glue::describe::<$policy>(&[$($crate::__hook!($hook)),+])
+            impl $crate::glue::exports::manifest::Guest for Module {
+                fn describe() -> $crate::Info {
+                    $crate::glue::describe::<$policy>()
                 }
             }
 
-            impl $crate::bindings::exports::portcullis::policy::configuration::Guest for Module {
+            impl $crate::glue::exports::configuration::Guest for Module {
                 fn configure(config: ::std::string::String)
                     -> ::std::result::Result<::std::vec::Vec<::std::string::String>, ::std::vec::Vec<$crate::Problem>>
                 {
@@ -57,278 +72,181 @@ macro_rules! export {
                 }
             }
 
-            $($crate::__implement_hook!($hook, $policy);)+
+            $($crate::__hook!($hook __implement [$policy]);)+
 
             #[cfg(target_arch = "wasm32")]
             const _: () = {
                 $crate::__export_portcullis_policy_manifest_0_1_0_cabi!(
-                    Module with_types_in $crate::bindings::exports::portcullis::policy::manifest);
+                    Module with_types_in $crate::glue::exports::manifest);
                 $crate::__export_portcullis_policy_configuration_0_1_0_cabi!(
-                    Module with_types_in $crate::bindings::exports::portcullis::policy::configuration);
-                $crate::__section!("component-type:portcullis-policy-core", CORE);
-                $($crate::__export_hook!($hook);)+
+                    Module with_types_in $crate::glue::exports::configuration);
+                $crate::__section!("component-type:portcullis-policy-core" CORE);
+                $($crate::__hook!($hook __export []);)+
+                $crate::__refresh_section!([] $($hook)+);
             };
         };
     };
 }
 
+/// The table of hooks: calls the macro `$then` with `$args` and what there is to know of one hook, which is its interface,
+/// its trait, the function, what it is asked and answers, and the generated macro and section that export it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __hook {
-    (list_tools) => {
-        $crate::Hook::ListTools
+    (self_tests $then:ident [$($args:tt)*]) => { $crate::$then!([$($args)*] self_tests) };
+    (list_tools $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*]
+            list_tools ListTools::filter(::std::vec::Vec<$crate::Tool>) -> ($crate::list_tools::Outcome);
+            __export_portcullis_policy_list_tools_0_1_0_cabi LIST_TOOLS "component-type:portcullis-policy-list-tools")
     };
-    (tool_call) => {
-        $crate::Hook::ToolCall
+    (list_items $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*]
+            list_items ListItems::filter(::std::vec::Vec<$crate::Item>) -> (::std::vec::Vec<$crate::Visibility>);
+            __export_portcullis_policy_list_items_0_1_0_cabi LIST_ITEMS "component-type:portcullis-policy-list-items")
     };
-    (tool_result) => {
-        $crate::Hook::ToolResult
+    (tool_call $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] tool_call ToolCall::before($crate::Call) -> ($crate::Verdict);
+            __export_portcullis_policy_tool_call_0_1_0_cabi TOOL_CALL "component-type:portcullis-policy-tool-call")
     };
-    ($other:ident) => {
+    (tool_result $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] tool_result ToolResult::after($crate::CallResult) -> ($crate::Inspection);
+            __export_portcullis_policy_tool_result_0_1_0_cabi TOOL_RESULT "component-type:portcullis-policy-tool-result")
+    };
+    (item_access $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] item_access ItemAccess::before($crate::Access) -> ($crate::Verdict);
+            __export_portcullis_policy_item_access_0_1_0_cabi ITEM_ACCESS "component-type:portcullis-policy-item-access")
+    };
+    (item_result $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] item_result ItemResult::after($crate::ItemOutput) -> ($crate::Inspection);
+            __export_portcullis_policy_item_result_0_1_0_cabi ITEM_RESULT "component-type:portcullis-policy-item-result")
+    };
+    (server_request $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] server_request ServerRequest::before($crate::Question) -> ($crate::Verdict);
+            __export_portcullis_policy_server_request_0_1_0_cabi SERVER_REQUEST
+            "component-type:portcullis-policy-server-request")
+    };
+    (grant $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] grant Grant::authorize($crate::grant::Request) -> ($crate::grant::Decision);
+            __export_portcullis_policy_grant_0_1_0_cabi GRANT "component-type:portcullis-policy-grant")
+    };
+    (refresh $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] refresh Refresh::renew($crate::refresh::Request) -> ($crate::refresh::Decision);
+            __export_portcullis_policy_refresh_0_1_0_cabi REFRESH "component-type:portcullis-policy-refresh")
+    };
+    (client $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*] client Client::register($crate::client::Request) -> ($crate::client::Decision);
+            __export_portcullis_policy_client_0_1_0_cabi CLIENT "component-type:portcullis-policy-client")
+    };
+    (credential $then:ident [$($args:tt)*]) => {
+        $crate::$then!([$($args)*]
+            credential Credential::release($crate::credential::Request) -> ($crate::credential::Decision);
+            __export_portcullis_policy_credential_0_1_0_cabi CREDENTIAL "component-type:portcullis-policy-credential")
+    };
+    ($other:ident $then:ident [$($args:tt)*]) => {
         compile_error!(concat!(
             "`",
             stringify!($other),
-            "` is no hook; there are list_tools, tool_call and tool_result"
+            "` is no hook; there are list_tools, list_items, tool_call, tool_result, item_access, item_result, \
+             server_request, grant, refresh, client and credential, and self_tests"
         ))
     };
 }
 
+/// The list of hooks among what is named.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __implement_hook {
-    (list_tools, $policy:ident) => {
-        impl $crate::bindings::exports::portcullis::policy::list_tools::Guest for Module {
-            fn filter(ctx: $crate::Context, tools: ::std::vec::Vec<$crate::Tool>) -> $crate::glue::Outcome {
-                $crate::glue::with(&POLICY, |policy| $crate::glue::filter(policy, &ctx, &tools))
-            }
-        }
-    };
-    (tool_call, $policy:ident) => {
-        impl $crate::bindings::exports::portcullis::policy::tool_call::Guest for Module {
-            fn before(ctx: $crate::Context, call: $crate::Call) -> $crate::Verdict {
-                $crate::glue::with(&POLICY, |policy| <$policy as $crate::ToolCall>::before(policy, &ctx, &call))
-            }
-        }
-    };
-    (tool_result, $policy:ident) => {
-        impl $crate::bindings::exports::portcullis::policy::tool_result::Guest for Module {
-            fn after(ctx: $crate::Context, result: $crate::CallResult) -> $crate::Inspection {
-                $crate::glue::with(&POLICY, |policy| <$policy as $crate::ToolResult>::after(policy, &ctx, &result))
-            }
-        }
-    };
-    ($other:ident, $policy:ident) => {};
+macro_rules! __hooks {
+    ([$($done:ident)*]) => { &[$($crate::__hook!($done __name [])),*] };
+    ([$($done:ident)*] self_tests $($rest:ident)*) => { $crate::__hooks!([$($done)*] $($rest)*) };
+    ([$($done:ident)*] $hook:ident $($rest:ident)*) => { $crate::__hooks!([$($done)* $hook] $($rest)*) };
 }
 
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __export_hook {
-    (list_tools) => {
-        $crate::__export_portcullis_policy_list_tools_0_1_0_cabi!(
-            Module with_types_in $crate::bindings::exports::portcullis::policy::list_tools);
-        $crate::__section!("component-type:portcullis-policy-list-tools", LIST_TOOLS);
+macro_rules! __name {
+    ([] $interface:ident $name:ident :: $($rest:tt)*) => {
+        $crate::Hook::$name
     };
-    (tool_call) => {
-        $crate::__export_portcullis_policy_tool_call_0_1_0_cabi!(
-            Module with_types_in $crate::bindings::exports::portcullis::policy::tool_call);
-        $crate::__section!("component-type:portcullis-policy-tool-call", TOOL_CALL);
+}
+
+/// Asks the hook in JSON form, if that is the one.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __ask {
+    ([$($args:tt)*] self_tests) => {};
+    ([$policy:ident $self:ident $hook:ident $input:ident]
+        $interface:ident $name:ident :: $function:ident($question:ty) -> ($answer:ty); $($export:tt)*) => {
+        if $hook == $crate::Hook::$name {
+            return $crate::glue::ask::<$question, _>($hook, $input, |ctx, question| {
+                <$policy as $crate::$name>::$function($self, ctx, question)
+            });
+        }
     };
-    (tool_result) => {
-        $crate::__export_portcullis_policy_tool_result_0_1_0_cabi!(
-            Module with_types_in $crate::bindings::exports::portcullis::policy::tool_result);
-        $crate::__section!("component-type:portcullis-policy-tool-result", TOOL_RESULT);
+}
+
+/// The function that the host calls.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __implement {
+    ([$policy:ident] self_tests) => {
+        impl $crate::glue::exports::self_tests::Guest for Module {
+            fn cases() -> ::std::vec::Vec<$crate::glue::Case> {
+                $crate::glue::self_tests(<$policy as $crate::SelfTests>::CASES)
+            }
+        }
     };
-    ($other:ident) => {};
+    ([$policy:ident]
+        $interface:ident $name:ident :: $function:ident($question:ty) -> ($answer:ty); $($export:tt)*) => {
+        impl $crate::glue::exports::$interface::Guest for Module {
+            fn $function(ctx: $crate::Context, question: $question) -> $answer {
+                $crate::glue::with(&POLICY, |policy| <$policy as $crate::$name>::$function(policy, &ctx, &question))
+            }
+        }
+    };
+}
+
+/// Exports that function, and says so in a section.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ([] self_tests) => {
+        $crate::__export_portcullis_policy_self_tests_0_1_0_cabi!(
+            Module with_types_in $crate::glue::exports::self_tests);
+        $crate::__section!("component-type:portcullis-policy-self-tests" SELF_TESTS);
+    };
+    ([] refresh $name:ident :: $function:ident($question:ty) -> ($answer:ty);
+        $export:ident $section:ident $section_name:literal) => {
+        $crate::$export!(Module with_types_in $crate::glue::exports::refresh);
+    };
+    ([] $interface:ident $name:ident :: $function:ident($question:ty) -> ($answer:ty);
+        $export:ident $section:ident $section_name:literal) => {
+        $crate::$export!(Module with_types_in $crate::glue::exports::$interface);
+        $crate::__section!($section_name $section);
+    };
+}
+
+/// The section of `refresh` says whose terms it speaks of: the module's own, if that has `grant` too.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __refresh_section {
+    ([]) => {};
+    ([refresh]) => { $crate::__section!("component-type:portcullis-policy-refresh" REFRESH); };
+    ([grant]) => {};
+    ([refresh grant]) => { $crate::__section!("component-type:portcullis-policy-refresh" REFRESH_AND_GRANT); };
+    ([grant refresh]) => { $crate::__refresh_section!([refresh grant]); };
+    ([$($found:ident)*] refresh $($rest:ident)*) => { $crate::__refresh_section!([$($found)* refresh] $($rest)*); };
+    ([$($found:ident)*] grant $($rest:ident)*) => { $crate::__refresh_section!([$($found)* grant] $($rest)*); };
+    ([$($found:ident)*] $other:ident $($rest:ident)*) => { $crate::__refresh_section!([$($found)*] $($rest)*); };
 }
 
 /// The linker keeps sections of different names apart and the component tools unite what they say.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __section {
-    ($name:literal, $section:ident) => {
+    ($name:literal $section:ident) => {
         const _: () = {
             #[unsafe(link_section = $name)]
             static SECTION: [u8; $crate::bindings::sections::$section.len()] = $crate::bindings::sections::$section;
         };
     };
-}
-
-/// What the macro's expansion calls. Not for authors.
-#[doc(hidden)]
-pub mod glue {
-    use std::cell::RefCell;
-    use std::thread::LocalKey;
-
-    use serde::Deserialize;
-
-    pub use crate::bindings::exports::portcullis::policy::list_tools::Outcome;
-    pub use crate::bindings::exports::portcullis::policy::manifest::Info;
-
-    use crate::bindings::exports::portcullis::policy::list_tools::Override;
-    use crate::{Context, Hook, ListTools, Policy, Problem, Tool, json};
-
-    pub type Configured<P> = RefCell<Option<P>>;
-
-    pub fn describe<P: Policy>(hooks: &[Hook]) -> Info {
-        report_panics();
-        P::manifest().into_info(hooks)
-    }
-
-    pub fn configure<P: Policy>(
-        policy: &'static LocalKey<Configured<P>>,
-        config: &str,
-    ) -> Result<Vec<String>, Vec<Problem>> {
-        report_panics();
-        let configured = from_json::<P>(config)?;
-        let warnings = configured.warnings();
-        policy.set(Some(configured));
-        Ok(warnings)
-    }
-
-    /// Runs a hook. Without a configuration there is nothing to decide with: the call traps, and the host refuses.
-    pub fn with<P: Policy, T>(policy: &'static LocalKey<Configured<P>>, hook: impl FnOnce(&P) -> T) -> T {
-        policy.with_borrow(|policy| hook(policy.as_ref().expect("the host configures a policy before it asks it")))
-    }
-
-    pub fn filter<P: ListTools>(policy: &P, ctx: &Context, tools: &[Tool]) -> Outcome {
-        let mut outcome = Outcome { visible: Vec::with_capacity(tools.len()), overrides: Vec::new() };
-        for (index, tool) in (0..).zip(tools) {
-            let listing = policy.list(ctx, tool);
-            outcome.visible.push(listing.visibility);
-            if listing.title.is_some() || listing.description.is_some() {
-                let (title, description) = (listing.title, listing.description);
-                outcome.overrides.push(Override { index, title, description });
-            }
-        }
-        outcome
-    }
-
-    /// The policy with the configuration that `config` holds as JSON.
-    pub fn from_json<P: Policy>(config: &str) -> Result<P, Vec<Problem>> {
-        let mut reader = serde_json::Deserializer::from_str(config);
-        let mut track = serde_path_to_error::Track::new();
-        let config = P::Config::deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track))
-            .and_then(|config| reader.end().map(|()| config))
-            .map_err(|error| vec![Problem::at(pointer(&track.path()), text(&error))])?;
-        P::configure(config)
-    }
-
-    fn pointer(path: &serde_path_to_error::Path) -> String {
-        use serde_path_to_error::Segment;
-        let mut pointer = String::new();
-        for segment in path {
-            match segment {
-                Segment::Seq { index } => json::push_token(&mut pointer, &index.to_string()),
-                Segment::Map { key } | Segment::Enum { variant: key } => json::push_token(&mut pointer, key),
-                Segment::Unknown => {}
-            }
-        }
-        pointer
-    }
-
-    /// The error without the place in the text, which means nothing to an operator who wrote TOML.
-    fn text(error: &serde_json::Error) -> String {
-        let text = error.to_string();
-        match text.rfind(" at line ") {
-            Some(end) => text[..end].to_owned(),
-            None => text,
-        }
-    }
-
-    /// A panic ends in a trap that says nothing; the hook leaves its message in the gateway's log first.
-    #[cfg(target_arch = "wasm32")]
-    fn report_panics() {
-        std::panic::set_hook(Box::new(|panic| crate::log::error(panic.to_string())));
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn report_panics() {}
-}
-
-#[cfg(test)]
-#[expect(clippy::allow_attributes, reason = "the macro is used inside its own crate")]
-mod tests {
-    use serde::Deserialize;
-    use serde_json::{Value, json};
-
-    use crate::bindings::exports::portcullis::policy::list_tools::Override;
-    use crate::{Context, Hook, ListTools, Listing, Manifest, Policy, Problem, Tool, Visibility, glue, testing};
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Config {
-        rules: Vec<Rule>,
-    }
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Rule {
-        hide: String,
-    }
-
-    #[derive(Debug)]
-    struct Hider(Config);
-
-    impl Policy for Hider {
-        type Config = Config;
-
-        fn manifest() -> Manifest {
-            Manifest::new("hider", "1.0.0", "Hides tools").config("{}", r#"{"rules":[]}"#)
-        }
-
-        fn configure(config: Config) -> Result<Self, Vec<Problem>> {
-            Ok(Self(config))
-        }
-    }
-
-    impl ListTools for Hider {
-        fn list(&self, _: &Context, tool: &Tool) -> Listing {
-            let hidden = self.0.rules.iter().any(|rule| rule.hide == tool.name);
-            if hidden { Listing::hide() } else { Listing::show().title(tool.name.to_uppercase()) }
-        }
-    }
-
-    crate::export!(Hider with list_tools);
-
-    #[test]
-    fn a_mistake_in_the_configuration_is_told_with_its_place_and_not_its_line() {
-        let problem = |config: &Value| match testing::configure::<Hider>(config) {
-            Ok(_) => panic!("{config} is accepted"),
-            Err(problems) => format!("{}: {}", problems[0].path, problems[0].message),
-        };
-        for (config, expected) in [
-            (json!({"rules": [{"hide": "a", "sow": 1}]}), "/rules/0/sow: unknown field `sow`, expected `hide`"),
-            (
-                json!({"rules": [{"hide": "a"}, {"hide": 7}]}),
-                "/rules/1/hide: invalid type: integer `7`, expected a string",
-            ),
-            (json!({"a/b": 1}), "/a~1b: unknown field `a/b`, expected `rules`"),
-            (json!({}), ": missing field `rules`"),
-            (json!([1, 2]), "/0: invalid type: integer `1`, expected a sequence"),
-        ] {
-            assert_eq!(problem(&config), expected);
-        }
-        assert!(glue::from_json::<Hider>(r#"{"rules":[]} and more"#).is_err());
-    }
-
-    #[test]
-    fn each_tool_gets_its_answer_in_order_and_overrides_name_their_tool() {
-        let hider: Hider = testing::configure(&json!({"rules": [{"hide": "delete"}]})).unwrap();
-        let tools = [testing::tool("notes", "delete"), testing::tool("notes", "read")];
-        let outcome = glue::filter(&hider, &testing::context(), &tools);
-        assert_eq!(outcome.visible, [Visibility::Hide, Visibility::Show]);
-        assert_eq!(outcome.overrides, [Override { index: 1, title: Some("READ".to_owned()), description: None }]);
-    }
-
-    #[test]
-    fn a_hook_without_a_configured_policy_panics_instead_of_guessing() {
-        thread_local! {
-            static POLICY: glue::Configured<Hider> = const { glue::Configured::new(None) };
-        }
-        assert!(std::panic::catch_unwind(|| glue::with(&POLICY, |_| ())).is_err());
-        assert_eq!(glue::configure(&POLICY, r#"{"rules":[]}"#), Ok(Vec::new()));
-        assert_eq!(glue::with(&POLICY, |policy| policy.0.rules.len()), 0);
-        assert!(glue::configure(&POLICY, "{}").is_err());
-        assert_eq!(glue::describe::<Hider>(&[Hook::ListTools]).hooks, [Hook::ListTools]);
-    }
 }

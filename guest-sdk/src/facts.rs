@@ -5,7 +5,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Call, CallResult, Caller, Context, Tool, ToolHints};
+use crate::{
+    Access, Call, CallResult, Caller, Context, Item, ItemOutput, Question, Tool, ToolHints, client, credential, grant,
+};
 
 impl Tool {
     /// `upstream/name`, the form in which rules name tools.
@@ -88,6 +90,67 @@ impl CallResult {
     }
 }
 
+impl Item {
+    /// `upstream/id`, the form in which rules name items.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.upstream, self.id)
+    }
+}
+
+impl Access {
+    /// `upstream/id`, the form in which rules name items.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.upstream.id, self.id)
+    }
+
+    /// The arguments as `T`; `None` if there are none or the manifest did not ask for them with
+    /// [`crate::Need::arguments`].
+    pub fn parse_arguments<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
+        self.arguments.as_deref().map(serde_json::from_str).transpose()
+    }
+}
+
+impl ItemOutput {
+    /// `upstream/id`, the form in which rules name items.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.upstream, self.id)
+    }
+
+    /// The texts of all parts that have one.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| part.text.as_deref())
+    }
+}
+
+impl Question {
+    /// The parameters as `T`; `None` if there are none or the manifest did not ask for them with
+    /// [`crate::Need::arguments`].
+    pub fn parse_params<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
+        self.params.as_deref().map(serde_json::from_str).transpose()
+    }
+}
+
+impl grant::Client {
+    /// The registered metadata (RFC 7591 §2) as `T`.
+    pub fn parse_metadata<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.metadata)
+    }
+}
+
+impl client::Request {
+    /// The metadata that the client wants to register (RFC 7591 §2) as `T`.
+    pub fn parse_metadata<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.metadata)
+    }
+}
+
+impl credential::Request {
+    /// `upstream/tool`, the form in which rules name tools, if the credential is wanted for one.
+    pub fn tool_path(&self) -> Option<String> {
+        self.tool.as_ref().map(|tool| format!("{}/{tool}", self.upstream.id))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -109,5 +172,15 @@ mod tests {
         let call = testing::call(testing::tool("notes", "add"), &json!({"title": "x"}));
         assert_eq!(call.parse_arguments::<Value>().unwrap(), Some(json!({"title": "x"})));
         assert!(call.parse_arguments::<Vec<String>>().is_err());
+    }
+
+    #[test]
+    fn items_are_named_like_tools() {
+        let item = testing::item(crate::ItemKind::Content, "notes", "note://7");
+        assert_eq!(item.path(), "notes/note://7");
+        assert_eq!(testing::access("resources/read", &item).path(), item.path());
+        let output = testing::item_output("resources/read", &item, &["a", "b"]);
+        assert_eq!(output.path(), item.path());
+        assert_eq!(output.texts().collect::<Vec<_>>(), ["a", "b"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Answers of the hook `tool_result`: pass, block, or a redaction of texts and structured content.
+//! Answers of the hooks `tool_result` and `item_result`: pass, block, or a redaction of texts and structured content.
 //!
 //! A [`Redaction`] may be filled in any order and with overlaps; turning it into an [`Inspection`] sorts and joins
 //! its spans, so that an author cannot make one that the host refuses for its order.

@@ -1,6 +1,8 @@
-//! Walking JSON documents, with RFC 6901 pointers to what is found.
+//! JSON documents and RFC 6901 pointers: walking a document, taking pointers apart, applying edits as the host does.
 
 use serde_json::Value;
+
+use crate::{Edit, EditOp};
 
 /// A piece of text in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,70 @@ pub fn push_token(pointer: &mut String, token: &str) {
     }
 }
 
+/// The pointer that these reference tokens make.
+pub fn pointer(tokens: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    tokens.into_iter().fold(String::new(), |mut pointer, token| {
+        push_token(&mut pointer, token.as_ref());
+        pointer
+    })
+}
+
+/// The reference tokens of a pointer, unescaped; `None` if it is none (RFC 6901 §3).
+pub fn tokens(pointer: &str) -> Option<Vec<String>> {
+    let Some(rest) = pointer.strip_prefix('/') else { return pointer.is_empty().then(Vec::new) };
+    let unescaped = |token: &str| {
+        let valid = token.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+        valid.then(|| token.replace("~1", "/").replace("~0", "~"))
+    };
+    rest.split('/').map(unescaped).collect()
+}
+
+/// Changes the document as the host does when it applies the edit.
+///
+/// # Errors
+/// Why the edit does not fit the document. The host refuses the answer that such an edit is part of.
+pub fn apply(document: &mut Value, edit: &Edit) -> Result<(), &'static str> {
+    const NOTHING: &str = "the pointer leads nowhere";
+    let mut tokens = tokens(&edit.pointer).ok_or("it is not a JSON pointer")?;
+    let value = match &edit.op {
+        EditOp::Set(text) => Some(serde_json::from_str(text).map_err(|_| "the value is not JSON")?),
+        EditOp::Mask(text) => match document.pointer(&edit.pointer).ok_or(NOTHING)? {
+            Value::String(_) => Some(Value::String(text.clone())),
+            _ => return Err("the value is not a string that can be masked"),
+        },
+        EditOp::Remove => None,
+    };
+    let Some(last) = tokens.pop() else {
+        *document = value.ok_or("a document cannot be removed from itself")?;
+        return Ok(());
+    };
+    let parent = document.pointer_mut(&pointer(tokens)).ok_or(NOTHING)?;
+    match (parent, value) {
+        (Value::Object(members), Some(value)) => {
+            members.insert(last, value);
+        }
+        (Value::Object(members), None) => {
+            members.remove(&last).ok_or(NOTHING)?;
+        }
+        (Value::Array(items), Some(value)) if last == "-" => items.push(value),
+        (Value::Array(items), value) => {
+            let index = index(&last).filter(|index| *index < items.len()).ok_or(NOTHING)?;
+            match value {
+                Some(value) => items[index] = value,
+                None => drop(items.remove(index)),
+            }
+        }
+        _ => return Err(NOTHING),
+    }
+    Ok(())
+}
+
+/// A reference token as an index: digits without a leading zero.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
+    if plain { token.parse().ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -95,5 +161,57 @@ mod tests {
                 r#"/skip Name("skip")"#,
             ]
         );
+    }
+
+    #[test]
+    fn a_pointer_is_taken_apart_and_put_together_again() {
+        for (text, expected) in [
+            ("", Some(vec![])),
+            ("/", Some(vec![""])),
+            ("/a/b~1c/~0/0", Some(vec!["a", "b/c", "~", "0"])),
+            ("/a~01", Some(vec!["a~1"])),
+            ("a", None),
+            ("/a~", None),
+            ("/a~2", None),
+        ] {
+            let found = tokens(text);
+            assert_eq!(found, expected.map(|tokens| tokens.into_iter().map(str::to_owned).collect()), "{text:?}");
+            if let Some(found) = found {
+                assert_eq!(pointer(&found), text);
+            }
+        }
+    }
+
+    #[test]
+    fn edits_are_applied_as_the_host_does() {
+        let left = |edit: &Edit| {
+            let mut document = json!({"a": {"b": 1}, "list": [1, 2, 3], "text": "x"});
+            apply(&mut document, edit).map(|()| document)
+        };
+        for (edit, expected) in [
+            (Edit::set("/a/c", &json!([])), json!({"a": {"b": 1, "c": []}, "list": [1, 2, 3], "text": "x"})),
+            (Edit::set("/list/1", &json!(null)), json!({"a": {"b": 1}, "list": [1, null, 3], "text": "x"})),
+            (Edit::set("/list/-", &json!(4)), json!({"a": {"b": 1}, "list": [1, 2, 3, 4], "text": "x"})),
+            (Edit::remove("/list/0"), json!({"a": {"b": 1}, "list": [2, 3], "text": "x"})),
+            (Edit::remove("/a"), json!({"list": [1, 2, 3], "text": "x"})),
+            (Edit::mask("/text", "y"), json!({"a": {"b": 1}, "list": [1, 2, 3], "text": "y"})),
+            (Edit::set("", &json!({})), json!({})),
+        ] {
+            assert_eq!(left(&edit), Ok(expected), "{edit:?}");
+        }
+        for wrong in [
+            Edit::set("/b/c", &json!(1)),
+            Edit::set("/list/3", &json!(1)),
+            Edit::set("/list/01", &json!(1)),
+            Edit::set("/text/0", &json!(1)),
+            Edit::remove("/list/-"),
+            Edit::remove("/b"),
+            Edit::remove(""),
+            Edit::mask("/a", "y"),
+            Edit::mask("/b", "y"),
+            Edit::set("a", &json!(1)),
+        ] {
+            assert!(left(&wrong).is_err(), "{wrong:?}");
+        }
     }
 }

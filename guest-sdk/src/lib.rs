@@ -1,21 +1,26 @@
 //! Write Portcullis policies in Rust.
 //!
-//! A policy is a type. [`Policy`] says what it is and makes it from the operator's configuration; [`ListTools`],
-//! [`ToolCall`] and [`ToolResult`] are the hooks that it may have; [`export!`] makes a module of it. The same type
-//! runs in plain `cargo test` with the builders of [`testing`], without any WebAssembly tools.
+//! A policy is a type. [`Policy`] says what it is and makes it from the operator's configuration; the traits of `hooks`,
+//! such as [`ToolCall`], are what it may be asked; [`export!`] makes a module of it. The same type runs in plain
+//! `cargo test` with [`testing`], without any WebAssembly tools.
 //!
-//! What this crate is not: it has no host functions but [`log`], since a policy has no others. The words of the
-//! contract (`Verdict`, `Denial`, `Redaction`, …) are the generated ones of `wit/policy.wit`, with constructors
-//! added here, so that an author never meets two types for one thing.
+//! The words of the contract (`Verdict`, `Denial`, `Redaction`, …) are the generated ones of `wit/policy.wit`, with
+//! constructors added here, so that an author never meets two types for one thing. All of them have the contract's JSON
+//! form through serde. The host's functions are [`log`] for everyone, and [`clock`], [`random`], [`counters`] and [`sets`]
+//! for those who ask for them in their [`Manifest`]; there are no others.
 //!
-//! In reading order: the traits in `policy`, the answers in `verdict`, `inspection` and `listing`, the questions in
-//! `facts`, then the helpers.
+//! In reading order: what a policy is in `policy`, its hooks in `hooks`, the answers in `verdict`, `inspection`, `listing`
+//! and `authority`, the questions in `facts`, then the helpers.
 
+mod authority;
+mod capabilities;
 mod facts;
+mod hooks;
 mod inspection;
 mod listing;
 mod manifest;
 mod policy;
+mod serial;
 mod verdict;
 
 pub mod glob;
@@ -39,19 +44,35 @@ mod export;
 pub mod bindings;
 
 #[doc(hidden)]
-pub use export::glue;
+pub mod glue;
 
+pub use authority::{client, credential, grant, refresh};
 pub use bindings::exports::portcullis::policy::configuration::Problem;
-pub use bindings::exports::portcullis::policy::manifest::{Hook, Need};
+pub use bindings::exports::portcullis::policy::item_access::Request as Access;
+pub use bindings::exports::portcullis::policy::item_result::Response as ItemOutput;
+pub use bindings::exports::portcullis::policy::list_items::Item;
+pub use bindings::exports::portcullis::policy::list_tools;
+pub use bindings::exports::portcullis::policy::manifest::{Capability, Determinism, Hook, Info, Need, Payload};
+pub use bindings::exports::portcullis::policy::server_request::Request as Question;
 pub use bindings::exports::portcullis::policy::tool_call::Request as Call;
 pub use bindings::exports::portcullis::policy::tool_result::Response as CallResult;
 pub use bindings::portcullis::policy::types::{
-    Approval, ApprovalMemory, Approver, Attr, CacheHint, Caller, Context, Denial, Edit, EditOp, Inspection, Note, Part,
+    Approval, ApprovalMemory, Approver, Attr, Caller, Context, Denial, Edit, EditOp, Inspection, ItemKind, Note, Part,
     Permit, Reason, Redaction, Rewrite, Span, StepUp, SubjectKind, Throttle, Tool, ToolHints, Transport, Upstream,
     Verdict, Visibility,
 };
+pub use capabilities::{clock, counters, random, sets};
 pub use glob::Glob;
+pub use hooks::{
+    Client, Credential, Grant, ItemAccess, ItemResult, ListItems, ListTools, Refresh, ServerRequest, ToolCall,
+    ToolResult,
+};
 pub use listing::Listing;
 pub use manifest::Manifest;
-pub use policy::{ListTools, NoConfig, Policy, ToolCall, ToolResult};
+pub use policy::{Module, NoConfig, Policy, SelfTests};
 pub use {serde, serde_json};
+
+/// The README's policies compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

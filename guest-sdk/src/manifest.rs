@@ -2,8 +2,7 @@
 //!
 //! The list of hooks is not here: it is what [`crate::export!`] names, so the two cannot disagree.
 
-use crate::bindings::exports::portcullis::policy::manifest::{Determinism, Info, Payload};
-use crate::{Hook, Need};
+use crate::{Capability, Determinism, Hook, Info, Need, Payload};
 
 /// Name, version and needs of a policy.
 #[derive(Clone, Debug)]
@@ -26,9 +25,11 @@ impl Manifest {
                 hooks: Vec::new(),
                 mutates: Vec::new(),
                 needs: Vec::new(),
+                capabilities: Capability::empty(),
                 determinism: Determinism::Pure,
                 config_schema: r#"{"type":"object","additionalProperties":false}"#.to_owned(),
                 sample_config: "{}".to_owned(),
+                min_host: None,
             },
         }
     }
@@ -56,18 +57,33 @@ impl Manifest {
         self
     }
 
-    /// This hook may change what passes: `ToolCall` rewrites arguments, `ToolResult` redacts, `ListTools` changes
-    /// titles or descriptions.
+    /// This hook may change what passes: `ToolCall` rewrites arguments, `ToolResult` and `ItemResult` redact, `ListTools`
+    /// changes titles or descriptions, `Client` edits metadata.
     #[must_use]
     pub fn mutates(mut self, hook: Hook) -> Self {
         self.info.mutates.push(hook);
         self
     }
 
-    /// The answers depend on `Context::now_ms` too.
+    /// The policy calls [`crate::clock`], [`crate::random`], [`crate::counters`] or [`crate::sets`]. The operator has to
+    /// grant it in the binding.
+    #[must_use]
+    pub fn capability(mut self, capability: Capability) -> Self {
+        self.info.capabilities |= capability;
+        self
+    }
+
+    /// The answers depend on `Context::now_ms` too. Capabilities say for themselves what answers depend on.
     #[must_use]
     pub fn time_dependent(mut self) -> Self {
         self.info.determinism = Determinism::TimeDependent;
+        self
+    }
+
+    /// Oldest version of Portcullis that the policy works with.
+    #[must_use]
+    pub fn min_host(mut self, version: &str) -> Self {
+        self.info.min_host = Some(version.to_owned());
         self
     }
 
@@ -80,6 +96,11 @@ impl Manifest {
             }
         }
         info.hooks = hooks.to_vec();
+        if info.capabilities.intersects(Capability::COUNTERS | Capability::RANDOM) {
+            info.determinism = Determinism::Stateful;
+        } else if info.capabilities.contains(Capability::CLOCK) {
+            info.determinism = Determinism::TimeDependent;
+        }
         info
     }
 }
@@ -97,14 +118,14 @@ impl Need {
         }
     }
 
-    /// The call's arguments (`ToolCall`).
+    /// The arguments (`ToolCall`, `ItemAccess`) or parameters (`ServerRequest`).
     #[must_use]
     pub fn arguments(mut self) -> Self {
         self.arguments = Payload::Full;
         self
     }
 
-    /// Texts and structured content of the result (`ToolResult`).
+    /// Texts and structured content of the result (`ToolResult`, `ItemResult`).
     #[must_use]
     pub fn output(mut self) -> Self {
         self.output = Payload::Full;
@@ -147,5 +168,17 @@ mod tests {
         let needs: Vec<_> = info.needs.iter().map(|need| (need.hook, need.arguments)).collect();
         assert_eq!(needs, [(Hook::ToolCall, Payload::Full), (Hook::ListTools, Payload::None)]);
         assert_eq!(info.needs[0].claims, ["department"]);
+    }
+
+    #[test]
+    fn what_answers_depend_on_follows_from_the_capabilities() {
+        let of =
+            |capability| Manifest::new("sample", "1.2.3", "A sample").capability(capability).into_info(&[]).determinism;
+        assert_eq!(of(Capability::empty()), Determinism::Pure);
+        assert_eq!(of(Capability::SETS), Determinism::Pure);
+        assert_eq!(of(Capability::CLOCK | Capability::SETS), Determinism::TimeDependent);
+        assert_eq!(of(Capability::COUNTERS | Capability::CLOCK), Determinism::Stateful);
+        let told = Manifest::new("sample", "1.2.3", "A sample").time_dependent().into_info(&[]);
+        assert_eq!(told.determinism, Determinism::TimeDependent);
     }
 }

@@ -1,12 +1,12 @@
-//! The traits that an author implements: what a policy is, and one trait for each hook.
-//!
-//! The host makes a fresh copy of the module for each call and nothing kept in memory survives it, so hooks take
-//! `&self`: the configured policy is all the state there is.
+//! What a policy is, apart from its hooks.
+
+use std::fmt;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::{Call, CallResult, Context, Inspection, Listing, Manifest, Problem, Tool, Verdict};
+use crate::{Hook, Manifest, Problem};
 
 /// A policy, made once from the operator's configuration.
 pub trait Policy: Sized + 'static {
@@ -26,20 +26,24 @@ pub trait Policy: Sized + 'static {
     }
 }
 
-/// Hook `list_tools`: which tools a caller sees. A tool that is hidden cannot be called either.
-pub trait ListTools: Policy {
-    /// Judges one tool. The host asks about any tools at any time, so the answer must not depend on the others.
-    fn list(&self, ctx: &Context, tool: &Tool) -> Listing;
+/// `self_tests`: cases that the module brings along, tried by the host before the module comes into force.
+pub trait SelfTests: Policy {
+    /// The text of a cases file, as [`crate::testing`] describes it. Cases that say `refused` only run natively and under
+    /// `portcullis policy test`; the module leaves them out.
+    const CASES: &'static str;
 }
 
-/// Hook `tool_call`: whether a call may go to its upstream.
-pub trait ToolCall: Policy {
-    fn before(&self, ctx: &Context, call: &Call) -> Verdict;
-}
+/// What [`crate::export!`] makes of a policy: its hooks, by name. Tests ask through it.
+pub trait Module: Policy {
+    /// The hooks that the module exports.
+    const HOOKS: &'static [Hook];
 
-/// Hook `tool_result`: what of a result may reach the caller.
-pub trait ToolResult: Policy {
-    fn after(&self, ctx: &Context, result: &CallResult) -> Inspection;
+    /// Asks one hook. `input` is an object with the hook's parameters in the contract's JSON form, `context` and
+    /// [`Hook::parameter`]; what is left out has a harmless value.
+    ///
+    /// # Errors
+    /// What is wrong with the input, or that there is no such hook.
+    fn ask(&self, hook: Hook, input: Value) -> Result<Value, String>;
 }
 
 /// The configuration of a policy that has none: `{}`.
@@ -51,5 +55,55 @@ impl Problem {
     /// Something wrong with the value at `path`, an RFC 6901 pointer such as `/rules/0/tools`.
     pub fn at(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl Hook {
+    /// Every hook, in the contract's order.
+    pub const ALL: [Self; 11] = [
+        Self::Grant,
+        Self::Refresh,
+        Self::Client,
+        Self::Credential,
+        Self::ListTools,
+        Self::ListItems,
+        Self::ToolCall,
+        Self::ToolResult,
+        Self::ItemAccess,
+        Self::ItemResult,
+        Self::ServerRequest,
+    ];
+
+    /// Its name in the contract, such as `tool-call`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grant => "grant",
+            Self::Refresh => "refresh",
+            Self::Client => "client",
+            Self::Credential => "credential",
+            Self::ListTools => "list-tools",
+            Self::ListItems => "list-items",
+            Self::ToolCall => "tool-call",
+            Self::ToolResult => "tool-result",
+            Self::ItemAccess => "item-access",
+            Self::ItemResult => "item-result",
+            Self::ServerRequest => "server-request",
+        }
+    }
+
+    /// The name of what it is asked about, beside `context`.
+    pub const fn parameter(self) -> &'static str {
+        match self {
+            Self::ListTools => "tools",
+            Self::ListItems => "items",
+            Self::ToolResult | Self::ItemResult => "response",
+            _ => "request",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

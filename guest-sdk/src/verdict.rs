@@ -1,4 +1,4 @@
-//! Answers of the hook `tool_call`, and the reasons that all refusals carry.
+//! Answers of the hooks `tool_call`, `item_access` and `server_request`, and the reasons that all refusals carry.
 //!
 //! [`Verdict::allow`] and [`Verdict::deny`] serve nearly every policy. What needs more is built from [`Permit`],
 //! [`Denial`], [`StepUp`], [`Approval`] or [`Throttle`] and turned into a verdict with `.into()`.
@@ -8,8 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    Approval, ApprovalMemory, Approver, CacheHint, Denial, Edit, EditOp, Note, Permit, Reason, Rewrite, StepUp,
-    Throttle, Verdict,
+    Approval, ApprovalMemory, Approver, Denial, Edit, EditOp, Note, Permit, Reason, Rewrite, StepUp, Throttle, Verdict,
 };
 
 impl Verdict {
@@ -35,9 +34,24 @@ impl Reason {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), rule: None, detail: None }
     }
+
+    /// Names the rule that matched.
+    #[must_use]
+    pub fn rule(mut self, rule: impl Into<String>) -> Self {
+        self.rule = Some(rule.into());
+        self
+    }
+
+    /// More for machines.
+    #[must_use]
+    pub fn detail(mut self, detail: &Value) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
 }
 
 impl Denial {
+    /// A refusal that the model reads as the tool's answer.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: Reason::new(code, message), rpc_code: None, rpc_data: None, as_tool_error: true }
     }
@@ -45,14 +59,14 @@ impl Denial {
     /// Names the rule that matched.
     #[must_use]
     pub fn rule(mut self, rule: impl Into<String>) -> Self {
-        self.reason.rule = Some(rule.into());
+        self.reason = self.reason.rule(rule);
         self
     }
 
     /// More for machines.
     #[must_use]
     pub fn detail(mut self, detail: &Value) -> Self {
-        self.reason.detail = Some(detail.to_string());
+        self.reason = self.reason.detail(detail);
         self
     }
 
@@ -81,7 +95,7 @@ impl Denial {
 impl Permit {
     /// Allowed as it is, with no further terms.
     pub fn new() -> Self {
-        Self { rewrite: Rewrite::Keep, inspect_result: false, timeout_ms: None, notes: Vec::new(), cache: None }
+        Self { rewrite: Rewrite::Keep, inspect_result: false, timeout_ms: None, notes: Vec::new() }
     }
 
     /// A fact for the decision log. Never put secrets or argument values there.
@@ -115,11 +129,10 @@ impl Permit {
         self
     }
 
-    /// Says how long the decision may be remembered, and which facts it depends on.
+    /// Puts whole new arguments in the place of the old ones, with the same conditions as [`Permit::edit`].
     #[must_use]
-    pub fn cache(mut self, ttl: Duration, vary: &[&str]) -> Self {
-        let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-        self.cache = Some(CacheHint { ttl_s, vary: owned(vary) });
+    pub fn replace(mut self, arguments: &Value) -> Self {
+        self.rewrite = Rewrite::Replace(arguments.to_string());
         self
     }
 }
@@ -131,28 +144,33 @@ impl Default for Permit {
 }
 
 impl StepUp {
-    /// More authority is needed first, such as these scopes.
-    pub fn scopes(reason: Reason, scopes: &[&str]) -> Self {
+    /// More scopes are needed first.
+    pub fn scopes(reason: Reason, scopes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self { scopes: owned(scopes), acr_values: Vec::new(), max_age_s: None, reason }
     }
 
-    /// The person must have authenticated in one of these ways.
+    /// The person must have authenticated in one of these ways first.
+    pub fn acr(reason: Reason, values: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self { scopes: Vec::new(), acr_values: owned(values), max_age_s: None, reason }
+    }
+
+    /// The person must have authenticated in one of these ways, too.
     #[must_use]
-    pub fn acr_values(mut self, values: &[&str]) -> Self {
+    pub fn acr_values(mut self, values: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.acr_values = owned(values);
         self
     }
 
-    /// The person must have authenticated no longer ago than this.
+    /// The person must have authenticated no longer ago than this, too.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age_s = Some(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        self.max_age_s = Some(whole_seconds(age));
         self
     }
 }
 
 impl Approval {
-    /// The caller's own person has to agree, once, within five minutes.
+    /// The caller's own person has to agree, to this one call, within five minutes.
     pub fn new(reason: Reason, title: impl Into<String>, summary: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -174,7 +192,7 @@ impl Approval {
 
     /// One of these people has to agree instead.
     #[must_use]
-    pub fn by_one_of(mut self, approvers: &[&str]) -> Self {
+    pub fn by_one_of(mut self, approvers: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.by = Approver::Listed;
         self.approvers = owned(approvers);
         self
@@ -183,14 +201,14 @@ impl Approval {
     /// How long the request for approval stays open.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+        self.ttl_s = whole_seconds(ttl);
         self
     }
 
-    /// How long the approval holds once it is given.
+    /// How long the approval holds once it is given: for the same caller, client, tool definition and arguments.
     #[must_use]
-    pub fn remember(mut self, memory: ApprovalMemory) -> Self {
-        self.remember = memory;
+    pub fn remember_for(mut self, time: Duration) -> Self {
+        self.remember = ApprovalMemory::Seconds(whole_seconds(time));
         self
     }
 }
@@ -221,6 +239,7 @@ impl Edit {
 }
 
 impl Note {
+    /// A fact under a name.
     pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
         Self { key: key.into(), value: value.into() }
     }
@@ -256,8 +275,12 @@ impl From<Throttle> for Verdict {
     }
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+pub(crate) fn owned(words: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
+    words.into_iter().map(|word| word.as_ref().to_owned()).collect()
+}
+
+pub(crate) fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -289,5 +312,7 @@ mod tests {
     fn times_too_long_for_the_contract_are_the_longest_it_has() {
         assert_eq!(Permit::new().timeout(Duration::MAX).timeout_ms, Some(u32::MAX));
         assert_eq!(Permit::new().timeout(Duration::from_millis(1500)).timeout_ms, Some(1500));
+        let approval = Approval::new(Reason::new("a.b", "ask"), "Delete", "Deletes it").remember_for(Duration::MAX);
+        assert_eq!(approval.remember, ApprovalMemory::Seconds(u32::MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! The committed bindings are what the generator makes of the contract.
 
-#[path = "../examples/bindings.rs"]
+#[path = "../examples/bindings/main.rs"]
 #[expect(dead_code, reason = "its `main` prints")]
 mod generator;
 

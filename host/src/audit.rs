@@ -3,12 +3,13 @@
 //! The *audit trail* holds what operators and the gateway itself did: a closed list of events, each committed with
 //! the change it tells of and kept for over a year. The *decision trail* holds what became of callers' requests:
 //! written a moment later, in batches, dropped rather than waited for, kept for days. Pure: both are kept by
-//! `store::audit` and `store::decisions`. No secret, argument or result is part of either.
+//! `store::audit` and `store::decisions`. No secret, argument or result is part of either: the notes of a decision are
+//! the policies' own words, and a policy that takes something out of a result must not repeat it there.
 
 use std::fmt;
 
 use crate::env::Timestamp;
-use crate::ids::{BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
 
 /// One line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +50,75 @@ impl fmt::Display for Actor {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditEvent {
-    GatewayStarted { version: String },
+    GatewayStarted {
+        version: String,
+    },
     GatewayStopped,
-    KeyCreated { name: KeyName },
-    KeyEnabled { name: KeyName },
-    KeyDisabled { name: KeyName },
-    KeyDeleted { name: KeyName },
-    PoliciesReloaded { generation: u64 },
-    PolicyReloadRefused { reason: String },
+    KeyCreated {
+        name: KeyName,
+    },
+    KeyEnabled {
+        name: KeyName,
+    },
+    KeyDisabled {
+        name: KeyName,
+    },
+    KeyDeleted {
+        name: KeyName,
+    },
+    PoliciesReloaded {
+        generation: u64,
+    },
+    PolicyReloadRefused {
+        reason: String,
+    },
+    /// What an earlier generation had came into force again.
+    PoliciesRolledBack {
+        generation: u64,
+        to: u64,
+    },
+    ApprovalGiven(Box<Ruling>),
+    ApprovalRefused(Box<Ruling>),
+    /// An upstream was seen for the first time, and its tools were pinned as they were.
+    PinsAdopted {
+        upstream: UpstreamName,
+        tools: u64,
+    },
+    /// The definition with this digest was pinned.
+    PinAccepted {
+        upstream: UpstreamName,
+        tool: String,
+        digest: String,
+    },
+    /// Everything that the upstream offers was pinned.
+    PinsAccepted {
+        upstream: UpstreamName,
+        tools: u64,
+    },
+    /// The recorded inputs of a decision were read.
+    RecordingRead {
+        decision: String,
+    },
+    /// The latest recorded inputs were read: of a policy, of a hook, or of all.
+    RecordingsRead {
+        policy: Option<String>,
+        hook: Option<String>,
+        questions: u64,
+    },
+}
+
+/// What was decided about an approval that a policy wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    pub approval: ApprovalId,
+    /// Who wanted to do it.
+    pub principal: Principal,
+    pub upstream: UpstreamName,
+    /// The upstream's own name for the tool or item.
+    pub item: String,
+    pub policy: BindingName,
+    pub code: String,
+    pub note: Option<String>,
 }
 
 impl AuditEvent {
@@ -71,6 +133,14 @@ impl AuditEvent {
             Self::KeyDeleted { .. } => "key.deleted",
             Self::PoliciesReloaded { .. } => "policies.reloaded",
             Self::PolicyReloadRefused { .. } => "policies.reload_refused",
+            Self::ApprovalGiven(_) => "approval.given",
+            Self::ApprovalRefused(_) => "approval.refused",
+            Self::PinsAdopted { .. } => "pins.adopted",
+            Self::PinAccepted { .. } => "pin.accepted",
+            Self::PinsAccepted { .. } => "pins.accepted",
+            Self::RecordingRead { .. } => "recording.read",
+            Self::RecordingsRead { .. } => "recordings.read",
+            Self::PoliciesRolledBack { .. } => "policies.rolled_back",
         }
     }
 }
@@ -97,6 +167,8 @@ pub struct DecisionRecord {
     pub generation: u64,
     /// In the order in which policies were asked.
     pub steps: Vec<DecisionStep>,
+    /// Approvals that were asked for, refused or used.
+    pub approvals: Vec<ApprovalId>,
     pub outcome: RecordedOutcome,
     pub elapsed_ms: u64,
 }
@@ -105,13 +177,22 @@ pub struct DecisionRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionStep {
     pub binding: BindingName,
+    /// The module's own name, as its manifest has it. Records of earlier versions have none.
+    pub module_name: String,
+    /// The module's version. Records of earlier versions have none.
+    pub module_version: String,
     /// Lower-case hex SHA-256.
     pub module_digest: String,
+    pub mode: RecordedMode,
     /// Such as `tool-call`.
     pub hook: String,
     pub verdict: RecordedVerdict,
     pub reason_code: Option<String>,
+    /// The rule that matched, as the policy's author names it.
+    pub rule: Option<String>,
     pub micros: u64,
+    /// Facts that the policy added, by key.
+    pub notes: Vec<(String, String)>,
 }
 
 macro_rules! words {
@@ -152,6 +233,10 @@ words! {
     RecordedVerdict {
         Abstain = "abstain",
         Allow = "allow",
+        /// A credential may be used.
+        Release = "release",
+        /// The person has to be asked.
+        Consent = "consent",
         Deny = "deny",
         /// The tool is not visible to this principal.
         Hidden = "hidden",
@@ -170,6 +255,29 @@ words! {
         Block = "block",
         /// The policy failed, which denies.
         Error = "error",
+        /// What a policy in shadow mode said, without consequence.
+        WouldAbstain = "would_abstain",
+        WouldRelease = "would_release",
+        WouldConsent = "would_consent",
+        WouldAllow = "would_allow",
+        WouldDeny = "would_deny",
+        WouldStepUp = "would_step-up",
+        WouldApprove = "would_approve",
+        WouldThrottle = "would_throttle",
+        WouldShow = "would_show",
+        WouldHide = "would_hide",
+        WouldFilter = "would_filter",
+        WouldPass = "would_pass",
+        WouldRedact = "would_redact",
+        WouldBlock = "would_block",
+        WouldError = "would_error",
+    }
+
+    /// Whether what a policy says counts.
+    RecordedMode {
+        Enforce = "enforce",
+        /// It is asked and has no say.
+        Shadow = "shadow",
     }
 
     /// What the caller got in the end.
@@ -191,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_word_means_what_it_was_written_for() {
-        for verdict in ["abstain", "allow", "deny", "hidden", "throttle", "redact", "error"] {
+        for verdict in ["abstain", "allow", "deny", "hidden", "throttle", "redact", "error", "would_deny"] {
             assert_eq!(RecordedVerdict::parse(verdict).map(RecordedVerdict::as_str), Some(verdict));
         }
         for outcome in ["result", "tool_error", "error", "refused", "cancelled"] {

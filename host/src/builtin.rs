@@ -11,10 +11,24 @@ pub fn names() -> impl Iterator<Item = &'static str> + Clone {
     MODULES.iter().map(|(name, _)| *name)
 }
 
-/// Names and modules of the default policies.
-pub const MODULES: &[(&str, &[u8])] = &[
-    ("allow-tools", include_bytes!("../../policies/prebuilt/allow-tools.wasm")),
-    ("read-only", include_bytes!("../../policies/prebuilt/read-only.wasm")),
-    ("redact", include_bytes!("../../policies/prebuilt/redact.wasm")),
-    ("template", include_bytes!("../../policies/prebuilt/template.wasm")),
-];
+macro_rules! modules {
+    ($($name:literal),* $(,)?) => {
+        /// Names and modules of the default policies.
+        pub const MODULES: &[(&str, &[u8])] =
+            &[$(($name, include_bytes!(concat!("../../policies/prebuilt/", $name, ".wasm")))),*];
+    };
+}
+
+modules! {
+    "allow-tools",
+    "cel",
+    "confirm-destructive",
+    "consent-rules",
+    "guard-arguments",
+    "pin-tools",
+    "rate-limit",
+    "read-only",
+    "redact",
+    "rego",
+    "template",
+}

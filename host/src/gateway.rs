@@ -28,18 +28,21 @@ use crate::http::{admin_router, public_router};
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
-use crate::store::{self, Store, StoreError, decisions};
+use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::tasks::Tasks;
 
 /// Name of the file in `data_dir` that holds the operator token.
 pub const OPERATOR_TOKEN: &str = "operator-token";
+
+/// Directory in `data_dir` of compiled policies.
+const CODE_CACHE: &str = "policy-cache";
 /// Name of the file in `data_dir` that holds the deployment secret.
 pub const DEPLOYMENT_SECRET: &str = "deployment-secret";
 
 /// What background tasks get to end once they were asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two prunings of the audit trail.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// Between two looks for what the store need not remember any more.
+const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Sockets that are bound already.
 #[derive(Debug)]
@@ -143,20 +146,32 @@ impl Gateway {
         self.store = Some(store.clone());
         let (recorder, keeper) = decisions::recorder(store.clone(), decisions::Retention::default());
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
-        self.background.spawn(prune_audit(store.clone(), self.background.stopping().clone()));
+        self.background.spawn(tidy_up(store.clone(), self.background.stopping().clone()));
 
-        let engine = Engine::start(config.policy.max_components).map_err(StartError::Engine)?;
+        // For what is handed out and for what is kept sealed.
+        let secret = || DeploymentSecret::new(Digest::of(secret.expose().as_bytes()).as_bytes());
+        let code = code_cache(&config.data_dir.join(CODE_CACHE), secret());
+        let engine = Engine::start_with(config.policy.max_components, env.clone(), code).map_err(StartError::Engine)?;
         self.engine = Some(engine.clone());
-        let control = Control::build(config.clone(), env.clone(), store.clone(), engine, &self.background).await?;
+        let (recordings, keeper) = recordings::recorder(store.clone(), decisions::Retention::default(), secret());
+        self.trail.spawn(keeper.run(self.trail.stopping().clone()));
+        let control =
+            Control::build(config.clone(), env.clone(), store.clone(), engine, secret(), &self.background).await?;
         self.control = Some(control.clone());
 
+        let (shadows, runner) = policy::shadows();
+        self.background.spawn(runner.run(self.background.stopping().clone()));
         let services = Arc::new(Services {
             env: env.clone(),
-            secret: DeploymentSecret::new(Digest::of(secret.expose().as_bytes()).as_bytes()),
+            secret: secret(),
+            store: store.clone(),
             decisions: recorder,
+            recordings,
+            shadows,
             list_page: config.limits.list_page,
             ask_timeout: config.limits.ask_timeout,
             task_tools: Services::task_tools(),
+            spent: Services::spent(),
         });
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
         let api = Arc::new(Api {
@@ -315,6 +330,17 @@ fn read_secret(path: &Path) -> io::Result<Plaintext> {
     Ok(Plaintext::new(secret))
 }
 
+/// Where compiled policies are kept. Without it they are compiled anew at each start.
+fn code_cache(directory: &Path, secret: DeploymentSecret) -> Option<policy::CodeCache> {
+    match policy::CodeCache::open(directory, Arc::new(secret)) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::warn!(%error, "compiled policies are not kept: each start compiles them again");
+            None
+        }
+    }
+}
+
 fn location(url: &StoreUrl) -> store::Location {
     match url {
         StoreUrl::Redb(path) => store::Location::File(path.clone()),
@@ -338,14 +364,17 @@ async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
     }
 }
 
-async fn prune_audit(store: Store, stopping: CancellationToken) {
+async fn tidy_up(store: Store, stopping: CancellationToken) {
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
+            () = tokio::time::sleep(TIDY_INTERVAL) => {}
         }
         if let Err(error) = store::audit::prune(&store).await {
             tracing::warn!(%error, "the audit trail was not pruned");
+        }
+        if let Err(error) = store::approvals::sweep(&store).await {
+            tracing::warn!(%error, "approvals that are long over were not forgotten");
         }
     }
 }

@@ -71,6 +71,8 @@ names! {
     KeyName, "key name", 64;
     /// One binding of a policy module.
     BindingName, "policy name", 64;
+    /// A list that policies may look things up in.
+    SetName, "set name", 64;
 }
 
 fn check_name(what: &'static str, name: &str, max: usize) -> Result<(), InvalidName> {
@@ -136,9 +138,65 @@ impl fmt::Display for DecisionId {
     }
 }
 
+/// Identifies one approval, for people to type and pass on.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ApprovalId(String);
+
+impl ApprovalId {
+    /// Digits of an id.
+    const LEN: usize = 24;
+
+    /// A new one. Sorts by time: 48 bits of milliseconds, then 48 random bits, in hex.
+    pub fn generate(env: &Env) -> Self {
+        let mut bytes = [0; Self::LEN / 2];
+        bytes[..6].copy_from_slice(&env.now().as_millis().to_be_bytes()[2..]);
+        bytes[6..].copy_from_slice(&env.random::<6>());
+        Self(hex(&bytes))
+    }
+
+    /// The id that is written like this.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        (text.len() == Self::LEN && text.bytes().all(is_digit)).then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ApprovalId {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("an approval's id has 24 hexadecimal digits")
+    }
+}
+
+impl From<ApprovalId> for String {
+    fn from(id: ApprovalId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ApprovalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_approvals_id_is_read_as_it_is_written() {
+        let id = ApprovalId::generate(&Env::system());
+        assert_eq!(ApprovalId::parse(id.as_str()), Some(id.clone()));
+        for bad in ["", "0", &id.as_str()[1..], &format!("{id}0"), &id.as_str().replace(&id.as_str()[..1], "G")] {
+            assert_eq!(ApprovalId::parse(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn names_follow_their_rule() {

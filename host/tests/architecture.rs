@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
-    ("cli", &["builtin", "config", "env", "gateway", "identity", "mcp", "outbound", "policy"]),
+    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret"]),
     ("gateway", &["admin", "audit", "config", "env", "http", "pipeline", "policy", "secret", "store", "tasks"]),
     // Surfaces.
     (
@@ -35,7 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "secret", "upstream"]),
     ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
     ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
-    ("outbound", &[]),
+    ("outbound", &["secret"]),
     // Nouns.
     ("config", &["builtin", "env", "glob", "identity", "ids", "secret"]),
     ("mcp", &["ids", "upstream"]),
@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "policy"]),
     ("notify", &["admin"]),
     ("schemars", &["config"]),
+    ("jsonschema", &["policy"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["cli"]),
     ("portcullis_example_upstreams", &["cli"]),

@@ -28,6 +28,7 @@ function plain(text) {
   return text
     .replaceAll(/pk_[A-Za-z0-9_-]{43}/g, 'pk_…')
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+    .replaceAll(/\b[0-9a-f]{24}\b/g, 'ID')
     .trimEnd();
 }
 
@@ -53,7 +54,8 @@ await suite('quickstart', async (report) => {
   await until('quickstart says how to connect', () => {
     running.assertRunning();
     return readFileSync(running.logFile, 'utf8').includes('Ctrl-C');
-  });
+    // The first start compiles all policies.
+  }, 240_000);
   const family = [running.pid, ...childrenOf(running.pid)];
 
   await report.check('quickstart says what README.md says', () => {

@@ -6,11 +6,22 @@ use super::Control;
 use crate::audit::Actor;
 use crate::config;
 use crate::env::Timestamp;
+use crate::identity::TokenList;
 use crate::identity::key::{AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::KeyName;
 use crate::secret::Plaintext;
 use crate::store::keys::{self as stored, Creation, Deletion, StandingChange};
 use crate::store::{Cursor, Page, StoreError};
+
+/// A key as an operator wants it.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    pub name: KeyName,
+    pub allow: AllowList,
+    pub scopes: TokenList,
+    pub groups: TokenList,
+    pub expires: Option<Timestamp>,
+}
 
 /// Why a key was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +42,8 @@ pub enum KeyError {
 
 impl Control {
     /// Makes a key. Its secret is returned this once.
-    pub async fn create_key(
-        self: &Arc<Self>,
-        name: KeyName,
-        allow: AllowList,
-        expires: Option<Timestamp>,
-        actor: Actor,
-    ) -> Result<(VirtualKey, Plaintext), KeyError> {
+    pub async fn create_key(self: &Arc<Self>, new: NewKey, actor: Actor) -> Result<(VirtualKey, Plaintext), KeyError> {
+        let NewKey { name, allow, scopes, groups, expires } = new;
         let _one_at_a_time = self.changing.lock().await;
         if self.file_keys().any(|key| key.name == name) {
             return Err(KeyError::NameTaken);
@@ -51,6 +57,8 @@ impl Control {
             name,
             digest: secret.digest(),
             allow,
+            scopes,
+            groups,
             created: now,
             expires,
             standing: Standing::Enabled,

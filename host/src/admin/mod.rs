@@ -12,20 +12,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
-use crate::config::{self, Config};
+use crate::audit::Actor;
+use crate::config::{self, Config, ModuleSource, PolicySettings};
 use crate::env::{Env, Timestamp};
 use crate::identity::Keyring;
 use crate::ids::UpstreamName;
 use crate::outbound::Outbound;
 use crate::pipeline::Snapshot;
-use crate::policy::{self, PolicySet};
-use crate::store::{Store, StoreError, keys as stored_keys};
+use crate::policy::replay::PastQuestion;
+use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, signature};
+use crate::secret::DeploymentSecret;
+use crate::store::{Store, StoreError, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
 
+pub mod approvals;
 pub mod keys;
+pub mod pins;
+mod recorded;
 pub mod reload;
+pub mod rollback;
+
+use rollback::Cause;
 
 /// The gateway, as far as an operator changes it.
 pub struct Control {
@@ -38,13 +47,21 @@ pub struct Control {
     pub started: Timestamp,
     engine: policy::Engine,
     outbound: Outbound,
+    /// Opens what was sealed for operators to read.
+    pub secret: DeploymentSecret,
+    /// What the tools of upstreams were when somebody agreed to them.
+    pinned: pins::Pinned,
     /// Owns the upstreams' tasks.
     tasks: Tasks,
     /// One change at a time.
     changing: Mutex<()>,
     last_reload: ArcSwap<reload::LastReload>,
     seen: ArcSwap<reload::Seen>,
+    /// What policies count, whichever generation of them.
+    counters: Counters,
     generation: AtomicU64,
+    /// The sets that were in force last, oldest first.
+    generations: ArcSwap<Vec<Arc<rollback::Generation>>>,
 }
 
 /// Why the gateway's state could not be built.
@@ -65,10 +82,13 @@ impl Control {
         env: Env,
         store: Store,
         engine: policy::Engine,
+        secret: DeploymentSecret,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BuildError> {
         let seen = reload::digests(watched_files(&config)).await;
-        let policies = load_policies(&config, &engine, None, 1).await?;
+        let counters = Counters::default();
+        let policies = load(Loading { counters: counters.clone(), ..Loading::first(&config, &engine) }).await?.policies;
+        let policies = Arc::new(policies);
         let keys = Arc::new(read_keys(&store, &config).await?);
         let outbound = Outbound::new();
         let tasks = tasks.clone();
@@ -77,8 +97,9 @@ impl Control {
             .iter()
             .map(|upstream| (upstream.name.clone(), start_upstream(upstream, &outbound, &config, &tasks)))
             .collect();
-        let catalog = catalog_of(&upstreams);
-        let snapshot = Snapshot { keys, policies: Arc::new(policies), catalog, upstreams: Arc::new(upstreams) };
+        let pinned = pins::Pinned::default();
+        let catalog = catalog_of(&upstreams, &pinned);
+        let snapshot = Snapshot { keys, policies: policies.clone(), catalog, upstreams: Arc::new(upstreams) };
         let started = env.now();
         let control = Arc::new(Self {
             last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started)),
@@ -91,10 +112,15 @@ impl Control {
             config: ArcSwap::from_pointee(config),
             engine,
             outbound,
+            secret,
+            pinned,
             tasks,
             changing: Mutex::new(()),
+            counters,
             generation: AtomicU64::new(1),
+            generations: ArcSwap::default(),
         });
+        control.came_into_force(policies, Actor::System, Cause::Start);
         for upstream in control.snapshot.load().upstreams.values() {
             control.keep_synced(upstream.clone());
         }
@@ -105,10 +131,15 @@ impl Control {
     fn keep_synced(self: &Arc<Self>, upstream: Arc<Upstream>) {
         self.tasks.spawn(upstream.clone().listen());
         let control = Arc::downgrade(self);
+        let synced = Arc::downgrade(&upstream);
         self.tasks.spawn(upstream.keep_synced(move || {
-            if let Some(control) = control.upgrade() {
-                control.publish(|new| new.catalog = catalog_of(&new.upstreams));
-            }
+            let (control, upstream) = (control.clone(), synced.clone());
+            Box::pin(async move {
+                if let (Some(control), Some(upstream)) = (control.upgrade(), upstream.upgrade()) {
+                    control.know_pins(&upstream).await;
+                    control.publish(|new| new.catalog = catalog_of(&new.upstreams, &control.pinned));
+                }
+            })
         }));
     }
 
@@ -145,10 +176,10 @@ fn start_upstream(settings: &config::Upstream, outbound: &Outbound, config: &Con
     Upstream::start(settings.clone(), outbound, &config.limits, &config.data_dir, tasks)
 }
 
-/// What these upstreams offer now.
-fn catalog_of(upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>) -> Arc<Catalog> {
+/// What these upstreams offer now, and how that stands to what is pinned.
+fn catalog_of(upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>, pinned: &pins::Pinned) -> Arc<Catalog> {
     let shelves: Vec<Shelf> = upstreams.values().map(|upstream| upstream.shelf()).collect();
-    Arc::new(Catalog::build(&shelves))
+    Arc::new(Catalog::build(&shelves, pinned.standing()))
 }
 
 /// Keys of the file before keys of the store, so that the file wins where both have a name.
@@ -157,25 +188,106 @@ async fn read_keys(store: &Store, config: &Config) -> Result<Keyring, StoreError
     Ok(Keyring::new(config.keys.iter().cloned().chain(stored)))
 }
 
-/// Compiles and tries the policies, away from the threads that serve requests.
-async fn load_policies(
-    config: &Config,
-    engine: &policy::Engine,
-    previous: Option<Arc<PolicySet>>,
+/// What policies are loaded from.
+struct Loading {
+    settings: PolicySettings,
+    upstreams: Vec<config::Upstream>,
+    engine: policy::Engine,
+    counters: Counters,
+    /// Sets whose compiled policies may be used again.
+    previous: Vec<Arc<PolicySet>>,
+    /// What is put to the new policies once more, newest first.
+    recorded: Vec<PastQuestion>,
     generation: u64,
-) -> Result<PolicySet, BuildError> {
-    let (settings, upstreams, engine) = (config.policy.clone(), config.upstreams.clone(), engine.clone());
+}
+
+impl Loading {
+    /// Of the first generation.
+    fn first(config: &Config, engine: &policy::Engine) -> Self {
+        Self {
+            settings: config.policy.clone(),
+            upstreams: config.upstreams.clone(),
+            engine: engine.clone(),
+            counters: Counters::default(),
+            previous: Vec::new(),
+            recorded: Vec::new(),
+            generation: 1,
+        }
+    }
+}
+
+/// Compiles and tries the policies, on one thread, away from those that serve requests.
+async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        PolicySet::load(&settings, &upstreams, &engine, &crate::builtin::module, previous.as_deref(), generation)
+        let Loading { settings, upstreams, engine, counters, previous, recorded, generation } = loading;
+        let publication = Publication {
+            settings: &settings,
+            upstreams: &upstreams,
+            engine: &engine,
+            counters: &counters,
+            builtins: &crate::builtin::module,
+            previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+            recorded: &recorded,
+            generation,
+        };
+        publication.run()
     };
     Ok(tokio::task::spawn_blocking(load).await.map_err(|_| BuildError::Interrupted)??)
 }
 
-/// Files whose change asks for a reload: the configuration and the policy modules it names.
+impl Control {
+    /// Loads the policies of `config`, with what is compiled already and what was decided last.
+    async fn load_policies(&self, config: &Config, generation: u64) -> Result<Published, BuildError> {
+        let kept = self.generations();
+        load(Loading {
+            counters: self.counters.clone(),
+            previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
+            recorded: self.recorded(config.policy.replay).await,
+            generation,
+            ..Loading::first(config, &self.engine)
+        })
+        .await
+    }
+
+    /// The newest recorded questions, at most `limit`. What cannot be read is not worth a refusal.
+    async fn recorded(&self, limit: usize) -> Vec<PastQuestion> {
+        if limit == 0 {
+            return Vec::new();
+        }
+        let latest = recordings::latest(&self.store, &self.secret, &recordings::Filter::default(), limit).await;
+        let latest = latest.inspect_err(|error| tracing::warn!(%error, "recorded decisions cannot be read"));
+        let recorded = latest.unwrap_or_default();
+        recorded.into_iter().filter_map(|(decision, question)| past_question(decision, question)).collect()
+    }
+}
+
+/// A recorded question in the words of whoever puts it again. What policies in shadow said decided nothing.
+fn past_question(decision: String, question: recordings::Question) -> Option<PastQuestion> {
+    let recordings::Words::Whole(transcript) = question.words else { return None };
+    if question.verdict.starts_with("would_") {
+        return None;
+    }
+    let recordings::Transcript { input, answer, imports } = transcript;
+    let import =
+        |import: recordings::Import| ImportCall { import: import.import, asked: import.asked, answer: import.answer };
+    Some(PastQuestion {
+        decision: Some(decision),
+        binding: question.binding,
+        hook: Hook::parse(&question.hook)?,
+        input: serde_json::from_str(&input).ok()?,
+        answer: answer.map(|answer| serde_json::from_str(&answer)).transpose().ok()?,
+        imports: imports.into_iter().map(import).collect(),
+    })
+}
+
+/// Files whose change asks for a reload: the configuration, what it names, and the signatures of modules.
 fn watched_files(config: &Config) -> Vec<PathBuf> {
-    let modules = config.policy.bindings.iter().filter_map(|binding| match &binding.module {
-        config::ModuleSource::File(path) => Some(path.clone()),
-        config::ModuleSource::Builtin(_) => None,
-    });
-    config.file.iter().cloned().chain(modules).collect()
+    let mut files = config.watched_files();
+    if config.policy.signatures != config::Signatures::Off {
+        files.extend(config.policy.bindings.iter().filter_map(|binding| match &binding.module {
+            ModuleSource::File(path) => Some(signature::file_beside(path)),
+            ModuleSource::Builtin(_) => None,
+        }));
+    }
+    files
 }

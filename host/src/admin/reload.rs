@@ -2,6 +2,9 @@
 //!
 //! Whatever is wrong with the new state leaves the running one in place and is told in the log, in the audit trail and at
 //! `GET /api/v1/policies`. Requests in flight finish on the snapshot they began with.
+//!
+//! Before new policies come into force, the last recorded decisions are put to them once more. What they would have said
+//! otherwise is told with the reload, and is no reason to refuse it: that they decide differently is usually the point.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,12 +17,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BuildError, Control, catalog_of, load_policies, read_keys, start_upstream, watched_files};
+use super::rollback::Cause;
+use super::{BuildError, Control, catalog_of, read_keys, start_upstream, watched_files};
 use crate::audit::{Actor, AuditEvent};
 use crate::config::{self, Config, Mistakes};
 use crate::env::Timestamp;
 use crate::ids::UpstreamName;
 use crate::pipeline::Upstreams;
+use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::audit as trail;
 use crate::upstream::Upstream;
@@ -40,11 +45,13 @@ pub struct LastReload {
     pub at: Timestamp,
     /// Why the running state was kept, in words for an operator.
     pub error: Option<String>,
+    /// What the policies that it brought say of earlier decisions. `None` where none were recorded or it was refused.
+    pub changes: Option<Arc<Changes>>,
 }
 
 impl LastReload {
     pub(super) fn loaded(at: Timestamp) -> Self {
-        Self { at, error: None }
+        Self { at, error: None, changes: None }
     }
 }
 
@@ -84,27 +91,37 @@ impl Control {
         let _one_at_a_time = self.changing.lock().await;
         // Taken before anything is read: what changes while it is read counts as not seen.
         let mut seen = digests(watched_files(&self.config.load())).await;
-        let reloaded = self.try_reload(&mut seen).await;
+        let reloaded = self.try_reload(&mut seen, actor).await;
         self.seen.store(Arc::new(seen));
-        let (event, error) = match &reloaded {
-            Ok(generation) => {
+        let at = self.env.now();
+        let (event, last) = match &reloaded {
+            Ok((generation, changes)) => {
                 tracing::info!(generation, "configuration and policies reloaded");
-                (AuditEvent::PoliciesReloaded { generation: *generation }, None)
+                if let Some(changes) = changes.as_deref().filter(|changes| !changes.different.is_empty()) {
+                    tracing::warn!(generation, %changes, "the new policies decide differently");
+                }
+                let event = AuditEvent::PoliciesReloaded { generation: *generation };
+                (event, LastReload { at, error: None, changes: changes.clone() })
             }
             Err(error) => {
                 let reason = error.explain();
                 tracing::error!(%reason, "reload refused, the running policies stay");
-                (AuditEvent::PolicyReloadRefused { reason: reason.clone() }, Some(reason))
+                let event = AuditEvent::PolicyReloadRefused { reason: reason.clone() };
+                (event, LastReload { at, error: Some(reason), changes: None })
             }
         };
-        self.last_reload.store(Arc::new(LastReload { at: self.env.now(), error }));
+        self.last_reload.store(Arc::new(last));
         if let Err(error) = trail::record(&self.store, actor, event).await {
             tracing::error!(%error, "the audit trail lacks a reload");
         }
-        reloaded
+        reloaded.map(|(generation, _)| generation)
     }
 
-    async fn try_reload(self: &Arc<Self>, seen: &mut Seen) -> Result<u64, ReloadError> {
+    async fn try_reload(
+        self: &Arc<Self>,
+        seen: &mut Seen,
+        actor: Actor,
+    ) -> Result<(u64, Option<Arc<Changes>>), ReloadError> {
         let running = self.config.load_full();
         let file = running.file.clone().ok_or(ReloadError::NoFile)?;
         let now = self.env.now();
@@ -117,8 +134,8 @@ impl Control {
         warn_of_restart(&running, &config);
         let snapshot = self.snapshot.load_full();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let policies = load_policies(&config, &self.engine, Some(snapshot.policies.clone()), generation).await?;
-        let policies = Arc::new(policies);
+        let published = self.load_policies(&config, generation).await?;
+        let policies = Arc::new(published.policies);
         let keys = Arc::new(read_keys(&self.store, &config).await.map_err(BuildError::Store)?);
 
         let mut upstreams = BTreeMap::new();
@@ -137,15 +154,15 @@ impl Control {
             new.keys = keys.clone();
             new.policies = policies.clone();
             new.upstreams = upstreams.clone();
-            new.catalog = catalog_of(&upstreams);
+            new.catalog = catalog_of(&upstreams, &self.pinned);
         });
-        self.generation.store(generation, Ordering::Relaxed);
+        self.came_into_force(policies, actor, Cause::Reload);
         self.config.store(Arc::new(config));
         seen.retain(|path, _| watched.contains(path));
         let old = snapshot.upstreams.clone();
         drop(snapshot);
         self.tasks.spawn(retire(old, upstreams, self.tasks.stopping().clone()));
-        Ok(generation)
+        Ok((generation, published.changes.map(Arc::new)))
     }
 
     /// Reloads whenever a watched file has changed, until the gateway stops.

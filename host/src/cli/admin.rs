@@ -19,6 +19,12 @@ pub(super) enum KeyCommand {
         /// What the key may use: UPSTREAM/TOOL, both may have '*'. May be given several times; without it, nothing.
         #[arg(long, value_name = "UPSTREAM/TOOL")]
         allow: Vec<String>,
+        /// A scope of its caller, for policies to read. May be given several times.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// A group of its caller, for policies to read and to be bound by. May be given several times.
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
         /// When it ends, such as 2027-01-31T00:00:00Z.
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
@@ -45,14 +51,11 @@ pub(super) struct OneKey {
 impl KeyCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Create { name, allow, expires, with } => {
+            Self::Create { name, allow, scopes, groups, expires, with } => {
                 let allow = allow.iter().map(|line| allow_line(line)).collect::<anyhow::Result<Vec<_>>>()?;
-                let key = ask(
-                    &with,
-                    Method::POST,
-                    "/api/v1/keys",
-                    Some(json!({ "name": name, "allow": allow, "expires": expires })),
-                )?;
+                let key =
+                    json!({ "name": name, "allow": allow, "scopes": scopes, "groups": groups, "expires": expires });
+                let key = ask(&with, Method::POST, "/api/v1/keys", Some(key))?;
                 print(&format!("{}\nThis is shown once. Send it as `Authorization: Bearer …`.", text(&key["secret"])))
             }
             Self::List(with) => list_keys(&with),
@@ -96,9 +99,11 @@ fn list_keys(with: &WithConfig) -> anyhow::Result<()> {
             expires,
             text(&key["managed_by"]).to_owned(),
             allow.collect::<Vec<_>>().join(" "),
+            words(&key["scopes"]),
+            words(&key["groups"]),
         ]
     };
-    print(&table(&["NAME", "STATE", "EXPIRES", "MANAGED BY", "ALLOW"], keys.iter().map(row)))
+    print(&table(&["NAME", "STATE", "EXPIRES", "MANAGED BY", "ALLOW", "SCOPES", "GROUPS"], keys.iter().map(row)))
 }
 
 #[derive(Subcommand)]
@@ -216,44 +221,18 @@ pub(super) fn status(with: &WithConfig) -> anyhow::Result<()> {
     print(&table(&[], rows))
 }
 
-pub(super) fn policies(with: &WithConfig) -> anyhow::Result<()> {
-    show_policies(&ask(with, Method::GET, "/api/v1/policies", None)?)
-}
-
-pub(super) fn reload(with: &WithConfig) -> anyhow::Result<()> {
-    show_policies(&ask(with, Method::POST, "/api/v1/policies/reload", None)?)
-}
-
-fn show_policies(answer: &Value) -> anyhow::Result<()> {
-    let row = |binding: &Value| {
-        let hooks: Vec<&str> = binding["hooks"].as_array().into_iter().flatten().map(text).collect();
-        let digest: String = text(&binding["digest"]).chars().take(12).collect();
-        let module = format!("{} {}", text(&binding["module_name"]), text(&binding["version"]));
-        vec![text(&binding["name"]).to_owned(), binding["priority"].to_string(), module, digest, hooks.join(" ")]
-    };
-    let rows = answer["bindings"].as_array().into_iter().flatten().map(row);
-    print(&table(&["NAME", "PRIORITY", "MODULE", "DIGEST", "HOOKS"], rows))?;
-    let last = &answer["last_reload"];
-    match last["error"].as_str() {
-        None => print(&format!("generation {}, loaded {}", answer["generation"], text(&last["at"]))),
-        Some(error) => print(&format!(
-            "generation {} still runs: the reload at {} was refused\n{error}",
-            answer["generation"],
-            text(&last["at"])
-        )),
-    }
-}
-
-/// All rows of a paged list.
-fn every_page(with: &WithConfig, path: &str, rows: &str) -> anyhow::Result<Vec<Value>> {
+/// All rows of a paged list; `path` may have a query.
+pub(super) fn every_page(with: &WithConfig, path: &str, rows: &str) -> anyhow::Result<Vec<Value>> {
+    let gateway = Running::of(with)?;
     let mut all = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
+        let and = if path.contains('?') { '&' } else { '?' };
         let page = match &cursor {
-            Some(cursor) => format!("{path}?limit=200&cursor={cursor}"),
-            None => format!("{path}?limit=200"),
+            Some(cursor) => format!("{path}{and}limit=200&cursor={cursor}"),
+            None => format!("{path}{and}limit=200"),
         };
-        let mut answer = ask(with, Method::GET, &page, None)?;
+        let mut answer = gateway.ask(Method::GET, &page, None)?;
         if let Value::Array(mut page) = answer[rows].take() {
             all.append(&mut page);
         }
@@ -265,25 +244,40 @@ fn every_page(with: &WithConfig, path: &str, rows: &str) -> anyhow::Result<Vec<V
 }
 
 /// Asks the running gateway. An error tells what it answered.
-fn ask(with: &WithConfig, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-    let socket = load(with)?.listen.admin_socket;
-    let (status, answer) = on_runtime(async {
-        let answer = ask_socket(&socket, method, path, body.map(|body| body.to_string())).await;
-        answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", socket.display()))
-    })?;
-    let answer: Value = if answer.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_slice(&answer).context("the gateway's answer is not JSON")?
-    };
-    if !status.is_success() {
-        bail!("{}", answer["detail"].as_str().unwrap_or("the gateway refused"));
+pub(super) fn ask(with: &WithConfig, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+    Running::of(with)?.ask(method, path, body)
+}
+
+/// The running gateway, behind its admin socket.
+struct Running {
+    socket: PathBuf,
+}
+
+impl Running {
+    /// That of this configuration.
+    fn of(with: &WithConfig) -> anyhow::Result<Self> {
+        Ok(Self { socket: load(with)?.listen.admin_socket })
     }
-    Ok(answer)
+
+    fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let (status, answer) = on_runtime(async {
+            let answer = ask_socket(&self.socket, method, path, body.map(|body| body.to_string())).await;
+            answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", self.socket.display()))
+        })?;
+        let answer: Value = if answer.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&answer).context("the gateway's answer is not JSON")?
+        };
+        if !status.is_success() {
+            bail!("{}", answer["detail"].as_str().unwrap_or("the gateway refused"));
+        }
+        Ok(answer)
+    }
 }
 
 /// A value as one segment of a path or one value of a query.
-fn segment(value: &str) -> anyhow::Result<String> {
+pub(super) fn segment(value: &str) -> anyhow::Result<String> {
     if value.is_empty() {
         bail!("a name is empty");
     }
@@ -297,12 +291,17 @@ fn segment(value: &str) -> anyhow::Result<String> {
     }))
 }
 
-fn text(value: &Value) -> &str {
+/// The strings of a list, side by side.
+pub(super) fn words(list: &Value) -> String {
+    list.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
 /// Rows in columns as wide as they need to be.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = (!head.is_empty()).then(|| head.iter().map(ToString::to_string).collect());
     let rows: Vec<Vec<String>> = head.into_iter().chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();

@@ -17,8 +17,10 @@ use crate::gateway::{self, Listeners};
 use crate::policy::{Engine, PolicySet};
 
 mod admin;
+mod approval;
 mod example;
 mod import;
+mod pin;
 mod policy;
 mod quickstart;
 
@@ -49,6 +51,12 @@ enum Command {
     /// Look after MCP servers behind the gateway.
     #[command(subcommand)]
     Upstream(admin::UpstreamCommand),
+    /// Decide what policies want somebody to agree to.
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
+    /// Compare the definitions of tools with those that were agreed to, and agree to others.
+    #[command(subcommand)]
+    Pin(pin::PinCommand),
     /// Show the latest decisions: who called what, which policy said what.
     Decisions(admin::Decisions),
     /// Show the running gateway at a glance.
@@ -106,6 +114,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Upstream(command) => command.run(),
+        Command::Approval(command) => command.run(),
+        Command::Pin(command) => command.run(),
         Command::Decisions(command) => command.run(),
         Command::Status(with) => admin::status(&with),
         Command::ExampleUpstream(command) => command.run(),
@@ -138,6 +148,9 @@ fn check(with: &WithConfig) -> anyhow::Result<()> {
     for binding in policies.bindings() {
         for warning in binding.warnings() {
             print(&format!("warning: policy {}: {warning}", binding.name()))?;
+        }
+        for remark in binding.remarks() {
+            print(&format!("note: policy {}: {remark}", binding.name()))?;
         }
     }
     let (upstreams, keys) = (config.upstreams.len(), config.keys.len());

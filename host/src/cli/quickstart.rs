@@ -23,8 +23,8 @@ use crate::gateway;
 use crate::identity::key::VirtualKey;
 use crate::outbound::ask_socket;
 
-/// How long everything may take to be up.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long everything may take to be up; the first time, all policies are compiled.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
@@ -138,12 +138,42 @@ code = "closing-is-for-maintainers"
 message = "Closing issues is left to maintainers. Leave a comment that says why it should be closed instead."
 
 [[policies.config.rules]]
-tools = ["notes/delete_note"]
+tools = ["tracker/create_issue"]
 action = "hide"
 
 [[policies.config.rules]]
 tools = ["notes/*", "tracker/*"]
 action = "allow"
+
+# A tool whose definition changes waits until somebody has looked at it: `portcullis pin list`.
+[[policies]]
+name = "pins"
+module = "builtin:pin-tools"
+
+# So many calls in so much time, for each caller.
+[[policies]]
+name = "limits"
+module = "builtin:rate-limit"
+grants = ["counters"]
+config = {{ rules = [{{ limit = 120, period = "1m" }}] }}
+
+# What arguments may look like, whoever calls: titles that are too long are cut.
+[[policies]]
+name = "arguments"
+module = "builtin:guard-arguments"
+allow_rewrite = true
+config = {{ rules = [{{ tools = ["notes/*"], arguments = [{{ at = "/title", max_length = 200, action = "clamp" }}] }}] }}
+
+# Deleting waits for a person: `portcullis approval list`, `portcullis approval decide`.
+[[policies]]
+name = "confirm"
+module = "builtin:confirm-destructive"
+config = {{ tools = ["notes/delete_note"] }}
+
+# Which authority clients get, once they sign in.
+[[policies]]
+name = "consent"
+module = "builtin:consent-rules"
 
 # Secrets and addresses in results do not reach the model.
 [[policies]]
@@ -178,8 +208,10 @@ Try
                  the redact policy takes the API key and the e-mail address out
   "Close issue 1."
                  refused: the guard policy leaves closing to maintainers, and says so to the model
-  "Delete a note."
+  "Create an issue."
                  there is no such tool: the guard policy hides it
+  "Delete note-3."
+                 waits for your approval: portcullis approval list --config {dir}/portcullis.toml
 
 Change
   cp {dir}/policies/read-only.wasm {dir}/policies/yours.wasm

@@ -118,12 +118,16 @@ fn position(text: &str, byte: usize) -> (usize, usize) {
 
 /// A hint that names the known word nearest to `word`, or all of them.
 pub(in crate::config) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
-    let near = known.clone().map(|other| (distance(word, other), other)).min();
-    match near {
-        Some((distance, other)) if distance <= 1 + other.len() / 4 => Some(format!("did you mean `{other}`?")),
-        Some(_) => Some(format!("known here: {}", known.collect::<Vec<_>>().join(", "))),
-        None => None,
-    }
+    nearest(word, known.clone()).or_else(|| {
+        let all: Vec<&str> = known.collect();
+        (!all.is_empty()).then(|| format!("known here: {}", all.join(", ")))
+    })
+}
+
+/// A hint that names the known word nearest to `word`, if one is near.
+pub(in crate::config) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let (distance, other) = known.map(|other| (distance(word, other), other)).min()?;
+    (distance <= 1 + other.len() / 4).then(|| format!("did you mean `{other}`?"))
 }
 
 /// Longest word that is compared; longer ones are typing mistakes of nothing.

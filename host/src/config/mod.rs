@@ -7,12 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::glob::Glob;
 use crate::identity::key::VirtualKey;
-use crate::ids::{BindingName, UpstreamName};
+use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
 
 pub mod import;
@@ -20,13 +19,22 @@ pub mod raw;
 pub mod resolve;
 
 mod mistake;
+mod places;
+mod policy;
 mod reference;
+mod sets;
 mod shape;
 mod value;
 
 pub use mistake::{Mistake, Mistakes};
+pub use places::Lines;
+pub use policy::{
+    Binding, Grant, HOOKS, Hint, Match, Mode, ModuleSource, PolicySettings, Reuse, Signatures, TrustedKey,
+    WhenAllAbstain,
+};
 pub use raw::schema;
 pub use resolve::{load, parse};
+pub use sets::Sets;
 
 /// A variable of this process, for references such as `env:NAME`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
@@ -52,6 +60,22 @@ pub struct Config {
     /// Virtual keys declared in the file.
     pub keys: Vec<VirtualKey>,
     pub policy: PolicySettings,
+}
+
+impl Config {
+    /// Files whose change asks for a reload: the configuration itself, and the modules, sets and cases that it names.
+    pub fn watched_files(&self) -> Vec<PathBuf> {
+        let modules = self.policy.bindings.iter().filter_map(|binding| match &binding.module {
+            ModuleSource::File(path) => Some(path.as_path()),
+            ModuleSource::Builtin(_) => None,
+        });
+        let cases = self.policy.bindings.iter().filter_map(|binding| binding.tests.as_deref());
+        let files = self.file.as_deref().into_iter().chain(modules).chain(cases).chain(self.policy.sets.files());
+        let mut files: Vec<PathBuf> = files.map(Path::to_owned).collect();
+        files.sort();
+        files.dedup();
+        files
+    }
 }
 
 /// Where callers reach the gateway: scheme, host, optional port and path, without trailing slash, query, fragment
@@ -124,7 +148,7 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Largest message accepted from an upstream, in bytes.
     pub upstream_message_bytes: usize,
-    /// Tools on one page of `tools/list`.
+    /// Items on one page of any list.
     pub list_page: usize,
     /// MCP sessions at once, of revisions that have them.
     pub sessions: u64,
@@ -205,50 +229,4 @@ pub enum UpstreamTransport {
         /// Processes and threads of the user that it runs as.
         process_limit: Option<u64>,
     },
-}
-
-/// Which policies apply, and how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PolicySettings {
-    /// What happens where policies are bound to a hook and all of them abstain.
-    pub when_all_abstain: WhenAllAbstain,
-    /// Policy components kept ready at once.
-    pub max_components: usize,
-    /// In the order in which they are asked: by `priority`, then as written.
-    pub bindings: Vec<Binding>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenAllAbstain {
-    Deny,
-    Allow,
-}
-
-/// One use of one policy module.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Binding {
-    pub name: BindingName,
-    pub module: ModuleSource,
-    /// Lower-case hex SHA-256 that the module must have.
-    pub digest: Option<String>,
-    /// A JSON object, handed to `configure`.
-    pub config: serde_json::Value,
-    pub upstreams: Vec<Glob>,
-    /// Patterns over the upstreams' own tool names.
-    pub tools: Vec<Glob>,
-    pub priority: i32,
-    /// Whether the policy may change arguments.
-    pub allow_rewrite: bool,
-    /// Longest run of one hook, in processor time.
-    pub time: Duration,
-    /// Memory of one instance, in bytes.
-    pub memory_bytes: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModuleSource {
-    /// A component or core module, watched for changes.
-    File(PathBuf),
-    /// A default policy that comes with the binary, such as `allow-tools`.
-    Builtin(String),
 }

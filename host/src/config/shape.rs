@@ -10,7 +10,8 @@ use serde::Deserialize as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, Error};
 
-use super::mistake::{Fault, Found, did_you_mean};
+use super::mistake::{Fault, Found, did_you_mean, nearest};
+use super::places::{self, Lines};
 use super::raw;
 
 /// Mistakes of shape that are reported at once; each costs a pass over the document.
@@ -19,6 +20,8 @@ const MOST_MISTAKES: usize = 50;
 /// A document that fits, perhaps after something was taken out.
 pub(super) struct Shape {
     pub file: raw::File,
+    /// Of each entry of `policies`, the lines of its `config`.
+    pub lines: Vec<Lines>,
     pub found: Vec<Found>,
     /// Paths of the tables that something was taken out of, such as `upstreams.notes`; the whole file is the empty
     /// path. What is missing in one of them may be what was taken out.
@@ -32,11 +35,12 @@ pub(super) fn read(text: &str) -> Result<Shape, Vec<Found>> {
         return Err(syntax_mistakes(text, &errors));
     }
     let mut table = document.into_inner();
+    let lines = places::of_policies(&table, text);
     let (mut found, mut damaged) = (Vec::new(), BTreeSet::new());
     for _ in 0..MOST_MISTAKES {
         let attempt = Deserializer::from(Spanned::new(0..text.len(), table.clone()));
         let error = match raw::File::deserialize(attempt) {
-            Ok(file) => return Ok(Shape { file, found, damaged }),
+            Ok(file) => return Ok(Shape { file, lines, found, damaged }),
             Err(error) => error,
         };
         let place = error.span().unwrap_or(0..text.len());
@@ -109,7 +113,8 @@ fn explain(key: &str, message: &str) -> Fault {
     }
     if let Some(rest) = message.strip_prefix("unknown variant `") {
         let (name, known) = name_and_known(rest);
-        return Fault::new(format!("{key} must be one of {}, not {name}", known.join(", ")));
+        let fault = Fault::new(format!("{key} must be one of {}, not {name}", known.join(", ")));
+        return Fault { hint: nearest(name, known.iter().copied()), ..fault };
     }
     if message == "wanted string or table" {
         return Fault::new(format!("{key} must be a string"));
@@ -201,6 +206,20 @@ mod tests {
         assert_eq!(shape.file.policies.len(), 2);
         let allow = &shape.file.keys.values().next().unwrap().allow;
         assert_eq!(allow[0].value().upstream.value().map(String::as_str), Some("kept"));
+    }
+
+    #[test]
+    fn the_examples_of_the_documentation_have_no_mistake_of_shape() {
+        let documentation = include_str!("../../../docs/configuration.md");
+        let blocks = documentation.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+        let mut examples = 0;
+        for example in blocks {
+            examples += 1;
+            let found = read(example).map_or_else(|found| found, |shape| shape.found);
+            let told: Vec<&str> = found.iter().map(|found| found.fault.message.as_str()).collect();
+            assert!(told.is_empty(), "{told:?} in:\n{example}");
+        }
+        assert!(examples >= 4, "{examples}");
     }
 
     #[test]

@@ -39,6 +39,11 @@ pub(super) fn size(size: &Size) -> Checked<usize> {
     if bytes == 0 { Err(Fault::new("must not be zero")) } else { Ok(bytes) }
 }
 
+/// A number of bytes, as text.
+pub(super) fn size_of(text: &str) -> Checked<usize> {
+    size(&Size::Text(text.to_owned()))
+}
+
 fn bytes_of(text: &str) -> Option<u64> {
     let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

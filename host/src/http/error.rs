@@ -11,6 +11,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_A
 use serde_json::json;
 
 use super::body::BodyError;
+use crate::ids::BindingName;
 use crate::mcp::call::Outcome;
 use crate::mcp::error::{
     HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED_BY_POLICY, RESOURCE_NOT_FOUND, RpcError,
@@ -20,11 +21,16 @@ use crate::mcp::json::to_raw;
 use crate::mcp::message::{self, RequestId};
 use crate::mcp::revision::{Answer, Rejection, Revision};
 use crate::pipeline::Refusal;
+use crate::pipeline::approvals::{Standing as Approval, Unapproved};
 use crate::policy;
 use crate::upstream::UpstreamError;
 
 /// Key in a tool result's `_meta` under which a refusal names its policy and reason.
 pub const REFUSAL_META: &str = "portcullis/refusal";
+/// Key in a tool result's `_meta` under which the approval stands that the call waits for.
+pub const APPROVAL_META: &str = "portcullis/approval";
+/// When a caller may come again after the store failed.
+const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// A response that refuses.
 #[derive(Debug)]
@@ -113,6 +119,13 @@ impl Refused {
                 ok(RpcError::new(UNANSWERED, message))
             }
             Refusal::Policy(refusal) => Some(Self::from_policy(refusal, id, revision)),
+            Refusal::PolicyOnItem(refusal) => Some(Self::from_policy_on_item(refusal, id)),
+            Refusal::Unapproved(unapproved) => Some(Self::unapproved(unapproved, id, revision)),
+            Refusal::Store(_) => {
+                let error = RpcError::new(INTERNAL_ERROR, "the gateway cannot decide at the moment: try again");
+                let refused = Self::rpc(StatusCode::SERVICE_UNAVAILABLE, Some(id), &error);
+                Some(refused.retry_after(STORE_RETRY))
+            }
             Refusal::Upstream { error: UpstreamError::Cancelled, .. } => None,
             Refusal::Upstream { name, error } => {
                 let data = to_raw(&json!({ "upstream": name, "reason": upstream_reason(error) }));
@@ -123,11 +136,15 @@ impl Refused {
 
     fn from_policy(refusal: &policy::Refusal, id: &RequestId, revision: Revision) -> Self {
         match refusal {
-            policy::Refusal::Denied { as_tool_error: false, rpc_code, rpc_data, .. } => {
-                let data = rpc_data.clone().unwrap_or_else(|| to_raw(&explanation(refusal)));
-                let error = RpcError::new(rpc_code.unwrap_or(REFUSED_BY_POLICY), sentence(refusal)).with_data(data);
-                Self::rpc(StatusCode::OK, Some(id), &error)
-            }
+            policy::Refusal::Denied { as_tool_error: false, .. }
+            | policy::Refusal::Throttled { .. }
+            | policy::Refusal::StepUp { .. } => Self::from_policy_on_item(refusal, id),
+            _ => Self::tool_error(&sentence(refusal), &json!({ REFUSAL_META: explanation(refusal) }), id, revision),
+        }
+    }
+
+    fn from_policy_on_item(refusal: &policy::Refusal, id: &RequestId) -> Self {
+        match refusal {
             policy::Refusal::Throttled { retry_after_ms, .. } => {
                 let data = to_raw(&json!({ "retryAfterMs": retry_after_ms, "refusal": explanation(refusal) }));
                 let error = RpcError::new(THROTTLED, sentence(refusal)).with_data(data);
@@ -140,17 +157,50 @@ impl Refused {
                 let challenge = format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
                 Self::rpc(StatusCode::FORBIDDEN, Some(id), &error).challenge(&challenge)
             }
-            _ => Self::tool_error(refusal, id, revision),
+            _ => {
+                let (code, data) = match refusal {
+                    policy::Refusal::Denied { rpc_code, rpc_data, .. } => (*rpc_code, rpc_data.clone()),
+                    _ => (None, None),
+                };
+                let data = data.unwrap_or_else(|| to_raw(&explanation(refusal)));
+                let error = RpcError::new(code.unwrap_or(REFUSED_BY_POLICY), sentence(refusal)).with_data(data);
+                Self::rpc(StatusCode::OK, Some(id), &error)
+            }
         }
     }
 
+    /// Says who has to agree, and how that is told.
+    fn unapproved(unapproved: &Unapproved, id: &RequestId, revision: Revision) -> Self {
+        let Unapproved { binding, reason, title, standing, is_call } = unapproved;
+        let (check, approval) = match standing {
+            Approval::Pending { id, until } => (
+                "approval-needed",
+                Some(json!({ "id": id, "title": title, "expires": until.to_string(), "state": "pending" })),
+            ),
+            Approval::Denied { id, until, note } => {
+                let until = until.to_string();
+                let view = json!({ "id": id, "title": title, "expires": until, "state": "denied", "note": note });
+                ("approval-denied", Some(view))
+            }
+            Approval::TooMany => ("too-many-approvals", None),
+        };
+        let refusal = of_reason(check, binding, reason);
+        let text = sentence_about_approval(unapproved);
+        if !is_call {
+            let data = to_raw(&json!({ "refusal": refusal, "approval": approval }));
+            let error = RpcError::new(REFUSED_BY_POLICY, text).with_data(data);
+            return Self::rpc(StatusCode::OK, Some(id), &error);
+        }
+        let mut meta = json!({ REFUSAL_META: refusal });
+        if let Some(approval) = approval {
+            meta[APPROVAL_META] = approval;
+        }
+        Self::tool_error(&text, &meta, id, revision)
+    }
+
     /// A tool result that the model can read and act on.
-    fn tool_error(refusal: &policy::Refusal, id: &RequestId, revision: Revision) -> Self {
-        let result = json!({
-            "content": [{ "type": "text", "text": sentence(refusal) }],
-            "isError": true,
-            "_meta": { REFUSAL_META: explanation(refusal) },
-        });
+    fn tool_error(text: &str, meta: &serde_json::Value, id: &RequestId, revision: Revision) -> Self {
+        let result = json!({ "content": [{ "type": "text", "text": text }], "isError": true, "_meta": meta });
         let outcome = Outcome::Result(to_raw(&result));
         let body = match revision.encode(Answer::Done { method: "tools/call", outcome }) {
             Outcome::Result(result) => message::result(id, &result),
@@ -190,8 +240,9 @@ fn sentence(refusal: &policy::Refusal) -> String {
     use policy::Refusal as R;
     match refusal {
         R::Denied { reason, .. } | R::StepUp { reason, .. } | R::Throttled { reason, .. } => reason.message.clone(),
-        R::ApprovalNeeded { reason, .. } => {
-            format!("This needs an approval, which cannot be given yet: {}", reason.message)
+        // Only where there is nothing that an approval could be for.
+        R::ApprovalNeeded { approval, .. } => {
+            format!("{} This needs an approval, and none can be given for it.", approval.reason.message)
         }
         R::PolicyFailed { binding, failure, .. } => {
             format!("Refused, because policy {binding} failed ({}).", failure.code())
@@ -204,16 +255,39 @@ fn sentence(refusal: &policy::Refusal) -> String {
 /// The same for machines.
 fn explanation(refusal: &policy::Refusal) -> serde_json::Value {
     use policy::Refusal as R;
-    let of_reason = |binding: &crate::ids::BindingName, reason: &policy::Reason| json!({ "check": refusal.check(), "policy": binding, "code": reason.code, "rule": reason.rule, "detail": reason.detail });
     match refusal {
         R::Denied { binding, reason, .. }
         | R::StepUp { binding, reason, .. }
-        | R::Throttled { binding, reason, .. }
-        | R::ApprovalNeeded { binding, reason, .. } => of_reason(binding, reason),
+        | R::Throttled { binding, reason, .. } => of_reason(refusal.check(), binding, reason),
+        R::ApprovalNeeded { binding, approval } => of_reason(refusal.check(), binding, &approval.reason),
         R::PolicyFailed { binding, failure } => {
             json!({ "check": refusal.check(), "policy": binding, "code": failure.code() })
         }
         R::NoPolicyAllowed { .. } | R::Hidden => json!({ "check": refusal.check() }),
+    }
+}
+
+fn of_reason(check: &str, binding: &BindingName, reason: &policy::Reason) -> serde_json::Value {
+    let policy::Reason { code, message: _, rule, detail } = reason;
+    json!({ "check": check, "policy": binding, "code": code, "rule": rule, "detail": detail })
+}
+
+/// What a person or a model can do about it that nobody has agreed.
+fn sentence_about_approval(unapproved: &Unapproved) -> String {
+    let Unapproved { reason, title, standing, .. } = unapproved;
+    let message = &reason.message;
+    match standing {
+        Approval::Pending { id, until } => format!(
+            "{message} Somebody has to approve it first: {title}. The approval is {id} and is waited for until {until}. Ask \
+             an operator to run `portcullis approval decide {id} --approve`, then make exactly the same request again.",
+        ),
+        Approval::Denied { until, note, .. } => {
+            let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+            format!("{message} An operator refused to approve it{note}. It is not asked for again before {until}.")
+        }
+        Approval::TooMany => format!(
+            "{message} It needs an approval, and too many requests wait for one already. Try again when some are decided."
+        ),
     }
 }
 
@@ -229,5 +303,90 @@ fn upstream_reason(error: &UpstreamError) -> &'static str {
         UpstreamError::NoResource => "no_resource",
         UpstreamError::Busy => "busy",
         UpstreamError::Cancelled => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::env::Timestamp;
+    use crate::ids::ApprovalId;
+    use crate::store::StoreError;
+
+    const REVISION: Revision = Revision::V2026_07_28;
+
+    fn told(refusal: &Refusal) -> (StatusCode, Value) {
+        let id = RequestId::number(1);
+        let refused = Refused::from_refusal(refusal, &id, REVISION).unwrap();
+        (refused.status, serde_json::from_str(&refused.body).unwrap())
+    }
+
+    fn unapproved(standing: Approval, is_call: bool) -> Refusal {
+        let reason = policy::Reason {
+            code: "destructive".to_owned(),
+            message: "This deletes a note.".to_owned(),
+            rule: None,
+            detail: None,
+        };
+        let (binding, title) = (BindingName::parse("confirm").unwrap(), "Delete".to_owned());
+        Refusal::Unapproved(Box::new(Unapproved { binding, reason, title, standing, is_call }))
+    }
+
+    fn id() -> ApprovalId {
+        ApprovalId::parse(&"0a".repeat(12)).unwrap()
+    }
+
+    #[test]
+    fn a_call_that_waits_for_an_approval_tells_a_model_what_to_do() {
+        let until = Timestamp::from_millis(60_000);
+        let (status, answer) = told(&unapproved(Approval::Pending { id: id(), until }, true));
+        assert_eq!((status, &answer["result"]["isError"]), (StatusCode::OK, &json!(true)));
+        let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+        for part in
+            ["This deletes a note.", "portcullis approval decide 0a0a0a0a0a0a0a0a0a0a0a0a --approve", "00:01:00"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        let expected =
+            json!({ "id": id(), "title": "Delete", "expires": "1970-01-01T00:01:00.000Z", "state": "pending" });
+        assert_eq!(answer["result"]["_meta"][APPROVAL_META], expected);
+        assert_eq!(answer["result"]["_meta"][REFUSAL_META]["code"], "destructive");
+    }
+
+    #[test]
+    fn what_has_no_result_that_a_model_reads_is_an_error_of_the_protocol() {
+        let denied =
+            Approval::Denied { id: id(), until: Timestamp::from_millis(60_000), note: Some("never".to_owned()) };
+        let (status, answer) = told(&unapproved(denied, false));
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::OK, &json!(REFUSED_BY_POLICY)));
+        assert!(answer["error"]["message"].as_str().unwrap().contains("never"));
+        assert_eq!(answer["error"]["data"]["approval"]["state"], "denied");
+
+        let (_, answer) = told(&unapproved(Approval::TooMany, false));
+        assert_eq!(answer["error"]["data"]["refusal"]["check"], "too-many-approvals");
+        assert!(answer["error"]["data"]["approval"].is_null());
+
+        let denied = || policy::Refusal::Denied {
+            binding: BindingName::parse("p").unwrap(),
+            reason: Box::new(policy::Reason {
+                code: "no".to_owned(),
+                message: "No.".to_owned(),
+                rule: None,
+                detail: None,
+            }),
+            as_tool_error: true,
+            rpc_code: None,
+            rpc_data: None,
+        };
+        assert_eq!(told(&Refusal::PolicyOnItem(denied())).1["error"]["code"], json!(REFUSED_BY_POLICY));
+        assert_eq!(told(&Refusal::Policy(denied())).1["result"]["isError"], json!(true));
+    }
+
+    #[test]
+    fn a_fault_of_the_store_is_no_refusal() {
+        let (status, answer) = told(&Refusal::Store(StoreError::Busy));
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(INTERNAL_ERROR)));
     }
 }

@@ -3,6 +3,7 @@
 //! Pure: what a key is and what it permits. Where keys are kept is `store::keys`; how a request's key becomes a
 //! [`super::Caller`] is `identity::bearer`.
 
+use super::tokens::TokenList;
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::ids::{KeyName, UpstreamName};
@@ -17,6 +18,10 @@ pub struct VirtualKey {
     pub name: KeyName,
     pub digest: Digest,
     pub allow: AllowList,
+    /// For policies to read, as the caller's.
+    pub scopes: TokenList,
+    /// For policies to read, as the caller's.
+    pub groups: TokenList,
     pub created: Timestamp,
     pub expires: Option<Timestamp>,
     pub standing: Standing,
@@ -117,6 +122,8 @@ mod tests {
             name: KeyName::parse("ci").unwrap(),
             digest: Digest::of(b"x"),
             allow: AllowList::default(),
+            scopes: TokenList::default(),
+            groups: TokenList::default(),
             created: Timestamp::from_millis(0),
             expires: Some(Timestamp::from_millis(1_000)),
             standing: Standing::Enabled,

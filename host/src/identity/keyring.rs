@@ -21,6 +21,18 @@ struct Entry {
     allow: Arc<AllowList>,
 }
 
+impl Entry {
+    fn caller(&self) -> Caller {
+        Caller {
+            principal: Principal::Key(self.key.name.clone()),
+            client: None,
+            allow: self.allow.clone(),
+            scopes: self.key.scopes.clone(),
+            groups: self.key.groups.clone(),
+        }
+    }
+}
+
 impl Keyring {
     /// Of these keys; where two have the same secret or name, the first counts.
     pub fn new(keys: impl IntoIterator<Item = VirtualKey>) -> Self {
@@ -40,7 +52,7 @@ impl Keyring {
     pub fn holder(&self, principal: &Principal, now: Timestamp) -> Option<Caller> {
         let Principal::Key(name) = principal else { return None };
         let entry = self.by_digest.values().find(|entry| entry.key.name == *name && entry.key.is_valid(now))?;
-        Some(Caller { principal: principal.clone(), allow: entry.allow.clone() })
+        Some(entry.caller())
     }
 
     /// The caller that a secret stands for. Unknown, disabled and expired keys take the same path; the table is keyed by
@@ -48,13 +60,14 @@ impl Keyring {
     pub fn caller(&self, presented: &Plaintext, now: Timestamp) -> Option<Caller> {
         let entry = self.by_digest.get(presented.digest().as_bytes());
         let valid = entry.filter(|entry| entry.key.is_valid(now))?;
-        Some(Caller { principal: Principal::Key(valid.key.name.clone()), allow: valid.allow.clone() })
+        Some(valid.caller())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::TokenList;
     use crate::identity::key::{ManagedBy, Standing};
 
     fn key(name: &str, secret: &str) -> VirtualKey {
@@ -62,10 +75,24 @@ mod tests {
             name: KeyName::parse(name).unwrap(),
             digest: Plaintext::new(secret).digest(),
             allow: AllowList::default(),
+            scopes: TokenList::default(),
+            groups: TokenList::default(),
             created: Timestamp::default(),
             expires: Some(Timestamp::from_millis(10)),
             standing: Standing::Enabled,
             managed_by: ManagedBy::Store,
+        }
+    }
+
+    #[test]
+    fn a_caller_has_the_scopes_and_groups_of_its_key_and_no_client() {
+        let list = |token: &str| TokenList::parse(vec![token.to_owned()]).unwrap();
+        let ring = Keyring::new([VirtualKey { scopes: list("read"), groups: list("ops"), ..key("a", "pk_a") }]);
+        let presented = ring.caller(&Plaintext::new("pk_a"), Timestamp::default()).unwrap();
+        let held = ring.holder(&presented.principal, Timestamp::default()).unwrap();
+        for caller in [presented, held] {
+            assert_eq!((&caller.scopes[..], &caller.groups[..]), (&["read".to_owned()][..], &["ops".to_owned()][..]));
+            assert_eq!(caller.client_id(), "");
         }
     }
 

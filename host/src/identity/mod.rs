@@ -6,6 +6,8 @@ pub mod bearer;
 pub mod caller;
 pub mod key;
 pub mod keyring;
+pub mod tokens;
 
 pub use caller::Caller;
 pub use keyring::Keyring;
+pub use tokens::TokenList;

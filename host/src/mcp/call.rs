@@ -89,17 +89,31 @@ pub struct Access {
 /// What an [`Access`] is to. Names are the upstream's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    Prompt { name: String },
-    Resource { uri: String },
-    Task { id: String },
+    Prompt {
+        name: String,
+    },
+    Resource {
+        uri: String,
+    },
+    Template {
+        uri_template: String,
+    },
+    /// Of its `SKILL.md`.
+    Skill {
+        uri: String,
+    },
+    Task {
+        id: String,
+    },
 }
 
 impl Item {
-    /// Name, URI or id.
+    /// Name, URI, URI template or id.
     pub fn name(&self) -> &str {
         match self {
             Self::Prompt { name } => name,
-            Self::Resource { uri } => uri,
+            Self::Resource { uri } | Self::Skill { uri } => uri,
+            Self::Template { uri_template } => uri_template,
             Self::Task { id } => id,
         }
     }

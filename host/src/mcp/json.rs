@@ -187,7 +187,7 @@ pub fn is_shallow(json: &str, max_depth: usize) -> bool {
 }
 
 /// Where the string that begins at `start` ends: the place of its closing quote.
-fn string_end(bytes: &[u8], start: usize) -> usize {
+pub(super) fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found;

@@ -5,6 +5,7 @@
 //! is spoken.
 
 pub mod call;
+pub mod canonical;
 pub mod client;
 pub mod error;
 pub mod json;

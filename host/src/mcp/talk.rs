@@ -43,6 +43,8 @@ pub struct Ask {
     pub question: Question,
     /// JSON object, as the upstream wrote it.
     pub params: Option<Box<RawValue>>,
+    /// It was let through before, as a part of an upstream's answer.
+    pub is_admitted: bool,
     /// Takes the client's result or error. Dropping it unanswered tells the upstream that nobody will answer.
     pub reply: oneshot::Sender<Outcome>,
 }

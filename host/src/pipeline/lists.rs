@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::items::reaches_items;
 use super::recording::Recording;
-use super::{Origin, Refusal, Scope, Services, Snapshot, view};
+use super::{Origin, Refusal, Scope, Services, Snapshot, settled, view};
 use crate::audit::RecordedOutcome;
 use crate::identity::Caller;
 use crate::ids::UpstreamName;
-use crate::mcp::json::{Members, raw, to_raw};
+use crate::mcp::json::{Members, quote, raw};
 use crate::mcp::revision::{Answer, ListKind, Offered, Page, SKILLS_EXTENSION};
-use crate::policy::VisibleTool;
+use crate::policy::{CallContext, ItemKind, ListedItem, VisibleTool};
 use crate::secret::Digest;
 use crate::upstream::catalog::{Tool, View};
 
@@ -21,7 +22,7 @@ const MAX_INSTRUCTIONS: usize = 16 * 1024;
 const CURSOR: &str = "list cursor";
 
 /// One page of a list: what the allow-list permits and no policy hides, in the order of names.
-pub(super) fn page(
+pub(super) async fn page(
     snapshot: &Snapshot,
     services: &Services,
     origin: &Origin,
@@ -33,42 +34,139 @@ pub(super) fn page(
         return Ok(Answer::Page(Page { kind, items: Vec::new(), next_cursor: None, missing: Vec::new() }));
     };
     let mut recording = Recording::start(services, kind.method());
-    let size = services.list_page;
-    let (items, next) = match kind {
-        ListKind::Tools => tools(snapshot, services, origin, view, after.as_deref(), size, &mut recording),
-        _ => other_items(snapshot, services, origin, view, kind, after.as_deref(), size, &recording),
-    };
+    let listing = Listing { snapshot, services, origin, view, kind };
+    let listed = listing.after(after.as_deref(), services.list_page, &mut recording).await;
+    match &listed {
+        Err(Refusal::Policy(refusal)) => recording.refuse(snapshot, services, origin, refusal),
+        _ if recording.asked_a_policy() => recording.allow(snapshot, services, origin, RecordedOutcome::Result),
+        _ => {}
+    }
+    let (items, next) = listed?;
     let next_cursor = next.map(|last| seal_cursor(services, kind, &last));
     let reaches = |name: &&UpstreamName| origin.scope.has(name) && origin.caller.allow.reaches(name);
     let missing = view.missing().iter().filter(reaches).map(ToString::to_string).collect();
-    if recording.asked_a_policy() {
-        recording.allow(snapshot, services, origin, RecordedOutcome::Result);
-    }
     Ok(Answer::Page(Page { kind, items, next_cursor, missing }))
 }
 
-/// At most `size` tools after a name, and the name to go on after if there are more.
-fn tools(
-    snapshot: &Snapshot,
-    services: &Services,
-    origin: &Origin,
-    view: &View,
-    after: Option<&str>,
-    size: usize,
-    recording: &mut Recording,
-) -> (Vec<Arc<RawValue>>, Option<String>) {
-    let permitted = |tool: &&Arc<Tool>| is_within_reach(origin, tool);
-    let mut candidates = view.tools_after(after).filter(permitted).cloned().peekable();
-    let mut items = Vec::new();
-    let mut last = None;
-    while items.len() < size && candidates.peek().is_some() {
-        let batch: Vec<Arc<Tool>> = candidates.by_ref().take(size - items.len()).collect();
-        last = batch.last().map(|tool| tool.exposed.clone());
-        let filtered = snapshot.policies.filter(&recording.context(services, origin), &batch);
-        recording.heard(filtered.trail);
-        items.extend(filtered.tools.iter().map(listing));
+/// One kind of list for one caller.
+struct Listing<'a> {
+    snapshot: &'a Snapshot,
+    services: &'a Services,
+    origin: &'a Origin,
+    view: &'a Arc<View>,
+    kind: ListKind,
+}
+
+/// An item that the caller may see if no policy hides it.
+struct Candidate<'a> {
+    item: ListedItem<'a>,
+    /// The name or URI that callers see.
+    exposed: &'a str,
+    listed: &'a Arc<RawValue>,
+}
+
+impl<'a> Listing<'a> {
+    /// At most `size` definitions after a name, and the name to go on after if there are more.
+    async fn after(
+        &self,
+        after: Option<&str>,
+        size: usize,
+        recording: &mut Recording,
+    ) -> Result<(Vec<Arc<RawValue>>, Option<String>), Refusal> {
+        match self.kind {
+            ListKind::Tools => self.tools(after, size, recording).await,
+            _ => self.items(after, size, recording).await,
+        }
     }
-    (items, candidates.peek().and(last))
+
+    async fn tools(
+        &self,
+        after: Option<&str>,
+        size: usize,
+        recording: &mut Recording,
+    ) -> Result<(Vec<Arc<RawValue>>, Option<String>), Refusal> {
+        let permitted = |tool: &&Arc<Tool>| is_within_reach(self.origin, tool);
+        let mut candidates = self.view.tools_after(after).filter(permitted).cloned().peekable();
+        let mut items = Vec::new();
+        let mut last = None;
+        while items.len() < size && candidates.peek().is_some() {
+            let batch: Vec<Arc<Tool>> = candidates.by_ref().take(size - items.len()).collect();
+            last = batch.last().map(|tool| tool.exposed.clone());
+            let ctx = CallContext { view: Some(self.view), ..recording.context(self.services, self.origin) };
+            let filtered = self.snapshot.policies.filter(&ctx, &batch).await;
+            items.extend(settled(recording, filtered)?.iter().map(listing));
+        }
+        Ok((items, candidates.peek().and(last)))
+    }
+
+    async fn items(
+        &self,
+        after: Option<&str>,
+        size: usize,
+        recording: &mut Recording,
+    ) -> Result<(Vec<Arc<RawValue>>, Option<String>), Refusal> {
+        let mut candidates = self.candidates(after).peekable();
+        let mut items = Vec::new();
+        let mut last = None;
+        while items.len() < size && candidates.peek().is_some() {
+            let batch: Vec<Candidate<'_>> = candidates.by_ref().take(size - items.len()).collect();
+            last = batch.last().map(|candidate| candidate.exposed.to_owned());
+            let about: Vec<ListedItem<'_>> = batch.iter().map(|candidate| candidate.item).collect();
+            let filtered =
+                self.snapshot.policies.filter_items(&recording.context(self.services, self.origin), &about).await;
+            let visible = settled(recording, filtered)?;
+            let shown = batch.iter().zip(visible).filter(|(_, is_visible)| *is_visible);
+            items.extend(shown.map(|(candidate, _)| candidate.listed.clone()));
+        }
+        Ok((items, candidates.peek().and(last)))
+    }
+
+    /// What there is besides tools, within the caller's reach, in order.
+    fn candidates(&self, after: Option<&str>) -> Box<dyn Iterator<Item = Candidate<'a>> + Send + 'a> {
+        let (view, origin) = (self.view, self.origin);
+        let item =
+            |kind, upstream, id, mime: &'a Option<String>| ListedItem { kind, upstream, id, mime: mime.as_deref() };
+        let reaches = |candidate: &Candidate<'_>| reaches_items(origin, candidate.item.upstream);
+        match self.kind {
+            ListKind::Tools => Box::new(std::iter::empty()),
+            ListKind::Prompts => Box::new(
+                view.prompts_after(after)
+                    .map(move |prompt| Candidate {
+                        item: item(ItemKind::Prompt, &prompt.upstream, &prompt.name, &None),
+                        exposed: &prompt.exposed,
+                        listed: &prompt.listed,
+                    })
+                    .filter(reaches),
+            ),
+            ListKind::Resources => Box::new(
+                view.resources_after(after)
+                    .map(move |resource| Candidate {
+                        item: item(ItemKind::Content, &resource.upstream, &resource.uri, &resource.mime),
+                        exposed: &resource.exposed,
+                        listed: &resource.listed,
+                    })
+                    .filter(reaches),
+            ),
+            ListKind::Templates => Box::new(
+                view.templates_after(after)
+                    .map(move |template| Candidate {
+                        item: item(ItemKind::Template, &template.upstream, &template.uri_template, &template.mime),
+                        exposed: &template.exposed,
+                        listed: &template.listed,
+                    })
+                    .filter(reaches),
+            ),
+            ListKind::Skills => Box::new(
+                view.skills_after(after)
+                    .filter(|skill| skill.is_shown(|upstream: &UpstreamName| reaches_items(origin, upstream)))
+                    .map(move |skill| Candidate {
+                        item: item(ItemKind::Skill, &skill.upstream, &skill.uri, &None),
+                        exposed: &skill.uri,
+                        listed: &skill.listed,
+                    }),
+            ),
+        }
+    }
 }
 
 /// Whether the endpoint, the narrowing headers and the allow-list have this tool.
@@ -85,55 +183,10 @@ fn listing(visible: &VisibleTool) -> Arc<RawValue> {
     let mut members = Members::parse(tool.listed.get()).expect("a listed definition is an object");
     for (name, text) in [("title", title), ("description", description)] {
         if let Some(text) = text {
-            members.set(name, to_raw(text));
+            members.set(name, raw(quote(text)));
         }
     }
     members.to_raw().into()
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of one page, gathered here and nowhere else")]
-fn other_items(
-    snapshot: &Snapshot,
-    services: &Services,
-    origin: &Origin,
-    view: &View,
-    kind: ListKind,
-    after: Option<&str>,
-    size: usize,
-    recording: &Recording,
-) -> (Vec<Arc<RawValue>>, Option<String>) {
-    let ctx = recording.context(services, origin);
-    let shows = |upstream: &UpstreamName| origin.scope.has(upstream) && snapshot.policies.shows_items(&ctx, upstream);
-    let mut items = Vec::new();
-    let mut last = None;
-    let mut take = |upstream: &UpstreamName, exposed: &str, listed: &Arc<RawValue>| {
-        if !shows(upstream) {
-            return true;
-        }
-        if items.len() == size {
-            return false;
-        }
-        items.push(listed.clone());
-        last = Some(exposed.to_owned());
-        true
-    };
-    let all_fit = match kind {
-        ListKind::Prompts => {
-            view.prompts_after(after).all(|prompt| take(&prompt.upstream, &prompt.exposed, &prompt.listed))
-        }
-        ListKind::Resources => {
-            view.resources_after(after).all(|resource| take(&resource.upstream, &resource.exposed, &resource.listed))
-        }
-        ListKind::Templates => {
-            view.templates_after(after).all(|template| take(&template.upstream, &template.exposed, &template.listed))
-        }
-        ListKind::Skills => {
-            let mut shown = view.skills_after(after).filter(|skill| skill.is_shown(shows));
-            shown.all(|skill| take(&skill.upstream, &skill.uri, &skill.listed))
-        }
-        ListKind::Tools => true,
-    };
-    (items, last.filter(|_| !all_fit))
 }
 
 /// Sealed, and not only signed: the name may be that of an item which a policy hides from the caller.
@@ -146,16 +199,20 @@ fn open_cursor(services: &Services, kind: ListKind, cursor: &str) -> Result<Stri
     String::from_utf8(payload).map_err(|_| Refusal::BadCursor)
 }
 
-/// A digest of what this caller sees of a list: where it differs from an earlier one, the list has changed.
-pub fn listing_digest(snapshot: &Snapshot, services: &Services, origin: &Origin, kind: ListKind) -> Digest {
-    let Some(view) = view(snapshot, origin) else { return Digest::of(b"") };
+/// A digest of what this caller sees of a list: where it differs from an earlier one, the list has changed. `None` where
+/// there is no room to ask the policies.
+pub async fn listing_digest(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    kind: ListKind,
+) -> Option<Digest> {
+    let Some(view) = view(snapshot, origin) else { return Some(Digest::of(b"")) };
     let mut recording = Recording::start(services, kind.method());
-    let (items, _) = match kind {
-        ListKind::Tools => tools(snapshot, services, origin, view, None, usize::MAX, &mut recording),
-        _ => other_items(snapshot, services, origin, view, kind, None, usize::MAX, &recording),
-    };
+    let listing = Listing { snapshot, services, origin, view, kind };
+    let (items, _) = listing.after(None, usize::MAX, &mut recording).await.ok()?;
     let text: String = items.iter().flat_map(|item| [item.get(), "\n"]).collect();
-    Digest::of(text.as_bytes())
+    Some(Digest::of(text.as_bytes()))
 }
 
 /// What there is for a caller, and what its upstreams have to say about their use.

@@ -6,7 +6,8 @@
 //! began, so that a reload in between changes nothing for it.
 //!
 //! [`calls`] is the life of a `tools/call`, [`items`] that of everything else that goes to an upstream, [`lists`] what a
-//! caller sees. [`rounds`] answers what an upstream wants to know in between, [`state`] is what a caller brings back.
+//! caller sees. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream wants to
+//! know in between, [`questions`] says whether it may, [`state`] is what a caller brings back.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,30 +17,37 @@ use ::http::{HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::RecordedOutcome;
 use crate::env::Env;
 use crate::identity::{Caller, Keyring};
 use crate::ids::UpstreamName;
 use crate::mcp::call::Outcome;
 use crate::mcp::param_headers;
 use crate::mcp::revision::{Answer, Discovery, Request, Revision, capabilities};
-use crate::mcp::talk::{Ask, Event, Party, Question, Via};
-use crate::policy::{self, Permit, PolicySet, Transport};
+use crate::mcp::talk::{Event, Party, Question, Via};
+use crate::policy::{self, PolicySet, Shadows, Transport};
 use crate::secret::DeploymentSecret;
 use crate::store::decisions::Recorder;
+use crate::store::{Store, StoreError, recordings};
 use crate::upstream::catalog::{Catalog, Tool, View};
 use crate::upstream::{PartyKey, Upstream, UpstreamError};
 
+pub mod approvals;
 mod calls;
 mod items;
 mod lists;
+mod questions;
 mod recording;
 mod rounds;
 mod scope;
 pub mod state;
 mod tasks;
 
+use approvals::Unapproved;
 pub use items::watch;
 pub use lists::{listing_digest, offered};
+pub use questions::admit;
+use recording::Recording;
 pub use scope::{Scope, ScopeError};
 pub use tasks::exposed;
 
@@ -58,13 +66,21 @@ pub type Upstreams = BTreeMap<UpstreamName, Arc<Upstream>>;
 pub struct Services {
     pub env: Env,
     pub secret: DeploymentSecret,
+    /// For approvals.
+    pub store: Store,
     pub decisions: Recorder,
+    /// What policies are asked and answer, word for word, where the operator wants it kept.
+    pub recordings: recordings::Recorder,
+    /// What policies in shadow are still to be asked.
+    pub shadows: Shadows,
     /// Items on one page of a list.
     pub list_page: usize,
     /// How long a caller has to answer what it is asked.
     pub ask_timeout: std::time::Duration,
     /// Which tool a task is of, by its upstream and the upstream's own id: policies look at what it comes to.
     pub task_tools: TaskTools,
+    /// States of requests that were brought back and saved them what was charged before.
+    pub spent: state::Spent,
 }
 
 /// See [`Services::task_tools`].
@@ -80,24 +96,36 @@ impl Services {
     pub fn task_tools() -> TaskTools {
         moka::sync::Cache::builder().max_capacity(MAX_TASKS).time_to_idle(TASK_IDLE).build()
     }
+
+    /// Room for states that were brought back.
+    pub fn spent() -> state::Spent {
+        state::spent()
+    }
 }
 
 #[cfg(test)]
 impl Services {
     /// With a store in memory and a secret of its own.
     pub(crate) async fn for_tests() -> Self {
-        use crate::store::{Location, Store, decisions};
+        use crate::store::{Location, decisions};
         let env = Env::system();
         let store = Store::open(Location::Memory, env.clone()).await.expect("memory is there");
-        let (decisions, _keeper) = decisions::recorder(store, decisions::Retention::default());
+        let (decisions, _keeper) = decisions::recorder(store.clone(), decisions::Retention::default());
+        let (recordings, _keeper) =
+            recordings::recorder(store.clone(), recordings::Retention::default(), DeploymentSecret::new(&[7; 32]));
+        let (shadows, _runner) = policy::shadows();
         let secret = DeploymentSecret::new(&[7; 32]);
         Self {
             env,
             secret,
+            store,
             decisions,
+            recordings,
+            shadows,
             list_page: 100,
             ask_timeout: std::time::Duration::from_secs(60),
             task_tools: Self::task_tools(),
+            spent: Self::spent(),
         }
     }
 }
@@ -152,6 +180,12 @@ pub enum Refusal {
         question: Question,
     },
     Policy(crate::policy::Refusal),
+    /// The same, for something that is not a call of a tool, and has no result that a model would read.
+    PolicyOnItem(crate::policy::Refusal),
+    /// The policies want somebody to agree, and nobody has.
+    Unapproved(Box<Unapproved>),
+    /// Whether somebody agreed cannot be known.
+    Store(StoreError),
     Upstream {
         name: UpstreamName,
         error: UpstreamError,
@@ -169,8 +203,10 @@ pub async fn handle(
     match request {
         Request::Ping => Ok(Answer::Empty),
         Request::Discover => Ok(Answer::Discovery(discovery(snapshot, origin))),
-        Request::List { kind, cursor, params: _ } => lists::page(snapshot, services, origin, kind, cursor.as_deref()),
         // The branches are boxed, so that each pays for its own size only.
+        Request::List { kind, cursor, params: _ } => {
+            Box::pin(lists::page(snapshot, services, origin, kind, cursor.as_deref())).await
+        }
         Request::CallTool { name, params } => {
             Box::pin(calls::call_tool(snapshot, services, origin, name, params)).await
         }
@@ -206,18 +242,6 @@ fn reached<'a>(snapshot: &'a Snapshot, origin: &'a Origin) -> impl Iterator<Item
     snapshot.upstreams.values().filter(reaches)
 }
 
-/// Whether an upstream's question may reach the caller's client. Where it may not it is answered here, so that the
-/// upstream does not wait.
-pub fn admit(snapshot: &Snapshot, origin: &Origin, ask: Ask) -> Option<Permit<Ask>> {
-    match snapshot.policies.check_ask(&origin.party.client, ask) {
-        Ok(permit) => Some(permit),
-        Err(ask) => {
-            rounds::refuse(ask);
-            None
-        }
-    }
-}
-
 /// Passes on what a caller tells its server (`notifications/roots/list_changed`, say) to the upstreams that have a
 /// session with it.
 pub async fn told(snapshot: &Snapshot, origin: &Origin, method: &str, params: Option<&serde_json::value::RawValue>) {
@@ -240,11 +264,76 @@ fn upstream<'a>(snapshot: &'a Snapshot, name: &UpstreamName) -> Result<&'a Arc<U
     snapshot.upstreams.get(name).ok_or_else(|| Refusal::Upstream { name: name.clone(), error: removed() })
 }
 
-/// A hidden item is answered like one that does not exist.
-fn hide(refusal: policy::Refusal, unknown: impl FnOnce() -> Refusal) -> Refusal {
+/// Writes down what the policies said, and takes over what they decided.
+fn settled<T>(
+    recording: &mut Recording,
+    (decided, trail): (Result<T, policy::Refusal>, policy::Trail),
+) -> Result<T, Refusal> {
+    recording.heard(trail);
+    decided.map_err(Refusal::Policy)
+}
+
+/// Records how a request ended that was for an upstream. What is hidden from the caller is answered like what does not
+/// exist.
+fn end<T>(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    recording: Recording,
+    ended: Result<T, Refusal>,
+    ending: impl FnOnce(&T) -> RecordedOutcome,
+    unknown: impl FnOnce() -> Refusal,
+) -> Result<T, Refusal> {
+    let is_call = recording.operation() == calls::METHOD;
+    match &ended {
+        Ok(answer) => recording.allow(snapshot, services, origin, ending(answer)),
+        Err(Refusal::Policy(refusal)) => recording.refuse(snapshot, services, origin, refusal),
+        Err(Refusal::Unapproved(unapproved)) => recording.unapproved(snapshot, services, origin, unapproved),
+        Err(Refusal::Store(_)) => recording.undecided(snapshot, services, origin),
+        Err(Refusal::Upstream { error: UpstreamError::Cancelled, .. }) => {
+            recording.allow(snapshot, services, origin, RecordedOutcome::Cancelled);
+        }
+        Err(Refusal::Upstream { .. } | Refusal::Unanswered { .. }) => {
+            recording.allow(snapshot, services, origin, RecordedOutcome::Error);
+        }
+        Err(refusal) => recording.unknown(snapshot, services, origin, reason(refusal)),
+    }
+    ended.map_err(|refusal| match refusal {
+        Refusal::Policy(policy::Refusal::Hidden) => unknown(),
+        Refusal::Policy(refusal) if !is_call => Refusal::PolicyOnItem(refusal),
+        refusal => refusal,
+    })
+}
+
+/// The word for why a request was about nothing that there is.
+fn reason(refusal: &Refusal) -> &'static str {
     match refusal {
-        policy::Refusal::Hidden => unknown(),
-        refusal => Refusal::Policy(refusal),
+        Refusal::HeaderMismatch(_) => "header-mismatch",
+        Refusal::BadState => "bad-state",
+        Refusal::UnknownTool { .. } => "unknown-tool",
+        Refusal::UnknownTask => "unknown-task",
+        _ => "unknown-item",
+    }
+}
+
+/// How a request ended that has an answer.
+fn ending(outcome: &Outcome) -> RecordedOutcome {
+    #[derive(serde::Deserialize)]
+    struct ToolResult {
+        #[serde(rename = "isError", default)]
+        is_error: bool,
+    }
+    match outcome {
+        Outcome::Error(_) => RecordedOutcome::Error,
+        Outcome::NeedsInput(_) => RecordedOutcome::Result,
+        // Most results say nothing of it, and are not read.
+        Outcome::Result(result) if memchr::memmem::find(result.get().as_bytes(), b"\"isError\"").is_none() => {
+            RecordedOutcome::Result
+        }
+        Outcome::Result(result) => match serde_json::from_str::<ToolResult>(result.get()) {
+            Ok(ToolResult { is_error: true }) => RecordedOutcome::ToolError,
+            _ => RecordedOutcome::Result,
+        },
     }
 }
 

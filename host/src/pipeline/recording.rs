@@ -1,13 +1,20 @@
-//! What the decision trail and the log will say of a request.
+//! What the decision trail and the log will say of a request, and what policies know of it meanwhile.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::approvals::{Standing, Unapproved};
+use super::state::Carried;
 use super::{Origin, Services, Snapshot};
-use crate::audit::{DecisionRecord, DecisionStep, RecordedOutcome, RecordedVerdict};
-use crate::ids::{DecisionId, UpstreamName};
-use crate::policy::{self, CallContext, Step, Trail};
+use crate::audit::{DecisionRecord, DecisionStep, RecordedMode, RecordedOutcome, RecordedVerdict};
+use crate::ids::{ApprovalId, DecisionId, UpstreamName};
+use crate::policy::{self, CallContext, Charges, Recorded, Satisfied, Shadow, Step, Trail};
+use crate::store::approvals::Use;
+use crate::store::{decisions, recordings};
+
+/// Steps that the log line of a request has.
+const MAX_LOGGED_STEPS: usize = 16;
 
 pub(super) struct Recording {
     decision: DecisionId,
@@ -17,13 +24,35 @@ pub(super) struct Recording {
     item: Option<String>,
     started: Instant,
     steps: Vec<Step>,
+    shadows: Vec<Shadow>,
+    charges: Charges,
+    satisfied: Vec<Satisfied>,
+    approvals: Vec<ApprovalId>,
+    /// What a next round of it is to know.
+    carried: Carried,
 }
 
 impl Recording {
     /// `operation` is the protocol's method.
     pub(super) fn start(services: &Services, operation: &'static str) -> Self {
-        let decision = DecisionId::generate(&services.env);
-        Self { decision, operation, upstream: None, item: None, started: Instant::now(), steps: Vec::new() }
+        Self {
+            decision: DecisionId::generate(&services.env),
+            operation,
+            upstream: None,
+            item: None,
+            started: Instant::now(),
+            steps: Vec::new(),
+            shadows: Vec::new(),
+            charges: Charges::default(),
+            satisfied: Vec::new(),
+            approvals: Vec::new(),
+            carried: Carried::default(),
+        }
+    }
+
+    /// The protocol's method.
+    pub(super) const fn operation(&self) -> &'static str {
+        self.operation
     }
 
     /// What it is about, as far as that is known.
@@ -32,12 +61,58 @@ impl Recording {
         self.item = Some(item.to_owned());
     }
 
+    /// Takes note of what policies said.
     pub(super) fn heard(&mut self, trail: Trail) {
-        self.steps.extend(trail.0);
+        let Trail { steps, shadows } = trail;
+        self.steps.extend(steps);
+        self.shadows.extend(shadows);
+    }
+
+    /// The same, where the policies were asked this before and their last word counts: shadows are asked once.
+    pub(super) fn heard_again(&mut self, trail: Trail) {
+        let Trail { steps, shadows } = trail;
+        self.steps.extend(steps);
+        self.shadows = shadows;
+    }
+
+    /// It is another round of a request whose first one was charged.
+    pub(super) fn was_charged(&mut self) {
+        self.charges = Charges::already_charged();
+    }
+
+    /// It may go, and has used these approvals. `arguments` are as they came.
+    pub(super) fn permitted(&mut self, services: &Services, arguments: impl FnOnce() -> String, uses: Vec<Use>) {
+        self.carried = Carried::of(services, self.charges.any().then(arguments).as_deref(), uses);
+    }
+
+    /// What a next round of it is to know.
+    pub(super) const fn carried(&self) -> &Carried {
+        &self.carried
+    }
+
+    /// From now on, the policy that wanted it knows that this was given.
+    pub(super) fn satisfied(&mut self, satisfied: Satisfied) {
+        self.satisfied.push(satisfied);
+    }
+
+    pub(super) fn is_satisfied(&self, satisfied: &Satisfied) -> bool {
+        self.satisfied.contains(satisfied)
+    }
+
+    /// Nothing that was given counts any more.
+    pub(super) fn nothing_satisfied(&mut self) {
+        self.satisfied.clear();
+    }
+
+    /// An approval has to do with it.
+    pub(super) fn needed(&mut self, approval: &ApprovalId) {
+        if !self.approvals.contains(approval) {
+            self.approvals.push(approval.clone());
+        }
     }
 
     pub(super) fn asked_a_policy(&self) -> bool {
-        !self.steps.is_empty()
+        !self.steps.is_empty() || !self.shadows.is_empty()
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -45,7 +120,7 @@ impl Recording {
     }
 
     /// What policies see around this decision.
-    pub(super) fn context<'a>(&self, services: &Services, origin: &'a Origin) -> CallContext<'a> {
+    pub(super) fn context<'a>(&'a self, services: &Services, origin: &'a Origin) -> CallContext<'a> {
         CallContext {
             decision: self.decision.clone(),
             caller: &origin.caller,
@@ -56,6 +131,9 @@ impl Recording {
             user_agent: origin.user_agent.as_deref(),
             trace_id: None,
             now: services.env.now(),
+            charges: &self.charges,
+            satisfied: &self.satisfied,
+            view: None,
         }
     }
 
@@ -81,6 +159,27 @@ impl Recording {
         self.end(snapshot, services, origin, verdict, Some(reason), RecordedOutcome::Refused);
     }
 
+    /// Ends a request that nobody agreed to.
+    pub(super) fn unapproved(
+        self,
+        snapshot: &Snapshot,
+        services: &Services,
+        origin: &Origin,
+        Unapproved { reason, standing, .. }: &Unapproved,
+    ) {
+        let verdict = match standing {
+            Standing::Pending { .. } | Standing::TooMany => RecordedVerdict::Approve,
+            Standing::Denied { .. } => RecordedVerdict::Deny,
+        };
+        self.end(snapshot, services, origin, verdict, Some(reason.code.clone()), RecordedOutcome::Refused);
+    }
+
+    /// Ends a request that could not be decided: the store failed.
+    pub(super) fn undecided(self, snapshot: &Snapshot, services: &Services, origin: &Origin) {
+        let reason = Some("store".to_owned());
+        self.end(snapshot, services, origin, RecordedVerdict::Error, reason, RecordedOutcome::Error);
+    }
+
     /// Ends a request that the policies let pass.
     pub(super) fn allow(self, snapshot: &Snapshot, services: &Services, origin: &Origin, outcome: RecordedOutcome) {
         self.end(snapshot, services, origin, RecordedVerdict::Allow, None, outcome);
@@ -96,6 +195,7 @@ impl Recording {
         outcome: RecordedOutcome,
     ) {
         let elapsed = self.started.elapsed();
+        let generation = snapshot.policies.generation();
         tracing::info!(
             decision = %self.decision,
             principal = %origin.caller.principal,
@@ -105,13 +205,13 @@ impl Recording {
             tool = self.item.as_deref(),
             %verdict,
             reason = reason_code.as_deref(),
+            policies = in_short(&self.steps).as_deref(),
             %outcome,
-            generation = snapshot.policies.generation(),
+            generation,
             elapsed_ms = elapsed.as_millis(),
             "request"
         );
-        // A full queue is counted there; a call waits for no store.
-        _ = services.decisions.try_record(DecisionRecord {
+        let record = DecisionRecord {
             id: self.decision.as_str().to_owned(),
             at: services.env.now(),
             principal: origin.caller.principal.clone(),
@@ -121,22 +221,90 @@ impl Recording {
             revision: origin.revision.as_str().to_owned(),
             verdict,
             reason_code,
-            generation: snapshot.policies.generation(),
-            steps: self.steps.into_iter().map(decision_step).collect(),
+            generation,
+            steps: Vec::new(),
+            approvals: self.approvals,
             outcome,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut steps = self.steps;
+        if self.shadows.is_empty() {
+            return keep(&services.decisions, &services.recordings, record, steps);
+        }
+        let (decisions, recordings) = (services.decisions.clone(), services.recordings.clone());
+        services.shadows.submit(&snapshot.policies, self.shadows, move |shadows| {
+            steps.extend(shadows);
+            keep(&decisions, &recordings, record, steps);
         });
     }
 }
 
+/// `policy=verdict:code` for each policy that was asked, if any was.
+fn in_short(steps: &[Step]) -> Option<String> {
+    use std::fmt::Write as _;
+    let mut line = String::new();
+    for Step { binding, verdict, code, .. } in steps.iter().take(MAX_LOGGED_STEPS) {
+        let space = if line.is_empty() { "" } else { " " };
+        write!(line, "{space}{binding}={verdict}").expect("writing to a String does not fail");
+        if let Some(code) = code {
+            line.push(':');
+            line.push_str(code);
+        }
+    }
+    if steps.len() > MAX_LOGGED_STEPS {
+        line.push_str(" …");
+    }
+    (!line.is_empty()).then_some(line)
+}
+
+/// Queues what is known of a decision. A full queue is counted there; a call waits for no store.
+fn keep(
+    decisions: &decisions::Recorder,
+    recordings: &recordings::Recorder,
+    mut record: DecisionRecord,
+    mut steps: Vec<Step>,
+) {
+    let questions: Vec<_> = steps.iter_mut().filter_map(question).collect();
+    if !questions.is_empty() {
+        let (decision, at, generation) = (record.id.clone(), record.at, record.generation);
+        _ = recordings.try_record(recordings::Recording { decision, at, generation, questions });
+    }
+    record.steps = steps.into_iter().map(decision_step).collect();
+    _ = decisions.try_record(record);
+}
+
+/// What was recorded of a step, word for word.
+fn question(step: &mut Step) -> Option<recordings::Question> {
+    let Recorded { input, answer, imports } = *step.recorded.take()?;
+    let import =
+        |call: policy::ImportCall| recordings::Import { import: call.import, asked: call.asked, answer: call.answer };
+    let imports = imports.into_iter().map(import).collect();
+    Some(recordings::Question {
+        binding: step.binding.clone(),
+        module_name: step.module.name.to_string(),
+        module_version: step.module.version.to_string(),
+        module_digest: step.module.digest.to_string(),
+        hook: step.hook.to_string(),
+        verdict: step.verdict.to_owned(),
+        micros: step.micros,
+        words: recordings::Words::Whole(recordings::Transcript { input, answer, imports }),
+    })
+}
+
 fn decision_step(step: Step) -> DecisionStep {
-    let Step { binding, module, hook, verdict, code, micros, notes: _ } = step;
+    let Step { binding, module, mode: _, hook, verdict, code, rule, micros, notes, recorded: _ } = step;
     DecisionStep {
         binding,
-        module_digest: module.to_string(),
+        module_name: module.name.to_string(),
+        module_version: module.version.to_string(),
+        module_digest: module.digest.to_string(),
+        // The words of a shadow are its own.
+        mode: if verdict.starts_with("would_") { RecordedMode::Shadow } else { RecordedMode::Enforce },
         hook: hook.to_string(),
         verdict: RecordedVerdict::parse(verdict).unwrap_or(RecordedVerdict::Error),
         reason_code: code,
+        rule,
         micros,
+        notes: notes.into_iter().map(|note| (note.key, note.value)).collect(),
     }
 }

@@ -9,14 +9,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::recording::Recording;
 use super::state::{self, MAX_UPSTREAM_STATE, Purpose, State};
-use super::{Origin, Refusal, Services, Snapshot};
+use super::{Origin, Refusal, Services, Snapshot, questions};
 use crate::ids::UpstreamName;
 use crate::mcp::call::{Access, Call, NeedsInput, Outcome, Retry, WithParams};
-use crate::mcp::error::{INTERNAL_ERROR, METHOD_NOT_FOUND, RpcError};
+use crate::mcp::error::{INTERNAL_ERROR, RpcError};
 use crate::mcp::json::{ObjectWriter, raw, to_raw};
 use crate::mcp::revision::v2026_07_28::InputRequest;
-use crate::mcp::revision::{Era, v2025_11_25, v2026_07_28};
+use crate::mcp::revision::{Era, v2026_07_28};
 use crate::mcp::talk::{Ask, Event, Question, Via};
 use crate::policy::Permit;
 use crate::upstream::{Upstream, UpstreamError};
@@ -52,6 +53,7 @@ pub(super) async fn until_done<T: Goes>(
     origin: &Origin,
     upstream: &Upstream,
     purpose: &Purpose<'_>,
+    recording: &mut Recording,
     mut permit: Permit<T>,
 ) -> Result<Outcome, Refusal> {
     let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
@@ -61,7 +63,8 @@ pub(super) async fn until_done<T: Goes>(
     for _ in 0..MAX_ROUNDS {
         match (T::go(upstream, permit, origin.via()).await.map_err(failed)?, &spare) {
             (Outcome::NeedsInput(needs), Some(spare)) => {
-                let requests = permitted_requests(snapshot, origin, &needs).map_err(failed)?;
+                let requests =
+                    questions::permitted(snapshot, services, origin, recording, upstream.name(), &needs).await?;
                 let responses = tokio::select! {
                     responses = ask_all(services, origin, upstream.name(), requests) => responses?,
                     () = origin.cancelled.cancelled() => return Err(failed(UpstreamError::Cancelled)),
@@ -69,14 +72,18 @@ pub(super) async fn until_done<T: Goes>(
                 permit = spare.repeat(Retry { responses: Some(responses), state: needs.state() });
             }
             (Outcome::NeedsInput(needs), None) if !is_legacy => {
-                return pass_on(snapshot, services, origin, upstream.name(), purpose, &needs).map_err(failed);
+                let requests =
+                    questions::permitted(snapshot, services, origin, recording, upstream.name(), &needs).await?;
+                return pass_on(services, upstream.name(), purpose, recording, &requests, &needs).map_err(failed);
             }
             (Outcome::NeedsInput(_), None) => {
                 return Err(failed(UpstreamError::Protocol { what: "it asks for input in a revision without" }));
             }
             (Outcome::Error(error), _) => {
-                return Ok(match v2025_11_25::required_elicitations(&error) {
-                    Some(requests) => url_required(services, origin, purpose, &requests, error),
+                let required =
+                    questions::permitted_in_error(snapshot, services, origin, recording, upstream.name(), &error);
+                return Ok(match required.await? {
+                    Some(requests) => url_required(services, origin, purpose, recording, &requests, error),
                     None => Outcome::Error(error),
                 });
             }
@@ -96,7 +103,7 @@ async fn ask_all(
 ) -> Result<Box<RawValue>, Refusal> {
     let asked = requests.into_iter().map(|InputRequest { key, question, params }| async move {
         let (reply, answered) = oneshot::channel();
-        let ask = Ask { upstream: upstream.clone(), question, params, reply };
+        let ask = Ask { upstream: upstream.clone(), question, params, is_admitted: true, reply };
         Ok::<_, Refusal>((key, reply_to(services, origin, ask, answered).await?))
     });
     let mut responses = ObjectWriter::default();
@@ -124,42 +131,22 @@ async fn reply_to(
     }
 }
 
-/// Passes a modern upstream's questions on to a modern caller.
+/// Passes a modern upstream's questions, all of which were permitted, on to a modern caller.
 fn pass_on(
-    snapshot: &Snapshot,
     services: &Services,
-    origin: &Origin,
     upstream: &UpstreamName,
     purpose: &Purpose<'_>,
+    recording: &Recording,
+    requests: &[InputRequest],
     needs: &NeedsInput,
 ) -> Result<Outcome, UpstreamError> {
-    let requests = permitted_requests(snapshot, origin, needs)?;
     let state = needs.state();
     if state.as_ref().is_some_and(|state| state.len() > MAX_UPSTREAM_STATE) {
         return Err(UpstreamError::TooLarge { limit: MAX_UPSTREAM_STATE });
     }
-    let state = state::seal(services, purpose, State::Upstream { upstream: upstream.clone(), state });
-    Ok(Outcome::NeedsInput(v2026_07_28::needs_input(&requests, &state)))
-}
-
-/// What an upstream asks, if all of it may reach the caller's client.
-pub(super) fn permitted_requests(
-    snapshot: &Snapshot,
-    origin: &Origin,
-    needs: &NeedsInput,
-) -> Result<Vec<InputRequest>, UpstreamError> {
-    let requests = read(needs)?;
-    let may_ask = |question| snapshot.policies.permits_question(&origin.party.client, question);
-    if requests.iter().all(|request| may_ask(request.question)) {
-        Ok(requests)
-    } else {
-        Err(UpstreamError::Protocol { what: "it asks for what the client did not declare" })
-    }
-}
-
-fn read(needs: &NeedsInput) -> Result<Vec<InputRequest>, UpstreamError> {
-    let requests = v2026_07_28::input_requests(needs);
-    requests.map_err(|_| UpstreamError::Protocol { what: "it asks for input in a form that is not known" })
+    let state = State::Upstream { upstream: upstream.clone(), state };
+    let state = state::seal_round(services, purpose, state, recording.carried());
+    Ok(Outcome::NeedsInput(v2026_07_28::needs_input(requests, &state)))
 }
 
 /// What an upstream's "send the user to a URL first" (2025-11-25, elicitation § URL required error) is for this caller: the
@@ -168,6 +155,7 @@ fn url_required(
     services: &Services,
     origin: &Origin,
     purpose: &Purpose<'_>,
+    recording: &Recording,
     requests: &[InputRequest],
     error: Box<RawValue>,
 ) -> Outcome {
@@ -182,7 +170,7 @@ fn url_required(
         return Outcome::Error(error);
     }
     if knows_urls && !origin.revision.is_legacy() {
-        let state = state::seal(services, purpose, State::Again);
+        let state = state::seal_round(services, purpose, State::Again, recording.carried());
         return Outcome::NeedsInput(v2026_07_28::needs_input(requests, &state));
     }
     let params = requests.iter().filter_map(|request| request.params.as_deref());
@@ -195,11 +183,4 @@ fn url_required(
     } else {
         Outcome::Error(RpcError::new(INTERNAL_ERROR, text).to_raw())
     }
-}
-
-/// Tells an upstream that its question goes to nobody.
-pub(super) fn refuse(ask: Ask) {
-    let error = RpcError::new(METHOD_NOT_FOUND, "the client did not declare that it answers this");
-    // An upstream that no longer waits does not mind.
-    _ = ask.reply.send(Outcome::Error(error.to_raw()));
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::approvals::digest;
 use super::{Origin, Refusal, Services};
 use crate::env::Timestamp;
-use crate::ids::{Principal, UpstreamName};
+use crate::ids::{ApprovalId, Principal, UpstreamName};
 use crate::mcp::call::Params;
+use crate::secret::Digest;
+use crate::store::approvals::Use;
 
 /// Longest state of an upstream that is carried, in bytes.
 pub const MAX_UPSTREAM_STATE: usize = 64 * 1024;
@@ -32,6 +35,53 @@ struct Sealed {
     /// Milliseconds since the epoch.
     until: u64,
     state: State,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    charged: Option<Charged>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    uses: Vec<SealedUse>,
+}
+
+/// That policies' counters were charged for this request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Charged {
+    /// Digest of the arguments, as they came.
+    arguments: String,
+    /// Tells one state from the others: each saves one round its charges.
+    nonce: [u8; 16],
+}
+
+#[derive(Serialize, Deserialize)]
+struct SealedUse {
+    id: ApprovalId,
+    bound_to: [u8; 32],
+    round: u32,
+}
+
+/// What one round of a request brings on to the next, besides the upstream's own state.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    charged: Option<Charged>,
+    uses: Vec<Use>,
+}
+
+impl Carried {
+    /// Of a request with these arguments, if it was charged, that used these approvals.
+    pub(super) fn of(services: &Services, charged: Option<&str>, uses: Vec<Use>) -> Self {
+        let charged = charged
+            .map(|arguments| Charged { arguments: digest(arguments).to_hex(), nonce: services.env.random::<16>() });
+        let next = |used: Use| Use { round: used.round.saturating_add(1), ..used };
+        Self { charged, uses: uses.into_iter().map(next).collect() }
+    }
+
+    /// Whether a request with these arguments was charged already.
+    pub(super) fn is_charged_for(&self, arguments: impl FnOnce() -> String) -> bool {
+        self.charged.as_ref().is_some_and(|charged| charged.arguments == digest(&arguments()).to_hex())
+    }
+
+    /// The next round of the use of an approval for this, if there was one before.
+    pub(super) fn approval(&self, bound_to: &Digest) -> Option<Use> {
+        self.uses.iter().find(|used| used.bound_to == *bound_to).cloned()
+    }
 }
 
 /// What a state is good for.
@@ -58,8 +108,17 @@ impl<'a> Purpose<'a> {
 
 /// Seals a state for a caller.
 pub fn seal(services: &Services, purpose: &Purpose<'_>, state: State) -> String {
+    seal_round(services, purpose, state, &Carried::default())
+}
+
+/// The same, with what the next round of the request is to know.
+pub(super) fn seal_round(services: &Services, purpose: &Purpose<'_>, state: State, carried: &Carried) -> String {
     let until = services.env.now().after(LIFE).as_millis();
-    let payload = serde_json::to_vec(&Sealed { until, state }).expect("our own types serialise");
+    let charged = carried.charged.clone();
+    let seal =
+        |Use { id, bound_to, round }: &Use| SealedUse { id: id.clone(), bound_to: *bound_to.as_bytes(), round: *round };
+    let uses = carried.uses.iter().map(seal).collect();
+    let payload = serde_json::to_vec(&Sealed { until, state, charged, uses }).expect("our own types serialise");
     services.secret.seal(PURPOSE, &purpose.binding(), &payload)
 }
 
@@ -68,13 +127,21 @@ pub fn seal(services: &Services, purpose: &Purpose<'_>, state: State) -> String 
 /// # Errors
 /// [`Refusal::BadState`], without a word about why.
 pub fn open(services: &Services, purpose: &Purpose<'_>, sealed: &str) -> Result<State, Refusal> {
+    open_round(services, purpose, sealed).map(|(state, _)| state)
+}
+
+fn open_round(services: &Services, purpose: &Purpose<'_>, sealed: &str) -> Result<(State, Carried), Refusal> {
     let payload = services.secret.unseal(PURPOSE, &purpose.binding(), sealed).ok_or(Refusal::BadState)?;
-    let Sealed { until, state } = serde_json::from_slice(&payload).map_err(|_| Refusal::BadState)?;
-    if services.env.now() < Timestamp::from_millis(until) { Ok(state) } else { Err(Refusal::BadState) }
+    let Sealed { until, state, charged, uses } = serde_json::from_slice(&payload).map_err(|_| Refusal::BadState)?;
+    if services.env.now() >= Timestamp::from_millis(until) {
+        return Err(Refusal::BadState);
+    }
+    let open = |SealedUse { id, bound_to, round }: SealedUse| Use { id, bound_to: Digest::from_bytes(bound_to), round };
+    Ok((state, Carried { charged, uses: uses.into_iter().map(open).collect() }))
 }
 
 /// Puts in the place of a retry's state what the upstream itself gave. A retry of a request that needs nothing of it becomes
-/// a request like any other.
+/// a request like any other. What the round before has done is told.
 ///
 /// # Errors
 /// [`Refusal::BadState`], also for a request that was under way here and is not any more.
@@ -83,15 +150,29 @@ pub(super) fn take_up(
     purpose: &Purpose<'_>,
     upstream: &UpstreamName,
     params: &mut Params,
-) -> Result<(), Refusal> {
-    let Some(retry) = &mut params.retry else { return Ok(()) };
-    let Some(sealed) = retry.state.take() else { return Ok(()) };
-    match open(services, purpose, &sealed)? {
+) -> Result<Carried, Refusal> {
+    let Some(retry) = &mut params.retry else { return Ok(Carried::default()) };
+    let Some(sealed) = retry.state.take() else { return Ok(Carried::default()) };
+    let (state, mut carried) = open_round(services, purpose, &sealed)?;
+    // A state that comes a second time is another request, and pays for itself.
+    carried.charged = carried.charged.filter(|charged| services.spent.entry(charged.nonce).or_insert(()).is_fresh());
+    match state {
         State::Upstream { upstream: of, state } if of == *upstream => retry.state = state,
         State::Again => params.retry = None,
         State::Upstream { .. } | State::Parked { .. } => return Err(Refusal::BadState),
     }
-    Ok(())
+    Ok(carried)
+}
+
+/// States that saved their request its charges.
+pub type Spent = moka::sync::Cache<[u8; 16], ()>;
+
+/// Most of them that are remembered.
+const MAX_SPENT: u64 = 100_000;
+
+/// Room for them.
+pub(super) fn spent() -> Spent {
+    moka::sync::Cache::builder().max_capacity(MAX_SPENT).time_to_live(LIFE).build()
 }
 
 #[cfg(test)]
@@ -117,6 +198,28 @@ mod tests {
             assert!(open(&services, &wrong, &sealed).is_err());
         }
         assert!(open(&services, &purpose, "").is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_round_has_done_is_known_to_the_next_one_alone() {
+        let services = Services::for_tests().await;
+        let ci = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
+        let purpose = Purpose { principal: &ci, endpoint: None, method: "tools/call", name: "notes__add" };
+        let notes = UpstreamName::parse("notes").unwrap();
+        let used = Use { id: ApprovalId::parse(&"0a".repeat(12)).unwrap(), bound_to: Digest::of(b"subject"), round: 0 };
+        let carried = Carried::of(&services, Some(r#"{"id": 7}"#), vec![used.clone()]);
+        let sealed = seal_round(&services, &purpose, State::Again, &carried);
+        let retry =
+            || Params { retry: Some(Retry { responses: None, state: Some(sealed.clone()) }), ..Params::default() };
+        let next = take_up(&services, &purpose, &notes, &mut retry()).unwrap();
+        assert!(next.is_charged_for(|| r#"{"id":7}"#.to_owned()) && !next.is_charged_for(|| r#"{"id":8}"#.to_owned()));
+        assert_eq!(next.approval(&used.bound_to), Some(Use { round: 1, ..used.clone() }));
+        assert_eq!(next.approval(&Digest::of(b"other")), None);
+
+        let replayed = take_up(&services, &purpose, &notes, &mut retry()).unwrap();
+        assert!(!replayed.is_charged_for(|| r#"{"id":7}"#.to_owned()), "it was saved its charges once");
+        let plain = take_up(&services, &purpose, &notes, &mut Params::default()).unwrap();
+        assert!(!plain.is_charged_for(|| r#"{"id":7}"#.to_owned()) && plain.approval(&used.bound_to).is_none());
     }
 
     #[tokio::test]

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::calls::{ending, ending_of};
 use super::recording::Recording;
-use super::{Origin, Refusal, Services, Snapshot, done, hide, rounds, upstream, view};
+use super::state::Carried;
+use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, questions, settled, upstream, view};
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::{Access, Item, NeedsInput, Outcome, Params, Verb};
 use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::{Answer, TASKS_EXTENSION, v2026_07_28};
 use crate::mcp::talk::{Ask, Event, Notice};
-use crate::policy;
+use crate::policy::{Hook, ItemFacts, Used};
 use crate::upstream::UpstreamError;
 use crate::upstream::catalog::Tool;
 
@@ -27,78 +27,65 @@ pub(super) async fn access(
     origin: &Origin,
     verb: Verb,
     id: &str,
-    mut params: Params,
+    params: Params,
 ) -> Result<Answer, Refusal> {
     let method = verb.method();
     let mut recording = Recording::start(services, method);
     recording.about(None, id);
-    let found = open(services, &origin.caller.principal, id).filter(|(name, _)| origin.scope.has(name));
-    let Some((name, own)) = found else {
-        recording.unknown(snapshot, services, origin, "unknown-task");
-        return Err(Refusal::UnknownTask);
-    };
-    recording.about(Some(&name), &own);
-    let tool = services.task_tools.get(&(name.clone(), own.clone()));
-    let may_know = match &tool {
-        Some(tool) => origin.caller.allow.permits(&tool.upstream, &tool.name),
-        // Nobody can tell any more which tool it is of: policies about results could not be asked.
-        None => !snapshot.policies.inspects_results(),
-    };
-    if !may_know {
-        recording.unknown(snapshot, services, origin, "unknown-task");
-        return Err(Refusal::UnknownTask);
-    }
-    params.members.set("taskId", to_raw(&own));
-    let access = Access { upstream: name.clone(), verb, item: Item::Task { id: own }, params };
-    let (permit, trail) = snapshot.policies.check_access(&recording.context(services, origin), access);
-    recording.heard(trail);
-    let permit = match permit {
-        Ok(permit) => permit,
-        Err(refusal) => {
-            recording.refuse(snapshot, services, origin, &refusal);
-            return Err(hide(refusal, || Refusal::UnknownTask));
-        }
-    };
-    let sent = upstream(snapshot, &name)?.access(permit, origin.via()).await;
-    let sent = sent.and_then(|outcome| check_questions(snapshot, origin, &outcome).map(|()| outcome));
-    let outcome = match sent.map_err(|error| Refusal::Upstream { name: name.clone(), error }) {
-        Ok(outcome) => outcome,
-        Err(refusal) => {
-            recording.allow(snapshot, services, origin, ending_of(&refusal));
-            return Err(refusal);
-        }
-    };
-    let inspected = match &tool {
-        Some(tool) => inspect(snapshot, services, origin, &mut recording, verb, tool, outcome),
-        None => Ok(outcome),
-    };
-    match inspected {
-        Ok(outcome) => {
-            recording.allow(snapshot, services, origin, ending(&outcome));
-            let outcome = rename(services, origin, &name, outcome);
-            Ok(done(method, outcome))
-        }
-        Err(refusal) => {
-            recording.refuse(snapshot, services, origin, &refusal);
-            Err(Refusal::Policy(refusal))
-        }
-    }
+    let ended = life(snapshot, services, origin, &mut recording, verb, id, params).await;
+    let unknown = || Refusal::UnknownTask;
+    end(snapshot, services, origin, recording, ended, ending, unknown).map(|outcome| done(method, outcome))
 }
 
-/// Lets the policies see the tool's result that a task has come to: it is the whole answer in 2025-11-25, a member of the
-/// task in 2026-07-28.
-fn inspect(
+async fn life(
     snapshot: &Snapshot,
     services: &Services,
     origin: &Origin,
     recording: &mut Recording,
     verb: Verb,
-    tool: &Arc<Tool>,
+    id: &str,
+    mut params: Params,
+) -> Result<Outcome, Refusal> {
+    let found = open(services, &origin.caller.principal, id).filter(|(name, _)| origin.scope.has(name));
+    let (name, own) = found.ok_or(Refusal::UnknownTask)?;
+    recording.about(Some(&name), &own);
+    let tool = services.task_tools.get(&(name.clone(), own.clone()));
+    let may_know = match &tool {
+        Some(tool) => origin.caller.allow.permits(&tool.upstream, &tool.name),
+        // Nobody can tell any more which tool it is of: policies about results could not be asked.
+        None => origin.caller.allow.reaches(&name) && !snapshot.policies.has(Hook::ToolResult),
+    };
+    if !may_know {
+        return Err(Refusal::UnknownTask);
+    }
+    params.members.set("taskId", to_raw(&own));
+    let access = Access { upstream: name.clone(), verb, item: Item::Task { id: own }, params };
+    let used = Used::of(&access);
+    let (facts, carried) = (ItemFacts::default(), Carried::default());
+    let permit = approvals::permit_access(snapshot, services, origin, recording, access, facts, carried).await?;
+
+    let sent = upstream(snapshot, &name)?.access(permit, origin.via()).await;
+    let outcome = sent.map_err(|error| Refusal::Upstream { name: name.clone(), error })?;
+    check_questions(snapshot, services, origin, recording, &name, &outcome).await?;
+
+    let outcome = inspect(snapshot, services, origin, recording, &used, tool.as_ref(), outcome).await?;
+    Ok(rename(services, origin, &name, outcome))
+}
+
+/// Lets the policies see the tool's result that a task has come to: it is the whole answer in 2025-11-25, a member of the
+/// task in 2026-07-28. It is a result of the tool, and an outcome of the task.
+async fn inspect(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    recording: &mut Recording,
+    used: &Used,
+    tool: Option<&Arc<Tool>>,
     outcome: Outcome,
-) -> Result<Outcome, policy::Refusal> {
+) -> Result<Outcome, Refusal> {
     let Outcome::Result(answer) = outcome else { return Ok(outcome) };
     let mut around = None;
-    let result = if verb == Verb::TaskResult {
+    let result = if used.verb == Verb::TaskResult {
         answer
     } else {
         let task = Members::parse(answer.get()).unwrap_or_default();
@@ -106,10 +93,14 @@ fn inspect(
         around = Some(task);
         result
     };
-    let ctx = recording.context(services, origin);
-    let (inspected, trail) = snapshot.policies.inspect(&ctx, tool, Outcome::Result(result), recording.elapsed());
-    recording.heard(trail);
-    Ok(match (inspected?, around) {
+    let mut outcome = Outcome::Result(result);
+    if let Some(tool) = tool {
+        let ctx = recording.context(services, origin);
+        let inspected = snapshot.policies.inspect(&ctx, tool, outcome, recording.elapsed()).await;
+        outcome = settled(recording, inspected)?;
+    }
+    let inspected = snapshot.policies.inspect_access(&recording.context(services, origin), used, outcome).await;
+    Ok(match (settled(recording, inspected)?, around) {
         (Outcome::Result(result), Some(mut task)) => {
             task.set("result", result);
             Outcome::Result(task.to_raw())
@@ -119,10 +110,11 @@ fn inspect(
 }
 
 /// The outcome of a call with the id of the task in it, if there is one, as the caller may know it.
-pub(super) fn expose(
+pub(super) async fn expose(
     snapshot: &Snapshot,
     services: &Services,
     origin: &Origin,
+    recording: &mut Recording,
     tool: &Arc<Tool>,
     outcome: Outcome,
 ) -> Result<Outcome, Refusal> {
@@ -130,11 +122,11 @@ pub(super) fn expose(
     if let Outcome::Result(result) = &outcome
         && v2026_07_28::is_task(result)
     {
-        let checked = match origin.party.client.has_extension(TASKS_EXTENSION) {
-            true => check_questions(snapshot, origin, &outcome),
-            false => Err(UpstreamError::Protocol { what: "it began a task for a client that has none" }),
-        };
-        checked.map_err(|error| Refusal::Upstream { name: upstream.clone(), error })?;
+        if !origin.party.client.has_extension(TASKS_EXTENSION) {
+            let error = UpstreamError::Protocol { what: "it began a task for a client that has none" };
+            return Err(Refusal::Upstream { name: upstream.clone(), error });
+        }
+        check_questions(snapshot, services, origin, recording, upstream, &outcome).await?;
     }
     let about = view(snapshot, origin).and_then(|view| view.about(upstream));
     if !about.is_some_and(|about| about.capabilities.has_tasks()) {
@@ -162,18 +154,34 @@ fn begun(result: &RawValue) -> Option<String> {
 }
 
 /// A task of 2026-07-28 may say what it has to know before it goes on: nothing that the caller's client may not be asked.
-fn check_questions(snapshot: &Snapshot, origin: &Origin, outcome: &Outcome) -> Result<(), UpstreamError> {
-    let Outcome::Result(result) = outcome else { return Ok(()) };
+async fn check_questions(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    recording: &mut Recording,
+    upstream: &UpstreamName,
+    outcome: &Outcome,
+) -> Result<(), Refusal> {
+    let result = match outcome {
+        Outcome::Result(result) => result,
+        Outcome::Error(error) => {
+            let asked = questions::permitted_in_error(snapshot, services, origin, recording, upstream, error);
+            return asked.await.map(drop);
+        }
+        Outcome::NeedsInput(_) => return Ok(()),
+    };
     // A task of 2025-11-25 asks by requests of their own.
     if origin.revision.is_legacy() {
         return Ok(());
     }
-    let task = Members::parse(result.get());
-    let task = task.map_err(|_| UpstreamError::Protocol { what: "its task is no object, or has a member twice" })?;
+    let task = Members::parse(result.get()).map_err(|_| {
+        let error = UpstreamError::Protocol { what: "its task is no object, or has a member twice" };
+        Refusal::Upstream { name: upstream.clone(), error }
+    })?;
     if task.get("inputRequests").is_none() {
         return Ok(());
     }
-    rounds::permitted_requests(snapshot, origin, &NeedsInput(task)).map(drop)
+    questions::permitted(snapshot, services, origin, recording, upstream, &NeedsInput(task)).await.map(drop)
 }
 
 /// What an upstream says to a caller, with the ids of tasks in it as the caller may know them.
@@ -264,7 +272,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::start(1).unwrap());
         let settings =
-            PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, bindings: Vec::new() };
+            PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, ..PolicySettings::default() };
         let policies = PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap();
         let keys = Arc::new(Keyring::new([]));
         Snapshot { keys, policies: Arc::new(policies), catalog: Arc::default(), upstreams: Arc::default() }
@@ -274,7 +282,7 @@ mod tests {
         let principal = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
         let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
         Origin {
-            caller: Caller { principal: principal.clone(), allow: Arc::default() },
+            caller: Caller::new(principal.clone(), Arc::default()),
             revision,
             scope: super::super::Scope::default(),
             party: Party { principal, session: None, client, log_level: None, standing: None },
@@ -296,7 +304,12 @@ mod tests {
         let (elicitation, sampling) = (ask("a", "elicitation/create"), ask("b", "sampling/createMessage"));
         let spelled = task(&sampling).replace("inputRequests", r"input\u0052equests");
         let twice = format!(r#"{{"inputRequests":{{}},"inputRequests":{{{sampling}}}}}"#);
-        let able = |revision| origin(revision, r#"{"elicitation":{}}"#);
+        let (services, notes) = (Services::for_tests().await, UpstreamName::parse("notes").unwrap());
+        let check = async |revision, outcome: &Outcome| {
+            let (origin, mut recording) =
+                (origin(revision, r#"{"elicitation":{}}"#), Recording::start(&services, "tasks/get"));
+            check_questions(&snapshot, &services, &origin, &mut recording, &notes, outcome).await
+        };
         for (result, passes) in [
             (r#"{"resultType":"complete","taskId":"1","status":"working"}"#.to_owned(), true),
             (task(""), true),
@@ -309,12 +322,12 @@ mod tests {
             (r#"{"inputRequests":7}"#.to_owned(), false),
         ] {
             let outcome = Outcome::Result(raw(result.clone()));
-            assert_eq!(check_questions(&snapshot, &able(Revision::V2026_07_28), &outcome).is_ok(), passes, "{result}");
+            assert_eq!(check(Revision::V2026_07_28, &outcome).await.is_ok(), passes, "{result}");
             // There, nobody reads the member.
-            check_questions(&snapshot, &able(Revision::V2025_11_25), &outcome).unwrap();
+            check(Revision::V2025_11_25, &outcome).await.unwrap();
         }
         let error = Outcome::Error(raw(r#"{"code":-32602,"message":"m"}"#.to_owned()));
-        check_questions(&snapshot, &able(Revision::V2026_07_28), &error).unwrap();
+        check(Revision::V2026_07_28, &error).await.unwrap();
     }
 
     #[tokio::test]

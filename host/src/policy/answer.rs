@@ -4,14 +4,16 @@
 //! refuses the request. Checks against the document that an answer speaks of (pointers, spans, indices) are in
 //! [`super::edits`] and [`super::result`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::contract::{list_tools, types};
+use super::contract::tools::list_tools;
+use super::contract::types;
 use super::decision::{
-    Approval, Denial, Edit, Failure, Inspection, Note, Operation, Reason, Redaction, Rewrite, Span, StepUp, Terms,
-    Throttle, Verdict, Visibility,
+    ApprovalWanted, Approver, Denial, Edit, Failure, Halt, Inspection, Note, Operation, Reason, Redaction, Remember,
+    Rewrite, Span, StepUp, Terms, Throttle, Verdict, Visibility,
 };
 use super::text::{Breaks, without_controls};
 use crate::mcp::json;
@@ -28,26 +30,52 @@ const MAX_TITLE_BYTES: usize = 256;
 const MAX_DESCRIPTION_BYTES: usize = 8 << 10;
 const MAX_SUMMARY_BYTES: usize = 4 << 10;
 const MAX_APPROVERS: usize = 32;
+const MAX_APPROVER_BYTES: usize = 256;
+/// How long a request for approval may be open, and an approval may hold, at most.
+const MAX_APPROVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most edits, spans or dropped parts in one answer.
 const MAX_CHANGES: usize = 4096;
 /// A policy may not lock a caller out for longer.
 const MAX_RETRY_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 
-type Checked<T> = Result<T, Failure>;
+pub(super) type Checked<T> = Result<T, Failure>;
 
 /// The answer of `tool-call`.
-pub(super) fn verdict(answer: types::Verdict) -> Checked<Verdict> {
+pub(super) fn verdict(answer: types::Verdict) -> Checked<Verdict<Terms>> {
     Ok(match answer {
         types::Verdict::Abstain => Verdict::Abstain,
         types::Verdict::Allow(permit) => Verdict::Allow(terms(permit)?),
-        types::Verdict::Deny(denial) => Verdict::Deny(self::denial(denial)?),
-        types::Verdict::StepUp(step_up) => Verdict::StepUp(self::step_up(step_up)?),
-        types::Verdict::Approve(approval) => Verdict::Approve(self::approval(approval)?),
-        types::Verdict::Throttle(throttle) => Verdict::Throttle(self::throttle(throttle)?),
+        types::Verdict::Deny(denial) => Verdict::Halt(deny(denial)?),
+        types::Verdict::StepUp(step_up) => Verdict::Halt(self::step_up(step_up)?),
+        types::Verdict::Approve(approval) => Verdict::Halt(approve(approval)?),
+        types::Verdict::Throttle(throttle) => Verdict::Halt(self::throttle(throttle)?),
     })
 }
 
-/// The answer of `tool-result`.
+/// The answer of `item-access`, where nothing can be rewritten.
+pub(super) fn access_verdict(answer: types::Verdict) -> Checked<Verdict<Terms>> {
+    let verdict = verdict(answer)?;
+    match &verdict {
+        Verdict::Allow(terms) if !matches!(terms.rewrite, Rewrite::Keep) => {
+            Err(Failure::invalid("a rewrite, which is possible for arguments of tools only"))
+        }
+        _ => Ok(verdict),
+    }
+}
+
+/// The answer of `server-request`: what it allows goes to the client as it is, or does not.
+pub(super) fn ask_verdict(answer: types::Verdict) -> Checked<Verdict<Terms>> {
+    let verdict = access_verdict(answer)?;
+    match &verdict {
+        Verdict::Allow(terms) if terms.inspect_result => Err(Failure::invalid("inspection of what a client answers")),
+        Verdict::Allow(terms) if terms.timeout.is_some() => {
+            Err(Failure::invalid("a timeout for what a client answers"))
+        }
+        _ => Ok(verdict),
+    }
+}
+
+/// The answer of `tool-result` or `item-result`.
 pub(super) fn inspection(answer: types::Inspection) -> Checked<Inspection> {
     Ok(match answer {
         types::Inspection::Abstain => Inspection::Abstain,
@@ -60,8 +88,8 @@ pub(super) fn inspection(answer: types::Inspection) -> Checked<Inspection> {
 /// New texts for one tool of a list.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Override {
-    pub(super) title: Option<String>,
-    pub(super) description: Option<String>,
+    pub(super) title: Option<Arc<str>>,
+    pub(super) description: Option<Arc<str>>,
 }
 
 /// What a policy says of a list.
@@ -76,14 +104,7 @@ pub(super) struct Listing {
 /// The answer of `list-tools` about `asked` tools.
 pub(super) fn listing(answer: list_tools::Outcome, asked: usize) -> Checked<Listing> {
     let list_tools::Outcome { visible, overrides } = answer;
-    if visible.len() != asked {
-        return Err(Failure::invalid(format!("{} visibilities for {asked} tools", visible.len())));
-    }
-    let visible = visible.into_iter().map(|visibility| match visibility {
-        types::Visibility::Abstain => Visibility::Abstain,
-        types::Visibility::Show => Visibility::Show,
-        types::Visibility::Hide => Visibility::Hide,
-    });
+    let visible = visibilities(visible, asked)?;
     let mut seen = vec![false; asked];
     let overrides = overrides.into_iter().map(|list_tools::Override { index, title, description }| {
         let index = index as usize;
@@ -96,14 +117,26 @@ pub(super) fn listing(answer: list_tools::Outcome, asked: usize) -> Checked<List
         let description = description
             .map(|description| text("description", description, MAX_DESCRIPTION_BYTES, Breaks::Kept))
             .transpose()?;
-        Ok((index, Override { title, description }))
+        Ok((index, Override { title: title.map(Arc::from), description: description.map(Arc::from) }))
     });
-    Ok(Listing { visible: visible.collect(), overrides: overrides.collect::<Checked<_>>()? })
+    Ok(Listing { visible, overrides: overrides.collect::<Checked<_>>()? })
+}
+
+/// The answer of `list-items` about `asked` items, and a part of that of `list-tools`.
+pub(super) fn visibilities(answer: Vec<types::Visibility>, asked: usize) -> Checked<Vec<Visibility>> {
+    if answer.len() != asked {
+        return Err(Failure::invalid(format!("{} visibilities for {asked} tools or items", answer.len())));
+    }
+    let visible = answer.into_iter().map(|visibility| match visibility {
+        types::Visibility::Abstain => Visibility::Abstain,
+        types::Visibility::Show => Visibility::Show,
+        types::Visibility::Hide => Visibility::Hide,
+    });
+    Ok(visible.collect())
 }
 
 fn terms(permit: types::Permit) -> Checked<Terms> {
-    // A cached verdict would have to outlive its request; there is no decision cache in 0.1.
-    let types::Permit { rewrite, inspect_result, timeout_ms, notes, cache: _ } = permit;
+    let types::Permit { rewrite, inspect_result, timeout_ms, notes } = permit;
     let rewrite = match rewrite {
         types::Rewrite::Keep => Rewrite::Keep,
         types::Rewrite::Patch(edits) => Rewrite::Patch(self::edits(edits)?),
@@ -122,31 +155,59 @@ fn denial(denial: types::Denial) -> Checked<Denial> {
     Ok(Denial { reason: self::reason(reason)?, as_tool_error, rpc_code, rpc_data })
 }
 
-fn step_up(step_up: types::StepUp) -> Checked<StepUp> {
+pub(super) fn deny(denial: types::Denial) -> Checked<Halt> {
+    self::denial(denial).map(Halt::Deny)
+}
+
+pub(super) fn step_up(step_up: types::StepUp) -> Checked<Halt> {
     let types::StepUp { scopes, acr_values, max_age_s, reason } = step_up;
-    Ok(StepUp {
+    Ok(Halt::StepUp(StepUp {
         scopes: tokens("scope", scopes)?,
         acr_values: tokens("acr value", acr_values)?,
         max_age: max_age_s.map(|seconds| Duration::from_secs(seconds.into())),
         reason: self::reason(reason)?,
-    })
+    }))
 }
 
-fn approval(approval: types::Approval) -> Checked<Approval> {
-    // Who approves and how long it is remembered matters once approvals can be given.
-    let types::Approval { title, summary, by: _, approvers, ttl_s: _, remember: _, reason } = approval;
+pub(super) fn approve(approval: types::Approval) -> Checked<Halt> {
+    let types::Approval { title, summary, by, approvers, ttl_s, remember, reason } = approval;
     at_most("approvers", approvers.len(), MAX_APPROVERS)?;
-    Ok(Approval {
+    let approver = |name: String| match text("approver's name", name, MAX_APPROVER_BYTES, Breaks::Dropped)? {
+        name if name.is_empty() => Err(Failure::invalid("an approver without a name")),
+        name => Ok(name),
+    };
+    let approvers = approvers.into_iter().map(approver).collect::<Checked<Vec<_>>>()?;
+    let by = match by {
+        types::Approver::Caller => Approver::Caller,
+        types::Approver::Operator => Approver::Operator,
+        types::Approver::Listed if approvers.is_empty() => {
+            return Err(Failure::invalid("an approval by listed persons, and none is listed"));
+        }
+        types::Approver::Listed => Approver::Listed(approvers),
+    };
+    let seconds = |what: &str, seconds: u32| match seconds {
+        0 => Err(Failure::invalid(format!("an approval {what} for 0 s"))),
+        seconds => Ok(Duration::from_secs(seconds.into()).min(MAX_APPROVAL)),
+    };
+    Ok(Halt::Approve(Box::new(ApprovalWanted {
         title: text("title", title, MAX_TITLE_BYTES, Breaks::Dropped)?,
         summary: text("summary", summary, MAX_SUMMARY_BYTES, Breaks::Kept)?,
+        by,
+        ttl: seconds("asked for", ttl_s)?,
+        remember: match remember {
+            types::ApprovalMemory::Once => Remember::Once,
+            types::ApprovalMemory::Seconds(holds) => Remember::For(seconds("remembered", holds)?),
+        },
         reason: self::reason(reason)?,
-    })
+        arguments: None,
+    })))
 }
 
-fn throttle(throttle: types::Throttle) -> Checked<Throttle> {
+fn throttle(throttle: types::Throttle) -> Checked<Halt> {
     let types::Throttle { retry_after_ms, bucket, reason } = throttle;
     text("bucket", bucket, MAX_RULE_BYTES, Breaks::Dropped)?;
-    Ok(Throttle { retry_after_ms: retry_after_ms.min(MAX_RETRY_AFTER_MS), reason: self::reason(reason)? })
+    let retry_after_ms = retry_after_ms.min(MAX_RETRY_AFTER_MS);
+    Ok(Halt::Throttle(Throttle { retry_after_ms, reason: self::reason(reason)? }))
 }
 
 fn redaction(redaction: types::Redaction) -> Checked<Redaction> {
@@ -167,7 +228,7 @@ fn redaction(redaction: types::Redaction) -> Checked<Redaction> {
     })
 }
 
-fn edits(edits: Vec<types::Edit>) -> Checked<Vec<Edit>> {
+pub(super) fn edits(edits: Vec<types::Edit>) -> Checked<Vec<Edit>> {
     at_most("edits", edits.len(), MAX_CHANGES)?;
     let edit = |types::Edit { pointer, op }| {
         let operation = match op {
@@ -194,7 +255,7 @@ fn reason(reason: types::Reason) -> Checked<Reason> {
     })
 }
 
-fn notes(notes: Vec<types::Note>) -> Checked<Vec<Note>> {
+pub(super) fn notes(notes: Vec<types::Note>) -> Checked<Vec<Note>> {
     at_most("notes", notes.len(), MAX_NOTES)?;
     let note = |types::Note { key, value }| {
         let key = text("note's key", key, MAX_NOTE_KEY_BYTES, Breaks::Dropped)?;
@@ -205,7 +266,7 @@ fn notes(notes: Vec<types::Note>) -> Checked<Vec<Note>> {
 }
 
 /// Texts that end up in a `WWW-Authenticate` header, so that only the characters of RFC 6749 §3.3 will do.
-fn tokens(what: &str, tokens: Vec<String>) -> Checked<Vec<String>> {
+pub(super) fn tokens(what: &str, tokens: Vec<String>) -> Checked<Vec<String>> {
     at_most(what, tokens.len(), MAX_SCOPES)?;
     let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     for token in &tokens {
@@ -216,7 +277,7 @@ fn tokens(what: &str, tokens: Vec<String>) -> Checked<Vec<String>> {
     Ok(tokens)
 }
 
-fn text(what: &str, text: String, max_bytes: usize, breaks: Breaks) -> Checked<String> {
+pub(super) fn text(what: &str, text: String, max_bytes: usize, breaks: Breaks) -> Checked<String> {
     if text.len() > max_bytes {
         return Err(Failure::invalid(format!("a {what} of {} bytes, more than {max_bytes}", text.len())));
     }
@@ -224,12 +285,12 @@ fn text(what: &str, text: String, max_bytes: usize, breaks: Breaks) -> Checked<S
 }
 
 /// JSON text that is one document which every reader understands in the same way.
-fn document(what: &str, text: String) -> Checked<Box<RawValue>> {
+pub(super) fn document(what: &str, text: String) -> Checked<Box<RawValue>> {
     json::check(text.as_bytes()).map_err(|_| Failure::invalid(format!("a {what} that is not acceptable JSON")))?;
     RawValue::from_string(text).map_err(|_| Failure::invalid(format!("a {what} that is not JSON")))
 }
 
-fn at_most(what: &str, count: usize, max: usize) -> Checked<()> {
+pub(super) fn at_most(what: &str, count: usize, max: usize) -> Checked<()> {
     if count > max {
         return Err(Failure::invalid(format!("{count} {what}, more than {max}")));
     }

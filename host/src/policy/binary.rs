@@ -1,8 +1,9 @@
-//! What a module's bytes are, before anything is compiled: its kind, its imports, its string encoding; and how a
-//! core module becomes a component.
+//! What a module's bytes are, before anything is compiled: its kind, its imports, its string encoding, how large it is;
+//! and how a core module becomes a component.
 //!
-//! A policy may import the contract's `log` and types, and nothing else. What it may not import is refused here by
-//! name, with advice where a toolchain added it unasked. Nothing here runs guest code.
+//! A policy may import the contract's own interfaces, and nothing else. What it may not import is refused here by
+//! name, with advice where a toolchain added it unasked. Core modules may besides expect `wasi_snapshot_preview1`,
+//! which is then built into them as far as it does no harm ([`super::wasi`]). Nothing here runs guest code.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,10 +13,16 @@ use wit_parser::{PackageId, Resolve};
 
 use super::contract;
 use super::decision::Hook;
+use super::engine::{Capacity, LARGE, SMALL, Size};
 use super::module::ModuleError;
+use super::wasi;
 
 /// Largest module.
 pub const MAX_MODULE_BYTES: usize = 64 << 20;
+/// Largest module that is not large: compiling takes seconds from here on.
+const MAX_SMALL_BYTES: usize = 8 << 20;
+
+const WASM_PAGE_BYTES: u64 = 64 << 10;
 
 /// What the bytes begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +55,64 @@ pub fn componentize(core: &[u8]) -> Result<Vec<u8>, ModuleError> {
     let surface = CoreSurface::read(core)?;
     let mut module = core.to_vec();
     if !surface.has_contract {
-        let (resolve, package) = world(&surface.interfaces)?;
+        let (resolve, package) = world(&surface)?;
         let world = resolve.select_world(&[package], Some("module")).map_err(encode_error)?;
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).map_err(encode_error)?;
     }
     // The encoder reads bytes of strangers; a mistake in it must not end the gateway.
-    let encode = || ComponentEncoder::default().module(&module)?.validate(true).encode();
+    let encode = || {
+        let mut encoder = ComponentEncoder::default().module(&module)?.validate(true);
+        if surface.wants_wasi {
+            encoder = encoder.adapter(wasi::MODULE, &wasi::adapter()?)?;
+        }
+        encoder.encode()
+    };
     catch_unwind(AssertUnwindSafe(encode)).map_err(|_| ModuleError::Panicked)?.map_err(encode_error)
 }
 
-/// Checks a component's imports and string encoding, and returns the names of its imports.
-pub(super) fn check_component(bytes: &[u8]) -> Result<Vec<String>, ModuleError> {
-    let mut imports = Vec::new();
+/// What a component has, as far as it can be seen without compiling it.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Names of its imports.
+    pub(super) imports: Vec<String>,
+    bytes: usize,
+    core_instances: u64,
+    memories: u64,
+    tables: u64,
+    /// Bytes that its largest memory begins with.
+    memory_bytes: u64,
+    /// Elements that its largest table begins with.
+    table_elements: u64,
+}
+
+impl Contents {
+    /// The smallest engine that it fits into.
+    pub(super) fn size(&self) -> Result<Size, ModuleError> {
+        if self.bytes <= MAX_SMALL_BYTES && self.excess(&SMALL).is_none() {
+            return Ok(Size::Small);
+        }
+        match self.excess(&LARGE) {
+            None => Ok(Size::Large),
+            Some((what, needed, max)) => Err(ModuleError::TooManyResources { what, needed, max }),
+        }
+    }
+
+    /// Of what it needs more than there is, how much, and how much there is.
+    fn excess(&self, capacity: &Capacity) -> Option<(&'static str, u64, u64)> {
+        let needs = [
+            ("core instances", self.core_instances, capacity.core_instances.into()),
+            ("memories", self.memories, capacity.memories.into()),
+            ("tables", self.tables, capacity.tables.into()),
+            ("bytes of memory", self.memory_bytes, capacity.memory_bytes as u64),
+            ("table elements", self.table_elements, capacity.table_elements as u64),
+        ];
+        needs.into_iter().find(|(_, needed, max)| needed > max)
+    }
+}
+
+/// Checks a component's imports and string encoding, and looks at what it has.
+pub(super) fn check_component(bytes: &[u8]) -> Result<Contents, ModuleError> {
+    let mut contents = Contents { bytes: bytes.len(), ..Contents::default() };
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(malformed)? {
@@ -69,7 +122,7 @@ pub(super) fn check_component(bytes: &[u8]) -> Result<Vec<String>, ModuleError> 
                 for import in section {
                     let name = import.map_err(malformed)?.name.name;
                     check_import(name, contract::plain_name(name))?;
-                    imports.push(name.to_owned());
+                    contents.imports.push(name.to_owned());
                 }
             }
             Payload::ComponentCanonicalSection(section) => {
@@ -77,10 +130,31 @@ pub(super) fn check_component(bytes: &[u8]) -> Result<Vec<String>, ModuleError> 
                     check_encoding(&function.map_err(malformed)?)?;
                 }
             }
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if let wasmparser::Instance::Instantiate { .. } = instance.map_err(malformed)? {
+                        contents.core_instances += 1;
+                    }
+                }
+            }
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    let pages = memory.map_err(malformed)?.initial;
+                    contents.memories += 1;
+                    contents.memory_bytes = contents.memory_bytes.max(pages.saturating_mul(WASM_PAGE_BYTES));
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section {
+                    let elements = table.map_err(malformed)?.ty.initial;
+                    contents.tables += 1;
+                    contents.table_elements = contents.table_elements.max(elements);
+                }
+            }
             _ => {}
         }
     }
-    Ok(imports)
+    Ok(contents)
 }
 
 /// Transcoding of other encodings is code that no policy needs and that has had holes.
@@ -95,22 +169,24 @@ fn check_encoding(function: &CanonicalFunction) -> Result<(), ModuleError> {
 /// Whether a policy may import what `name` says; `plain` is its name within the contract, if it is part of it.
 fn check_import(name: &str, plain: Option<&str>) -> Result<(), ModuleError> {
     match plain {
-        Some("log" | "types") => Ok(()),
+        Some("log" | "clock" | "random" | "counters" | "sets") => Ok(()),
+        // Records alone: these have no functions to import.
+        Some("types" | "manifest" | "grant") => Ok(()),
         _ => Err(ModuleError::UnknownImport { name: super::text::one_line(name, 256), advice: advice(name) }),
     }
 }
 
 /// What makes a toolchain leave an import out.
 fn advice(import: &str) -> Option<&'static str> {
-    if import.starts_with("wasi:")
-        || import.starts_with("wasi_snapshot_preview1.")
-        || import.starts_with("wasi_unstable.")
-    {
+    if import.starts_with("wasi:") || import.starts_with("wasi_unstable.") {
         return Some(
             "policies run without WASI; Rust: build for wasm32-unknown-unknown; JavaScript: componentize-js with \
              disableFeatures: ['stdio', 'random', 'clocks', 'http', 'fetch-event']; Python: componentize-py with \
-             --stub-wasi; Go: wasm-tools component new with a stub adapter; C and Zig: no libc input or output",
+             --stub-wasi; Go, C and Zig: hand over the core module, which may expect wasi_snapshot_preview1",
         );
+    }
+    if import.starts_with("wasi_snapshot_preview1.") {
+        return Some("wasi_snapshot_preview1 has no such function");
     }
     if import.starts_with("env.") {
         return Some("AssemblyScript: --use abort=; C: link every function that is called");
@@ -125,7 +201,10 @@ fn advice(import: &str) -> Option<&'static str> {
 #[derive(Debug, Default)]
 struct CoreSurface {
     /// Plain names of the contract's interfaces that it exports functions of.
-    interfaces: Vec<String>,
+    exports: Vec<String>,
+    /// Plain names of the contract's interfaces that it imports functions of.
+    imports: Vec<String>,
+    wants_wasi: bool,
     /// It carries the WIT that it was made for.
     has_contract: bool,
 }
@@ -138,8 +217,7 @@ impl CoreSurface {
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
                         let import = import.map_err(malformed)?;
-                        let name = format!("{}.{}", import.module, import.name);
-                        check_import(&name, core_interface(import.module))?;
+                        surface.add_import(import.module, import.name)?;
                     }
                 }
                 Payload::ExportSection(section) => {
@@ -156,13 +234,26 @@ impl CoreSurface {
         Ok(surface)
     }
 
-    fn add_export(&mut self, name: &str) {
-        let Some(interface) = name.rsplit_once(['#', '|']).and_then(|(interface, _)| core_interface(interface)) else {
-            return;
-        };
-        if !self.interfaces.iter().any(|known| known == interface) {
-            self.interfaces.push(interface.to_owned());
+    fn add_import(&mut self, module: &str, name: &str) -> Result<(), ModuleError> {
+        if module == wasi::MODULE && wasi::FUNCTIONS.contains(&name) {
+            self.wants_wasi = true;
+            return Ok(());
         }
+        let plain = core_interface(module);
+        check_import(&format!("{module}.{name}"), plain)?;
+        add_missing(&mut self.imports, plain);
+        Ok(())
+    }
+
+    fn add_export(&mut self, name: &str) {
+        let interface = name.rsplit_once(['#', '|']).and_then(|(interface, _)| core_interface(interface));
+        add_missing(&mut self.exports, interface);
+    }
+}
+
+fn add_missing(names: &mut Vec<String>, name: Option<&str>) {
+    if let Some(name) = name.filter(|name| !names.iter().any(|known| known == name)) {
+        names.push(name.to_owned());
     }
 }
 
@@ -175,26 +266,32 @@ fn core_interface(name: &str) -> Option<&str> {
     contract::plain_name(name.strip_prefix("cabi_post_").unwrap_or(name))
 }
 
-/// A world that exports exactly what the module does.
-fn world(interfaces: &[String]) -> Result<(Resolve, PackageId), ModuleError> {
-    let known = |name: &str| Hook::ALL.iter().any(|hook| hook.as_str() == name);
-    let mut world = format!(
-        "package portcullis:module; world module {{ include {}core@{};",
-        contract::NAMESPACE,
-        contract::VERSION
-    );
-    for required in ["manifest", "configuration"] {
-        if !interfaces.iter().any(|name| name == required) {
-            return Err(ModuleError::MissingExport { name: contract::interface(required) });
+/// A world that imports and exports exactly what the module does.
+fn world(surface: &CoreSurface) -> Result<(Resolve, PackageId), ModuleError> {
+    let exports = |wanted: &str| surface.exports.iter().any(|name| name == wanted);
+    if exports("dynamic") {
+        if surface.exports.len() > 1 {
+            return Err(ModuleError::BothLanes);
+        }
+    } else {
+        for required in ["manifest", "configuration"] {
+            if !exports(required) {
+                return Err(ModuleError::MissingExport { name: contract::interface(required) });
+            }
         }
     }
-    for name in interfaces.iter().filter(|name| !matches!(name.as_str(), "manifest" | "configuration")) {
-        if !known(name) {
+    let mut world = "package portcullis:module; world module {".to_owned();
+    for name in &surface.imports {
+        world.push_str(&format!(" import {};", contract::interface(name)));
+    }
+    for name in &surface.exports {
+        let known = matches!(name.as_str(), "manifest" | "configuration" | "self-tests" | "dynamic");
+        if !known && Hook::parse(name).is_none() {
             return Err(ModuleError::UnknownHook { name: super::text::one_line(name, 64) });
         }
         world.push_str(&format!(" export {};", contract::interface(name)));
     }
-    world.push('}');
+    world.push_str(" }");
     let mut resolve = Resolve::default();
     resolve.push_source("policy.wit", contract::WIT).map_err(encode_error)?;
     let package = resolve.push_source("module.wit", &world).map_err(encode_error)?;

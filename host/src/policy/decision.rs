@@ -1,47 +1,18 @@
 //! What policies decide, in the host's own words. Pure: no Wasm, no IO, no clock.
 //!
 //! Answers of guests become these types only through [`super::answer`], which bounds and checks every part.
-//! [`Tally`] merges the verdicts of a chain: deny before throttle before approval before step-up before allow
-//! before abstain, and a failure is a denial.
+//! How the verdicts of a chain are merged is [`super::tally`].
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::config::WhenAllAbstain;
+pub use super::contract::Hook;
+use super::imports::ImportCall;
+use super::shadow::Shadow;
+use crate::config::Mode;
 use crate::ids::BindingName;
-
-/// Where in the life of a request policies are asked.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Hook {
-    /// Which tools a caller sees.
-    ListTools,
-    /// Whether a call may go to its upstream.
-    ToolCall,
-    /// What of a result may reach the caller.
-    ToolResult,
-}
-
-impl Hook {
-    pub const ALL: [Self; 3] = [Self::ListTools, Self::ToolCall, Self::ToolResult];
-
-    /// The name of its interface in the contract.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ListTools => "list-tools",
-            Self::ToolCall => "tool-call",
-            Self::ToolResult => "tool-result",
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Why a policy decided as it did.
 #[derive(Clone, Debug)]
@@ -63,23 +34,27 @@ pub struct Note {
     pub value: String,
 }
 
-/// One policy's answer about a call.
+/// One policy's answer about something that may or may not happen; `T` are the terms on which it allows it.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Verdict<T> {
     Abstain,
-    Allow(Terms),
+    Allow(T),
+    Halt(Halt),
+}
+
+/// Why one policy does not let something happen as it is.
+#[derive(Debug)]
+pub(super) enum Halt {
     StepUp(StepUp),
-    Approve(Approval),
+    Approve(Box<ApprovalWanted>),
     Throttle(Throttle),
     Deny(Denial),
 }
 
-impl Verdict {
+impl Halt {
     /// The word for logs.
     pub(super) const fn word(&self) -> &'static str {
         match self {
-            Self::Abstain => "abstain",
-            Self::Allow(_) => "allow",
             Self::StepUp(_) => "step-up",
             Self::Approve(_) => "approve",
             Self::Throttle(_) => "throttle",
@@ -87,13 +62,12 @@ impl Verdict {
         }
     }
 
-    pub(super) fn reason(&self) -> Option<&Reason> {
+    pub(super) fn reason(&self) -> &Reason {
         match self {
-            Self::Abstain | Self::Allow(_) => None,
-            Self::StepUp(step_up) => Some(&step_up.reason),
-            Self::Approve(approval) => Some(&approval.reason),
-            Self::Throttle(throttle) => Some(&throttle.reason),
-            Self::Deny(denial) => Some(&denial.reason),
+            Self::StepUp(step_up) => &step_up.reason,
+            Self::Approve(approval) => &approval.reason,
+            Self::Throttle(throttle) => &throttle.reason,
+            Self::Deny(denial) => &denial.reason,
         }
     }
 }
@@ -139,12 +113,50 @@ pub(super) struct StepUp {
     pub(super) reason: Reason,
 }
 
-/// Somebody has to agree first.
-#[derive(Debug)]
-pub(super) struct Approval {
-    pub(super) title: String,
-    pub(super) summary: String,
-    pub(super) reason: Reason,
+/// What somebody has to agree to first.
+#[derive(Clone, Debug)]
+pub struct ApprovalWanted {
+    /// One line.
+    pub title: String,
+    /// What would happen, for the person who decides.
+    pub summary: String,
+    pub by: Approver,
+    /// How long the request for approval is open.
+    pub ttl: Duration,
+    pub remember: Remember,
+    /// Its code is what [`Satisfied`] names once the approval is given.
+    pub reason: Reason,
+    /// The call's arguments as all policies of the chain left them: what would be sent, and what an approval is good
+    /// for. `None` where there are none.
+    pub arguments: Option<Box<RawValue>>,
+}
+
+/// Whose approval counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approver {
+    /// The caller's own person.
+    Caller,
+    /// Any operator.
+    Operator,
+    /// One of these persons.
+    Listed(Vec<String>),
+}
+
+/// How long an approval that was given holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remember {
+    /// For one call.
+    Once,
+    For(Duration),
+}
+
+/// An approval or step-up that was already given for what is decided.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Satisfied {
+    /// The binding that wanted it, and the only one that is told.
+    pub binding: BindingName,
+    /// The code of its reason.
+    pub code: String,
 }
 
 #[derive(Debug)]
@@ -159,13 +171,6 @@ pub(super) struct Denial {
     pub(super) as_tool_error: bool,
     pub(super) rpc_code: Option<i32>,
     pub(super) rpc_data: Option<Box<RawValue>>,
-}
-
-impl Denial {
-    pub(super) fn refusal(self, binding: &BindingName) -> Refusal {
-        let Self { reason, as_tool_error, rpc_code, rpc_data } = self;
-        Refusal::Denied { binding: binding.clone(), reason: reason.into(), as_tool_error, rpc_code, rpc_data }
-    }
 }
 
 /// One policy's answer about a result.
@@ -195,7 +200,7 @@ pub(super) struct Span {
     pub(super) replacement: String,
 }
 
-/// One policy's answer about one tool of a list.
+/// One policy's answer about one tool or item of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visibility {
     Abstain,
@@ -203,7 +208,7 @@ pub(super) enum Visibility {
     Hide,
 }
 
-/// How a run of a policy went wrong. Whatever it is, the request is refused.
+/// How asking a policy went wrong. Whatever it is, the request is refused, unless the operator made the policy advisory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("it ran longer than its {} ms", limit.as_millis())]
@@ -222,12 +227,21 @@ pub enum Failure {
     ConfigureRefused { message: String },
     #[error("it cannot be started: {message}")]
     NotStarted { message: String },
-    #[error("all slots for policy instances are taken")]
+    /// It said so itself, in the dynamic lane.
+    #[error("it failed: {message}")]
+    Failed { message: String },
+    #[error("it asked for {import}, which is not available while it is configured")]
+    Unavailable { import: &'static str },
+    #[error("it diverged from its recording: {what}")]
+    Diverged { what: String },
+    #[error("there is no room to run it at the moment")]
     Busy,
-    #[error("it requires the result to be inspected, but no policy inspects results of this tool")]
+    #[error("it requires the result to be inspected, but no policy inspects such results")]
     NoInspector,
     #[error("the result cannot be read for inspection: {what}")]
     UnreadableResult { what: String },
+    #[error("the arguments as it rewrote them do not fit the tool's input schema: {what}")]
+    UnfitArguments { what: String },
 }
 
 impl Failure {
@@ -242,9 +256,13 @@ impl Failure {
             Self::InvalidAnswer { .. } => "invalid-answer",
             Self::ConfigureRefused { .. } => "configure-refused",
             Self::NotStarted { .. } => "not-started",
+            Self::Failed { .. } => "failed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Diverged { .. } => "diverged",
             Self::Busy => "busy",
             Self::NoInspector => "no-inspector",
             Self::UnreadableResult { .. } => "unreadable-result",
+            Self::UnfitArguments { .. } => "unfit-arguments",
         }
     }
 
@@ -284,9 +302,9 @@ pub enum Refusal {
     },
     #[error("policy {binding} throttled it: {}", reason.message)]
     Throttled { binding: BindingName, retry_after_ms: u64, reason: Box<Reason> },
-    /// Somebody would have to agree, and there is no way to do so yet.
-    #[error("policy {binding} wants an approval, which cannot be given yet: {}", reason.message)]
-    ApprovalNeeded { binding: BindingName, title: String, summary: String, reason: Box<Reason> },
+    /// Somebody has to agree first.
+    #[error("policy {binding} wants an approval: {}", approval.reason.message)]
+    ApprovalNeeded { binding: BindingName, approval: Box<ApprovalWanted> },
     #[error("policy {binding} failed")]
     PolicyFailed {
         binding: BindingName,
@@ -317,209 +335,55 @@ impl Refusal {
 #[derive(Clone, Debug)]
 pub struct Step {
     pub binding: BindingName,
-    /// SHA-256 of the module, lower-case hex.
-    pub module: Arc<str>,
+    pub module: ModuleName,
+    pub mode: Mode,
     pub hook: Hook,
-    /// What it answered: `allow`, `deny`, `hide`, …; `filter` for a whole list; `error` where it failed.
+    /// What it answered: `allow`, `deny`, `hide`, …; `filter` for a whole list; `error` where it failed. That of a
+    /// shadow begins with `would_`.
     pub verdict: &'static str,
     /// The reason's code, or the failure's.
     pub code: Option<String>,
+    /// The rule that matched, as the policy's author names it.
+    pub rule: Option<String>,
     pub micros: u64,
     pub notes: Vec<Note>,
+    /// Where decisions are recorded whole.
+    pub recorded: Option<Box<Recorded>>,
 }
 
-/// The word for a step of a policy that failed.
-pub(super) const ERROR: &str = "error";
+/// Which module a policy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleName {
+    /// As its manifest has it.
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+    /// SHA-256 of its bytes, lower-case hex.
+    pub digest: Arc<str>,
+}
 
-/// Which policies were asked, in order, and what each said.
-#[derive(Clone, Debug, Default)]
-pub struct Trail(pub Vec<Step>);
+/// A policy's question and answer, word for word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// JSON: the hook's parameters.
+    pub input: String,
+    /// JSON: what the policy answered, before it was checked; `None` where it did not come to an answer.
+    pub answer: Option<String>,
+    /// What the policy asked the host meanwhile, and was told.
+    pub imports: Vec<ImportCall>,
+}
 
-/// What a chain of policies has come to so far about one call.
+/// Which policies were asked, in order, and what each said; and which are still to be asked, without consequence.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    asked: bool,
-    allowed: bool,
-    halt: Option<Refusal>,
-    timeout: Option<Duration>,
+pub struct Trail {
+    pub steps: Vec<Step>,
+    /// Questions to policies in shadow mode, for [`super::Shadows`] once the response is on its way.
+    pub shadows: Vec<Shadow>,
 }
 
-impl Tally {
-    /// Adds one policy's verdict. A denial is returned at once: nothing that follows can change it.
-    ///
-    /// The rewrite and `inspect_result` of an allowing verdict are the chain's business and ignored here.
-    pub(super) fn add(&mut self, binding: &BindingName, verdict: Verdict) -> Result<(), Refusal> {
-        self.asked = true;
-        let binding = binding.clone();
-        match verdict {
-            Verdict::Abstain => {}
-            Verdict::Allow(terms) => {
-                self.allowed = true;
-                self.timeout = strictest(self.timeout, terms.timeout);
-            }
-            Verdict::StepUp(StepUp { scopes, acr_values, max_age, reason }) => {
-                self.halt(Refusal::StepUp { binding, scopes, acr_values, max_age, reason: reason.into() });
-            }
-            Verdict::Approve(Approval { title, summary, reason }) => {
-                self.halt(Refusal::ApprovalNeeded { binding, title, summary, reason: reason.into() });
-            }
-            Verdict::Throttle(Throttle { retry_after_ms, reason }) => {
-                self.halt(Refusal::Throttled { binding, retry_after_ms, reason: reason.into() });
-            }
-            Verdict::Deny(denial) => return Err(denial.refusal(&binding)),
-        }
-        Ok(())
-    }
-
-    /// The merged verdict: the shortest timeout that an allowing policy set, or why the call may not go.
-    pub(super) fn finish(self, when_all_abstain: WhenAllAbstain) -> Result<Option<Duration>, Refusal> {
-        if let Some(refusal) = self.halt {
-            return Err(refusal);
-        }
-        if self.asked && !self.allowed && when_all_abstain == WhenAllAbstain::Deny {
-            return Err(Refusal::NoPolicyAllowed { hook: Hook::ToolCall });
-        }
-        Ok(self.timeout)
-    }
-
-    /// Keeps the stronger of two; of two of a kind, what satisfies both.
-    fn halt(&mut self, new: Refusal) {
-        self.halt = Some(match self.halt.take() {
-            None => new,
-            Some(old) if weight(&old) > weight(&new) => old,
-            Some(old) if weight(&old) < weight(&new) => new,
-            Some(old) => both(old, new),
-        });
-    }
-}
-
-/// The merge order.
-const fn weight(refusal: &Refusal) -> u8 {
-    match refusal {
-        Refusal::StepUp { .. } => 1,
-        Refusal::ApprovalNeeded { .. } => 2,
-        Refusal::Throttled { .. } => 3,
-        Refusal::Hidden | Refusal::Denied { .. } | Refusal::PolicyFailed { .. } | Refusal::NoPolicyAllowed { .. } => 4,
-    }
-}
-
-/// One refusal for two of the same weight: one prompt for all authority that is wanted, the longer wait.
-fn both(old: Refusal, new: Refusal) -> Refusal {
-    match (old, new) {
-        (
-            Refusal::StepUp { binding, mut scopes, mut acr_values, max_age, reason },
-            Refusal::StepUp { scopes: more_scopes, acr_values: more_acr, max_age: other_age, .. },
-        ) => {
-            add_missing(&mut scopes, more_scopes);
-            add_missing(&mut acr_values, more_acr);
-            Refusal::StepUp { binding, scopes, acr_values, max_age: strictest(max_age, other_age), reason }
-        }
-        (Refusal::Throttled { retry_after_ms: old_wait, .. }, new @ Refusal::Throttled { retry_after_ms, .. })
-            if retry_after_ms > old_wait =>
-        {
-            new
-        }
-        (old, _) => old,
-    }
-}
-
-fn add_missing(into: &mut Vec<String>, from: Vec<String>) {
-    for item in from {
-        if !into.contains(&item) {
-            into.push(item);
-        }
-    }
-}
-
-fn strictest(first: Option<Duration>, second: Option<Duration>) -> Option<Duration> {
-    match (first, second) {
-        (Some(first), Some(second)) => Some(first.min(second)),
-        (first, second) => first.or(second),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reason(code: &str) -> Reason {
-        Reason { code: code.to_owned(), message: "because".to_owned(), rule: None, detail: None }
-    }
-
-    fn allow(timeout_ms: Option<u64>) -> Verdict {
-        let timeout = timeout_ms.map(Duration::from_millis);
-        Verdict::Allow(Terms { rewrite: Rewrite::Keep, inspect_result: false, timeout, notes: Vec::new() })
-    }
-
-    fn step_up(scope: &str) -> Verdict {
-        let scopes = vec![scope.to_owned()];
-        Verdict::StepUp(StepUp { scopes, acr_values: Vec::new(), max_age: None, reason: reason("step-up") })
-    }
-
-    fn approve() -> Verdict {
-        Verdict::Approve(Approval { title: String::new(), summary: String::new(), reason: reason("approve") })
-    }
-
-    fn throttle(retry_after_ms: u64) -> Verdict {
-        Verdict::Throttle(Throttle { retry_after_ms, reason: reason("throttle") })
-    }
-
-    fn deny() -> Verdict {
-        let reason = reason("deny");
-        Verdict::Deny(Denial { reason, as_tool_error: true, rpc_code: None, rpc_data: None })
-    }
-
-    /// What the chain comes to, in one word.
-    fn merge(verdicts: Vec<Verdict>, when_all_abstain: WhenAllAbstain) -> String {
-        let binding = BindingName::parse("one").unwrap();
-        let mut tally = Tally::default();
-        for verdict in verdicts {
-            if let Err(refusal) = tally.add(&binding, verdict) {
-                return refusal.check().to_owned();
-            }
-        }
-        match tally.finish(when_all_abstain) {
-            Ok(None) => "allow".to_owned(),
-            Ok(Some(timeout)) => format!("allow {}", timeout.as_millis()),
-            Err(Refusal::StepUp { scopes, .. }) => format!("step-up {}", scopes.join("+")),
-            Err(Refusal::Throttled { retry_after_ms, .. }) => format!("throttled {retry_after_ms}"),
-            Err(refusal) => refusal.check().to_owned(),
-        }
-    }
-
-    #[test]
-    fn the_strongest_verdict_wins_in_whatever_order_they_come() {
-        type Make = fn() -> Verdict;
-        let ascending: [(Make, &str); 6] = [
-            (|| Verdict::Abstain, "no-policy-allowed"),
-            (|| allow(None), "allow"),
-            (|| step_up("write"), "step-up write"),
-            (approve, "approval-needed"),
-            (|| throttle(5), "throttled 5"),
-            (deny, "denied"),
-        ];
-        for (weaker_at, (weaker, _)) in ascending.iter().enumerate() {
-            for (stronger, expected) in &ascending[weaker_at..] {
-                assert_eq!(merge(vec![weaker(), stronger()], WhenAllAbstain::Deny), *expected);
-                assert_eq!(merge(vec![stronger(), weaker()], WhenAllAbstain::Deny), *expected);
-                let between = vec![weaker(), stronger(), weaker(), Verdict::Abstain];
-                assert_eq!(merge(between, WhenAllAbstain::Deny), *expected);
-            }
-        }
-    }
-
-    #[test]
-    fn verdicts_of_a_kind_are_merged_to_satisfy_both() {
-        let deny = WhenAllAbstain::Deny;
-        assert_eq!(merge(vec![step_up("a"), step_up("b"), step_up("a")], deny), "step-up a+b");
-        assert_eq!(merge(vec![throttle(5), throttle(9), throttle(7)], deny), "throttled 9");
-        assert_eq!(merge(vec![allow(Some(70)), allow(None), allow(Some(50))], deny), "allow 50");
-    }
-
-    #[test]
-    fn abstaining_leaves_it_to_the_operator() {
-        assert_eq!(merge(vec![Verdict::Abstain, Verdict::Abstain], WhenAllAbstain::Deny), "no-policy-allowed");
-        assert_eq!(merge(vec![Verdict::Abstain], WhenAllAbstain::Allow), "allow");
-        assert_eq!(merge(Vec::new(), WhenAllAbstain::Deny), "allow", "where no policy is bound, none is missing");
+impl Trail {
+    /// Adds what was said after it.
+    pub fn add(&mut self, more: Self) {
+        self.steps.extend(more.steps);
+        self.shadows.extend(more.shadows);
     }
 }

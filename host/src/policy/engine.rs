@@ -1,46 +1,93 @@
-//! The wasmtime engine: its settings, the pool of instance slots, and the thread that makes time pass for guests.
+//! The wasmtime engines: their settings and their pools of instance slots.
 //!
-//! One engine serves all policies for the life of the process. Everything that guest code may do is bounded here
-//! or by the store that a call runs in ([`super::instance`]): no WASI, no threads, no SIMD, no more than
-//! [`MAX_MEMORY_BYTES`] of memory. There is no WebAssembly feature whose compiler support we do not need.
+//! One [`Engine`] serves all policies for the life of the process. Inside it are several of wasmtime's: a small one for
+//! nearly all policies, a large one for what interpreted languages come as, and one beside each of them for drafts: code
+//! that runs a few times while a policy is loaded, and is compiled in a hurry. All but the first are set up when they
+//! are first needed. Everything that guest code may do is bounded here or by the store that a call runs in
+//! ([`super::instance`]): no WASI, no threads, no SIMD, no more than so much memory. There is no WebAssembly feature
+//! whose compiler support we do not need.
 //!
-//! Invariant: while anything runs guest code, the ticker ticks; it sleeps while nothing does. Modules hold their
-//! [`Engine`], and the ticker ends with the last of them.
+//! Invariant: while anything runs guest code, its engine's ticker ticks ([`super::ticker`]). Modules hold their
+//! [`Engine`], and the tickers end with the last of them.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use wasmtime::component::Linker;
-use wasmtime::{
-    Config, Enabled, EngineWeak, Inlining, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+use wasmtime::{Config, Enabled, Inlining, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+
+use super::cache::CodeCache;
+use super::imports;
+use super::instance::HostState;
+use super::ticker::{Clock, Ticker};
+use super::workers::Workers;
+use crate::env::Env;
+
+/// Most memory that a binding may give to a policy of ordinary size.
+pub const MAX_MEMORY_BYTES: usize = SMALL.memory_bytes;
+/// Most memory that a binding may give to a large policy.
+pub const MAX_LARGE_MEMORY_BYTES: usize = LARGE.memory_bytes;
+
+/// What one policy may have in an engine.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub(super) memory_bytes: usize,
+    pub(super) core_instances: u32,
+    pub(super) memories: u32,
+    pub(super) tables: u32,
+    /// Elements of one table.
+    pub(super) table_elements: usize,
+    /// Bytes of the bookkeeping of all its core instances together.
+    instance_bytes: usize,
+    /// Depth of the guest's call stack, in bytes.
+    stack_bytes: usize,
+    /// Memory of a slot that is restored in place instead of being given back to the operating system. What a policy
+    /// changes beyond that costs page faults at its next call.
+    memory_kept_bytes: usize,
+    table_kept_bytes: usize,
+    /// Whether instructions are counted, which makes everything slower.
+    pub(super) counts: bool,
+}
+
+/// For nearly all policies.
+pub(super) const SMALL: Capacity = Capacity {
+    memory_bytes: 64 << 20,
+    core_instances: 16,
+    memories: 1,
+    tables: 8,
+    table_elements: 20_000,
+    instance_bytes: 1 << 20,
+    stack_bytes: 256 << 10,
+    memory_kept_bytes: 1 << 20,
+    table_kept_bytes: 16 << 10,
+    counts: false,
 };
 
-use super::instance::{self, HostState};
+/// For interpreters of JavaScript and Python, and for the run-time system of Go.
+pub(super) const LARGE: Capacity = Capacity {
+    memory_bytes: 256 << 20,
+    core_instances: 128,
+    memories: 4,
+    tables: 64,
+    table_elements: 100_000,
+    instance_bytes: 8 << 20,
+    stack_bytes: 512 << 10,
+    memory_kept_bytes: 16 << 20,
+    table_kept_bytes: 1 << 20,
+    counts: false,
+};
 
-/// Most memory that a binding may give to its policy.
-pub const MAX_MEMORY_BYTES: usize = 64 << 20;
+/// The same for measuring.
+const COUNTING_SMALL: Capacity = Capacity { counts: true, ..SMALL };
+const COUNTING_LARGE: Capacity = Capacity { counts: true, ..LARGE };
 
-/// Core instances that one component may have.
-pub(super) const MAX_CORE_INSTANCES: u32 = 16;
-/// Memories that one component may have.
-pub(super) const MAX_MEMORIES: u32 = 1;
-/// Tables that one component may have.
-pub(super) const MAX_TABLES: u32 = 8;
-/// Elements that one table may have.
-pub(super) const MAX_TABLE_ELEMENTS: usize = 20_000;
-
-/// How often the epoch advances: the grain of every time limit.
-const TICK: Duration = Duration::from_millis(1);
-
-/// Ticks without any run after which the thread sleeps until the next one.
-const IDLE_TICKS: u32 = 50;
-
-/// Memory of a slot that is restored in place instead of being given back to the operating system.
-const MEMORY_KEPT_BYTES: usize = 1 << 20;
-const TABLE_KEPT_BYTES: usize = 16 << 10;
+/// Which of the two engines a module runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    Small,
+    Large,
+}
 
 /// Why no policy can run at all.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +103,35 @@ pub enum EngineError {
 pub struct Engine(Arc<Shared>);
 
 struct Shared {
-    wasm: wasmtime::Engine,
-    linker: Linker<HostState>,
+    kind: Kind,
+    env: Env,
+    small: Runtime,
+    large: OnceLock<Runtime>,
+    /// By size.
+    drafts: [OnceLock<Runtime>; 2],
+    /// Held while one of them is set up.
+    setting_up: Mutex<()>,
+    workers: Workers,
+    cache: Option<CodeCache>,
+}
+
+/// What an engine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Deciding, with slots for so many instances of small policies.
+    Pooled(u32),
+    /// Deciding, where there is no address space for a pool.
+    Unpooled,
+    /// Measuring.
+    Counting,
+}
+
+/// One of wasmtime's engines and what goes with it.
+pub(super) struct Runtime {
+    pub(super) wasm: wasmtime::Engine,
+    pub(super) linker: Linker<HostState>,
+    pub(super) capacity: &'static Capacity,
+    pub(super) env: Env,
     slots: Option<u32>,
     ticker: Ticker,
 }
@@ -68,45 +142,101 @@ impl Engine {
     /// Where the address space for the pool is refused, as in containers with strict overcommit, instances are
     /// allocated one by one, which is slower and equally safe.
     pub fn start(max_components: usize) -> Result<Self, EngineError> {
-        let slots = slots(max_components, thread::available_parallelism().map_or(1, NonZeroUsize::get));
-        match Self::with_slots(Some(slots)) {
-            Err(EngineError::Settings(error)) => {
-                let error = format!("{error:#}");
-                tracing::warn!(slots, error, "no pool for policy instances; policies run without it, and slower");
-                Self::with_slots(None)
-            }
-            started => started,
-        }
+        Self::start_with(max_components, Env::system(), None)
     }
 
-    pub(super) fn with_slots(slots: Option<u32>) -> Result<Self, EngineError> {
-        let wasm = wasmtime::Engine::new(&settings(slots)).map_err(EngineError::Settings)?;
-        let linker = instance::linker(&wasm).map_err(EngineError::Settings)?;
-        let ticker = Ticker::start(wasm.weak()).map_err(EngineError::Ticker)?;
-        Ok(Self(Arc::new(Shared { wasm, linker, slots, ticker })))
+    /// The same with a clock and a random source of the caller's for policies that are granted them, and with a place
+    /// for compiled code.
+    pub fn start_with(max_components: usize, env: Env, cache: Option<CodeCache>) -> Result<Self, EngineError> {
+        Self::of(Kind::Pooled(small_slots(max_components, cores())), env, cache)
+    }
+
+    /// An engine that counts instructions: for measuring, never for deciding.
+    pub fn counting() -> Result<Self, EngineError> {
+        Self::of(Kind::Counting, Env::system(), None)
+    }
+
+    #[cfg(test)]
+    pub(super) fn without_pool() -> Result<Self, EngineError> {
+        Self::of(Kind::Unpooled, Env::system(), None)
+    }
+
+    fn of(kind: Kind, env: Env, cache: Option<CodeCache>) -> Result<Self, EngineError> {
+        let small = match kind {
+            Kind::Pooled(slots) => Runtime::pooled(&SMALL, slots, env.clone())?,
+            Kind::Unpooled => Runtime::start(&SMALL, None, OptLevel::Speed, env.clone())?,
+            Kind::Counting => Runtime::start(&COUNTING_SMALL, None, OptLevel::Speed, env.clone())?,
+        };
+        // Where there was no address space for the small pool, there is none for the large one.
+        let kind = if matches!(kind, Kind::Pooled(_)) && small.slots.is_none() { Kind::Unpooled } else { kind };
+        let (large, drafts, setting_up) = (OnceLock::new(), Default::default(), Mutex::new(()));
+        let workers = Workers::for_this_machine();
+        Ok(Self(Arc::new(Shared { kind, env, small, large, drafts, setting_up, workers, cache })))
     }
 
     /// Slots for instances, or `None` where instances are allocated one by one.
     pub fn slots(&self) -> Option<u32> {
-        self.0.slots
+        let large = self.0.large.get().and_then(|large| large.slots).unwrap_or(0);
+        self.0.small.slots.map(|slots| slots + large)
     }
 
     /// Slots that hold an instance right now, where there is a pool.
     pub fn slots_in_use(&self) -> Option<u64> {
-        self.0.wasm.pooling_allocator_metrics().map(|metrics| metrics.component_instances())
+        let in_use = |runtime: &Runtime| Some(runtime.wasm.pooling_allocator_metrics()?.component_instances());
+        Some(in_use(&self.0.small)? + self.0.large.get().and_then(in_use).unwrap_or(0))
     }
 
-    pub(super) fn wasm(&self) -> &wasmtime::Engine {
-        &self.0.wasm
+    /// Where policies run that may take long.
+    pub(super) fn workers(&self) -> &Workers {
+        &self.0.workers
     }
 
-    /// What runs of policies need to be bounded in time.
-    pub(super) fn clock(&self) -> Clock {
-        self.0.ticker.clock.clone()
+    pub(super) fn cache(&self) -> Option<&CodeCache> {
+        self.0.cache.as_ref()
     }
 
-    pub(super) fn linker(&self) -> &Linker<HostState> {
-        &self.0.linker
+    /// Where modules of this size decide.
+    pub(super) fn runtime(&self, size: Size) -> Result<&Runtime, EngineError> {
+        let env = || self.0.env.clone();
+        match (size, self.0.kind) {
+            (Size::Small, _) => Ok(&self.0.small),
+            (Size::Large, Kind::Pooled(_)) => {
+                self.set_up(&self.0.large, || Runtime::pooled(&LARGE, large_slots(cores()), env()))
+            }
+            (Size::Large, Kind::Unpooled) => {
+                self.set_up(&self.0.large, || Runtime::start(&LARGE, None, OptLevel::Speed, env()))
+            }
+            (Size::Large, Kind::Counting) => {
+                self.set_up(&self.0.large, || Runtime::start(&COUNTING_LARGE, None, OptLevel::Speed, env()))
+            }
+        }
+    }
+
+    /// Where modules of this size are tried out while they are loaded. There is no pool here, and code is compiled fast
+    /// rather than to be fast.
+    pub(super) fn draft(&self, size: Size) -> Result<&Runtime, EngineError> {
+        let capacity = match size {
+            Size::Small => &SMALL,
+            Size::Large => &LARGE,
+        };
+        let start = || Runtime::start(capacity, None, OptLevel::None, self.0.env.clone());
+        self.set_up(&self.0.drafts[size as usize], start)
+    }
+
+    fn set_up<'a>(
+        &self,
+        place: &'a OnceLock<Runtime>,
+        start: impl FnOnce() -> Result<Runtime, EngineError>,
+    ) -> Result<&'a Runtime, EngineError> {
+        if let Some(runtime) = place.get() {
+            return Ok(runtime);
+        }
+        let _setting_up = self.0.setting_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = place.get() {
+            return Ok(runtime);
+        }
+        let runtime = start()?;
+        Ok(place.get_or_init(|| runtime))
     }
 
     /// Whether both are one engine: what one compiled, the other may run.
@@ -117,31 +247,67 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("slots", &self.0.slots).finish_non_exhaustive()
+        f.debug_struct("Engine").field("slots", &self.slots()).finish_non_exhaustive()
     }
 }
 
+impl Runtime {
+    fn pooled(capacity: &'static Capacity, slots: u32, env: Env) -> Result<Self, EngineError> {
+        match Self::start(capacity, Some(slots), OptLevel::Speed, env.clone()) {
+            Err(EngineError::Settings(error)) => {
+                let error = format!("{error:#}");
+                tracing::warn!(slots, error, "no pool for policy instances; policies run without it, and slower");
+                Self::start(capacity, None, OptLevel::Speed, env)
+            }
+            started => started,
+        }
+    }
+
+    fn start(capacity: &'static Capacity, slots: Option<u32>, effort: OptLevel, env: Env) -> Result<Self, EngineError> {
+        let wasm = wasmtime::Engine::new(&settings(capacity, slots, effort)).map_err(EngineError::Settings)?;
+        let linker = imports::linker(&wasm).map_err(EngineError::Settings)?;
+        let ticker = Ticker::start(wasm.weak()).map_err(EngineError::Ticker)?;
+        Ok(Self { wasm, linker, capacity, env, slots, ticker })
+    }
+
+    /// What runs of policies need to be bounded in time.
+    pub(super) fn clock(&self) -> Clock {
+        self.ticker.clock()
+    }
+}
+
+pub(super) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// Enough that each worker thread can run any policy in a slot that has held it before.
-fn slots(max_components: usize, cores: usize) -> u32 {
+fn small_slots(max_components: usize, cores: usize) -> u32 {
     const LEAST: usize = 64;
     const MOST: usize = 4096;
     let wanted = max_components.saturating_mul(5).div_ceil(4).saturating_mul(cores.min(16));
     u32::try_from(wanted.clamp(LEAST, MOST)).expect("the number is at most 4096")
 }
 
-fn settings(slots: Option<u32>) -> Config {
+/// Enough for as many runs as there are turns, for as many instances that are kept for reuse, and for loading.
+fn large_slots(cores: usize) -> u32 {
+    u32::try_from((4 * cores).clamp(8, 64)).expect("the number is at most 64")
+}
+
+fn settings(capacity: &Capacity, slots: Option<u32>, effort: OptLevel) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .concurrency_support(false)
         .epoch_interruption(true)
-        .consume_fuel(false)
-        .max_wasm_stack(256 << 10)
+        .consume_fuel(capacity.counts)
+        .max_wasm_stack(capacity.stack_bytes)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
         .strategy(Strategy::Cranelift)
-        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_opt_level(effort)
         .cranelift_nan_canonicalization(true)
-        .compiler_inlining(Inlining::Yes)
+        // There is nothing to gain, guests come optimised, and while it is on the compiler keeps some 300 KiB for each
+        // function of the largest module for as long as the engine lives.
+        .compiler_inlining(Inlining::No)
         .generate_address_map(true)
         .native_unwind_info(true);
     config
@@ -161,134 +327,36 @@ fn settings(slots: Option<u32>) -> Config {
         .memory_may_move(false)
         .memory_init_cow(true)
         .force_memory_init_memfd(true)
-        .memory_guaranteed_dense_image_size(MAX_MEMORY_BYTES as u64)
+        .memory_guaranteed_dense_image_size(capacity.memory_bytes as u64)
         .table_lazy_init(true);
     if let Some(slots) = slots {
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(capacity, slots)));
     }
     config
 }
 
-fn pool(slots: u32) -> PoolingAllocationConfig {
+fn pool(capacity: &Capacity, slots: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
+    // Of what a component may have several, most have few.
     pool.total_component_instances(slots)
-        .total_core_instances(8 * slots)
+        .total_core_instances(capacity.core_instances * slots / 2)
         .total_memories(slots)
-        .total_tables(4 * slots)
-        .max_core_instances_per_component(MAX_CORE_INSTANCES)
-        .max_memories_per_component(MAX_MEMORIES)
-        .max_tables_per_component(MAX_TABLES)
+        .total_tables(capacity.tables * slots / 2)
+        .max_core_instances_per_component(capacity.core_instances)
+        .max_memories_per_component(capacity.memories)
+        .max_tables_per_component(capacity.tables)
         .max_memories_per_module(1)
-        .max_tables_per_module(2)
-        .max_memory_size(MAX_MEMORY_BYTES)
-        .table_elements(MAX_TABLE_ELEMENTS)
-        .max_component_instance_size(1 << 20)
-        .max_core_instance_size(1 << 20)
-        .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
-        .table_keep_resident(TABLE_KEPT_BYTES)
+        .max_tables_per_module(capacity.tables)
+        .max_memory_size(capacity.memory_bytes)
+        .table_elements(capacity.table_elements)
+        .max_component_instance_size(capacity.instance_bytes)
+        .max_core_instance_size(capacity.instance_bytes)
+        .linear_memory_keep_resident(capacity.memory_kept_bytes)
+        .table_keep_resident(capacity.table_kept_bytes)
         .max_unused_warm_slots(slots)
-        .decommit_batch_size(16)
+        .decommit_batch_size(1)
         .pagemap_scan(Enabled::Auto);
     pool
-}
-
-/// The thread that advances the epoch while policies run. It ends, and is waited for, when this is dropped.
-struct Ticker {
-    clock: Clock,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Keeps the epoch advancing as long as anything runs, and the thread asleep otherwise.
-#[derive(Clone)]
-pub(super) struct Clock(Arc<Activity>);
-
-#[derive(Default)]
-struct Activity {
-    running: AtomicUsize,
-    /// The thread waits to be woken.
-    asleep: AtomicBool,
-    stopped: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-/// A run under way. Dropped when it is over.
-pub(super) struct Running(Clock);
-
-impl Clock {
-    /// Says that a run begins.
-    pub(super) fn begin(&self) -> Running {
-        self.0.running.fetch_add(1, Ordering::SeqCst);
-        if self.0.asleep.load(Ordering::SeqCst) {
-            self.wake();
-        }
-        Running(self.clone())
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = self.0.thread.get() {
-            thread.unpark();
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Ticker {
-    fn start(engine: EngineWeak) -> std::io::Result<Self> {
-        let clock = Clock(Arc::default());
-        let ticking = clock.clone();
-        let thread = thread::Builder::new().name("policy-clock".to_owned()).spawn(move || tick(&engine, &ticking.0))?;
-        Ok(Self { clock, thread: Some(thread) })
-    }
-}
-
-/// Advances the epoch until it is stopped or the engine is gone.
-fn tick(engine: &EngineWeak, activity: &Activity) {
-    // Nobody else sets it.
-    _ = activity.thread.set(thread::current());
-    let mut idle_ticks = 0;
-    while !activity.stopped.load(Ordering::SeqCst) {
-        if activity.running.load(Ordering::SeqCst) > 0 {
-            idle_ticks = 0;
-        } else {
-            idle_ticks += 1;
-        }
-        if idle_ticks > IDLE_TICKS {
-            // Whoever begins after this looks at `asleep`; whoever began before it is seen here.
-            activity.asleep.store(true, Ordering::SeqCst);
-            if activity.running.load(Ordering::SeqCst) == 0 && !activity.stopped.load(Ordering::SeqCst) {
-                thread::park();
-            }
-            activity.asleep.store(false, Ordering::SeqCst);
-            idle_ticks = 0;
-            continue;
-        }
-        thread::park_timeout(TICK);
-        let Some(engine) = engine.upgrade() else { return };
-        engine.increment_epoch();
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.clock.0.stopped.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // The thread does nothing that panics, and there is nobody to tell if it did.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The number of ticks after which a run of `limit` is certainly over. The first tick may come at once, so one
-/// more is given.
-pub(super) fn ticks(limit: Duration) -> u64 {
-    let ticks = limit.as_micros().div_ceil(TICK.as_micros());
-    u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -298,42 +366,36 @@ mod tests {
     #[test]
     fn the_pool_grows_with_policies_and_cores_within_bounds() {
         for (components, cores, expected) in [(64, 2, 160), (1, 1, 64), (64, 64, 1280), (100_000, 64, 4096)] {
-            assert_eq!(slots(components, cores), expected, "{components} components on {cores} cores");
+            assert_eq!(small_slots(components, cores), expected, "{components} components on {cores} cores");
         }
+        assert_eq!([1, 2, 8, 100].map(large_slots), [8, 8, 32, 64]);
     }
 
     #[test]
-    fn a_limit_is_never_cut_short_by_the_grain() {
-        for (millis_tenths, expected) in [(0, 1), (1, 2), (10, 2), (11, 3), (50, 6)] {
-            assert_eq!(ticks(Duration::from_micros(millis_tenths * 100)), expected, "{millis_tenths}");
-        }
-    }
-
-    #[test]
-    fn the_clock_wakes_for_a_run_however_long_it_slept() {
+    fn the_large_engine_is_set_up_once_and_when_it_is_needed() {
         let engine = Engine::start(1).unwrap();
-        let clock = engine.clock();
-        for _ in 0..3 {
-            while !clock.0.asleep.load(Ordering::SeqCst) {
-                thread::park_timeout(TICK);
-            }
-            let running = clock.begin();
-            while clock.0.asleep.load(Ordering::SeqCst) {
-                thread::park_timeout(TICK);
-            }
-            drop(running);
-        }
+        let slots = engine.slots().expect("tests run where there is address space for the pool");
+        assert!(std::ptr::eq(engine.runtime(Size::Small).unwrap(), &raw const engine.0.small));
+        let large = engine.runtime(Size::Large).unwrap();
+        assert_eq!(large.capacity, &LARGE);
+        assert!(std::ptr::eq(large, engine.runtime(Size::Large).unwrap()));
+        assert_eq!(engine.slots(), Some(slots + large_slots(cores())));
+        assert_eq!(engine.slots_in_use(), Some(0));
     }
 
     #[test]
-    fn the_ticker_ends_with_the_last_engine() {
+    fn the_tickers_end_with_the_last_engine() {
         let engine = Engine::start(1).unwrap();
-        let weak = engine.wasm().weak();
+        let weak = [Size::Small, Size::Large].map(|size| {
+            assert!(std::ptr::eq(engine.draft(size).unwrap(), engine.draft(size).unwrap()));
+            [engine.runtime(size).unwrap().wasm.weak(), engine.draft(size).unwrap().wasm.weak()]
+        });
+        let weak = weak.as_flattened();
         let other = engine.clone();
         drop(engine);
-        assert!(weak.upgrade().is_some());
+        assert!(weak.iter().all(|weak| weak.upgrade().is_some()));
         drop(other);
-        // Dropping waits for the thread, so that nothing holds the engine any more.
-        assert!(weak.upgrade().is_none());
+        // Dropping waits for the threads, so that nothing holds the engines any more.
+        assert!(weak.iter().all(|weak| weak.upgrade().is_none()));
     }
 }

@@ -1,196 +1,188 @@
-//! One call of one policy: a fresh store, a fresh instance, its configuration, the hook, and nothing left behind.
+//! One instance of a policy: a store of its own, with limits, and what is known of why a run in it failed.
 //!
-//! Every call has limits of its own: processor time, looked at when the engine's epoch says so, memory and tables by a limiter, what the guest
-//! may hand to the host by hostcall fuel, its log lines by number and length. How a run went wrong is told by
-//! wasmtime's typed errors and never by their texts. A store that has trapped is dropped, never used again.
+//! Every run has limits of its own: processor time, looked at when the engine's epoch says so; memory and tables by a
+//! limiter; what the guest may hand to the host by hostcall fuel; its log lines by number and length. How a run went
+//! wrong is told by wasmtime's typed errors and never by their texts. A store that has trapped is dropped, never used
+//! again.
 
-use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use wasmtime::component::{
-    ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker, Lower, WasmStr,
-};
+use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{
     PoolConcurrencyLimitError, ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline, WasmBacktrace,
 };
 
-use super::contract::{self, configuration, log, tool_call, tool_result, types};
-use super::cpu::Moment;
+use super::counters::{BindingCounters, Charges};
+use super::cpu::Budget;
 use super::decision::Failure;
-use super::engine::{self, MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
+use super::engine::Capacity;
+use super::imports::{Facilities, GuestLog, Imports, LOG_LINES, Refused};
 use super::text::one_line;
+use super::ticker;
+use crate::config::Sets;
+use crate::env::{Env, Timestamp};
 
 /// Most bytes that a guest may hand to the host in one answer or log line.
 const ANSWER_BYTES: usize = 1 << 20;
 /// The contract has no resources, so that a guest needs no handles at all.
 const MAX_HANDLES: usize = 64;
-/// Longest log line of a guest.
-const LOG_LINE_BYTES: usize = 2 << 10;
-/// Most log lines of a guest in one call.
-const LOG_LINES: u32 = 32;
+/// More than can be used up: where instructions are counted, they are not limited.
+const FUEL: u64 = u64::MAX;
 
-/// For whom and how long a policy runs.
+/// For whom and how long a policy runs, and what its imports answer from.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     /// The binding's name, for the log.
-    pub(super) policy: Arc<str>,
+    pub(super) policy: &'a Arc<str>,
     /// What the log calls this decision.
-    pub(super) decision: Arc<str>,
+    pub(super) decision: &'a Arc<str>,
     pub(super) limit: Duration,
     pub(super) memory_bytes: usize,
+    /// When the decision is made.
+    pub(super) now: Timestamp,
+    pub(super) sets: &'a Arc<Sets>,
+    pub(super) counters: Option<&'a BindingCounters>,
+    pub(super) charges: &'a Charges,
+    /// The policy's answer will not count; nor do what it takes from counters.
+    pub(super) shadow: bool,
+    pub(super) imports: Imports<'a>,
+    /// Filled in when the run is over.
+    pub(super) spent: Spent,
 }
 
-/// A component that is ready to be instantiated, and where its functions are.
-pub(super) struct Callable {
-    pub(super) pre: InstancePre<HostState>,
-    pub(super) functions: Functions,
-    pub(super) clock: engine::Clock,
+/// The processor time that a run took, to within a millisecond.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    nanos: AtomicU64,
+    instructions: AtomicU64,
 }
 
-/// The exports that the host calls. A hook that is `None` is not exported.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Functions {
-    pub(super) describe: ComponentExportIndex,
-    pub(super) configure: ComponentExportIndex,
-    pub(super) filter: Option<ComponentExportIndex>,
-    pub(super) before: Option<ComponentExportIndex>,
-    pub(super) after: Option<ComponentExportIndex>,
-}
-
-/// What `configure` answers: warnings, or why the configuration cannot be used.
-pub(super) type Configured = Result<Vec<String>, Vec<configuration::Problem>>;
-
-pub(super) type FilterParams<'a> = (&'a types::Context<'a>, &'a [types::Tool<'a>]);
-pub(super) type BeforeParams<'a> = (&'a types::Context<'a>, &'a tool_call::Request<'a>);
-pub(super) type AfterParams<'a> = (&'a types::Context<'a>, &'a tool_result::Response<'a>);
-
-impl Callable {
-    /// A new instance in a store of its own.
-    pub(super) fn instantiate(&self, run: &Run) -> Result<(Store<HostState>, Instance), Failure> {
-        let log = GuestLog { policy: run.policy.clone(), decision: run.decision.clone(), lines: LOG_LINES };
-        let limits = Limits { memory_bytes: run.memory_bytes };
-        let mut store = Store::new(self.pre.engine(), HostState { limits, log, _running: self.clock.begin() });
-        store.limiter(|state| &mut state.limits);
-        store.set_epoch_deadline(engine::ticks(run.limit));
-        let (begun, limit) = (Moment::now(), run.limit);
-        store.epoch_deadline_callback(move |_| match begun.left_of(limit) {
-            Some(left) => Ok(UpdateDeadline::Continue(engine::ticks(left))),
-            None => Err(Trap::Interrupt.into()),
-        });
-        store.set_hostcall_fuel(ANSWER_BYTES);
-        store.set_max_component_handles(MAX_HANDLES);
-        let instance = self.pre.instantiate(&mut store).map_err(|error| match failure(&error, run) {
-            Failure::InvalidAnswer { what: message } => Failure::NotStarted { message },
-            failure => failure,
-        })?;
-        Ok((store, instance))
+impl Spent {
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
-}
 
-impl std::fmt::Debug for Callable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Callable").field("functions", &self.functions).finish_non_exhaustive()
+    /// Instructions of the guest, where its engine counts them.
+    pub(super) fn instructions(&self) -> u64 {
+        self.instructions.load(Ordering::Relaxed)
     }
-}
 
-/// A policy with its configuration: what a hook is called on.
-#[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    pub(super) callable: Arc<Callable>,
-    /// Handed to `configure` before the hook, in the same instance and within the same time.
-    pub(super) config: Arc<str>,
-}
-
-impl Prepared {
-    /// Calls one hook in an instance of its own.
-    pub(super) fn call<Params, Answer>(
-        &self,
-        function: &ComponentExportIndex,
-        params: Params,
-        run: &Run,
-    ) -> Result<Answer, Failure>
-    where
-        Params: ComponentNamedList + Lower,
-        Answer: Lift + 'static,
-    {
-        let (mut store, instance) = self.callable.instantiate(run)?;
-        // What it has to say about its configuration was heard when it was loaded.
-        let lines = mem::replace(&mut store.data_mut().log.lines, 0);
-        let configure = &self.callable.functions.configure;
-        let configured: Configured = call(&mut store, &instance, configure, (&*self.config,), run)?;
-        if let Err(problems) = configured {
-            let message = problems.first().map_or("no reason given", |problem| problem.message.as_str());
-            return Err(Failure::ConfigureRefused { message: one_line(message, 256) });
-        }
-        store.data_mut().log.lines = lines;
-        call(&mut store, &instance, function, params, run)
+    fn set(&self, spent: Duration) {
+        self.nanos.store(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
-}
-
-/// Calls one function.
-pub(super) fn call<Params, Answer>(
-    store: &mut Store<HostState>,
-    instance: &Instance,
-    function: &ComponentExportIndex,
-    params: Params,
-    run: &Run,
-) -> Result<Answer, Failure>
-where
-    Params: ComponentNamedList + Lower,
-    Answer: Lift + 'static,
-{
-    let call = || -> wasmtime::Result<(Answer,)> {
-        instance.get_typed_func::<Params, (Answer,)>(&mut *store, function)?.call(&mut *store, params)
-    };
-    call().map(|(answer,)| answer).map_err(|error| failure(&error, run))
 }
 
 /// What the host keeps for one instance.
 pub(super) struct HostState {
     limits: Limits,
-    log: GuestLog,
-    _running: engine::Running,
+    budget: Budget,
+    /// `None` where the module does not import it.
+    pub(super) log: Option<GuestLog>,
+    /// What the other imports answer from; `None` outside of a decision, and where the module imports none of them.
+    pub(super) facilities: Option<Box<Facilities>>,
 }
 
-/// The imports that a policy may have: `log`, and nothing else.
-pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {
-    let mut linker = Linker::new(engine);
-    linker.instance(&contract::interface("log"))?.func_wrap("write", write_log)?;
-    Ok(linker)
+/// What of the host a module imports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wants {
+    pub(super) log: bool,
+    /// Any of `clock`, `random`, `counters` and `sets`.
+    pub(super) facilities: bool,
 }
 
-/// A guest's log, for one call.
-struct GuestLog {
-    policy: Arc<str>,
-    decision: Arc<str>,
-    /// Lines that it may still write.
-    lines: u32,
+/// An instance in a store of its own.
+pub(super) struct Live {
+    pub(super) store: Store<HostState>,
+    pub(super) instance: Instance,
+    wants: Wants,
 }
 
-fn write_log(
-    mut store: StoreContextMut<'_, HostState>,
-    (level, message): (log::Level, WasmStr),
-) -> wasmtime::Result<()> {
-    if store.data().log.lines == 0 {
-        return Ok(());
+impl Live {
+    /// A new instance, in which everything but a hook may run.
+    pub(super) fn start(
+        pre: &InstancePre<HostState>,
+        wants: Wants,
+        capacity: &'static Capacity,
+        run: &Run<'_>,
+    ) -> Result<Self, Failure> {
+        let limits = Limits { memory_bytes: run.memory_bytes, capacity };
+        let log = wants.log.then(|| GuestLog::of(run));
+        let state = HostState { limits, budget: Budget::of(run.limit), log, facilities: None };
+        let mut store = Store::new(pre.engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store: StoreContextMut<'_, HostState>| {
+            match store.data_mut().budget.left() {
+                Some(left) => Ok(UpdateDeadline::Continue(ticker::ticks(left))),
+                None => Err(Trap::Interrupt.into()),
+            }
+        });
+        store.set_hostcall_fuel(ANSWER_BYTES);
+        store.set_max_component_handles(MAX_HANDLES);
+        if capacity.counts {
+            store.set_fuel(FUEL).expect("an engine that counts takes fuel");
+        }
+        match pre.instantiate(&mut store) {
+            Ok(instance) => Ok(Self { store, instance, wants }),
+            Err(error) => {
+                run.spent.set(store.data().budget.spent());
+                Err(match failure(&error, run) {
+                    Failure::InvalidAnswer { what: message } => Failure::NotStarted { message },
+                    failure => failure,
+                })
+            }
+        }
     }
-    let line = one_line(&message.to_str(&store)?, LOG_LINE_BYTES);
-    let log = &mut store.data_mut().log;
-    log.lines -= 1;
-    let (policy, decision) = (&*log.policy, &*log.decision);
-    match level {
-        log::Level::Debug => tracing::debug!(policy, decision, "{line}"),
-        log::Level::Info => tracing::info!(policy, decision, "{line}"),
-        log::Level::Warn => tracing::warn!(policy, decision, "{line}"),
-        log::Level::Error => tracing::error!(policy, decision, "{line}"),
+
+    /// Lets the instance be used once more, for another run.
+    pub(super) fn rewind(&mut self, run: &Run<'_>) {
+        let state = self.store.data_mut();
+        state.limits.memory_bytes = run.memory_bytes;
+        state.budget = Budget::of(run.limit);
+        state.log = self.wants.log.then(|| GuestLog::of(run));
+        self.store.set_epoch_deadline(1);
     }
-    Ok(())
+
+    /// Makes available what only a decision has.
+    pub(super) fn open(&mut self, run: &Run<'_>, env: &Env) {
+        if self.wants.facilities {
+            self.store.data_mut().facilities = Some(Box::new(Facilities::of(run, env)));
+        }
+    }
+
+    /// Ends what [`Self::open`] began.
+    pub(super) fn close(&mut self) {
+        self.store.data_mut().facilities = None;
+    }
+
+    /// Lets the guest write as many log lines as it may in one call, or none.
+    pub(super) fn hear(&mut self, heard: bool) {
+        if let Some(log) = &mut self.store.data_mut().log {
+            log.lines = if heard { LOG_LINES } else { 0 };
+        }
+    }
+
+    /// Lets the guest hand this many bytes to the host at once.
+    pub(super) fn take_up_to(&mut self, bytes: usize) {
+        self.store.set_hostcall_fuel(bytes);
+    }
+
+    /// Says in `run` how long it took so far.
+    pub(super) fn tell_time(&self, run: &Run<'_>) {
+        run.spent.set(self.store.data().budget.spent());
+        if self.store.data().limits.capacity.counts {
+            let left = self.store.get_fuel().expect("an engine that counts takes fuel");
+            run.spent.instructions.store(FUEL - left, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Memory and tables of one store.
 struct Limits {
     memory_bytes: usize,
+    capacity: &'static Capacity,
 }
 
 /// What a guest wanted too much of. Growth beyond a limit ends the call instead of failing in the guest's hands,
@@ -212,32 +204,40 @@ impl ResourceLimiter for Limits {
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > MAX_TABLE_ELEMENTS {
-            return Err(Overrun::Table(MAX_TABLE_ELEMENTS).into());
+        let most = self.capacity.table_elements;
+        if desired > most {
+            return Err(Overrun::Table(most).into());
         }
         Ok(true)
     }
 
     fn instances(&self) -> usize {
-        MAX_CORE_INSTANCES as usize
+        self.capacity.core_instances as usize
     }
 
     fn tables(&self) -> usize {
-        MAX_TABLES as usize
+        self.capacity.tables as usize
     }
 
     fn memories(&self) -> usize {
-        MAX_MEMORIES as usize
+        self.capacity.memories as usize
     }
 }
 
 /// What went wrong, by the type of the error. What is no trap, no limit and no lack of slots is an answer, or a
 /// use of the canonical ABI, that the host could not accept.
-fn failure(error: &wasmtime::Error, run: &Run) -> Failure {
+pub(super) fn failure(error: &wasmtime::Error, run: &Run<'_>) -> Failure {
     if let Some(overrun) = error.downcast_ref::<Overrun>() {
         return match overrun {
             Overrun::Memory(limit) => Failure::MemoryLimit { limit_bytes: *limit },
             Overrun::Table(limit) => Failure::TableLimit { limit: *limit },
+        };
+    }
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        return match refused {
+            Refused::Unavailable(import) => Failure::Unavailable { import },
+            Refused::Misused { .. } => Failure::Trap { message: one_line(&refused.to_string(), 256) },
+            Refused::Diverged(what) => Failure::Diverged { what: what.clone() },
         };
     }
     if error.is::<PoolConcurrencyLimitError>() {

@@ -4,9 +4,10 @@
 
 use serde_json::value::RawValue;
 
+use super::contract::hook::Hook;
 use super::contract::manifest;
-use super::decision::Hook;
 use super::text::{Breaks, without_controls};
+use crate::config::Grant;
 use crate::mcp::json;
 
 const MAX_NAME_BYTES: usize = 64;
@@ -15,6 +16,7 @@ const MAX_TITLE_BYTES: usize = 256;
 const MAX_LICENSE_BYTES: usize = 128;
 const MAX_NEEDED_NAMES: usize = 64;
 const MAX_NEEDED_NAME_BYTES: usize = 128;
+const HOST_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What a module is and needs.
 #[derive(Clone, Debug)]
@@ -28,11 +30,15 @@ pub struct Manifest {
     /// The hooks in which it may change what passes.
     pub mutates: Vec<Hook>,
     pub needs: Vec<Need>,
+    /// The host interfaces that it wants besides `log`.
+    pub capabilities: Vec<Grant>,
     pub determinism: Determinism,
     /// JSON Schema of the configuration.
     pub config_schema: Box<RawValue>,
     /// A configuration to start from.
     pub sample_config: Box<RawValue>,
+    /// The oldest version of the gateway that it works with.
+    pub min_host: Option<String>,
 }
 
 /// What one hook wants to see.
@@ -62,10 +68,23 @@ pub enum Payload {
     Full,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Each is less than the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Determinism {
     Pure,
     TimeDependent,
+    Stateful,
+}
+
+impl Determinism {
+    /// The contract's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::TimeDependent => "time-dependent",
+            Self::Stateful => "stateful",
+        }
+    }
 }
 
 impl Manifest {
@@ -83,6 +102,16 @@ impl Manifest {
         self.mutates.contains(&hook)
     }
 
+    /// Whether the same question always gets the same answer, as long as the operator's sets stay the same.
+    pub fn is_pure(&self) -> bool {
+        self.determinism == Determinism::Pure
+    }
+
+    /// What it wants of the host and is not among `grants`: what an operator would have to grant.
+    pub fn missing_grants(&self, grants: &[Grant]) -> Vec<Grant> {
+        self.capabilities.iter().copied().filter(|wanted| !grants.contains(wanted)).collect()
+    }
+
     /// Checks what `describe` answered. The error says what is wrong with it.
     pub(super) fn check(info: manifest::Info) -> Result<Self, String> {
         let manifest::Info {
@@ -93,15 +122,19 @@ impl Manifest {
             hooks,
             mutates,
             needs,
+            capabilities,
             determinism,
             config_schema,
             sample_config,
+            min_host,
         } = info;
         if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_name_byte) {
             return Err("its name is not 1 to 64 characters of a-z, 0-9 and '-'".to_owned());
         }
-        if version.len() > MAX_VERSION_BYTES || !is_semantic(&version) {
-            return Err("its version is not a semantic version such as 1.2.3".to_owned());
+        for (what, version) in [("version", Some(&version)), ("min-host", min_host.as_ref())] {
+            if version.is_some_and(|version| version.len() > MAX_VERSION_BYTES || !is_semantic(version)) {
+                return Err(format!("its {what} is not a semantic version such as 1.2.3"));
+            }
         }
         let hooks = distinct("hooks", hooks)?;
         let mutates = distinct("mutates", mutates)?;
@@ -114,6 +147,22 @@ impl Manifest {
                 return Err(format!("it states the needs of {} twice", need.hook));
             }
         }
+        let capabilities: Vec<Grant> = capabilities.names().filter_map(grant).collect();
+        let determinism = match determinism {
+            manifest::Determinism::Pure => Determinism::Pure,
+            manifest::Determinism::TimeDependent => Determinism::TimeDependent,
+            manifest::Determinism::Stateful => Determinism::Stateful,
+        };
+        for capability in &capabilities {
+            let least = least_determinism(*capability);
+            if determinism < least {
+                let (capability, least) = (capability.as_str(), least.as_str());
+                return Err(format!("it wants {capability}, so that its determinism is {least:?} at least"));
+            }
+        }
+        if let Some(oldest) = min_host.as_deref().filter(|oldest| is_newer(oldest, HOST_VERSION)) {
+            return Err(format!("it needs Portcullis {oldest} or later, and this is {HOST_VERSION}"));
+        }
         Ok(Self {
             name,
             version,
@@ -122,21 +171,26 @@ impl Manifest {
             hooks,
             mutates,
             needs,
-            determinism: match determinism {
-                manifest::Determinism::Pure => Determinism::Pure,
-                manifest::Determinism::TimeDependent => Determinism::TimeDependent,
-            },
+            capabilities,
+            determinism,
             config_schema: object("config-schema", config_schema)?,
             sample_config: object("sample-config", sample_config)?,
+            min_host,
         })
     }
 }
 
-fn hook(hook: manifest::Hook) -> Hook {
-    match hook {
-        manifest::Hook::ListTools => Hook::ListTools,
-        manifest::Hook::ToolCall => Hook::ToolCall,
-        manifest::Hook::ToolResult => Hook::ToolResult,
+/// The capability of that name in the words of the configuration.
+fn grant(name: &str) -> Option<Grant> {
+    Grant::ALL.iter().copied().find(|grant| grant.as_str() == name)
+}
+
+/// What a policy that is given this cannot be below.
+const fn least_determinism(capability: Grant) -> Determinism {
+    match capability {
+        Grant::Sets => Determinism::Pure,
+        Grant::Clock => Determinism::TimeDependent,
+        Grant::Random | Grant::Counters => Determinism::Stateful,
     }
 }
 
@@ -155,13 +209,12 @@ fn need(need: manifest::Need) -> Result<Need, String> {
             return Err("it needs too many claims or further facts".to_owned());
         }
     }
-    let hook = self::hook(hook);
     Ok(Need { hook, arguments: payload(arguments), output: payload(output), texts, claims, ext })
 }
 
-fn distinct(what: &str, hooks: Vec<manifest::Hook>) -> Result<Vec<Hook>, String> {
+fn distinct(what: &str, hooks: Vec<Hook>) -> Result<Vec<Hook>, String> {
     let mut seen = Vec::new();
-    for hook in hooks.into_iter().map(hook) {
+    for hook in hooks {
         if seen.contains(&hook) {
             return Err(format!("{hook} is twice among its {what}"));
         }
@@ -174,7 +227,16 @@ fn is_name_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
 }
 
-/// Whether this is `major.minor.patch`, with or without a suffix. Versions are shown and never compared.
+/// Whether one semantic version is newer than another. Suffixes do not count.
+fn is_newer(version: &str, other: &str) -> bool {
+    let numbers = |version: &str| {
+        let core = version.split(['-', '+']).next().unwrap_or_default();
+        core.split('.').map(|number| number.parse::<u64>().unwrap_or(u64::MAX)).collect::<Vec<_>>()
+    };
+    numbers(version) > numbers(other)
+}
+
+/// Whether this is `major.minor.patch`, with or without a suffix.
 fn is_semantic(version: &str) -> bool {
     let (core, suffix) = version.split_at(version.find(['-', '+']).unwrap_or(version.len()));
     let numbers: Vec<&str> = core.split('.').collect();
@@ -207,16 +269,18 @@ mod tests {
             version: "1.2.3".into(),
             title: "Allow\u{7} tools".into(),
             license: None,
-            hooks: vec![manifest::Hook::ListTools, manifest::Hook::ToolCall],
-            mutates: vec![manifest::Hook::ToolCall],
+            hooks: vec![Hook::ListTools, Hook::ToolCall],
+            mutates: vec![Hook::ToolCall],
             needs: vec![],
+            capabilities: manifest::Capability::default(),
             determinism: manifest::Determinism::Pure,
             config_schema: "{}".into(),
             sample_config: r#" {"a":1} "#.into(),
+            min_host: None,
         }
     }
 
-    fn need_of(hook: manifest::Hook) -> manifest::Need {
+    fn need_of(hook: Hook) -> manifest::Need {
         manifest::Need {
             hook,
             arguments: manifest::Payload::Full,
@@ -240,7 +304,7 @@ mod tests {
     #[test]
     fn a_wrong_manifest_is_refused() {
         type Spoil = fn(&mut manifest::Info);
-        let cases: [(Spoil, &str); 13] = [
+        let cases: [(Spoil, &str); 17] = [
             (|info| info.name = String::new(), "its name"),
             (|info| info.name = "Allow".into(), "its name"),
             (|info| info.name = "a".repeat(65), "its name"),
@@ -248,19 +312,19 @@ mod tests {
             (|info| info.version = "1.2.3-".into(), "its version"),
             (|info| info.version = "1.2.x".into(), "its version"),
             (|info| info.title = "t".repeat(257), "its title"),
-            (|info| info.hooks.push(manifest::Hook::ToolCall), "tool-call is twice"),
-            (|info| info.mutates.push(manifest::Hook::ToolResult), "it mutates tool-result"),
-            (
-                |info| info.needs = vec![need_of(manifest::Hook::ToolCall), need_of(manifest::Hook::ToolCall)],
-                "it states",
-            ),
+            (|info| info.hooks.push(Hook::ToolCall), "tool-call is twice"),
+            (|info| info.mutates.push(Hook::ToolResult), "it mutates tool-result"),
+            (|info| info.needs = vec![need_of(Hook::ToolCall), need_of(Hook::ToolCall)], "it states"),
             (
                 |info| {
-                    info.needs =
-                        vec![manifest::Need { claims: vec!["c".into(); 65], ..need_of(manifest::Hook::ToolCall) }];
+                    info.needs = vec![manifest::Need { claims: vec!["c".into(); 65], ..need_of(Hook::ToolCall) }];
                 },
                 "it needs",
             ),
+            (|info| info.capabilities = manifest::Capability::COUNTERS, "it wants counters, so"),
+            (|info| info.capabilities = manifest::Capability::CLOCK, "it wants clock, so"),
+            (|info| info.min_host = Some("1".into()), "its min-host"),
+            (|info| info.min_host = Some("999.0.0".into()), "it needs Portcullis 999.0.0"),
             (|info| info.config_schema = "true".into(), "its config-schema"),
             (|info| info.sample_config = r#"{"a":1,"a":2}"#.into(), "its sample-config"),
         ];
@@ -269,6 +333,33 @@ mod tests {
             spoil(&mut info);
             let error = Manifest::check(info).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_and_not_granted_is_missing() {
+        let mut info = info();
+        info.capabilities = manifest::Capability::COUNTERS | manifest::Capability::SETS;
+        info.determinism = manifest::Determinism::Stateful;
+        info.min_host = Some("0.0.1-rc.1".into());
+        let manifest = Manifest::check(info).unwrap();
+        assert_eq!(manifest.capabilities, [Grant::Counters, Grant::Sets]);
+        assert_eq!(manifest.missing_grants(&[Grant::Clock, Grant::Sets]), [Grant::Counters]);
+        assert!(manifest.missing_grants(Grant::ALL).is_empty());
+        assert!(!manifest.is_pure());
+        assert_eq!(manifest::Capability::all().names().filter_map(grant).collect::<Vec<_>>(), Grant::ALL);
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, other, newer) in [
+            ("0.2.0", "0.1.9", true),
+            ("0.10.0", "0.9.0", true),
+            ("1.0.0", "1.0.0-rc.1", false),
+            ("0.1.0", "0.1.0", false),
+            ("0.1.0", "0.1.1", false),
+        ] {
+            assert_eq!(is_newer(version, other), newer, "{version} and {other}");
         }
     }
 

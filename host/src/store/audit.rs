@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
-use crate::audit::{Actor, AuditEntry, AuditEvent, OperatorProof};
+use crate::audit::{Actor, AuditEntry, AuditEvent, OperatorProof, Ruling};
 use crate::env::Timestamp;
-use crate::ids::KeyName;
+use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
 
 /// How long a row is kept.
 pub const RETENTION: Duration = Duration::from_secs(400 * 24 * 60 * 60);
@@ -25,6 +25,7 @@ const MAX_TEXT_BYTES: usize = 4096;
 const AUDIT: Typed<EntryRecord> = Typed {
     table: Table::Audit,
     version: 1,
+    older: &[],
     key: |record| row_key(record.at_ms, record.sequence).to_vec(),
     indexes: &[],
 };
@@ -91,9 +92,9 @@ struct EntryRecord {
     event: EventRecord,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum ActorRecord {
+pub(super) enum ActorRecord {
     OperatorSocket,
     OperatorToken,
     System,
@@ -110,6 +111,26 @@ enum EventRecord {
     KeyDeleted { name: String },
     PoliciesReloaded { generation: u64 },
     PolicyReloadRefused { reason: String },
+    PoliciesRolledBack { generation: u64, to: u64 },
+    ApprovalGiven(RulingRecord),
+    ApprovalRefused(RulingRecord),
+    PinsAdopted { upstream: String, tools: u64 },
+    PinAccepted { upstream: String, tool: String, digest: String },
+    PinsAccepted { upstream: String, tools: u64 },
+    RecordingRead { decision: String },
+    RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RulingRecord {
+    approval: String,
+    principal: String,
+    upstream: String,
+    item: String,
+    policy: String,
+    code: String,
+    note: Option<String>,
 }
 
 impl From<Actor> for ActorRecord {
@@ -145,6 +166,26 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::KeyDeleted { name: key } => Self::KeyDeleted { name: name(key) },
             AuditEvent::PoliciesReloaded { generation } => Self::PoliciesReloaded { generation: *generation },
             AuditEvent::PolicyReloadRefused { reason } => Self::PolicyReloadRefused { reason: text(reason) },
+            AuditEvent::PoliciesRolledBack { generation, to } => {
+                Self::PoliciesRolledBack { generation: *generation, to: *to }
+            }
+            AuditEvent::ApprovalGiven(ruling) => Self::ApprovalGiven(RulingRecord::from(&**ruling)),
+            AuditEvent::ApprovalRefused(ruling) => Self::ApprovalRefused(RulingRecord::from(&**ruling)),
+            AuditEvent::PinsAdopted { upstream, tools } => {
+                Self::PinsAdopted { upstream: upstream.as_str().to_owned(), tools: *tools }
+            }
+            AuditEvent::PinAccepted { upstream, tool, digest } => {
+                Self::PinAccepted { upstream: upstream.as_str().to_owned(), tool: text(tool), digest: text(digest) }
+            }
+            AuditEvent::PinsAccepted { upstream, tools } => {
+                Self::PinsAccepted { upstream: upstream.as_str().to_owned(), tools: *tools }
+            }
+            AuditEvent::RecordingRead { decision } => Self::RecordingRead { decision: text(decision) },
+            AuditEvent::RecordingsRead { policy, hook, questions } => Self::RecordingsRead {
+                policy: policy.as_deref().map(text),
+                hook: hook.as_deref().map(text),
+                questions: *questions,
+            },
         }
     }
 }
@@ -163,8 +204,56 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::KeyDeleted { name: key } => Self::KeyDeleted { name: name(&key)? },
             EventRecord::PoliciesReloaded { generation } => Self::PoliciesReloaded { generation },
             EventRecord::PolicyReloadRefused { reason } => Self::PolicyReloadRefused { reason },
+            EventRecord::PoliciesRolledBack { generation, to } => Self::PoliciesRolledBack { generation, to },
+            EventRecord::ApprovalGiven(ruling) => Self::ApprovalGiven(Box::new(ruling.try_into()?)),
+            EventRecord::ApprovalRefused(ruling) => Self::ApprovalRefused(Box::new(ruling.try_into()?)),
+            EventRecord::PinsAdopted { upstream: of, tools } => Self::PinsAdopted { upstream: upstream(&of)?, tools },
+            EventRecord::PinAccepted { upstream: of, tool, digest } => {
+                Self::PinAccepted { upstream: upstream(&of)?, tool, digest }
+            }
+            EventRecord::PinsAccepted { upstream: of, tools } => Self::PinsAccepted { upstream: upstream(&of)?, tools },
+            EventRecord::RecordingRead { decision } => Self::RecordingRead { decision },
+            EventRecord::RecordingsRead { policy, hook, questions } => Self::RecordingsRead { policy, hook, questions },
         })
     }
+}
+
+impl From<&Ruling> for RulingRecord {
+    fn from(ruling: &Ruling) -> Self {
+        let text = |text: &str| shorten(text, MAX_TEXT_BYTES);
+        let Ruling { approval, principal, upstream, item, policy, code, note } = ruling;
+        Self {
+            approval: approval.as_str().to_owned(),
+            principal: principal.to_string(),
+            upstream: upstream.as_str().to_owned(),
+            item: text(item),
+            policy: policy.as_str().to_owned(),
+            code: text(code),
+            note: note.as_deref().map(text),
+        }
+    }
+}
+
+impl TryFrom<RulingRecord> for Ruling {
+    type Error = StoreError;
+
+    fn try_from(record: RulingRecord) -> Result<Self, StoreError> {
+        let RulingRecord { approval, principal, upstream: of, item, policy, code, note } = record;
+        let bad = |what: &str| unreadable(Table::Audit, format_args!("{what} is none"));
+        Ok(Self {
+            approval: ApprovalId::parse(&approval).ok_or_else(|| bad("an approval's id"))?,
+            principal: Principal::parse(&principal).ok_or_else(|| bad("a principal"))?,
+            upstream: upstream(&of)?,
+            item,
+            policy: BindingName::parse(&policy).map_err(|error| unreadable(Table::Audit, error))?,
+            code,
+            note,
+        })
+    }
+}
+
+fn upstream(name: &str) -> Result<UpstreamName, StoreError> {
+    UpstreamName::parse(name).map_err(|error| unreadable(Table::Audit, error))
 }
 
 impl TryFrom<EntryRecord> for Recorded {
@@ -185,15 +274,33 @@ mod tests {
 
     fn every_event() -> Vec<AuditEvent> {
         let name = KeyName::parse("ci").unwrap();
+        let upstream = UpstreamName::parse("notes").unwrap();
+        let ruling = Box::new(Ruling {
+            approval: ApprovalId::parse(&"0a".repeat(12)).unwrap(),
+            principal: Principal::Key(name.clone()),
+            upstream: upstream.clone(),
+            item: "delete".to_owned(),
+            policy: BindingName::parse("confirm").unwrap(),
+            code: "destructive".to_owned(),
+            note: Some("fine".to_owned()),
+        });
         vec![
             AuditEvent::GatewayStarted { version: "0.1.0".to_owned() },
             AuditEvent::GatewayStopped,
             AuditEvent::KeyCreated { name: name.clone() },
             AuditEvent::KeyEnabled { name: name.clone() },
             AuditEvent::KeyDisabled { name: name.clone() },
-            AuditEvent::KeyDeleted { name },
+            AuditEvent::KeyDeleted { name: name.clone() },
             AuditEvent::PoliciesReloaded { generation: 7 },
             AuditEvent::PolicyReloadRefused { reason: "it imports wasi".to_owned() },
+            AuditEvent::PoliciesRolledBack { generation: 8, to: 6 },
+            AuditEvent::ApprovalGiven(ruling.clone()),
+            AuditEvent::ApprovalRefused(Box::new(Ruling { note: None, ..*ruling })),
+            AuditEvent::PinsAdopted { upstream: upstream.clone(), tools: 3 },
+            AuditEvent::PinAccepted { upstream: upstream.clone(), tool: "add".to_owned(), digest: "ab".to_owned() },
+            AuditEvent::PinsAccepted { upstream, tools: 4 },
+            AuditEvent::RecordingRead { decision: "0123".to_owned() },
+            AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
         ]
     }
 

@@ -73,6 +73,26 @@ tables! {
     Audit = 4 "audit",
     /// Decision trail by decision id, which begins with the time.
     Decisions = 5 "decisions",
+    /// Approvals by id, which begins with the time.
+    Approvals = 6 "approvals",
+    /// What an approval is bound to, and its id → id.
+    ApprovalsByBinding = 7 "approvals_by_binding",
+    /// State and id of an approval → id.
+    ApprovalsByState = 8 "approvals_by_state",
+    /// Principal, state and id of an approval → id.
+    ApprovalsByPrincipal = 9 "approvals_by_principal",
+    /// When an approval is forgotten, and its id → id.
+    ApprovalsByExpiry = 10 "approvals_by_expiry",
+    /// Pinned definitions of tools by upstream and tool.
+    Pins = 11 "pins",
+    /// Upstreams whose tools were pinned when they were first seen.
+    PinnedUpstreams = 12 "pinned_upstreams",
+    /// Recorded questions to policies by decision id and number.
+    Recordings = 13 "recordings",
+    /// Binding, decision id and number of a recorded question → the question.
+    RecordingsByPolicy = 14 "recordings_by_policy",
+    /// Pieces of recorded questions by decision id, number and piece.
+    RecordingPieces = 15 "recording_pieces",
 }
 
 /// One row.
@@ -99,6 +119,31 @@ impl Bounds {
     /// Keys before `key`, which itself is left out.
     pub fn before(key: impl Into<Vec<u8>>) -> Self {
         Self { lower: Bound::Unbounded, upper: Bound::Excluded(key.into()) }
+    }
+
+    /// Keys that begin with `prefix`.
+    pub fn within(prefix: &[u8]) -> Self {
+        // The next key after all of them: the last byte that can grow, grown, and nothing behind it.
+        let upper = match prefix.iter().rposition(|byte| *byte != u8::MAX) {
+            Some(at) => {
+                let mut next = prefix[..=at].to_vec();
+                next[at] += 1;
+                Bound::Excluded(next)
+            }
+            None => Bound::Unbounded,
+        };
+        Self { lower: Bound::Included(prefix.to_vec()), upper }
+    }
+
+    /// Of these keys, those before `key`.
+    #[must_use]
+    pub fn before_too(&self, key: &[u8]) -> Self {
+        let is_nearer = match &self.upper {
+            Bound::Unbounded => true,
+            Bound::Included(upper) | Bound::Excluded(upper) => key < upper.as_slice(),
+        };
+        let upper = if is_nearer { Bound::Excluded(key.to_vec()) } else { self.upper.clone() };
+        Self { lower: self.lower.clone(), upper }
     }
 
     /// Both bounds, borrowed.

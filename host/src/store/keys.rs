@@ -4,11 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Cursor, Discrepancy, Index, Page, Typed, unreadable};
+use super::table::{Cursor, Discrepancy, Index, Older, Page, Typed, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, engine::Table};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::KeyName;
 use crate::secret::Digest;
@@ -18,7 +19,8 @@ pub const MAX_KEYS: usize = 10_000;
 
 const KEYS: Typed<KeyRecord> = Typed {
     table: Table::Keys,
-    version: 1,
+    version: 2,
+    older: &[Older { version: 1, read: |body| serde_json::from_slice::<KeyRecord1>(body).map(KeyRecord::from) }],
     key: |record| record.name.as_bytes().to_vec(),
     indexes: &[
         Index { table: Table::KeysByDigest, key: |record| record.digest.to_vec() },
@@ -153,16 +155,38 @@ fn by_creation(created_ms: u64, name: &str) -> Vec<u8> {
     [&created_ms.to_be_bytes(), name.as_bytes()].concat()
 }
 
-/// A key as it is stored, codec version 1.
+/// A key as it is stored, codec version 2.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyRecord {
     name: String,
     digest: [u8; 32],
     allow: Vec<AllowRecord>,
+    scopes: Vec<String>,
+    groups: Vec<String>,
     created_ms: u64,
     expires_ms: Option<u64>,
     standing: StandingRecord,
+}
+
+/// Codec version 1: keys had neither scopes nor groups.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyRecord1 {
+    name: String,
+    digest: [u8; 32],
+    allow: Vec<AllowRecord>,
+    created_ms: u64,
+    expires_ms: Option<u64>,
+    standing: StandingRecord,
+}
+
+impl From<KeyRecord1> for KeyRecord {
+    fn from(record: KeyRecord1) -> Self {
+        let KeyRecord1 { name, digest, allow, created_ms, expires_ms, standing } = record;
+        let (scopes, groups) = (Vec::new(), Vec::new());
+        Self { name, digest, allow, scopes, groups, created_ms, expires_ms, standing }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -182,11 +206,13 @@ enum StandingRecord {
 impl From<&VirtualKey> for KeyRecord {
     fn from(key: &VirtualKey) -> Self {
         // Whatever is in the store is managed by it.
-        let VirtualKey { name, digest, allow, created, expires, standing, managed_by: _ } = key;
+        let VirtualKey { name, digest, allow, scopes, groups, created, expires, standing, managed_by: _ } = key;
         Self {
             name: name.as_str().to_owned(),
             digest: *digest.as_bytes(),
             allow: allow.0.iter().map(AllowRecord::from).collect(),
+            scopes: scopes.to_vec(),
+            groups: groups.to_vec(),
             created_ms: created.as_millis(),
             expires_ms: expires.map(Timestamp::as_millis),
             standing: match standing {
@@ -211,11 +237,14 @@ impl TryFrom<KeyRecord> for VirtualKey {
     type Error = StoreError;
 
     fn try_from(record: KeyRecord) -> Result<Self, StoreError> {
-        let KeyRecord { name, digest, allow, created_ms, expires_ms, standing } = record;
+        let KeyRecord { name, digest, allow, scopes, groups, created_ms, expires_ms, standing } = record;
+        let tokens = |list| TokenList::parse(list).map_err(|(_, error)| unreadable(Table::Keys, error));
         Ok(Self {
             name: KeyName::parse(&name).map_err(|error| unreadable(Table::Keys, error))?,
             digest: Digest::from_bytes(digest),
             allow: AllowList(allow.into_iter().map(AllowEntry::try_from).collect::<Result<_, _>>()?),
+            scopes: tokens(scopes)?,
+            groups: tokens(groups)?,
             created: Timestamp::from_millis(created_ms),
             expires: expires_ms.map(Timestamp::from_millis),
             standing: match standing {
@@ -261,6 +290,8 @@ mod tests {
             name: name(key_name),
             digest: Digest::of(key_name.as_bytes()),
             allow: AllowList(vec![AllowEntry { upstream: glob("notes"), tools: vec![glob("read_*"), glob("add")] }]),
+            scopes: TokenList::parse(vec!["read".to_owned(), "notes:write".to_owned()]).unwrap(),
+            groups: TokenList::parse(vec!["ops".to_owned()]).unwrap(),
             created: Timestamp::from_millis(created_ms),
             expires: Some(Timestamp::from_millis(9_000)),
             standing: Standing::Enabled,
@@ -397,10 +428,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_that_was_written_before_there_were_scopes_is_still_there() {
+        // What the first version of this file wrote.
+        const WRITTEN: &[u8] =
+            b"\x01{\"name\":\"ci\",\"digest\":[27,21,136,57,248,170,51,158,137,187,80,177,96,62,144,236,\
+            104,224,253,85,101,254,16,167,203,50,114,159,221,247,7,10],\"allow\":[{\"upstream\":\"notes\",\
+            \"tools\":[\"read_*\",\"add\"]}],\"created_ms\":5,\"expires_ms\":9000,\"standing\":\"enabled\"}";
+        let store = memory().await;
+        create(&store, key("ci", 5), ACTOR).await.unwrap();
+        store.write(|tx| tx.put(Table::Keys, b"ci", WRITTEN)).await.unwrap();
+        let without = VirtualKey { scopes: TokenList::default(), groups: TokenList::default(), ..key("ci", 5) };
+        assert_eq!(by_name(&store, &name("ci")).await.unwrap(), Some(without.clone()));
+        set_standing(&store, &name("ci"), Standing::Disabled, ACTOR).await.unwrap();
+        let disabled = VirtualKey { standing: Standing::Disabled, ..without };
+        assert_eq!(all(&store).await.unwrap(), [disabled]);
+    }
+
+    #[tokio::test]
     async fn an_unreadable_record_is_a_fault_and_not_a_miss() {
         let store = memory().await;
         create(&store, key("ci", 5), ACTOR).await.unwrap();
-        store.write(|tx| tx.put(Table::Keys, b"ci", b"\x02{}")).await.unwrap();
+        store.write(|tx| tx.put(Table::Keys, b"ci", b"\x03{}")).await.unwrap();
         assert!(matches!(all(&store).await, Err(StoreError::Unreadable { table: "keys", .. })));
         let by_digest = by_digest(&store, Digest::of(b"ci")).await;
         assert!(matches!(by_digest, Err(StoreError::Unreadable { table: "keys", .. })));

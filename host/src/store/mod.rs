@@ -1,4 +1,4 @@
-//! What the gateway remembers: virtual keys, the audit trail and the decision trail.
+//! What the gateway remembers: virtual keys, approvals, pinned definitions, and the trails.
 //!
 //! [`Store::read`] and [`Store::write`] are the two entry points; each takes a closure over a transaction. On top,
 //! [`table`] keeps typed records with their indexes, and one file per aggregate holds its transitions as verbs that
@@ -17,9 +17,14 @@ pub mod engine;
 mod redb;
 pub mod table;
 
+pub mod trail;
+
+pub mod approvals;
 pub mod audit;
 pub mod decisions;
 pub mod keys;
+pub mod pins;
+pub mod recordings;
 
 #[cfg(test)]
 mod tests;
@@ -134,7 +139,9 @@ impl Store {
 
     /// Compares every index with its table; an empty list is what should be.
     pub async fn verify(&self) -> Result<Vec<Discrepancy>, StoreError> {
-        self.read(keys::verify).await
+        let mut found = self.read(keys::verify).await?;
+        found.extend(self.read(approvals::verify).await?);
+        Ok(found)
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {

@@ -18,6 +18,8 @@ use super::engine::{Bounds, Direction, MAX_KEY_BYTES, MAX_RANGE, ReadTx, Row, Ta
 pub const MAX_PAGE: usize = 200;
 /// Rows that one page of a filtered list looks at. Such a page may be short, or empty, and still have a next one.
 pub const MAX_SCAN: usize = 10_000;
+/// The same for lists whose rows lead to records elsewhere.
+const MAX_FOLLOWED: usize = 500;
 /// Discrepancies that [`Typed::verify`] tells of.
 const MAX_DISCREPANCIES: usize = 100;
 
@@ -76,10 +78,19 @@ pub(super) struct Index<R> {
     pub(super) key: fn(&R) -> Vec<u8>,
 }
 
+/// How the body of a record of an earlier codec version is read. It is written back in the present one when it changes.
+pub(super) struct Older<R> {
+    pub(super) version: u8,
+    pub(super) read: fn(&[u8]) -> serde_json::Result<R>,
+}
+
 /// A table of records with its indexes.
 pub(super) struct Typed<R: 'static> {
     pub(super) table: Table,
+    /// The codec version that is written.
     pub(super) version: u8,
+    /// Versions before that, which stay readable.
+    pub(super) older: &'static [Older<R>],
     pub(super) key: fn(&R) -> Vec<u8>,
     pub(super) indexes: &'static [Index<R>],
 }
@@ -87,7 +98,7 @@ pub(super) struct Typed<R: 'static> {
 impl<R: Serialize + DeserializeOwned> Typed<R> {
     /// The record under `key`.
     pub(super) fn get(&self, tx: &mut ReadTx<'_>, key: &[u8]) -> Result<Option<R>, StoreError> {
-        tx.get(self.table, key)?.map(|bytes| decode(self.table, self.version, &bytes)).transpose()
+        tx.get(self.table, key)?.map(|bytes| self.decode(&bytes)).transpose()
     }
 
     /// The record that `index` leads to. A row of the index that leads nowhere is a fault and not a miss.
@@ -134,7 +145,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
     /// Every record in key order. More than `limit` is a fault.
     pub(super) fn all(&self, tx: &mut ReadTx<'_>, limit: usize) -> Result<Vec<R>, StoreError> {
         let rows = rows(tx, self.table, limit)?;
-        rows.iter().map(|(_, value)| decode(self.table, self.version, value)).collect()
+        rows.iter().map(|(_, value)| self.decode(value)).collect()
     }
 
     /// A page of the records that `keep` keeps, from the largest key down. The table's keys begin with a time.
@@ -145,8 +156,8 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, self.table, after, limit, |_, (_, value)| {
-            let record = decode(self.table, self.version, value)?;
+        page(tx, self.table, &[], after, limit, |_, (_, value)| {
+            let record = self.decode(value)?;
             Ok(keep(&record).then_some(record))
         })
     }
@@ -159,7 +170,34 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, index, after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
+        page(tx, index, &[], after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
+    }
+
+    /// A page of the records that `keep` keeps, from the largest key of `index` that begins with `prefix` down. It looks
+    /// at no more rows than one transaction may read.
+    pub(super) fn newest_first_within(
+        &self,
+        tx: &mut ReadTx<'_>,
+        (index, prefix): (Table, &[u8]),
+        after: Option<&Cursor>,
+        limit: usize,
+        keep: impl Fn(&R) -> bool,
+    ) -> Result<Page<R>, StoreError> {
+        page(tx, index, prefix, after, limit, |tx, (_, primary)| {
+            let record = self.follow(tx, index, primary)?;
+            Ok(keep(&record).then_some(record))
+        })
+    }
+
+    /// At most `limit` records, from the largest key of `index` that begins with `prefix` down.
+    pub(super) fn newest_within(
+        &self,
+        tx: &mut ReadTx<'_>,
+        (index, prefix): (Table, &[u8]),
+        limit: usize,
+    ) -> Result<Vec<R>, StoreError> {
+        let rows = tx.range(index, &Bounds::within(prefix), Direction::Backward, limit)?;
+        rows.iter().map(|(_, primary)| self.follow(tx, index, primary)).collect()
     }
 
     /// Compares every index with the table. Only for tables that are bounded to a few 10 000 records.
@@ -169,7 +207,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         for index in self.indexes {
             let mut expected = BTreeMap::new();
             for (key, value) in &records {
-                expected.insert((index.key)(&decode(self.table, self.version, value)?), key);
+                expected.insert((index.key)(&self.decode(value)?), key);
             }
             let mut tell = |key: &[u8], kind| {
                 found.push(Discrepancy { index: index.table.name(), key: crate::secret::hex(key), kind });
@@ -188,6 +226,15 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         }
         found.truncate(MAX_DISCREPANCIES);
         Ok(found)
+    }
+
+    /// The record of a row of this table.
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<R, StoreError> {
+        let version = bytes.first().copied();
+        match self.older.iter().find(|older| version == Some(older.version)) {
+            Some(older) => (older.read)(&bytes[1..]).map_err(|error| unreadable(self.table, error)),
+            None => decode(self.table, self.version, bytes),
+        }
     }
 
     fn follow(&self, tx: &mut ReadTx<'_>, index: Table, primary: &[u8]) -> Result<R, StoreError> {
@@ -240,10 +287,12 @@ fn rows(tx: &mut ReadTx<'_>, table: Table, limit: usize) -> Result<Vec<Row>, Sto
     }
 }
 
-/// Walks a table from the largest key down until the page is full, the table ends or [`MAX_SCAN`] rows were seen.
+/// Walks the rows of a table whose keys begin with `prefix`, from the largest down, until the page is full, there are no
+/// more or as many were seen as may be.
 fn page<T>(
     tx: &mut ReadTx<'_>,
     table: Table,
+    prefix: &[u8],
     after: Option<&Cursor>,
     limit: usize,
     take: impl Fn(&mut ReadTx<'_>, &Row) -> Result<Option<T>, StoreError>,
@@ -254,12 +303,18 @@ fn page<T>(
     // One more than fits, to know whether there is a next page.
     let mut step = limit + 1;
     let mut scanned = 0;
+    // Where a prefix is given, each row costs a read of its record.
+    let max_scan = if prefix.is_empty() { MAX_SCAN } else { MAX_FOLLOWED };
+    let whole = Bounds::within(prefix);
     loop {
-        let bounds = seen.clone().map_or_else(Bounds::all, Bounds::before);
+        let bounds = match &seen {
+            Some(seen) => whole.before_too(seen),
+            None => whole.clone(),
+        };
         let rows = tx.range(table, &bounds, Direction::Backward, step)?;
         let is_last = rows.len() < step;
         for row in rows {
-            if items.len() == limit || scanned == MAX_SCAN {
+            if items.len() == limit || scanned == max_scan {
                 return Ok(Page { items, next: seen.map(Cursor) });
             }
             items.extend(take(tx, &row)?);

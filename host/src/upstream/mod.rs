@@ -309,9 +309,11 @@ impl Upstream {
     /// # Errors
     /// As for [`Self::call`].
     pub async fn access(&self, permit: Permit<Access>, via: Via) -> Result<Outcome, UpstreamError> {
+        let longest = self.settings.call_timeout;
+        let timeout = permit.timeout().map_or(longest, |shorter| shorter.min(longest));
         let Access { verb, item, params, .. } = permit.into_inner();
         let name = (verb != Verb::Complete).then(|| item.name().to_owned());
-        self.exchange(verb.method(), name, Vec::new(), params, via, self.settings.call_timeout).await
+        self.exchange(verb.method(), name, Vec::new(), params, via, timeout).await
     }
 
     /// Subscribes to a resource: its updates go to `via.events` under the URI `exposed` until the [`Watch`] is dropped.
@@ -319,12 +321,13 @@ impl Upstream {
     /// # Errors
     /// As for [`Self::call`], and [`UpstreamError::Unsupported`] and [`UpstreamError::NoResource`].
     pub async fn watch(&self, permit: Permit<Access>, exposed: &str, via: Via) -> Result<Watch, UpstreamError> {
+        let longest = self.settings.call_timeout;
+        let deadline = self.deadline(permit.timeout().map_or(longest, |shorter| shorter.min(longest)));
         let Access { item, .. } = permit.into_inner();
         let Item::Resource { uri } = item else {
             return Err(UpstreamError::Unsupported { what: "subscriptions to anything but resources" });
         };
         let subscription = Subscription { uri, exposed: exposed.to_owned() };
-        let deadline = self.deadline(self.settings.call_timeout);
         either!(&self.link, link => link.watch(subscription, via, deadline).await)
     }
 

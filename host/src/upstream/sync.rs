@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -43,8 +44,9 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 
 impl Upstream {
     /// Reads what the upstream offers again and again until it is stopped. Calls `changed` after the first attempt, and
-    /// whenever what is known of it or of its health differs from before.
-    pub async fn keep_synced(self: Arc<Self>, changed: impl Fn() + Send) {
+    /// whenever what is known of it or of its health differs from before, and goes on when that has ended: what it begins
+    /// it ends soon.
+    pub async fn keep_synced(self: Arc<Self>, changed: impl Fn() -> BoxFuture<'static, ()> + Send + Sync) {
         let mut retry = FIRST_RETRY;
         let mut last_trouble = None;
         loop {
@@ -74,10 +76,10 @@ impl Upstream {
             last_trouble = trouble;
             // What it offers can be had before anybody hears that it is up.
             if is_news {
-                changed();
+                changed().await;
             }
             if self.settle(health) {
-                changed();
+                changed().await;
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -94,7 +96,10 @@ impl Upstream {
 
     /// Reads everything once; `None` if the upstream was stopped before. An upstream that does not answer counts as down
     /// before the attempt has ended, so that nobody waits for it when the gateway starts.
-    async fn attempt(&self, changed: &(impl Fn() + Send)) -> Option<Result<Seen, UpstreamError>> {
+    async fn attempt(
+        &self,
+        changed: &(impl Fn() -> BoxFuture<'static, ()> + Send + Sync),
+    ) -> Option<Result<Seen, UpstreamError>> {
         let attempt = self.see();
         tokio::pin!(attempt);
         let mut is_first = *self.health.load_full() == Health::Starting;
@@ -105,7 +110,7 @@ impl Upstream {
                     is_first = false;
                     let reason = "it has not answered yet".to_owned();
                     if self.settle(Health::Down { reason }) {
-                        changed();
+                        changed().await;
                     }
                 }
                 () = self.tasks.stopping().cancelled() => return None,

@@ -1,11 +1,12 @@
 //! Which tools a caller sees and may call: an ordered list of rules, the first that matches decides.
 //!
-//! Rules look at names and at what the upstream says of a tool, never at arguments. A tool that is hidden is not listed
-//! and cannot be called; one that is denied is listed, and a call of it is answered with the rule's message.
+//! Rules look at names, at what the upstream says of a tool and at who asks, never at arguments. A tool that is hidden is
+//! not listed and cannot be called; one that is denied is listed, and a call of it is answered with the rule's message.
 
 use portcullis_guest_sdk::serde::Deserialize;
 use portcullis_guest_sdk::{
-    Call, Context, Denial, Glob, ListTools, Listing, Manifest, Policy, Problem, Tool, ToolCall, Verdict, export,
+    Call, Caller, Context, Denial, Glob, ListTools, Listing, Manifest, Policy, Problem, SelfTests, Tool, ToolCall,
+    Verdict, export,
 };
 
 /// Most rules in one configuration.
@@ -17,6 +18,7 @@ const MAX_CODE: usize = 64;
 
 const SCHEMA: &str = include_str!("../schema.json");
 const SAMPLE: &str = include_str!("../sample.json");
+const CASES: &str = include_str!("../cases.json");
 
 /// What the operator writes.
 #[derive(Deserialize)]
@@ -47,14 +49,24 @@ struct Rule {
     code: Option<String>,
 }
 
-/// What the upstream has to say of the tool. Hints, not proofs.
+/// What else a rule depends on. Everything that is written must hold.
 #[derive(Default, Deserialize)]
 #[serde(crate = "portcullis_guest_sdk::serde", deny_unknown_fields)]
 struct When {
+    /// What the upstream has to say of the tool. Hints, not proofs.
     #[serde(default)]
     read_only: Option<bool>,
     #[serde(default)]
     destructive: Option<bool>,
+    /// The caller's subject fits one of these patterns.
+    #[serde(default)]
+    principals: Option<Vec<Glob>>,
+    /// The caller is in one of these groups.
+    #[serde(default)]
+    groups: Option<Vec<String>>,
+    /// The caller holds all of these scopes.
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -89,9 +101,9 @@ enum Decision<'a> {
 }
 
 impl AllowTools {
-    fn decide(&self, tool: &Tool) -> Decision<'_> {
+    fn decide(&self, caller: &Caller, tool: &Tool) -> Decision<'_> {
         let path = tool.path();
-        match self.config.rules.iter().enumerate().find(|(_, rule)| rule.matches(&path, tool)) {
+        match self.config.rules.iter().enumerate().find(|(_, rule)| rule.matches(caller, &path, tool)) {
             Some((at, rule)) => match rule.action {
                 Action::Allow => Decision::Allow,
                 Action::Deny => Decision::Deny { rule: Some((at, rule)) },
@@ -108,11 +120,8 @@ impl AllowTools {
 }
 
 impl Rule {
-    fn matches(&self, path: &str, tool: &Tool) -> bool {
-        let fits = |wanted: Option<bool>, is: bool| wanted.is_none_or(|wanted| wanted == is);
-        self.tools.iter().any(|pattern| pattern.matches(path))
-            && fits(self.when.read_only, tool.is_read_only())
-            && fits(self.when.destructive, tool.is_destructive())
+    fn matches(&self, caller: &Caller, path: &str, tool: &Tool) -> bool {
+        self.tools.iter().any(|pattern| pattern.matches(path)) && self.when.holds(caller, tool)
     }
 
     fn problems(&self, at: usize) -> Vec<Problem> {
@@ -121,6 +130,15 @@ impl Rule {
             |member: &str, message: String| problems.push(Problem::at(format!("/rules/{at}/{member}"), message));
         if self.tools.is_empty() {
             problem("tools", "a rule without tools matches nothing".to_owned());
+        }
+        let When { principals, groups, scopes, .. } = &self.when;
+        let is_empty = [
+            ("principals", principals.as_ref().is_some_and(Vec::is_empty)),
+            ("groups", groups.as_ref().is_some_and(Vec::is_empty)),
+            ("scopes", scopes.as_ref().is_some_and(Vec::is_empty)),
+        ];
+        for (member, _) in is_empty.iter().filter(|(_, is_empty)| *is_empty) {
+            problem(&format!("when/{member}"), "an empty list; leave it out if it does not matter".to_owned());
         }
         if self.message.as_ref().is_some_and(|message| message.is_empty() || message.len() > MAX_MESSAGE) {
             problem("message", format!("a message has 1 to {MAX_MESSAGE} bytes"));
@@ -138,13 +156,34 @@ impl Rule {
     }
 }
 
+impl When {
+    fn holds(&self, caller: &Caller, tool: &Tool) -> bool {
+        let fits = |wanted: Option<bool>, is: bool| wanted.is_none_or(|wanted| wanted == is);
+        fits(self.read_only, tool.is_read_only())
+            && fits(self.destructive, tool.is_destructive())
+            && self.principals.as_ref().is_none_or(|any| any.iter().any(|pattern| pattern.matches(&caller.subject)))
+            && self.groups.as_ref().is_none_or(|any| any.iter().any(|group| caller.is_in(group)))
+            && self.scopes.as_ref().is_none_or(|all| all.iter().all(|scope| caller.has_scope(scope)))
+    }
+
+    /// Whether nothing is written.
+    fn is_empty(&self) -> bool {
+        let Self { read_only, destructive, principals, groups, scopes } = self;
+        read_only.is_none() && destructive.is_none() && principals.is_none() && groups.is_none() && scopes.is_none()
+    }
+}
+
 impl Policy for AllowTools {
     type Config = Config;
 
     fn manifest() -> Manifest {
-        Manifest::new("allow-tools", env!("CARGO_PKG_VERSION"), "Shows, denies or hides tools by name and hints")
-            .license("Apache-2.0")
-            .config(SCHEMA, SAMPLE)
+        Manifest::new(
+            "allow-tools",
+            env!("CARGO_PKG_VERSION"),
+            "Shows, denies or hides tools by name, hints and caller",
+        )
+        .license("Apache-2.0")
+        .config(SCHEMA, SAMPLE)
     }
 
     fn configure(config: Config) -> Result<Self, Vec<Problem>> {
@@ -156,21 +195,27 @@ impl Policy for AllowTools {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let catches_all = |rule: &Rule| {
-            rule.when.read_only.is_none() && rule.when.destructive.is_none() && rule.tools.iter().any(Glob::fits_all)
-        };
-        match self.config.rules.iter().position(catches_all) {
-            Some(at) if at + 1 < self.config.rules.len() => {
-                vec![format!("rule {at} matches every tool, so that the rules after it never apply")]
-            }
-            _ => Vec::new(),
+        let rules = &self.config.rules;
+        let mut warnings = Vec::new();
+        let catches_all = |rule: &Rule| rule.when.is_empty() && rule.tools.iter().any(Glob::fits_all);
+        if let Some(at) = rules.iter().position(catches_all).filter(|at| at + 1 < rules.len()) {
+            warnings.push(format!("rule {at} matches every tool, so that the rules after it never apply"));
         }
+        for (at, rule) in rules.iter().enumerate() {
+            let mut principals = rule.when.principals.iter().flatten();
+            if let Some(pattern) = principals.find(|pattern| pattern.as_str().starts_with("key:")) {
+                let pattern = pattern.as_str();
+                warnings
+                    .push(format!("rule {at}: the subject of a virtual key is its name, so {pattern:?} matches none"));
+            }
+        }
+        warnings
     }
 }
 
 impl ListTools for AllowTools {
-    fn list(&self, _: &Context, tool: &Tool) -> Listing {
-        match self.decide(tool) {
+    fn list(&self, ctx: &Context, tool: &Tool) -> Listing {
+        match self.decide(&ctx.caller, tool) {
             Decision::Allow | Decision::Deny { .. } => Listing::show(),
             Decision::Hide => Listing::hide(),
             Decision::Abstain => Listing::abstain(),
@@ -179,8 +224,8 @@ impl ListTools for AllowTools {
 }
 
 impl ToolCall for AllowTools {
-    fn before(&self, _: &Context, call: &Call) -> Verdict {
-        match self.decide(&call.tool) {
+    fn before(&self, ctx: &Context, call: &Call) -> Verdict {
+        match self.decide(&ctx.caller, &call.tool) {
             Decision::Allow => Verdict::allow(),
             Decision::Abstain => Verdict::abstain(),
             Decision::Hide => Verdict::deny("allow-tools.hidden", "There is no such tool."),
@@ -197,108 +242,44 @@ fn deny(tool: &Tool, rule: Option<(usize, &Rule)>) -> Verdict {
     Denial::new(code, message).rule(name.unwrap_or_else(|| "otherwise".to_owned())).into()
 }
 
-export!(AllowTools with list_tools, tool_call);
+impl SelfTests for AllowTools {
+    const CASES: &'static str = CASES;
+}
+
+export!(AllowTools with list_tools, tool_call, self_tests);
 
 #[cfg(test)]
 mod tests {
     use portcullis_guest_sdk::serde_json::{Value, json};
-    use portcullis_guest_sdk::testing::{call, configure, context, hinted, manifest, tool};
-    use portcullis_guest_sdk::{Hook, ToolHints, Visibility};
+    use portcullis_guest_sdk::testing::{cases, configure, manifest};
 
     use super::*;
 
-    #[expect(clippy::needless_pass_by_value, reason = "reads better where `json!` is written")]
-    fn policy(config: Value) -> AllowTools {
-        configure::<AllowTools>(&config).unwrap_or_else(|problems| panic!("{problems:?}"))
+    #[test]
+    fn the_cases_hold() {
+        cases::<AllowTools>(CASES);
     }
 
-    /// What becomes of a tool: in the list, and when it is called.
-    fn outcome(policy: &AllowTools, tool: Tool) -> (&'static str, String) {
-        let listed = match policy.list(&context(), &tool).visibility {
-            Visibility::Show => "shown",
-            Visibility::Hide => "hidden",
-            Visibility::Abstain => "no opinion",
+    #[test]
+    fn rules_that_look_as_if_they_did_something_are_warned_of() {
+        let warnings = |first: Value| {
+            let config = json!({ "rules": [first, { "tools": ["x/*"], "action": "hide" }] });
+            configure::<AllowTools>(&config).unwrap_or_else(|problems| panic!("{problems:?}")).warnings()
         };
-        let called = match policy.before(&context(), &call(tool, &json!({}))) {
-            Verdict::Allow(_) => "allowed".to_owned(),
-            Verdict::Abstain => "no opinion".to_owned(),
-            Verdict::Deny(denial) => format!("{}: {}", denial.reason.code, denial.reason.rule.unwrap_or_default()),
-            other => panic!("{other:?}"),
-        };
-        (listed, called)
-    }
-
-    #[test]
-    fn the_first_rule_that_matches_decides() {
-        let policy = policy(json!({ "rules": [
-            { "tools": ["tracker/close_issue"], "action": "deny", "name": "closing", "code": "no-closing", "message": "Leave it open." },
-            { "tools": ["notes/delete_*"], "action": "hide" },
-            { "tools": ["tracker/*", "notes/*"], "action": "allow" },
-        ]}));
-        let of = |upstream: &str, name: &str| outcome(&policy, tool(upstream, name));
-        assert_eq!(of("tracker", "close_issue"), ("shown", "no-closing: closing".to_owned()));
-        assert_eq!(of("notes", "delete_note"), ("hidden", "allow-tools.hidden: ".to_owned()));
-        assert_eq!(of("notes", "read_note"), ("shown", "allowed".to_owned()));
-        assert_eq!(of("other", "read_note"), ("hidden", "allow-tools.hidden: ".to_owned()));
-    }
-
-    #[test]
-    fn what_matches_no_rule_is_the_operators_choice() {
-        for (otherwise, listed, called) in [
-            ("allow", "shown", "allowed"),
-            ("deny", "shown", "allow-tools.denied: otherwise"),
-            ("hide", "hidden", "allow-tools.hidden: "),
-            ("abstain", "no opinion", "no opinion"),
-        ] {
-            let policy = policy(json!({ "otherwise": otherwise }));
-            assert_eq!(outcome(&policy, tool("notes", "read")), (listed, called.to_owned()));
-        }
-        assert_eq!(outcome(&policy(json!({})), tool("notes", "read")).0, "hidden", "nothing is shown unasked");
-    }
-
-    #[test]
-    fn a_rule_can_depend_on_hints() {
-        let policy = policy(json!({ "otherwise": "deny", "rules": [
-            { "tools": ["*"], "when": { "read_only": true }, "action": "allow" },
-            { "tools": ["*"], "when": { "destructive": false }, "action": "hide" },
-        ]}));
-        assert_eq!(outcome(&policy, hinted("n", "t", ToolHints::READ_ONLY)).1, "allowed");
-        assert_eq!(outcome(&policy, hinted("n", "t", ToolHints::empty())).0, "hidden");
-        assert_eq!(outcome(&policy, hinted("n", "t", ToolHints::DESTRUCTIVE)).1, "allow-tools.denied: otherwise");
-    }
-
-    #[test]
-    fn mistakes_are_told_with_their_place() {
-        let paths = |config: Value| match configure::<AllowTools>(&config) {
-            Ok(_) => Vec::new(),
-            Err(problems) => problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>(),
-        };
+        assert_eq!(warnings(json!({ "tools": ["a/*", "*"], "action": "allow" })).len(), 1);
+        assert!(warnings(json!({ "tools": ["a/*"], "action": "allow" })).is_empty());
+        assert!(warnings(json!({ "tools": ["*"], "when": { "groups": ["a"] }, "action": "allow" })).is_empty());
         assert_eq!(
-            paths(json!({ "rules": [{ "tools": [], "action": "deny", "code": "No!", "message": "" }] })),
-            ["/rules/0/tools", "/rules/0/message", "/rules/0/code",]
+            warnings(json!({ "tools": ["a/*"], "when": { "principals": ["key:ci"] }, "action": "allow" })).len(),
+            1
         );
-        assert_eq!(
-            paths(json!({ "rules": [{ "tools": ["*"], "action": "allow", "message": "x" }] })),
-            ["/rules/0/action"]
-        );
-        assert_eq!(paths(json!({ "rules": [{ "tools": ["*"], "action": "maybe" }] })), ["/rules/0/action"]);
-        assert_eq!(paths(json!({ "rules": [{ "tools": [""], "action": "allow" }] })), ["/rules/0/tools/0"]);
-        assert_eq!(paths(json!({ "rule": [] })).len(), 1);
     }
 
     #[test]
-    fn rules_that_never_apply_are_warned_of() {
-        let rules = json!([{ "tools": ["*"], "action": "allow" }, { "tools": ["x/*"], "action": "deny" }]);
-        assert_eq!(policy(json!({ "rules": rules })).warnings().len(), 1);
-        assert!(policy(json!({ "rules": [rules[1], rules[0]] })).warnings().is_empty());
-    }
-
-    #[test]
-    fn the_sample_is_accepted_and_the_schema_is_json() {
-        let info = manifest::<AllowTools>(&[Hook::ListTools, Hook::ToolCall]);
-        let sample: Value = portcullis_guest_sdk::serde_json::from_str(&info.sample_config).unwrap();
-        assert!(configure::<AllowTools>(&sample).is_ok());
-        let schema: Value = portcullis_guest_sdk::serde_json::from_str(&info.config_schema).unwrap();
-        assert_eq!(schema["additionalProperties"], false);
+    fn the_sample_is_accepted_without_a_warning() {
+        let sample: Value =
+            portcullis_guest_sdk::serde_json::from_str(&manifest::<AllowTools>().sample_config).unwrap();
+        let policy = configure::<AllowTools>(&sample).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(policy.warnings(), Vec::<String>::new());
     }
 }

@@ -1,4 +1,4 @@
-//! Takes secrets and personal data out of results before they reach the model.
+//! Takes secrets and personal data out of what tools, resources, prompts and tasks answer, before it reaches the model.
 //!
 //! It looks at texts and at strings of structured content; images and other binary parts pass. What it found is counted by
 //! kind in the decision log, never shown there.
@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use portcullis_guest_sdk::serde::Deserialize;
 use portcullis_guest_sdk::serde_json::Value;
 use portcullis_guest_sdk::{
-    CallResult, Context, Edit, Hook, Inspection, Manifest, Need, Policy, Problem, Redaction, ToolResult, export,
+    CallResult, Context, Edit, Hook, Inspection, ItemOutput, ItemResult, Manifest, Need, Part, Policy, Problem,
+    Redaction, SelfTests, ToolResult, export,
     json::{Text, Then, walk},
 };
 
@@ -22,6 +23,7 @@ const MAX_REPLACEMENT: usize = 256;
 
 const SCHEMA: &str = include_str!("../schema.json");
 const SAMPLE: &str = include_str!("../sample.json");
+const CASES: &str = include_str!("../cases.json");
 
 /// What the operator writes.
 #[derive(Deserialize)]
@@ -72,6 +74,14 @@ impl Redact {
             .collect()
     }
 
+    fn redact_texts(&self, parts: &[Part], redaction: &mut Redaction, counts: &mut Counts) {
+        for part in parts {
+            for (range, replacement) in self.findings(part.text.as_deref().unwrap_or_default(), counts) {
+                redaction.replace(part, range, replacement);
+            }
+        }
+    }
+
     fn masked(&self, text: &str, counts: &mut Counts) -> Option<String> {
         let findings = self.findings(text, counts);
         if findings.is_empty() {
@@ -114,7 +124,9 @@ impl Policy for Redact {
             .license("Apache-2.0")
             .config(SCHEMA, SAMPLE)
             .needs(Need::of(Hook::ToolResult).output())
+            .needs(Need::of(Hook::ItemResult).output())
             .mutates(Hook::ToolResult)
+            .mutates(Hook::ItemResult)
     }
 
     fn configure(config: Config) -> Result<Self, Vec<Problem>> {
@@ -142,13 +154,8 @@ impl Policy for Redact {
 
 impl ToolResult for Redact {
     fn after(&self, _: &Context, result: &CallResult) -> Inspection {
-        let mut redaction = Redaction::new();
-        let mut counts = Counts::new();
-        for part in &result.parts {
-            for (range, replacement) in self.findings(part.text.as_deref().unwrap_or_default(), &mut counts) {
-                redaction.replace(part, range, replacement);
-            }
-        }
+        let (mut redaction, mut counts) = (Redaction::new(), Counts::new());
+        self.redact_texts(&result.parts, &mut redaction, &mut counts);
         if self.config.structured {
             match result.parse_structured::<Value>() {
                 Ok(Some(document)) => self.redact_structured(&document, &mut redaction, &mut counts),
@@ -161,83 +168,74 @@ impl ToolResult for Redact {
                 }
             }
         }
-        for (kind, count) in counts {
-            redaction.note(kind, count.to_string());
-        }
-        redaction.into()
+        noted(redaction, counts)
     }
 }
 
-export!(Redact with tool_result);
+impl ItemResult for Redact {
+    fn after(&self, _: &Context, output: &ItemOutput) -> Inspection {
+        let (mut redaction, mut counts) = (Redaction::new(), Counts::new());
+        self.redact_texts(&output.parts, &mut redaction, &mut counts);
+        noted(redaction, counts)
+    }
+}
+
+fn noted(mut redaction: Redaction, counts: Counts) -> Inspection {
+    for (kind, count) in counts {
+        redaction.note(kind, count.to_string());
+    }
+    redaction.into()
+}
+
+impl SelfTests for Redact {
+    const CASES: &'static str = CASES;
+}
+
+export!(Redact with tool_result, item_result, self_tests);
 
 #[cfg(test)]
 mod tests {
     use portcullis_guest_sdk::serde_json::json;
-    use portcullis_guest_sdk::testing::{apply, configure, context, manifest, result, structured, tool};
+    use portcullis_guest_sdk::testing::{apply, cases, configure, context, manifest, result, structured, tool};
 
     use super::*;
 
-    #[expect(clippy::needless_pass_by_value, reason = "reads better where `json!` is written")]
-    fn policy(config: Value) -> Redact {
-        configure::<Redact>(&config).unwrap_or_else(|problems| panic!("{problems:?}"))
+    #[test]
+    fn the_cases_hold() {
+        cases::<Redact>(CASES);
     }
 
-    fn redaction(policy: &Redact, of: &CallResult) -> Redaction {
-        match policy.after(&context(), of) {
-            Inspection::Redact(redaction) => redaction,
+    fn left(config: &Value, of: &CallResult) -> (Vec<String>, Option<Value>) {
+        let policy = configure::<Redact>(config).unwrap_or_else(|problems| panic!("{problems:?}"));
+        match ToolResult::after(&policy, &context(), of) {
+            Inspection::Redact(redaction) => apply(of, &redaction).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn texts_are_redacted_and_counted() {
-        let policy = policy(json!({ "kinds": ["email", "api-key"], "words": ["Falcon"] }));
+    fn what_is_left_of_texts_holds_no_finding() {
+        let config = json!({ "kinds": ["email", "api-key"], "words": ["Falcon"] });
         let of = result(
             tool("notes", "read"),
             &["für ann@example.com: sk-0123456789abcdef0", "nichts", "falcon bo@example.org"],
         );
-        let redaction = redaction(&policy, &of);
-        let (texts, _) = apply(&of, &redaction).unwrap();
+        let (texts, _) = left(&config, &of);
         assert_eq!(texts, ["für [redacted:email]: [redacted:api-key]", "nichts", "[redacted:word] [redacted:email]"]);
-        let notes: Vec<_> = redaction.notes.iter().map(|note| format!("{}={}", note.key, note.value)).collect();
-        assert_eq!(notes, ["api-key=1", "email=2", "word=1"]);
     }
 
     #[test]
-    fn structured_content_is_redacted_in_values_and_names() {
-        let policy = policy(json!({ "kinds": ["email"], "replacement": "***" }));
-        let of = structured(
-            tool("notes", "read"),
-            &json!({ "to": ["x", "ann@example.com"], "ann@example.com": { "a": 1 }, "n": 1 }),
-        );
-        let (_, left) = apply(&of, &redaction(&policy, &of)).unwrap();
-        assert_eq!(left.unwrap(), json!({ "to": ["x", "***"], "n": 1 }));
-        let off = configure::<Redact>(&json!({ "kinds": ["email"], "structured": false })).unwrap();
-        assert!(matches!(off.after(&context(), &of), Inspection::Pass));
+    fn what_is_left_of_structured_content_holds_no_finding() {
+        let content = json!({ "to": ["x", "ann@example.com"], "ann@example.com": { "a": 1 }, "n": 1 });
+        let of = structured(tool("notes", "read"), &content);
+        let (_, content) = left(&json!({ "kinds": ["email"], "replacement": "***" }), &of);
+        assert_eq!(content.unwrap(), json!({ "to": ["x", "***"], "n": 1 }));
     }
 
     #[test]
-    fn what_holds_nothing_passes() {
-        let of = result(tool("notes", "read"), &["nothing to see", ""]);
-        assert!(matches!(policy(json!({})).after(&context(), &of), Inspection::Pass));
-    }
-
-    #[test]
-    fn mistakes_are_told_with_their_place() {
-        let paths = |config: Value| match configure::<Redact>(&config) {
-            Ok(_) => Vec::new(),
-            Err(problems) => problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>(),
-        };
-        assert_eq!(paths(json!({ "kinds": [] })), ["/kinds"]);
-        assert_eq!(paths(json!({ "kinds": ["word"] })), ["/kinds/0"]);
-        assert_eq!(paths(json!({ "kinds": ["phone"] })), ["/kinds/0"]);
-        assert_eq!(paths(json!({ "words": [""] })), ["/words/0"]);
-    }
-
-    #[test]
-    fn the_sample_is_accepted() {
-        let sample: Value =
-            portcullis_guest_sdk::serde_json::from_str(&manifest::<Redact>(&[Hook::ToolResult]).sample_config).unwrap();
-        assert!(configure::<Redact>(&sample).is_ok());
+    fn the_manifest_is_as_the_host_wants_it() {
+        let info = manifest::<Redact>();
+        assert_eq!(info.hooks, [Hook::ToolResult, Hook::ItemResult]);
+        assert_eq!(info.mutates, info.hooks);
     }
 }

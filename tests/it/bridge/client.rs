@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// 2026-07-28.
     Modern,
     /// A revision with sessions, over streamable HTTP.
@@ -16,7 +16,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Modern,
         Self::Session("2025-11-25"),
         Self::Session("2025-06-18"),
@@ -25,7 +25,7 @@ impl Kind {
     ];
 
     /// Whether a question of this kind exists in its revision.
-    pub(super) fn knows(self, question: &str) -> bool {
+    pub(crate) fn knows(self, question: &str) -> bool {
         match question {
             "form" => !matches!(self, Self::Session("2025-03-26") | Self::Sse),
             "url" => matches!(self, Self::Modern | Self::Session("2025-11-25")),
@@ -35,8 +35,8 @@ impl Kind {
 }
 
 /// A client with what it has opened.
-pub(super) struct Client {
-    pub(super) kind: Kind,
+pub(crate) struct Client {
+    pub(crate) kind: Kind,
     way: Way,
 }
 
@@ -46,7 +46,7 @@ enum Way {
 }
 
 /// A request under way.
-pub(super) struct Exchange<'a> {
+pub(crate) struct Exchange<'a> {
     client: &'a mut Client,
     id: Value,
     /// Of the POST; the one stream of HTTP+SSE is the client's.
@@ -55,25 +55,25 @@ pub(super) struct Exchange<'a> {
 
 /// What was said around a request.
 #[derive(Debug, Default)]
-pub(super) struct Talk {
+pub(crate) struct Talk {
     /// Notifications.
-    pub(super) said: Vec<Value>,
+    pub(crate) said: Vec<Value>,
     /// What the client was asked: method and parameters, in order.
-    pub(super) asked: Vec<(String, Value)>,
+    pub(crate) asked: Vec<(String, Value)>,
     /// How often the request was sent.
-    pub(super) rounds: usize,
-    pub(super) response: Value,
+    pub(crate) rounds: usize,
+    pub(crate) response: Value,
     /// The response to the byte.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Client {
     /// A client with the key of this name, in a session of its own if its revision has sessions.
-    pub(super) async fn connect(gateway: &Gateway, key: &str, kind: Kind, capabilities: Value) -> Self {
+    pub(crate) async fn connect(gateway: &Gateway, key: &str, kind: Kind, capabilities: Value) -> Self {
         Self::of(gateway.caller(key).able(capabilities), kind).await
     }
 
-    pub(super) async fn of(caller: Caller, kind: Kind) -> Self {
+    pub(crate) async fn of(caller: Caller, kind: Kind) -> Self {
         let way = match kind {
             Kind::Modern => Way::Http(caller),
             Kind::Session(version) => Way::Http(caller.initialize(version).await),
@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// The one who posts.
-    pub(super) fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         match &self.way {
             Way::Http(caller) => caller,
             Way::Sse(session) => &session.poster,
@@ -91,13 +91,13 @@ impl Client {
     }
 
     /// The next message on the one stream of HTTP+SSE.
-    pub(super) async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         let Way::Sse(session) = &mut self.way else { panic!("there is no such stream") };
         session.stream.next().await
     }
 
     /// Sends a request.
-    pub(super) async fn begin(&mut self, method: &str, params: Value) -> Exchange<'_> {
+    pub(crate) async fn begin(&mut self, method: &str, params: Value) -> Exchange<'_> {
         let (id, stream) = match &mut self.way {
             Way::Http(caller) if self.kind == Kind::Modern => {
                 let (headers, body) = caller.modern_request(method, params);
@@ -120,17 +120,17 @@ impl Client {
     }
 
     /// Sends a request that asks nothing back, and gives the response.
-    pub(super) async fn ask(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) async fn ask(&mut self, method: &str, params: Value) -> Value {
         self.talk(method, params, |method, _| panic!("{method} was asked")).await.response
     }
 
     /// Calls a tool that asks nothing back.
-    pub(super) async fn call(&mut self, tool: &str, arguments: Value) -> Value {
+    pub(crate) async fn call(&mut self, tool: &str, arguments: Value) -> Value {
         self.ask("tools/call", json!({ "name": tool, "arguments": arguments })).await
     }
 
     /// Sends a request, answers what is asked meanwhile, and comes back with the answers where the revision has it so.
-    pub(super) async fn talk(
+    pub(crate) async fn talk(
         &mut self,
         method: &str,
         params: Value,
@@ -180,16 +180,16 @@ impl Client {
 }
 
 impl Exchange<'_> {
-    pub(super) fn id(&self) -> &Value {
+    pub(crate) fn id(&self) -> &Value {
         &self.id
     }
 
-    pub(super) fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         self.client.caller()
     }
 
     /// The text of the next message, which there must be.
-    pub(super) async fn text(&mut self) -> String {
+    pub(crate) async fn text(&mut self) -> String {
         let stream = match (&mut self.stream, &mut self.client.way) {
             (Some(stream), _) => stream,
             (None, Way::Sse(session)) => &mut session.stream,

@@ -29,11 +29,11 @@ mod tasks;
 mod batches;
 mod endpoints;
 
-use client::{Client, Kind};
+pub(crate) use client::{Client, Kind};
 
 /// An upstream of each sort that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Up {
+pub(crate) enum Up {
     ModernHttp,
     /// Streamable HTTP with sessions.
     LegacyHttp,
@@ -59,7 +59,7 @@ impl Up {
         }
     }
 
-    fn is_modern(self) -> bool {
+    pub(crate) fn is_modern(self) -> bool {
         matches!(self, Self::ModernHttp | Self::ModernStdio)
     }
 
@@ -69,7 +69,7 @@ impl Up {
     }
 
     /// The same with a gateway that is configured otherwise.
-    async fn scene_with(self, builder: Builder) -> Scene {
+    pub(crate) async fn scene_with(self, builder: Builder) -> Scene {
         let builder = builder.section("[mcp]\nlegacy_sse = true");
         let (fixture, builder) = match self.settings() {
             Some(settings) => {
@@ -97,11 +97,11 @@ impl Up {
 }
 
 /// The upstream `up` with a gateway in front of it.
-struct Scene {
+pub(crate) struct Scene {
     up: Up,
     /// `None` for a child process of the gateway's.
     fixture: Option<Fixture>,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
 }
 
 impl Scene {
@@ -111,12 +111,12 @@ impl Scene {
     }
 
     /// A client of `alice`'s.
-    async fn client(&self, kind: Kind, capabilities: Value) -> Client {
+    pub(crate) async fn client(&self, kind: Kind, capabilities: Value) -> Client {
         Client::connect(&self.gateway, "alice", kind, capabilities).await
     }
 
     /// What the upstream says of its calls: `calls`, `cancelled` or `under_way`.
-    async fn stat(&self, what: &str) -> usize {
+    pub(crate) async fn stat(&self, what: &str) -> usize {
         let Some(fixture) = &self.fixture else {
             let told = self.gateway.caller("bob").call("up__counter", json!({})).await.json();
             let stat = told["result"]["structuredContent"][what].as_u64();
@@ -128,6 +128,12 @@ impl Scene {
             "under_way" => stats.under_way,
             _ => stats.calls,
         }
+    }
+
+    /// How many calls the upstream has seen since it had seen `before`, but for those that ask for that.
+    pub(crate) async fn calls_since(&self, before: usize) -> usize {
+        let asked = usize::from(self.fixture.is_none());
+        self.stat("calls").await - before - asked
     }
 
     /// Waits until the upstream says this of its calls.
@@ -152,17 +158,17 @@ async fn soon<T>(happens: impl Future<Output = T>) -> T {
 }
 
 /// The first text of a tool's result.
-fn text(response: &Value) -> &str {
+pub(crate) fn text(response: &Value) -> &str {
     response["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text in {response}"))
 }
 
 /// Everything that a client can be asked.
-fn everything() -> Value {
+pub(crate) fn everything() -> Value {
     json!({ "sampling": {}, "roots": { "listChanged": true }, "elicitation": { "form": {}, "url": {} } })
 }
 
 /// Reasonable answers to what the fixture asks.
-fn answer(method: &str, params: &Value) -> Value {
+pub(crate) fn answer(method: &str, params: &Value) -> Value {
     match method {
         "sampling/createMessage" => {
             json!({ "role": "assistant", "model": "m", "content": { "type": "text", "text": "Paris" } })

@@ -14,35 +14,35 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What a command did.
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(super) struct Ran {
+    pub(super) code: Option<i32>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 impl Ran {
     /// Of a command that must have succeeded: what it printed.
-    fn printed(self) -> String {
+    pub(super) fn printed(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 
     /// Of a command that must have failed: what it complained of.
-    fn complaint(self) -> String {
+    pub(super) fn complaint(self) -> String {
         assert_eq!(self.code, Some(1), "{}{}", self.stdout, self.stderr);
         assert_eq!(self.stdout, "", "complaints go to standard error");
         self.stderr
     }
 }
 
-fn command(arguments: &[&str]) -> Command {
+pub(super) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program("portcullis"));
     command.args(arguments).env_remove("PORTCULLIS_CONFIG").env_remove("PORTCULLIS_LOG").stdin(Stdio::null());
     command
 }
 
 /// Runs the binary in a directory, while a gateway of this process may serve it.
-async fn run_in(dir: &Path, arguments: &[&str]) -> Ran {
+pub(super) async fn run_in(dir: &Path, arguments: &[&str]) -> Ran {
     let mut command = command(arguments);
     command.current_dir(dir);
     let Output { status, stdout, stderr } =
@@ -51,12 +51,12 @@ async fn run_in(dir: &Path, arguments: &[&str]) -> Ran {
     Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
 
-async fn run(arguments: &[&str]) -> Ran {
+pub(super) async fn run(arguments: &[&str]) -> Ran {
     run_in(repository(), arguments).await
 }
 
 /// A directory with these files.
-fn dir_with(files: &[(&str, &str)]) -> TempDir {
+pub(super) fn dir_with(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, content) in files {
         fs::write(dir.path().join(name), content).unwrap();
@@ -201,10 +201,9 @@ async fn keys_are_made_and_ended_from_the_command_line() {
     let (dir, config) = (gateway.dir.path(), gateway.file.to_str().unwrap());
     let key = async |arguments: &[&str]| run_in(dir, &[&["key"], arguments, &["--config", config]].concat()).await;
 
-    let printed =
-        key(&["create", "ci", "--allow", "up/echo", "--allow", "up/test_*", "--expires", "2027-01-31T00:00:00Z"])
-            .await
-            .printed();
+    let allow = ["create", "ci", "--allow", "up/echo", "--allow", "up/test_*"];
+    let more = ["--scope", "read", "--scope", "notes:write", "--group", "ops", "--expires", "2027-01-31T00:00:00Z"];
+    let printed = key(&[&allow[..], &more].concat()).await.printed();
     let secret = printed.lines().next().unwrap().to_owned();
     assert!(secret.starts_with("pk_"), "{printed}");
     let ci = Caller::new(gateway.public, Some(secret.clone()));
@@ -218,7 +217,7 @@ async fn keys_are_made_and_ended_from_the_command_line() {
             .unwrap_or_else(|| panic!("{name} is not in\n{list}"))
             .to_owned()
     };
-    for part in ["enabled", "2027-01-31T00:00:00", "store", "up/echo up/test_*"] {
+    for part in ["enabled", "2027-01-31T00:00:00", "store", "up/echo up/test_*", "read notes:write", "ops"] {
         assert!(line("ci").contains(part), "{list}");
     }
     assert!(line("alice").contains("file"), "{list}");
@@ -238,6 +237,7 @@ async fn keys_are_made_and_ended_from_the_command_line() {
         (&["create", "Not A Name"], "a-z"),
         (&["create", "ci", "--allow", "no-slash"], "UPSTREAM/TOOL"),
         (&["create", "ci", "--expires", "tomorrow"], "2027-01-31T00:00:00Z"),
+        (&["create", "ci", "--scope", "two words"], "entry 0 of `scopes` must be"),
         (&["delete", "../status"], "no such key"),
     ] {
         let complaint = key(arguments).await.complaint();

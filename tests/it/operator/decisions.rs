@@ -65,6 +65,8 @@ async fn a_call_leaves_a_decision() {
     assert_eq!((&call["policy"], &call["verdict"]), (&json!("guard"), &json!("allow")));
     assert!(call["micros"].is_u64());
     assert_eq!(call["module_digest"].as_str().unwrap().len(), 64);
+    assert_eq!((&call["module_name"], &call["mode"]), (&json!("allow-tools"), &json!("enforce")));
+    assert!(call["version"].is_string() && call["notes"].is_array() && call["rule"].is_null(), "{call:#}");
     assert!(!decision.to_string().contains("hunter2"), "arguments are no part of the trail");
 
     let id = decision["id"].as_str().unwrap();

@@ -31,7 +31,13 @@ async fn set_disabled(gateway: &Gateway, name: &str, disabled: bool) -> StatusCo
 async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
     let up = Fixture::start().await;
     let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
-    let key = json!({ "name": "ci", "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }], "expires": "2027-01-31T00:00:00Z" });
+    let key = json!({
+        "name": "ci",
+        "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }],
+        "scopes": ["read", "notes:write"],
+        "groups": ["ops"],
+        "expires": "2027-01-31T00:00:00Z",
+    });
     let reply = gateway.operator("POST", "/api/v1/keys", Some(key)).await;
     assert_eq!(reply.status, StatusCode::CREATED);
     let mut made = reply.json();
@@ -39,6 +45,8 @@ async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
     let view = json!({
         "name": "ci",
         "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }],
+        "scopes": ["read", "notes:write"],
+        "groups": ["ops"],
         "created": "2026-01-01T00:00:00.000Z",
         "expires": "2027-01-31T00:00:00.000Z",
         "disabled": false,
@@ -127,6 +135,14 @@ async fn what_is_no_key_is_refused() {
         json!({ "name": "a", "allow": [{ "upstream": "*", "tools": [""] }] }),
         json!({ "name": "a", "allow": [{ "upstream": "*", "tools": ["x".repeat(10_000)] }] }),
         json!({ "name": "a", "allow": lines(257) }),
+        json!({ "name": "a", "scopes": "read" }),
+        json!({ "name": "a", "scopes": [""] }),
+        json!({ "name": "a", "scopes": ["read write"] }),
+        json!({ "name": "a", "scopes": ["a\"b"] }),
+        json!({ "name": "a", "scopes": ["read", "read"] }),
+        json!({ "name": "a", "scopes": (0..65).map(|number| number.to_string()).collect::<Vec<_>>() }),
+        json!({ "name": "a", "groups": ["ä"] }),
+        json!({ "name": "a", "groups": ["x".repeat(129)] }),
     ] {
         let reply = gateway.operator("POST", "/api/v1/keys", Some(key.clone())).await;
         assert_eq!(

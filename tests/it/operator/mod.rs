@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use portcullis_tests::{Caller, Gateway};
 
 mod access;
+mod approvals;
 mod cli;
 mod decisions;
 mod keys;
 mod lifecycle;
+mod pins;
+mod policy_cli;
+mod recordings;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {

@@ -34,17 +34,17 @@ fn module(wat: &str) -> Vec<u8> {
 /// and a pointer out, and the last byte of the guest's data says in its manifest which of them it has.
 fn moved(wat: &str, interface: &str, function: &str, hook: &str) -> String {
     let exported = wat.replace("tool-call@0.1.0#before", &format!("{interface}@0.1.0#{function}"));
-    let moved = exported.replace(r#"{}\01")"#, &format!(r#"{{}}{hook}")"#));
+    let moved = exported.replace(r#"{}\06")"#, &format!(r#"{{}}{hook}")"#));
     assert!(moved != exported && exported != wat, "the guest is not as it was");
     moved
 }
 
 fn in_list(wat: &str) -> String {
-    moved(wat, "list-tools", "filter", r"\00")
+    moved(wat, "list-tools", "filter", r"\04")
 }
 
 fn in_result(wat: &str) -> String {
-    moved(wat, "tool-result", "after", r"\02")
+    moved(wat, "tool-result", "after", r"\07")
 }
 
 /// An upstream for each guest, guarded by it, and one of the name `good`, guarded by one that objects to nothing.
@@ -86,6 +86,7 @@ async fn fifty_calls_at_once_into_each_bad_policy_harm_no_other() {
     let fixture = Fixture::start().await;
     let gateway = guarded(&fixture, str::to_owned).start().await;
     let caller = gateway.caller("ci");
+    let mut busy = 0;
     for (name, _, code) in GUESTS {
         let began = Instant::now();
         let tool = format!("{name}__echo");
@@ -93,6 +94,12 @@ async fn fifty_calls_at_once_into_each_bad_policy_harm_no_other() {
         let good = join_all((0..10).map(|number| call(&caller, "good__echo", json!({ "n": number }))));
         let (bad, good) = tokio::join!(bad, good);
         for reply in bad {
+            // Who takes too long waits for its turn from then on, and not for ever.
+            if code == "timeout" && reply.status == 429 {
+                assert_eq!(reply.json()["error"]["data"]["refusal"]["code"], "busy", "{}", reply.text());
+                busy += 1;
+                continue;
+            }
             assert_eq!(refusal(&reply).1["code"], code, "{name}: {}", reply.text());
         }
         for (number, reply) in good.iter().enumerate() {
@@ -102,8 +109,12 @@ async fn fifty_calls_at_once_into_each_bad_policy_harm_no_other() {
     }
     let view = gateway.operator("GET", "/api/v1/policies", None).await.json();
     for row in view["bindings"].as_array().unwrap() {
-        let is_good = row["name"] == "good";
-        let expected = if is_good { (json!(0), json!(false)) } else { (json!(50), json!(true)) };
+        let expected = match row["name"].as_str().unwrap() {
+            "good" => (json!(0), json!(false)),
+            // For lack of room nobody is to blame.
+            "loops" => (json!(50 - busy), json!(true)),
+            _ => (json!(50), json!(true)),
+        };
         assert_eq!((row["failures"].clone(), row["degraded"].clone()), expected, "{row}");
     }
 }
@@ -197,7 +208,7 @@ async fn a_module_that_cannot_be_used_stops_the_start_and_is_named() {
         "unreachable)\n  (func (export \"portcullis:policy/configuration",
     );
     let cases: [(&str, Vec<u8>, &str, &[&str]); 11] = [
-        ("imports", module(IMPORTS_WASI), "", &["wasi_snapshot_preview1"]),
+        ("imports", module(IMPORTS_WASI), "", &["wasi_unstable"]),
         ("text", b"(module)".to_vec(), "", &["no WebAssembly"]),
         ("nothing", Vec::new(), "", &["no WebAssembly"]),
         ("half", shipped("allow-tools")[..50_000].to_vec(), "", &["malformed"]),
@@ -209,7 +220,7 @@ async fn a_module_that_cannot_be_used_stops_the_start_and_is_named() {
             &["memory"],
         ),
         ("traps when asked what it is", module(&in_describe), "", &["description"]),
-        ("has a hook that does not exist", module(&moved(traps, "tool-dream", "before", r"\01 ")), "", &["tool-dream"]),
+        ("has a hook that does not exist", module(&moved(traps, "tool-dream", "before", r"\06 ")), "", &["tool-dream"]),
         (
             "mistake in a rule",
             shipped("allow-tools").to_vec(),

@@ -3,9 +3,13 @@
 use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 
+mod generations;
+mod guest;
+
 mod hostile;
-mod reload;
+pub(crate) mod reload;
 mod shipped;
+mod surfaces;
 
 /// A shipped policy's module.
 fn shipped(name: &str) -> &'static [u8] {

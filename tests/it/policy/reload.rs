@@ -17,7 +17,7 @@ const SWAPS: u64 = 100;
 const STORM_BOUND: Duration = Duration::from_secs(60);
 
 /// A core module that denies every call under this code, which has three letters.
-fn denies(code: &str) -> Vec<u8> {
+pub(crate) fn denies(code: &str) -> Vec<u8> {
     assert_eq!(code.len(), 3);
     let zeroes = |count: usize| r"\00".repeat(count);
     // The verdict `deny`; code and message; neither rule nor detail nor JSON-RPC code nor data; an answer of the tool.
@@ -41,24 +41,24 @@ async fn guarded() -> (Fixture, Gateway) {
 }
 
 /// Under which code a call is denied now.
-async fn code(gateway: &Gateway) -> Value {
+pub(super) async fn code(gateway: &Gateway) -> Value {
     refusal(&call(&gateway.caller("ci"), "up__echo", json!({})).await).1["code"].clone()
 }
 
-async fn policies(gateway: &Gateway) -> Value {
+pub(super) async fn policies(gateway: &Gateway) -> Value {
     gateway.operator("GET", "/api/v1/policies", None).await.json()
 }
 
-async fn generation(gateway: &Gateway) -> u64 {
+pub(super) async fn generation(gateway: &Gateway) -> u64 {
     policies(gateway).await["generation"].as_u64().unwrap()
 }
 
 /// Waits until a later policy set than this one is in force.
-async fn until_after(gateway: &Gateway, generation: u64) {
+pub(super) async fn until_after(gateway: &Gateway, generation: u64) {
     gateway.until("/api/v1/policies", |view| view["generation"].as_u64().is_some_and(|now| now > generation)).await;
 }
 
-fn configuration(gateway: &Gateway) -> String {
+pub(super) fn configuration(gateway: &Gateway) -> String {
     std::fs::read_to_string(&gateway.file).unwrap()
 }
 
@@ -70,7 +70,7 @@ async fn reconfigure(gateway: &Gateway, text: &str) {
 }
 
 /// The newest event of the audit trail, once it is this one; it is written after the swap.
-async fn until_event(gateway: &Gateway, name: &str) -> Value {
+pub(super) async fn until_event(gateway: &Gateway, name: &str) -> Value {
     let view = gateway.until("/api/v1/audit?limit=1", |view| view["entries"][0]["event"] == name).await;
     view["entries"][0].clone()
 }
@@ -128,7 +128,7 @@ async fn what_is_wrong_changes_nothing_and_says_why_until_it_is_mended() {
     let wrong: [(&str, Vec<u8>, &[&str]); 6] = [
         ("guard.wasm", b"not a module".to_vec(), &["guard", "no WebAssembly"]),
         ("guard.wasm", denies("two")[..200].to_vec(), &["guard", "malformed"]),
-        ("guard.wasm", imports_wasi, &["guard", "wasi_snapshot_preview1"]),
+        ("guard.wasm", imports_wasi, &["guard", "wasi_unstable"]),
         ("portcullis.toml", format!("{text}\n[[[").into_bytes(), &["portcullis.toml"]),
         (
             "portcullis.toml",

@@ -1,7 +1,8 @@
 //! Refuses every tool that does not say of itself that it changes nothing.
 
-use portcullis_guest_sdk::{Call, Context, Manifest, NoConfig, Policy, Problem, ToolCall, Verdict, export};
+use portcullis_guest_sdk::{Call, Context, Manifest, NoConfig, Policy, Problem, SelfTests, ToolCall, Verdict, export};
 
+/// The policy, which has nothing to configure.
 pub struct ReadOnly;
 
 impl Policy for ReadOnly {
@@ -28,21 +29,20 @@ impl ToolCall for ReadOnly {
     }
 }
 
-export!(ReadOnly with tool_call);
+impl SelfTests for ReadOnly {
+    const CASES: &'static str = include_str!("../cases.json");
+}
+
+export!(ReadOnly with tool_call, self_tests);
 
 #[cfg(test)]
 mod tests {
-    use portcullis_guest_sdk::ToolHints;
-    use portcullis_guest_sdk::serde_json::json;
-    use portcullis_guest_sdk::testing::{call, context, hinted, tool};
+    use portcullis_guest_sdk::testing::cases;
 
     use super::*;
 
     #[test]
-    fn only_reading_is_allowed() {
-        let read = hinted("notes", "read_note", ToolHints::READ_ONLY);
-        assert!(matches!(ReadOnly.before(&context(), &call(read, &json!({}))), Verdict::Allow(_)));
-        let delete = tool("notes", "delete_note");
-        assert!(matches!(ReadOnly.before(&context(), &call(delete, &json!({}))), Verdict::Deny(_)));
+    fn the_cases_hold() {
+        cases::<ReadOnly>(ReadOnly::CASES);
     }
 }

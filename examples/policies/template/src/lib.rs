@@ -1,7 +1,8 @@
 //! Has no opinion on anything: a place to begin.
 
-use portcullis_guest_sdk::{Call, Context, Manifest, NoConfig, Policy, Problem, ToolCall, Verdict, export};
+use portcullis_guest_sdk::{Call, Context, Manifest, NoConfig, Policy, Problem, SelfTests, ToolCall, Verdict, export};
 
+/// The policy. What `configure` makes of the operator's settings goes in here.
 pub struct Template;
 
 impl Policy for Template {
@@ -22,4 +23,20 @@ impl ToolCall for Template {
     }
 }
 
-export!(Template with tool_call);
+impl SelfTests for Template {
+    const CASES: &'static str = include_str!("../cases.json");
+}
+
+export!(Template with tool_call, self_tests);
+
+#[cfg(test)]
+mod tests {
+    use portcullis_guest_sdk::testing::cases;
+
+    use super::*;
+
+    #[test]
+    fn the_cases_hold() {
+        cases::<Template>(Template::CASES);
+    }
+}

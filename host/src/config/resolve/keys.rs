@@ -8,6 +8,7 @@ use crate::config::raw::{self, At, NameOfKey};
 use crate::config::reference::Reference;
 use crate::config::value;
 use crate::glob::Glob;
+use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, KEY_PREFIX, ManagedBy, Standing, VirtualKey};
 use crate::ids::KeyName;
 use crate::secret::{Digest, Plaintext};
@@ -40,16 +41,29 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     let path = format!("keys.{}.allow", name.as_str());
     let entries = raw.allow.iter().enumerate();
     let allow = entries.filter_map(|(index, at)| entry(checks, &format!("{path}.{index}"), at, declared)).collect();
+    let scopes = tokens(checks, "scopes", &raw.scopes);
+    let groups = tokens(checks, "groups", &raw.groups);
     let expires = checks.setting("expires", &raw.expires, |moment| value::moment(&moment.0));
     let is_disabled = raw.disabled.value().copied().unwrap_or(false);
     Some(VirtualKey {
         name: checked?,
         digest: digest?,
         allow: AllowList(allow),
+        scopes,
+        groups,
         created: checks.now,
         expires,
         standing: if is_disabled { Standing::Disabled } else { Standing::Enabled },
         managed_by: ManagedBy::File,
+    })
+}
+
+fn tokens(checks: &mut Checks<'_>, name: &str, raw: &[At<String>]) -> TokenList {
+    let list = TokenList::parse(raw.iter().map(|token| token.value().clone()).collect());
+    list.unwrap_or_else(|(position, error)| {
+        let fault = Fault::new(error.to_string()).of(format_args!("an entry of {name}"));
+        checks.mistake(raw[position].place(), fault);
+        TokenList::default()
     })
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::mistake::{Checked, Fault, Found, Mistakes, did_you_mean};
+use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
@@ -19,9 +20,12 @@ use crate::env::Timestamp;
 use crate::glob::Glob;
 
 mod keys;
+mod matching;
 mod policies;
+mod sets;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod upstreams;
 
 pub(super) use upstreams::header_name;
@@ -67,13 +71,13 @@ fn resolve(
     now: Timestamp,
 ) -> Result<Config, Mistakes> {
     let shape = shape::read(text).map_err(|found| Mistakes::in_text(name, text, found))?;
-    let Shape { file, found, damaged } = shape;
+    let Shape { file, lines, found, damaged } = shape;
     let mut checks = Checks { secrets: Secrets { base_dir, environment }, now, found, damaged };
-    let config = whole(&mut checks, &file);
+    let config = whole(&mut checks, &file, &lines);
     if checks.found.is_empty() { Ok(config) } else { Err(Mistakes::in_text(name, text, checks.found)) }
 }
 
-fn whole(checks: &mut Checks<'_>, file: &raw::File) -> Config {
+fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
     let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
@@ -86,7 +90,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File) -> Config {
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
         upstreams: upstreams::resolve(checks, &file.upstreams),
         keys: keys::resolve(checks, &file.keys, &declared),
-        policy: policies::resolve(checks, &file.policy, &file.policies, &declared),
+        policy: policies::resolve(checks, file, lines, &declared),
         listen,
         data_dir,
     }

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Checks, Declared, is_path, not_a_path, pattern};
+use serde::de::IgnoredAny;
+
+use super::matching::{self, word};
+use super::{Checks, Declared, is_path, not_a_path, sets, trust};
 use crate::builtin;
 use crate::config::mistake::{Checked, Fault, did_you_mean};
 use crate::config::raw::{self, At, Setting, defaults};
-use crate::config::{Binding, ModuleSource, PolicySettings, WhenAllAbstain, reference, value};
-use crate::glob::Glob;
+use crate::config::{
+    Binding, Grant, Lines, Mode, ModuleSource, PolicySettings, Reuse, WhenAllAbstain, reference, value,
+};
 use crate::ids::BindingName;
 use crate::secret::hex;
 
@@ -22,35 +28,55 @@ const LONGEST_TIME: Duration = Duration::from_secs(1);
 /// Least memory of an instance, a single page of WebAssembly, and most, in bytes.
 const MEMORY: std::ops::RangeInclusive<usize> = 64 * 1024..=256 * 1024 * 1024;
 
+/// Most recorded decisions that are decided again.
+const MOST_REPLAYED: i64 = 10_000;
+
+/// Largest file of cases, in bytes.
+const LARGEST_CASES: u64 = 4 * 1024 * 1024;
+
 pub(super) fn resolve(
     checks: &mut Checks<'_>,
-    raw: &raw::Policy,
-    bindings: &[At<raw::Binding>],
+    file: &raw::File,
+    lines: &[Lines],
     declared: &Declared<'_>,
 ) -> PolicySettings {
+    let raw = &file.policy;
     let when_all_abstain = match raw.when_all_abstain.value() {
         None | Some(raw::WhenAllAbstain::Deny) => WhenAllAbstain::Deny,
         Some(raw::WhenAllAbstain::Allow) => WhenAllAbstain::Allow,
     };
-    let max_components = &raw.max_components;
     let components = 1..=MOST_COMPONENTS;
+    let (signatures, trusted_keys) = trust::resolve(checks, raw);
     PolicySettings {
         when_all_abstain,
-        max_components: checks.count("max_components", max_components, defaults::MAX_COMPONENTS, components),
-        bindings: in_order(checks, bindings, declared),
+        max_components: checks.count("max_components", &raw.max_components, defaults::MAX_COMPONENTS, components),
+        record: raw.record.value().copied().unwrap_or(false),
+        replay: checks.count("replay", &raw.replay, defaults::REPLAY, 0..=MOST_REPLAYED),
+        signatures,
+        trusted_keys,
+        sets: Arc::new(sets::resolve(checks, &file.sets)),
+        bindings: in_order(checks, &file.policies, lines, declared),
     }
 }
 
 /// The bindings in the order in which they are asked.
-fn in_order(checks: &mut Checks<'_>, raw: &[At<raw::Binding>], declared: &Declared<'_>) -> Vec<Binding> {
+fn in_order(
+    checks: &mut Checks<'_>,
+    raw: &[At<raw::Binding>],
+    lines: &[Lines],
+    declared: &Declared<'_>,
+) -> Vec<Binding> {
     let mut names = BTreeSet::new();
     for name in raw.iter().filter_map(|at| at.value().name.get()) {
         if !names.insert(name.value().as_str()) {
             checks.mistake(name.place(), Fault::new(format!("there is another policy named {:?}", name.value())));
         }
     }
-    let numbered = raw.iter().enumerate();
-    let mut bindings: Vec<Binding> = numbered.filter_map(|(index, at)| one(checks, index, at, declared)).collect();
+    let mut bindings = Vec::new();
+    for (index, at) in raw.iter().enumerate() {
+        let config_lines = lines.get(index).cloned().unwrap_or_default();
+        bindings.extend(one(checks, index, at, declared).map(|binding| Binding { config_lines, ..binding }));
+    }
     // Stable: those of one priority stay as the file has them.
     bindings.sort_by_key(|binding| binding.priority);
     bindings
@@ -71,22 +97,72 @@ fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::Binding>, declared: &
     });
     let digest = checks.setting("digest", &raw.digest, |text| sha256_digest(text));
     let config = checks.setting("config", &raw.config, json_object);
-    let (upstreams, tools) = matches(checks, &raw.matches, declared);
+    let matches = matching::resolve(checks, &raw.matches, declared);
     let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);
     let priority = checks.count("priority", &raw.priority, defaults::PRIORITY, bounds);
+    let mode = mode(checks, raw);
+    let known = Grant::ALL.iter().map(|grant| (grant.as_str(), *grant));
+    let grants = checks.each("grants", &raw.grants, |text| word("host interface", text, known.clone()));
     let (time, memory_bytes) = limits(checks, &raw.limits);
+    let reuse = reuse(checks, raw);
+    let tests = cases(checks, &raw.tests);
     Some(Binding {
-        name: name?,
-        module: module?,
         digest,
         config: config.unwrap_or_else(|| serde_json::Value::Object(serde_json::Map::new())),
-        upstreams,
-        tools,
+        matches,
         priority,
+        mode,
+        advisory: raw.advisory.value().copied().unwrap_or(false),
         allow_rewrite: raw.allow_rewrite.value().copied().unwrap_or(false),
+        grants,
         time,
         memory_bytes,
+        reuse,
+        tests,
+        ..Binding::new(name?, module?)
     })
+}
+
+fn mode(checks: &mut Checks<'_>, raw: &raw::Binding) -> Mode {
+    let mode = match raw.mode.value() {
+        None | Some(raw::Mode::Enforce) => Mode::Enforce,
+        Some(raw::Mode::Shadow) => Mode::Shadow,
+        Some(raw::Mode::Off) => Mode::Off,
+    };
+    if let Some(at) = raw.advisory.get().filter(|at| *at.value() && mode != Mode::Enforce) {
+        let fault = Fault::new(format!("advisory has no meaning with the mode {}", mode.as_str()));
+        checks.mistake(at.place(), fault.hint("only the failures of a policy that is enforced refuse anything"));
+    }
+    mode
+}
+
+fn reuse(checks: &mut Checks<'_>, raw: &raw::Binding) -> Reuse {
+    let Some(at) = raw.limits.reuse.get() else { return Reuse::Auto };
+    match at.value() {
+        raw::Reuse::Auto => Reuse::Auto,
+        raw::Reuse::Frozen => Reuse::Frozen,
+        raw::Reuse::Fresh => Reuse::Fresh,
+        raw::Reuse::Warm => {
+            if raw.module.value().is_some_and(|module| module.starts_with("builtin:")) {
+                let fault = Fault::new("limits.reuse must not be \"warm\" for a policy that comes with the gateway");
+                checks.mistake(at.place(), fault.hint("it is for large modules, which take long to start"));
+            }
+            Reuse::Warm
+        }
+    }
+}
+
+/// The path of a file of cases, once it is known to be a list. What the cases say is for the policy to pass.
+fn cases(checks: &mut Checks<'_>, setting: &Setting<String>) -> Option<PathBuf> {
+    let path = checks.path("tests", setting)?;
+    let is_list = |text: &str| match serde_json::from_str::<Vec<IgnoredAny>>(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::new(format!("is not a JSON list of cases: {error}"))),
+    };
+    let read = reference::read_text(&path, LARGEST_CASES).and_then(|text| is_list(&text));
+    let read = read.map_err(|fault| fault.of(path.display()));
+    let place = setting.get().map_or(0..0, At::place);
+    checks.accept("tests:", place, read).map(|()| path)
 }
 
 fn required<'a, T>(
@@ -123,21 +199,6 @@ fn sha256_digest(text: &str) -> Checked<String> {
     let wrong = || Fault::new("is not a digest").hint("write \"sha256:\" and 64 hexadecimal digits");
     let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
     value::sha256(digits).map(|bytes| hex(&bytes)).map_err(|_| wrong())
-}
-
-fn matches(checks: &mut Checks<'_>, raw: &raw::Match, declared: &Declared<'_>) -> (Vec<Glob>, Vec<Glob>) {
-    for (name, list) in [("match.upstreams", &raw.upstreams), ("match.tools", &raw.tools)] {
-        if let Some(at) = list.get().filter(|at| at.value().is_empty()) {
-            let fault = Fault::new(format!("{name} is empty, so that the policy would never be asked"));
-            checks.mistake(at.place(), fault.hint("leave it out to match everything"));
-        }
-    }
-    let upstreams = raw
-        .upstreams
-        .value()
-        .map(|list| list.iter().filter_map(|at| checks.upstream_pattern("match.upstreams", at, declared)).collect());
-    let tools = raw.tools.value().map(|list| checks.each("an entry of match.tools", list, |tool| pattern(tool)));
-    (upstreams.unwrap_or_else(|| vec![Glob::any()]), tools.unwrap_or_else(|| vec![Glob::any()]))
 }
 
 fn limits(checks: &mut Checks<'_>, raw: &raw::PolicyLimits) -> (Duration, usize) {

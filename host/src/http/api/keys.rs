@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
-use crate::admin::keys::KeyError;
+use crate::admin::keys::{KeyError, NewKey};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::KeyName;
 
@@ -30,10 +31,14 @@ struct AllowLine {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewKey {
+pub(super) struct KeyRequest {
     name: String,
     #[serde(default)]
     allow: Vec<AllowLine>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    groups: Vec<String>,
     /// RFC 3339.
     #[serde(default)]
     expires: Option<String>,
@@ -49,6 +54,8 @@ pub(super) struct KeyChange {
 struct KeyView {
     name: KeyName,
     allow: Vec<AllowLine>,
+    scopes: Vec<String>,
+    groups: Vec<String>,
     created: String,
     expires: Option<String>,
     disabled: bool,
@@ -57,7 +64,7 @@ struct KeyView {
 
 impl KeyView {
     fn of(key: &VirtualKey) -> Self {
-        let VirtualKey { name, digest: _, allow, created, expires, standing, managed_by } = key;
+        let VirtualKey { name, digest: _, allow, scopes, groups, created, expires, standing, managed_by } = key;
         let line = |entry: &AllowEntry| AllowLine {
             upstream: entry.upstream.as_str().to_owned(),
             tools: entry.tools.iter().map(|tool| tool.as_str().to_owned()).collect(),
@@ -65,6 +72,8 @@ impl KeyView {
         Self {
             name: name.clone(),
             allow: allow.0.iter().map(line).collect(),
+            scopes: scopes.to_vec(),
+            groups: groups.to_vec(),
             created: created.to_string(),
             expires: expires.map(|expires| expires.to_string()),
             disabled: *standing == Standing::Disabled,
@@ -90,12 +99,16 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answe
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
-    Json(new): Json<NewKey>,
+    Json(new): Json<KeyRequest>,
 ) -> Answer {
-    let name = KeyName::parse(&new.name).map_err(|error| Problem::invalid(error.to_string()))?;
-    let allow = read_allow_list(&new.allow)?;
-    let expires = new.expires.as_deref().map(read_time).transpose()?;
-    let (key, secret) = api.control.create_key(name, allow, expires, operator.0).await?;
+    let new = NewKey {
+        name: KeyName::parse(&new.name).map_err(|error| Problem::invalid(error.to_string()))?,
+        allow: read_allow_list(&new.allow)?,
+        scopes: read_tokens("scopes", new.scopes)?,
+        groups: read_tokens("groups", new.groups)?,
+        expires: new.expires.as_deref().map(read_time).transpose()?,
+    };
+    let (key, secret) = api.control.create_key(new, operator.0).await?;
     let mut view = serde_json::to_value(KeyView::of(&key)).map_err(|error| Problem::invalid(error.to_string()))?;
     view["secret"] = secret.expose().into();
     Ok(respond(StatusCode::CREATED, &view))
@@ -125,6 +138,11 @@ pub(super) async fn remove(
 
 fn read_name(name: &str) -> Result<KeyName, Problem> {
     KeyName::parse(name).map_err(|_| Problem::not_found("key"))
+}
+
+fn read_tokens(member: &str, tokens: Vec<String>) -> Result<TokenList, Problem> {
+    TokenList::parse(tokens)
+        .map_err(|(position, error)| Problem::invalid(format!("entry {position} of `{member}` {error}")))
 }
 
 fn read_time(text: &str) -> Result<Timestamp, Problem> {

@@ -1,7 +1,8 @@
 //! `/api/v1`: what operators do, for the command line and for scripts.
 //!
-//! [`ROUTES`] is the table of contents. Every row says who may call it, the same row drives the check and the coverage
-//! test, and nothing is open to everyone. Errors are problem documents (RFC 9457) with a stable `code`.
+//! [`ROUTES`] is the table of contents. Every row says who may call it, and [`router`] puts the check for that before the
+//! row's handler; the same row drives the coverage test, and nothing is open to everyone. Errors are problem documents
+//! (RFC 9457) with a stable `code`.
 
 use std::sync::Arc;
 
@@ -22,10 +23,14 @@ use super::serve::Peer;
 use crate::admin::Control;
 use crate::audit::{Actor, OperatorProof};
 use crate::secret::{Digest, Plaintext};
+use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
 
+mod approvals;
 mod keys;
+mod pins;
 mod policies;
+mod recordings;
 mod status;
 mod trails;
 mod upstreams;
@@ -33,9 +38,8 @@ mod upstreams;
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// Rows on a page, unless asked for fewer or more, and at most.
+/// Rows on a page, unless asked for fewer or more; at most as many as the store gives.
 const DEFAULT_PAGE: usize = 50;
-const MAX_PAGE: usize = 200;
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,18 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/api/v1/policies/generations",
+        access: Access::Operator,
+        handler: || get(policies::generations),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/policies/rollback",
+        access: Access::Operator,
+        handler: || post(policies::roll_back),
+    },
+    Route {
+        method: "GET",
         path: "/api/v1/decisions",
         access: Access::Operator,
         handler: || get(trails::list_decisions),
@@ -86,7 +102,25 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || get(trails::show_decision),
     },
+    Route { method: "GET", path: "/api/v1/recordings", access: Access::Operator, handler: || get(recordings::list) },
+    Route {
+        method: "GET",
+        path: "/api/v1/recordings/{id}",
+        access: Access::Operator,
+        handler: || get(recordings::show),
+    },
     Route { method: "GET", path: "/api/v1/audit", access: Access::Operator, handler: || get(trails::list_audit) },
+    Route { method: "GET", path: "/api/v1/approvals", access: Access::Operator, handler: || get(approvals::list) },
+    Route { method: "GET", path: "/api/v1/approvals/{id}", access: Access::Operator, handler: || get(approvals::show) },
+    Route {
+        method: "POST",
+        path: "/api/v1/approvals/{id}/decision",
+        access: Access::Operator,
+        handler: || post(approvals::decide),
+    },
+    Route { method: "GET", path: "/api/v1/pins", access: Access::Operator, handler: || get(pins::list) },
+    Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
+    Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
 ];
 
 /// What the handlers work with.
@@ -96,16 +130,25 @@ pub struct Api {
     pub operator_token: Digest,
 }
 
-/// The routes, each behind its check.
+/// The routes, each behind the check that its row asks for.
 pub fn router(api: Arc<Api>) -> Router {
-    let rows = ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
-    rows.layer(middleware::from_fn_with_state(api.clone(), check_operator)).with_state(api)
+    let rows = ROUTES.iter().fold(Router::new(), |router, route| {
+        let check = middleware::from_fn_with_state((api.clone(), route.access), check);
+        router.route(route.path, (route.handler)().layer(check))
+    });
+    rows.with_state(api)
 }
 
-/// Finds out which operator calls, or answers 401. Every row asks for one.
-async fn check_operator(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+/// Lets a request pass that comes from whom the row wants, or answers 401.
+async fn check(State((api, access)): State<(Arc<Api>, Access)>, request: Request, next: Next) -> Response {
+    match access {
+        Access::Operator => check_operator(&api, request, next).await,
+    }
+}
+
+async fn check_operator(api: &Api, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
-    let Some(proof) = proof(&api, peer, request.headers()) else {
+    let Some(proof) = proof(api, peer, request.headers()) else {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the operator token is required");
         let mut response = problem.into_response();
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="portcullis admin""#));

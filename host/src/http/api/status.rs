@@ -18,5 +18,6 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
         "upstreams": snapshot.upstreams.len(),
         "policy_generation": snapshot.policies.generation(),
         "decisions_dropped": api.services.decisions.dropped(),
+        "recordings_dropped": api.services.recordings.dropped(),
     })))
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, RecordedVerdict};
+use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, RecordedVerdict, Ruling};
 use crate::ids::Principal;
 use crate::store::audit::Recorded;
 use crate::store::decisions::Filter;
@@ -68,6 +68,7 @@ fn decision_view(record: &DecisionRecord) -> Value {
         reason_code,
         generation,
         steps,
+        approvals,
         outcome,
         elapsed_ms,
     } = record;
@@ -83,20 +84,51 @@ fn decision_view(record: &DecisionRecord) -> Value {
         "reason_code": reason_code,
         "policy_generation": generation,
         "steps": steps.iter().map(step_view).collect::<Vec<_>>(),
+        "approvals": approvals,
         "outcome": outcome.as_str(),
         "elapsed_ms": elapsed_ms,
     })
 }
 
 fn step_view(step: &DecisionStep) -> Value {
-    let DecisionStep { binding, module_digest, hook, verdict, reason_code, micros } = step;
+    let DecisionStep {
+        binding,
+        module_name,
+        module_version,
+        module_digest,
+        mode,
+        hook,
+        verdict,
+        reason_code,
+        rule,
+        micros,
+        notes,
+    } = step;
     json!({
         "policy": binding,
+        "module_name": module_name,
+        "version": module_version,
         "module_digest": module_digest,
+        "mode": mode.as_str(),
         "hook": hook,
         "verdict": verdict.as_str(),
         "reason_code": reason_code,
+        "rule": rule,
         "micros": micros,
+        "notes": notes.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect::<Vec<_>>(),
+    })
+}
+
+fn ruling_view(ruling: &Ruling) -> Value {
+    let Ruling { approval, principal, upstream, item, policy, code, note } = ruling;
+    json!({
+        "approval": approval,
+        "principal": principal.to_string(),
+        "upstream": upstream,
+        "item": item,
+        "policy": policy,
+        "reason_code": code,
+        "note": note,
     })
 }
 
@@ -111,6 +143,20 @@ fn audit_view(recorded: &Recorded) -> Value {
         | AuditEvent::KeyDeleted { name } => json!({ "key": name }),
         AuditEvent::PoliciesReloaded { generation } => json!({ "policy_generation": generation }),
         AuditEvent::PolicyReloadRefused { reason } => json!({ "reason": reason }),
+        AuditEvent::PoliciesRolledBack { generation, to } => {
+            json!({ "policy_generation": generation, "of_generation": to })
+        }
+        AuditEvent::ApprovalGiven(ruling) | AuditEvent::ApprovalRefused(ruling) => ruling_view(ruling),
+        AuditEvent::PinsAdopted { upstream, tools } | AuditEvent::PinsAccepted { upstream, tools } => {
+            json!({ "upstream": upstream, "tools": tools })
+        }
+        AuditEvent::PinAccepted { upstream, tool, digest } => {
+            json!({ "upstream": upstream, "tool": tool, "digest": digest })
+        }
+        AuditEvent::RecordingRead { decision } => json!({ "decision": decision }),
+        AuditEvent::RecordingsRead { policy, hook, questions } => {
+            json!({ "policy": policy, "hook": hook, "questions": questions })
+        }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }

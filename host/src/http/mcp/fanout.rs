@@ -19,6 +19,10 @@ use crate::secret::Digest;
 
 /// Changes that come together are looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How often somebody is looked at again whose lists nobody had time to decide.
+const MAX_TRIES: usize = 5;
+/// The pause before that.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The lists that a listener wants to hear of. Resource templates change with the resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +80,10 @@ struct Numbered {
 struct Listener {
     origin: Arc<Origin>,
     kinds: Kinds,
-    /// What it saw last, by kind.
-    seen: Mutex<[Vec<Digest>; 3]>,
+    /// What there was when it began to listen, until it is compared with what came after.
+    begun_with: Mutex<Option<Arc<Snapshot>>>,
+    /// What it saw last, by kind. `None` where that is not known.
+    seen: Mutex<[Option<Vec<Digest>>; 3]>,
     /// Bits of kinds that it is to be told of.
     changed: AtomicU8,
     news: Notify,
@@ -93,19 +99,18 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// From now on: what `origin`'s caller sees at this moment is what it is taken to know. There are no more of them
-    /// than streams and sessions.
+    /// From now on: what `origin`'s caller sees at this moment is what it is taken to know, which is found out when
+    /// something changes. There are no more of them than streams and sessions.
     pub(super) fn begin(mcp: &Arc<Mcp>, origin: Arc<Origin>, kinds: Kinds) -> Self {
         let listener = Listener {
             kinds,
+            begun_with: Mutex::new(Some(mcp.snapshot.load_full())),
             seen: Mutex::default(),
             changed: AtomicU8::new(0),
             news: Notify::new(),
             revoked: CancellationToken::new(),
             origin,
         };
-        listener.look(&mcp.snapshot.load(), &mcp.services, &listener.origin);
-        listener.changed.store(0, Ordering::Relaxed);
         let listener = Arc::new(listener);
         let mut numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
         numbered.next += 1;
@@ -140,20 +145,40 @@ impl Drop for Listening {
 }
 
 impl Listener {
-    /// Compares what the caller sees with what it saw.
-    fn look(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) {
+    /// Compares what the caller sees with what it saw. False where there was no room to find out.
+    async fn look(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) -> bool {
+        let begun_with = self.begun_with.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(begun_with) = begun_with {
+            for kind in self.kinds.wanted() {
+                let saw = sees(&begun_with, services, &self.origin, kind).await;
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize] = saw;
+            }
+        }
+        let mut is_known = true;
         for kind in self.kinds.wanted() {
-            let digest = |list: &ListKind| pipeline::listing_digest(snapshot, services, origin, *list);
-            let sees: Vec<Digest> = kind.lists().iter().map(digest).collect();
+            let Some(sees) = sees(snapshot, services, origin, kind).await else {
+                is_known = false;
+                continue;
+            };
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen[kind as usize] != sees {
-                seen[kind as usize] = sees;
+            if seen[kind as usize].as_ref() != Some(&sees) {
+                seen[kind as usize] = Some(sees);
                 drop(seen);
                 self.changed.fetch_or(kind.bit(), Ordering::AcqRel);
                 self.news.notify_one();
             }
         }
+        is_known
     }
+}
+
+/// What a caller sees of the lists of a kind. `None` where there is no room to find out.
+async fn sees(snapshot: &Snapshot, services: &Services, origin: &Origin, kind: Told) -> Option<Vec<Digest>> {
+    let mut digests = Vec::new();
+    for list in kind.lists() {
+        digests.push(pipeline::listing_digest(snapshot, services, origin, *list).await?);
+    }
+    Some(digests)
 }
 
 /// Compares for all listeners whenever something was published, until the gateway closes.
@@ -161,29 +186,37 @@ pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
     let watching = async {
         while published.changed().await.is_ok() {
             tokio::time::sleep(DEBOUNCE).await;
-            published.mark_unchanged();
-            look_around(&mcp).await;
+            for _ in 0..MAX_TRIES {
+                published.mark_unchanged();
+                if look_around(&mcp).await {
+                    break;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     };
     mcp.closing.run_until_cancelled(watching).await;
 }
 
-async fn look_around(mcp: &Mcp) {
+/// False where there was no room to find out about everyone.
+async fn look_around(mcp: &Mcp) -> bool {
     let snapshot = mcp.snapshot.load_full();
     let listeners: Vec<Arc<Listener>> = {
         let numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
         numbered.listeners.values().cloned().collect()
     };
+    let mut is_known = true;
     for listener in listeners {
         let now = mcp.services.env.now();
         match snapshot.keys.holder(&listener.origin.caller.principal, now) {
             Some(caller) => {
                 let origin = Origin { caller, ..(*listener.origin).clone() };
-                listener.look(&snapshot, &mcp.services, &origin);
+                is_known &= listener.look(&snapshot, &mcp.services, &origin).await;
             }
             None => listener.revoked.cancel(),
         }
         // Policies are asked for each: others get their turn in between.
         tokio::task::yield_now().await;
     }
+    is_known
 }

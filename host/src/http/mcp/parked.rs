@@ -65,9 +65,8 @@ impl Dialog {
         self.work.meanwhile(other).await
     }
 
-    /// Keeps a question, if it may reach the caller. One too many is dropped, which tells the upstream so.
+    /// Keeps a question. One too many is dropped, which tells the upstream so.
     pub(super) fn take(&mut self, ask: Ask) {
-        let Some(ask) = self.work.admit(ask) else { return };
         if self.open.len() < MAX_QUESTIONS {
             self.asked += 1;
             self.open.push((self.asked.to_string(), ask));

@@ -18,6 +18,7 @@ use super::{From, Mcp, Settings};
 use crate::config::{Limits, PolicySettings, WhenAllAbstain};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::identity::{Caller, Keyring};
 use crate::ids::{KeyName, Principal, UpstreamName};
@@ -29,7 +30,7 @@ use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
-use crate::upstream::catalog::{Catalog, Definition, Offer, Shelf, ToolDefinition};
+use crate::upstream::catalog::{Catalog, Definition, Offer, PinStanding, Shelf, ToolDefinition};
 
 pub(super) fn key(name: &str) -> Principal {
     Principal::Key(KeyName::parse(name).unwrap())
@@ -116,6 +117,8 @@ pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
         name: KeyName::parse(name).unwrap(),
         digest: Plaintext::new(format!("pk_{name}")).digest(),
         allow: AllowList(vec![AllowEntry { upstream: Glob::any(), tools: vec![Glob::any()] }]),
+        scopes: TokenList::default(),
+        groups: TokenList::default(),
         created: Timestamp::default(),
         expires: None,
         standing: Standing::Enabled,
@@ -147,19 +150,20 @@ pub(super) fn snapshot_with(tools: &[&str], prompts: &[&str]) -> Snapshot {
     };
     let shelf =
         Shelf { upstream: upstream.clone(), prefix: true, about: None, offer: Some(Arc::new(offer)), stale: false };
-    Snapshot { catalog: Arc::new(Catalog::build(&[shelf])), ..snapshot(&["ann", "bob"]) }
+    Snapshot { catalog: Arc::new(Catalog::build(&[shelf], |_| PinStanding::Pinned)), ..snapshot(&["ann", "bob"]) }
 }
 
 fn no_policies() -> PolicySet {
     static ENGINE: std::sync::LazyLock<Engine> = std::sync::LazyLock::new(|| Engine::start(1).unwrap());
-    let settings = PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, bindings: Vec::new() };
+    let settings =
+        PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, ..PolicySettings::default() };
     PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap()
 }
 
 /// A request of `ann`'s with these capabilities of its client.
 pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Origin, mpsc::Receiver<Event>) {
     let headers = HeaderMap::new();
-    let caller = Caller { principal: key("ann"), allow: Arc::default() };
+    let caller = Caller::new(key("ann"), Arc::default());
     let from =
         From { caller, scope: Scope::default(), headers: &headers, peer: None, transport: Transport::StreamableHttp };
     let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
@@ -183,7 +187,7 @@ where
 pub(super) fn ask(question: Question) -> (Ask, tokio::sync::oneshot::Receiver<crate::mcp::call::Outcome>) {
     let (reply, replied) = tokio::sync::oneshot::channel();
     let upstream = UpstreamName::parse("up").unwrap();
-    (Ask { upstream, question, params: Some(raw(r#"{"message":"?"}"#.to_owned())), reply }, replied)
+    (Ask { upstream, question, params: Some(raw(r#"{"message":"?"}"#.to_owned())), is_admitted: false, reply }, replied)
 }
 
 /// The whole body as text.

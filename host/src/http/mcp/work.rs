@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::Mcp;
 use crate::mcp::revision::{Answer, Request};
 use crate::mcp::talk::{Ask, Event};
-use crate::pipeline::{self, Origin, Refusal, Snapshot};
+use crate::pipeline::{self, Origin, Refusal, Services, Snapshot};
 use crate::tasks::Tasks;
 
 /// What upstreams may say before whoever drives the work has taken it. They wait then.
@@ -53,6 +53,9 @@ pub(super) struct Work {
     /// How it ended, until that is told.
     ended: Option<Ended>,
     events: mpsc::Receiver<Event>,
+    /// A question that policies are being asked about.
+    admission: Option<BoxFuture<'static, Option<Ask>>>,
+    services: Arc<Services>,
     pub(super) origin: Arc<Origin>,
     pub(super) snapshot: Arc<Snapshot>,
     leaving: Leaving,
@@ -98,10 +101,21 @@ impl Work {
                 Ended::Answered,
             )
         });
-        Self { life: Some(life), ended: None, events, origin, snapshot, leaving, tasks: mcp.tasks.clone() }
+        Self {
+            life: Some(life),
+            ended: None,
+            events,
+            admission: None,
+            services: mcp.services.clone(),
+            origin,
+            snapshot,
+            leaving,
+            tasks: mcp.tasks.clone(),
+        }
     }
 
-    /// What happens next: everything that was said, then the end. Safe to be dropped and called again.
+    /// What happens next: everything that was said, then the end. Questions are those that may reach the caller; others
+    /// are answered for it. Safe to be dropped and called again.
     pub(super) async fn next(&mut self) -> Step {
         poll_fn(|ctx| self.poll_next(ctx)).await
     }
@@ -128,6 +142,29 @@ impl Work {
     }
 
     fn poll_next(&mut self, ctx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(admission) = &mut self.admission {
+                let Poll::Ready(admitted) = admission.as_mut().poll(ctx) else {
+                    self.poll_life(ctx);
+                    return Poll::Pending;
+                };
+                self.admission = None;
+                if let Some(ask) = admitted {
+                    return Poll::Ready(Step::Said(Event::Ask(ask)));
+                }
+            }
+            let event = match self.poll_said(ctx) {
+                Poll::Ready(Step::Said(event)) => event,
+                step => return step,
+            };
+            match event {
+                Event::Ask(ask) => self.admission = Some(self.admit(ask)),
+                event => return Poll::Ready(Step::Said(event)),
+            }
+        }
+    }
+
+    fn poll_said(&mut self, ctx: &mut Context<'_>) -> Poll<Step> {
         if self.ended.is_none() {
             if let Poll::Ready(Some(event)) = self.events.poll_recv(ctx) {
                 return Poll::Ready(Step::Said(event));
@@ -148,9 +185,12 @@ impl Work {
         }
     }
 
-    /// The ask, if it may reach the caller; where it may not, it is answered for it.
-    pub(super) fn admit(&self, ask: Ask) -> Option<Ask> {
-        pipeline::admit(&self.snapshot, &self.origin, ask).map(crate::policy::Permit::into_inner)
+    /// The ask, if it may reach the caller.
+    fn admit(&self, ask: Ask) -> BoxFuture<'static, Option<Ask>> {
+        let (snapshot, services, origin) = (self.snapshot.clone(), self.services.clone(), self.origin.clone());
+        Box::pin(async move {
+            pipeline::admit(&snapshot, &services, &origin, ask).await.map(crate::policy::Permit::into_inner)
+        })
     }
 }
 
@@ -161,6 +201,7 @@ impl Drop for Work {
             self.origin.cancelled.cancel();
         }
         self.events.close();
+        self.admission = None;
         while self.events.try_recv().is_ok() {}
         // Without a runtime the process is ending, and everything with it.
         if tokio::runtime::Handle::try_current().is_ok() {

@@ -358,7 +358,8 @@ mod tests {
         let write = |question, params: Option<&str>| {
             let (reply, _) = oneshot::channel();
             let upstream = UpstreamName::parse("up").unwrap();
-            let ask = Ask { upstream, question, params: params.map(|params| raw(params.into())), reply };
+            let ask =
+                Ask { upstream, question, params: params.map(|params| raw(params.into())), is_admitted: false, reply };
             let id = RequestId::number(3);
             Revision::V2025_11_25.encode_ask(&id, &ask).replace(r#"{"jsonrpc":"2.0","id":3,"method":"#, "")
         };

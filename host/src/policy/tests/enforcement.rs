@@ -6,13 +6,15 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guest::{Body, Guest, Layout, allow, deny, echo, reason, redact};
-use super::scene::{bind, call, caller, check, context, engine, inspect, load, settings, tool};
+use super::scene::{bind, call, caller, check, context, engine, inspect, load, now, settings, told, tool};
 use crate::config::WhenAllAbstain;
 use crate::glob::Glob;
+use crate::identity::TokenList;
+use crate::ids::{BindingName, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::json::raw;
-use crate::policy::{Hook, PolicySet, Refusal, Trail};
-use crate::upstream::catalog::Tool;
+use crate::policy::{Approver, CallContext, Failure, Hook, PolicySet, Refusal, Remember, Satisfied, Trail};
+use crate::upstream::catalog::{Tool, ToolDefinition};
 
 fn verdict(answer: serde_json::Value) -> Guest {
     Guest::new().answers(Hook::ToolCall, answer)
@@ -40,8 +42,8 @@ fn says_of_all(visibility: u32) -> Guest {
 
 fn seen(set: &PolicySet, tools: &[Arc<Tool>]) -> (Vec<String>, Trail) {
     let caller = caller();
-    let filtered = set.filter(&context(&caller), tools);
-    (filtered.tools.iter().map(|visible| visible.tool.exposed.clone()).collect(), filtered.trail)
+    let (visible, trail) = now(set.filter(&context(&caller), tools));
+    (visible.unwrap().iter().map(|visible| visible.tool.exposed.clone()).collect(), trail)
 }
 
 fn steps(trail: &Trail) -> Vec<String> {
@@ -49,7 +51,7 @@ fn steps(trail: &Trail) -> Vec<String> {
         let code = step.code.as_deref().unwrap_or("-");
         format!("{} {} {} {code}", step.binding, step.hook, step.verdict)
     };
-    trail.0.iter().map(step).collect()
+    trail.steps.iter().map(step).collect()
 }
 
 #[test]
@@ -57,9 +59,9 @@ fn where_nothing_is_bound_everything_passes_and_nobody_is_asked() {
     let set = load(Vec::new());
     let add = tool("notes", "add");
     let caller = caller();
-    let (permit, trail) = set.check(&context(&caller), call(&add, Some("{}")));
+    let (permit, trail) = now(set.check(&context(&caller), call(&add, Some("{}"))));
     let permit = permit.unwrap();
-    assert!(trail.0.is_empty() && permit.timeout().is_none());
+    assert!(trail.steps.is_empty() && permit.timeout().is_none());
     assert_eq!(seen(&set, &[add]).0, ["notes__add"]);
     assert_eq!(inspect(&set, r#"{ "content": 7 }"#), r#"{ "content": 7 }"#);
 }
@@ -98,11 +100,11 @@ fn the_first_denial_ends_the_chain_and_every_step_is_written_down() {
         bind("four", &verdict(allow(&json!({})))),
     ]);
     let caller = caller();
-    let (refusal, trail) = set.check(&context(&caller), call(&tool("notes", "add"), None));
+    let (refusal, trail) = now(set.check(&context(&caller), call(&tool("notes", "add"), None)));
     assert!(matches!(refusal, Err(Refusal::Denied { as_tool_error: true, .. })));
     assert_eq!(steps(&trail), ["one tool-call allow -", "two tool-call abstain -", "three tool-call deny stop"]);
-    assert_eq!((trail.0[0].notes[0].key.as_str(), trail.0[0].notes[0].value.as_str()), ("k", "v"));
-    assert_eq!(*trail.0[0].module, *set.bindings()[0].module().digest);
+    assert_eq!((trail.steps[0].notes[0].key.as_str(), trail.steps[0].notes[0].value.as_str()), ("k", "v"));
+    assert_eq!(*trail.steps[0].module.digest, *set.bindings()[0].module().digest);
 }
 
 #[test]
@@ -120,7 +122,7 @@ fn the_strictest_timeout_counts() {
         bind("three", &verdict(allow(&json!({})))),
     ]);
     let caller = caller();
-    let permit = set.check(&context(&caller), call(&tool("notes", "add"), None)).0.unwrap();
+    let permit = now(set.check(&context(&caller), call(&tool("notes", "add"), None))).0.unwrap();
     assert_eq!(permit.timeout(), Some(Duration::from_millis(300)));
 }
 
@@ -129,8 +131,8 @@ fn a_binding_is_asked_about_what_it_matches_and_nothing_else() {
     let only = |upstream: &str, pattern: &str| {
         let (upstream, pattern) = (Glob::parse(upstream).unwrap(), Glob::parse(pattern).unwrap());
         bind("one", &verdict(deny("matched"))).with(|binding| {
-            binding.upstreams = vec![upstream];
-            binding.tools = vec![pattern];
+            binding.matches.upstreams = vec![upstream];
+            binding.matches.tools = vec![pattern];
         })
     };
     // `notes` is configured, `tracker` is an upstream that the set was not told of.
@@ -176,7 +178,7 @@ fn a_hidden_tool_cannot_be_called_even_if_the_call_would_be_allowed() {
         .answers(Hook::ToolCall, allow(&json!({})));
     let set = load(vec![bind("one", &hides)]);
     let caller = caller();
-    let (refusal, trail) = set.check(&context(&caller), call(&tool("notes", "add"), None));
+    let (refusal, trail) = now(set.check(&context(&caller), call(&tool("notes", "add"), None)));
     assert!(matches!(refusal, Err(Refusal::Hidden)));
     assert_eq!(steps(&trail), ["one list-tools hide -"], "the call policies are not even asked");
 }
@@ -204,7 +206,7 @@ fn long_lists_are_asked_about_in_pieces_and_one_upstream_at_a_time() {
     let (visible, trail) = seen(&load(vec![bind("one", &says_of_all(1))]), &tools);
     assert_eq!(visible.len(), 303);
     assert_eq!(visible[299..301], ["notes__n299", "tracker__t0"], "the order is kept");
-    let asked: Vec<_> = trail.0.iter().map(|step| step.notes[0].value.as_str()).collect();
+    let asked: Vec<_> = trail.steps.iter().map(|step| step.notes[0].value.as_str()).collect();
     assert_eq!(asked, ["256", "44", "3"]);
 }
 
@@ -248,8 +250,8 @@ fn texts_can_be_overridden_if_the_manifest_says_so() {
     let guest = Guest::new().answers(Hook::ListTools, overrides);
     let caller = caller();
     let set = load(vec![bind("one", &guest.clone().mutates(Hook::ListTools)), bind("two", &says_of_all(1))]);
-    let filtered = set.filter(&context(&caller), &[tool("notes", "add")]);
-    let [visible] = &filtered.tools[..] else { panic!("{filtered:?}") };
+    let filtered = now(set.filter(&context(&caller), &[tool("notes", "add")])).0.unwrap();
+    let [visible] = &filtered[..] else { panic!("{filtered:?}") };
     assert_eq!(visible.title.as_deref(), Some("New title"));
     assert_eq!(visible.description.as_deref(), Some("Two\nlines"));
     let set = load(vec![bind("one", &guest)]);
@@ -298,7 +300,7 @@ fn every_other_policy_sees_the_rewritten_arguments_whatever_the_order() {
     let rewriter = |name: &str, document: &str| {
         bind(name, &rewrites(&json!({ "replace": document }))).with(|binding| binding.allow_rewrite = true)
     };
-    let judge = || bind("judge", &echo(Hook::ToolCall, &["req", "arguments"], true));
+    let judge = || bind("judge", &echo(Hook::ToolCall, &["request", "arguments"], true));
     for bound in [
         vec![judge(), rewriter("one", r#"{"v":1}"#), rewriter("two", r#"{"v":2}"#)],
         vec![rewriter("one", r#"{"v":1}"#), judge(), rewriter("two", r#"{"v":2}"#)],
@@ -312,9 +314,9 @@ fn every_other_policy_sees_the_rewritten_arguments_whatever_the_order() {
 fn a_policy_is_shown_what_it_needs_and_nothing_else() {
     let add = tool("notes", "add");
     for (path, optional, seen) in [
-        (vec!["req", "arguments"], true, r#"{"a":1.0}"#),
-        (vec!["req", "tool", "title"], true, "Title of add"),
-        (vec!["req", "tool", "input-schema"], true, r#"{"type":"object"}"#),
+        (vec!["request", "arguments"], true, r#"{"a":1.0}"#),
+        (vec!["request", "tool", "title"], true, "Title of add"),
+        (vec!["request", "tool", "input-schema"], true, r#"{"type":"object"}"#),
     ] {
         let guest = echo(Hook::ToolCall, &path, optional);
         let set = load(vec![bind("one", &guest)]);
@@ -323,17 +325,17 @@ fn a_policy_is_shown_what_it_needs_and_nothing_else() {
         assert_eq!(check(&set, &add, Some(r#"{"a":1.0}"#)), "one denied: echo -", "without a need for {path:?}");
     }
     for (path, optional, seen) in [
-        (vec!["ctx", "caller", "subject"], false, "ci"),
-        (vec!["ctx", "caller", "issuer"], false, "portcullis"),
-        (vec!["ctx", "caller", "claims"], false, "{}"),
-        (vec!["ctx", "protocol-version"], false, "2026-07-28"),
-        (vec!["ctx", "remote-ip"], true, "192.0.2.1"),
-        (vec!["ctx", "session-id"], true, "-"),
-        (vec!["req", "tool", "upstream"], false, "notes"),
-        (vec!["req", "tool", "name"], false, "add"),
-        (vec!["req", "tool", "exposed-as"], false, "notes__add"),
-        (vec!["req", "upstream", "id"], false, "notes"),
-        (vec!["req", "upstream", "trust"], false, "high"),
+        (vec!["context", "caller", "subject"], false, "ci"),
+        (vec!["context", "caller", "issuer"], false, "portcullis"),
+        (vec!["context", "caller", "claims"], false, "{}"),
+        (vec!["context", "protocol-version"], false, "2026-07-28"),
+        (vec!["context", "remote-ip"], true, "192.0.2.1"),
+        (vec!["context", "session-id"], true, "-"),
+        (vec!["request", "tool", "upstream"], false, "notes"),
+        (vec!["request", "tool", "name"], false, "add"),
+        (vec!["request", "tool", "exposed-as"], false, "notes__add"),
+        (vec!["request", "upstream", "id"], false, "notes"),
+        (vec!["request", "upstream", "trust"], false, "high"),
     ] {
         let set = load(vec![bind("one", &echo(Hook::ToolCall, &path, optional).manifest("needs", json!([])))]);
         assert_eq!(check(&set, &add, None), format!("one denied: echo {seen}"), "{path:?}");
@@ -396,8 +398,8 @@ fn a_result_that_nobody_changes_keeps_its_very_bytes() {
     assert_eq!(inspect(&set, text), text);
     let caller = caller();
     let error = Outcome::Error(raw(r#"{"code":-32000,"message":"x"}"#.to_owned()));
-    let (outcome, trail) = set.inspect(&context(&caller), &tool("notes", "add"), error, Duration::ZERO);
-    assert!(matches!(outcome, Ok(Outcome::Error(_))) && trail.0.is_empty(), "errors are not inspected");
+    let (outcome, trail) = now(set.inspect(&context(&caller), &tool("notes", "add"), error, Duration::ZERO));
+    assert!(matches!(outcome, Ok(Outcome::Error(_))) && trail.steps.is_empty(), "errors are not inspected");
 }
 
 #[test]
@@ -416,4 +418,195 @@ fn an_inspection_that_a_policy_requires_must_be_possible() {
     assert_eq!(check(&set, &tool("notes", "add"), None), "one failed: no-inspector");
     let set = load(vec![bind("one", &requires), bind("two", &inspects(json!("pass")))]);
     assert_eq!(check(&set, &tool("notes", "add"), None), "allow none");
+}
+
+#[test]
+fn rewritten_arguments_must_fit_the_tools_schema() {
+    let bound = |document: &str| {
+        bind("one", &rewrites(&json!({ "replace": document }))).with(|binding| binding.allow_rewrite = true)
+    };
+    let schema = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "required": ["n"] });
+    for (document, expected) in [
+        (r#"{"n":1}"#, r#"allow {"n":1}"#),
+        (r#"{"n":"1"}"#, "one failed: unfit-arguments"),
+        ("{}", "one failed: unfit-arguments"),
+    ] {
+        let set = load(vec![bound(document)]);
+        assert_eq!(check(&set, &tool_with_schema(&schema), Some("{}")), expected, "{document}");
+    }
+    // What nobody rewrites is the upstream's business.
+    let keeps = load(vec![bind("one", &verdict(allow(&json!({}))))]);
+    assert_eq!(check(&keeps, &tool_with_schema(&schema), Some("{}")), "allow {}");
+    let recursive = json!({ "properties": { "next": { "$ref": "#" } } });
+    let set = load(vec![bound(r#"{"n":1}"#)]);
+    assert_eq!(check(&set, &tool_with_schema(&recursive), Some("{}")), "one failed: unfit-arguments");
+    let advisory = load(vec![
+        bound(r#"{"n":"1"}"#).with(|binding| binding.advisory = true),
+        bind("two", &verdict(allow(&json!({})))),
+    ]);
+    assert_eq!(
+        check(&advisory, &tool_with_schema(&schema), Some(r#"{"n":7}"#)),
+        r#"allow {"n":7}"#,
+        "nothing is taken over"
+    );
+}
+
+fn tool_with_schema(schema: &serde_json::Value) -> Arc<Tool> {
+    let upstream = UpstreamName::parse("notes").unwrap();
+    let definition = raw(json!({ "name": "add", "inputSchema": schema }).to_string());
+    Arc::new(Tool::new(Arc::new(ToolDefinition::parse(&upstream, &definition).unwrap()), "notes__add".to_owned()))
+}
+
+#[test]
+fn an_advisory_policy_that_fails_has_no_opinion() {
+    let advisory = |name: &str, guest: &Guest| bind(name, guest).with(|binding| binding.advisory = true);
+    let traps = Guest::new()
+        .runs(Hook::ListTools, "unreachable")
+        .runs(Hook::ToolCall, "unreachable")
+        .runs(Hook::ToolResult, "unreachable");
+    let allows = Guest::new()
+        .answers(Hook::ListTools, json!({ "visible": ["show"], "overrides": [] }))
+        .answers(Hook::ToolCall, allow(&json!({})))
+        .answers(Hook::ToolResult, json!("pass"));
+    let (add, caller) = (tool("notes", "add"), caller());
+    let set = load(vec![advisory("one", &traps), bind("two", &allows)]);
+    assert_eq!(seen(&set, std::slice::from_ref(&add)).0, ["notes__add"]);
+    assert_eq!(check(&set, &add, None), "allow none");
+    assert_eq!(inspect(&set, RESULT), RESULT);
+    let (_, trail) = now(set.check(&context(&caller), call(&add, None)));
+    let expected =
+        ["one list-tools error trap", "two list-tools show -", "one tool-call error trap", "two tool-call allow -"];
+    assert_eq!(steps(&trail), expected, "the failure is written down");
+    assert!(set.bindings()[0].health().failures() > 0);
+    let alone = load(vec![advisory("one", &traps)]);
+    assert!(seen(&alone, std::slice::from_ref(&add)).0.is_empty(), "having no opinion is not allowing");
+    let calls = load(vec![advisory("one", &Guest::new().runs(Hook::ToolCall, "unreachable"))]);
+    assert_eq!(check(&calls, &add, None), "no-policy-allowed");
+    let results = load(vec![advisory("one", &Guest::new().answers(Hook::ToolResult, json!("pass")))]);
+    assert_eq!(
+        inspect(&results, r#"{"content":7}"#),
+        r#"{"content":7}"#,
+        "what cannot be opened is not refused either"
+    );
+}
+
+#[test]
+fn a_policy_sees_its_own_satisfied_codes_and_what_is_wanted_names_what_would_be_sent() {
+    let approve = json!({ "approve": {
+        "title": "T\u{7}", "summary": "S", "by": "listed", "approvers": ["ada"], "ttl-s": 60,
+        "remember": { "seconds": 600 }, "reason": reason("ask", "Ask."),
+    } });
+    let asks = bind("asks", &verdict(approve));
+    let rewrites = bind("rewrites", &rewrites(&json!({ "replace": r#"{"b":2}"# })));
+    let set = load(vec![asks, rewrites.with(|binding| binding.allow_rewrite = true)]);
+    let caller = caller();
+    let refused = now(set.check(&context(&caller), call(&tool("notes", "add"), Some("{}")))).0.unwrap_err();
+    let Refusal::ApprovalNeeded { binding, approval } = refused else { panic!("{refused}") };
+    assert_eq!((binding.as_str(), approval.title.as_str()), ("asks", "T"));
+    assert_eq!(
+        (&approval.by, approval.remember),
+        (&Approver::Listed(vec!["ada".to_owned()]), Remember::For(Duration::from_secs(600)),)
+    );
+    assert_eq!(approval.arguments.as_ref().map(|arguments| arguments.get()), Some(r#"{"b":2}"#));
+
+    // The list of codes is two words, and the first code begins where the first of them says.
+    let at = Layout::new().offset(Hook::ToolCall, &["context", "satisfied"]);
+    let counts = |name: &str| {
+        let guest = Guest::new().hook(
+            Hook::ToolCall,
+            Body::Around(
+                deny("unsatisfied"),
+                format!(
+                    "(if (i32.load offset={} (local.get 0)) (then (i32.store8 $answer (i32.const 0)))) $answer",
+                    at + 4
+                ),
+            ),
+        );
+        bind(name, &guest)
+    };
+    let set = load(vec![counts("one")]);
+    let satisfied = |binding: &str| Satisfied { binding: BindingName::parse(binding).unwrap(), code: "ask".to_owned() };
+    for (satisfied, expected) in [
+        (vec![], "one denied: unsatisfied No."),
+        (vec![satisfied("one")], "no-policy-allowed"),
+        (vec![satisfied("two")], "one denied: unsatisfied No."),
+    ] {
+        let ctx = CallContext { satisfied: &satisfied, ..context(&caller) };
+        let refused = now(set.check(&ctx, call(&tool("notes", "add"), None))).0.unwrap_err();
+        assert_eq!(told(&refused), expected, "{satisfied:?}");
+    }
+}
+
+#[test]
+fn scopes_and_groups_of_a_caller_reach_policies() {
+    let count = |path: &[&str]| {
+        let at = Layout::new().offset(Hook::ToolCall, path);
+        let wat = format!(
+            "(if (i32.eq (i32.load offset={} (local.get 0)) (i32.const 2)) (then (i32.store8 $answer (i32.const 0)))) $answer",
+            at + 4
+        );
+        Guest::new().hook(Hook::ToolCall, Body::Around(deny("not-two"), wat))
+    };
+    let tokens = TokenList::parse(vec!["a".to_owned(), "b".to_owned()]).unwrap();
+    for (path, with) in [
+        (["context", "caller", "scopes"], crate::identity::Caller { scopes: tokens.clone(), ..caller() }),
+        (["context", "caller", "groups"], crate::identity::Caller { groups: tokens.clone(), ..caller() }),
+    ] {
+        let set = load(vec![bind("one", &count(&path))]);
+        let said = |caller: &crate::identity::Caller| {
+            told(&now(set.check(&context(caller), call(&tool("notes", "add"), None))).0.unwrap_err())
+        };
+        assert_eq!(said(&caller()), "one denied: not-two No.", "{path:?}");
+        assert_eq!(said(&with), "no-policy-allowed", "{path:?}");
+    }
+}
+
+#[test]
+fn decisions_are_recorded_word_for_word_if_the_operator_says_so() {
+    let (mut wanted, modules) = settings(vec![bind("one", &verdict(deny("no")).sees_all())]);
+    let caller = caller();
+    for record in [false, true] {
+        wanted.record = record;
+        let set = PolicySet::load(&wanted, &[], engine(), &modules, None, 1).unwrap();
+        let (_, trail) = now(set.check(&context(&caller), call(&tool("notes", "add"), Some(r#"{"a":1.0}"#))));
+        let recorded = trail.steps[0].recorded.as_ref();
+        assert_eq!(recorded.is_some(), record);
+        let Some(recorded) = recorded else { continue };
+        let input: serde_json::Value = serde_json::from_str(&recorded.input).unwrap();
+        assert_eq!(input["request"]["arguments"], json!({ "a": 1.0 }));
+        assert_eq!(input["context"]["caller"]["subject"], "ci");
+        let answer: serde_json::Value = serde_json::from_str(recorded.answer.as_deref().unwrap()).unwrap();
+        assert_eq!(answer["deny"]["reason"]["code"], "no");
+        assert!(recorded.imports.is_empty());
+    }
+}
+
+#[test]
+fn where_there_is_no_room_to_ask_nothing_passes_and_nobody_is_blamed() {
+    let all = Guest::new()
+        .answers(Hook::ListTools, json!({ "visible": ["show"], "overrides": [] }))
+        .answers(Hook::ToolCall, allow(&json!({})))
+        .answers(Hook::ToolResult, json!("pass"));
+    let set = load(vec![bind("one", &all)]);
+    let (add, caller) = (tool("notes", "add"), caller());
+    set.bindings()[0].prepared.note_timeout();
+    // It is asked where runs wait for their turn, and there no one gets one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let workers = set.bindings()[0].loaded().engine().workers();
+        let held = workers.hold_all().await;
+        let ctx = context(&caller);
+        let (listed, trail) = set.filter(&ctx, std::slice::from_ref(&add)).await;
+        assert!(matches!(listed, Err(Refusal::Throttled { .. })), "rather no list than a shorter one");
+        assert_eq!(steps(&trail), ["one list-tools error busy"]);
+        let (checked, _) = set.check(&ctx, call(&add, None)).await;
+        assert!(matches!(checked, Err(Refusal::Throttled { retry_after_ms: 1000, .. })));
+        let result = Outcome::Result(raw(RESULT.to_owned()));
+        let (inspected, _) = set.inspect(&ctx, &add, result, Duration::ZERO).await;
+        let Err(Refusal::PolicyFailed { failure, .. }) = inspected else { panic!("{inspected:?}") };
+        assert_eq!(failure, Failure::Busy, "who has called already is not told to call again");
+        drop(held);
+        assert!(set.check(&ctx, call(&add, None)).await.0.is_ok());
+    });
+    assert_eq!(set.bindings()[0].health().failures(), 0);
 }

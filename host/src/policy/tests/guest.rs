@@ -1,4 +1,5 @@
-//! Guests for tests, written as core modules by hand: fixed answers laid out by the canonical ABI, or any WAT.
+//! Guests for tests, written as core modules by hand: fixed answers laid out by the canonical ABI, or any WAT; in the
+//! typed lane ([`Guest`]) and in the dynamic one ([`DynamicGuest`]).
 //!
 //! An answer is given as JSON and stored where the guest's memory begins, with the contract itself saying where
 //! each field goes: records are objects with the contract's names, absent fields are `none`, an enum or a case
@@ -33,6 +34,7 @@ pub(super) struct Guest {
     manifest: Value,
     describe: Option<String>,
     configure: Body,
+    self_tests: Option<Value>,
     realloc: String,
     hooks: Vec<(Hook, Body)>,
     /// Further fields of the module, before its functions.
@@ -43,13 +45,14 @@ impl Guest {
     pub(super) fn new() -> Self {
         let manifest = json!({
             "name": "test", "version": "1.0.0", "title": "Test", "hooks": [], "mutates": [], "needs": [],
-            "determinism": "pure", "config-schema": "{}", "sample-config": "{}",
+            "capabilities": [], "determinism": "pure", "config-schema": "{}", "sample-config": "{}",
         });
         let configure = Body::Answer(json!({ "ok": [] }));
         Self {
             manifest,
             describe: None,
             configure,
+            self_tests: None,
             realloc: REALLOC.to_owned(),
             hooks: Vec::new(),
             fields: String::new(),
@@ -73,6 +76,12 @@ impl Guest {
 
     pub(super) fn configure(mut self, body: Body) -> Self {
         self.configure = body;
+        self
+    }
+
+    /// Exports cases: a list of records of interface `self-tests`.
+    pub(super) fn self_tests(mut self, cases: Value) -> Self {
+        self.self_tests = Some(cases);
         self
     }
 
@@ -144,20 +153,13 @@ impl Guest {
             function(&mut functions, interface, name, params, &body);
         };
         add("configuration", "configure", "(param i32 i32)", &self.configure);
-        for (hook, body) in &self.hooks {
-            add(hook.as_str(), function_of(*hook), "(param i32)", body);
+        if let Some(cases) = &self.self_tests {
+            add("self-tests", "cases", "", &Body::Answer(cases.clone()));
         }
-        let heap = (ANSWERS_AT + memory.0.len()).next_multiple_of(16);
-        let pages = heap.div_ceil(65536) + 1;
-        let data = memory.0.iter().fold(String::new(), |mut data, byte| {
-            write!(data, "\\{byte:02x}").expect("writing to a String does not fail");
-            data
-        });
-        format!(
-            "(module\n{}\n(memory (export \"memory\") {pages})\n(global $heap (mut i32) (i32.const {heap}))\n\
-             {}\n{functions}\n(data (i32.const {ANSWERS_AT}) \"{data}\"))",
-            self.fields, self.realloc
-        )
+        for (hook, body) in &self.hooks {
+            add(hook.as_str(), hook.function(), "(param i32)", body);
+        }
+        module(&self.fields, &self.realloc, &functions, &memory)
     }
 
     /// The guest as a core module.
@@ -165,6 +167,103 @@ impl Guest {
         let wat = self.wat();
         wat::parse_str(&wat).unwrap_or_else(|error| panic!("{error}\n{wat}"))
     }
+}
+
+/// A policy of the dynamic lane in the making.
+#[derive(Clone, Debug)]
+pub(super) struct DynamicGuest {
+    manifest: Value,
+    configure: Text,
+    decide: Text,
+    fields: String,
+}
+
+/// What a function of the dynamic lane does.
+#[derive(Clone, Debug)]
+pub(super) enum Text {
+    Ok(String),
+    Err(String),
+    /// WAT that leaves the address of a result: a tag, 0 for `ok`, and four bytes further a text's address and length.
+    /// `$answer` is the address of one that is this text. `(local.get 0)` and `(local.get 1)` are the first parameter.
+    Around(String, String),
+}
+
+impl DynamicGuest {
+    pub(super) fn new(hooks: &[Hook]) -> Self {
+        let manifest = json!({
+            "name": "test", "version": "1.0.0", "title": "Test", "hooks": hooks,
+            "config_schema": {}, "sample_config": {},
+        });
+        let decide = Text::Ok("\"abstain\"".to_owned());
+        Self { manifest, configure: Text::Ok("[]".to_owned()), decide, fields: String::new() }
+    }
+
+    /// One that answers this to whatever call.
+    pub(super) fn answers(answer: &Value) -> Self {
+        Self::new(&[Hook::ToolCall]).decide(Text::Ok(answer.to_string()))
+    }
+
+    /// One whose answer is made by this.
+    pub(super) fn runs(wat: &str) -> Self {
+        Self::new(&[Hook::ToolCall]).decide(Text::Around(json!({ "allow": {} }).to_string(), wat.to_owned()))
+    }
+
+    pub(super) fn manifest(mut self, member: &str, value: Value) -> Self {
+        self.manifest[member] = value;
+        self
+    }
+
+    pub(super) fn configure(self, configure: Text) -> Self {
+        Self { configure, ..self }
+    }
+
+    pub(super) fn decide(self, decide: Text) -> Self {
+        Self { decide, ..self }
+    }
+
+    pub(super) fn field(mut self, wat: &str) -> Self {
+        self.fields.push_str(wat);
+        self
+    }
+
+    /// The guest as WAT.
+    pub(super) fn wat(&self) -> String {
+        let mut memory = Memory::default();
+        let describe = memory.place_text(None, &self.manifest.to_string());
+        let mut body = |text: &Text| match text {
+            Text::Ok(text) => format!("i32.const {}", memory.place_text(Some(0), text)),
+            Text::Err(text) => format!("i32.const {}", memory.place_text(Some(1), text)),
+            Text::Around(text, wat) => {
+                wat.replace("$answer", &format!("(i32.const {})", memory.place_text(Some(0), text)))
+            }
+        };
+        let (configure, decide) = (body(&self.configure), body(&self.decide));
+        let mut functions = String::new();
+        function(&mut functions, "dynamic", "describe", "", &format!("i32.const {describe}"));
+        function(&mut functions, "dynamic", "configure", "(param i32 i32)", &configure);
+        function(&mut functions, "dynamic", "decide", "(param i32 i32 i32 i32)", &decide);
+        module(&self.fields, REALLOC, &functions, &memory)
+    }
+
+    /// The guest as a core module.
+    pub(super) fn core(&self) -> Vec<u8> {
+        let wat = self.wat();
+        wat::parse_str(&wat).unwrap_or_else(|error| panic!("{error}\n{wat}"))
+    }
+}
+
+/// A module that exports a memory with these contents.
+fn module(fields: &str, realloc: &str, functions: &str, memory: &Memory) -> String {
+    let heap = (ANSWERS_AT + memory.0.len()).next_multiple_of(16);
+    let pages = heap.div_ceil(65536) + 1;
+    let data = memory.0.iter().fold(String::new(), |mut data, byte| {
+        write!(data, "\\{byte:02x}").expect("writing to a String does not fail");
+        data
+    });
+    format!(
+        "(module\n{fields}\n(memory (export \"memory\") {pages})\n(global $heap (mut i32) (i32.const {heap}))\n\
+         {realloc}\n{functions}\n(data (i32.const {ANSWERS_AT}) \"{data}\"))"
+    )
 }
 
 /// Takes memory and never gives any back.
@@ -186,14 +285,6 @@ fn function(out: &mut String, interface: &str, name: &str, params: &str, body: &
     let interface = contract::interface(interface);
     writeln!(out, "(func (export \"{interface}#{name}\") {params} (result i32) {body})")
         .expect("writing to a String does not fail");
-}
-
-fn function_of(hook: Hook) -> &'static str {
-    match hook {
-        Hook::ListTools => "filter",
-        Hook::ToolCall => "before",
-        Hook::ToolResult => "after",
-    }
 }
 
 /// Where the canonical ABI puts things.
@@ -221,11 +312,20 @@ impl Layout {
         self.function(interface, function).result.expect("every function of the contract answers")
     }
 
-    /// How far from the address of a hook's parameters the field at `path` begins, such as `["req", "arguments"]`.
+    /// How far from the address of a hook's parameters the field at `path` begins, such as `["request", "arguments"]`.
     pub(super) fn offset(&self, hook: Hook, path: &[&str]) -> usize {
-        let params = &self.function(hook.as_str(), function_of(hook)).params;
+        let params = &self.function(hook.as_str(), hook.function()).params;
         let fields: Vec<(&str, Type)> = params.iter().map(|param| (param.name.as_str(), param.ty)).collect();
         self.offset_in(&fields, path)
+    }
+
+    /// The size of an element of a hook's parameter that is a list, and how far into one its field begins.
+    pub(super) fn element(&self, hook: Hook, field: &str) -> (usize, usize) {
+        let params = &self.function(hook.as_str(), hook.function()).params;
+        let TypeDefKind::List(element) = self.kind(params[1].ty) else { panic!("{hook} is not about a list") };
+        let TypeDefKind::Record(record) = self.kind(*element) else { panic!("{hook} is not about records") };
+        let fields: Vec<(&str, Type)> = record.fields.iter().map(|field| (field.name.as_str(), field.ty)).collect();
+        (self.sizes.size(element).size_wasm32(), self.offset_in(&fields, &[field]))
     }
 
     fn offset_in(&self, fields: &[(&str, Type)], path: &[&str]) -> usize {
@@ -269,6 +369,20 @@ impl Memory {
     fn place(&mut self, layout: &Layout, ty: &Type, value: &Value) -> usize {
         let at = self.reserve(layout, ty, 1);
         self.store(layout, *ty, value, at);
+        ANSWERS_AT + at
+    }
+
+    /// Stores a text and what leads to it, behind a tag if there is one, and returns the address of that.
+    fn place_text(&mut self, tag: Option<u8>, text: &str) -> usize {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        let at = self.0.len();
+        let head: Vec<u8> = tag.map(|tag| [tag, 0, 0, 0]).into_iter().flatten().collect();
+        let text_at = at + head.len() + 8;
+        self.0.extend_from_slice(&head);
+        self.0.resize(text_at, 0);
+        self.put_u32(at + head.len(), ANSWERS_AT + text_at);
+        self.put_u32(at + head.len() + 4, text.len());
+        self.0.extend_from_slice(text.as_bytes());
         ANSWERS_AT + at
     }
 
@@ -348,6 +462,12 @@ impl Memory {
                 let (name, payload) = case(value);
                 self.store_case(layout, &[result.ok, result.err], usize::from(name == "err"), payload, at);
             }
+            TypeDefKind::Flags(flags) => {
+                let names = value.as_array().unwrap_or_else(|| panic!("{value} is no list of flags"));
+                let bits =
+                    flags.flags.iter().enumerate().filter(|(_, flag)| names.iter().any(|name| *name == flag.name));
+                self.put(at, &[bits.fold(0, |byte, (position, _)| byte | 1 << position)]);
+            }
             other => panic!("the contract answers with no {other:?}"),
         }
     }
@@ -419,7 +539,7 @@ pub(super) fn echo(hook: Hook, path: &[&str], optional: bool) -> Guest {
     let denial = json!({ "reason": reason("echo", "-"), "as-tool-error": true });
     // The message is the third and fourth word of a denial, which begins behind the verdict's tag.
     let layout = Layout::new();
-    let ty = layout.answer(hook.as_str(), function_of(hook));
+    let ty = layout.answer(hook.as_str(), hook.function());
     let TypeDefKind::Variant(variant) = layout.kind(ty) else { panic!("only verdicts and inspections can echo") };
     let payload = layout.sizes.payload_offset(wit_parser::Int::U8, variant.cases.iter().map(|case| case.ty.as_ref()));
     let message = payload.size_wasm32() + 8;
@@ -431,6 +551,6 @@ pub(super) fn echo(hook: Hook, path: &[&str], optional: bool) -> Guest {
         message + 4,
         text + 4
     );
-    let case = if hook == Hook::ToolCall { "deny" } else { "block" };
+    let case = if matches!(hook, Hook::ToolResult | Hook::ItemResult) { "block" } else { "deny" };
     Guest::new().hook(hook, Body::Around(json!({ case: denial }), wat)).sees_all()
 }

@@ -1,4 +1,5 @@
-//! Guests that break the rules, each in its own way: bounded time, a refusal, and nothing left behind.
+//! Guests that break the rules, each in its own way and in each form that a policy can have: bounded time, a refusal, and
+//! nothing left behind.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::guest::{Body, Guest, allow, deny, redact};
+use super::guest::{Body, DynamicGuest, Guest, Text, allow, deny, redact};
 use super::scene::{
-    bind, bind_bytes, call, caller, check, context, failure, inspect, load, settings, tool, try_load, upstream,
+    bind, bind_bytes, call, caller, check, context, failure, inspect, load, now, settings, tool, try_load, upstream,
 };
-use crate::policy::{Engine, Failure, Hook, PolicySet};
+use crate::config::Reuse;
+use crate::policy::{Engine, Failure, Hook, InstanceMode, PolicySet};
 
 const LOG: &str = r#"(import "portcullis:policy/log@0.1.0" "write" (func $log (param i32 i32 i32)))"#;
 
@@ -27,30 +29,51 @@ fn around(answer: serde_json::Value, wat: &str) -> Guest {
 const RECURSES: &str = "(func $deep (param i32) (result i32)
     (i32.add (i32.const 1) (call $deep (i32.add (i32.const 1) (local.get 0)))))";
 
+/// A policy in each form: frozen where it can be, configured anew for each call, and in the dynamic lane.
+fn forms(typed: &Guest, dynamic: &DynamicGuest) -> Vec<(&'static str, PolicySet)> {
+    let bound = |bytes: Vec<u8>, reuse| {
+        bind_bytes("one", bytes).with(|binding| {
+            binding.time = Duration::from_millis(50);
+            binding.reuse = reuse;
+        })
+    };
+    let forms = [
+        ("frozen", bound(typed.core(), Reuse::Auto)),
+        ("fresh", bound(typed.core(), Reuse::Fresh)),
+        ("dynamic", bound(dynamic.core(), Reuse::Auto)),
+        ("fresh dynamic", bound(dynamic.core(), Reuse::Fresh)),
+    ];
+    forms.into_iter().map(|(form, bound)| (form, load(vec![bound]))).collect()
+}
+
 #[test]
 fn whatever_a_guest_does_to_itself_ends_in_time_and_refuses() {
     let grown_table = "(table $table 1 funcref)";
-    for (guest, expected) in [
-        (runs("(loop (br 0)) unreachable"), "timeout"),
-        (runs("(loop (memory.fill (i32.const 0) (i32.const 1) (i32.const 65536)) (br 0)) unreachable"), "timeout"),
-        (runs("(call $deep (i32.const 0))").field(RECURSES), "stack-overflow"),
-        (runs("(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable"), "memory-limit"),
-        (runs("(drop (memory.grow (i32.const 65535))) unreachable"), "memory-limit"),
+    for (wat, field, expected) in [
+        ("(loop (br 0)) unreachable", "", "timeout"),
+        ("(loop (memory.fill (i32.const 0) (i32.const 1) (i32.const 65536)) (br 0)) unreachable", "", "timeout"),
+        ("(call $deep (i32.const 0))", RECURSES, "stack-overflow"),
+        ("(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable", "", "memory-limit"),
+        ("(drop (memory.grow (i32.const 65535))) unreachable", "", "memory-limit"),
         (
-            runs("(loop (drop (table.grow $table (ref.null func) (i32.const 100))) (br 0)) unreachable")
-                .field(grown_table),
+            "(loop (drop (table.grow $table (ref.null func) (i32.const 100))) (br 0)) unreachable",
+            grown_table,
             "table-limit",
         ),
-        (runs("unreachable"), "trap"),
-        (runs("(i32.div_u (i32.const 1) (i32.const 0))"), "trap"),
-        (runs("(i32.load (i32.const -8))"), "trap"),
-        (runs("(call_indirect $table (result i32) (i32.const 0))").field(grown_table), "trap"),
+        ("unreachable", "", "trap"),
+        ("(i32.div_u (i32.const 1) (i32.const 0))", "", "trap"),
+        ("(i32.load (i32.const -8))", "", "trap"),
+        ("(call_indirect $table (result i32) (i32.const 0))", grown_table, "trap"),
     ] {
-        let set = load(vec![bind("one", &guest).with(|binding| binding.time = Duration::from_millis(50))]);
-        let begun = Instant::now();
-        let failure = failure(&set);
-        assert_eq!(failure.code(), expected, "{failure}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{expected} took {:?}", begun.elapsed());
+        for (form, set) in forms(&runs(wat).field(field), &DynamicGuest::runs(wat).field(field)) {
+            let mode = set.bindings()[0].instances();
+            let freezable = !form.starts_with("fresh") && !wat.contains("table.grow");
+            assert_eq!(mode == InstanceMode::Frozen, freezable, "{wat} is {mode}");
+            let begun = Instant::now();
+            let failure = failure(&set);
+            assert_eq!(failure.code(), expected, "{form}: {failure}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{form} {expected} took {:?}", begun.elapsed());
+        }
     }
 }
 
@@ -139,25 +162,71 @@ fn results_of_hostile_inspectors_do_not_pass() {
     }
 }
 
+/// Fails if it finds what a run before it left: in a global, in memory, in the size of memory.
+const MARKS: &str = "(if (i32.or (global.get $mark) (i32.load (i32.const 512))) (then unreachable))
+    (if (i32.ne (memory.size) (i32.const 2)) (then unreachable))
+    (drop (memory.grow (i32.const 4)))
+    (if (i32.load (i32.const 300000)) (then unreachable))
+    (memory.fill (i32.const 131072) (i32.const 255) (i32.const 262144))
+    (i32.store (i32.const 512) (i32.const 1))
+    (global.set $mark (i32.const 1))";
+
 #[test]
 fn nothing_that_a_guest_leaves_behind_is_there_at_its_next_call() {
-    let guest = around(
-        allow(&json!({})),
-        "(if (i32.or (global.get $mark) (i32.load (i32.const 512))) (then unreachable))
-         (if (i32.ne (memory.size) (i32.const 2)) (then unreachable))
-         (drop (memory.grow (i32.const 4)))
-         (if (i32.load (i32.const 300000)) (then unreachable))
-         (if (i32.ne (table.size $table) (i32.const 1)) (then unreachable))
-         (drop (table.grow $table (ref.null func) (i32.const 9)))
-         (memory.fill (i32.const 131072) (i32.const 255) (i32.const 262144))
-         (i32.store (i32.const 512) (i32.const 1))
-         (global.set $mark (i32.const 1))
-         $answer",
-    )
-    .field("(global $mark (mut i32) (i32.const 0)) (table $table 1 funcref)");
-    let set = load(vec![bind("one", &guest)]);
-    for round in 0..200 {
-        assert_eq!(check(&set, &tool("notes", "add"), Some("{}")), "allow {}", "round {round}");
+    let (mark, wat) = ("(global $mark (mut i32) (i32.const 0))", format!("{MARKS} $answer"));
+    let typed = around(allow(&json!({})), &wat).field(mark);
+    for (form, set) in forms(&typed, &DynamicGuest::runs(&wat).field(mark)) {
+        assert_eq!(set.bindings()[0].instances() == InstanceMode::Frozen, !form.starts_with("fresh"), "{form}");
+        for round in 0..200 {
+            assert_eq!(check(&set, &tool("notes", "add"), Some("{}")), "allow {}", "{form}, round {round}");
+        }
+    }
+    // A table that grows cannot be frozen, and does not stay grown.
+    let grows = "(if (i32.ne (table.size $table) (i32.const 1)) (then unreachable))
+        (drop (table.grow $table (ref.null func) (i32.const 9))) $answer";
+    let table = "(table $table 1 funcref)";
+    for (form, set) in forms(&around(allow(&json!({})), grows).field(table), &DynamicGuest::runs(grows).field(table)) {
+        for _ in 0..50 {
+            assert_eq!(check(&set, &tool("notes", "add"), None), "allow none", "{form}");
+        }
+    }
+}
+
+#[test]
+fn answers_of_the_dynamic_lane_that_are_no_answers_refuse() {
+    let says = |text: &str| DynamicGuest::new(&[Hook::ToolCall]).decide(Text::Ok(text.to_owned()));
+    let deep = format!(r#"{{"allow": {{"notes": {}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    for (what, guest) in [
+        ("no text at all", says("")),
+        ("no JSON", says("{'allow': {}}")),
+        ("two answers", says("\"abstain\" \"abstain\"")),
+        ("a name twice", says(r#"{"allow": {"notes": [], "notes": []}}"#)),
+        ("depths without end", says(&deep)),
+        ("another hook's answer", says("\"pass\"")),
+        ("two verdicts", says(r#"{"allow": {}, "deny": {}}"#)),
+        ("a member that is not there", says(r#"{"allow": {"also": 1}}"#)),
+        ("no reason", says(r#"{"deny": {}}"#)),
+        ("a code of foreign characters", says(r#"{"deny": {"reason": {"code": "No Way", "message": ""}}}"#)),
+        ("a result that is neither", DynamicGuest::runs("(i32.store8 $answer (i32.const 2)) $answer")),
+        ("an address beyond memory", DynamicGuest::runs("(i32.const 2147483640)")),
+        ("a text of 1 GiB", DynamicGuest::runs("(i32.store offset=8 $answer (i32.const 1073741824)) $answer")),
+        (
+            "more than the host takes",
+            DynamicGuest::runs(
+                "(drop (memory.grow (i32.const 32))) (i32.store offset=4 $answer (i32.const 0))
+                 (i32.store offset=8 $answer (i32.const 1100000)) $answer",
+            ),
+        ),
+        (
+            "a text that is not UTF-8",
+            DynamicGuest::runs("(i32.store8 (i32.load offset=4 $answer) (i32.const 255)) $answer"),
+        ),
+    ] {
+        for reuse in [Reuse::Auto, Reuse::Fresh] {
+            let set = load(vec![bind_bytes("one", guest.core()).with(|binding| binding.reuse = reuse)]);
+            let failure = failure(&set);
+            assert!(matches!(failure, Failure::InvalidAnswer { .. }), "{what}: {failure:?}");
+        }
     }
 }
 
@@ -167,7 +236,7 @@ fn ten_thousand_traps_leave_every_slot_free() {
     let slots = engine.slots().expect("tests run where there is address space for the pool");
     let (wanted, modules) = settings(vec![
         bind("traps", &runs("(memory.fill (i32.const 0) (i32.const 7) (i32.const 65536)) unreachable"))
-            .with(|binding| binding.tools = vec![crate::glob::Glob::parse("bad").unwrap()]),
+            .with(|binding| binding.matches.tools = vec![crate::glob::Glob::parse("bad").unwrap()]),
         bind("fine", &Guest::new().answers(Hook::ToolCall, allow(&json!({})))),
     ]);
     let set = PolicySet::load(&wanted, &[upstream("notes")], &engine, &modules, None, 1).unwrap();
@@ -202,9 +271,18 @@ fn a_configuration_that_takes_too_long_for_a_call_is_warned_of_and_refuses_calls
             .to_owned(),
     );
     let guest = Guest::new().configure(slow).answers(Hook::ToolCall, allow(&json!({})));
-    let set = load(vec![bind("one", &guest).with(|binding| binding.time = Duration::from_millis(1))]);
+    let bound = |reuse| {
+        bind("one", &guest).with(|binding| {
+            binding.time = Duration::from_millis(1);
+            binding.reuse = reuse;
+        })
+    };
+    let set = load(vec![bound(Reuse::Fresh)]);
     assert!(set.bindings()[0].warnings()[0].contains("configuring it took"), "{:?}", set.bindings()[0].warnings());
     assert_eq!(failure(&set).code(), "timeout");
+    let frozen = load(vec![bound(Reuse::Frozen)]);
+    assert!(frozen.bindings()[0].warnings().is_empty(), "{:?}", frozen.bindings()[0].warnings());
+    assert_eq!(check(&frozen, &tool("notes", "add"), None), "allow none", "it is configured once, when it is loaded");
 }
 
 #[derive(Clone, Default)]
@@ -226,7 +304,8 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-fn logged(act: impl FnOnce()) -> Vec<String> {
+/// The lines that are logged meanwhile.
+pub(super) fn logged(act: impl FnOnce()) -> Vec<String> {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(log.clone())
@@ -241,24 +320,24 @@ fn logged(act: impl FnOnce()) -> Vec<String> {
 #[test]
 fn a_guests_log_lines_are_few_short_and_harmless() {
     // A line of 3 000 bytes that begins with an escape and a line break, a thousand times over.
-    let floods = around(
-        allow(&json!({})),
-        "(local $left i32) (local.set $left (i32.const 1000))
+    let floods_wat = "(local $left i32) (local.set $left (i32.const 1000))
          (memory.fill (i32.const 70000) (i32.const 97) (i32.const 3000))
          (i32.store16 (i32.const 70000) (i32.const 0x0a1b))
          (loop
            (call $log (i32.const 2) (i32.const 70000) (i32.const 3000))
            (br_if 0 (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
-         $answer",
-    )
-    .field(LOG);
-    let set = load(vec![bind("one", &floods)]);
-    let lines = logged(|| assert_eq!(check(&set, &tool("notes", "add"), None), "allow none"));
-    assert_eq!(lines.len(), 32);
-    for line in lines {
-        assert!(line.contains(" WARN ") && line.contains("policy=\"one\"") && line.contains("decision="), "{line}");
-        assert!(line.len() < 2048 + 300, "{} bytes", line.len());
-        assert!(line.contains(r"\u{1b}\naaaa"), "{line}");
+         $answer";
+    let floods = around(allow(&json!({})), floods_wat).field(LOG);
+    let dynamic = DynamicGuest::runs(floods_wat).field(LOG);
+    for (form, set) in forms(&floods, &dynamic) {
+        let lines = logged(|| assert_eq!(check(&set, &tool("notes", "add"), None), "allow none"));
+        assert_eq!(lines.len(), 32, "{form}");
+        for line in lines {
+            let marked = line.contains("policy=\"one\"") && line.contains("decision=");
+            assert!(line.contains(" WARN ") && marked, "{line}");
+            assert!(line.len() < 2048 + 300, "{} bytes", line.len());
+            assert!(line.contains(r"\u{1b}\naaaa"), "{line}");
+        }
     }
 }
 
@@ -315,11 +394,11 @@ fn the_fixtures_for_black_box_tests_fail_as_they_are_meant_to() {
         let set = load(vec![bound.with(|binding| binding.time = Duration::from_millis(50))]);
         assert_eq!(failure(&set).code(), expected, "{name}");
         let caller = caller();
-        let filtered = set.filter(&context(&caller), &[tool("notes", "add")]);
-        assert_eq!(filtered.tools.len(), 1, "{name} is about calls alone");
+        let visible = now(set.filter(&context(&caller), &[tool("notes", "add")])).0.unwrap();
+        assert_eq!(visible.len(), 1, "{name} is about calls alone");
         drop(call(&tool("notes", "add"), None));
     }
     let wasi = include_str!("../../../../tests/fixtures/policies/imports-wasi.wat");
     let errors = try_load(vec![bind_bytes("wasi", wat::parse_str(wasi).unwrap())]).unwrap_err();
-    assert!(errors.to_string().contains("wasi_snapshot_preview1.fd_write"), "{errors}");
+    assert!(errors.to_string().contains("wasi_unstable.fd_write"), "{errors}");
 }

@@ -10,8 +10,10 @@ use wit_parser::Resolve;
 use super::guest::{Body, Guest, allow, deny};
 use super::scene::{Bound, bind, bind_bytes, check, engine, load, settings, tool, try_load, upstream};
 use crate::config::ModuleSource;
+use crate::policy::engine::Size;
 use crate::policy::{
-    Engine, Hook, LoadErrors, MAX_MEMORY_BYTES, Module, ModuleError, PolicySet, componentize, contract,
+    Engine, Hook, LoadErrors, MAX_LARGE_MEMORY_BYTES, MAX_MEMORY_BYTES, Module, ModuleError, PolicySet, componentize,
+    contract,
 };
 
 fn good() -> Guest {
@@ -110,17 +112,25 @@ fn what_is_no_policy_is_refused_by_name() {
         (core("(module)"), "it does not export portcullis:policy/manifest@0.1.0"),
         (core(&format!("(module {manifest})")), "it does not export portcullis:policy/configuration@0.1.0"),
         (
-            core(&format!("(module {both} {})", export("portcullis:policy/grant@0.1.0#authorize"))),
-            "it exports grant, a hook that this gateway does not have",
+            core(&format!("(module {both} {})", export("portcullis:policy/session@0.1.0#opened"))),
+            "it exports session, a hook that this gateway does not have",
+        ),
+        (
+            core(&format!("(module {both} {})", export("portcullis:policy/dynamic@0.1.0#decide"))),
+            "it exports dynamic beside manifest, configuration or hooks",
         ),
         (imports("env", "abort"), "it imports env.abort, which no policy may (AssemblyScript: --use abort="),
         (
-            imports("wasi_snapshot_preview1", "fd_write"),
-            "it imports wasi_snapshot_preview1.fd_write, which no policy may (policies run without WASI",
+            imports("wasi_snapshot_preview1", "fd_teleport"),
+            "it imports wasi_snapshot_preview1.fd_teleport, which no policy may (wasi_snapshot_preview1 has no such",
         ),
         (
-            imports("portcullis:policy/counters@0.1.0", "take"),
-            "it imports portcullis:policy/counters@0.1.0.take, which no policy may",
+            imports("wasi_unstable", "fd_write"),
+            "it imports wasi_unstable.fd_write, which no policy may (policies run without WASI",
+        ),
+        (
+            imports("portcullis:policy/state@0.1.0", "get"),
+            "it imports portcullis:policy/state@0.1.0.get, which no policy may",
         ),
         (
             imports("portcullis:policy/log@0.2.0", "write"),
@@ -139,7 +149,7 @@ fn what_is_no_policy_is_refused_by_name() {
 #[test]
 fn compiled_code_is_never_run() {
     let component = componentize(&good().core()).unwrap();
-    let compiled = engine().wasm().precompile_component(&component).unwrap();
+    let compiled = engine().runtime(Size::Small).unwrap().wasm.precompile_component(&component).unwrap();
     assert!(matches!(Module::load(engine(), &compiled), Err(ModuleError::Precompiled)));
 }
 
@@ -233,28 +243,34 @@ fn functions_must_have_exactly_the_types_of_the_contract() {
 }
 
 #[test]
-fn a_module_that_would_find_no_slot_is_refused_when_it_is_loaded() {
-    let memory = good().wat().replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 1025)");
+fn a_module_that_needs_more_than_most_runs_in_the_large_engine() {
+    let memory = |pages: usize| good().wat().replace("\"memory\") 2)", &format!("\"memory\") {pages})"));
     let tables = |count: usize| good().field(&"(table 1 funcref)".repeat(count)).core();
-    let elements = good().field("(table 30000 funcref)").core();
-    let without_pool = Engine::with_slots(None).unwrap();
-    for (bytes, with_pool, without) in [
-        (core(&memory), "it cannot be compiled", "it needs 67174400 bytes of memory, and a policy may have 67108864"),
-        (elements, "it cannot be compiled", "it needs 30000 table elements, and a policy may have 20000"),
-        (tables(9), "it cannot be compiled", "it needs 9 tables, and a policy may have 8"),
+    let elements = |count: usize| good().field(&format!("(table {count} funcref)")).core();
+    for (large, too_large, told_of) in [
+        (core(&memory(1025)), core(&memory(4097)), "268500992 bytes of memory, and a policy may have 268435456"),
+        (elements(30_000), elements(100_001), "100001 table elements, and a policy may have 100000"),
+        (tables(9), tables(65), "65 tables, and a policy may have 64"),
     ] {
-        let error = load_error(&bytes);
-        assert!(error.starts_with(with_pool), "{error}");
-        let error = told(&Module::load(&without_pool, &bytes).unwrap_err());
-        assert_eq!(error, without);
+        let module = Module::load(engine(), &large).unwrap();
+        assert!(module.is_large() && module.info().is_large);
+        assert_eq!(module.max_memory_bytes(), MAX_LARGE_MEMORY_BYTES);
+        assert_eq!(load_error(&too_large), format!("it needs {told_of}"));
+        let set = load(vec![bind_bytes("one", large).with(|binding| binding.memory_bytes = 65 << 20)]);
+        assert_eq!(check(&set, &tool("notes", "add"), Some("{}")), "allow {}");
+        assert!(set.bindings()[0].prepared.is_slow());
     }
+    let module = Module::load(engine(), &good().core()).unwrap();
+    assert!(!module.is_large());
+    assert_eq!(module.max_memory_bytes(), MAX_MEMORY_BYTES);
 }
 
 #[test]
 fn policies_run_without_a_pool_too() {
-    let engine = Engine::with_slots(None).unwrap();
+    let engine = Engine::without_pool().unwrap();
     assert_eq!((engine.slots(), engine.slots_in_use()), (None, None));
-    let (wanted, modules) = settings(vec![bind("one", &good())]);
+    let large = good().field(&"(table 1 funcref)".repeat(9));
+    let (wanted, modules) = settings(vec![bind("one", &good()), bind("large", &large)]);
     let set = PolicySet::load(&wanted, &[], &engine, &modules, None, 1).unwrap();
     for _ in 0..100 {
         assert_eq!(check(&set, &tool("notes", "add"), None), "allow none");
@@ -270,6 +286,11 @@ fn a_manifest_must_be_true() {
         load_error(&good().manifest("hooks", json!([])).core()),
         "it exports no hook, so that it would never be asked"
     );
+    let counters = r#"(import "portcullis:policy/counters@0.1.0" "take" (func (param i32 i32 i32 i64 i64 i32)))"#;
+    assert_eq!(
+        load_error(&good().field(counters).core()),
+        "it imports counters, which its manifest does not name; add \"counters\" to the manifest's capabilities"
+    );
     let error = load_error(&good().manifest("name", json!("Not a name")).core());
     assert!(error.starts_with("its manifest is wrong: its name"), "{error}");
     for (wat, expected) in [
@@ -283,7 +304,7 @@ fn a_manifest_must_be_true() {
     let quiet = good().answers(Hook::ToolResult, json!("pass")).manifest("hooks", json!(["tool-call"]));
     let set = load(vec![bind("one", &quiet)]);
     assert!(set.bindings()[0].warnings()[0].starts_with("it exports tool-result, but its manifest"));
-    assert!(!set.bindings()[0].is_asked_for(Hook::ToolResult));
+    assert!(!set.bindings()[0].has_hook(Hook::ToolResult));
 }
 
 #[test]
@@ -301,7 +322,7 @@ fn everything_that_is_wrong_with_a_set_is_told_at_once() {
         bind("pinned", &good()).with(|binding| binding.digest = Some("ab".repeat(32))),
         bind("big", &good()).with(|binding| binding.memory_bytes = MAX_MEMORY_BYTES + 1),
         bind("small", &good()).with(|binding| binding.memory_bytes = 65536),
-        bind("nothing", &good()).with(|binding| binding.tools = Vec::new()),
+        bind("nothing", &good()).with(|binding| binding.matches.tools = Vec::new()),
         bind("config", &good()).with(|binding| binding.config = json!([])),
         bind("builtin", &good()).with(|binding| binding.module = ModuleSource::Builtin("no-such".to_owned())),
         bind("file", &good()).with(|binding| binding.module = ModuleSource::File("/no/such.wasm".into())),
@@ -310,17 +331,20 @@ fn everything_that_is_wrong_with_a_set_is_told_at_once() {
     let errors = result.expect_err("it must not load").to_string();
     let found = crate::secret::Digest::of(&good().core()).to_hex();
     let expected = [
-        r"policy refuses: it refuses its configuration: /deny/0: not a\npattern; too short".to_owned(),
-        "policy traps: it fails on its configuration: it trapped: wasm `unreachable` instruction executed".to_owned(),
-        "policy rewrites: allow_rewrite is set, but the module never rewrites arguments".to_owned(),
-        format!("policy pinned: the module's SHA-256 is {found}, and not {}", "ab".repeat(32)),
-        "policy big: it may have 67108865 bytes of memory, more than 67108864".to_owned(),
-        "policy small: it fails on its configuration: it wanted more than its 65536 bytes of memory".to_owned(),
-        "policy nothing: it matches nothing: its list of upstreams or of tools is empty".to_owned(),
-        "policy config: its configuration is no JSON object".to_owned(),
-        "policy builtin: there is no builtin policy \"no-such\"".to_owned(),
-        "policy file: the module /no/such.wasm cannot be read: No such file or directory (os error 2)".to_owned(),
-        "policy junk: this is no WebAssembly component or module".to_owned(),
+        r"policy refuses: configure: it refuses its configuration: /deny/0: not a\npattern; too short".to_owned(),
+        "policy traps: configure: it fails on its configuration: it trapped: wasm `unreachable` instruction executed"
+            .to_owned(),
+        "policy rewrites: settings: allow_rewrite is set, but the module never rewrites arguments".to_owned(),
+        format!("policy pinned: digest: the module's SHA-256 is {found}, and not {}", "ab".repeat(32)),
+        "policy big: settings: it may have 67108865 bytes of memory, more than the 67108864 that are possible"
+            .to_owned(),
+        "policy small: configure: it fails on its configuration: it wanted more than its 65536 bytes of memory"
+            .to_owned(),
+        "policy nothing: settings: it matches nothing: its list of upstreams".to_owned(),
+        "policy config: schema: its configuration is no JSON object".to_owned(),
+        "policy builtin: read: there is no builtin policy \"no-such\"".to_owned(),
+        "policy file: read: the module /no/such.wasm cannot be read: No such file or directory (os error 2)".to_owned(),
+        "policy junk: module: this is no WebAssembly component or module".to_owned(),
     ];
     for (found, expected) in errors.lines().zip(&expected) {
         assert!(found.starts_with(expected), "{found}\nand not {expected}");

@@ -8,9 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guest::Guest;
-use crate::config::{Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamTransport, WhenAllAbstain};
+use crate::config::{Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamTransport};
 use crate::env::{Env, Timestamp};
-use crate::glob::Glob;
 use crate::identity::caller::Caller;
 use crate::identity::key::AllowList;
 use crate::ids::{BindingName, DecisionId, KeyName, Principal, UpstreamName};
@@ -37,18 +36,8 @@ pub(super) fn bind(name: &str, guest: &Guest) -> Bound {
 }
 
 pub(super) fn bind_bytes(name: &str, bytes: Vec<u8>) -> Bound {
-    let binding = Binding {
-        name: BindingName::parse(name).unwrap(),
-        module: ModuleSource::Builtin(name.to_owned()),
-        digest: None,
-        config: json!({}),
-        upstreams: vec![Glob::any()],
-        tools: vec![Glob::any()],
-        priority: 0,
-        allow_rewrite: false,
-        time: Duration::from_secs(2),
-        memory_bytes: 4 << 20,
-    };
+    let new = Binding::new(BindingName::parse(name).unwrap(), ModuleSource::Builtin(name.to_owned()));
+    let binding = Binding { time: Duration::from_secs(2), memory_bytes: 4 << 20, ..new };
     Bound { binding, bytes }
 }
 
@@ -68,7 +57,7 @@ pub(super) fn settings(bound: Vec<Bound>) -> (PolicySettings, impl Fn(&str) -> O
             (binding, (name, &*bytes.leak()))
         })
         .unzip();
-    let settings = PolicySettings { when_all_abstain: WhenAllAbstain::Deny, max_components: 64, bindings };
+    let settings = PolicySettings { bindings, ..PolicySettings::default() };
     (settings, move |wanted: &str| modules.iter().find(|(name, _)| name == wanted).map(|(_, bytes)| *bytes))
 }
 
@@ -114,7 +103,7 @@ pub(super) fn call(tool: &Arc<Tool>, arguments: Option<&str>) -> Call {
 }
 
 pub(super) fn caller() -> Caller {
-    Caller { principal: Principal::Key(KeyName::parse("ci").unwrap()), allow: Arc::new(AllowList::default()) }
+    Caller::new(Principal::Key(KeyName::parse("ci").unwrap()), Arc::new(AllowList::default()))
 }
 
 pub(super) fn context(caller: &Caller) -> CallContext<'_> {
@@ -128,13 +117,22 @@ pub(super) fn context(caller: &Caller) -> CallContext<'_> {
         user_agent: Some("test/1.0"),
         trace_id: None,
         now: Timestamp::from_millis(1_700_000_000_000),
+        charges: Box::leak(Box::default()),
+        satisfied: &[],
+        view: None,
     }
+}
+
+/// What comes of something that waits, for tests that do not.
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(future)
 }
 
 /// What became of a call, in one line.
 pub(super) fn check(set: &PolicySet, tool: &Arc<Tool>, arguments: Option<&str>) -> String {
     let caller = caller();
-    match set.check(&context(&caller), call(tool, arguments)).0 {
+    match now(set.check(&context(&caller), call(tool, arguments))).0 {
         Ok(permit) => {
             let arguments = permit.get().arguments().map_or("none", |arguments| arguments.get());
             format!("allow {arguments}")
@@ -147,7 +145,7 @@ pub(super) fn check(set: &PolicySet, tool: &Arc<Tool>, arguments: Option<&str>) 
 pub(super) fn inspect(set: &PolicySet, result: &str) -> String {
     let caller = caller();
     let outcome = Outcome::Result(raw(result.to_owned()));
-    match set.inspect(&context(&caller), &tool("notes", "add"), outcome, Duration::from_millis(7)).0 {
+    match now(set.inspect(&context(&caller), &tool("notes", "add"), outcome, Duration::from_millis(7))).0 {
         Ok(Outcome::Result(result)) => result.get().to_owned(),
         Ok(Outcome::Error(_) | Outcome::NeedsInput(_)) => "error".to_owned(),
         Err(refusal) => told(&refusal),
@@ -165,7 +163,7 @@ pub(super) fn told(refusal: &Refusal) -> String {
 /// The failure that refused a call.
 pub(super) fn failure(set: &PolicySet) -> Failure {
     let caller = caller();
-    match set.check(&context(&caller), call(&tool("notes", "add"), Some("{}"))).0 {
+    match now(set.check(&context(&caller), call(&tool("notes", "add"), Some("{}")))).0 {
         Err(Refusal::PolicyFailed { failure, .. }) => failure,
         other => panic!("no failure but {other:?}"),
     }

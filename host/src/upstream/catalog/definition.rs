@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::template::Pattern;
 use crate::ids::UpstreamName;
+use crate::mcp::canonical::comparable;
 use crate::mcp::json::{self, Members, quote, raw};
 use crate::mcp::param_headers::{self, InvalidAnnotation, ParamHeader};
 use crate::secret::Digest;
@@ -46,7 +47,8 @@ pub struct ToolDefinition {
     pub param_headers: Vec<ParamHeader>,
     /// What is wrong with the annotations: over streamable HTTP of 2026-07-28 there is no such tool then.
     pub invalid_annotation: Option<InvalidAnnotation>,
-    /// SHA-256 over the definition as the upstream sent it, lower-case hex.
+    /// SHA-256 over the definition in canonical form (RFC 8785), lower-case hex: in whatever order the upstream writes
+    /// the members, it is the same definition.
     pub digest: String,
     text: Text,
     /// Resources that show its results, and where it names them.
@@ -84,10 +86,15 @@ impl ToolDefinition {
             task_support: read::<Execution>(&members, "execution").unwrap_or_default().task_support,
             param_headers,
             invalid_annotation,
-            digest: text.digest.to_hex(),
+            digest: Digest::of(comparable(text.whole.get()).as_bytes()).to_hex(),
             text,
             interfaces,
         })
+    }
+
+    /// The definition as the upstream sent it.
+    pub fn text(&self) -> &RawValue {
+        &self.text.whole
     }
 
     /// URIs of the resources that show its results.
@@ -167,6 +174,8 @@ pub struct Definition {
     pub upstream: UpstreamName,
     /// The upstream's own name or URI for it.
     pub key: String,
+    /// `mimeType`, of a resource or resource template.
+    pub mime: Option<String>,
     text: Text,
 }
 
@@ -192,8 +201,8 @@ impl Definition {
         definition: &RawValue,
         member: &'static str,
     ) -> Result<Self, UnusableDefinition> {
-        let (text, _, key) = Text::read(definition, member)?;
-        Ok(Self { upstream: upstream.clone(), key, text })
+        let (text, members, key) = Text::read(definition, member)?;
+        Ok(Self { upstream: upstream.clone(), key, mime: read(&members, "mimeType"), text })
     }
 
     /// The definition under the name or URI that callers see.

@@ -22,7 +22,7 @@ pub use definition::{
     Definition, Listed, TaskSupport, TemplateDefinition, ToolDefinition, ToolHints, UnusableDefinition,
 };
 pub use skill::{Skill, SkillDefinition};
-pub use view::{Located, Prompt, Resource, Template, Tool, View};
+pub use view::{Located, PinStanding, Prompt, Resource, Template, Tool, View};
 
 use skill::Skills;
 use template::Pattern;
@@ -93,12 +93,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Places what the upstreams offer. The order of the shelves does not matter.
-    pub fn build(shelves: &[Shelf]) -> Self {
+    /// Places what the upstreams offer; `standing` says whether a tool's definition was agreed to. The order of the
+    /// shelves does not matter.
+    pub fn build(shelves: &[Shelf], standing: impl Fn(&ToolDefinition) -> PinStanding) -> Self {
         let mut shelves: Vec<&Shelf> = shelves.iter().collect();
         shelves.sort_by(|one, other| one.upstream.cmp(&other.upstream));
-        let alone = shelves.iter().map(|shelf| (shelf.upstream.clone(), Arc::new(View::of(&[shelf], Names::Own))));
-        Self { merged: Arc::new(View::of(&shelves, Names::Prefixed)), alone: alone.collect() }
+        let alone =
+            shelves.iter().map(|shelf| (shelf.upstream.clone(), Arc::new(View::of(&[shelf], Names::Own, &standing))));
+        let alone = alone.collect();
+        Self { merged: Arc::new(View::of(&shelves, Names::Prefixed, &standing)), alone }
     }
 
     /// What there is of one upstream, or of all together; `None` if there is no such upstream.
@@ -127,15 +130,16 @@ enum Names {
 
 impl View {
     /// `shelves` are in name order.
-    fn of(shelves: &[&Shelf], names: Names) -> Self {
+    fn of(shelves: &[&Shelf], names: Names, standing: &impl Fn(&ToolDefinition) -> PinStanding) -> Self {
         let offers: Vec<(&UpstreamName, &Offer)> =
             shelves.iter().filter_map(|shelf| shelf.offer.as_deref().map(|offer| (&shelf.upstream, offer))).collect();
         let uris = Uris::assign(&offers, |offer| Box::new(offer.uris()));
         let templates = Uris::assign(&offers, |offer| Box::new(offer.uri_templates()));
 
         let tools = exposed(shelves, names, |offer| &offer.tools, |tool| &tool.name);
-        let tools =
-            tools.into_iter().map(|(tool, name)| Tool::placed(tool, name, |uri| uris.exposed(&tool.upstream, uri)));
+        let tools = tools
+            .into_iter()
+            .map(|(tool, name)| Tool::placed(tool, standing(tool), name, |uri| uris.exposed(&tool.upstream, uri)));
         let prompts = exposed(shelves, names, |offer| &offer.prompts, |prompt| &prompt.key);
         let prompts = prompts.into_iter().map(|(prompt, exposed)| Prompt {
             upstream: prompt.upstream.clone(),
@@ -146,7 +150,8 @@ impl View {
         let resources = offers.iter().flat_map(|(_, offer)| &offer.resources).filter_map(|resource| {
             let exposed = uris.exposed(&resource.upstream, &resource.key)?.to_owned();
             let (upstream, uri) = (resource.upstream.clone(), resource.key.clone());
-            Some(Resource { upstream, uri, listed: resource.listed(&exposed), exposed })
+            let (mime, listed) = (resource.mime.clone(), resource.listed(&exposed));
+            Some(Resource { upstream, uri, mime, listed, exposed })
         });
         let templates = offers.iter().flat_map(|(_, offer)| &offer.templates).filter_map(|template| {
             let TemplateDefinition { definition, pattern } = &**template;
@@ -154,7 +159,8 @@ impl View {
             let mark = templates.marked(&definition.upstream, &definition.key).map(|(mark, _)| mark.clone());
             let pattern = if mark.is_some() { Pattern::parse(&exposed).map(Arc::new) } else { pattern.clone() };
             let (upstream, uri_template) = (definition.upstream.clone(), definition.key.clone());
-            Some(Template { upstream, uri_template, listed: definition.listed(&exposed), exposed, pattern, mark })
+            let (mime, listed) = (definition.mime.clone(), definition.listed(&exposed));
+            Some(Template { upstream, uri_template, mime, listed, exposed, pattern, mark })
         });
 
         let mut view = Self {

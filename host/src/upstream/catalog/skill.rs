@@ -164,6 +164,19 @@ impl Skills {
         above(uri).filter_map(|directory| self.roots.get(directory)).flatten().collect()
     }
 
+    /// An upstream's skills in whose directories a URI is, from the inside out.
+    pub(super) fn of_file<'a>(
+        &'a self,
+        upstream: &'a UpstreamName,
+        uri: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Skill>> {
+        let in_directory = |directory: &'a str| {
+            let skills = [format!("{directory}{MANIFEST}"), directory.to_owned()].map(|uri| self.at(&uri));
+            skills.into_iter().flatten()
+        };
+        above(uri).flat_map(in_directory).filter(move |skill| skill.upstream == *upstream)
+    }
+
     /// Upstreams whose skills others' come before, and how many are concerned.
     pub(super) fn behind(&self) -> HashMap<&UpstreamName, usize> {
         let mut counts = HashMap::new();

@@ -93,8 +93,12 @@ impl Shelf {
     }
 }
 
+fn catalog(shelves: &[Shelf]) -> Catalog {
+    Catalog::build(shelves, |_| PinStanding::Pinned)
+}
+
 fn merged(shelves: &[Shelf]) -> Arc<View> {
-    Catalog::build(shelves).view(None).unwrap().clone()
+    catalog(shelves).view(None).unwrap().clone()
 }
 
 fn tools(view: &View) -> Vec<String> {
@@ -150,7 +154,7 @@ fn alone_an_upstream_has_its_own_names() {
         shelf("b").tools(&["add", &"x".repeat(65)]).resources(&["x://1"]).templates(&["x://{id}"]),
         shelf("down").unknown(),
     ];
-    let catalog = Catalog::build(&shelves);
+    let catalog = catalog(&shelves);
     let alone = |upstream: &str| catalog.view(Some(&name(upstream)));
     assert_eq!(tools(alone("a").unwrap()), ["a__add = a/a__add", "add = a/add"]);
     let long = &alone("b").unwrap().tools_after(Some("add")).next().unwrap().exposed;

@@ -19,10 +19,23 @@ const MAX_MATCHING_STEPS: usize = 4_000_000;
 /// Most resources below a directory that are looked at to tell whose it is.
 const MAX_BELOW: usize = 1_000;
 
+/// Whether a tool's definition is one that was agreed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinStanding {
+    /// It is the one that is pinned.
+    Pinned,
+    /// None is pinned: the tool came after its upstream's others.
+    FirstSeen,
+    /// Another one is pinned.
+    Changed,
+}
+
 /// A tool under the name that callers see. Otherwise it is its definition, which all views share.
 #[derive(Debug)]
 pub struct Tool {
     definition: Arc<ToolDefinition>,
+    /// How its definition stands to the one that is pinned.
+    pub standing: PinStanding,
     /// The name that callers see.
     pub exposed: String,
     /// The definition under its exposed name, ready to be listed.
@@ -30,20 +43,21 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// A tool under a name, all else in it as its upstream has it.
+    /// A tool with a pinned definition under a name, all else in it as its upstream has it.
     pub fn new(definition: Arc<ToolDefinition>, exposed: String) -> Self {
         let listed = definition.listed(&exposed, |_| None);
-        Self { definition, exposed, listed }
+        Self { definition, standing: PinStanding::Pinned, exposed, listed }
     }
 
     /// A tool under a name, with the URIs that `exposed_uri` gives for the resources that show its results.
     pub(super) fn placed<'a>(
         definition: &'a Arc<ToolDefinition>,
+        standing: PinStanding,
         exposed: String,
         exposed_uri: impl Fn(&'a str) -> Option<&'a str>,
     ) -> Self {
         let listed = definition.listed(&exposed, exposed_uri);
-        Self { definition: definition.clone(), exposed, listed }
+        Self { definition: definition.clone(), standing, exposed, listed }
     }
 }
 
@@ -75,6 +89,7 @@ pub struct Resource {
     pub uri: String,
     /// The URI that callers see: the same, unless another upstream has it.
     pub exposed: String,
+    pub mime: Option<String>,
     /// The definition under its exposed URI, ready to be listed.
     pub listed: Arc<RawValue>,
 }
@@ -87,6 +102,7 @@ pub struct Template {
     pub uri_template: String,
     /// What callers see: the same, unless another upstream has it.
     pub exposed: String,
+    pub mime: Option<String>,
     /// The definition under its exposed template, ready to be listed.
     pub listed: Arc<RawValue>,
     pub(super) pattern: Option<Arc<Pattern>>,
@@ -153,6 +169,11 @@ impl<T: Exposed> Listing<T> {
         self.0.get(at)
     }
 
+    fn position(&self, item: &Arc<T>) -> Option<usize> {
+        let at = self.0.binary_search_by(|known| known.exposed().cmp(item.exposed())).ok()?;
+        Arc::ptr_eq(&self.0[at], item).then_some(at)
+    }
+
     fn after(&self, exposed: Option<&str>) -> std::slice::Iter<'_, Arc<T>> {
         let begin = exposed.map_or(0, |exposed| self.0.partition_point(|item| item.exposed() <= exposed));
         self.0[begin..].iter()
@@ -187,9 +208,19 @@ impl View {
         self.prompts.get(exposed)
     }
 
+    /// The resource that callers see under this URI, if it is listed.
+    pub fn resource(&self, exposed: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(exposed)
+    }
+
     /// The resource template that callers see as this.
     pub fn template(&self, exposed: &str) -> Option<&Arc<Template>> {
         self.templates.get(exposed)
+    }
+
+    /// Where a tool stands among the tools; `None` if it is not this view's.
+    pub fn position(&self, tool: &Arc<Tool>) -> Option<usize> {
+        self.tools.position(tool)
     }
 
     /// Tools in order, beginning after a name.
@@ -220,6 +251,15 @@ impl View {
     /// The skills that have their `SKILL.md` at a URI.
     pub fn skills_at(&self, uri: &str) -> &[Arc<Skill>] {
         self.skills.at(uri)
+    }
+
+    /// An upstream's skills that a URI is a file of, or in whose directory it is.
+    pub fn skills_around<'a>(
+        &'a self,
+        upstream: &'a UpstreamName,
+        uri: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Skill>> {
+        self.skills.of_file(upstream, uri)
     }
 
     /// Whose skill a URI may be that no list has, at most one of each upstream: as [`Self::locate`] has it, or of the

@@ -44,7 +44,13 @@ impl Session {
             }
         };
         let (reply, replied) = oneshot::channel();
-        let ask = Ask { upstream: self.peer.name.clone(), question, params: params.map(ToOwned::to_owned), reply };
+        let ask = Ask {
+            upstream: self.peer.name.clone(),
+            question,
+            params: params.map(ToOwned::to_owned),
+            is_admitted: false,
+            reply,
+        };
         let session = self.clone();
         self.peer.tasks.spawn(async move {
             let over = audience.over.clone();

@@ -270,7 +270,7 @@ impl Call {
                     }
                 }
                 Step::Said(Event::Ask(ask)) => {
-                    if let Some((number, message)) = self.work.admit(ask).and_then(|ask| self.session.ask(ask)) {
+                    if let Some((number, message)) = self.session.ask(ask) {
                         self.asked.push(number);
                         return Said::Message(message);
                     }

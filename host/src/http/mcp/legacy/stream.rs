@@ -149,7 +149,7 @@ async fn write_standing(
                 // Who is not there cannot be asked: dropping the question says so.
                 Event::Ask(_) if !log.has_reader() => None,
                 Event::Ask(ask) => {
-                    let admitted = pipeline::admit(&mcp.snapshot.load(), &origin, ask);
+                    let admitted = pipeline::admit(&mcp.snapshot.load_full(), &mcp.services, &origin, ask).await;
                     admitted.and_then(|permit| session.ask(permit.into_inner())).map(|(_, message)| message)
                 }
             },

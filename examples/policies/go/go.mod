@@ -1,0 +1,3 @@
+module guard-paths
+
+go 1.24

@@ -1,0 +1,339 @@
+//! Pinned definitions: how the tools that upstreams offer stand to what was agreed to, and agreeing to more.
+//!
+//! What is pinned is known here in memory, upstream by upstream, from when an upstream was first heard of: an upstream
+//! that was never seen before has its tools pinned as they are. While the store cannot be read, an upstream's tools count
+//! as never seen, and it is tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use super::{Control, catalog_of};
+use crate::audit::Actor;
+use crate::ids::UpstreamName;
+use crate::store::StoreError;
+use crate::store::pins::{self as stored, Acceptance, Definition, Pin};
+use crate::upstream::Upstream;
+use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
+
+/// How long the tools of an upstream wait to be shown for its pins to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Before pins that could not be read are tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is pinned of the upstreams that were heard of.
+#[derive(Default)]
+pub(super) struct Pinned {
+    known: ArcSwap<BTreeMap<UpstreamName, Arc<PinsOf>>>,
+    /// How many tools were new and changed when that was last told.
+    told: Mutex<BTreeMap<UpstreamName, (usize, usize)>>,
+    /// Upstreams whose pins are being tried again.
+    tried_again: Mutex<BTreeSet<UpstreamName>>,
+}
+
+/// The pins of one upstream by the names of its tools.
+type PinsOf = BTreeMap<String, Pin>;
+
+impl Pinned {
+    /// How each definition stands to what is pinned now.
+    pub(super) fn standing(&self) -> impl Fn(&ToolDefinition) -> PinStanding + use<> {
+        let known = self.known.load_full();
+        move |tool| standing_of(known.get(&tool.upstream), &tool.name, &tool.digest)
+    }
+
+    fn of(&self, upstream: &UpstreamName) -> Option<Arc<PinsOf>> {
+        self.known.load().get(upstream).cloned()
+    }
+
+    /// Takes over what the store has of an upstream; what was heard first stays unless this is `newer`.
+    fn put(&self, upstream: &UpstreamName, pins: Vec<Pin>, newer: bool) {
+        let pins: Arc<PinsOf> = Arc::new(pins.into_iter().map(|pin| (pin.tool.clone(), pin)).collect());
+        self.known.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            if newer || !known.contains_key(upstream) {
+                known.insert(upstream.clone(), pins.clone());
+            }
+            known
+        });
+    }
+}
+
+fn standing_of(pins: Option<&Arc<PinsOf>>, tool: &str, digest: &str) -> PinStanding {
+    match pins.and_then(|pins| pins.get(tool)) {
+        Some(pin) if pin.digest == digest => PinStanding::Pinned,
+        Some(_) => PinStanding::Changed,
+        None => PinStanding::FirstSeen,
+    }
+}
+
+/// How one tool stands to its pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinView {
+    pub upstream: UpstreamName,
+    pub tool: String,
+    pub pinned: Option<Pin>,
+    /// Digest of what is offered now; `None` if the upstream does not offer the tool.
+    pub offered: Option<String>,
+}
+
+impl PinView {
+    /// Whether somebody has to agree before it is what was agreed to.
+    pub fn is_changed(&self) -> bool {
+        match (&self.pinned, &self.offered) {
+            (Some(pin), Some(offered)) => pin.digest != *offered,
+            (None, offered) => offered.is_some(),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// The word for how it stands.
+    pub fn standing(&self) -> &'static str {
+        match (&self.pinned, &self.offered) {
+            (Some(_), None) => "gone",
+            (None, _) => "first-seen",
+            (Some(_), Some(_)) if self.is_changed() => "changed",
+            (Some(_), Some(_)) => "pinned",
+        }
+    }
+}
+
+/// Both definitions of a tool, as JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinTexts {
+    /// `None` if nothing is pinned, or if it was too large to be kept.
+    pub pinned: Option<String>,
+    pub offered: Option<String>,
+}
+
+/// Why a definition was not pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error("there is no such upstream, or nothing is known of it yet")]
+    NoUpstream,
+    #[error("the upstream does not offer this tool")]
+    NotOffered,
+    #[error("the definition has changed meanwhile: its digest is {digest} now")]
+    OtherDigest { digest: String },
+    #[error(
+        "the upstream has {} pins already; accept all that it offers to forget those it does not",
+        stored::MAX_PINS
+    )]
+    TooMany,
+    #[error("the store did not take the change")]
+    Store(#[from] StoreError),
+}
+
+impl Control {
+    /// Sees to it that an upstream's pins are known; what the upstream was never seen with before is pinned as it is. Does
+    /// not wait for the store for long.
+    pub(super) async fn know_pins(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+        let name = &upstream.settings().name;
+        if self.pinned.of(name).is_none() {
+            let failure = match tokio::time::timeout(PATIENCE, self.learn_pins(upstream)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("it did not answer within {} s", PATIENCE.as_secs())),
+            };
+            if let Some(error) = failure {
+                tracing::warn!(upstream = %name, error, "the store failed: the upstream's tools count as never seen");
+                if lock(&self.pinned.tried_again).insert(name.clone()) {
+                    let stopping = self.tasks.stopping().clone();
+                    self.tasks.spawn(learn_later(Arc::downgrade(self), Arc::downgrade(upstream), stopping));
+                }
+            }
+        }
+        self.tell_of_changes(upstream);
+    }
+
+    /// Reads an upstream's pins, or makes them.
+    async fn learn_pins(&self, upstream: &Upstream) -> Result<(), StoreError> {
+        let name = &upstream.settings().name;
+        let mut pins = stored::of(&self.store, name).await?;
+        if pins.is_none()
+            && let Some(offer) = upstream.shelf().offer.filter(|offer| !offer.tools.is_empty())
+        {
+            stored::adopt(&self.store, name, definitions(&offer)).await?;
+            pins = stored::of(&self.store, name).await?;
+        }
+        if let Some(pins) = pins {
+            self.pinned.put(name, pins, false);
+        }
+        Ok(())
+    }
+
+    fn tell_of_changes(&self, upstream: &Upstream) {
+        let name = &upstream.settings().name;
+        let Some(offer) = upstream.shelf().offer else { return };
+        let standing = self.pinned.standing();
+        let count = |wanted| offer.tools.iter().filter(|tool| standing(tool) == wanted).count();
+        let now = (count(PinStanding::FirstSeen), count(PinStanding::Changed));
+        let before = lock(&self.pinned.told).insert(name.clone(), now).unwrap_or_default();
+        if now != before && now != (0, 0) {
+            let (first_seen, changed) = now;
+            tracing::warn!(upstream = %name, first_seen, changed, "tools are not what is pinned: see `portcullis pin list --changed`");
+        }
+    }
+
+    /// Every tool that is offered or pinned, in the order of upstreams and names, beginning after `after`: at most `limit`
+    /// of those that `keep` keeps.
+    pub fn pins(
+        &self,
+        after: Option<&(UpstreamName, String)>,
+        limit: usize,
+        keep: impl Fn(&PinView) -> bool,
+    ) -> Vec<PinView> {
+        let snapshot = self.snapshot.load();
+        let begin = after.map(|(upstream, _)| upstream);
+        let upstreams = snapshot.upstreams.iter().filter(|(name, _)| begin.is_none_or(|begin| *name >= begin));
+        let views = upstreams.flat_map(|(name, upstream)| self.pins_of(name, upstream));
+        let is_behind =
+            |view: &PinView| after.is_none_or(|(upstream, tool)| (&view.upstream, &view.tool) > (upstream, tool));
+        views.filter(|view| is_behind(view) && keep(view)).take(limit).collect()
+    }
+
+    fn pins_of(&self, name: &UpstreamName, upstream: &Upstream) -> Vec<PinView> {
+        let pins = self.pinned.of(name);
+        let mut tools: BTreeMap<String, PinView> = BTreeMap::new();
+        let view = |tool: &str| PinView { upstream: name.clone(), tool: tool.to_owned(), pinned: None, offered: None };
+        for pin in pins.iter().flat_map(|pins| pins.values()) {
+            tools.insert(pin.tool.clone(), PinView { pinned: Some(pin.clone()), ..view(&pin.tool) });
+        }
+        for tool in upstream.shelf().offer.iter().flat_map(|offer| &offer.tools) {
+            tools.entry(tool.name.clone()).or_insert_with(|| view(&tool.name)).offered = Some(tool.digest.clone());
+        }
+        tools.into_values().collect()
+    }
+
+    /// How one tool stands to its pin, with both definitions.
+    pub async fn pin(&self, upstream: &UpstreamName, tool: &str) -> Result<Option<(PinView, PinTexts)>, StoreError> {
+        let stored = stored::get(&self.store, upstream, tool).await?;
+        let offered = self.offered(upstream, tool);
+        if stored.is_none() && offered.is_none() {
+            return Ok(None);
+        }
+        let (pinned, text) = stored.unzip();
+        let texts = PinTexts {
+            pinned: text.flatten(),
+            offered: offered.as_ref().map(|offered| offered.text().get().to_owned()),
+        };
+        let offered = offered.map(|offered| offered.digest.clone());
+        Ok(Some((PinView { upstream: upstream.clone(), tool: tool.to_owned(), pinned, offered }, texts)))
+    }
+
+    /// Pins the definition that a tool has now, if it has the `digest` that was looked at.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn accept_pin(
+        &self,
+        upstream: &UpstreamName,
+        tool: &str,
+        digest: Option<&str>,
+        actor: Actor,
+    ) -> Result<PinView, PinError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let offered = self.offered(upstream, tool).ok_or(PinError::NotOffered)?;
+        if digest.is_some_and(|digest| digest != offered.digest) {
+            return Err(PinError::OtherDigest { digest: offered.digest.clone() });
+        }
+        match stored::accept(&self.store, upstream, definition(&offered), actor).await? {
+            Acceptance::Accepted | Acceptance::Unchanged => {}
+            Acceptance::TooMany => return Err(PinError::TooMany),
+        }
+        self.publish_pins(upstream).await?;
+        let pinned = self.pinned.of(upstream).and_then(|pins| pins.get(tool).cloned());
+        let offered = Some(offered.digest.clone());
+        Ok(PinView { upstream: upstream.clone(), tool: tool.to_owned(), pinned, offered })
+    }
+
+    /// Pins all that an upstream offers now; how many tools that are.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn accept_pins(&self, upstream: &UpstreamName, actor: Actor) -> Result<usize, PinError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let offer = self.snapshot.load().upstreams.get(upstream).and_then(|upstream| upstream.shelf().offer);
+        let definitions = definitions(&*offer.ok_or(PinError::NoUpstream)?);
+        let tools = definitions.len();
+        stored::accept_all(&self.store, upstream, definitions, actor).await?;
+        self.publish_pins(upstream).await?;
+        Ok(tools)
+    }
+
+    fn offered(&self, upstream: &UpstreamName, tool: &str) -> Option<Arc<ToolDefinition>> {
+        let offer = self.snapshot.load().upstreams.get(upstream)?.shelf().offer?;
+        offer.tools.iter().find(|offered| offered.name == tool).cloned()
+    }
+
+    async fn publish_pins(&self, upstream: &UpstreamName) -> Result<(), StoreError> {
+        if let Some(pins) = stored::of(&self.store, upstream).await? {
+            self.pinned.put(upstream, pins, true);
+        }
+        self.publish(|new| new.catalog = catalog_of(&new.upstreams, &self.pinned));
+        Ok(())
+    }
+}
+
+/// Learns an upstream's pins as soon as the store lets it, as long as there are both.
+async fn learn_later(control: Weak<Control>, upstream: Weak<Upstream>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
+        }
+        let (Some(control), Some(upstream)) = (control.upgrade(), upstream.upgrade()) else { return };
+        if control.learn_pins(&upstream).await.is_ok() {
+            lock(&control.pinned.tried_again).remove(&upstream.settings().name);
+            return control.publish(|new| new.catalog = catalog_of(&new.upstreams, &control.pinned));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn definitions(offer: &Offer) -> Vec<Definition> {
+    offer.tools.iter().map(|tool| definition(tool)).collect()
+}
+
+fn definition(tool: &ToolDefinition) -> Definition {
+    Definition { tool: tool.name.clone(), digest: tool.digest.clone(), text: tool.text().get().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Timestamp;
+
+    fn pin(tool: &str, digest: &str) -> Pin {
+        let at = Timestamp::from_millis(1);
+        Pin { tool: tool.to_owned(), digest: digest.to_owned(), first_pinned: at, accepted: at, by: Actor::System }
+    }
+
+    fn tool(upstream: &str, name: &str) -> ToolDefinition {
+        let json = serde_json::value::to_raw_value(&serde_json::json!({ "name": name })).unwrap();
+        ToolDefinition::parse(&UpstreamName::parse(upstream).unwrap(), &json).unwrap()
+    }
+
+    #[test]
+    fn what_nothing_is_known_of_was_never_seen() {
+        let (pinned, notes) = (Pinned::default(), UpstreamName::parse("notes").unwrap());
+        let add = tool("notes", "add");
+        assert_eq!(pinned.standing()(&add), PinStanding::FirstSeen);
+        pinned.put(&notes, vec![pin("add", &add.digest), pin("delete", "0123")], false);
+        let standing = pinned.standing();
+        assert_eq!(standing(&add), PinStanding::Pinned);
+        assert_eq!(standing(&tool("notes", "delete")), PinStanding::Changed);
+        assert_eq!(standing(&tool("notes", "new")), PinStanding::FirstSeen);
+        assert_eq!(standing(&tool("other", "add")), PinStanding::FirstSeen, "another upstream's pins are its own");
+
+        pinned.put(&notes, Vec::new(), false);
+        assert_eq!(pinned.standing()(&add), PinStanding::Pinned, "what was read late does not undo what is known");
+        pinned.put(&notes, Vec::new(), true);
+        assert_eq!(pinned.standing()(&add), PinStanding::FirstSeen);
+    }
+}

@@ -1,0 +1,114 @@
+//! What the running gateway has: its policies, how the last reload went, and the way back.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::super::admin::{ask, table, text, words};
+use super::super::{WithConfig, print};
+
+pub(super) fn list(with: &WithConfig) -> anyhow::Result<()> {
+    show(&ask(with, Method::GET, "/api/v1/policies", None)?)
+}
+
+pub(super) fn reload(with: &WithConfig) -> anyhow::Result<()> {
+    show(&ask(with, Method::POST, "/api/v1/policies/reload", None)?)
+}
+
+/// Put the policies of an earlier generation into force again.
+///
+/// The configuration file is not touched: what it says counts again from the next reload on, and one comes with the next
+/// change of a watched file.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Rollback {
+    /// Which generation, of those that `generations` shows; without it, the one before the running one.
+    #[arg(long, value_name = "GENERATION")]
+    to: Option<u64>,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+impl Rollback {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let body = self.to.map_or_else(|| json!({}), |to| json!({ "to": to }));
+        let answer = ask(&self.with, Method::POST, "/api/v1/policies/rollback", Some(body))?;
+        show_generations(&answer)?;
+        print("the configuration file still says otherwise: mend it before the next reload")
+    }
+}
+
+pub(super) fn generations(with: &WithConfig) -> anyhow::Result<()> {
+    show_generations(&ask(with, Method::GET, "/api/v1/policies/generations", None)?)
+}
+
+fn show_generations(answer: &Value) -> anyhow::Result<()> {
+    let row = |generation: &Value| {
+        let policies = generation["policies"].as_array().into_iter().flatten();
+        let policies = policies.map(|policy| {
+            let digest: String = text(&policy["digest"]).chars().take(12).collect();
+            format!(
+                "{} ({} {}, {digest})",
+                text(&policy["name"]),
+                text(&policy["module_name"]),
+                text(&policy["version"])
+            )
+        });
+        let cause = match generation["of"].as_u64() {
+            Some(of) => format!("{} to {of}", text(&generation["cause"])),
+            None => text(&generation["cause"]).to_owned(),
+        };
+        vec![
+            generation["generation"].to_string(),
+            text(&generation["at"]).to_owned(),
+            if generation["running"] == true { "running".to_owned() } else { String::new() },
+            format!("{cause} by {}", text(&generation["actor"])),
+            policies.collect::<Vec<_>>().join(", "),
+        ]
+    };
+    let rows = answer["generations"].as_array().into_iter().flatten().map(row);
+    print(&table(&["GENERATION", "AT", "", "CAUSE", "POLICIES"], rows))
+}
+
+fn show(answer: &Value) -> anyhow::Result<()> {
+    let bindings = || answer["bindings"].as_array().into_iter().flatten();
+    let row = |binding: &Value| {
+        let digest: String = text(&binding["digest"]).chars().take(12).collect();
+        let module = format!("{} {}", text(&binding["module_name"]), text(&binding["version"]));
+        let health = match (&binding["degraded"], binding["failures"].as_u64().unwrap_or(0)) {
+            (Value::Bool(true), failures) => format!("degraded, {failures} failures"),
+            (_, 0) => "ok".to_owned(),
+            (_, failures) => format!("{failures} failures"),
+        };
+        vec![
+            text(&binding["name"]).to_owned(),
+            binding["priority"].to_string(),
+            text(&binding["mode"]).to_owned(),
+            module,
+            digest,
+            text(&binding["instances"]["mode"]).to_owned(),
+            health,
+            words(&binding["hooks"]),
+        ]
+    };
+    let head = ["NAME", "PRIORITY", "MODE", "MODULE", "DIGEST", "INSTANCES", "HEALTH", "HOOKS"];
+    print(&table(&head, bindings().map(row)))?;
+    for binding in bindings() {
+        let lines = |list: &Value| list.as_array().into_iter().flatten().map(|line| text(line).to_owned()).collect();
+        let remarks: Vec<String> = lines(&binding["instances"]["remarks"]);
+        let warnings: Vec<String> = lines(&binding["warnings"]);
+        for line in warnings.iter().chain(&remarks) {
+            print(&format!("{}: {line}", text(&binding["name"])))?;
+        }
+    }
+    let last = &answer["last_reload"];
+    if let Some(changes) = last["changes"]["summary"].as_str() {
+        print(&format!("what the reload changed: {changes}"))?;
+    }
+    match last["error"].as_str() {
+        None => print(&format!("generation {}, loaded {}", answer["generation"], text(&last["at"]))),
+        Some(error) => print(&format!(
+            "generation {} still runs: the reload at {} was refused\n{error}",
+            answer["generation"],
+            text(&last["at"])
+        )),
+    }
+}

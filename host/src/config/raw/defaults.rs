@@ -1,0 +1,33 @@
+//! What holds where the file says nothing.
+
+pub const DATA_DIR: &str = "portcullis-data";
+pub const LISTEN_PUBLIC: &str = "127.0.0.1:7400";
+pub const LISTEN_ADMIN: &str = "127.0.0.1:7401";
+pub const FIRST_BYTE_TIMEOUT: &str = "10s";
+pub const HEADER_TIMEOUT: &str = "10s";
+pub const BODY_TIMEOUT: &str = "30s";
+pub const IDLE_TIMEOUT: &str = "75s";
+pub const MAX_CONNECTIONS: i64 = 10_000;
+pub const MAX_HTTP2_STREAMS: i64 = 128;
+pub const DRAIN_TIMEOUT: &str = "20s";
+pub const REQUEST_SIZE: &str = "4MiB";
+pub const UPSTREAM_MESSAGE_SIZE: &str = "16MiB";
+pub const LIST_PAGE: i64 = 1_000;
+pub const SESSIONS: i64 = 10_000;
+pub const SESSION_IDLE: &str = "30m";
+pub const CALLS_PER_PRINCIPAL: i64 = 256;
+pub const STREAMS: i64 = 10_000;
+pub const STREAMS_PER_PRINCIPAL: i64 = 1_000;
+pub const STALL_TIMEOUT: &str = "60s";
+pub const ASK_TIMEOUT: &str = "10m";
+pub const PARKED_CALLS: i64 = 1_000;
+pub const UPSTREAM_SESSIONS: i64 = 1_000;
+pub const UPSTREAM_SESSION_IDLE: &str = "5m";
+pub const START_TIMEOUT: &str = "60s";
+pub const CALL_TIMEOUT: &str = "5m";
+pub const SYNC_INTERVAL: &str = "5m";
+pub const MAX_COMPONENTS: i64 = 64;
+pub const REPLAY: i64 = 100;
+pub const PRIORITY: i64 = 100;
+pub const POLICY_TIME: &str = "50ms";
+pub const POLICY_MEMORY: &str = "16MiB";

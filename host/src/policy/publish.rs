@@ -1,0 +1,369 @@
+//! From settings to policies in force: each binding goes through the same steps, in order, or every mistake is told
+//! with the binding and the step that it was found at.
+//!
+//! | Step | What is done |
+//! |---|---|
+//! | read | the module's bytes are fetched |
+//! | digest | they are the ones that the operator means |
+//! | signature | whoever has to vouch for them does |
+//! | module | they are a policy: checked, compiled, described ([`super::module`]) |
+//! | grants | the operator gives what the module wants of the host |
+//! | schema | the configuration is as the module describes it |
+//! | configure | the module accepts the configuration; it is frozen where it can be |
+//! | self-tests | the module decides its own cases as it says |
+//! | tests | the bound policy decides the operator's cases as they say |
+//!
+//! Then questions that were recorded are put to the new policies ([`super::replay`]), and the caller publishes the set by
+//! one swap. A set is loaded whole or not at all. Loading blocks and belongs on a thread where that harms nobody. A module
+//! whose bytes did not change is not compiled again, and one whose configuration did not change either is not frozen again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::binary::MAX_MODULE_BYTES;
+use super::bindings::{BoundPolicy, Notices, PolicySet};
+use super::cases::MAX_CASES_BYTES;
+use super::counters::Counters;
+use super::decision::Hook;
+use super::engine::Engine;
+use super::load_error::{BindingError, LoadError, LoadErrors, Problem};
+use super::module::{self, Module};
+use super::prepared::{Preparation, PrepareError, Ready};
+use super::replay::{self, Changes, PastQuestion};
+use super::schema::Schema;
+use super::signature::{self, MAX_SIGNATURES_BYTES, SignatureFile};
+use super::text::one_line;
+use super::trial;
+use crate::config::{Binding, Mode, ModuleSource, PolicySettings, Signatures, Upstream};
+
+/// Largest configuration of one binding, as JSON text.
+const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Most problems or warnings of one `configure` that are kept.
+const MAX_REMARKS: usize = 32;
+const MAX_REMARK_BYTES: usize = 1 << 10;
+
+/// What policies in force are made of.
+pub struct Publication<'a> {
+    pub settings: &'a PolicySettings,
+    pub upstreams: &'a [Upstream],
+    pub engine: &'a Engine,
+    /// What policies count, whichever generation of them.
+    pub counters: &'a Counters,
+    /// The bytes of a module that comes with the binary.
+    pub builtins: &'a dyn Fn(&str) -> Option<&'static [u8]>,
+    /// Sets whose modules are used again where their bytes are the same.
+    pub previous: &'a [&'a PolicySet],
+    /// Recorded questions that are put to the new policies, newest first.
+    pub recorded: &'a [PastQuestion],
+    pub generation: u64,
+}
+
+/// Policies that can come into force.
+#[derive(Debug)]
+pub struct Published {
+    pub policies: PolicySet,
+    /// What they say of recorded questions. `None` where none was given.
+    pub changes: Option<Changes>,
+}
+
+impl Publication<'_> {
+    /// Takes every binding through all steps, or says everything that is wrong with them.
+    pub fn run(&self) -> Result<Published, LoadErrors> {
+        let mut modules = Modules::of(self.previous, self.engine);
+        let mut bindings = Vec::with_capacity(self.settings.bindings.len());
+        let mut errors = Vec::new();
+        for binding in &self.settings.bindings {
+            match self.bind(binding, &mut modules) {
+                Ok(bound) => bindings.push(bound),
+                Err(error) => errors.push(BindingError { binding: Some(binding.name.clone()), error }),
+            }
+        }
+        let components = modules.in_use(&bindings);
+        if components > self.settings.max_components {
+            let error = LoadError::TooManyComponents { components, max: self.settings.max_components };
+            errors.push(BindingError { binding: None, error });
+        }
+        if !errors.is_empty() {
+            return Err(LoadErrors(errors));
+        }
+        let policies = PolicySet::of(self.settings, bindings, self.upstreams, self.generation);
+        let changes = (!self.recorded.is_empty()).then(|| replay::against(&policies, self.recorded));
+        Ok(Published { policies, changes })
+    }
+
+    fn bind(&self, binding: &Binding, modules: &mut Modules) -> Result<BoundPolicy, LoadError> {
+        check_match(binding)?;
+        let bytes = fetch(binding, self.builtins)?;
+        let digest = check_digest(binding, &bytes)?;
+        let signed_by = check_signature(self.settings, binding, &digest)?;
+        let (module, is_known) = modules.get(self.engine, &digest, &bytes)?;
+        check_grants(binding, &module)?;
+        check_limits(binding, &module)?;
+        let mut warnings = check_rewrites(binding, &module)?;
+        let ready = accept_config(self.settings, binding, &module)?;
+        warnings.extend(told(&ready.warnings));
+        warnings.extend(slow_configuration(binding, &ready));
+        warnings.extend(unasked_hooks(binding, &module));
+        warnings.extend(idle_grants(binding, &module));
+        // What was in force has passed them.
+        if !is_known {
+            trial::self_tests(&module, self.settings, binding).map_err(LoadError::SelfTests)?;
+        }
+        if let Some(path) = &binding.tests {
+            let cases = read(path, MAX_CASES_BYTES).map_err(|source| LoadError::unreadable("cases", path, source))?;
+            let prepared = ready.prepared.anew();
+            trial::fixtures(&module, self.settings, binding, &prepared, &cases).map_err(LoadError::Tests)?;
+        }
+        let notices = Notices { warnings, remarks: told(&ready.remarks), signed_by };
+        let counters = self.counters.of(&binding.name);
+        Ok(BoundPolicy::new(binding.clone(), module, ready.prepared, counters, notices))
+    }
+}
+
+impl PolicySet {
+    /// Loads every binding of `settings`, or says everything that is wrong with them: [`Publication::run`] for a set that
+    /// stands alone.
+    pub fn load(
+        settings: &PolicySettings,
+        upstreams: &[Upstream],
+        engine: &Engine,
+        builtins: &dyn Fn(&str) -> Option<&'static [u8]>,
+        previous: Option<&Self>,
+        generation: u64,
+    ) -> Result<Self, LoadErrors> {
+        let publication = Publication {
+            settings,
+            upstreams,
+            engine,
+            counters: &Counters::default(),
+            builtins,
+            previous: previous.as_slice(),
+            recorded: &[],
+            generation,
+        };
+        publication.run().map(|published| published.policies)
+    }
+}
+
+/// Compiled modules by the digest of their bytes.
+struct Modules(HashMap<Arc<str>, Arc<Module>>);
+
+impl Modules {
+    fn of(previous: &[&PolicySet], engine: &Engine) -> Self {
+        let modules = previous.iter().flat_map(|set| set.bindings()).map(BoundPolicy::loaded);
+        let usable = modules.filter(|module| module.engine().is_same_as(engine));
+        Self(usable.map(|module| (module.digest().clone(), module.clone())).collect())
+    }
+
+    /// The module of these bytes, and whether a set that is known has it.
+    fn get(&mut self, engine: &Engine, digest: &Arc<str>, bytes: &[u8]) -> Result<(Arc<Module>, bool), LoadError> {
+        if let Some(module) = self.0.get(digest) {
+            return Ok((module.clone(), true));
+        }
+        let module = Arc::new(Module::load(engine, bytes)?);
+        self.0.insert(digest.clone(), module.clone());
+        Ok((module, false))
+    }
+
+    fn in_use(&self, bindings: &[BoundPolicy]) -> usize {
+        let used = |module: &&Arc<Module>| bindings.iter().any(|bound| Arc::ptr_eq(bound.loaded(), module));
+        self.0.values().filter(used).count()
+    }
+}
+
+/// A binding that can match nothing would protect nothing.
+fn check_match(binding: &Binding) -> Result<(), LoadError> {
+    let matches = &binding.matches;
+    if matches.upstreams.is_empty() || matches.tools.is_empty() || matches.items.is_empty() {
+        return Err(LoadError::MatchesNothing);
+    }
+    Ok(())
+}
+
+fn config_text(config: &serde_json::Value) -> Result<Arc<str>, LoadError> {
+    if !config.is_object() {
+        return Err(LoadError::ConfigNoObject);
+    }
+    let text = config.to_string();
+    if text.len() > MAX_CONFIG_BYTES {
+        return Err(LoadError::ConfigTooLarge { bytes: text.len() });
+    }
+    Ok(text.into())
+}
+
+/// Step *read*.
+fn fetch<'a>(
+    binding: &Binding,
+    builtins: &dyn Fn(&str) -> Option<&'static [u8]>,
+) -> Result<std::borrow::Cow<'a, [u8]>, LoadError> {
+    match &binding.module {
+        ModuleSource::File(path) => match read(path, MAX_MODULE_BYTES) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(source) => Err(LoadError::unreadable("module", path, source)),
+        },
+        ModuleSource::Builtin(name) => {
+            builtins(name).map(Into::into).ok_or_else(|| LoadError::NoSuchBuiltin { name: name.clone() })
+        }
+    }
+}
+
+/// Reads one byte more than may be, so that what is too large is seen to be.
+fn read(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Step *digest*.
+fn check_digest(binding: &Binding, bytes: &[u8]) -> Result<Arc<str>, LoadError> {
+    let found = module::digest(bytes);
+    match &binding.digest {
+        Some(expected) if **expected != *found => {
+            Err(LoadError::DigestMismatch { expected: expected.clone(), found: found.to_string() })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Step *signature*: the names of the trusted keys that signed the module.
+///
+/// What comes with the binary is covered by whatever covers the binary.
+fn check_signature(settings: &PolicySettings, binding: &Binding, digest: &str) -> Result<Vec<String>, LoadError> {
+    let ModuleSource::File(path) = &binding.module else { return Ok(Vec::new()) };
+    if settings.signatures == Signatures::Off {
+        return Ok(Vec::new());
+    }
+    if settings.trusted_keys.is_empty() {
+        return Err(signature::SignatureError::NoTrustedKey.into());
+    }
+    let beside = signature::file_beside(path);
+    let text = match read(&beside, MAX_SIGNATURES_BYTES) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(signature::SignatureError::Unsigned { file }.into());
+        }
+        Err(source) => return Err(LoadError::unreadable("signatures", &beside, source)),
+    };
+    let signatures = SignatureFile::parse(&text)?;
+    Ok(signatures.check(digest, settings.signatures, &settings.trusted_keys)?)
+}
+
+/// Step *grants*: what a module wants of the host is given to it, or it is refused by name.
+fn check_grants(binding: &Binding, module: &Module) -> Result<(), LoadError> {
+    let missing = module.manifest().missing_grants(&binding.grants);
+    if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { missing }) }
+}
+
+fn check_limits(binding: &Binding, module: &Module) -> Result<(), LoadError> {
+    let max = module.max_memory_bytes();
+    if binding.memory_bytes > max {
+        return Err(LoadError::TooMuchMemory { asked: binding.memory_bytes, max });
+    }
+    Ok(())
+}
+
+/// The module's own wish to rewrite and the operator's leave to do so are two things.
+fn check_rewrites(binding: &Binding, module: &Module) -> Result<Vec<String>, LoadError> {
+    match (binding.allow_rewrite, module.manifest().mutates(Hook::ToolCall)) {
+        (true, false) => Err(LoadError::NeverRewrites),
+        (false, true) => Ok(vec![
+            "it may want to rewrite arguments, which this binding does not allow (allow_rewrite): \
+             a call that it wants to change will be refused"
+                .to_owned(),
+        ]),
+        (true, true) | (false, false) => Ok(Vec::new()),
+    }
+}
+
+/// Steps *schema* and *configure*: what comes of the configuration.
+pub(super) fn accept_config(settings: &PolicySettings, binding: &Binding, module: &Module) -> Result<Ready, LoadError> {
+    let config = config_text(&binding.config)?;
+    check_schema(binding, module)?;
+    configure(settings, binding, module, &config)
+}
+
+/// Step *schema*.
+fn check_schema(binding: &Binding, module: &Module) -> Result<(), LoadError> {
+    let schema = Schema::read(module.manifest().config_schema.get())
+        .map_err(|error| LoadError::SchemaUnusable { problem: error.to_string() })?;
+    let problem = |violation: super::schema::Violation| Problem {
+        line: binding.line_of(&violation.pointer),
+        path: violation.pointer,
+        message: violation.message,
+    };
+    let problems: Vec<Problem> = schema.violations(&binding.config).into_iter().map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(LoadError::DoesNotFit(problems)) }
+}
+
+/// Step *configure*.
+fn configure(
+    settings: &PolicySettings,
+    binding: &Binding,
+    module: &Module,
+    config: &Arc<str>,
+) -> Result<Ready, LoadError> {
+    let preparation = Preparation {
+        policy: binding.name.as_str(),
+        config,
+        memory_bytes: binding.memory_bytes,
+        reuse: binding.reuse,
+        sets: &settings.sets,
+    };
+    module.prepare(&preparation).map_err(|error| match error {
+        PrepareError::Refused(problems) => {
+            let problem = |problem: &super::contract::manifest::Problem| Problem {
+                line: binding.line_of(&problem.path),
+                path: one_line(&problem.path, MAX_REMARK_BYTES),
+                message: one_line(&problem.message, MAX_REMARK_BYTES),
+            };
+            LoadError::Refused(problems.iter().take(MAX_REMARKS).map(problem).collect())
+        }
+        PrepareError::Failed(failure) => LoadError::ConfigureFailed(failure),
+        PrepareError::CannotFreeze { reason } => LoadError::CannotFreeze { reason },
+        PrepareError::WarmIsForLargeModules => LoadError::WarmIsForLargeModules,
+    })
+}
+
+fn told(remarks: &[String]) -> Vec<String> {
+    remarks.iter().take(MAX_REMARKS).map(|remark| one_line(remark, MAX_REMARK_BYTES)).collect()
+}
+
+/// Of a policy that is configured anew for each call.
+fn slow_configuration(binding: &Binding, ready: &Ready) -> Option<String> {
+    use super::prepared::InstanceMode;
+    let took = ready.configured_in;
+    (ready.prepared.mode() == InstanceMode::Fresh && took >= binding.time).then(|| {
+        format!(
+            "configuring it took {} ms, and each call has {} ms for that and its hook",
+            took.as_millis(),
+            binding.time.as_millis()
+        )
+    })
+}
+
+/// What is granted and not wanted would come into use with the module's next version, unnoticed.
+fn idle_grants(binding: &Binding, module: &Module) -> Vec<String> {
+    let wanted = &module.manifest().capabilities;
+    let idle = binding.grants.iter().filter(|grant| !wanted.contains(grant));
+    idle.map(|grant| format!("it is granted {}, which it does not want", grant.as_str())).collect()
+}
+
+fn unasked_hooks(binding: &Binding, module: &Module) -> Vec<String> {
+    let info = module.info();
+    let unnamed = info.exported.iter().filter(|hook| !info.manifest.hooks.contains(hook));
+    let mut warnings: Vec<String> = unnamed
+        .map(|hook| format!("it exports {hook}, but its manifest does not name that hook: it is not asked there"))
+        .collect();
+    if let Some(hooks) = &binding.matches.hooks {
+        let none = hooks.iter().filter(|name| !info.manifest.hooks.iter().any(|hook| hook.as_str() == **name));
+        warnings.extend(none.map(|name| format!("match.hooks names {name}, which the module does not have")));
+        if binding.mode != Mode::Off && !info.manifest.hooks.iter().any(|hook| hooks.contains(&hook.as_str())) {
+            warnings.push("none of its hooks is among match.hooks, so that it is never asked".to_owned());
+        }
+    }
+    warnings
+}

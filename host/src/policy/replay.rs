@@ -1,0 +1,201 @@
+//! Recorded decisions, put to policies once more: what would they have said?
+//!
+//! What the host answered a policy then, it answers it now, so that the time of day, chance and counters make no difference;
+//! a policy that asks the host for something else cannot be answered and is told as such. There is no deadline but a
+//! generous one: this is about what is decided and not about how soon. Nothing here changes anything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::bindings::PolicySet;
+use super::cases::{self, Difference};
+use super::decision::{Failure, Hook};
+use super::imports::{ImportCall, Imports, Transcript};
+use super::judge::{Judged, judge};
+use super::prepared::Prepared;
+use super::rehearsal::Rehearsal;
+use super::trial;
+use crate::config::{Mode, Sets};
+use crate::ids::BindingName;
+
+/// Longest run of one question, where nobody waits for the answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// The same before a publication, and the longest replay of all of them.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(2);
+const PUBLISH_LIMIT: Duration = Duration::from_secs(10);
+/// Most differences that are told one by one.
+const MAX_TOLD: usize = 50;
+
+/// One question to one policy, as it was recorded, and what came of it.
+#[derive(Clone, Debug)]
+pub struct PastQuestion {
+    /// The decision that it was part of, where that is known.
+    pub decision: Option<String>,
+    pub binding: BindingName,
+    pub hook: Hook,
+    /// The hook's parameters.
+    pub input: Value,
+    /// As the policy gave it; `None` where it did not come to an answer.
+    pub answer: Option<Value>,
+    /// What the host answered it meanwhile.
+    pub imports: Vec<ImportCall>,
+}
+
+impl PastQuestion {
+    /// What was answered and what is answered now; where both come to the same, what in them differs.
+    pub fn in_words(&self, answer: &Result<Value, Failure>, differences: &[Difference]) -> (String, String) {
+        let told = |answer: &Value| {
+            judge(self.hook, &self.input, answer).as_ref().map_or_else(Failure::to_string, Judged::to_string)
+        };
+        let before = self.answer.as_ref().map_or_else(|| "a failure".to_owned(), told);
+        let after = match answer {
+            Ok(answer) => told(answer),
+            Err(failure) => format!("a failure: {failure}"),
+        };
+        match differences.first() {
+            Some(Difference { pointer, expected, found }) if before == after => {
+                (format!("{before} with {expected} at {pointer}"), format!("{after} with {found}"))
+            }
+            _ if before == after => (before, format!("{after} with more to it")),
+            _ => (before, after),
+        }
+    }
+}
+
+/// What a policy says of a question that was recorded.
+#[derive(Clone, Debug)]
+pub enum Replayed {
+    /// The same as then.
+    Same { log: Vec<String> },
+    /// Something else.
+    Different { answer: Result<Value, Failure>, differences: Vec<Difference>, log: Vec<String> },
+    /// It wanted to know something of the host that was not asked for then.
+    Diverged { what: String },
+}
+
+/// Puts one question to a policy again.
+pub(super) fn ask_again(
+    prepared: &Prepared,
+    memory_bytes: usize,
+    question: &PastQuestion,
+    patience: Duration,
+) -> Replayed {
+    let transcript = Transcript::of(question.imports.clone());
+    let rehearsal = Rehearsal::new(question.binding.as_str(), &Arc::<Sets>::default(), patience, memory_bytes);
+    let mut run = rehearsal.run();
+    run.now = trial::now_of(&question.input);
+    run.imports = Imports::Replayed(&transcript);
+    let answer = prepared.ask_json(question.hook, &question.input.to_string(), &run);
+    let log = transcript.said();
+    match (answer, &question.answer) {
+        (Err(Failure::Diverged { what }), _) => Replayed::Diverged { what },
+        (Ok(answer), Some(before)) if answer == *before => Replayed::Same { log },
+        (Err(_), None) => Replayed::Same { log },
+        (Ok(answer), Some(before)) => {
+            let differences = cases::differences(before, &answer);
+            Replayed::Different { answer: Ok(answer), differences, log }
+        }
+        (answer, _) => Replayed::Different { answer, differences: Vec::new(), log },
+    }
+}
+
+/// What new policies say of earlier decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Questions that were put to them.
+    pub questions: usize,
+    /// Questions that could not be put to them: what they ask the host for was not asked then.
+    pub unanswered: usize,
+    /// What they answer otherwise, newest first; not all of it, if there is much.
+    pub different: Vec<Change>,
+    /// Differences that are not among `different`.
+    pub more: usize,
+    /// Policies that had a say and are asked no more, and how often they had.
+    pub dropped: BTreeMap<BindingName, usize>,
+    /// There was not enough time for all questions.
+    pub is_cut: bool,
+}
+
+/// One question that is answered otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub decision: Option<String>,
+    pub binding: BindingName,
+    pub hook: Hook,
+    /// In words: the verdict and its reason, or how it failed.
+    pub before: String,
+    pub after: String,
+}
+
+impl fmt::Display for Changes {
+    /// On one line; alike changes together.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changed = self.different.len() + self.more;
+        write!(f, "{changed} of {} answers to recorded questions differ", self.questions)?;
+        let mut kinds: BTreeMap<(&BindingName, Hook, &str, &str), usize> = BTreeMap::new();
+        for Change { binding, hook, before, after, .. } in &self.different {
+            *kinds.entry((binding, *hook, before, after)).or_default() += 1;
+        }
+        for (position, ((binding, hook, before, after), count)) in kinds.into_iter().enumerate() {
+            let separator = if position == 0 { ":" } else { ";" };
+            write!(f, "{separator} {binding} at {hook}: {before} → {after} ({count})")?;
+        }
+        for (binding, count) in &self.dropped {
+            write!(f, "; {binding} had a say in {count} and is asked no more")?;
+        }
+        if self.unanswered > 0 {
+            write!(f, "; {} could not be asked again", self.unanswered)?;
+        }
+        if self.is_cut {
+            f.write_str("; there was not enough time for all")?;
+        }
+        Ok(())
+    }
+}
+
+impl Changes {
+    fn add(&mut self, change: Change) {
+        if self.different.len() < MAX_TOLD { self.different.push(change) } else { self.more += 1 }
+    }
+}
+
+/// Puts recorded questions to policies that are not in force yet.
+pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Changes {
+    let begun = Instant::now();
+    let mut changes = Changes::default();
+    for question in recorded {
+        if begun.elapsed() > PUBLISH_LIMIT {
+            changes.is_cut = true;
+            break;
+        }
+        let bound = policies.bindings().iter().find(|bound| *bound.name() == question.binding);
+        let Some(bound) = bound.filter(|bound| {
+            bound.binding().mode != Mode::Off && bound.module().manifest.hooks.contains(&question.hook)
+        }) else {
+            *changes.dropped.entry(question.binding.clone()).or_default() += 1;
+            continue;
+        };
+        changes.questions += 1;
+        // How long it takes here says nothing of how long it will take.
+        match ask_again(&bound.prepared.anew(), bound.binding().memory_bytes, question, PUBLISH_PATIENCE) {
+            Replayed::Same { .. } => {}
+            Replayed::Diverged { .. } => changes.unanswered += 1,
+            Replayed::Different { answer, differences, .. } => {
+                let (before, after) = question.in_words(&answer, &differences);
+                let PastQuestion { decision, binding, hook, .. } = question;
+                changes.add(Change {
+                    decision: decision.clone(),
+                    binding: binding.clone(),
+                    hook: *hook,
+                    before,
+                    after,
+                });
+            }
+        }
+    }
+    changes
+}
