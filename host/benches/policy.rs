@@ -240,6 +240,7 @@ fn concurrency(scene: &Scene) {
                 count
             };
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            #[expect(clippy::disallowed_methods, reason = "no runtime here: the threads measure meanwhile")]
             std::thread::sleep(Duration::from_secs(1));
             stop.store(true, Ordering::Relaxed);
             workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()

@@ -46,7 +46,7 @@ impl Numbers {
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);
     let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+    files.map(|file| std::fs::read(file.expect("a readable directory").path()).expect("a readable seed")).collect()
 }
 
 #[test]

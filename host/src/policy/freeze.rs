@@ -30,9 +30,10 @@ use super::text::one_line;
 
 /// Memory for reading out the state, over what the policy may have itself: a page for each memory.
 const SPARE_BYTES: usize = 256 << 10;
-/// Most of a module's own cases that are tried on both forms of it, and how long that may take.
+/// Most of a module's own cases that are tried on both forms of it, and how long one and all of them may take.
 const MAX_TRIED: usize = 16;
-const TRIAL_TIME: Duration = Duration::from_millis(500);
+const TRIAL_LIMIT: Duration = Duration::from_millis(500);
+const TRIALS_LIMIT: Duration = Duration::from_secs(1);
 /// Longest reason.
 const MAX_REASON_BYTES: usize = 256;
 
@@ -47,6 +48,8 @@ pub(super) enum Outcome {
     Frozen { component: Vec<u8>, warnings: Vec<String>, configured_in: Duration },
     /// It refuses the configuration.
     Refused(Vec<Problem>),
+    /// It fails on the configuration, as it would do unfrozen.
+    Failed(Failure),
 }
 
 /// Freezes `component` with this configuration. `compile` makes what is instrumented callable.
@@ -73,12 +76,12 @@ fn try_freeze(
     let (context, instrumented) = wizer.instrument_component(component).map_err(told)?;
     let callable = compile(&instrumented, run)?;
     let _running = callable.clock.begin();
-    let failed = |failure: Failure| failure.to_string();
-    let mut live = callable.start(run).map_err(failed)?;
+    let mut live = callable.start(run).map_err(|failure| failure.to_string())?;
     let begun = Instant::now();
-    let warnings = match callable.configure(&mut live, config, run).map_err(failed)? {
-        Ok(warnings) => warnings,
-        Err(problems) => return Ok(Outcome::Refused(problems)),
+    let warnings = match callable.configure(&mut live, config, run) {
+        Ok(Ok(warnings)) => warnings,
+        Ok(Err(problems)) => return Ok(Outcome::Refused(problems)),
+        Err(failure) => return Ok(Outcome::Failed(failure)),
     };
     let configured_in = begun.elapsed();
     let memory_bytes = run.memory_bytes.saturating_add(SPARE_BYTES);
@@ -156,7 +159,7 @@ impl ComponentInstanceState for State<'_> {
 
 /// Asks both forms of a module the same and compares their answers: the least that each hook can be asked, and the
 /// inputs of the module's own cases, with the configuration that counts. What imports answered the one, they answer
-/// the other.
+/// the other. Where an answer takes too long, what could be tried was tried.
 pub(super) fn agree(
     hooks: &[Hook],
     cases: &[Case],
@@ -167,17 +170,17 @@ pub(super) fn agree(
     let least = hooks.iter().map(|hook| (*hook, "{}"));
     let own = cases.iter().map(|case| (case.hook, &*case.input)).filter(|(hook, _)| hooks.contains(hook));
     let begun = Instant::now();
-    for (at, (hook, input)) in least.chain(own.take(MAX_TRIED)).enumerate() {
-        if at >= hooks.len() && begun.elapsed() > TRIAL_TIME {
-            break;
-        }
+    for (hook, input) in least.chain(own.take(MAX_TRIED)) {
         let transcript = Transcript::default();
         // Each is a decision of its own.
         let ask = |prepared: &Prepared, imports| {
             let charges = Charges::default();
-            prepared.ask_json(hook, input, &Run { imports, charges: &charges, ..rehearsal.run() })
+            prepared.ask_json(hook, input, &Run { imports, charges: &charges, limit: TRIAL_LIMIT, ..rehearsal.run() })
         };
         let of_fresh = ask(fresh, Imports::Recorded(&transcript));
+        if begun.elapsed() > TRIALS_LIMIT || matches!(of_fresh, Err(Failure::Timeout { .. })) {
+            break;
+        }
         if transcript.is_cut() {
             continue;
         }

@@ -252,7 +252,10 @@ impl Module {
             None => {
                 let callable = self.callable(self.runtime(), &self.component, &rehearsal.run());
                 let callable = callable.map_err(|error| {
-                    PrepareError::Failed(Failure::NotStarted { message: one_line(&told(&error), 256) })
+                    PrepareError::Failed(match error {
+                        ModuleError::NotStarted(failure) => failure,
+                        error => Failure::NotStarted { message: one_line(&told(&error), 256) },
+                    })
                 })?;
                 self.unfrozen.get_or_init(|| Arc::new(callable))
             }
@@ -285,6 +288,7 @@ impl Module {
         let outcome = freeze::freeze(&self.component, config, &rehearsal.run(), draft)?;
         let (component, warnings, configured_in) = match outcome {
             Outcome::Refused(problems) => return Ok(Err(PrepareError::Refused(problems))),
+            Outcome::Failed(failure) => return Ok(Err(PrepareError::Failed(failure))),
             Outcome::Frozen { component, warnings, configured_in } => (component, warnings, configured_in),
         };
         let callable = self.callable(self.runtime(), &component, &rehearsal.run());
