@@ -90,6 +90,10 @@ fn check_name(what: &'static str, name: &str, max: usize) -> Result<(), InvalidN
 pub enum Principal {
     /// A virtual key.
     Key(KeyName),
+    /// A person with an account.
+    User(UserId),
+    /// A person without one.
+    Guest(GuestId),
     /// The gateway itself, when it reads an upstream's catalog.
     Gateway,
 }
@@ -99,6 +103,8 @@ impl Principal {
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
             Some(("key", name)) => KeyName::parse(name).ok().map(Self::Key),
+            Some(("user", id)) => UserId::parse(id).map(Self::User),
+            Some(("guest", id)) => GuestId::parse(id).map(Self::Guest),
             None if text == "gateway" => Some(Self::Gateway),
             _ => None,
         }
@@ -109,6 +115,8 @@ impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(name) => write!(f, "key:{name}"),
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::Guest(id) => write!(f, "guest:{id}"),
             Self::Gateway => f.write_str("gateway"),
         }
     }
@@ -138,51 +146,74 @@ impl fmt::Display for DecisionId {
     }
 }
 
-/// Identifies one approval, for people to type and pass on.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ApprovalId(String);
+macro_rules! random_ids {
+    ($($(#[$doc:meta])* $type:ident, $what:literal;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// 24 hexadecimal digits that sort by time: 48 bits of milliseconds, then 48 random bits. Not a secret.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Arc<str>);
 
-impl ApprovalId {
-    /// Digits of an id.
-    const LEN: usize = 24;
+        impl $type {
+            /// A new one.
+            pub fn generate(env: &Env) -> Self {
+                let mut bytes = [0; RANDOM_ID_LEN / 2];
+                bytes[..6].copy_from_slice(&env.now().as_millis().to_be_bytes()[2..]);
+                bytes[6..].copy_from_slice(&env.random::<6>());
+                Self(hex(&bytes).into())
+            }
 
-    /// A new one. Sorts by time: 48 bits of milliseconds, then 48 random bits, in hex.
-    pub fn generate(env: &Env) -> Self {
-        let mut bytes = [0; Self::LEN / 2];
-        bytes[..6].copy_from_slice(&env.now().as_millis().to_be_bytes()[2..]);
-        bytes[6..].copy_from_slice(&env.random::<6>());
-        Self(hex(&bytes))
-    }
+            /// The id that is written like this.
+            pub fn parse(text: &str) -> Option<Self> {
+                let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+                (text.len() == RANDOM_ID_LEN && text.bytes().all(is_digit)).then(|| Self(text.into()))
+            }
 
-    /// The id that is written like this.
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        (text.len() == Self::LEN && text.bytes().all(is_digit)).then(|| Self(text.to_owned()))
-    }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
 
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl TryFrom<String> for $type {
+            type Error = &'static str;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                Self::parse(&text).ok_or(concat!("the id of ", $what, " has 24 hexadecimal digits"))
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(id: $type) -> Self {
+                id.as_str().to_owned()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
 }
 
-impl TryFrom<String> for ApprovalId {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text).ok_or("an approval's id has 24 hexadecimal digits")
-    }
-}
+/// Digits of an id that is drawn.
+const RANDOM_ID_LEN: usize = 24;
 
-impl From<ApprovalId> for String {
-    fn from(id: ApprovalId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for ApprovalId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+random_ids! {
+    /// Identifies one approval, for people to type and pass on.
+    ApprovalId, "an approval";
+    /// Identifies one user.
+    UserId, "a user";
+    /// Identifies one grant: what a consent produced, and all refresh tokens that follow from it (RFC 9700 §4.14).
+    GrantId, "a grant";
+    /// Identifies one guest: who consented without naming themselves, for as long as the grant lives.
+    GuestId, "a guest";
 }
 
 #[cfg(test)]
@@ -195,6 +226,23 @@ mod tests {
         assert_eq!(ApprovalId::parse(id.as_str()), Some(id.clone()));
         for bad in ["", "0", &id.as_str()[1..], &format!("{id}0"), &id.as_str().replace(&id.as_str()[..1], "G")] {
             assert_eq!(ApprovalId::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_principal_is_read_as_it_is_written() {
+        let env = Env::system();
+        let of = [
+            Principal::Key(KeyName::parse("ci").unwrap()),
+            Principal::User(UserId::generate(&env)),
+            Principal::Guest(GuestId::generate(&env)),
+            Principal::Gateway,
+        ];
+        for principal in of {
+            assert_eq!(Principal::parse(&principal.to_string()), Some(principal));
+        }
+        for bad in ["", "ci", "key:", "key:A", "user:ci", "guest:", "gateway:", "operator"] {
+            assert_eq!(Principal::parse(bad), None, "{bad}");
         }
     }
 

@@ -4,11 +4,13 @@
 //! that we only verify. Neither prints itself, and digests are compared in constant time. Secrets that must be
 //! replayed are sealed by the vault, which is not part of this module.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::{aead, constant_time, digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A secret in the clear. Lives as short as possible and never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,6 +76,43 @@ impl Eq for Digest {}
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[digest]")
+    }
+}
+
+/// What the vault made of a secret that has to be replayed. It says nothing to anyone without the vault's keys, and
+/// only the vault makes and opens it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(Box<[u8]>);
+
+impl Sealed {
+    /// Bytes that [`Self::as_bytes`] told before.
+    pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[sealed]")
+    }
+}
+
+impl Serialize for Sealed {
+    /// Base64url without padding.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sealed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        Ok(Self::from_bytes(bytes))
     }
 }
 

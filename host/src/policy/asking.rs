@@ -80,10 +80,10 @@ impl CallContext<'_> {
 
     /// What policies see of this context. No credential is in it, and no header as it came.
     pub(super) fn shown<'a>(&'a self, texts: &'a ContextTexts) -> types::Context<&'a str> {
-        // Virtual keys are services and vouched for by the gateway itself; nobody has claims yet.
+        // All are vouched for by the gateway itself; nobody has claims yet.
         let caller = types::Caller {
             subject: subject(&self.caller.principal),
-            kind: types::SubjectKind::Service,
+            kind: subject_kind(&self.caller.principal),
             issuer: "portcullis",
             tenant: "",
             client_id: self.caller.client_id(),
@@ -119,7 +119,17 @@ impl CallContext<'_> {
 fn subject(principal: &Principal) -> &str {
     match principal {
         Principal::Key(name) => name.as_str(),
+        Principal::User(id) => id.as_str(),
+        Principal::Guest(id) => id.as_str(),
         Principal::Gateway => "gateway",
+    }
+}
+
+const fn subject_kind(principal: &Principal) -> types::SubjectKind {
+    match principal {
+        Principal::Key(_) | Principal::Gateway => types::SubjectKind::Service,
+        Principal::User(_) => types::SubjectKind::User,
+        Principal::Guest(_) => types::SubjectKind::Anonymous,
     }
 }
 

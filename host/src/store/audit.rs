@@ -28,6 +28,7 @@ const AUDIT: Typed<EntryRecord> = Typed {
     older: &[],
     key: |record| row_key(record.at_ms, record.sequence).to_vec(),
     indexes: &[],
+    expires: None,
 };
 
 /// Number of the row that was appended last.

@@ -93,6 +93,10 @@ tables! {
     RecordingsByPolicy = 14 "recordings_by_policy",
     /// Pieces of recorded questions by decision id, number and piece.
     RecordingPieces = 15 "recording_pieces",
+    /// What has changed that others keep copies of, by revision.
+    Changes = 16 "changes",
+    /// When a record expires, its table's number and its key → nothing.
+    Expiry = 17 "expiry",
 }
 
 /// One row.

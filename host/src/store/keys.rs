@@ -26,6 +26,7 @@ const KEYS: Typed<KeyRecord> = Typed {
         Index { table: Table::KeysByDigest, key: |record| record.digest.to_vec() },
         Index { table: Table::KeysByCreation, key: |record| by_creation(record.created_ms, &record.name) },
     ],
+    expires: None,
 };
 
 /// What came of [`create`].

@@ -17,6 +17,7 @@ pub mod engine;
 mod redb;
 pub mod table;
 
+pub mod changes;
 pub mod trail;
 
 pub mod approvals;
@@ -36,6 +37,9 @@ pub use table::{Cursor, Discrepancy, Page};
 pub const SCHEMA: u32 = 1;
 
 const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
+
+/// Every table of records, for what is done to all alike.
+const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

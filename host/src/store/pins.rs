@@ -32,6 +32,7 @@ const PINS: Typed<Record> = Typed {
     older: &[],
     key: |record| key(&record.upstream, &record.tool),
     indexes: &[],
+    expires: None,
 };
 
 const UPSTREAMS: Typed<UpstreamRecord> = Typed {
@@ -40,6 +41,7 @@ const UPSTREAMS: Typed<UpstreamRecord> = Typed {
     older: &[],
     key: |record| record.upstream.as_bytes().to_vec(),
     indexes: &[],
+    expires: None,
 };
 
 /// A definition to be pinned.

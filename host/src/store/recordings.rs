@@ -46,6 +46,7 @@ const RECORDINGS: Typed<Record> = Typed {
     older: &[],
     key: |record| key(&record.decision, record.number),
     indexes: &[Index { table: Table::RecordingsByPolicy, key: Record::by_policy }],
+    expires: None,
 };
 
 const TOTALS: Single<Totals> = Single::new("recording_totals");

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::StoreError;
 use super::engine::{Bounds, Direction, MAX_KEY_BYTES, MAX_RANGE, ReadTx, Row, Table, WriteTx};
+use crate::env::Timestamp;
 
 /// Most items on one page of any list.
 pub const MAX_PAGE: usize = 200;
@@ -93,6 +94,37 @@ pub(super) struct Typed<R: 'static> {
     pub(super) older: &'static [Older<R>],
     pub(super) key: fn(&R) -> Vec<u8>,
     pub(super) indexes: &'static [Index<R>],
+    /// When a record may be forgotten, if ever. The sweeper does that some time later: whoever reads a record judges for
+    /// itself whether it still counts.
+    pub(super) expires: Option<fn(&R) -> Option<Timestamp>>,
+}
+
+/// A table that keeps its own indexes, whatever its records are: for what is done to all tables alike.
+pub(super) trait Kept: Sync {
+    fn table(&self) -> Table;
+
+    /// Takes out the record under `key` if it has expired by `now`. Whether it was there and is gone.
+    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError>;
+}
+
+impl<R: Serialize + DeserializeOwned> Kept for Typed<R> {
+    fn table(&self) -> Table {
+        self.table
+    }
+
+    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError> {
+        let record = self.get(tx, key)?;
+        let expires = record.as_ref().and_then(|record| self.expires.and_then(|expires| expires(record)));
+        if expires.is_none_or(|expires| expires > now) {
+            return Ok(false);
+        }
+        Ok(self.remove(tx, key)?.is_some())
+    }
+}
+
+/// Where an expiry is found: its time, then whose it is.
+pub(super) fn expiry_key(expires: Timestamp, table: Table, key: &[u8]) -> Vec<u8> {
+    [&expires.as_millis().to_be_bytes()[..], &table.number().to_be_bytes(), key].concat()
 }
 
 impl<R: Serialize + DeserializeOwned> Typed<R> {
@@ -110,7 +142,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
     /// Puts a record in, in place of the one with the same key.
     pub(super) fn put(&self, tx: &mut WriteTx<'_>, record: &R) -> Result<(), StoreError> {
         let key = (self.key)(record);
-        if !self.indexes.is_empty()
+        if (!self.indexes.is_empty() || self.expires.is_some())
             && let Some(before) = self.get(tx, &key)?
         {
             self.remove_from_indexes(tx, &before)?;
@@ -118,12 +150,15 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         for index in self.indexes {
             tx.put(index.table, &(index.key)(record), &key)?;
         }
+        if let Some(expires) = self.expires.and_then(|expires| expires(record)) {
+            tx.put(Table::Expiry, &expiry_key(expires, self.table, &key), &[])?;
+        }
         tx.put(self.table, &key, &encode(self.version, record))
     }
 
     /// The row that a record is stored as, for tables without indexes whose rows are made ready beforehand.
     pub(super) fn row(&self, record: &R) -> Row {
-        debug_assert!(self.indexes.is_empty(), "rows of an indexed table are put by `put`");
+        debug_assert!(self.indexes.is_empty() && self.expires.is_none(), "rows of an indexed table are put by `put`");
         ((self.key)(record), encode(self.version, record))
     }
 
@@ -242,6 +277,9 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
     }
 
     fn remove_from_indexes(&self, tx: &mut WriteTx<'_>, record: &R) -> Result<(), StoreError> {
+        if let Some(expires) = self.expires.and_then(|expires| expires(record)) {
+            tx.remove(Table::Expiry, &expiry_key(expires, self.table, &(self.key)(record)))?;
+        }
         self.indexes.iter().try_for_each(|index| tx.remove(index.table, &(index.key)(record)))
     }
 }

@@ -33,7 +33,10 @@ pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Qu
     let DecisionQuery { limit, cursor, principal, tool, verdict } = query;
     let paging = Paging { limit, cursor };
     let principal = principal
-        .map(|text| Principal::parse(&text).ok_or_else(|| Problem::invalid("`principal` is `key:NAME` or `gateway`")))
+        .map(|text| {
+            Principal::parse(&text)
+                .ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID` or `gateway`"))
+        })
         .transpose()?;
     let verdict = verdict
         .map(|word| RecordedVerdict::parse(&word).ok_or_else(|| Problem::invalid("there is no such verdict")))

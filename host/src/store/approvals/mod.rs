@@ -39,6 +39,7 @@ const APPROVALS: Typed<Record> = Typed {
         Index { table: Table::ApprovalsByPrincipal, key: Record::by_principal },
         Index { table: Table::ApprovalsByExpiry, key: Record::by_expiry },
     ],
+    expires: None,
 };
 
 /// How many approvals there are.

@@ -32,6 +32,7 @@ const DECISIONS: Typed<Record> = Typed {
     older: &[record::VERSION_1],
     key: |record| record.id.as_bytes().to_vec(),
     indexes: &[],
+    expires: None,
 };
 
 const TOTALS: Single<Totals> = Single::new("decision_totals");
