@@ -5,7 +5,7 @@
 //! also sees its own effects and, where an engine commits several transactions at once, those of the transactions
 //! before it. Effects are buffered here and reach the engine only if the closure returned `Ok`, stayed within the
 //! limits and did not panic; otherwise the closure leaves nothing. A closure may be run again, so it is pure but for
-//! its transaction: secrets and identifiers are made before, time is [`WriteTx::now`].
+//! its transaction: secrets and identifiers are made before, time is [`ReadTx::now`].
 //!
 //! What is deliberately not here: typed records (`table`), business rules (one file per aggregate), and how bytes
 //! come to rest (`redb`). An engine provides a [`Snapshot`] and applies [`Effects`]; it knows no more.
@@ -303,11 +303,17 @@ pub struct ReadTx<'a> {
     own: Effects,
     reads: usize,
     failure: Option<StoreError>,
+    now: Timestamp,
 }
 
 impl<'a> ReadTx<'a> {
-    fn new(snapshot: &'a dyn Snapshot, earlier: &'a Effects) -> Self {
-        Self { snapshot, earlier, own: Effects::default(), reads: 0, failure: None }
+    fn new(snapshot: &'a dyn Snapshot, earlier: &'a Effects, now: Timestamp) -> Self {
+        Self { snapshot, earlier, own: Effects::default(), reads: 0, failure: None, now }
+    }
+
+    /// The time of this transaction, as the engine's clock has it. It stands still while the closure runs.
+    pub const fn now(&self) -> Timestamp {
+        self.now
     }
 
     /// The value of `key`.
@@ -375,15 +381,9 @@ impl<'a> ReadTx<'a> {
 pub struct WriteTx<'a> {
     view: ReadTx<'a>,
     effects: usize,
-    now: Timestamp,
 }
 
 impl WriteTx<'_> {
-    /// The time of this transaction. It stands still while the closure runs.
-    pub const fn now(&self) -> Timestamp {
-        self.now
-    }
-
     /// Gives `key` this value.
     pub fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         self.check(value.len() <= MAX_VALUE_BYTES, "value bytes")?;
@@ -421,9 +421,10 @@ impl<'a> DerefMut for WriteTx<'a> {
 /// Runs a closure that reads.
 pub(super) fn read<T, E: From<StoreError>>(
     snapshot: &dyn Snapshot,
+    now: Timestamp,
     closure: impl Fn(&mut ReadTx<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut tx = ReadTx::new(snapshot, &NO_EFFECTS);
+    let mut tx = ReadTx::new(snapshot, &NO_EFFECTS, now);
     let returned = catch_unwind(AssertUnwindSafe(|| closure(&mut tx)));
     match tx.failure {
         Some(failure) => Err(failure.into()),
@@ -465,7 +466,7 @@ where
     E: From<StoreError> + Send,
 {
     fn run(&mut self, snapshot: &dyn Snapshot, effects: &mut Effects, now: Timestamp) {
-        let mut tx = WriteTx { view: ReadTx::new(snapshot, effects), effects: 0, now };
+        let mut tx = WriteTx { view: ReadTx::new(snapshot, effects, now), effects: 0 };
         let returned = catch_unwind(AssertUnwindSafe(|| (self.closure)(&mut tx)));
         let ReadTx { own, failure, .. } = tx.view;
         let returned = match failure {

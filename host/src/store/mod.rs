@@ -134,6 +134,13 @@ impl Store {
         }
     }
 
+    /// Whether other processes may write to the same store.
+    pub const fn is_shared(&self) -> bool {
+        match &self.engine {
+            Engine::Redb(_) => false,
+        }
+    }
+
     /// Finishes the writes that are queued and lets go of the file. Later calls answer [`StoreError::Closed`].
     pub async fn close(&self) {
         match &self.engine {

@@ -55,6 +55,7 @@ pub(super) struct Engine {
     queue: Mutex<Option<mpsc::SyncSender<Message>>>,
     database: Arc<Slot>,
     reads: Arc<Semaphore>,
+    env: Env,
     finished: CancellationToken,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -86,7 +87,7 @@ impl Engine {
             open,
             database: Arc::clone(&database),
             waiting,
-            env,
+            env: env.clone(),
             opening: 0,
             opened_at: Instant::now(),
             reopen_at: None,
@@ -107,6 +108,7 @@ impl Engine {
             queue: Mutex::new(Some(queue)),
             database,
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            env,
             finished,
             writer: Mutex::new(Some(thread)),
         })
@@ -120,13 +122,14 @@ impl Engine {
     {
         let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let database = Arc::clone(&self.database);
+        let now = self.env.now();
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let pages = match database.pages() {
                 Ok(pages) => pages,
                 Err(refused) => return (Err(refused.failure.into()), refused.opening),
             };
-            let read = engine::read(&pages, closure);
+            let read = engine::read(&pages, now, closure);
             (read, pages.has_failed().then_some(pages.opening))
         });
         let (read, failed) = read.await.map_err(|_| StoreError::Closed)?;
