@@ -1,18 +1,21 @@
-//! All virtual keys at one moment, found by digest. Immutable: a change of keys is a new keyring.
+//! All virtual keys at one moment, found by digest or by name. Immutable: a change of keys is a new keyring.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant as Unoccupied;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::caller::Caller;
 use super::key::{AllowList, VirtualKey};
 use crate::env::Timestamp;
 use crate::ids::{KeyName, Principal};
-use crate::secret::Plaintext;
+use crate::secret::{Digest, Plaintext};
 
 /// The keys that open the gateway.
 #[derive(Debug, Default)]
 pub struct Keyring {
     by_digest: HashMap<[u8; 32], Entry>,
+    /// For those keys that are found by digest, and no others.
+    by_name: HashMap<KeyName, Digest>,
 }
 
 #[derive(Debug)]
@@ -37,11 +40,14 @@ impl Keyring {
     /// Of these keys; where two have the same secret or name, the first counts.
     pub fn new(keys: impl IntoIterator<Item = VirtualKey>) -> Self {
         let mut ring = Self::default();
-        let mut names = std::collections::HashSet::<KeyName>::new();
+        let mut names = HashSet::new();
         for key in keys {
-            if names.insert(key.name.clone()) {
+            if names.insert(key.name.clone())
+                && let Unoccupied(place) = ring.by_digest.entry(*key.digest.as_bytes())
+            {
+                ring.by_name.insert(key.name.clone(), key.digest);
                 let allow = Arc::new(key.allow.clone());
-                ring.by_digest.entry(*key.digest.as_bytes()).or_insert(Entry { key, allow });
+                place.insert(Entry { key, allow });
             }
         }
         ring
@@ -51,8 +57,9 @@ impl Keyring {
     /// checked, such as a stream.
     pub fn holder(&self, principal: &Principal, now: Timestamp) -> Option<Caller> {
         let Principal::Key(name) = principal else { return None };
-        let entry = self.by_digest.values().find(|entry| entry.key.name == *name && entry.key.is_valid(now))?;
-        Some(entry.caller())
+        let entry = self.by_digest.get(self.by_name.get(name)?.as_bytes());
+        let valid = entry.filter(|entry| entry.key.is_valid(now))?;
+        Some(valid.caller())
     }
 
     /// The caller that a secret stands for. Unknown, disabled and expired keys take the same path; the table is keyed by
@@ -108,5 +115,20 @@ mod tests {
         assert_eq!(open("pk_b", 9), None);
         assert_eq!(open("pk_c", 9), None, "a second key of the same name does not count");
         assert_eq!(open("", 9), None);
+    }
+
+    #[test]
+    fn a_holder_is_found_by_name_while_the_key_opens() {
+        let disabled = VirtualKey { standing: Standing::Disabled, ..key("b", "pk_b") };
+        let ring = Keyring::new([key("a", "pk_a"), disabled, key("c", "pk_a"), key("a", "pk_d")]);
+        let held = |name: &str, at| {
+            let principal = Principal::Key(KeyName::parse(name).unwrap());
+            ring.holder(&principal, Timestamp::from_millis(at)).map(|caller| caller.principal.to_string())
+        };
+        assert_eq!(held("a", 9).as_deref(), Some("key:a"));
+        assert_eq!(held("a", 10), None, "expired");
+        assert_eq!(held("b", 9), None, "disabled");
+        assert_eq!(held("c", 9), None, "its secret is that of another key, as whom it opens");
+        assert_eq!(held("d", 9), None);
     }
 }
