@@ -9,7 +9,7 @@ use crate::ids::UpstreamName;
 use crate::mcp::call::{Access, Item, Outcome, Params, Verb};
 use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::{Answer, Reference, Request};
-use crate::policy::{ItemFacts, Permit, Used};
+use crate::policy::{self, ItemFacts, Permit, Used};
 use crate::upstream::{UpstreamError, Watch};
 
 /// What a caller means, under the upstream's own names, and what the catalog knows of it.
@@ -88,6 +88,23 @@ pub async fn watch(snapshot: &Snapshot, services: &Services, origin: &Origin, ur
         Refusal::Upstream { error: UpstreamError::NoResource, .. } => unknown(),
         refusal => refusal,
     })
+}
+
+/// Whether a caller still sees a resource that it watches: it is within its reach, and no `list-items` policy hides it, nor
+/// a skill that it is a file of. `None` where there is no room to find out. The policies of `item-access` have decided when
+/// the watch began.
+pub async fn may_watch(snapshot: &Snapshot, services: &Services, origin: &Origin, uri: &str) -> Option<bool> {
+    let verb = Verb::SubscribeResource;
+    let Ok(Target { access, mime, skills }) = resource(snapshot, origin, verb, uri, Params::default()) else {
+        return Some(false);
+    };
+    let facts = ItemFacts { mime: mime.as_deref(), skills: &skills };
+    let recording = Recording::start(services, verb.method());
+    match snapshot.policies.sees(&recording.context(services, origin), &access, facts).await {
+        Ok(()) => Some(true),
+        Err(policy::Refusal::Throttled { .. }) => None,
+        Err(_) => Some(false),
+    }
 }
 
 async fn subscribe(

@@ -44,7 +44,7 @@ pub mod state;
 mod tasks;
 
 use approvals::Unapproved;
-pub use items::watch;
+pub use items::{may_watch, watch};
 pub use lists::{listing_digest, offered};
 pub use questions::admit;
 use recording::Recording;

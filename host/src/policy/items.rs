@@ -89,6 +89,14 @@ impl ItemKind {
     }
 }
 
+/// What has to be seen for a use: the item, and the skills that it is a file of.
+fn listed<'a>(access: &'a Access, facts: ItemFacts<'a>) -> Vec<ListedItem<'a>> {
+    let item = |kind, id, mime| ListedItem { kind, upstream: &access.upstream, id, mime };
+    let mut items = vec![item(ItemKind::of(&access.item), access.item.name(), facts.mime)];
+    items.extend(facts.skills.iter().map(|skill| item(ItemKind::Skill, skill, None)));
+    items
+}
+
 impl PolicySet {
     /// Whether a prompt, resource, skill or task may be used, and as what.
     ///
@@ -106,6 +114,11 @@ impl PolicySet {
         }
         let checked = Box::pin(self.check_access_bound(ctx, &access, facts, &mut trail)).await;
         (checked.map(|timeout| Permit::within(access, timeout)), trail)
+    }
+
+    /// Whether the caller sees what it uses already, as when it goes on hearing of a resource.
+    pub async fn sees(&self, ctx: &CallContext<'_>, access: &Access, facts: ItemFacts<'_>) -> Result<(), Refusal> {
+        Box::pin(self.check_items(ctx, &listed(access, facts), &mut Trail::default())).await
     }
 
     /// What of the outcome of a use may reach the caller. If no policy looks at it or none changes it, the very same
@@ -161,12 +174,8 @@ impl PolicySet {
         facts: ItemFacts<'_>,
         trail: &mut Trail,
     ) -> Result<Option<Duration>, Refusal> {
-        let kind = ItemKind::of(&access.item);
-        if kind != ItemKind::Task {
-            let item = |kind, id, mime| ListedItem { kind, upstream: &access.upstream, id, mime };
-            let mut items = vec![item(kind, access.item.name(), facts.mime)];
-            items.extend(facts.skills.iter().map(|skill| item(ItemKind::Skill, skill, None)));
-            self.check_items(ctx, &items, trail).await?;
+        if ItemKind::of(&access.item) != ItemKind::Task {
+            self.check_items(ctx, &listed(access, facts), trail).await?;
         }
         let checked = self.ask_all_about_access(ctx, access, trail).await;
         let about = About::Item { upstream: &access.upstream, id: access.item.name() };

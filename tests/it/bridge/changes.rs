@@ -3,7 +3,7 @@
 
 use portcullis_tests::caller::Stream;
 use portcullis_tests::gateway::Builder;
-use portcullis_tests::upstreams::fixture::{default_tools, tool};
+use portcullis_tests::upstreams::fixture::{Stats, default_tools, tool};
 use portcullis_tests::{Caller, Gateway};
 use serde_json::{Value, json};
 
@@ -340,6 +340,78 @@ async fn a_subscription_outlives_the_upstreams_sessions() {
         assert_eq!(updated.await["params"]["uri"], WATCHED, "{up:?}");
     })
     .await;
+}
+
+/// A reload can take a resource out of somebody's sight; then nothing more is heard of it, and of others all.
+#[tokio::test]
+async fn what_a_reload_hides_is_not_heard_of_any_more() {
+    let hides = "[[policies]]\nname = \"items\"\nmodule = \"builtin:cel\"\nlimits = { time = \"1s\" }\n\
+                 match = { hooks = [\"list-items\"] }\n\
+                 config = { rules = [{ name = \"hide\", hook = \"list-items\", if = 'item.id == \"HIDDEN\"', then = \"hide\" }], \
+                 otherwise = \"allow\" }\n";
+    with_each(SUBSCRIBABLE, async |up| {
+        let builder = Gateway::builder().key("alice").key("bob").section(&hides.replace("HIDDEN", "nothing"));
+        let scene = up.scene_with(builder).await;
+        let alice = scene.gateway.caller("alice");
+        let filter = json!({ "resourcesListChanged": true, "resourceSubscriptions": [OTHER, WATCHED] });
+        let mut stream = listen(&alice, &json!(1), filter.clone()).await;
+        let session = alice.initialize("2025-11-25").await;
+        let mut standing = session.listen(None).await;
+        for uri in [WATCHED, OTHER] {
+            let done = session.request("resources/subscribe", json!({ "uri": uri })).await.json();
+            assert_eq!(done["result"], json!({}), "{up:?}: {done}");
+        }
+        let before = scene.fixture.as_ref().map(|fixture| (fixture.stats().listens, fixture.stats().subscriptions));
+
+        let text = std::fs::read_to_string(&scene.gateway.file).unwrap();
+        scene.gateway.replace("portcullis.toml", text.replace("nothing", WATCHED).as_bytes());
+        // The list is told of once it was looked at again, and watches with it.
+        for heard in [stream.next().await, standing.next().await] {
+            assert_eq!(heard["method"], "notifications/resources/list_changed", "{up:?}: {heard}");
+        }
+        if let Some((listens, subscriptions)) = before {
+            let ended = |stats: &Stats| stats.listens < listens || stats.subscriptions < subscriptions;
+            scene.fixture().until(ended).await;
+        }
+        update(&scene, WATCHED).await;
+        update(&scene, OTHER).await;
+        for heard in [stream.next().await, standing.next().await] {
+            assert_eq!(heard["params"]["uri"], OTHER, "{up:?}: {heard}");
+        }
+        let refused = session.request("resources/subscribe", json!({ "uri": WATCHED })).await.json();
+        assert_eq!(refused["error"]["code"], -32002, "{up:?}: {refused}");
+
+        // What is shown again has to be asked for again.
+        scene.gateway.replace("portcullis.toml", text.as_bytes());
+        for heard in [stream.next().await, standing.next().await] {
+            assert_eq!(heard["method"], "notifications/resources/list_changed", "{up:?}: {heard}");
+        }
+        let mut again = listen(&alice, &json!(2), filter).await;
+        update(&scene, WATCHED).await;
+        assert_eq!(again.next().await["params"]["uri"], WATCHED, "{up:?}");
+        update(&scene, OTHER).await;
+        assert_eq!(stream.next().await["params"]["uri"], OTHER, "{up:?}");
+        assert_eq!(standing.next().await["params"]["uri"], OTHER, "{up:?}");
+    })
+    .await;
+}
+
+/// The same where a key loses the upstream.
+#[tokio::test]
+async fn what_a_key_may_not_use_any_more_is_not_heard_of() {
+    let scene = Up::LegacyHttp.scene().await;
+    let alice = scene.gateway.caller("alice");
+    let mut stream =
+        listen(&alice, &json!(1), json!({ "toolsListChanged": true, "resourceSubscriptions": [WATCHED] })).await;
+    until_subscribed(&scene, 1).await;
+    let text = std::fs::read_to_string(&scene.gateway.file).unwrap();
+    let of_alice = "secret = \"file:alice.key\"\nallow = [{ upstream = \"*\", tools = [\"*\"] }]";
+    assert!(text.contains(of_alice), "{text}");
+    let narrow =
+        text.replace(of_alice, "secret = \"file:alice.key\"\nallow = [{ upstream = \"up\", tools = [\"echo\"] }]");
+    scene.gateway.replace("portcullis.toml", narrow.as_bytes());
+    until_subscribed(&scene, 0).await;
+    assert_eq!(stream.next().await["method"], "notifications/tools/list_changed", "the stream goes on");
 }
 
 /// The gateway answers for the client: the upstream never learns of more than one session's roots.

@@ -1,6 +1,8 @@
 //! Telling callers that their lists have changed, from our own catalog: whoever listens is told of a list once what
 //! *it* sees of that list differs from what it saw before.
 //!
+//! The same look ends the watches of resources that a listener's caller does not see any more.
+//!
 //! One task compares for all. Changes of one kind that nobody has been told of yet are one change, so that nothing
 //! queues.
 
@@ -13,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Mcp;
+use super::watches::Watches;
 use crate::mcp::revision::ListKind;
 use crate::pipeline::{self, Origin, Services, Snapshot};
 use crate::secret::Digest;
@@ -80,6 +83,7 @@ struct Numbered {
 struct Listener {
     origin: Arc<Origin>,
     kinds: Kinds,
+    watches: Arc<Watches>,
     /// What there was when it began to listen, until it is compared with what came after.
     begun_with: Mutex<Option<Arc<Snapshot>>>,
     /// What it saw last, by kind. `None` where that is not known.
@@ -101,9 +105,10 @@ pub(super) struct Listening {
 impl Listening {
     /// From now on: what `origin`'s caller sees at this moment is what it is taken to know, which is found out when
     /// something changes. There are no more of them than streams and sessions.
-    pub(super) fn begin(mcp: &Arc<Mcp>, origin: Arc<Origin>, kinds: Kinds) -> Self {
+    pub(super) fn begin(mcp: &Arc<Mcp>, origin: Arc<Origin>, kinds: Kinds, watches: Arc<Watches>) -> Self {
         let listener = Listener {
             kinds,
+            watches,
             begun_with: Mutex::new(Some(mcp.snapshot.load_full())),
             seen: Mutex::default(),
             changed: AtomicU8::new(0),
@@ -154,7 +159,7 @@ impl Listener {
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize] = saw;
             }
         }
-        let mut is_known = true;
+        let mut is_known = self.end_watches(snapshot, services, origin).await;
         for kind in self.kinds.wanted() {
             let Some(sees) = sees(snapshot, services, origin, kind).await else {
                 is_known = false;
@@ -166,6 +171,22 @@ impl Listener {
                 drop(seen);
                 self.changed.fetch_or(kind.bit(), Ordering::AcqRel);
                 self.news.notify_one();
+            }
+        }
+        is_known
+    }
+
+    /// Ends what it watches and may not see any more. False where there was no room to find out about all.
+    async fn end_watches(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) -> bool {
+        let mut is_known = true;
+        for uri in self.watches.uris() {
+            match pipeline::may_watch(snapshot, services, origin, &uri).await {
+                Some(true) => {}
+                Some(false) => {
+                    tracing::debug!(principal = %origin.caller.principal, "a watched resource is not seen any more");
+                    self.watches.end(&uri);
+                }
+                None => is_known = false,
             }
         }
         is_known

@@ -11,6 +11,7 @@ use super::fanout::{Kinds, Listening};
 use super::modern::party;
 use super::places::StreamPlace;
 use super::reply::{Gone, KEEP_ALIVE, Pieces, event_stream};
+use super::watches::{Reserved, Watches};
 use super::work::EVENT_QUEUE;
 use super::{From, Mcp};
 use crate::http::error::Refused;
@@ -21,7 +22,6 @@ use crate::mcp::revision::{Filter, Revision};
 use crate::mcp::sse;
 use crate::mcp::talk::Event;
 use crate::pipeline::{self, Origin};
-use crate::upstream::Watch;
 
 /// Resources that one stream begins to watch at once.
 const CONCURRENT_WATCHES: usize = 8;
@@ -63,8 +63,9 @@ impl Subscription {
 
     async fn tell(&self, filter: Filter, mut inbox: mpsc::Receiver<Event>) -> Result<(), Gone> {
         let kinds = Kinds { tools: filter.tools, prompts: filter.prompts, resources: filter.resources };
-        let listening = Listening::begin(&self.mcp, self.origin.clone(), kinds);
-        let Some((granted, watches)) = self.mcp.closing.run_until_cancelled(self.watch(filter)).await else {
+        let watches = Arc::new(Watches::default());
+        let listening = Listening::begin(&self.mcp, self.origin.clone(), kinds, watches.clone());
+        let Some(granted) = self.mcp.closing.run_until_cancelled(self.watch(filter, &watches)).await else {
             return self.end().await;
         };
         self.send(&acknowledged(&self.id, &granted)).await?;
@@ -82,23 +83,27 @@ impl Subscription {
                 () = tokio::time::sleep(KEEP_ALIVE) => self.pieces.send(sse::KEEP_ALIVE).await?,
             }
         }
-        drop(watches);
+        watches.end_all();
         self.end().await
     }
 
-    /// Watches what can be watched: what is granted of the filter, and what keeps it so.
-    async fn watch(&self, filter: Filter) -> (Filter, Vec<Watch>) {
+    /// Watches what can be watched: what is granted of the filter.
+    async fn watch(&self, filter: Filter, watches: &Arc<Watches>) -> Filter {
+        // There are no more of them than one listener may have.
+        let reserved: Vec<Reserved> =
+            filter.uris.iter().filter_map(|uri| watches.reserve(uri).ok().flatten()).collect();
         let snapshot = self.mcp.snapshot.load_full();
-        let one = |uri: String| {
+        let one = |reserved: Reserved| {
             let snapshot = &snapshot;
             async move {
+                let uri = reserved.uri().to_owned();
                 let watch = pipeline::watch(snapshot, &self.mcp.services, &self.origin, &uri).await;
-                watch.ok().map(|watch| (uri, watch))
+                watch.is_ok_and(|watch| reserved.keep(watch)).then_some(uri)
             }
         };
-        let watched = stream::iter(filter.uris.into_iter().map(one)).buffered(CONCURRENT_WATCHES);
-        let (uris, watches) = watched.filter_map(std::future::ready).unzip().await;
-        (Filter { uris, ..filter }, watches)
+        let watched = stream::iter(reserved.into_iter().map(one)).buffered(CONCURRENT_WATCHES);
+        let uris = watched.filter_map(std::future::ready).collect().await;
+        Filter { uris, ..filter }
     }
 
     async fn send(&self, message: &str) -> Result<(), Gone> {

@@ -3,7 +3,7 @@
 //! Ordered checks, each yielding a narrower value: who calls, which endpoint, what the headers promise, the body, one
 //! message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
 //! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
-//! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, [`places`] bounds it all.
+//! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds it all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,7 @@ mod reply;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watches;
 mod work;
 
 use fanout::Listeners;

@@ -226,7 +226,7 @@ impl Call {
         let origin = from.origin(revision, session.party(), events, cancelled);
         let work = match request {
             Request::Subscribe { uri, params: _ } => {
-                let reserved = session.reserve_watch(&uri).map_err(|_| {
+                let reserved = session.watches.reserve(&uri).map_err(|_| {
                     let error = RpcError::new(INVALID_PARAMS, "too many resources are subscribed to");
                     Refused::rpc(StatusCode::OK, Some(&id), &error)
                 })?;
@@ -237,14 +237,15 @@ impl Call {
                 let life = async move {
                     if let Some(reserved) = reserved {
                         let watch = pipeline::watch(&snapshot, &services, &heard_by, reserved.uri()).await?;
-                        reserved.keep(watch);
+                        // One that is not kept was taken back meanwhile, by the caller or by what became of policies.
+                        _ = reserved.keep(watch);
                     }
                     Ok(Answer::Empty)
                 };
                 Work::of(mcp, (Arc::new(origin), inbox), pinned, Leaving::GoesOn, life, until_end)
             }
             Request::Unsubscribe { uri } => {
-                session.unwatch(&uri);
+                session.watches.end(&uri);
                 let done = std::future::ready(Ok(Answer::Empty));
                 Work::of(mcp, (Arc::new(origin), inbox), mcp.snapshot.load_full(), Leaving::GoesOn, done, until_end)
             }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::super::watches::Watches;
 use super::log::{Budget, EventLog, Ids};
 use crate::env::Timestamp;
 use crate::ids::{Principal, UpstreamName};
@@ -21,10 +22,9 @@ use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
 use crate::mcp::json::raw;
 use crate::mcp::message::{self, RequestId};
-use crate::mcp::revision::{MAX_WATCHED, Revision};
+use crate::mcp::revision::Revision;
 use crate::mcp::talk::{Ask, Event, LogLevel, Party};
 use crate::pipeline::Origin;
-use crate::upstream::Watch;
 
 /// Questions of one session that may be open at once.
 const MAX_ASKS: usize = 256;
@@ -44,6 +44,8 @@ pub(in crate::http::mcp) struct Session {
     pub(super) ended: CancellationToken,
     /// The one stream on which everything is said, in HTTP with server-sent events.
     pub(super) only_stream: Option<Arc<EventLog>>,
+    /// Resources that it is subscribed to.
+    pub(super) watches: Arc<Watches>,
     budget: Arc<Budget>,
     /// Milliseconds since the epoch.
     last_used: AtomicU64,
@@ -57,8 +59,6 @@ struct Kept {
     /// By the ids under which we asked.
     asks: HashMap<u64, oneshot::Sender<Outcome>>,
     last_ask: u64,
-    /// By URI; without a watch while it is being made.
-    watches: BTreeMap<String, Option<Watch>>,
     streams: BTreeMap<u64, Arc<EventLog>>,
     last_stream: u64,
     standing: Option<Standing>,
@@ -87,8 +87,10 @@ impl Session {
     pub(super) fn new(opening: Opening, budget: Arc<Budget>, now: Timestamp) -> Arc<Self> {
         let Opening { id, principal, endpoint, revision, client, ended, only_stream } = opening;
         let last_used = AtomicU64::new(now.as_millis());
-        let kept = Mutex::default();
-        Arc::new(Self { id, principal, endpoint, revision, client, ended, only_stream, budget, last_used, kept })
+        let (watches, kept) = (Arc::default(), Mutex::default());
+        let session =
+            Self { id, principal, endpoint, revision, client, ended, only_stream, watches, budget, last_used, kept };
+        Arc::new(session)
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -242,24 +244,6 @@ impl Session {
         }
     }
 
-    /// Makes a place for a watch; `Ok(None)` if this resource is watched already.
-    pub(super) fn reserve_watch(self: &Arc<Self>, uri: &str) -> Result<Option<Reserved>, TooManyWatches> {
-        let mut kept = self.lock();
-        if kept.watches.contains_key(uri) {
-            return Ok(None);
-        }
-        if kept.watches.len() >= MAX_WATCHED {
-            return Err(TooManyWatches);
-        }
-        kept.watches.insert(uri.to_owned(), None);
-        Ok(Some(Reserved { session: self.clone(), uri: uri.to_owned(), is_kept: false }))
-    }
-
-    pub(super) fn unwatch(&self, uri: &str) {
-        let watch = self.lock().watches.remove(uri);
-        drop(watch);
-    }
-
     /// Lets go of everything that outlives a request.
     pub(super) fn let_go(&self) {
         let kept = std::mem::take(&mut *self.lock());
@@ -267,6 +251,7 @@ impl Session {
         for log in kept.streams.values().chain(standing).chain(&self.only_stream) {
             log.end();
         }
+        self.watches.end_all();
         // `in_flight` is cancelled with the session; what still ends finds nothing here, and that is right.
         drop(kept);
     }
@@ -281,46 +266,6 @@ pub(super) struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.session.lock().in_flight.remove(&self.id);
-    }
-}
-
-/// The session watches as many resources as it may.
-#[derive(Debug)]
-pub(super) struct TooManyWatches;
-
-/// A place for a watch that is being made.
-pub(super) struct Reserved {
-    session: Arc<Session>,
-    uri: String,
-    is_kept: bool,
-}
-
-impl Reserved {
-    pub(super) fn uri(&self) -> &str {
-        &self.uri
-    }
-
-    /// Keeps the watch, unless the caller does not want it any more.
-    pub(super) fn keep(mut self, watch: Watch) {
-        let mut kept = self.session.lock();
-        let unused = match kept.watches.get_mut(&self.uri) {
-            Some(place @ None) => place.replace(watch),
-            _ => Some(watch),
-        };
-        drop(kept);
-        drop(unused);
-        self.is_kept = true;
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let mut kept = self.session.lock();
-            if kept.watches.get(&self.uri).is_some_and(Option::is_none) {
-                kept.watches.remove(&self.uri);
-            }
-        }
     }
 }
 
@@ -401,16 +346,5 @@ mod tests {
         assert!(session.stream(STANDING).is_none(), "nobody has asked for it");
         session.let_go();
         assert!(session.stream(6).is_none());
-    }
-
-    #[test]
-    fn watches_are_bounded() {
-        let session = session();
-        let places: Vec<Reserved> =
-            (0..MAX_WATCHED).map(|number| session.reserve_watch(&number.to_string()).unwrap().unwrap()).collect();
-        assert!(session.reserve_watch("0").unwrap().is_none(), "it is watched already");
-        assert!(session.reserve_watch("one more").is_err());
-        drop(places);
-        assert!(session.reserve_watch("one more").unwrap().is_some(), "what failed makes room");
     }
 }

@@ -122,7 +122,7 @@ pub(super) fn standing(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>) 
     };
     let (standing, inbox) = session.standing(make, EVENT_QUEUE);
     if let Some(inbox) = inbox {
-        let listening = Listening::begin(mcp, standing.origin.clone(), Kinds::ALL);
+        let listening = Listening::begin(mcp, standing.origin.clone(), Kinds::ALL, session.watches.clone());
         mcp.tasks.spawn(write_standing(mcp.clone(), session.clone(), standing.clone(), inbox, listening));
     }
     standing
