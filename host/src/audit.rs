@@ -105,6 +105,11 @@ pub enum AuditEvent {
         hook: Option<String>,
         questions: u64,
     },
+    /// The pins of an upstream that is not configured any more were forgotten.
+    PinsForgotten {
+        upstream: UpstreamName,
+        tools: u64,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -141,6 +146,7 @@ impl AuditEvent {
             Self::RecordingRead { .. } => "recording.read",
             Self::RecordingsRead { .. } => "recordings.read",
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
+            Self::PinsForgotten { .. } => "pins.forgotten",
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{Control, catalog_of};
 use crate::audit::Actor;
 use crate::ids::UpstreamName;
 use crate::store::StoreError;
-use crate::store::pins::{self as stored, Acceptance, Definition, Pin};
+use crate::store::pins::{self as stored, Acceptance, Definition, Forgetting, Pin};
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
 
@@ -58,6 +58,15 @@ impl Pinned {
             }
             known
         });
+    }
+
+    fn forget(&self, upstream: &UpstreamName) {
+        self.known.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            known.remove(upstream);
+            known
+        });
+        lock(&self.told).remove(upstream);
     }
 }
 
@@ -122,6 +131,10 @@ pub enum PinError {
         stored::MAX_PINS
     )]
     TooMany,
+    #[error("nothing is pinned of an upstream of this name")]
+    NothingPinned,
+    #[error("the upstream is configured; accept what it offers, or remove it from the configuration before")]
+    InUse,
     #[error("the store did not take the change")]
     Store(#[from] StoreError),
 }
@@ -263,6 +276,26 @@ impl Control {
         Ok(tools)
     }
 
+    /// Forgets the pins of an upstream that is not configured any more; how many they were. Should one of its name be
+    /// configured again, it is taken as it is then.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn forget_pins(&self, upstream: &UpstreamName, actor: Actor) -> Result<u64, PinError> {
+        // No reload brings it back meanwhile.
+        let _one_at_a_time = self.changing.lock().await;
+        if self.snapshot.load().upstreams.contains_key(upstream) {
+            return Err(PinError::InUse);
+        }
+        match stored::forget(&self.store, upstream, actor).await? {
+            Forgetting::Forgotten { pins } => {
+                self.pinned.forget(upstream);
+                Ok(pins)
+            }
+            Forgetting::Unknown => Err(PinError::NothingPinned),
+        }
+    }
+
     fn offered(&self, upstream: &UpstreamName, tool: &str) -> Option<Arc<ToolDefinition>> {
         let offer = self.snapshot.load().upstreams.get(upstream)?.shelf().offer?;
         offer.tools.iter().find(|offered| offered.name == tool).cloned()
@@ -335,5 +368,9 @@ mod tests {
         assert_eq!(pinned.standing()(&add), PinStanding::Pinned, "what was read late does not undo what is known");
         pinned.put(&notes, Vec::new(), true);
         assert_eq!(pinned.standing()(&add), PinStanding::FirstSeen);
+        pinned.forget(&notes);
+        assert_eq!(pinned.of(&notes), None);
+        pinned.put(&notes, vec![pin("add", &add.digest)], false);
+        assert_eq!(pinned.standing()(&add), PinStanding::Pinned, "what was forgotten can be learned again");
     }
 }

@@ -1,4 +1,4 @@
-//! Pinned definitions of tools: listed, compared with what is offered now, accepted.
+//! Pinned definitions of tools: listed, compared with what is offered now, accepted, forgotten.
 
 use std::collections::VecDeque;
 
@@ -49,6 +49,12 @@ pub(super) enum PinCommand {
         #[command(flatten)]
         with: WithConfig,
     },
+    /// Forget all pins of an upstream that is not configured any more. Should it come back, it is taken as it is then.
+    Forget {
+        upstream: String,
+        #[command(flatten)]
+        with: WithConfig,
+    },
 }
 
 impl PinCommand {
@@ -60,6 +66,7 @@ impl PinCommand {
             Self::Show { tool, with } => show(&with, &tool),
             Self::Accept { tool, all: false, digest, with } => accept(&with, &tool, digest),
             Self::Accept { tool: upstream, all: true, digest: _, with } => accept_all(&with, &upstream),
+            Self::Forget { upstream, with } => forget(&with, &upstream),
         }
     }
 }
@@ -154,6 +161,11 @@ fn accept_all(with: &WithConfig, upstream: &str) -> anyhow::Result<()> {
         print(&plain(&listed(&changed)))?;
     }
     print(&format!("the definitions of {} tools of {upstream} are pinned", answer["accepted"]))
+}
+
+fn forget(with: &WithConfig, upstream: &str) -> anyhow::Result<()> {
+    let answer = ask(with, Method::POST, "/api/v1/pins/forget", Some(json!({ "upstream": upstream })))?;
+    print(&format!("the pins of {} tools of {upstream} are forgotten", answer["forgotten"]))
 }
 
 /// What happened to a line.

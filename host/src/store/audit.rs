@@ -120,6 +120,7 @@ enum EventRecord {
     PinsAccepted { upstream: String, tools: u64 },
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    PinsForgotten { upstream: String, tools: u64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -187,6 +188,9 @@ impl From<&AuditEvent> for EventRecord {
                 hook: hook.as_deref().map(text),
                 questions: *questions,
             },
+            AuditEvent::PinsForgotten { upstream, tools } => {
+                Self::PinsForgotten { upstream: upstream.as_str().to_owned(), tools: *tools }
+            }
         }
     }
 }
@@ -215,6 +219,9 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::PinsAccepted { upstream: of, tools } => Self::PinsAccepted { upstream: upstream(&of)?, tools },
             EventRecord::RecordingRead { decision } => Self::RecordingRead { decision },
             EventRecord::RecordingsRead { policy, hook, questions } => Self::RecordingsRead { policy, hook, questions },
+            EventRecord::PinsForgotten { upstream: of, tools } => {
+                Self::PinsForgotten { upstream: upstream(&of)?, tools }
+            }
         })
     }
 }
@@ -299,9 +306,10 @@ mod tests {
             AuditEvent::ApprovalRefused(Box::new(Ruling { note: None, ..*ruling })),
             AuditEvent::PinsAdopted { upstream: upstream.clone(), tools: 3 },
             AuditEvent::PinAccepted { upstream: upstream.clone(), tool: "add".to_owned(), digest: "ab".to_owned() },
-            AuditEvent::PinsAccepted { upstream, tools: 4 },
+            AuditEvent::PinsAccepted { upstream: upstream.clone(), tools: 4 },
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
+            AuditEvent::PinsForgotten { upstream, tools: 5 },
         ]
     }
 

@@ -86,6 +86,15 @@ pub enum Acceptance {
     TooMany,
 }
 
+/// What came of [`forget`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgetting {
+    /// How many pins there were.
+    Forgotten { pins: u64 },
+    /// It was never seen, or is forgotten already.
+    Unknown,
+}
+
 /// The pins of an upstream in the order of nothing in particular, or `None` if it was never seen.
 pub async fn of(store: &Store, upstream: &UpstreamName) -> Result<Option<Vec<Pin>>, StoreError> {
     let upstream = upstream.clone();
@@ -225,6 +234,41 @@ pub async fn accept_all(
     }
     let name = upstream.clone();
     store.write(move |tx| UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools })).await
+}
+
+/// Forgets an upstream with all its pins, as if it was never seen.
+pub async fn forget(store: &Store, upstream: &UpstreamName, actor: Actor) -> Result<Forgetting, StoreError> {
+    let mut forgotten = None;
+    loop {
+        let (name, is_first) = (upstream.clone(), forgotten.is_none());
+        let step = store
+            .write(move |tx| {
+                let Some(UpstreamRecord { pins, .. }) = UPSTREAMS.get(tx, name.as_str().as_bytes())? else {
+                    return Ok(None);
+                };
+                if is_first {
+                    let event = AuditEvent::PinsForgotten { upstream: name.clone(), tools: pins };
+                    audit::append(tx, actor, &event)?;
+                }
+                let rows = tx.range(Table::Pins, &Bounds::within(&prefix(name.as_str())), Direction::Forward, STEP)?;
+                for (key, _) in &rows {
+                    PINS.remove(tx, key)?;
+                }
+                // Until the last of them is gone the upstream counts as seen: a tool that is not pinned is a new one then.
+                let is_last = rows.len() < STEP;
+                if is_last {
+                    UPSTREAMS.remove(tx, name.as_str().as_bytes())?;
+                }
+                Ok::<_, StoreError>(Some((pins, is_last)))
+            })
+            .await?;
+        let Some((pins, is_last)) = step else { break };
+        forgotten.get_or_insert(pins);
+        if is_last {
+            break;
+        }
+    }
+    Ok(forgotten.map_or(Forgetting::Unknown, |pins| Forgetting::Forgotten { pins }))
 }
 
 /// What fits in one transaction each; at least one step, so that there is a place for what goes with them.
@@ -429,6 +473,29 @@ mod tests {
         assert_eq!(of(&store, &notes()).await.unwrap(), Some(Vec::new()));
         let trail = audit::list(&store, None, 10).await.unwrap();
         assert_eq!(trail.items[0].entry.event, AuditEvent::PinsAccepted { upstream: notes(), tools: 0 });
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_was_never_seen() {
+        let store = memory().await;
+        let other = UpstreamName::parse("notes-2").unwrap();
+        assert_eq!(forget(&store, &notes(), OPERATOR).await.unwrap(), Forgetting::Unknown);
+        let many: Vec<Definition> = (0..2 * STEP).map(|at| definition(&format!("tool-{at}"), "x")).collect();
+        adopt(&store, &notes(), many).await.unwrap();
+        adopt(&store, &other, vec![definition("add", "1")]).await.unwrap();
+        let forgotten = Forgetting::Forgotten { pins: 2 * STEP as u64 };
+        assert_eq!(forget(&store, &notes(), OPERATOR).await.unwrap(), forgotten);
+        assert_eq!(of(&store, &notes()).await.unwrap(), None);
+        assert_eq!(get(&store, &notes(), "tool-7").await.unwrap(), None);
+        assert_eq!(forget(&store, &notes(), OPERATOR).await.unwrap(), Forgetting::Unknown);
+        assert_eq!(digests(&store, &other).await.len(), 1, "another upstream's stay");
+        let trail = audit::list(&store, None, 10).await.unwrap();
+        let event = AuditEvent::PinsForgotten { upstream: notes(), tools: 2 * STEP as u64 };
+        assert_eq!((trail.items.len(), &trail.items[0].entry.event), (3, &event), "once");
+
+        let new = vec![definition("tool-7", "changed")];
+        assert_eq!(adopt(&store, &notes(), new.clone()).await.unwrap(), Adoption::Adopted);
+        assert_eq!(digests(&store, &notes()).await, expected(&new));
     }
 
     #[tokio::test]

@@ -126,6 +126,45 @@ async fn a_tool_that_is_gone_is_remembered_and_pins_outlive_the_gateway() {
     until_they_stand(&gateway, &[("add", "pinned"), ("list", "pinned")]).await;
 }
 
+/// A reload that took a server away leaves its pins, so that one who comes back under its name is known for what it is.
+#[tokio::test]
+async fn pins_of_an_upstream_that_was_removed_can_be_forgotten() {
+    let (up, gateway) = scene().await;
+    until_they_stand(&gateway, &[("add", "pinned"), ("list", "pinned")]).await;
+    let dir = gateway.dir.path();
+    let forget = async || run_in(dir, &["pin", "forget", "up"]).await;
+    let refused = forget().await.complaint();
+    assert!(refused.contains("the upstream is configured"), "{refused}");
+
+    let text = std::fs::read_to_string(&gateway.file).unwrap();
+    let section = format!("[upstreams.up]\ntransport = \"streamable-http\"\nurl = \"{}\"\n", up.url);
+    let without = text.replace(&section, "");
+    assert_ne!(without, text);
+    let there = |count: usize| move |view: &Value| view["upstreams"].as_array().unwrap().len() == count;
+    gateway.replace("portcullis.toml", without.as_bytes());
+    gateway.until("/api/v1/upstreams", there(0)).await;
+    up.change_tools(vec![described("add", "Adds more.")]);
+    gateway.replace("portcullis.toml", text.as_bytes());
+    until_they_stand(&gateway, &[("add", "changed"), ("list", "gone")]).await;
+
+    gateway.replace("portcullis.toml", without.as_bytes());
+    gateway.until("/api/v1/upstreams", there(0)).await;
+    assert_eq!(forget().await.printed().trim_end(), "the pins of 2 tools of up are forgotten");
+    let audit = gateway.operator("GET", "/api/v1/audit?limit=1", None).await.json();
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["event"], &entry["detail"]),
+        (&json!("pins.forgotten"), &json!({ "upstream": "up", "tools": 2 }))
+    );
+    assert!(forget().await.complaint().contains("nothing is pinned of an upstream of this name"));
+    let reply = gateway.operator("POST", "/api/v1/pins/forget", Some(json!({ "upstream": "NO" }))).await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+
+    gateway.replace("portcullis.toml", text.as_bytes());
+    until_they_stand(&gateway, &[("add", "pinned")]).await;
+    assert_eq!(gateway.caller("alice").tool_names().await, ["up__add"]);
+}
+
 #[tokio::test]
 async fn a_list_of_pins_is_paged_by_name() {
     let up = Fixture::start().await;

@@ -121,6 +121,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/pins", access: Access::Operator, handler: || get(pins::list) },
     Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
     Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
+    Route { method: "POST", path: "/api/v1/pins/forget", access: Access::Operator, handler: || post(pins::forget) },
 ];
 
 /// What the handlers work with.

@@ -1,4 +1,4 @@
-//! Pinned definitions of tools, and accepting others.
+//! Pinned definitions of tools, accepting others, and forgetting those of upstreams that are gone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,6 +50,13 @@ pub(super) struct Accepted {
     /// All that the upstream offers.
     #[serde(default)]
     all: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Forgotten {
+    /// One that is not configured any more.
+    upstream: String,
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<PinQuery>) -> Answer {
@@ -104,6 +111,15 @@ pub(super) async fn accept(
     }
 }
 
+pub(super) async fn forget(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Json(Forgotten { upstream }): Json<Forgotten>,
+) -> Answer {
+    let forgotten = api.control.forget_pins(&read_upstream(&upstream)?, operator.0).await?;
+    Ok(ok(&json!({ "forgotten": forgotten })))
+}
+
 fn read_upstream(name: &str) -> Result<UpstreamName, Problem> {
     UpstreamName::parse(name).map_err(|_| Problem::not_found("upstream"))
 }
@@ -154,6 +170,8 @@ impl From<PinError> for Problem {
             PinError::NoUpstream => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
             PinError::NotOffered => Self::new(StatusCode::NOT_FOUND, "not_offered", error.to_string()),
             PinError::OtherDigest { .. } => Self::new(StatusCode::CONFLICT, "other_digest", error.to_string()),
+            PinError::NothingPinned => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+            PinError::InUse => Self::new(StatusCode::CONFLICT, "in_use", error.to_string()),
             PinError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_pins", error.to_string()),
             PinError::Store(error) => error.into(),
         }

@@ -150,7 +150,9 @@ fn audit_view(recorded: &Recorded) -> Value {
             json!({ "policy_generation": generation, "of_generation": to })
         }
         AuditEvent::ApprovalGiven(ruling) | AuditEvent::ApprovalRefused(ruling) => ruling_view(ruling),
-        AuditEvent::PinsAdopted { upstream, tools } | AuditEvent::PinsAccepted { upstream, tools } => {
+        AuditEvent::PinsAdopted { upstream, tools }
+        | AuditEvent::PinsAccepted { upstream, tools }
+        | AuditEvent::PinsForgotten { upstream, tools } => {
             json!({ "upstream": upstream, "tools": tools })
         }
         AuditEvent::PinAccepted { upstream, tool, digest } => {
