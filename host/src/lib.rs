@@ -18,6 +18,7 @@ pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod mcp;
+pub mod oci;
 pub mod outbound;
 pub mod pipeline;
 pub mod policy;

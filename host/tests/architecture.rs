@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
-    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret"]),
+    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "oci", "outbound", "policy", "secret"]),
     ("gateway", &["admin", "audit", "config", "env", "http", "pipeline", "policy", "secret", "store", "tasks"]),
     // Surfaces.
     (
@@ -27,21 +27,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "audit", "builtin", "config", "env", "identity", "ids", "outbound", "pipeline", "policy", "secret",
+            "audit", "builtin", "config", "env", "identity", "ids", "oci", "outbound", "pipeline", "policy", "secret",
             "store", "tasks", "upstream",
         ],
     ),
     // Adapters.
-    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "secret", "upstream"]),
+    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
     ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
     ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
-    ("outbound", &["secret"]),
+    ("outbound", &["oci", "secret"]),
     // Nouns.
-    ("config", &["builtin", "env", "glob", "identity", "ids", "secret"]),
+    ("config", &["builtin", "env", "glob", "identity", "ids", "oci", "secret"]),
     ("mcp", &["ids", "upstream"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("audit", &["env", "ids"]),
     ("builtin", &[]),
+    ("oci", &[]),
     ("tasks", &[]),
     ("ids", &["env", "secret"]),
     ("secret", &[]),

@@ -13,11 +13,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
 use crate::audit::Actor;
-use crate::config::{self, Config, ModuleSource, PolicySettings};
+use crate::config::{self, Config, PolicySettings};
 use crate::env::{Env, Timestamp};
 use crate::identity::Keyring;
 use crate::ids::UpstreamName;
-use crate::outbound::Outbound;
+use crate::oci::Pulled;
+use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::pipeline::Snapshot;
 use crate::policy::replay::PastQuestion;
 use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, signature};
@@ -47,6 +48,8 @@ pub struct Control {
     pub started: Timestamp,
     engine: policy::Engine,
     outbound: Outbound,
+    /// Modules from registries.
+    depot: Depot,
     /// Opens what was sealed for operators to read.
     pub secret: DeploymentSecret,
     /// What the tools of upstreams were when somebody agreed to them.
@@ -87,10 +90,12 @@ impl Control {
     ) -> Result<Arc<Self>, BuildError> {
         let seen = reload::digests(watched_files(&config)).await;
         let counters = Counters::default();
-        let policies = load(Loading { counters: counters.clone(), ..Loading::first(&config, &engine) }).await?.policies;
-        let policies = Arc::new(policies);
-        let keys = Arc::new(read_keys(&store, &config).await?);
         let outbound = Outbound::new();
+        let depot = Depot::new(outbound.clone(), &config.data_dir);
+        let pulled = pull(&depot, &config.policy).await;
+        let first = Loading { counters: counters.clone(), pulled, ..Loading::first(&config, &engine) };
+        let policies = Arc::new(load(first).await?.policies);
+        let keys = Arc::new(read_keys(&store, &config).await?);
         let tasks = tasks.clone();
         let upstreams: BTreeMap<_, _> = config
             .upstreams
@@ -112,6 +117,7 @@ impl Control {
             config: ArcSwap::from_pointee(config),
             engine,
             outbound,
+            depot,
             secret,
             pinned,
             tasks,
@@ -121,6 +127,7 @@ impl Control {
             generations: ArcSwap::default(),
         });
         control.came_into_force(policies, Actor::System, Cause::Start);
+        control.depot.keep_only(control.config.load().policy.references()).await;
         for upstream in control.snapshot.load().upstreams.values() {
             control.keep_synced(upstream.clone());
         }
@@ -194,6 +201,8 @@ struct Loading {
     upstreams: Vec<config::Upstream>,
     engine: policy::Engine,
     counters: Counters,
+    /// What came from registries.
+    pulled: Pulled,
     /// Sets whose compiled policies may be used again.
     previous: Vec<Arc<PolicySet>>,
     /// What is put to the new policies once more, newest first.
@@ -209,6 +218,7 @@ impl Loading {
             upstreams: config.upstreams.clone(),
             engine: engine.clone(),
             counters: Counters::default(),
+            pulled: Pulled::new(),
             previous: Vec::new(),
             recorded: Vec::new(),
             generation: 1,
@@ -216,16 +226,23 @@ impl Loading {
     }
 }
 
+/// Gets the modules that are in registries.
+async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
+    let max = MaxSizes { module: policy::MAX_MODULE_BYTES, signatures: signature::MAX_SIGNATURES_BYTES };
+    depot.fetch(settings.references(), max).await
+}
+
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
 async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        let Loading { settings, upstreams, engine, counters, previous, recorded, generation } = loading;
+        let Loading { settings, upstreams, engine, counters, pulled, previous, recorded, generation } = loading;
         let publication = Publication {
             settings: &settings,
             upstreams: &upstreams,
             engine: &engine,
             counters: &counters,
             builtins: &crate::builtin::module,
+            pulled: &pulled,
             previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
             recorded: &recorded,
             generation,
@@ -241,6 +258,7 @@ impl Control {
         let kept = self.generations();
         load(Loading {
             counters: self.counters.clone(),
+            pulled: pull(&self.depot, &config.policy).await,
             previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
             recorded: self.recorded(config.policy.replay).await,
             generation,
@@ -284,10 +302,9 @@ fn past_question(decision: String, question: recordings::Question) -> Option<Pas
 fn watched_files(config: &Config) -> Vec<PathBuf> {
     let mut files = config.watched_files();
     if config.policy.signatures != config::Signatures::Off {
-        files.extend(config.policy.bindings.iter().filter_map(|binding| match &binding.module {
-            ModuleSource::File(path) => Some(signature::file_beside(path)),
-            ModuleSource::Builtin(_) => None,
-        }));
+        files.extend(
+            config.policy.bindings.iter().filter_map(|binding| binding.module.file()).map(signature::file_beside),
+        );
     }
     files
 }

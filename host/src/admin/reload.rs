@@ -157,6 +157,7 @@ impl Control {
             new.catalog = catalog_of(&upstreams, &self.pinned);
         });
         self.came_into_force(policies, actor, Cause::Reload);
+        self.depot.keep_only(config.policy.references()).await;
         self.config.store(Arc::new(config));
         seen.retain(|path, _| watched.contains(path));
         let old = snapshot.upstreams.clone();

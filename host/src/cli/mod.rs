@@ -14,7 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{self, Config};
 use crate::env::Env;
 use crate::gateway::{self, Listeners};
-use crate::policy::{Engine, PolicySet};
+use crate::oci::Pulled;
+use crate::outbound::{Depot, MaxSizes, Outbound};
+use crate::policy::signature::MAX_SIGNATURES_BYTES;
+use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication};
 
 mod admin;
 mod approval;
@@ -144,7 +147,18 @@ fn serve(with: &WithConfig) -> anyhow::Result<()> {
 fn check(with: &WithConfig) -> anyhow::Result<()> {
     let config = load(with)?;
     let engine = Engine::start(config.policy.max_components)?;
-    let policies = PolicySet::load(&config.policy, &config.upstreams, &engine, &crate::builtin::module, None, 1)?;
+    let publication = Publication {
+        settings: &config.policy,
+        upstreams: &config.upstreams,
+        engine: &engine,
+        counters: &Counters::default(),
+        builtins: &crate::builtin::module,
+        pulled: &pulled(&config)?,
+        previous: &[],
+        recorded: &[],
+        generation: 1,
+    };
+    let policies = publication.run()?.policies;
     for binding in policies.bindings() {
         for warning in binding.warnings() {
             print(&format!("warning: policy {}: {warning}", binding.name()))?;
@@ -156,6 +170,16 @@ fn check(with: &WithConfig) -> anyhow::Result<()> {
     let (upstreams, keys) = (config.upstreams.len(), config.keys.len());
     let bindings = config.policy.bindings.len();
     print(&format!("{}: ok ({upstreams} upstreams, {keys} keys, {bindings} policies)", with.config.display()))
+}
+
+/// The modules that are in registries: what the gateway has kept of them, or else pulled for this once.
+fn pulled(config: &Config) -> anyhow::Result<Pulled> {
+    let references: Vec<_> = config.policy.references().collect();
+    if references.is_empty() {
+        return Ok(Pulled::new());
+    }
+    let max = MaxSizes { module: MAX_MODULE_BYTES, signatures: MAX_SIGNATURES_BYTES };
+    on_runtime(async { Ok(Depot::read_only(Outbound::new(), &config.data_dir).fetch(references, max).await) })
 }
 
 fn load(with: &WithConfig) -> anyhow::Result<Config> {

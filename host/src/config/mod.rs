@@ -65,10 +65,7 @@ pub struct Config {
 impl Config {
     /// Files whose change asks for a reload: the configuration itself, and the modules, sets and cases that it names.
     pub fn watched_files(&self) -> Vec<PathBuf> {
-        let modules = self.policy.bindings.iter().filter_map(|binding| match &binding.module {
-            ModuleSource::File(path) => Some(path.as_path()),
-            ModuleSource::Builtin(_) => None,
-        });
+        let modules = self.policy.bindings.iter().filter_map(|binding| binding.module.file());
         let cases = self.policy.bindings.iter().filter_map(|binding| binding.tests.as_deref());
         let files = self.file.as_deref().into_iter().chain(modules).chain(cases).chain(self.policy.sets.files());
         let mut files: Vec<PathBuf> = files.map(Path::to_owned).collect();

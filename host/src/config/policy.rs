@@ -3,7 +3,8 @@
 //! Hooks are names here, out of [`HOOKS`]: what they mean is known to [`crate::policy`] alone, which has a test that
 //! both lists agree.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::sets::Sets;
 use super::value;
 use crate::glob::Glob;
 use crate::ids::BindingName;
+use crate::oci;
 
 /// The hooks of the contract, in its order.
 pub const HOOKS: [&str; 11] = [
@@ -48,6 +50,13 @@ pub struct PolicySettings {
     pub sets: Arc<Sets>,
     /// In the order in which they are asked: by `priority`, then as written. Those that are off are among them.
     pub bindings: Vec<Binding>,
+}
+
+impl PolicySettings {
+    /// The modules that have to be pulled.
+    pub fn references(&self) -> impl Iterator<Item = oci::Reference> {
+        self.bindings.iter().filter_map(|binding| binding.module.reference().cloned())
+    }
 }
 
 impl Default for PolicySettings {
@@ -159,6 +168,37 @@ pub enum ModuleSource {
     File(PathBuf),
     /// A default policy that comes with the binary, such as `allow-tools`.
     Builtin(String),
+    /// A module in a registry, pulled once and never changing.
+    Oci(oci::Reference),
+}
+
+impl ModuleSource {
+    /// The file that it is, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Builtin(_) | Self::Oci(_) => None,
+        }
+    }
+
+    /// What has to be pulled for it, if anything.
+    pub fn reference(&self) -> Option<&oci::Reference> {
+        match self {
+            Self::Oci(reference) => Some(reference),
+            Self::File(_) | Self::Builtin(_) => None,
+        }
+    }
+}
+
+/// As a binding's `module` has it, but for paths, which are absolute.
+impl fmt::Display for ModuleSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::Oci(reference) => reference.fmt(f),
+        }
+    }
 }
 
 /// What a policy is asked about: all that is said here must hold, and of a list of patterns one must match.

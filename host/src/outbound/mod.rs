@@ -3,15 +3,18 @@
 //! There are two ways out, and which one a URL takes depends on who wrote it. What an operator configured as an upstream
 //! goes through the pooled client, [`Outbound`]. What was discovered or came from a client (authorization metadata,
 //! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
-//! it connects. [`ask_socket`] speaks to our own admin socket.
+//! it connects. Policy modules from registries ([`Depot`]) take both: the registry is the operator's, what it points at is not.
+//! [`ask_socket`] speaks to our own admin socket.
 //!
 //! Redirects are never followed: an upstream that moved is for its operator to correct, and a credential must not
 //! travel elsewhere. No proxy is taken from the environment. Everything is bounded: connecting, waiting for headers,
 //! and each body that is read.
 
 mod address;
+mod depot;
 mod guarded;
 mod pool;
+mod registry;
 mod slots;
 mod socket;
 mod trust;
@@ -19,8 +22,10 @@ mod trust;
 use http::Uri;
 
 pub use address::{Host, Network, Special, special};
+pub use depot::Depot;
 pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault};
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
+pub use registry::{MaxSizes, PullError};
 pub use socket::ask_socket;
 pub use trust::{TrustError, Trusted, TrustedEntry};
 

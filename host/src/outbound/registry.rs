@@ -2,9 +2,9 @@
 //!
 //! A reference names its manifest by digest, and the manifest names the module by digest: whatever a registry, its mirror or a
 //! redirect answers, only the bytes that the operator meant are taken. Anonymous pulls only: where a registry wants a token
-//! for those, it is fetched, and so is a blob that lives elsewhere, through the guarded [`Fetcher`].
+//! for those, it is fetched, and so is a blob that lives elsewhere, through the guarded [`Fetcher`]. A token goes to the
+//! registry alone.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,76 +16,24 @@ use tokio::time::Instant;
 use super::guarded::{Fetch, FetchError, Fetcher, Limits};
 use super::pool::{Outbound, OutboundError, read_all};
 use super::trust::{Trusted, TrustedEntry};
+use crate::oci::{Artifact, Reference, is_sha256};
 use crate::secret::Digest;
 
-/// Largest manifest, in bytes.
-const MAX_MANIFEST: usize = 1 << 20;
+/// Largest manifest, in bytes, and largest answer of a token service.
+pub(super) const MAX_MANIFEST: usize = 1 << 20;
 /// Longest pull.
-const PULL_TIMEOUT: Duration = Duration::from_secs(120);
+const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Media types of a layer that is a module: as the CNCF's Wasm artifact has it, and as it was written before.
 const MODULE_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
+/// Media type of a layer that is the module's signature file.
+const SIGNATURES_TYPE: &str = "application/vnd.portcullis.signatures.v1+json";
 
-/// `oci://HOST[:PORT]/REPOSITORY@sha256:DIGEST`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reference {
-    authority: String,
-    repository: String,
-    /// Of the manifest, lower-case hex.
-    digest: String,
-}
-
-/// Why a text is no reference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReferenceError {
-    #[error("is not of the form oci://HOST/REPOSITORY@sha256:DIGEST")]
-    Form,
-    #[error("names a tag; tags move, so give the digest of the manifest: @sha256:…")]
-    Tag,
-}
-
-impl Reference {
-    /// Reads a reference, `oci://` included.
-    ///
-    /// # Errors
-    /// [`ReferenceError`].
-    pub fn parse(text: &str) -> Result<Self, ReferenceError> {
-        let rest = text.strip_prefix("oci://").ok_or(ReferenceError::Form)?;
-        let (name, digest) = rest.split_once('@').ok_or(ReferenceError::Tag)?;
-        let digest = digest.strip_prefix("sha256:").ok_or(ReferenceError::Form)?;
-        let (authority, repository) = name.split_once('/').ok_or(ReferenceError::Form)?;
-        let is_hex = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let in_name = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/');
-        let is_name = !repository.is_empty()
-            && repository.bytes().all(in_name)
-            && repository.split('/').all(|part| !part.is_empty() && part.bytes().any(|byte| byte != b'.'));
-        if repository.contains(':') {
-            return Err(ReferenceError::Tag);
-        }
-        if !is_hex || !is_name || authority.contains('@') || authority.parse::<http::uri::Authority>().is_err() {
-            return Err(ReferenceError::Form);
-        }
-        Ok(Self { authority: authority.to_owned(), repository: repository.to_owned(), digest: digest.to_owned() })
-    }
-
-    /// Digest of the manifest, lower-case hex.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// Plain http only where nothing leaves the machine.
-    fn url(&self, kind: &str, digest: &str) -> Result<Uri, PullError> {
-        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
-        let scheme = if matches!(host, "localhost" | "127.0.0.1" | "[::1]") { "http" } else { "https" };
-        let text = format!("{scheme}://{}/v2/{}/{kind}/sha256:{digest}", self.authority, self.repository);
-        text.parse().map_err(|_| PullError::Malformed { what: "the reference makes no URL" })
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "oci://{}/{}@sha256:{}", self.authority, self.repository, self.digest)
-    }
+/// How large the parts of an artifact may be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxSizes {
+    pub module: usize,
+    pub signatures: usize,
 }
 
 /// Why a module could not be pulled.
@@ -99,6 +47,10 @@ pub enum PullError {
     Status { what: &'static str, status: StatusCode },
     #[error("the {what} has the SHA-256 {found}, and not {expected}")]
     Digest { what: &'static str, expected: String, found: String },
+    #[error("the {what} has {size} bytes, and may have {max}")]
+    TooLarge { what: &'static str, size: u64, max: usize },
+    #[error("the manifest has more than one layer that is a {what}")]
+    Several { what: &'static str },
     #[error("{what}")]
     Malformed { what: &'static str },
 }
@@ -117,29 +69,79 @@ struct Descriptor {
     size: u64,
 }
 
-/// Pulls the module that `reference` means, of at most `limit` bytes.
-///
-/// # Errors
-/// [`PullError`].
-pub async fn pull(outbound: &Outbound, reference: &Reference, limit: usize) -> Result<Bytes, PullError> {
-    let mut registry = Registry { outbound, deadline: Instant::now() + PULL_TIMEOUT, token: None };
-    let url = reference.url("manifests", &reference.digest)?;
-    let manifest = registry.get("manifest", &url, MAX_MANIFEST).await?;
-    check("manifest", &manifest, &reference.digest)?;
-    let manifest: Manifest = serde_json::from_slice(&manifest)
-        .map_err(|_| PullError::Malformed { what: "the manifest is none of an OCI image" })?;
-    let mut modules = manifest.layers.iter().filter(|layer| MODULE_TYPES.contains(&layer.media_type.as_str()));
-    let (Some(layer), None) = (modules.next(), modules.next()) else {
-        return Err(PullError::Malformed { what: "the manifest does not have exactly one layer of type application/wasm" });
-    };
-    if layer.size > limit as u64 {
-        return Err(PullError::Malformed { what: "the module is larger than a module may be" });
+/// The parts of an artifact, by a manifest that has the digest it should.
+pub(super) struct Plan {
+    pub(super) module: Part,
+    pub(super) signatures: Option<Part>,
+}
+
+/// One layer that is wanted.
+pub(super) struct Part {
+    pub(super) what: &'static str,
+    /// Lower-case hex SHA-256.
+    digest: String,
+    pub(super) max: usize,
+}
+
+impl Plan {
+    pub(super) fn read(reference: &Reference, manifest: &[u8], max: MaxSizes) -> Result<Self, PullError> {
+        check("manifest", manifest, reference.digest())?;
+        let manifest: Manifest = serde_json::from_slice(manifest)
+            .map_err(|_| PullError::Malformed { what: "the manifest is none of an OCI image" })?;
+        let part = |what, types: &[&str], max| {
+            let mut layers = manifest.layers.iter().filter(|layer| types.contains(&layer.media_type.as_str()));
+            let first = layers.next().map(|layer| Part::of(what, layer, max)).transpose()?;
+            if layers.next().is_some() { Err(PullError::Several { what }) } else { Ok(first) }
+        };
+        let module = part("module", &MODULE_TYPES, max.module)?;
+        let module =
+            module.ok_or(PullError::Malformed { what: "the manifest has no layer of type application/wasm" })?;
+        Ok(Self { module, signatures: part("signature file", &[SIGNATURES_TYPE], max.signatures)? })
     }
-    let digest = layer.digest.strip_prefix("sha256:");
-    let digest = digest.ok_or(PullError::Malformed { what: "the module's digest is no SHA-256" })?;
-    let module = registry.get("module", &reference.url("blobs", digest)?, limit).await?;
-    check("module", &module, digest)?;
-    Ok(module)
+}
+
+impl Part {
+    fn of(what: &'static str, layer: &Descriptor, max: usize) -> Result<Self, PullError> {
+        let digest = layer.digest.strip_prefix("sha256:").filter(|digest| is_sha256(digest));
+        let digest = digest.ok_or(PullError::Malformed { what: "a layer's digest is no SHA-256" })?.to_owned();
+        if layer.size > max as u64 {
+            return Err(PullError::TooLarge { what, size: layer.size, max });
+        }
+        Ok(Self { what, digest, max })
+    }
+
+    /// Whether these bytes are it.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), PullError> {
+        check(self.what, bytes, &self.digest)
+    }
+}
+
+/// An artifact as it was pulled, with the manifest that vouches for it.
+pub(super) struct Delivery {
+    pub(super) manifest: Bytes,
+    pub(super) artifact: Artifact,
+}
+
+/// Pulls what `reference` means.
+pub(super) async fn pull(outbound: &Outbound, reference: &Reference, max: MaxSizes) -> Result<Delivery, PullError> {
+    let mut registry = Registry { outbound, deadline: Instant::now() + PULL_TIMEOUT, token: None };
+    let manifest = registry.get("manifest", &url(reference, "manifests", reference.digest())?, MAX_MANIFEST).await?;
+    let plan = Plan::read(reference, &manifest, max)?;
+    let module = registry.part(reference, &plan.module).await?;
+    let signatures = match &plan.signatures {
+        Some(part) => Some(registry.part(reference, part).await?),
+        None => None,
+    };
+    Ok(Delivery { manifest, artifact: Artifact { module, signatures } })
+}
+
+/// Plain http only where nothing leaves the machine.
+fn url(reference: &Reference, kind: &str, digest: &str) -> Result<Uri, PullError> {
+    let (authority, repository) = (reference.authority(), reference.repository());
+    let malformed = || PullError::Malformed { what: "the reference makes no URL" };
+    let parsed: http::uri::Authority = authority.parse().map_err(|_| malformed())?;
+    let scheme = if matches!(parsed.host(), "localhost" | "127.0.0.1" | "[::1]") { "http" } else { "https" };
+    format!("{scheme}://{authority}/v2/{repository}/{kind}/sha256:{digest}").parse().map_err(|_| malformed())
 }
 
 fn check(what: &'static str, bytes: &[u8], expected: &str) -> Result<(), PullError> {
@@ -155,6 +157,12 @@ struct Registry<'a> {
 }
 
 impl Registry<'_> {
+    async fn part(&mut self, reference: &Reference, part: &Part) -> Result<Bytes, PullError> {
+        let bytes = self.get(part.what, &url(reference, "blobs", &part.digest)?, part.max).await?;
+        part.check(&bytes)?;
+        Ok(bytes)
+    }
+
     /// Gets what is at `url`, after fetching a token for that if one is wanted.
     async fn get(&mut self, what: &'static str, url: &Uri, limit: usize) -> Result<Bytes, PullError> {
         let mut answer = self.send(url).await?;
@@ -162,14 +170,13 @@ impl Registry<'_> {
             let challenge = answer.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
             let challenge = challenge.and_then(Challenge::parse);
             let challenge = challenge.ok_or(PullError::Status { what, status: StatusCode::UNAUTHORIZED })?;
-            self.token = Some(challenge.fetch_token(url).await?);
+            self.token = Some(challenge.fetch_token(url, self.deadline).await?);
             answer = self.send(url).await?;
         }
         if answer.status().is_redirection() {
             let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()?.parse().ok());
             let location = location.ok_or(PullError::Status { what, status: answer.status() })?;
-            let fetched = fetch(Fetch::get(location), url, limit).await?;
-            return Ok(fetched);
+            return fetch(Fetch::get(location), url, limit, self.deadline).await;
         }
         if answer.status() != StatusCode::OK {
             return Err(PullError::Status { what, status: answer.status() });
@@ -189,8 +196,8 @@ impl Registry<'_> {
 }
 
 /// Fetches what a registry points at. Its own origin is trusted, every other one is judged.
-async fn fetch(fetch: Fetch, registry: &Uri, limit: usize) -> Result<Bytes, PullError> {
-    let limits = Limits { total: PULL_TIMEOUT, body: limit, ..Limits::default() };
+async fn fetch(fetch: Fetch, registry: &Uri, limit: usize, deadline: Instant) -> Result<Bytes, PullError> {
+    let limits = Limits { total: deadline.saturating_duration_since(Instant::now()), body: limit, ..Limits::default() };
     let fetch = match TrustedEntry::origin(registry) {
         Some(entry) => fetch.trusting(entry),
         None => fetch,
@@ -223,11 +230,12 @@ impl Challenge {
         Some(Self { realm: parameter("realm")?, service: parameter("service"), scope: parameter("scope") })
     }
 
-    async fn fetch_token(&self, registry: &Uri) -> Result<HeaderValue, PullError> {
+    async fn fetch_token(&self, registry: &Uri, deadline: Instant) -> Result<HeaderValue, PullError> {
+        /// Some services send both, with the same content.
         #[derive(Deserialize)]
-        struct Token {
-            #[serde(alias = "access_token")]
-            token: String,
+        struct Tokens {
+            token: Option<String>,
+            access_token: Option<String>,
         }
         let malformed = PullError::Malformed { what: "the registry's token service cannot be used" };
         let encode = |text: &str| -> String {
@@ -244,8 +252,9 @@ impl Challenge {
             }
         }
         let Ok(url) = url.parse() else { return Err(malformed) };
-        let answer = fetch(Fetch::get(url), registry, MAX_MANIFEST).await?;
-        let Ok(Token { token }) = serde_json::from_slice(&answer) else { return Err(malformed) };
+        let answer = fetch(Fetch::get(url), registry, MAX_MANIFEST, deadline).await?;
+        let Ok(Tokens { token, access_token }) = serde_json::from_slice(&answer) else { return Err(malformed) };
+        let Some(token) = token.or(access_token) else { return Err(malformed) };
         let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| malformed)?;
         value.set_sensitive(true);
         Ok(value)
@@ -259,40 +268,64 @@ mod tests {
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn a_reference_names_a_manifest_by_its_digest() {
-        let text = format!("oci://registry.example:5000/team/policies/no-deletes@sha256:{DIGEST}");
-        let reference = Reference::parse(&text).unwrap();
-        assert_eq!((reference.to_string(), reference.digest()), (text, DIGEST));
-        assert_eq!(
-            reference.url("blobs", DIGEST).unwrap(),
-            format!("https://registry.example:5000/v2/team/policies/no-deletes/blobs/sha256:{DIGEST}")
-        );
-        let local = Reference::parse(&format!("oci://127.0.0.1:5000/a@sha256:{DIGEST}")).unwrap();
-        assert!(local.url("manifests", DIGEST).unwrap().to_string().starts_with("http://127.0.0.1:5000/v2/a/"));
-    }
-
-    #[test]
-    fn other_texts_are_no_references() {
-        for (text, expected) in [
-            ("oci://registry.example/a:latest".to_owned(), ReferenceError::Tag),
-            (format!("oci://registry.example/a:1@sha256:{DIGEST}"), ReferenceError::Tag),
-            (format!("https://registry.example/a@sha256:{DIGEST}"), ReferenceError::Form),
-            (format!("oci://registry.example@sha256:{DIGEST}"), ReferenceError::Form),
-            (format!("oci://registry.example/../a@sha256:{DIGEST}"), ReferenceError::Form),
-            (format!("oci://registry.example/A@sha256:{DIGEST}"), ReferenceError::Form),
-            ("oci://registry.example/a@sha256:12".to_owned(), ReferenceError::Form),
-            (format!("oci://user@registry.example/a@sha256:{DIGEST}"), ReferenceError::Form),
+    fn only_this_machine_is_spoken_to_without_tls() {
+        for (authority, scheme) in [
+            ("127.0.0.1:5000", "http"),
+            ("localhost", "http"),
+            ("[::1]", "http"),
+            ("[::1]:5000", "http"),
+            ("registry.example:5000", "https"),
+            ("10.0.0.1", "https"),
+            ("localhost.example", "https"),
         ] {
-            assert_eq!(Reference::parse(&text), Err(expected), "{text}");
+            let reference = Reference::parse(&format!("oci://{authority}/a/b@sha256:{DIGEST}")).unwrap();
+            let expected = format!("{scheme}://{authority}/v2/a/b/blobs/sha256:{DIGEST}");
+            assert_eq!(url(&reference, "blobs", DIGEST).unwrap().to_string(), expected);
         }
     }
 
     #[test]
     fn a_challenge_says_where_tokens_are() {
-        let header = r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a:pull""#;
+        let header =
+            r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a:pull""#;
         let challenge = Challenge::parse(header).unwrap();
         assert_eq!(challenge.realm, "https://auth.example/token");
         assert_eq!(challenge.scope.as_deref(), Some("repository:a:pull"));
         assert_eq!(Challenge::parse("Basic realm=\"x\""), None);
+    }
+
+    #[test]
+    fn a_manifest_names_one_module_and_at_most_one_signature_file() {
+        let plan = |layers: serde_json::Value| {
+            let manifest = serde_json::json!({ "schemaVersion": 2, "layers": layers }).to_string();
+            let digest = Digest::of(manifest.as_bytes()).to_hex();
+            let reference = Reference::parse(&format!("oci://localhost/a@sha256:{digest}")).unwrap();
+            let plan = Plan::read(&reference, manifest.as_bytes(), MaxSizes { module: 10, signatures: 5 });
+            plan.map(|plan| plan.signatures.is_some()).map_err(|error| error.to_string())
+        };
+        let layer = |kind: &str, size: u64| {
+            let digest = format!("sha256:{DIGEST}");
+            serde_json::json!({ "mediaType": kind, "digest": digest, "size": size })
+        };
+        let (wasm, signatures) = (layer("application/wasm", 10), layer(SIGNATURES_TYPE, 5));
+        assert_eq!(plan(serde_json::json!([wasm])), Ok(false));
+        assert_eq!(plan(serde_json::json!([layer("text/plain", 99), signatures, wasm])), Ok(true));
+        let traversing = serde_json::json!({ "mediaType": "application/wasm", "digest": "sha256:../../x", "size": 1 });
+        for (layers, expected) in [
+            (serde_json::json!([]), "no layer of type application/wasm"),
+            (serde_json::json!([signatures]), "no layer of type application/wasm"),
+            (serde_json::json!([wasm, wasm]), "more than one layer that is a module"),
+            (serde_json::json!([wasm, signatures, signatures]), "more than one layer that is a signature file"),
+            (serde_json::json!([layer("application/wasm", 11)]), "the module has 11 bytes, and may have 10"),
+            (serde_json::json!([wasm, layer(SIGNATURES_TYPE, 6)]), "the signature file has 6 bytes, and may have 5"),
+            (serde_json::json!([traversing]), "a layer's digest is no SHA-256"),
+            (serde_json::json!({}), "none of an OCI image"),
+        ] {
+            let error = plan(layers.clone()).unwrap_err();
+            assert!(error.contains(expected), "{layers}: {error}");
+        }
+        let other = Reference::parse(&format!("oci://localhost/a@sha256:{DIGEST}")).unwrap();
+        let error = Plan::read(&other, b"{}", MaxSizes { module: 1, signatures: 1 }).map(drop).unwrap_err();
+        assert!(matches!(error, PullError::Digest { what: "manifest", .. }), "{error}");
     }
 }

@@ -62,6 +62,8 @@ pub enum LoadError {
     },
     #[error("there is no builtin policy {name:?}")]
     NoSuchBuiltin { name: String },
+    #[error("{module} cannot be pulled: {reason}")]
+    NotPulled { module: String, reason: String },
     #[error("the module's SHA-256 is {found}, and not {expected}")]
     DigestMismatch { expected: String, found: String },
     #[error(transparent)]
@@ -121,7 +123,7 @@ impl LoadError {
                 b"signatures" => "signature",
                 _ => "read",
             },
-            Self::NoSuchBuiltin { .. } => "read",
+            Self::NoSuchBuiltin { .. } | Self::NotPulled { .. } => "read",
             Self::DigestMismatch { .. } => "digest",
             Self::Signature(_) => "signature",
             Self::Module(_) => "module",

@@ -3,7 +3,7 @@
 //!
 //! | Step | What is done |
 //! |---|---|
-//! | read | the module's bytes are fetched |
+//! | read | the module's bytes are fetched; those in a registry were pulled before |
 //! | digest | they are the ones that the operator means |
 //! | signature | whoever has to vouch for them does |
 //! | module | they are a policy: checked, compiled, described ([`super::module`]) |
@@ -17,6 +17,7 @@
 //! one swap. A set is loaded whole or not at all. Loading blocks and belongs on a thread where that harms nobody. A module
 //! whose bytes did not change is not compiled again, and one whose configuration did not change either is not frozen again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -38,6 +39,7 @@ use super::signature::{self, MAX_SIGNATURES_BYTES, SignatureFile};
 use super::text::one_line;
 use super::trial;
 use crate::config::{Binding, Mode, ModuleSource, PolicySettings, Signatures, Upstream};
+use crate::oci::{Artifact, Pulled, Reference};
 
 /// Largest configuration of one binding, as JSON text.
 const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -54,6 +56,8 @@ pub struct Publication<'a> {
     pub counters: &'a Counters,
     /// The bytes of a module that comes with the binary.
     pub builtins: &'a dyn Fn(&str) -> Option<&'static [u8]>,
+    /// What the registries delivered, for every module that is in one.
+    pub pulled: &'a Pulled,
     /// Sets whose modules are used again where their bytes are the same.
     pub previous: &'a [&'a PolicySet],
     /// Recorded questions that are put to the new policies, newest first.
@@ -96,9 +100,9 @@ impl Publication<'_> {
 
     fn bind(&self, binding: &Binding, modules: &mut Modules) -> Result<BoundPolicy, LoadError> {
         check_match(binding)?;
-        let bytes = fetch(binding, self.builtins)?;
+        let bytes = self.fetch(binding)?;
         let digest = check_digest(binding, &bytes)?;
-        let signed_by = check_signature(self.settings, binding, &digest)?;
+        let signed_by = self.check_signature(binding, &digest)?;
         let (module, is_known) = modules.get(self.engine, &digest, &bytes)?;
         check_grants(binding, &module)?;
         check_limits(binding, &module)?;
@@ -121,6 +125,50 @@ impl Publication<'_> {
         let counters = self.counters.of(&binding.name);
         Ok(BoundPolicy::new(binding.clone(), module, ready.prepared, counters, notices))
     }
+
+    /// Step *read*.
+    fn fetch(&self, binding: &Binding) -> Result<Cow<'_, [u8]>, LoadError> {
+        match &binding.module {
+            ModuleSource::File(path) => match read(path, MAX_MODULE_BYTES) {
+                Ok(bytes) => Ok(bytes.into()),
+                Err(source) => Err(LoadError::unreadable("module", path, source)),
+            },
+            ModuleSource::Builtin(name) => {
+                (self.builtins)(name).map(Into::into).ok_or_else(|| LoadError::NoSuchBuiltin { name: name.clone() })
+            }
+            ModuleSource::Oci(reference) => self.artifact(reference).map(|artifact| (&*artifact.module).into()),
+        }
+    }
+
+    fn artifact(&self, reference: &Reference) -> Result<&Artifact, LoadError> {
+        let not_pulled =
+            |reason: &str| LoadError::NotPulled { module: reference.to_string(), reason: reason.to_owned() };
+        match self.pulled.get(reference) {
+            Some(Ok(artifact)) => Ok(artifact),
+            Some(Err(reason)) => Err(not_pulled(reason)),
+            None => Err(not_pulled("nobody asked the registry")),
+        }
+    }
+
+    /// Step *signature*: the names of the trusted keys that signed the module.
+    ///
+    /// What comes with the binary is covered by whatever covers the binary.
+    fn check_signature(&self, binding: &Binding, digest: &str) -> Result<Vec<String>, LoadError> {
+        let (wanted, keys) = (self.settings.signatures, &self.settings.trusted_keys);
+        if wanted == Signatures::Off {
+            return Ok(Vec::new());
+        }
+        let text: Cow<'_, [u8]> = match &binding.module {
+            ModuleSource::Builtin(_) => return Ok(Vec::new()),
+            _ if keys.is_empty() => return Err(signature::SignatureError::NoTrustedKey.into()),
+            ModuleSource::File(path) => signatures_beside(path)?.into(),
+            ModuleSource::Oci(reference) => match &self.artifact(reference)?.signatures {
+                Some(signatures) => (&**signatures).into(),
+                None => return Err(signature::SignatureError::UnsignedArtifact.into()),
+            },
+        };
+        Ok(SignatureFile::parse(&text)?.check(digest, wanted, keys)?)
+    }
 }
 
 impl PolicySet {
@@ -140,6 +188,7 @@ impl PolicySet {
             engine,
             counters: &Counters::default(),
             builtins,
+            pulled: &Pulled::new(),
             previous: previous.as_slice(),
             recorded: &[],
             generation,
@@ -194,22 +243,6 @@ fn config_text(config: &serde_json::Value) -> Result<Arc<str>, LoadError> {
     Ok(text.into())
 }
 
-/// Step *read*.
-fn fetch<'a>(
-    binding: &Binding,
-    builtins: &dyn Fn(&str) -> Option<&'static [u8]>,
-) -> Result<std::borrow::Cow<'a, [u8]>, LoadError> {
-    match &binding.module {
-        ModuleSource::File(path) => match read(path, MAX_MODULE_BYTES) {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(source) => Err(LoadError::unreadable("module", path, source)),
-        },
-        ModuleSource::Builtin(name) => {
-            builtins(name).map(Into::into).ok_or_else(|| LoadError::NoSuchBuiltin { name: name.clone() })
-        }
-    }
-}
-
 /// Reads one byte more than may be, so that what is too large is seen to be.
 fn read(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -228,28 +261,17 @@ fn check_digest(binding: &Binding, bytes: &[u8]) -> Result<Arc<str>, LoadError> 
     }
 }
 
-/// Step *signature*: the names of the trusted keys that signed the module.
-///
-/// What comes with the binary is covered by whatever covers the binary.
-fn check_signature(settings: &PolicySettings, binding: &Binding, digest: &str) -> Result<Vec<String>, LoadError> {
-    let ModuleSource::File(path) = &binding.module else { return Ok(Vec::new()) };
-    if settings.signatures == Signatures::Off {
-        return Ok(Vec::new());
-    }
-    if settings.trusted_keys.is_empty() {
-        return Err(signature::SignatureError::NoTrustedKey.into());
-    }
-    let beside = signature::file_beside(path);
-    let text = match read(&beside, MAX_SIGNATURES_BYTES) {
-        Ok(text) => text,
+/// The signatures beside a file.
+fn signatures_beside(module: &Path) -> Result<Vec<u8>, LoadError> {
+    let beside = signature::file_beside(module);
+    match read(&beside, MAX_SIGNATURES_BYTES) {
+        Ok(text) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let file = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(signature::SignatureError::Unsigned { file }.into());
+            Err(signature::SignatureError::Unsigned { file }.into())
         }
-        Err(source) => return Err(LoadError::unreadable("signatures", &beside, source)),
-    };
-    let signatures = SignatureFile::parse(&text)?;
-    Ok(signatures.check(digest, settings.signatures, &settings.trusted_keys)?)
+        Err(source) => Err(LoadError::unreadable("signatures", &beside, source)),
+    }
 }
 
 /// Step *grants*: what a module wants of the host is given to it, or it is refused by name.

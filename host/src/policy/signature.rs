@@ -58,6 +58,8 @@ pub enum SignatureError {
     Invalid { key: String },
     #[error("it is not signed: there is no {file}")]
     Unsigned { file: String },
+    #[error("it is not signed: its manifest has no layer of type application/vnd.portcullis.signatures.v1+json")]
+    UnsignedArtifact,
     #[error("no trusted key signed it; it is signed by {}", list(.signers))]
     NotTrusted { signers: Vec<String> },
     #[error("it lacks the signature of {}", list(.missing))]

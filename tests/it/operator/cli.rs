@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What a command did.
-pub(super) struct Ran {
+pub(crate) struct Ran {
     pub(super) code: Option<i32>,
     pub(super) stdout: String,
     pub(super) stderr: String,
@@ -22,13 +22,13 @@ pub(super) struct Ran {
 
 impl Ran {
     /// Of a command that must have succeeded: what it printed.
-    pub(super) fn printed(self) -> String {
+    pub(crate) fn printed(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 
     /// Of a command that must have failed: what it complained of.
-    pub(super) fn complaint(self) -> String {
+    pub(crate) fn complaint(self) -> String {
         assert_eq!(self.code, Some(1), "{}{}", self.stdout, self.stderr);
         assert_eq!(self.stdout, "", "complaints go to standard error");
         self.stderr
@@ -42,7 +42,7 @@ pub(super) fn command(arguments: &[&str]) -> Command {
 }
 
 /// Runs the binary in a directory, while a gateway of this process may serve it.
-pub(super) async fn run_in(dir: &Path, arguments: &[&str]) -> Ran {
+pub(crate) async fn run_in(dir: &Path, arguments: &[&str]) -> Ran {
     let mut command = command(arguments);
     command.current_dir(dir);
     let Output { status, stdout, stderr } =

@@ -6,7 +6,7 @@ use portcullis_tests::{Caller, Gateway};
 
 mod access;
 mod approvals;
-mod cli;
+pub(crate) mod cli;
 mod decisions;
 mod keys;
 mod lifecycle;

@@ -7,6 +7,7 @@ mod generations;
 mod guest;
 
 mod hostile;
+mod registry;
 pub(crate) mod reload;
 mod shipped;
 mod surfaces;

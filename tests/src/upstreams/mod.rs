@@ -1,13 +1,14 @@
-//! MCP servers that stand behind the gateway in tests.
+//! Servers that stand behind the gateway in tests, of MCP all but one.
 //!
 //! [`fixture`] is the well-behaved one, with the names that the official conformance suite expects and some tools
 //! for looking at what arrived; [`hostile`] are the ones that are down, slow, wrong or malicious. They are written
 //! by hand from the specification and share no code with the gateway, so that both sides of a test do not make
-//! the same mistake.
+//! the same mistake. [`registry`] has policy modules in the manner of OCI.
 
 pub mod fixture;
 pub mod hostile;
 pub mod hostile_stdio;
+pub mod registry;
 
 mod serve;
 

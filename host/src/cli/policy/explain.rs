@@ -8,9 +8,9 @@ use http::Method;
 use serde_json::Value;
 
 use super::super::admin::{ask, segment, table, text};
-use super::super::{WithConfig, load, print};
+use super::super::{WithConfig, load, print, pulled};
 use super::replay::{question, tell_differences};
-use crate::config::{Binding, Config, ModuleSource, Reuse};
+use crate::config::{Binding, Config, Reuse};
 use crate::policy::replay::{PastQuestion, Replayed};
 use crate::policy::workbench::Workbench;
 use crate::policy::{Engine, module_digest};
@@ -65,9 +65,14 @@ impl Explain {
         let mut modules = BTreeMap::new();
         for binding in &config.policy.bindings {
             // One that is gone is told where it is missed.
-            if let Ok(bytes) = super::read_module(&source(binding)) {
+            if binding.module.reference().is_none()
+                && let Ok(bytes) = super::read_module(&source(binding))
+            {
                 modules.insert(module_digest(&bytes).to_string(), bytes);
             }
+        }
+        for artifact in pulled(config)?.into_values().flatten() {
+            modules.insert(module_digest(&artifact.module).to_string(), artifact.module.to_vec());
         }
         for file in &self.module {
             let bytes = super::read_module(file)?;
@@ -78,11 +83,8 @@ impl Explain {
 }
 
 /// How a module is named on the command line.
-pub(super) fn source(binding: &Binding) -> PathBuf {
-    match &binding.module {
-        ModuleSource::File(path) => path.clone(),
-        ModuleSource::Builtin(name) => format!("builtin:{name}").into(),
-    }
+fn source(binding: &Binding) -> PathBuf {
+    binding.module.file().map_or_else(|| binding.module.to_string().into(), ToOwned::to_owned)
 }
 
 /// The binding of this name in the configuration.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::builtin;
 use crate::config::Reuse;
+use crate::oci::Reference;
 use crate::policy::workbench::{Configured, Workbench};
 use crate::policy::{Engine, Hook, MAX_MODULE_BYTES};
 
@@ -115,6 +116,9 @@ fn read_module(module: &Path) -> anyhow::Result<Vec<u8>> {
             bail!("there is no builtin policy {name:?}; there are {}", builtin::names().collect::<Vec<_>>().join(", "));
         };
         return Ok(bytes.to_vec());
+    }
+    if module.to_str().is_some_and(|text| text.starts_with(Reference::SCHEME)) {
+        bail!("{} is in a registry: this command wants a file, such as `oras pull` leaves", module.display());
     }
     read_at_most(module, MAX_MODULE_BYTES)
 }

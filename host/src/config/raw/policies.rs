@@ -28,7 +28,7 @@ pub struct Policy {
     /// Recorded decisions that are decided again before new policies come into force, to tell what would change.
     #[schemars(range(min = 0, max = 10_000), extend("default" = defaults::REPLAY))]
     pub replay: Setting<i64>,
-    /// Whose signatures a module file needs before it is loaded. Modules that come with the gateway need none.
+    /// Whose signatures a module needs before it is loaded. Modules that come with the gateway need none.
     #[schemars(extend("default" = "off"))]
     pub signatures: Setting<Signatures>,
     /// The keys whose signatures count.
@@ -102,7 +102,8 @@ pub struct Binding {
     /// Name of this use, for logs and the decision trail.
     #[schemars(extend("pattern" = "^[a-z0-9][a-z0-9-]{0,63}$"))]
     pub name: Setting<String>,
-    /// Path of a WebAssembly module, or `builtin:` and the name of a policy that comes with the gateway.
+    /// Path of a WebAssembly module, `builtin:` and the name of a policy that comes with the gateway, or
+    /// `oci://HOST/REPOSITORY@sha256:DIGEST` for one in a registry, with the digest of its manifest.
     pub module: Setting<String>,
     /// SHA-256 that the module must have, as `sha256:` and hex.
     #[schemars(extend("pattern" = "^sha256:[0-9a-fA-F]{64}$"))]

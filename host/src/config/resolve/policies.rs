@@ -17,6 +17,7 @@ use crate::config::{
     Binding, Grant, Lines, Mode, ModuleSource, PolicySettings, Reuse, WhenAllAbstain, reference, value,
 };
 use crate::ids::BindingName;
+use crate::oci::Reference;
 use crate::secret::hex;
 
 /// Most modules kept ready; each takes room in the instance pool.
@@ -185,6 +186,12 @@ fn module_source(checks: &Checks<'_>, text: &str) -> Checked<ModuleSource> {
         }
         let fault = Fault::new(format!("names the built-in policy {name:?}, which there is not"));
         return Err(Fault { hint: did_you_mean(name, builtin::names()), ..fault });
+    }
+    if text.starts_with(Reference::SCHEME) {
+        return Reference::parse(text).map(ModuleSource::Oci).map_err(|error| {
+            let example = "name the manifest: oci://HOST/REPOSITORY@sha256: and 64 lower-case hexadecimal digits";
+            Fault::new(error.to_string()).hint(example)
+        });
     }
     if !is_path(text) {
         return Err(not_a_path());

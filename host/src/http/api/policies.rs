@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
-use crate::config::{Binding, Grant, Hint, Match, Mode, ModuleSource};
+use crate::config::{Binding, Grant, Hint, Match, Mode};
 use crate::glob::Glob;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
@@ -116,14 +116,10 @@ fn generation_view(generation: &Generation, running: u64) -> Value {
 fn binding_view(bound: &BoundPolicy) -> Value {
     let module = bound.module();
     let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, .. } = bound.binding();
-    let source = match source {
-        ModuleSource::File(path) => path.display().to_string(),
-        ModuleSource::Builtin(name) => format!("builtin:{name}"),
-    };
     let words = |grants: &[Grant]| grants.iter().map(|grant| grant.as_str()).collect::<Vec<_>>();
     json!({
         "name": name,
-        "module": source,
+        "module": source.to_string(),
         "module_name": module.manifest.name,
         "version": module.manifest.version,
         "digest": &*module.digest,

@@ -12,6 +12,7 @@ use super::guest::{Guest, deny};
 use super::scene::{call, caller, context, engine, tool, upstream};
 use crate::config::{self, Binding, Grant, ModuleSource, PolicySettings, Reuse, Signatures, TrustedKey};
 use crate::ids::BindingName;
+use crate::oci::Pulled;
 use crate::policy::contract;
 use crate::policy::replay::PastQuestion;
 use crate::policy::signature::{SignatureFile, SigningKey, file_beside};
@@ -134,6 +135,7 @@ impl Scene {
             engine: engine(),
             counters: &self.counters,
             builtins: &|_| None,
+            pulled: &Pulled::new(),
             previous: &self.kept.iter().map(Arc::as_ref).collect::<Vec<_>>(),
             recorded,
             generation,
