@@ -334,7 +334,8 @@ impl Default for SubjectKind { fn default() -> Self { Self::User } }
         pub amr: _rt::Vec::<_rt::String>,
         /// When the person authenticated, in seconds since the Unix epoch.
         pub auth_time: Option<u64>,
-        /// A JSON object with the claims named in the manifest's needs, and no others.
+        /// A JSON object with the claims named in the manifest's need for the hook, and no others; `{}` where the
+        /// caller has none.
 #[serde(with = "crate::serial::json")]
         pub claims: Json,
       }
@@ -773,18 +774,20 @@ impl Default for Rewrite { fn default() -> Self { Self::Keep } }
           }
         }
       }
-      /// One block of a result's `content`.
+      /// One piece of a result: a block of a tool's `content`, of a resource's `contents` or of a prompt's messages, a
+      /// value of a completion, or an entry of a directory.
       #[derive(Clone, Eq, PartialEq)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
       pub struct Part {
         pub index: u32,
-        /// The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet.
+        /// The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet. Of
+        /// what is no block: `resource` for contents, `text` for a completion's value, `resource_link` for an entry.
         pub kind: _rt::String,
         pub mime: Option<_rt::String>,
         /// Size of the block's JSON text.
         pub bytes: u32,
-        /// The text of a text block or of an embedded text resource.
+        /// The text of a text block or of an embedded text resource, or the completion's value.
         pub text: Option<_rt::String>,
       }
 impl Default for Part { fn default() -> Self { Self { index: Default::default(), kind: Default::default(), mime: Default::default(), bytes: Default::default(), text: Default::default(), } } }
@@ -816,7 +819,8 @@ impl Default for Part { fn default() -> Self { Self { index: Default::default(),
         /// In ascending order, without overlap within a part.
 #[serde(default)]
         pub spans: _rt::Vec::<Span>,
-        /// Edits of `structuredContent`.
+        /// Edits of `structuredContent`: of a tool's result in `tool-result`, and in `item-result` of the outcome of a
+        /// task, where it is not shown. Elsewhere there is none, and an edit is a mistake.
 #[serde(default)]
         pub structured: _rt::Vec::<Edit>,
         /// Indices of parts that are removed whole.
@@ -1091,13 +1095,13 @@ impl Default for Payload { fn default() -> Self { Self::None } }
           /// The arguments (`tool-call`, `item-access`) or the parameters (`server-request`).
 #[serde(default)]
           pub arguments: Payload,
-          /// Texts and structured content of the result (`tool-result`, `item-result`).
+          /// Texts (`tool-result`, `item-result`) and structured content (`tool-result`) of the result.
 #[serde(default)]
           pub output: Payload,
           /// Title, description and input schema of tools.
 #[serde(default)]
           pub texts: bool,
-          /// Names of claims of the caller.
+          /// Names of claims of the caller. The name `*` stands for all claims that the caller has.
 #[serde(default)]
           pub claims: _rt::Vec::<_rt::String>,
           /// Names of further facts for `context.ext`.
@@ -5662,8 +5666,9 @@ impl Default for Request { fn default() -> Self { Self { method: Default::defaul
       struct _RetArea([::core::mem::MaybeUninit::<u8>; 16+18*::core::mem::size_of::<*const u8>()]);
       static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 16+18*::core::mem::size_of::<*const u8>()]);
     }
-    /// What of a resource, of a prompt or of a task's outcome may reach the caller. `structured` edits apply to
-    /// the `structuredContent` of a task's result.
+    /// What of a resource, a prompt, a completion, a directory or a task's outcome may reach the caller. A task's
+    /// outcome is a tool's result: where the gateway knows of which tool, `tool-result` was asked about it before, which
+    /// sees its `structuredContent` as well; here only the parts are shown.
     #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
     pub mod item_result {
       #[used]
@@ -5687,8 +5692,8 @@ impl Default for Request { fn default() -> Self { Self { method: Default::defaul
         pub upstream: _rt::String,
         /// The upstream's own URI, name or task id.
         pub id: _rt::String,
-        /// The contents of a resource or the messages of a prompt; texts if the need for this hook says
-        /// `output: full`.
+        /// The contents of a resource, the messages of a prompt, the values of a completion, the entries of a directory
+        /// or the content of a task's outcome; texts if the need for this hook says `output: full`.
         pub parts: _rt::Vec::<Part>,
       }
 impl Default for Response { fn default() -> Self { Self { method: Default::default(), kind: Default::default(), upstream: Default::default(), id: Default::default(), parts: Default::default(), } } }

@@ -125,7 +125,7 @@ impl Need {
         self
     }
 
-    /// Texts and structured content of the result (`ToolResult`, `ItemResult`).
+    /// Texts (`ToolResult`, `ItemResult`) and structured content (`ToolResult`) of the result.
     #[must_use]
     pub fn output(mut self) -> Self {
         self.output = Payload::Full;
@@ -139,7 +139,7 @@ impl Need {
         self
     }
 
-    /// A claim of the caller, read with [`crate::Caller::claim`].
+    /// A claim of the caller, read with [`crate::Caller::claim`]. `*` stands for all that the caller has.
     #[must_use]
     pub fn claim(mut self, name: &str) -> Self {
         self.claims.push(name.to_owned());

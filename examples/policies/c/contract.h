@@ -78,7 +78,8 @@ typedef struct types_caller_t {
   contract_list_string_t   amr;
   // When the person authenticated, in seconds since the Unix epoch.
   contract_option_u64_t   auth_time;
-  // A JSON object with the claims named in the manifest's needs, and no others.
+  // A JSON object with the claims named in the manifest's need for the hook, and no others; `{}` where the
+  // caller has none.
   types_json_t   claims;
 } types_caller_t;
 
@@ -327,15 +328,17 @@ typedef struct types_verdict_t {
 #define TYPES_VERDICT_APPROVE 4
 #define TYPES_VERDICT_THROTTLE 5
 
-// One block of a result's `content`.
+// One piece of a result: a block of a tool's `content`, of a resource's `contents` or of a prompt's messages, a
+// value of a completion, or an entry of a directory.
 typedef struct types_part_t {
   uint32_t   index;
-  // The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet.
+  // The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet. Of
+  // what is no block: `resource` for contents, `text` for a completion's value, `resource_link` for an entry.
   contract_string_t   kind;
   contract_option_string_t   mime;
   // Size of the block's JSON text.
   uint32_t   bytes;
-  // The text of a text block or of an embedded text resource.
+  // The text of a text block or of an embedded text resource, or the completion's value.
   contract_option_string_t   text;
 } types_part_t;
 
@@ -361,7 +364,8 @@ typedef struct {
 typedef struct types_redaction_t {
   // In ascending order, without overlap within a part.
   types_list_span_t   spans;
-  // Edits of `structuredContent`.
+  // Edits of `structuredContent`: of a tool's result in `tool-result`, and in `item-result` of the outcome of a
+  // task, where it is not shown. Elsewhere there is none, and an edit is a mistake.
   types_list_edit_t   structured;
   // Indices of parts that are removed whole.
   contract_list_u32_t   drop_parts;
@@ -484,11 +488,11 @@ typedef struct exports_manifest_need_t {
   exports_manifest_hook_t   hook;
   // The arguments (`tool-call`, `item-access`) or the parameters (`server-request`).
   exports_manifest_payload_t   arguments;
-  // Texts and structured content of the result (`tool-result`, `item-result`).
+  // Texts (`tool-result`, `item-result`) and structured content (`tool-result`) of the result.
   exports_manifest_payload_t   output;
   // Title, description and input schema of tools.
   bool   texts;
-  // Names of claims of the caller.
+  // Names of claims of the caller. The name `*` stands for all claims that the caller has.
   contract_list_string_t   claims;
   // Names of further facts for `context.ext`.
   contract_list_string_t   ext;

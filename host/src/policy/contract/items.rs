@@ -75,8 +75,8 @@ pub(in crate::policy) mod item_result {
         pub(in crate::policy) upstream: S,
         /// The upstream's own URI, name or task id.
         pub(in crate::policy) id: S,
-        /// The contents of a resource or the messages of a prompt; texts if the need for this hook says
-        /// `output: full`.
+        /// The contents of a resource, the messages of a prompt, the values of a completion, the entries of a directory
+        /// or the content of a task's outcome; texts if the need for this hook says `output: full`.
         pub(in crate::policy) parts: Vec<Part<S>>,
     }
 }

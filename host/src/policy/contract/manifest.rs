@@ -29,13 +29,13 @@ pub(in crate::policy) struct Need {
     /// The arguments (`tool-call`, `item-access`) or the parameters (`server-request`).
     #[serde(default)]
     pub(in crate::policy) arguments: Payload,
-    /// Texts and structured content of the result (`tool-result`, `item-result`).
+    /// Texts (`tool-result`, `item-result`) and structured content (`tool-result`) of the result.
     #[serde(default)]
     pub(in crate::policy) output: Payload,
     /// Title, description and input schema of tools.
     #[serde(default)]
     pub(in crate::policy) texts: bool,
-    /// Names of claims of the caller.
+    /// Names of claims of the caller. The name `*` stands for all claims that the caller has.
     #[serde(default)]
     pub(in crate::policy) claims: Vec<String>,
     /// Names of further facts for `context.ext`.

@@ -69,7 +69,8 @@ pub(in crate::policy) struct Caller<S> {
     /// When the person authenticated, in seconds since the Unix epoch.
     #[component(name = "auth-time")]
     pub(in crate::policy) auth_time: Option<u64>,
-    /// A JSON object with the claims named in the manifest's needs, and no others.
+    /// A JSON object with the claims named in the manifest's need for the hook, and no others; `{}` where the caller has
+    /// none.
     #[serde(with = "super::json", default = "super::json::empty_object")]
     pub(in crate::policy) claims: S,
 }
@@ -428,14 +429,16 @@ pub(in crate::policy) enum Verdict {
     Throttle(Throttle),
 }
 
-/// One block of a result's `content`.
+/// One piece of a result: a block of a tool's `content`, of a resource's `contents` or of a prompt's messages, a value
+/// of a completion, or an entry of a directory.
 #[derive(ComponentType, Lower, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[component(record)]
 #[serde(deny_unknown_fields, default)]
 #[serde(bound(serialize = "S: AsRef<str> + Serialize", deserialize = "S: Deserialize<'de> + Default + From<String>"))]
 pub(in crate::policy) struct Part<S> {
     pub(in crate::policy) index: u32,
-    /// The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet.
+    /// The MCP `type` of the block: `text`, `image`, `audio`, `resource`, `resource_link` or one not known yet. Of what
+    /// is no block: `resource` for contents, `text` for a completion's value, `resource_link` for an entry.
     pub(in crate::policy) kind: S,
     pub(in crate::policy) mime: Option<S>,
     /// Size of the block's JSON text.
@@ -463,7 +466,8 @@ pub(in crate::policy) struct Redaction {
     /// In ascending order, without overlap within a part.
     #[serde(default)]
     pub(in crate::policy) spans: Vec<Span>,
-    /// Edits of `structuredContent`.
+    /// Edits of `structuredContent`: of a tool's result in `tool-result`, and in `item-result` of the outcome of a task,
+    /// where it is not shown. Elsewhere there is none, and an edit is a mistake.
     #[serde(default)]
     pub(in crate::policy) structured: Vec<Edit>,
     /// Indices of parts that are removed whole.
