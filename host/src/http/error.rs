@@ -278,8 +278,8 @@ fn sentence_about_approval(unapproved: &Unapproved) -> String {
     let message = &reason.message;
     match standing {
         Approval::Pending { id, until } => format!(
-            "{message} Somebody has to approve it first: {title}. The approval is {id} and is waited for until {until}. Ask \
-             an operator to run `portcullis approval decide {id} --approve`, then make exactly the same request again.",
+            "{message} Approval {id} ({title}) is pending until {until}: ask an operator to run `portcullis approval decide \
+             {id} --approve`, then make exactly the same request again.",
         ),
         Approval::Denied { until, note, .. } => {
             let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -344,11 +344,10 @@ mod tests {
         let (status, answer) = told(&unapproved(Approval::Pending { id: id(), until }, true));
         assert_eq!((status, &answer["result"]["isError"]), (StatusCode::OK, &json!(true)));
         let text = answer["result"]["content"][0]["text"].as_str().unwrap();
-        for part in
-            ["This deletes a note.", "portcullis approval decide 0a0a0a0a0a0a0a0a0a0a0a0a --approve", "00:01:00"]
-        {
-            assert!(text.contains(part), "{text}");
-        }
+        let expected = "This deletes a note. Approval 0a0a0a0a0a0a0a0a0a0a0a0a (Delete) is pending until \
+                        1970-01-01T00:01:00.000Z: ask an operator to run `portcullis approval decide \
+                        0a0a0a0a0a0a0a0a0a0a0a0a --approve`, then make exactly the same request again.";
+        assert_eq!(text, expected);
         let expected =
             json!({ "id": id(), "title": "Delete", "expires": "1970-01-01T00:01:00.000Z", "state": "pending" });
         assert_eq!(answer["result"]["_meta"][APPROVAL_META], expected);
