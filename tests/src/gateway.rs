@@ -213,6 +213,13 @@ impl Gateway {
         self.until("/api/v1/status", |status| status["ready"] == true).await;
     }
 
+    /// Waits until what every upstream offers is known.
+    pub async fn until_upstreams_are_up(&self) {
+        let is_up = |upstream: &Value| upstream["state"] == "up";
+        self.until("/api/v1/upstreams", |view| view["upstreams"].as_array().is_some_and(|all| all.iter().all(is_up)))
+            .await;
+    }
+
     /// Replaces a file beside the configuration, or the configuration, at once.
     pub fn replace(&self, name: &str, content: &[u8]) {
         let (path, new) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.new")));

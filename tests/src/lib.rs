@@ -24,6 +24,14 @@ pub fn program(name: &str) -> std::path::PathBuf {
     built
 }
 
+/// A loopback address whose port nobody listens on at this moment, for a program that is told where to listen.
+///
+/// # Errors
+/// If no port is free.
+pub async fn free_address() -> std::io::Result<std::net::SocketAddr> {
+    tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?.local_addr()
+}
+
 /// The root of the repository.
 pub fn repository() -> &'static std::path::Path {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a folder of the repository")

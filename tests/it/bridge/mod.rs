@@ -91,7 +91,7 @@ impl Up {
             }
         };
         let gateway = builder.start().await;
-        gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
+        gateway.until_upstreams_are_up().await;
         Scene { up: self, fixture, gateway }
     }
 }

@@ -76,7 +76,7 @@ impl Script {
     pub(super) async fn gateway_with(&self, builder: Builder) -> Gateway {
         let builder = builder.section("[mcp]\nlegacy_sse = true");
         let gateway = builder.http_upstream("up", &self.url).start().await;
-        gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
+        gateway.until_upstreams_are_up().await;
         gateway
     }
 

@@ -74,11 +74,7 @@ impl Scene {
             }
         }
         let gateway = builder.start().await;
-        gateway
-            .until("/api/v1/upstreams", |view| {
-                view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-            })
-            .await;
+        gateway.until_upstreams_are_up().await;
         let able = serde_json::json!({ "elicitation": {} });
         let modern = gateway.caller("alice").able(able);
         let legacy = modern.initialize("2025-11-25").await;

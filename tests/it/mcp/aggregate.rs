@@ -379,11 +379,7 @@ async fn changes_of_every_list_are_seen_from_every_kind_of_upstream() {
         .key("alice")
         .start()
         .await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     modern.until(|stats| stats.listens > 0).await;
     legacy.until(|stats| stats.streams > 0).await;
     let alice = gateway.caller("alice");

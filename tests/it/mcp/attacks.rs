@@ -187,11 +187,7 @@ async fn two_hundred_callers_with_the_same_request_id_each_get_their_own_answer(
         builder = builder.key(&format!("key-{key}"));
     }
     let gateway = builder.start().await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     let mut callers = JoinSet::new();
     for number in 0..200 {
         let caller = gateway.caller(&format!("key-{}", number % 20));
@@ -311,11 +307,7 @@ async fn a_callers_credentials_never_reach_the_upstream() {
         .section(&format!("[upstreams.child]\ncommand = [{child:?}, \"stdio\"]\nenvironment = {{ TEAM = \"green\", TOKEN = \"file:upstream.token\" }}"))
         .file("upstream.token", b"the-upstreams-own\n");
     let gateway = builder.key("alice").start().await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     let secret = Gateway::secret("alice");
     let by_authorization = gateway.caller("alice");
     let by_key = gateway.stranger().with("x-portcullis-key", &secret);

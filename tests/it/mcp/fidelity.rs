@@ -35,11 +35,7 @@ async fn scene() -> (Fixture, Gateway) {
         .http_upstream("web", &web.url)
         .stdio_upstream("child", &[child.to_str().unwrap(), "stdio", "--legacy"]);
     let gateway = builder.key("alice").start().await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     (web, gateway)
 }
 

@@ -213,7 +213,7 @@ async fn over_stdio_annotations_mean_nothing() {
     let child = program("fixture-upstream");
     let gateway =
         Gateway::builder().stdio_upstream("child", &[child.to_str().unwrap(), "stdio"]).key("alice").start().await;
-    gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
+    gateway.until_upstreams_are_up().await;
     let arguments = json!({ "region": "north" });
     let reply =
         call(&gateway.caller("alice"), "child__header_param", &arguments, &[("mcp-param-region", "north")]).await;

@@ -71,11 +71,7 @@ async fn both_transports() -> (Fixture, Gateway) {
     let builder =
         Gateway::builder().http_upstream("web", &web.url).stdio_upstream("child", &[child.to_str().unwrap(), "stdio"]);
     let gateway = builder.key("alice").section("[limits]\nlist_page = 7").start().await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     (web, gateway)
 }
 

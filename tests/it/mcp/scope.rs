@@ -88,7 +88,7 @@ async fn what_a_policy_hides_is_hidden_at_every_endpoint_in_every_revision_on_ev
         .key("ci")
         .start()
         .await;
-    gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
+    gateway.until_upstreams_are_up().await;
     for (caller, prefix) in everywhere(&gateway, "ci").await {
         let mut expected = vec![format!("{prefix}counter"), format!("{prefix}echo")];
         if !prefix.is_empty() {
@@ -297,11 +297,7 @@ async fn results_of_every_kind_of_upstream_pass_the_policies() {
         .key("ci")
         .start()
         .await;
-    gateway
-        .until("/api/v1/upstreams", |view| {
-            view["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["state"] == "up")
-        })
-        .await;
+    gateway.until_upstreams_are_up().await;
     let names = upstreams.iter().map(|(name, _)| *name).chain(["legacy-child", "modern-child"]);
     let callers = [gateway.caller("ci"), gateway.caller("ci").initialize("2025-11-25").await];
     for name in names {

@@ -168,7 +168,7 @@ impl Transport {
                 let program = portcullis_tests::program("fixture-upstream");
                 let command = [program.to_str().unwrap(), "stdio"];
                 let gateway = Gateway::builder().stdio_upstream("up", &command).key("alice").start().await;
-                gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
+                gateway.until_upstreams_are_up().await;
                 (Observed::Stdio, gateway)
             }
         }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use portcullis_tests::free_address;
 use portcullis_tests::proxies::dice::Dice;
 use portcullis_tests::proxies::fault::{Fault, FaultProxy, Faults};
 use portcullis_tests::upstreams::fixture::{Fixture, Replies, Settings};
@@ -129,7 +130,7 @@ impl Scene {
         };
         let proxies = [start(&fixtures[0], 0)?, start(&fixtures[1], 1)?];
         let dir = TempDir::new()?;
-        let address = free_port().await?;
+        let address = free_address().await?;
         let mark = format!("{}-{}", std::process::id(), arguments.seed);
         let config = write_config(dir.path(), &programs, address, [&proxies[0], &proxies[1]], &mark)?;
         let gateway = GatewayProcess::start(&programs.join("portcullis"), &config, address, mark).await?;
@@ -285,8 +286,4 @@ fn write_config(
     let file = dir.join("portcullis.toml");
     std::fs::write(&file, text)?;
     Ok(file)
-}
-
-async fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }

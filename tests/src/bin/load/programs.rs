@@ -1,7 +1,7 @@
 //! The programs that are measured: starting them, and reading what they cost.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +14,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use portcullis_tests::free_address;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// Keys that a gateway knows: a single one may not open as many sessions as are wanted here.
@@ -86,13 +87,13 @@ impl Programs {
     }
 
     pub(crate) async fn upstream(&self) -> anyhow::Result<Process> {
-        let address = free_port().await?;
+        let address = free_address().await?;
         let child = self.start("bench-upstream", &[&address.to_string()])?;
         Process::listening(child, address, None).await
     }
 
     pub(crate) async fn floor(&self, upstream: SocketAddr) -> anyhow::Result<Process> {
-        let address = free_port().await?;
+        let address = free_address().await?;
         let (listen, upstream) = (address.to_string(), format!("http://{upstream}"));
         let child = self.start("floor-proxy", &["--listen", &listen, "--upstream", &upstream])?;
         Process::listening(child, address, None).await
@@ -100,7 +101,7 @@ impl Programs {
 
     /// A gateway in front of upstreams, given by name and URL, with so many policies.
     pub(crate) async fn gateway(&self, upstreams: &[(String, String)], policies: usize) -> anyhow::Result<Process> {
-        let address = free_port().await?;
+        let address = free_address().await?;
         let config = self.write_config(address, upstreams, policies)?;
         let child = self.start("portcullis", &["serve", "--config", &config])?;
         Process::listening(child, address, None).await?.ready().await
@@ -108,7 +109,7 @@ impl Programs {
 
     /// The floor, counting its allocations.
     pub(crate) async fn counted_floor(&self, upstream: SocketAddr) -> anyhow::Result<Process> {
-        let (address, counter) = (free_port().await?, free_port().await?);
+        let (address, counter) = (free_address().await?, free_address().await?);
         let (listen, to) = (address.to_string(), upstream.to_string());
         let child = self.start("counted", &["floor", &counter.to_string(), &listen, &to])?;
         Process::listening(child, address, Some(counter)).await
@@ -116,7 +117,7 @@ impl Programs {
 
     /// A gateway, counting its allocations.
     pub(crate) async fn counted_gateway(&self, upstream: SocketAddr, policies: usize) -> anyhow::Result<Process> {
-        let (address, counter) = (free_port().await?, free_port().await?);
+        let (address, counter) = (free_address().await?, free_address().await?);
         let config = self.write_config(address, &one_upstream(upstream), policies)?;
         let child = self.start("counted", &["gateway", &counter.to_string(), &config])?;
         Process::listening(child, address, Some(counter)).await?.ready().await
@@ -229,8 +230,4 @@ impl Process {
         let (count, bytes) = said.trim().split_once(' ').context("two numbers")?;
         Ok((count.parse()?, bytes.parse()?))
     }
-}
-
-async fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }
