@@ -2,12 +2,13 @@
 //! tell nobody of what is not theirs to see.
 
 use portcullis_tests::caller::Stream;
-use portcullis_tests::gateway::Builder;
+use portcullis_tests::gateway::{Builder, SOON};
 use portcullis_tests::upstreams::fixture::{Stats, default_tools, tool};
 use portcullis_tests::{Caller, Gateway};
 use serde_json::{Value, json};
 
 use super::{Client, Kind, Scene, Up, soon, with_each};
+use crate::policy::guest::answering;
 
 /// The upstreams that one can subscribe at.
 const SUBSCRIBABLE: [Up; 5] = [Up::ModernHttp, Up::LegacyHttp, Up::Sse, Up::ModernStdio, Up::LegacyStdio];
@@ -342,15 +343,21 @@ async fn a_subscription_outlives_the_upstreams_sessions() {
     .await;
 }
 
+/// The next message, which comes soon.
+async fn heard(stream: &mut Stream, up: Up, turn: &str) -> Value {
+    let heard = tokio::time::timeout(SOON, stream.next()).await;
+    heard.unwrap_or_else(|_| panic!("{up:?}: nothing is heard, turn {turn}"))
+}
+
 /// A reload can take a resource out of somebody's sight; then nothing more is heard of it, and of others all.
 #[tokio::test]
 async fn what_a_reload_hides_is_not_heard_of_any_more() {
-    let hides = "[[policies]]\nname = \"items\"\nmodule = \"builtin:cel\"\nlimits = { time = \"1s\" }\n\
-                 match = { hooks = [\"list-items\"] }\n\
-                 config = { rules = [{ name = \"hide\", hook = \"list-items\", if = 'item.id == \"HIDDEN\"', then = \"hide\" }], \
-                 otherwise = \"allow\" }\n";
+    // Hides whatever it is asked about, which its binding says.
+    let module = answering(&[("list-items", json!(["hide"]))]);
+    let hides = "[[policies]]\nname = \"items\"\nmodule = \"items.wasm\"\nlimits = { time = \"1s\" }\n\
+                 match = { items = [\"nothing\"] }\n";
     with_each(SUBSCRIBABLE, async |up| {
-        let builder = Gateway::builder().key("alice").key("bob").section(&hides.replace("HIDDEN", "nothing"));
+        let builder = Gateway::builder().key("alice").key("bob").section(hides).file("items.wasm", &module);
         let scene = up.scene_with(builder).await;
         let alice = scene.gateway.caller("alice");
         let filter = json!({ "resourcesListChanged": true, "resourceSubscriptions": [OTHER, WATCHED] });
@@ -366,7 +373,7 @@ async fn what_a_reload_hides_is_not_heard_of_any_more() {
         let text = std::fs::read_to_string(&scene.gateway.file).unwrap();
         scene.gateway.replace("portcullis.toml", text.replace("nothing", WATCHED).as_bytes());
         // The list is told of once it was looked at again, and watches with it.
-        for heard in [stream.next().await, standing.next().await] {
+        for heard in [heard(&mut stream, up, "1").await, heard(&mut standing, up, "2").await] {
             assert_eq!(heard["method"], "notifications/resources/list_changed", "{up:?}: {heard}");
         }
         if let Some((listens, subscriptions)) = before {
@@ -375,7 +382,7 @@ async fn what_a_reload_hides_is_not_heard_of_any_more() {
         }
         update(&scene, WATCHED).await;
         update(&scene, OTHER).await;
-        for heard in [stream.next().await, standing.next().await] {
+        for heard in [heard(&mut stream, up, "3").await, heard(&mut standing, up, "4").await] {
             assert_eq!(heard["params"]["uri"], OTHER, "{up:?}: {heard}");
         }
         let refused = session.request("resources/subscribe", json!({ "uri": WATCHED })).await.json();
@@ -383,15 +390,15 @@ async fn what_a_reload_hides_is_not_heard_of_any_more() {
 
         // What is shown again has to be asked for again.
         scene.gateway.replace("portcullis.toml", text.as_bytes());
-        for heard in [stream.next().await, standing.next().await] {
+        for heard in [heard(&mut stream, up, "5").await, heard(&mut standing, up, "6").await] {
             assert_eq!(heard["method"], "notifications/resources/list_changed", "{up:?}: {heard}");
         }
         let mut again = listen(&alice, &json!(2), filter).await;
         update(&scene, WATCHED).await;
-        assert_eq!(again.next().await["params"]["uri"], WATCHED, "{up:?}");
+        assert_eq!(heard(&mut again, up, "7").await["params"]["uri"], WATCHED, "{up:?}");
         update(&scene, OTHER).await;
-        assert_eq!(stream.next().await["params"]["uri"], OTHER, "{up:?}");
-        assert_eq!(standing.next().await["params"]["uri"], OTHER, "{up:?}");
+        assert_eq!(heard(&mut stream, up, "8").await["params"]["uri"], OTHER, "{up:?}");
+        assert_eq!(heard(&mut standing, up, "9").await["params"]["uri"], OTHER, "{up:?}");
     })
     .await;
 }

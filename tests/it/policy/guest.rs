@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const TEXTS_AT: usize = 1024;
 
 /// A core module with these hooks and what it answers at each.
-pub(super) fn answering(answers: &[(&str, Value)]) -> Vec<u8> {
+pub(crate) fn answering(answers: &[(&str, Value)]) -> Vec<u8> {
     let hooks: Vec<&str> = answers.iter().map(|(hook, _)| *hook).collect();
     let needs: Vec<Value> = hooks
         .iter()

@@ -4,7 +4,7 @@ use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 
 mod generations;
-mod guest;
+pub(crate) mod guest;
 
 mod hostile;
 mod registry;
