@@ -105,6 +105,10 @@ pub enum AuditEvent {
         hook: Option<String>,
         questions: u64,
     },
+    /// An operator changed policies on another gateway, and this one could not do the same.
+    PoliciesNotFollowed {
+        reason: String,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -141,6 +145,7 @@ impl AuditEvent {
             Self::RecordingRead { .. } => "recording.read",
             Self::RecordingsRead { .. } => "recordings.read",
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
+            Self::PoliciesNotFollowed { .. } => "policies.not_followed",
         }
     }
 }
