@@ -11,7 +11,8 @@ use crate::identity::TokenList;
 use crate::identity::key::{AllowList, Standing};
 use crate::ids::{KeyName, UpstreamName};
 use crate::secret::{Digest, Plaintext};
-use crate::store::changes::Revision;
+use crate::store::changes::{KEPT, Revision};
+use crate::store::sweeper::sweep;
 use crate::store::{Store, audit, pins};
 
 const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
@@ -93,6 +94,29 @@ async fn what_was_read_earlier_is_never_published_over_what_is_newer() {
     control.publish_with_keys(None, Vec::new(), control.keys_are_of(), |_| {});
     assert!(!opens(&replica, &secret));
     replica.stop().await;
+}
+
+#[tokio::test]
+async fn who_missed_too_much_reads_everything_again() {
+    let (store, clock) = shared().await;
+    let a = Replica::start(store.as_replica(1), &clock, &["one"]).await;
+    let mut b = Replica::new(store.as_replica(2), &clock, Duration::from_secs(10), &["one"]).await;
+    let (created, secret) = a.control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    for replica in [&a, &b] {
+        replica.configure(&["two"]);
+    }
+    a.control.reload(OPERATOR).await.unwrap();
+    clock.advance(KEPT);
+    assert!(sweep(&store).await >= 2, "the announcements are gone");
+    a.control.create_key(key("other", None), OPERATOR).await.unwrap();
+    b.follow();
+    until("the key is known", async || opens(&b, &secret)).await;
+    until("the reload is not missed", async || policies(&b) == ["two"]).await;
+    a.control.delete_key(&created.name, OPERATOR).await.unwrap();
+    until("it follows from there", async || !opens(&b, &secret)).await;
+    for replica in [a, b] {
+        replica.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -217,7 +217,7 @@ fn prune(tx: &mut WriteTx<'_>, retention: Duration) -> Result<Swept, StoreError>
 
 /// Forgets all that has expired, at once. How many records that were.
 #[cfg(test)]
-pub(super) async fn sweep(store: &Store) -> usize {
+pub(crate) async fn sweep(store: &Store) -> usize {
     let (mut removed, mut at) = (0, None);
     loop {
         let swept = store.write(move |tx| forget(tx, at.as_deref())).await.unwrap();

@@ -97,7 +97,7 @@ impl Found {
 /// Looks through all tables.
 pub(super) async fn run(store: &Store) -> Result<Verification, StoreError> {
     let mut all = Verification::default();
-    for kept in KEPT.iter().copied() {
+    for kept in KEPT {
         let reads = kept.indexes().len() + 2;
         all.walk(store, kept.table(), reads, move |tx, row, found| kept.check(tx, row, found)).await?;
         for index in kept.indexes() {
