@@ -32,7 +32,6 @@ pub struct Builder {
     keys: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
     disk: bool,
-    store: Option<String>,
 }
 
 impl Builder {
@@ -91,13 +90,6 @@ impl Builder {
         self
     }
 
-    /// Keeps the store at this URL.
-    #[must_use]
-    pub fn store(mut self, url: &str) -> Self {
-        self.store = Some(url.to_owned());
-        self
-    }
-
     /// Starts the gateway and waits until it is ready.
     pub async fn start(self) -> Gateway {
         let gateway = self.try_start(TempDir::new().unwrap(), TestClock::default()).await.expect("the gateway starts");
@@ -147,8 +139,7 @@ impl Builder {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         }
-        let usual = if self.disk { "redb:data/portcullis.redb" } else { "memory:" };
-        let store = self.store.as_deref().unwrap_or(usual);
+        let store = if self.disk { "redb:data/portcullis.redb" } else { "memory:" };
         let mut text = format!(
             "public_url = \"http://{public}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\nurl = \"{store}\"\n{}",
             self.top, self.sections

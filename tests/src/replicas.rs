@@ -1,5 +1,5 @@
-//! Several gateways on one store, and what has to hold between them. Each story takes the URL of the store, what else the
-//! gateways are configured with, and how many there are.
+//! Several gateways on one store, and what has to hold between them. Each story takes how the gateways are configured, the
+//! store that they share above all, and how many there are.
 
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::gateway::SOON;
+use crate::gateway::{Builder, SOON};
 use crate::{Caller, Gateway, TestClock};
 
 /// In which every gateway has to know what one of them changed.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Gateways on one store, each with its own directory, ports and clock, all of them ready.
-pub async fn start(store: &str, section: &str, clocks: Vec<TestClock>) -> Vec<Gateway> {
+pub async fn start(configure: impl Fn(Builder) -> Builder, clocks: Vec<TestClock>) -> Vec<Gateway> {
     let mut gateways = Vec::new();
     for clock in clocks {
-        let builder = Gateway::builder().store(store).section(section);
-        let gateway = builder.try_start(TempDir::new().unwrap(), clock).await.expect("the gateway starts");
+        let gateway =
+            configure(Gateway::builder()).try_start(TempDir::new().unwrap(), clock).await.expect("the gateway starts");
         gateway.wait_until_ready().await;
         gateways.push(gateway);
     }
@@ -60,8 +60,8 @@ async fn until_all_answer(gateways: &[Gateway], secret: &str, status: StatusCode
 ///
 /// # Panics
 /// If that does not hold.
-pub async fn a_revocation_on_one_refuses_on_the_others(store: &str, section: &str, replicas: usize) {
-    let gateways = start(store, section, vec![TestClock::default(); replicas]).await;
+pub async fn a_revocation_on_one_refuses_on_the_others(configure: impl Fn(Builder) -> Builder, replicas: usize) {
+    let gateways = start(configure, vec![TestClock::default(); replicas]).await;
     for (at, gateway) in gateways.iter().enumerate() {
         let name = format!("revoked-{at}");
         let secret = create_key(gateway, json!({ "name": name })).await;
@@ -117,8 +117,8 @@ async fn until_one_sweeps(gateways: &[Gateway]) -> (usize, u64) {
 ///
 /// # Panics
 /// If that does not hold.
-pub async fn one_gateway_sweeps_at_a_time(store: &str, section: &str, replicas: usize) {
-    let mut gateways = start(store, section, vec![TestClock::default(); replicas]).await;
+pub async fn one_gateway_sweeps_at_a_time(configure: impl Fn(Builder) -> Builder, replicas: usize) {
+    let mut gateways = start(configure, vec![TestClock::default(); replicas]).await;
     let mut last = 0;
     while !gateways.is_empty() {
         let (at, fence) = until_one_sweeps(&gateways).await;
@@ -138,12 +138,12 @@ pub async fn one_gateway_sweeps_at_a_time(store: &str, section: &str, replicas: 
 ///
 /// # Panics
 /// If that does not hold.
-pub async fn clocks_may_be_wrong(store: &str, section: &str) {
+pub async fn clocks_may_be_wrong(configure: impl Fn(Builder) -> Builder) {
     let minutes = Duration::from_secs(5 * 60);
     let (right, ahead, behind) = (TestClock::default(), TestClock::default(), TestClock::default());
     right.advance(minutes);
     ahead.advance(2 * minutes);
-    let gateways = start(store, section, vec![right, ahead, behind]).await;
+    let gateways = start(configure, vec![right, ahead, behind]).await;
     for (at, gateway) in gateways.iter().enumerate() {
         let expires = Env::system().now().after(Duration::from_secs(8)).to_string();
         let secret = create_key(gateway, json!({ "name": format!("short-{at}"), "expires": expires })).await;
