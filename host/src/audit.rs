@@ -110,6 +110,10 @@ pub enum AuditEvent {
         upstream: UpstreamName,
         tools: u64,
     },
+    /// An operator changed policies on another gateway, and this one could not do the same.
+    PoliciesNotFollowed {
+        reason: String,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -147,6 +151,7 @@ impl AuditEvent {
             Self::RecordingsRead { .. } => "recordings.read",
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
             Self::PinsForgotten { .. } => "pins.forgotten",
+            Self::PoliciesNotFollowed { .. } => "policies.not_followed",
         }
     }
 }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, Keeping, StoreUrl};
 use crate::env::Env;
-use crate::http::api::Api;
+use crate::http::api::{Api, Upkeep};
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::serve::{self as edge, Socket};
@@ -28,6 +28,8 @@ use crate::http::{admin_router, public_router};
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
+use crate::store::follower::Follower;
+use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::tasks::Tasks;
 
@@ -41,8 +43,6 @@ pub const DEPLOYMENT_SECRET: &str = "deployment-secret";
 
 /// What background tasks get to end once they were asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks for what the store need not remember any more.
-const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Sockets that are bound already.
 #[derive(Debug)]
@@ -144,20 +144,29 @@ impl Gateway {
 
         let store = Store::open(location(&config.store), env.clone()).await.map_err(StartError::Store)?;
         self.store = Some(store.clone());
-        let (recorder, keeper) = decisions::recorder(store.clone(), decisions::Retention::default());
+        // From here on time is the store's, and nothing that changes in it goes unnoticed.
+        let (env, clock) = env.adjustable();
+        let upkeep = config.upkeep.clone();
+        let following = Follower::begin(store.clone(), clock.clone(), upkeep.max_staleness);
+        let follower = following.await.map_err(StartError::Store)?;
+        let (recorder, keeper) = decisions::recorder(store.clone(), retention(upkeep.decisions));
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
-        self.background.spawn(tidy_up(store.clone(), self.background.stopping().clone()));
+        let sweeper = Sweeper::new(store.clone(), upkeep.audit_retention);
+        let sweeping = sweeper.state();
+        self.background.spawn(sweeper.run(self.background.stopping().clone()));
 
         // For what is handed out and for what is kept sealed.
         let secret = || DeploymentSecret::new(Digest::of(secret.expose().as_bytes()).as_bytes());
         let code = code_cache(&config.data_dir.join(CODE_CACHE), secret());
         let engine = Engine::start_with(config.policy.max_components, env.clone(), code).map_err(StartError::Engine)?;
         self.engine = Some(engine.clone());
-        let (recordings, keeper) = recordings::recorder(store.clone(), decisions::Retention::default(), secret());
+        let (recordings, keeper) = recordings::recorder(store.clone(), retention(upkeep.recordings), secret());
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
-        let control =
-            Control::build(config.clone(), env.clone(), store.clone(), engine, secret(), &self.background).await?;
+        let state = (store.clone(), follower.freshness());
+        let control = Control::build(config.clone(), env.clone(), state, engine, secret(), &self.background).await?;
         self.control = Some(control.clone());
+        self.background.spawn(follower.run(vec![control.clone()], self.background.stopping().clone()));
+        self.background.spawn(control.clone().follow_policies());
 
         let (shadows, runner) = policy::shadows();
         self.background.spawn(runner.run(self.background.stopping().clone()));
@@ -177,6 +186,7 @@ impl Gateway {
         let api = Arc::new(Api {
             control: control.clone(),
             services: services.clone(),
+            upkeep: Upkeep { clock, sweeper: sweeping },
             operator_token: operator_token.digest(),
         });
         let settings = mcp::Settings {
@@ -220,8 +230,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends everything, in the order in which things need each other.
-    async fn stop(self) {
+    /// Ends everything, in the order in which things need each other. Whether all of it has ended in time.
+    async fn stop(self) -> bool {
         let patience = self.drain_timeout + STOP_PATIENCE;
         let mut orderly = self.edges.stop(patience).await;
         orderly &= self.requests.stop(STOP_PATIENCE).await;
@@ -247,6 +257,7 @@ impl Gateway {
         if !orderly {
             tracing::warn!("some tasks did not end in time");
         }
+        orderly
     }
 
     /// Binds the admin socket so that nobody but its owner can ever connect to it.
@@ -348,6 +359,11 @@ fn location(url: &StoreUrl) -> store::Location {
     }
 }
 
+fn retention(keeping: Keeping) -> decisions::Retention {
+    let Keeping { age, bytes } = keeping;
+    decisions::Retention { age, bytes }
+}
+
 /// SIGHUP asks for a reload.
 async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
     let mut hangups = match signal(SignalKind::hangup()) {
@@ -364,23 +380,104 @@ async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
     }
 }
 
-async fn tidy_up(store: Store, stopping: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            () = tokio::time::sleep(TIDY_INTERVAL) => {}
-        }
-        if let Err(error) = store::audit::prune(&store).await {
-            tracing::warn!(%error, "the audit trail was not pruned");
-        }
-        if let Err(error) = store::approvals::sweep(&store).await {
-            tracing::warn!(%error, "approvals that are long over were not forgotten");
-        }
-    }
-}
-
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gateway")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::env::{Clock, Timestamp};
+    use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
+    use crate::store::approvals::{self, Approver, Memory, Subject, Wish};
+
+    const APPROVALS: u64 = 3_000;
+
+    struct Past;
+
+    impl Clock for Past {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(1_000_000)
+        }
+    }
+
+    /// A store full of what has expired long ago.
+    async fn fill(path: &Path) {
+        let env = Env { clock: Arc::new(Past), ..Env::system() };
+        let store = Store::open(store::Location::File(path.to_owned()), env.clone()).await.unwrap();
+        let mut asking = tokio::task::JoinSet::new();
+        for number in 0..APPROVALS {
+            let subject = Subject {
+                principal: Principal::Key(KeyName::parse(&format!("k{}", number % 100)).unwrap()),
+                client: String::new(),
+                operation: "tools/call".to_owned(),
+                upstream: UpstreamName::parse("notes").unwrap(),
+                item: "delete".to_owned(),
+                definition: String::new(),
+                arguments: Digest::of(&number.to_be_bytes()),
+                policy: BindingName::parse("confirm").unwrap(),
+                code: "destructive".to_owned(),
+            };
+            let (title, summary) = (String::new(), String::new());
+            let wish =
+                Wish { title, summary, by: Approver::Operator, ttl: Duration::from_secs(60), memory: Memory::Once };
+            let (store, id) = (store.clone(), ApprovalId::generate(&env));
+            asking.spawn(async move { approvals::request(&store, id, subject, wish, None).await.unwrap() });
+        }
+        let asked = asking.join_all().await;
+        assert!(asked.iter().all(|asked| matches!(asked, approvals::Request::Found(_))));
+        store.close().await;
+    }
+
+    async fn swept(socket: &Path) -> u64 {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let request = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_else(|_| panic!("{answer}"));
+        status["store"]["swept"].as_u64().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stop_in_the_middle_of_sweeping_leaves_nothing_running() {
+        let dir = tempfile::tempdir().unwrap();
+        make_private_dir(&dir.path().join("data")).unwrap();
+        let path = dir.path().join("data/portcullis.redb");
+        fill(&path).await;
+
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = public.local_addr().unwrap();
+        let text = format!("data_dir = \"data\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n");
+        let config = crate::config::parse(&text, dir.path(), &|_| None, Env::system().now()).unwrap();
+        let socket = config.listen.admin_socket.clone();
+        let mut gateway = Gateway::new(Duration::from_secs(1));
+        gateway.start(Listeners { public, admin: None }, config, Env::system()).await.unwrap();
+        let groups =
+            [gateway.edges.clone(), gateway.requests.clone(), gateway.background.clone(), gateway.trail.clone()];
+        while swept(&socket).await == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = Instant::now();
+        assert!(gateway.stop().await, "all tasks end in time");
+        assert!(began.elapsed() < STOP_PATIENCE, "{:?}", began.elapsed());
+        for group in groups {
+            assert!(group.stop(Duration::ZERO).await, "nothing is left");
+        }
+
+        let store = Store::open(store::Location::File(path), Env::system()).await.unwrap();
+        let verification = store.examine().await.unwrap();
+        assert!(verification.is_sound(), "{verification:?}");
+        let left = verification.tables.iter().find(|rows| rows.table == "approvals").unwrap().rows;
+        assert!(left > 0 && left < APPROVALS, "it was in the middle: {left} are left");
+        store.close().await;
     }
 }

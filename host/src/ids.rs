@@ -214,6 +214,59 @@ random_ids! {
     GrantId, "a grant";
     /// Identifies one guest: who consented without naming themselves, for as long as the grant lives.
     GuestId, "a guest";
+    /// Identifies one running gateway among those that share a store, for as long as it runs.
+    ReplicaId, "a replica";
+}
+
+/// Identifies one deployment: everything that shares a store, over all of the store's life. Not a secret.
+///
+/// 128 random bits, drawn when the store is made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeploymentId([u8; 16]);
+
+impl DeploymentId {
+    /// A new one.
+    pub fn generate(env: &Env) -> Self {
+        Self(env.random())
+    }
+
+    /// The id that is written like this: 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let digits = Some(text).filter(|text| text.len() == 32 && text.bytes().all(is_digit))?;
+        u128::from_str_radix(digits, 16).ok().map(|number| Self(number.to_be_bytes()))
+    }
+
+    /// For what is bound to it.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for DeploymentId {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("the id of a deployment has 32 hexadecimal digits")
+    }
+}
+
+impl From<DeploymentId> for String {
+    fn from(id: DeploymentId) -> Self {
+        hex(&id.0)
+    }
+}
+
+impl fmt::Display for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +279,17 @@ mod tests {
         assert_eq!(ApprovalId::parse(id.as_str()), Some(id.clone()));
         for bad in ["", "0", &id.as_str()[1..], &format!("{id}0"), &id.as_str().replace(&id.as_str()[..1], "G")] {
             assert_eq!(ApprovalId::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_deployments_id_is_read_as_it_is_written() {
+        let id = DeploymentId::generate(&Env::system());
+        let text = id.to_string();
+        assert_eq!(DeploymentId::parse(&text), Some(id));
+        assert_eq!(DeploymentId::parse(&"0".repeat(32)).unwrap().as_bytes(), &[0; 16]);
+        for bad in ["", &text[1..], &format!("{text}0"), &format!("+{}", &text[1..]), &"G".repeat(32)] {
+            assert_eq!(DeploymentId::parse(bad), None, "{bad}");
         }
     }
 

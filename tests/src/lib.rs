@@ -7,6 +7,7 @@ pub mod caller;
 pub mod clock;
 pub mod gateway;
 pub mod proxies;
+pub mod replicas;
 pub mod upstreams;
 
 pub use caller::{Caller, Reply};

@@ -1,17 +1,24 @@
 //! Virtual keys: made, listed, disabled and deleted. Keys of the configuration file are shown and left alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Control;
 use crate::audit::Actor;
 use crate::config;
 use crate::env::Timestamp;
-use crate::identity::TokenList;
 use crate::identity::key::{AllowList, ManagedBy, Standing, VirtualKey};
+use crate::identity::{Keyring, TokenList};
 use crate::ids::KeyName;
+use crate::pipeline::Snapshot;
 use crate::secret::Plaintext;
+use crate::store::changes::Revision;
 use crate::store::keys::{self as stored, Creation, Deletion, StandingChange};
+use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, Page, StoreError};
+
+/// First byte of a cursor: whether the list goes on after a key of the file or of the store.
+const OF_FILE: u8 = 0;
+const OF_STORE: u8 = 1;
 
 /// A key as an operator wants it.
 #[derive(Clone, Debug)]
@@ -99,16 +106,37 @@ impl Control {
         }
     }
 
-    /// A page of the keys in the store, newest first; on the first page, those of the file stand before them.
+    /// A page of the keys: those of the file by name, then those of the store, newest first.
     pub async fn list_keys(&self, after: Option<Cursor>, limit: usize) -> Result<Page<VirtualKey>, StoreError> {
-        let is_first = after.is_none();
-        let mut page = stored::list(&self.store, after, limit).await?;
-        if is_first {
-            let mut items: Vec<VirtualKey> = self.file_keys().collect();
-            items.append(&mut page.items);
-            page.items = items;
+        let limit = limit.clamp(1, MAX_PAGE);
+        let after = after.as_ref().map(Cursor::as_bytes).and_then(<[u8]>::split_first);
+        let (mut items, of_store) = match after {
+            None => (self.file_keys_after(None), None),
+            Some((&OF_FILE, name)) => (self.file_keys_after(Some(name)), None),
+            Some((_, rest)) => (Vec::new(), Cursor::from_bytes(rest.to_vec())),
+        };
+        let next = |of: u8, rest: &[u8]| Cursor::from_bytes([&[of], rest].concat());
+        if items.len() > limit {
+            items.truncate(limit);
+            let next = items.last().and_then(|last| next(OF_FILE, last.name.as_str().as_bytes()));
+            return Ok(Page { items, next });
         }
-        Ok(page)
+        let (room, name) = (limit - items.len(), items.last().map(|last| last.name.clone()));
+        if room == 0 {
+            let next = name.and_then(|last| next(OF_FILE, last.as_str().as_bytes()));
+            return Ok(Page { items, next });
+        }
+        let stored = stored::list(&self.store, of_store, room).await?;
+        items.extend(stored.items);
+        Ok(Page { items, next: stored.next.and_then(|rest| next(OF_STORE, rest.as_bytes())) })
+    }
+
+    /// The keys of the file by name, from the one after this name on.
+    fn file_keys_after(&self, name: Option<&[u8]>) -> Vec<VirtualKey> {
+        let is_behind = |key: &VirtualKey| name.is_none_or(|name| key.name.as_str().as_bytes() > name);
+        let mut keys: Vec<VirtualKey> = self.file_keys().filter(is_behind).collect();
+        keys.sort_by(|one, other| one.name.cmp(&other.name));
+        keys
     }
 
     /// The key of this name.
@@ -128,9 +156,58 @@ impl Control {
         if self.file_keys().any(|key| key.name == *name) { Err(KeyError::ManagedByFile) } else { Ok(()) }
     }
 
-    async fn publish_keys(&self) -> Result<(), StoreError> {
-        let keys = Arc::new(super::read_keys(&self.store, &self.config.load()).await?);
-        self.publish(|new| new.keys = keys.clone());
+    /// The revision that the published keys are the state of.
+    pub(super) fn keys_are_of(&self) -> Revision {
+        lock(&self.known_keys).at
+    }
+
+    /// Reads the stored keys again and publishes them.
+    pub(super) async fn publish_keys(&self) -> Result<(), StoreError> {
+        let (stored, at) = stored::all_at(&self.store).await?;
+        self.publish_with_keys(None, stored, at, |_| {});
         Ok(())
     }
+
+    /// Publishes keys, of the `file` if those are others now, together with what else `change` does. Keys of the store
+    /// that are older than those that are published change nothing.
+    pub(super) fn publish_with_keys(
+        &self,
+        file: Option<Vec<VirtualKey>>,
+        stored: Vec<VirtualKey>,
+        at: Revision,
+        change: impl Fn(&mut Snapshot),
+    ) {
+        let mut known = lock(&self.known_keys);
+        if let Some(file) = file {
+            known.file = file;
+        }
+        if at >= known.at {
+            (known.stored, known.at) = (stored, at);
+        }
+        let keys = known.ring();
+        // Within the lock, so that what is published last is what is known.
+        self.publish(|new| {
+            new.keys = keys.clone();
+            change(new);
+        });
+    }
+}
+
+/// What the published keyring is made of.
+pub(super) struct KnownKeys {
+    pub(super) file: Vec<VirtualKey>,
+    pub(super) stored: Vec<VirtualKey>,
+    /// The revision that the stored ones are the state of.
+    pub(super) at: Revision,
+}
+
+impl KnownKeys {
+    /// Keys of the file before keys of the store, so that the file wins where both have a name.
+    pub(super) fn ring(&self) -> Arc<Keyring> {
+        Arc::new(Keyring::new(self.file.iter().chain(&self.stored).cloned()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,6 @@ use tokio::sync::{Mutex, watch};
 use crate::audit::Actor;
 use crate::config::{self, Config, PolicySettings};
 use crate::env::{Env, Timestamp};
-use crate::identity::Keyring;
 use crate::ids::UpstreamName;
 use crate::oci::Pulled;
 use crate::outbound::{Depot, MaxSizes, Outbound};
@@ -23,17 +22,24 @@ use crate::pipeline::Snapshot;
 use crate::policy::replay::PastQuestion;
 use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, signature};
 use crate::secret::DeploymentSecret;
+use crate::store::changes::{self, Revision};
+use crate::store::follower::Freshness;
 use crate::store::{Store, StoreError, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
 
 pub mod approvals;
+mod follow;
 pub mod keys;
 pub mod pins;
 mod recorded;
 pub mod reload;
 pub mod rollback;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use rollback::Cause;
 
@@ -57,7 +63,13 @@ pub struct Control {
     /// Owns the upstreams' tasks.
     tasks: Tasks,
     /// One change at a time.
-    changing: Mutex<()>,
+    changing: Mutex<Applied>,
+    /// What the published keys are made of.
+    known_keys: std::sync::Mutex<keys::KnownKeys>,
+    /// What operators did about policies on other gateways.
+    asked: follow::Asked,
+    /// Whether what is published may be out of date.
+    freshness: Freshness,
     last_reload: ArcSwap<reload::LastReload>,
     seen: ArcSwap<reload::Seen>,
     /// What policies count, whichever generation of them.
@@ -65,6 +77,11 @@ pub struct Control {
     generation: AtomicU64,
     /// The sets that were in force last, oldest first.
     generations: ArcSwap<Vec<Arc<rollback::Generation>>>,
+}
+
+/// Up to where what happened elsewhere was done here.
+struct Applied {
+    policies: Revision,
 }
 
 /// Why the gateway's state could not be built.
@@ -79,15 +96,18 @@ pub enum BuildError {
 }
 
 impl Control {
-    /// Loads policies and keys, starts the upstreams.
+    /// Loads policies and keys, starts the upstreams. `freshness` is that of whoever follows the store for it, from before
+    /// this began.
     pub async fn build(
         config: Config,
         env: Env,
-        store: Store,
+        (store, freshness): (Store, Freshness),
         engine: policy::Engine,
         secret: DeploymentSecret,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BuildError> {
+        // What operators do about policies from now on is done here as well.
+        let began = store.read(changes::revision).await?;
         let seen = reload::digests(watched_files(&config)).await;
         let counters = Counters::default();
         let outbound = Outbound::new();
@@ -95,7 +115,9 @@ impl Control {
         let pulled = pull(&depot, &config.policy).await;
         let first = Loading { counters: counters.clone(), pulled, ..Loading::first(&config, &engine) };
         let policies = Arc::new(load(first).await?.policies);
-        let keys = Arc::new(read_keys(&store, &config).await?);
+        let (stored, at) = stored_keys::all_at(&store).await?;
+        let known_keys = keys::KnownKeys { file: config.keys.clone(), stored, at };
+        let keys = known_keys.ring();
         let tasks = tasks.clone();
         let upstreams: BTreeMap<_, _> = config
             .upstreams
@@ -121,7 +143,10 @@ impl Control {
             secret,
             pinned,
             tasks,
-            changing: Mutex::new(()),
+            changing: Mutex::new(Applied { policies: began }),
+            known_keys: std::sync::Mutex::new(known_keys),
+            asked: watch::Sender::new(None),
+            freshness,
             counters,
             generation: AtomicU64::new(1),
             generations: ArcSwap::default(),
@@ -172,10 +197,16 @@ impl Control {
         futures_util::future::join_all(stops).await.into_iter().all(|ended| ended)
     }
 
-    /// Whether each upstream has been tried once.
+    /// Whether what other gateways have changed in the store may have gone unnoticed for too long.
+    pub fn is_stale(&self) -> bool {
+        self.freshness.is_stale()
+    }
+
+    /// Whether each upstream has been tried once, and nothing in the store went unnoticed for too long.
     pub fn is_ready(&self) -> bool {
         let snapshot = self.snapshot.load();
-        snapshot.upstreams.values().all(|upstream| *upstream.health() != crate::upstream::Health::Starting)
+        let is_tried = |upstream: &Arc<Upstream>| *upstream.health() != crate::upstream::Health::Starting;
+        !self.is_stale() && snapshot.upstreams.values().all(is_tried)
     }
 }
 
@@ -187,12 +218,6 @@ fn start_upstream(settings: &config::Upstream, outbound: &Outbound, config: &Con
 fn catalog_of(upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>, pinned: &pins::Pinned) -> Arc<Catalog> {
     let shelves: Vec<Shelf> = upstreams.values().map(|upstream| upstream.shelf()).collect();
     Arc::new(Catalog::build(&shelves, pinned.standing()))
-}
-
-/// Keys of the file before keys of the store, so that the file wins where both have a name.
-async fn read_keys(store: &Store, config: &Config) -> Result<Keyring, StoreError> {
-    let stored = stored_keys::all(store).await?;
-    Ok(Keyring::new(config.keys.iter().cloned().chain(stored)))
 }
 
 /// What policies are loaded from.

@@ -15,6 +15,7 @@ use super::{Control, catalog_of};
 use crate::audit::Actor;
 use crate::ids::UpstreamName;
 use crate::store::StoreError;
+use crate::store::changes::Revision;
 use crate::store::pins::{self as stored, Acceptance, Definition, Forgetting, Pin};
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
@@ -27,7 +28,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// What is pinned of the upstreams that were heard of.
 #[derive(Default)]
 pub(super) struct Pinned {
-    known: ArcSwap<BTreeMap<UpstreamName, Arc<PinsOf>>>,
+    known: ArcSwap<BTreeMap<UpstreamName, Known>>,
     /// How many tools were new and changed when that was last told.
     told: Mutex<BTreeMap<UpstreamName, (usize, usize)>>,
     /// Upstreams whose pins are being tried again.
@@ -37,24 +38,37 @@ pub(super) struct Pinned {
 /// The pins of one upstream by the names of its tools.
 type PinsOf = BTreeMap<String, Pin>;
 
+/// The pins of one upstream, and the revision that they are the state of.
+type Known = (Arc<PinsOf>, Revision);
+
 impl Pinned {
     /// How each definition stands to what is pinned now.
     pub(super) fn standing(&self) -> impl Fn(&ToolDefinition) -> PinStanding + use<> {
         let known = self.known.load_full();
-        move |tool| standing_of(known.get(&tool.upstream), &tool.name, &tool.digest)
+        move |tool| standing_of(known.get(&tool.upstream).map(|(pins, _)| pins), &tool.name, &tool.digest)
     }
 
-    fn of(&self, upstream: &UpstreamName) -> Option<Arc<PinsOf>> {
-        self.known.load().get(upstream).cloned()
+    pub(super) fn of(&self, upstream: &UpstreamName) -> Option<Arc<PinsOf>> {
+        self.known.load().get(upstream).map(|(pins, _)| pins.clone())
     }
 
-    /// Takes over what the store has of an upstream; what was heard first stays unless this is `newer`.
-    fn put(&self, upstream: &UpstreamName, pins: Vec<Pin>, newer: bool) {
+    /// The upstreams that were heard of.
+    pub(super) fn upstreams(&self) -> BTreeSet<UpstreamName> {
+        self.known.load().keys().cloned().collect()
+    }
+
+    /// Whether an upstream was heard of, and what is known of it is older than this.
+    fn is_before(&self, upstream: &UpstreamName, revision: Revision) -> bool {
+        self.known.load().get(upstream).is_some_and(|(_, at)| *at < revision)
+    }
+
+    /// Takes over what the store has of an upstream in revision `at`, unless something newer is known.
+    pub(super) fn put(&self, upstream: &UpstreamName, pins: Vec<Pin>, at: Revision) {
         let pins: Arc<PinsOf> = Arc::new(pins.into_iter().map(|pin| (pin.tool.clone(), pin)).collect());
         self.known.rcu(|known| {
             let mut known = BTreeMap::clone(known);
-            if newer || !known.contains_key(upstream) {
-                known.insert(upstream.clone(), pins.clone());
+            if known.get(upstream).is_none_or(|(_, known_at)| *known_at <= at) {
+                known.insert(upstream.clone(), (pins.clone(), at));
             }
             known
         });
@@ -171,8 +185,8 @@ impl Control {
             stored::adopt(&self.store, name, definitions(&offer)).await?;
             pins = stored::of(&self.store, name).await?;
         }
-        if let Some(pins) = pins {
-            self.pinned.put(name, pins, false);
+        if let Some((pins, at)) = pins {
+            self.pinned.put(name, pins, at);
         }
         Ok(())
     }
@@ -301,9 +315,28 @@ impl Control {
         offer.tools.iter().find(|offered| offered.name == tool).cloned()
     }
 
+    /// Reads the pins of those of these upstreams again that are known as they were before `revision`.
+    pub(super) async fn read_pins_again(
+        &self,
+        upstreams: &BTreeSet<UpstreamName>,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let mut is_any = false;
+        for upstream in upstreams.iter().filter(|upstream| self.pinned.is_before(upstream, revision)) {
+            if let Some((pins, at)) = stored::of(&self.store, upstream).await? {
+                self.pinned.put(upstream, pins, at);
+                is_any = true;
+            }
+        }
+        if is_any {
+            self.publish(|new| new.catalog = catalog_of(&new.upstreams, &self.pinned));
+        }
+        Ok(())
+    }
+
     async fn publish_pins(&self, upstream: &UpstreamName) -> Result<(), StoreError> {
-        if let Some(pins) = stored::of(&self.store, upstream).await? {
-            self.pinned.put(upstream, pins, true);
+        if let Some((pins, at)) = stored::of(&self.store, upstream).await? {
+            self.pinned.put(upstream, pins, at);
         }
         self.publish(|new| new.catalog = catalog_of(&new.upstreams, &self.pinned));
         Ok(())
@@ -356,21 +389,23 @@ mod tests {
     fn what_nothing_is_known_of_was_never_seen() {
         let (pinned, notes) = (Pinned::default(), UpstreamName::parse("notes").unwrap());
         let add = tool("notes", "add");
+        let at = |number: u64| serde_json::from_value::<Revision>(number.into()).unwrap();
         assert_eq!(pinned.standing()(&add), PinStanding::FirstSeen);
-        pinned.put(&notes, vec![pin("add", &add.digest), pin("delete", "0123")], false);
+        pinned.put(&notes, vec![pin("add", &add.digest), pin("delete", "0123")], at(7));
         let standing = pinned.standing();
         assert_eq!(standing(&add), PinStanding::Pinned);
         assert_eq!(standing(&tool("notes", "delete")), PinStanding::Changed);
         assert_eq!(standing(&tool("notes", "new")), PinStanding::FirstSeen);
         assert_eq!(standing(&tool("other", "add")), PinStanding::FirstSeen, "another upstream's pins are its own");
 
-        pinned.put(&notes, Vec::new(), false);
+        pinned.put(&notes, Vec::new(), at(6));
         assert_eq!(pinned.standing()(&add), PinStanding::Pinned, "what was read late does not undo what is known");
-        pinned.put(&notes, Vec::new(), true);
+        assert!(pinned.is_before(&notes, at(8)) && !pinned.is_before(&notes, at(7)));
+        pinned.put(&notes, Vec::new(), at(8));
         assert_eq!(pinned.standing()(&add), PinStanding::FirstSeen);
         pinned.forget(&notes);
         assert_eq!(pinned.of(&notes), None);
-        pinned.put(&notes, vec![pin("add", &add.digest)], false);
+        pinned.put(&notes, vec![pin("add", &add.digest)], at(9));
         assert_eq!(pinned.standing()(&add), PinStanding::Pinned, "what was forgotten can be learned again");
     }
 }

@@ -3,7 +3,7 @@
 use super::Control;
 use crate::audit::{Actor, AuditEvent};
 use crate::store::recordings::{self as stored, Filter, Question, Recording};
-use crate::store::{StoreError, audit};
+use crate::store::{Cursor, Page, StoreError, audit};
 
 impl Control {
     /// What one decision's policies were asked, if it was recorded.
@@ -16,20 +16,21 @@ impl Control {
         Ok(recording)
     }
 
-    /// The latest recorded questions, newest first, each with the id of its decision.
-    pub async fn latest_recordings(
+    /// A page of the recorded questions, newest first, each with the id of its decision.
+    pub async fn recordings(
         &self,
         filter: Filter,
+        after: Option<Cursor>,
         limit: usize,
         actor: Actor,
-    ) -> Result<Vec<(String, Question)>, StoreError> {
-        let latest = stored::latest(&self.store, &self.secret, &filter, limit).await?;
-        if !latest.is_empty() {
+    ) -> Result<Page<(String, Question)>, StoreError> {
+        let page = stored::list(&self.store, &self.secret, &filter, after.as_ref(), limit).await?;
+        if !page.items.is_empty() {
             let Filter { binding, hook } = filter;
             let policy = binding.map(|binding| binding.to_string());
-            let event = AuditEvent::RecordingsRead { policy, hook, questions: latest.len() as u64 };
+            let event = AuditEvent::RecordingsRead { policy, hook, questions: page.items.len() as u64 };
             audit::record(&self.store, actor, event).await?;
         }
-        Ok(latest)
+        Ok(page)
     }
 }

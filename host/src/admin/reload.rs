@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::rollback::Cause;
-use super::{BuildError, Control, catalog_of, read_keys, start_upstream, watched_files};
+use super::{BuildError, Control, catalog_of, start_upstream, watched_files};
 use crate::audit::{Actor, AuditEvent};
 use crate::config::{self, Config, Mistakes};
 use crate::env::Timestamp;
@@ -26,7 +26,8 @@ use crate::ids::UpstreamName;
 use crate::pipeline::Upstreams;
 use crate::policy::replay::Changes;
 use crate::secret::Digest;
-use crate::store::audit as trail;
+use crate::store::changes::{PolicyAct, Revision};
+use crate::store::{audit as trail, keys as stored_keys};
 use crate::upstream::Upstream;
 
 /// Changes that come in one burst are read once.
@@ -88,33 +89,57 @@ impl Control {
     /// # Errors
     /// [`ReloadError`]; the running state is then unchanged.
     pub async fn reload(self: &Arc<Self>, actor: Actor) -> Result<u64, ReloadError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let mut applied = self.changing.lock().await;
+        let (reloaded, at) = self.reload_now(actor).await;
+        applied.policies = at.unwrap_or(applied.policies);
+        reloaded
+    }
+
+    /// Reads the files of this gateway again, since an operator had another one read its own.
+    pub(super) async fn reload_as_asked(self: &Arc<Self>, at: Revision) {
+        let mut applied = self.changing.lock().await;
+        if at <= applied.policies {
+            return;
+        }
+        applied.policies = at;
+        if let (Err(error), _) = self.reload_now(Actor::System).await {
+            self.tell_not_followed(error.explain()).await;
+        }
+    }
+
+    /// One change at a time: whoever calls this holds `changing`. Also the revision in which others are told.
+    async fn reload_now(self: &Arc<Self>, actor: Actor) -> (Result<u64, ReloadError>, Option<Revision>) {
         // Taken before anything is read: what changes while it is read counts as not seen.
         let mut seen = digests(watched_files(&self.config.load())).await;
         let reloaded = self.try_reload(&mut seen, actor).await;
         self.seen.store(Arc::new(seen));
         let at = self.env.now();
-        let (event, last) = match &reloaded {
+        let (event, last, is_refused) = match &reloaded {
             Ok((generation, changes)) => {
                 tracing::info!(generation, "configuration and policies reloaded");
                 if let Some(changes) = changes.as_deref().filter(|changes| !changes.different.is_empty()) {
                     tracing::warn!(generation, %changes, "the new policies decide differently");
                 }
                 let event = AuditEvent::PoliciesReloaded { generation: *generation };
-                (event, LastReload { at, error: None, changes: changes.clone() })
+                (event, LastReload { at, error: None, changes: changes.clone() }, false)
             }
             Err(error) => {
                 let reason = error.explain();
                 tracing::error!(%reason, "reload refused, the running policies stay");
                 let event = AuditEvent::PolicyReloadRefused { reason: reason.clone() };
-                (event, LastReload { at, error: Some(reason), changes: None })
+                (event, LastReload { at, error: Some(reason), changes: None }, true)
             }
         };
         self.last_reload.store(Arc::new(last));
-        if let Err(error) = trail::record(&self.store, actor, event).await {
-            tracing::error!(%error, "the audit trail lacks a reload");
-        }
-        reloaded.map(|(generation, _)| generation)
+        let told = if is_refused {
+            if let Err(error) = trail::record(&self.store, actor, event).await {
+                tracing::error!(%error, "the audit trail lacks a reload");
+            }
+            None
+        } else {
+            self.record_policies(actor, event, PolicyAct::Reload).await
+        };
+        (reloaded.map(|(generation, _)| generation), told)
     }
 
     async fn try_reload(
@@ -136,7 +161,7 @@ impl Control {
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         let published = self.load_policies(&config, generation).await?;
         let policies = Arc::new(published.policies);
-        let keys = Arc::new(read_keys(&self.store, &config).await.map_err(BuildError::Store)?);
+        let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
 
         let mut upstreams = BTreeMap::new();
         for settings in &config.upstreams {
@@ -150,8 +175,7 @@ impl Control {
             upstreams.insert(settings.name.clone(), upstream);
         }
         let upstreams = Arc::new(upstreams);
-        self.publish(|new| {
-            new.keys = keys.clone();
+        self.publish_with_keys(Some(config.keys.clone()), stored, at, |new| {
             new.policies = policies.clone();
             new.upstreams = upstreams.clone();
             new.catalog = catalog_of(&upstreams, &self.pinned);
@@ -209,6 +233,7 @@ async fn retire(old: Arc<Upstreams>, new: Arc<Upstreams>, stopping: Cancellation
 fn warn_of_restart(running: &Config, new: &Config) {
     let same = running.listen == new.listen
         && running.store == new.store
+        && running.upkeep == new.upkeep
         && running.data_dir == new.data_dir
         && running.edge == new.edge
         && running.limits == new.limits

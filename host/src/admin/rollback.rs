@@ -14,6 +14,7 @@ use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::policy::PolicySet;
 use crate::store::audit as trail;
+use crate::store::changes::{PolicyAct, Revision};
 
 /// Sets that are kept, the running one among them.
 pub const KEPT: usize = 3;
@@ -115,9 +116,46 @@ impl Control {
     /// Puts the policies of an earlier generation into force again, as a new generation: of `to`, or of the newest that
     /// is kept besides the running one. Its number.
     pub async fn roll_back(&self, to: Option<u64>, actor: Actor) -> Result<u64, RollbackError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let mut applied = self.changing.lock().await;
         let kept = self.generations();
         let target = target(&kept, to)?;
+        let number = self.put_into_force_again(&target, actor);
+        let event = AuditEvent::PoliciesRolledBack { generation: number, to: target.number };
+        let act = PolicyAct::RollBack { set: target.policies.digest().to_hex() };
+        if let Some(at) = self.record_policies(actor, event, act).await {
+            applied.policies = at;
+        }
+        Ok(number)
+    }
+
+    /// Goes back to the policies with this digest, to which an operator went back on another gateway.
+    pub(super) async fn roll_back_as_asked(&self, at: Revision, set: &str) {
+        let mut applied = self.changing.lock().await;
+        if at <= applied.policies {
+            return;
+        }
+        applied.policies = at;
+        let kept = self.generations();
+        let is_wanted = |generation: &&Arc<Generation>| generation.policies.digest().to_hex() == set;
+        match kept.iter().rev().find(is_wanted) {
+            Some(target) if kept.last().is_some_and(|running| running.number == target.number) => {
+                tracing::info!(generation = target.number, "these are the policies that were gone back to elsewhere");
+            }
+            Some(target) => {
+                let number = self.put_into_force_again(target, Actor::System);
+                let event = AuditEvent::PoliciesRolledBack { generation: number, to: target.number };
+                if let Err(error) = trail::record(&self.store, Actor::System, event).await {
+                    tracing::error!(%error, "the audit trail lacks a rollback");
+                }
+            }
+            None => {
+                self.tell_not_followed("the policies that it went back to are not kept here".to_owned()).await;
+            }
+        }
+    }
+
+    /// The number of the new generation that has the policies of an earlier one.
+    fn put_into_force_again(&self, target: &Generation, actor: Actor) -> u64 {
         let number = self.generation.load(Ordering::Relaxed) + 1;
         let policies = Arc::new(target.policies.again(&self.config.load().upstreams, number));
         self.publish(|new| new.policies = policies.clone());
@@ -127,11 +165,7 @@ impl Control {
             of = target.number,
             "policies rolled back; the configuration file still says otherwise and counts again from the next reload on"
         );
-        let event = AuditEvent::PoliciesRolledBack { generation: number, to: target.number };
-        if let Err(error) = trail::record(&self.store, actor, event).await {
-            tracing::error!(%error, "the audit trail lacks a rollback");
-        }
-        Ok(number)
+        number
     }
 
     /// Remembers a set that was just published.

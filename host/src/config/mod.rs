@@ -52,6 +52,7 @@ pub struct Config {
     /// Directory of the store, the admin socket, the operator token and the deployment secret.
     pub data_dir: PathBuf,
     pub store: StoreUrl,
+    pub upkeep: Upkeep,
     pub edge: Edge,
     pub limits: Limits,
     pub mcp: Mcp,
@@ -113,6 +114,25 @@ pub enum StoreUrl {
     Redb(PathBuf),
     /// `memory:`; forgets everything on stop.
     Memory,
+}
+
+/// How the store is kept right and tidy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upkeep {
+    /// How long what other gateways change may go unnoticed before callers are refused.
+    pub max_staleness: Duration,
+    /// How long the audit trail is kept.
+    pub audit_retention: Duration,
+    pub decisions: Keeping,
+    pub recordings: Keeping,
+}
+
+/// How much of a trail is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    pub age: Duration,
+    /// Roughly, on disk.
+    pub bytes: u64,
 }
 
 /// Limits of connections, for both listeners.

@@ -14,6 +14,10 @@ use crate::env::Timestamp;
 
 /// Longest duration; beyond it, adding to a clock could overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Longest time that anything is kept.
+const LONGEST_KEPT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+/// Shortest time that anything is kept: less is a typing mistake.
+const SHORTEST_KEPT: Duration = Duration::from_secs(60);
 
 /// A length of time, zero included.
 pub(super) fn duration(text: &str) -> Checked<Duration> {
@@ -24,6 +28,26 @@ pub(super) fn duration(text: &str) -> Checked<Duration> {
         return Err(Fault::new("must not be longer than a year"));
     }
     Ok(duration)
+}
+
+/// How long something is kept: never for no time.
+pub(super) fn retention(text: &str) -> Checked<Duration> {
+    let hint = "write how long to keep it, such as \"24h\", \"7d\" or \"400d\"";
+    if text.trim_start().starts_with('-') {
+        return Err(Fault::new("must not be negative").hint(hint));
+    }
+    let kept = humantime::parse_duration(text)
+        .map_err(|error| Fault::new(format!("is not a duration: {error}")).hint(hint))?;
+    if kept.is_zero() {
+        return Err(Fault::new("must not be zero").hint(hint));
+    }
+    if kept < SHORTEST_KEPT {
+        return Err(Fault::new("must not be shorter than a minute").hint(hint));
+    }
+    if kept > LONGEST_KEPT {
+        return Err(Fault::new("must not be longer than ten years"));
+    }
+    Ok(kept)
 }
 
 /// A number of bytes, at least one.

@@ -224,6 +224,12 @@ pub fn unauthenticated() -> Refused {
     Refused::plain(StatusCode::UNAUTHORIZED, "a valid key is required").challenge(r#"Bearer realm="portcullis""#)
 }
 
+/// 503 while it is not known what other gateways have changed in the store.
+pub fn out_of_date() -> Refused {
+    let message = "the gateway does not know what has changed in its store: try again";
+    Refused::plain(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(STORE_RETRY)
+}
+
 /// A response with a JSON body that nobody may keep.
 pub fn json_response(status: StatusCode, body: String) -> Response {
     let mut response = Response::new(Body::from(body));

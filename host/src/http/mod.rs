@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::middleware;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::StatusCode;
@@ -24,8 +24,13 @@ use guard::HostGuard;
 
 /// What the public listener serves.
 pub fn public_router(mcp: Arc<mcp::Mcp>, control: Arc<Control>, guard: HostGuard) -> Router {
-    let health = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(control);
-    guarded(mcp.router().merge(health), guard)
+    guarded(followed(mcp.router(), control), guard)
+}
+
+/// What callers reach as long as the store is followed, and how to ask for the gateway's health.
+fn followed(callers: Router, control: Arc<Control>) -> Router {
+    let callers = callers.route_layer(middleware::from_fn_with_state(control.clone(), refuse_when_stale));
+    callers.merge(Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(control))
 }
 
 /// What the admin listener and the admin socket serve.
@@ -43,9 +48,19 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Requests can be served: every upstream has been tried once.
+/// Answers 503 as long as it is not known what other gateways have changed in the store: a key may have been revoked.
+async fn refuse_when_stale(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    if control.is_stale() {
+        return error::out_of_date().into_response();
+    }
+    next.run(request).await
+}
+
+/// Requests can be served: every upstream has been tried once, and nothing in the store went unnoticed for too long.
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
-    if control.is_ready() {
+    if control.is_stale() {
+        (StatusCode::SERVICE_UNAVAILABLE, "out of date: the store cannot be followed\n").into_response()
+    } else if control.is_ready() {
         "ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting: not every upstream has been tried yet\n").into_response()
@@ -57,4 +72,51 @@ async fn nothing_here() -> Response {
         StatusCode::NOT_FOUND,
         r#"{"error":"not_found","message":"there is nothing at this path"}"#.to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use axum::routing::any;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::admin::testing::{Replica, shared, until};
+
+    async fn ask(router: &Router, path: &str) -> Response {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn callers_are_refused_as_long_as_the_store_is_not_followed() {
+        let (store, clock) = shared().await;
+        let mut replica = Replica::new(store.as_replica(1), &clock, Duration::from_millis(700), &[]).await;
+        let router = followed(Router::new().route("/mcp", any(|| async { "here" })), replica.control.clone());
+        let status = async |path| ask(&router, path).await.status().as_u16();
+        until("nobody knows what has changed", async || status("/mcp").await == 503).await;
+        let refused = ask(&router, "/mcp").await;
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!((status("/readyz").await, status("/healthz").await), (503, 200));
+        assert!(!replica.control.is_ready());
+
+        replica.follow();
+        until("it is known again", async || status("/mcp").await == 200).await;
+        assert_eq!(status("/readyz").await, 200);
+        replica.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_nobody_else_writes_to_is_never_out_of_date() {
+        let (store, clock) = shared().await;
+        let replica = Replica::new(store, &clock, Duration::ZERO, &[]).await;
+        let router = followed(Router::new().route("/mcp", any(|| async { "here" })), replica.control.clone());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        for path in ["/mcp", "/readyz", "/healthz"] {
+            assert_eq!(ask(&router, path).await.status(), StatusCode::OK, "{path}");
+        }
+        replica.stop().await;
+    }
 }

@@ -24,6 +24,7 @@ use super::visible::VisibleSets;
 use crate::config::{Binding, Lines, PolicySettings, Sets, Upstream, WhenAllAbstain};
 use crate::identity::Caller;
 use crate::ids::{BindingName, UpstreamName};
+use crate::secret::Digest;
 
 /// Failures in a row after which a binding counts as degraded.
 const DEGRADED_AFTER: u32 = 5;
@@ -106,6 +107,20 @@ impl PolicySet {
         rules(self) == rules(other)
             && self.bindings.len() == other.bindings.len()
             && self.bindings.iter().zip(&other.bindings).all(|(one, other)| one.is_same_as(other))
+    }
+
+    /// Of what makes a set decide as it does, the same on every gateway: where the files are does not matter.
+    pub fn digest(&self) -> Digest {
+        let mut text = format!("{:?} {:?} {}", self.when_all_abstain, self.record, self.sets.digest().to_hex());
+        for bound in &self.bindings {
+            let (module, binding) = (bound.module.digest(), &bound.binding);
+            // Strings are quoted in this form, so that no two sets read the same.
+            let Binding { name, config, matches, priority, mode, advisory, allow_rewrite, .. } = binding;
+            let Binding { grants, time, memory_bytes, reuse, .. } = binding;
+            let says = (name, module, config.to_string(), matches, priority, mode, advisory, allow_rewrite);
+            text.push_str(&format!("\n{says:?} {:?}", (grants, time, memory_bytes, reuse)));
+        }
+        Digest::of(text.as_bytes())
     }
 
     /// What happens where policies are bound to a hook and all of them abstain.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Change, Revision, announce, revision};
 use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
@@ -14,15 +15,10 @@ use crate::audit::{Actor, AuditEntry, AuditEvent, OperatorProof, Ruling};
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
 
-/// How long a row is kept.
-pub const RETENTION: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-
-/// Rows removed in one transaction.
-const PRUNE_STEP: usize = 500;
 /// Longest free text in an event, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
 
-const AUDIT: Typed<EntryRecord> = Typed {
+pub(super) const AUDIT: Typed<EntryRecord> = Typed {
     table: Table::Audit,
     version: 1,
     older: &[],
@@ -55,26 +51,31 @@ pub async fn record(store: &Store, actor: Actor, event: AuditEvent) -> Result<()
     store.write(move |tx| append(tx, actor, &event)).await
 }
 
+/// Adds a row for something that changes nothing in the store and that others have to know of all the same.
+pub async fn record_and_announce(
+    store: &Store,
+    actor: Actor,
+    event: AuditEvent,
+    change: Change,
+) -> Result<Revision, StoreError> {
+    store
+        .write(move |tx| {
+            append(tx, actor, &event)?;
+            announce(tx, change.clone())?;
+            revision(tx)
+        })
+        .await
+}
+
 /// A page of the trail, newest first.
 pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Recorded>, StoreError> {
     store.read(move |tx| AUDIT.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(Recorded::try_from)).await
 }
 
-/// Removes rows older than [`RETENTION`], step by step, and tells how many.
-pub async fn prune(store: &Store) -> Result<usize, StoreError> {
-    let mut removed = 0;
-    loop {
-        let step = store.write(prune_step).await?;
-        removed += step;
-        if step < PRUNE_STEP {
-            return Ok(removed);
-        }
-    }
-}
-
-fn prune_step(tx: &mut WriteTx<'_>) -> Result<usize, StoreError> {
-    let too_old = Bounds::before(row_key(tx.now().before(RETENTION).as_millis(), 0));
-    let rows = tx.range(Table::Audit, &too_old, Direction::Forward, PRUNE_STEP)?;
+/// Removes at most `limit` rows that are older than `retention` has it, and tells how many.
+pub(super) fn prune_step(tx: &mut WriteTx<'_>, retention: Duration, limit: usize) -> Result<usize, StoreError> {
+    let too_old = Bounds::before(row_key(tx.now().before(retention).as_millis(), 0));
+    let rows = tx.range(Table::Audit, &too_old, Direction::Forward, limit)?;
     rows.iter().try_for_each(|(key, _)| tx.remove(Table::Audit, key))?;
     Ok(rows.len())
 }
@@ -86,7 +87,7 @@ fn row_key(at_ms: u64, sequence: u64) -> [u8; 16] {
 /// A row as it is stored, codec version 1.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EntryRecord {
+pub(super) struct EntryRecord {
     at_ms: u64,
     sequence: u64,
     actor: ActorRecord,
@@ -121,6 +122,7 @@ enum EventRecord {
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
     PinsForgotten { upstream: String, tools: u64 },
+    PoliciesNotFollowed { reason: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,6 +193,7 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::PinsForgotten { upstream, tools } => {
                 Self::PinsForgotten { upstream: upstream.as_str().to_owned(), tools: *tools }
             }
+            AuditEvent::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason: text(reason) },
         }
     }
 }
@@ -222,6 +225,7 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::PinsForgotten { upstream: of, tools } => {
                 Self::PinsForgotten { upstream: upstream(&of)?, tools }
             }
+            EventRecord::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason },
         })
     }
 }
@@ -276,8 +280,7 @@ impl TryFrom<EntryRecord> for Recorded {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Location;
-    use super::super::tests::{StandingClock, memory};
+    use super::super::tests::memory;
     use super::*;
 
     fn every_event() -> Vec<AuditEvent> {
@@ -310,6 +313,7 @@ mod tests {
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
             AuditEvent::PinsForgotten { upstream, tools: 5 },
+            AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
         ]
     }
 
@@ -357,23 +361,5 @@ mod tests {
         let page = list(&store, None, 10).await.unwrap();
         let AuditEvent::PolicyReloadRefused { reason } = &page.items[0].entry.event else { panic!("another event") };
         assert_eq!(reason.len(), MAX_TEXT_BYTES);
-    }
-
-    #[tokio::test]
-    async fn what_is_too_old_is_pruned_in_steps() {
-        let clock = StandingClock::at(1_000);
-        let store = super::super::Store::open(Location::Memory, clock.env()).await.unwrap();
-        let fill =
-            |tx: &mut WriteTx<'_>| (0..400).try_for_each(|_| append(tx, Actor::System, &AuditEvent::GatewayStopped));
-        for _ in 0..3 {
-            store.write(fill).await.unwrap();
-        }
-        clock.advance(RETENTION);
-        record(&store, Actor::System, AuditEvent::GatewayStopped).await.unwrap();
-        assert_eq!(prune(&store).await.unwrap(), 0);
-        clock.advance(Duration::from_millis(1));
-        assert_eq!(prune(&store).await.unwrap(), 1_200);
-        let left = list(&store, None, 10).await.unwrap();
-        assert_eq!(left.items.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1_201]);
     }
 }

@@ -81,7 +81,7 @@ tables! {
     ApprovalsByState = 8 "approvals_by_state",
     /// Principal, state and id of an approval → id.
     ApprovalsByPrincipal = 9 "approvals_by_principal",
-    /// When an approval is forgotten, and its id → id.
+    /// When an approval is forgotten, and its id → id: in schema 1. Empty since.
     ApprovalsByExpiry = 10 "approvals_by_expiry",
     /// Pinned definitions of tools by upstream and tool.
     Pins = 11 "pins",
@@ -97,6 +97,8 @@ tables! {
     Changes = 16 "changes",
     /// When a record expires, its table's number and its key → nothing.
     Expiry = 17 "expiry",
+    /// Who does what only one of several gateways may do, by what it is.
+    Leases = 18 "leases",
 }
 
 /// One row.
@@ -225,6 +227,10 @@ impl Effects {
     /// The changes table by table, each in key order.
     pub(super) fn tables(&self) -> impl Iterator<Item = (Table, &BTreeMap<Vec<u8>, Option<Vec<u8>>>)> {
         self.tables.iter().map(|(table, changes)| (*table, changes))
+    }
+
+    fn has(&self, table: Table) -> bool {
+        self.tables.contains_key(&table)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
@@ -393,6 +399,11 @@ impl WriteTx<'_> {
     /// Removes `key`, if it is there.
     pub fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
         self.change(table, key, None)
+    }
+
+    /// Whether this transaction tells of a change that others keep copies of.
+    pub(super) fn has_announced(&self) -> bool {
+        self.own.has(Table::Changes)
     }
 
     fn change(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {

@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Cursor, Discrepancy, Index, Older, Page, Typed, unreadable};
-use super::{ReadTx, Store, StoreError, WriteTx, audit, engine::Table};
+use super::changes::{Change, Revision, announce, revision};
+use super::table::{Cursor, Index, Older, Page, Typed, unreadable};
+use super::{Store, StoreError, WriteTx, audit, engine::Table};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::glob::Glob;
@@ -17,7 +18,7 @@ use crate::secret::Digest;
 /// Most keys in the store.
 pub const MAX_KEYS: usize = 10_000;
 
-const KEYS: Typed<KeyRecord> = Typed {
+pub(super) const KEYS: Typed<KeyRecord> = Typed {
     table: Table::Keys,
     version: 2,
     older: &[Older { version: 1, read: |body| serde_json::from_slice::<KeyRecord1>(body).map(KeyRecord::from) }],
@@ -73,6 +74,7 @@ fn create_in(tx: &mut WriteTx<'_>, name: &KeyName, record: &KeyRecord, actor: Ac
     }
     KEYS.put(tx, record)?;
     audit::append(tx, actor, &AuditEvent::KeyCreated { name: name.clone() })?;
+    announce(tx, Change::Keys)?;
     Ok(Creation::Created)
 }
 
@@ -103,6 +105,7 @@ fn set_standing_in(
     }
     KEYS.put(tx, &KeyRecord { standing, ..record })?;
     audit::append(tx, actor, &event)?;
+    announce(tx, Change::Keys)?;
     Ok(StandingChange::Changed)
 }
 
@@ -115,6 +118,7 @@ pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Delet
                 return Ok(Deletion::NotFound);
             }
             audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
+            announce(tx, Change::Keys)?;
             Ok(Deletion::Deleted)
         })
         .await
@@ -123,6 +127,17 @@ pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Delet
 /// Every key, by name. There are at most [`MAX_KEYS`].
 pub async fn all(store: &Store) -> Result<Vec<VirtualKey>, StoreError> {
     store.read(|tx| KEYS.all(tx, MAX_KEYS)?.into_iter().map(VirtualKey::try_from).collect()).await
+}
+
+/// Every key, by name, and the revision that this is the state of.
+pub async fn all_at(store: &Store) -> Result<(Vec<VirtualKey>, Revision), StoreError> {
+    store
+        .read(|tx| {
+            let at = revision(tx)?;
+            let keys = KEYS.all(tx, MAX_KEYS)?.into_iter().map(VirtualKey::try_from).collect::<Result<_, _>>()?;
+            Ok((keys, at))
+        })
+        .await
 }
 
 /// A page of keys, newest first.
@@ -147,11 +162,6 @@ pub async fn by_digest(store: &Store, digest: Digest) -> Result<Option<VirtualKe
         .await
 }
 
-/// Where the indexes disagree with the keys.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    KEYS.verify(tx, MAX_KEYS)
-}
-
 fn by_creation(created_ms: u64, name: &str) -> Vec<u8> {
     [&created_ms.to_be_bytes(), name.as_bytes()].concat()
 }
@@ -159,7 +169,7 @@ fn by_creation(created_ms: u64, name: &str) -> Vec<u8> {
 /// A key as it is stored, codec version 2.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KeyRecord {
+pub(super) struct KeyRecord {
     name: String,
     digest: [u8; 32],
     allow: Vec<AllowRecord>,
@@ -274,8 +284,8 @@ mod tests {
 
     use tokio::task::JoinSet;
 
-    use super::super::table::DiscrepancyKind;
     use super::super::tests::memory;
+    use super::super::verify::DiscrepancyKind;
     use super::*;
     use crate::audit::OperatorProof;
 

@@ -9,15 +9,25 @@
 //! knows redb is [`redb`]. A second engine is another variant of [`Engine`]; what is written above it stays.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
 
 use crate::env::Env;
+use crate::ids::{DeploymentId, ReplicaId};
 
 pub mod engine;
+mod kept;
+mod migrations;
 mod redb;
 pub mod table;
+pub mod verify;
 
 pub mod changes;
+pub mod follower;
+pub mod leases;
+pub mod sweeper;
 pub mod trail;
 
 pub mod approvals;
@@ -28,18 +38,27 @@ pub mod pins;
 pub mod recordings;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
 
 pub use engine::{ReadTx, WriteTx};
-pub use table::{Cursor, Discrepancy, Page};
-
-/// The schema that this version writes, and the newest that it opens.
-pub const SCHEMA: u32 = 1;
-
-const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
+pub use migrations::SCHEMA;
+pub use table::{Cursor, Page};
+pub use verify::{Discrepancy, Verification};
 
 /// Every table of records, for what is done to all alike.
-const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
+const KEPT: &[&dyn table::Kept] = &[
+    &keys::KEYS,
+    &audit::AUDIT,
+    &decisions::DECISIONS,
+    &approvals::Kept,
+    &pins::PINS,
+    &pins::UPSTREAMS,
+    &recordings::Kept,
+    &changes::CHANGES,
+    &leases::LEASES,
+];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +108,25 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     engine: Engine,
+    about: Arc<About>,
+}
+
+/// What all clones know alike.
+struct About {
+    replica: ReplicaId,
+    /// Told once the store is prepared, before anybody has it.
+    identity: OnceLock<Identity>,
+    /// Whether other processes may write to the same store.
+    is_shared: bool,
+    /// Sends whenever a write of this process that announced something has been committed.
+    announced: watch::Sender<()>,
+}
+
+/// Whose store it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    deployment: DeploymentId,
+    epoch: u64,
 }
 
 #[derive(Clone)]
@@ -97,11 +135,24 @@ enum Engine {
 }
 
 impl Store {
-    /// Opens a store, creating it if there is none, and refuses one that a newer version wrote.
+    /// Opens a store, creating it if there is none, brings one of an earlier version to the present schema, and refuses
+    /// one that a newer version wrote.
     pub async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
-        let store = Self { engine: Engine::Redb(Arc::new(redb::Engine::open(location, env).await?)) };
-        match store.check_schema().await {
-            Ok(()) => Ok(store),
+        let about = |is_shared| About {
+            replica: ReplicaId::generate(&env),
+            identity: OnceLock::new(),
+            is_shared,
+            announced: watch::Sender::new(()),
+        };
+        let store = Self {
+            about: Arc::new(about(false)),
+            engine: Engine::Redb(Arc::new(redb::Engine::open(location, env.clone()).await?)),
+        };
+        match migrations::prepare(&store, &env).await {
+            Ok(identity) => {
+                store.about.identity.get_or_init(|| identity);
+                Ok(store)
+            }
             Err(failure) => {
                 store.close().await;
                 Err(failure)
@@ -129,16 +180,44 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        let wake = Wake { announced: self.about.announced.clone(), is_due: AtomicBool::new(false) };
+        let closure = move |tx: &mut WriteTx<'_>| {
+            let returned = closure(tx);
+            wake.is_due.store(returned.is_ok() && tx.has_announced(), Ordering::Relaxed);
+            returned
+        };
         match &self.engine {
             Engine::Redb(engine) => engine.write(closure).await,
         }
     }
 
     /// Whether other processes may write to the same store.
-    pub const fn is_shared(&self) -> bool {
-        match &self.engine {
-            Engine::Redb(_) => false,
-        }
+    pub fn is_shared(&self) -> bool {
+        self.about.is_shared
+    }
+
+    /// Which of the gateways that share the store this one is, for as long as it runs.
+    pub fn replica(&self) -> &ReplicaId {
+        &self.about.replica
+    }
+
+    /// Whose store it is, over all of its life; a restored backup is the same deployment.
+    pub fn deployment(&self) -> DeploymentId {
+        self.identity().deployment
+    }
+
+    /// How often the store was put back to an earlier state, as it was on opening: [`epoch`] tells it inside a transaction.
+    pub fn epoch(&self) -> u64 {
+        self.identity().epoch
+    }
+
+    fn identity(&self) -> Identity {
+        *self.about.identity.get().expect("a store is prepared before anybody has it")
+    }
+
+    /// Changes whenever a write of this process that announced something has been committed.
+    fn announced(&self) -> watch::Receiver<()> {
+        self.about.announced.subscribe()
     }
 
     /// Finishes the writes that are queued and lets go of the file. Later calls answer [`StoreError::Closed`].
@@ -148,20 +227,56 @@ impl Store {
         }
     }
 
-    /// Compares every index with its table; an empty list is what should be.
-    pub async fn verify(&self) -> Result<Vec<Discrepancy>, StoreError> {
-        let mut found = self.read(keys::verify).await?;
-        found.extend(self.read(approvals::verify).await?);
-        Ok(found)
+    /// Looks through the whole store, beside traffic if need be: whether every record can be read and every index and
+    /// expiry agrees with the records.
+    pub async fn examine(&self) -> Result<Verification, StoreError> {
+        verify::run(self).await
     }
 
-    async fn check_schema(&self) -> Result<(), StoreError> {
-        self.write(|tx| match STORED_SCHEMA.get(tx)? {
-            None => STORED_SCHEMA.put(tx, &SCHEMA),
-            Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
-            Some(_) => Ok(()),
-        })
-        .await
+    /// What [`Self::examine`] finds wrong; an empty list is what should be.
+    pub async fn verify(&self) -> Result<Vec<Discrepancy>, StoreError> {
+        Ok(self.examine().await?.discrepancies)
+    }
+}
+
+/// How often the store was put back to an earlier state: what was handed out in an earlier epoch may have been used up
+/// since, for all that the store knows.
+pub fn epoch(tx: &mut ReadTx<'_>) -> Result<u64, StoreError> {
+    migrations::epoch(tx)
+}
+
+/// Begins a new epoch. Whoever puts a store back to an earlier state does this in its first transaction.
+pub fn begin_epoch(tx: &mut WriteTx<'_>) -> Result<u64, StoreError> {
+    migrations::begin_epoch(tx)
+}
+
+/// Goes down with the closure of a write, once it was answered: then it is committed, if it ever will be. That somebody
+/// is woken for nothing does no harm.
+struct Wake {
+    announced: watch::Sender<()>,
+    is_due: AtomicBool,
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        if *self.is_due.get_mut() {
+            self.announced.send_replace(());
+        }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// The same engine as another process on a shared store has it.
+    pub(crate) fn as_replica(&self, number: u64) -> Self {
+        let replica = ReplicaId::parse(&format!("{number:024x}")).expect("24 digits");
+        let about = About {
+            replica,
+            identity: OnceLock::from(self.identity()),
+            is_shared: true,
+            announced: watch::Sender::new(()),
+        };
+        Self { engine: self.engine.clone(), about: Arc::new(about) }
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! An upstream that was never seen before is adopted: all it offers is pinned as it is. From then on pins change only
 //! when an operator accepts a definition, and the audit row of that is in the same transaction; where there are more
-//! pins than fit in one, it is in the first, and until the last of them is written the tools are what they were. Whether
+//! pins than fit in one, it is in the first, and each transaction is announced. Whether
 //! a tool is what its pin says is for `upstream::catalog` to compare.
 
 use serde::{Deserialize, Serialize};
 
 use super::audit::{self, ActorRecord};
+use super::changes::{Change, Revision, announce, revision};
 use super::engine::{Bounds, Direction, MAX_RANGE, Table};
 use super::table::{Typed, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx};
@@ -26,7 +27,7 @@ const STEP: usize = 200;
 /// Bytes of definitions in one transaction, roughly.
 const STEP_BYTES: usize = 4 << 20;
 
-const PINS: Typed<Record> = Typed {
+pub(super) const PINS: Typed<Record> = Typed {
     table: Table::Pins,
     version: 1,
     older: &[],
@@ -35,7 +36,7 @@ const PINS: Typed<Record> = Typed {
     expires: None,
 };
 
-const UPSTREAMS: Typed<UpstreamRecord> = Typed {
+pub(super) const UPSTREAMS: Typed<UpstreamRecord> = Typed {
     table: Table::PinnedUpstreams,
     version: 1,
     older: &[],
@@ -95,11 +96,13 @@ pub enum Forgetting {
     Unknown,
 }
 
-/// The pins of an upstream in the order of nothing in particular, or `None` if it was never seen.
-pub async fn of(store: &Store, upstream: &UpstreamName) -> Result<Option<Vec<Pin>>, StoreError> {
+/// The pins of an upstream in the order of nothing in particular, and the revision that this is the state of. `None` if
+/// the upstream was never seen.
+pub async fn of(store: &Store, upstream: &UpstreamName) -> Result<Option<(Vec<Pin>, Revision)>, StoreError> {
     let upstream = upstream.clone();
     store
         .read(move |tx| {
+            let at = revision(tx)?;
             if !is_known(tx, &upstream)? {
                 return Ok(None);
             }
@@ -108,7 +111,7 @@ pub async fn of(store: &Store, upstream: &UpstreamName) -> Result<Option<Vec<Pin
                 pins.push(record.try_into()?);
                 Ok(())
             })?;
-            Ok(Some(pins))
+            Ok(Some((pins, at)))
         })
         .await
 }
@@ -160,6 +163,7 @@ pub async fn adopt(
             }
             UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools })?;
             audit::append(tx, Actor::System, &AuditEvent::PinsAdopted { upstream: name.clone(), tools })?;
+            announce(tx, of_upstream(&name))?;
             Ok(Adoption::Adopted)
         })
         .await
@@ -189,6 +193,7 @@ pub async fn accept(
             pin_all(tx, &upstream, std::slice::from_ref(&definition), actor)?;
             let Definition { tool, digest, text: _ } = definition.clone();
             audit::append(tx, actor, &AuditEvent::PinAccepted { upstream: upstream.clone(), tool, digest })?;
+            announce(tx, of_upstream(&upstream))?;
             Ok(Acceptance::Accepted)
         })
         .await
@@ -211,6 +216,7 @@ pub async fn accept_all(
                 if at == 0 {
                     audit::append(tx, actor, &AuditEvent::PinsAccepted { upstream: name.clone(), tools })?;
                 }
+                announce(tx, of_upstream(&name))?;
                 pin_all(tx, &name, &step, actor)
             })
             .await?;
@@ -229,11 +235,25 @@ pub async fn accept_all(
         })
         .await?;
     for step in gone.chunks(STEP) {
-        let step = step.to_vec();
-        store.write(move |tx| step.iter().try_for_each(|key| PINS.remove(tx, key).map(drop))).await?;
+        let (step, name) = (step.to_vec(), upstream.clone());
+        store
+            .write(move |tx| {
+                announce(tx, of_upstream(&name))?;
+                step.iter().try_for_each(|key| PINS.remove(tx, key).map(drop))
+            })
+            .await?;
     }
     let name = upstream.clone();
-    store.write(move |tx| UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools })).await
+    store
+        .write(move |tx| {
+            announce(tx, of_upstream(&name))?;
+            UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools })
+        })
+        .await
+}
+
+fn of_upstream(upstream: &UpstreamName) -> Change {
+    Change::Pins { upstream: upstream.as_str().to_owned() }
 }
 
 /// Forgets an upstream with all its pins, as if it was never seen.
@@ -246,6 +266,7 @@ pub async fn forget(store: &Store, upstream: &UpstreamName, actor: Actor) -> Res
                 let Some(UpstreamRecord { pins, .. }) = UPSTREAMS.get(tx, name.as_str().as_bytes())? else {
                     return Ok(None);
                 };
+                announce(tx, of_upstream(&name))?;
                 if is_first {
                     let event = AuditEvent::PinsForgotten { upstream: name.clone(), tools: pins };
                     audit::append(tx, actor, &event)?;
@@ -353,7 +374,7 @@ fn key(upstream: &str, tool: &str) -> Vec<u8> {
 /// A pin as it is stored, codec version 1.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub(super) struct Record {
     upstream: String,
     tool: String,
     digest: String,
@@ -366,7 +387,7 @@ struct Record {
 /// An upstream that was seen, codec version 1.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct UpstreamRecord {
+pub(super) struct UpstreamRecord {
     upstream: String,
     pins: u64,
 }
@@ -406,7 +427,7 @@ mod tests {
     }
 
     async fn digests(store: &Store, upstream: &UpstreamName) -> BTreeMap<String, String> {
-        let pins = of(store, upstream).await.unwrap().unwrap();
+        let (pins, _) = of(store, upstream).await.unwrap().unwrap();
         pins.into_iter().map(|pin| (pin.tool, pin.digest)).collect()
     }
 
@@ -424,7 +445,8 @@ mod tests {
         assert_eq!(digests(&store, &notes()).await, expected(&first));
         let other = UpstreamName::parse("note").unwrap();
         assert_eq!(adopt(&store, &other, Vec::new()).await.unwrap(), Adoption::Adopted);
-        assert_eq!(of(&store, &other).await.unwrap(), Some(Vec::new()), "it has no tools, and was seen");
+        let (pins, _) = of(&store, &other).await.unwrap().expect("it was seen");
+        assert_eq!(pins, Vec::new());
         let trail = audit::list(&store, None, 10).await.unwrap();
         assert_eq!(trail.items[1].entry.event, AuditEvent::PinsAdopted { upstream: notes(), tools: 2 });
         assert_eq!((trail.items.len(), trail.items[1].entry.actor), (2, Actor::System));
@@ -470,7 +492,7 @@ mod tests {
         accept_all(&store, &notes(), many.clone(), OPERATOR).await.unwrap();
         assert_eq!(digests(&store, &notes()).await, expected(&many));
         accept_all(&store, &notes(), Vec::new(), OPERATOR).await.unwrap();
-        assert_eq!(of(&store, &notes()).await.unwrap(), Some(Vec::new()));
+        assert_eq!(digests(&store, &notes()).await, BTreeMap::new());
         let trail = audit::list(&store, None, 10).await.unwrap();
         assert_eq!(trail.items[0].entry.event, AuditEvent::PinsAccepted { upstream: notes(), tools: 0 });
     }

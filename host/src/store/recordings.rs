@@ -6,12 +6,16 @@
 //! decisions are. A question is one row, under its decision's id and its number; a long one is in pieces of its own,
 //! which are written with the row. Of what one decision has too much of, digests are kept.
 
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::engine::{Bounds, Direction, MAX_KEY_BYTES, Table};
-use super::table::{Index, Single, Typed, unreadable};
+use super::engine::{Bounds, Direction, MAX_KEY_BYTES, Row, Table};
+use super::kept::readable;
+use super::table::{Cursor, Index, Page, Single, Typed, unreadable};
 use super::trail::{self, Trail};
+use super::verify::Found;
 use super::{ReadTx, Store, StoreError, WriteTx};
 use crate::env::Timestamp;
 use crate::ids::BindingName;
@@ -40,7 +44,7 @@ const ROW_OVERHEAD_BYTES: u64 = 512;
 /// What recordings are sealed for.
 const PURPOSE: &str = "recording";
 
-const RECORDINGS: Typed<Record> = Typed {
+pub(super) const RECORDINGS: Typed<Record> = Typed {
     table: Table::Recordings,
     version: 1,
     older: &[],
@@ -245,6 +249,58 @@ impl Trail for Sealed {
     }
 }
 
+/// The table for what is done to all alike: some records have pieces elsewhere.
+pub(super) struct Kept;
+
+impl super::kept::Kept for Kept {
+    fn table(&self) -> Table {
+        RECORDINGS.table()
+    }
+
+    fn indexes(&self) -> Vec<Table> {
+        [RECORDINGS.indexes(), vec![Table::RecordingPieces]].concat()
+    }
+
+    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError> {
+        RECORDINGS.forget(tx, key, now)
+    }
+
+    fn check(&self, tx: &mut ReadTx<'_>, row: &Row, found: &mut Found) -> Result<(), StoreError> {
+        RECORDINGS.check(tx, row, found)?;
+        let Some(record) = readable(RECORDINGS.decode(&row.1))? else { return Ok(()) };
+        for at in 0..record.pieces {
+            let key = piece_key(&record.decision, record.number, at);
+            if tx.get(Table::RecordingPieces, &key)?.is_none() {
+                found.missing(Table::RecordingPieces, &key);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_index(&self, tx: &mut ReadTx<'_>, index: Table, row: &Row, found: &mut Found) -> Result<(), StoreError> {
+        if index != Table::RecordingPieces {
+            return RECORDINGS.check_index(tx, index, row, found);
+        }
+        let (key, _) = row;
+        let owner = match key.split_last_chunk() {
+            Some((owner, piece)) => tx.get(Table::Recordings, owner)?.map(|owner| (owner, u16::from_be_bytes(*piece))),
+            None => None,
+        };
+        let has_it = match owner {
+            Some((owner, piece)) => readable(RECORDINGS.decode(&owner))?.is_none_or(|owner| piece < owner.pieces),
+            None => false,
+        };
+        if !has_it {
+            found.stray(index, key);
+        }
+        Ok(())
+    }
+
+    fn expires_at(&self, tx: &mut ReadTx<'_>, key: &[u8], at: Timestamp) -> Result<bool, StoreError> {
+        RECORDINGS.expires_at(tx, key, at)
+    }
+}
+
 /// What one decision's policies were asked, or `None` if nothing of it is kept.
 pub async fn get(store: &Store, secret: &DeploymentSecret, decision: &str) -> Result<Option<Recording>, StoreError> {
     if decision.len() > MAX_KEY_BYTES / 2 {
@@ -275,61 +331,86 @@ pub struct Filter {
     pub hook: Option<String>,
 }
 
-/// The latest questions that are kept whole, newest first, each with the id of its decision. What was sealed with another
-/// secret is left out. It looks at a bounded number of questions.
-pub async fn latest(
+/// A page of the questions that are kept whole, newest first, each with the id of its decision. What was sealed with
+/// another secret is left out. It looks at a bounded number of questions: it may be short, or empty, and still have a
+/// next one. The pages of a binding and those of all are two lists.
+pub async fn list(
     store: &Store,
     secret: &DeploymentSecret,
     filter: &Filter,
+    after: Option<&Cursor>,
     limit: usize,
-) -> Result<Vec<(String, Question)>, StoreError> {
+) -> Result<Page<(String, Question)>, StoreError> {
+    let limit = limit.max(1);
     let (table, mut bounds) = match &filter.binding {
         Some(binding) => (Table::RecordingsByPolicy, Bounds::within(&of_policy(binding.as_str()))),
         None => (Table::Recordings, Bounds::all()),
     };
-    let mut found = Vec::new();
+    if let Some(after) = after {
+        bounds = bounds.before_too(after.as_bytes());
+    }
+    let mut items = Vec::new();
     let mut seen = 0;
-    while found.len() < limit && seen < MAX_SCAN {
+    loop {
         let step = bounds.clone();
-        let (rows, last) = store.read(move |tx| step_back(tx, table, &step)).await?;
-        seen += rows.len();
-        for (record, text) in rows {
+        let rows = store.read(move |tx| step_back(tx, table, &step)).await?;
+        let is_last = rows.len() < STEP_BACK;
+        for (key, record, text) in rows {
+            if items.len() == limit || seen == MAX_SCAN {
+                return Ok(Page { items, next: last_key(&bounds) });
+            }
+            seen += 1;
+            bounds = bounds.before_too(&key);
             if filter.hook.as_ref().is_some_and(|hook| *hook != record.hook) {
                 continue;
             }
             let decision = record.decision.clone();
             let question = unseal(secret, record, &text).ok();
             let whole = question.filter(|question| matches!(question.words, Words::Whole(_)));
-            found.extend(whole.map(|question| (decision, question)));
+            items.extend(whole.map(|question| (decision, question)));
         }
-        let Some(last) = last else { break };
-        bounds = bounds.before_too(&last);
+        if is_last {
+            return Ok(Page { items, next: None });
+        }
     }
-    found.truncate(limit);
-    Ok(found)
 }
 
-/// Rows that are read at once for [`latest`].
+/// Where a list goes on of which everything from here on was seen.
+fn last_key(bounds: &Bounds) -> Option<Cursor> {
+    match &bounds.upper {
+        Bound::Excluded(key) => Cursor::from_bytes(key.clone()),
+        Bound::Included(_) | Bound::Unbounded => None,
+    }
+}
+
+/// The latest of them, at most so many; it looks at a bounded number of questions.
+pub async fn latest(
+    store: &Store,
+    secret: &DeploymentSecret,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Vec<(String, Question)>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(list(store, secret, filter, None, limit).await?.items)
+}
+
+/// Rows that are read at once for [`list`].
 const STEP_BACK: usize = 32;
 
-/// The last rows within `bounds`, from the last on, and the key of the one that comes first of them.
-#[expect(clippy::type_complexity, reason = "rows, and where to go on")]
-fn step_back(
-    tx: &mut ReadTx<'_>,
-    table: Table,
-    bounds: &Bounds,
-) -> Result<(Vec<(Record, String)>, Option<Vec<u8>>), StoreError> {
+/// The last rows within `bounds`, from the last on: their keys, and what they lead to.
+fn step_back(tx: &mut ReadTx<'_>, table: Table, bounds: &Bounds) -> Result<Vec<(Vec<u8>, Record, String)>, StoreError> {
     let rows = tx.range(table, bounds, Direction::Backward, STEP_BACK)?;
-    let last = rows.last().map(|(key, _)| key.clone());
-    let read = rows.iter().map(|(_, value)| {
+    let read = rows.into_iter().map(|(key, value)| {
         let record = match table {
-            Table::Recordings => RECORDINGS.decode(value)?,
-            index => RECORDINGS.get(tx, value)?.ok_or_else(|| unreadable(index, "it leads to no record"))?,
+            Table::Recordings => RECORDINGS.decode(&value)?,
+            index => RECORDINGS.get(tx, &value)?.ok_or_else(|| unreadable(index, "it leads to no record"))?,
         };
         let text = text_of(tx, &record)?;
-        Ok((record, text))
+        Ok((key, record, text))
     });
-    Ok((read.collect::<Result<_, StoreError>>()?, last))
+    read.collect()
 }
 
 /// How large the trail is.
@@ -584,6 +665,29 @@ mod tests {
         let all = latest(&store, &secret(), &Filter::default(), 500).await.unwrap();
         assert_eq!(all.len(), 300);
         assert!(all.is_sorted_by(|(one, _), (other, _)| one >= other));
+    }
+
+    #[tokio::test]
+    async fn pages_follow_each_other_without_gaps() {
+        let store = memory().await;
+        let recordings = (0..100).map(|at| recording(0, 1_000 + at, vec![question("a", &at.to_string())]));
+        keep(&store, Retention::default(), recordings).await;
+        for filter in [Filter::default(), of("a")] {
+            let whole = latest(&store, &secret(), &filter, 500).await.unwrap();
+            let mut after: Option<Cursor> = None;
+            let mut paged = Vec::new();
+            loop {
+                let page = list(&store, &secret(), &filter, after.as_ref(), 7).await.unwrap();
+                assert!(page.items.len() <= 7);
+                paged.extend(page.items);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!((paged.len(), paged), (100, whole));
+        }
+        assert_eq!(latest(&store, &secret(), &of("a"), 0).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -2,10 +2,9 @@
 //!
 //! A value is one byte of codec version and a JSON body. A version that this program does not know is refused and
 //! never guessed at. [`Typed`] is the only writer of its table and of its indexes, so an index and its table cannot
-//! part; [`Typed::verify`] proves it. Records are types of their own beside the aggregate that owns them, converted
+//! part; [`super::verify`] proves it. Records are types of their own beside the aggregate that owns them, converted
 //! to nouns by naming every field.
 
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use serde::Serialize;
@@ -15,14 +14,14 @@ use super::StoreError;
 use super::engine::{Bounds, Direction, MAX_KEY_BYTES, MAX_RANGE, ReadTx, Row, Table, WriteTx};
 use crate::env::Timestamp;
 
+pub(super) use super::kept::Kept;
+
 /// Most items on one page of any list.
 pub const MAX_PAGE: usize = 200;
 /// Rows that one page of a filtered list looks at. Such a page may be short, or empty, and still have a next one.
 pub const MAX_SCAN: usize = 10_000;
 /// The same for lists whose rows lead to records elsewhere.
 const MAX_FOLLOWED: usize = 500;
-/// Discrepancies that [`Typed::verify`] tells of.
-const MAX_DISCREPANCIES: usize = 100;
 
 /// Where a list goes on: the key of the last row that was looked at. It is signed before it leaves the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,24 +53,6 @@ impl<T> Page<T> {
     }
 }
 
-/// Where an index and its table disagree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discrepancy {
-    /// Name of the index.
-    pub index: &'static str,
-    /// Key of the index row, in hex.
-    pub key: String,
-    pub kind: DiscrepancyKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiscrepancyKind {
-    /// A record that its index does not lead to.
-    Missing,
-    /// An index row that leads to no record, or to the wrong one.
-    Stray,
-}
-
 /// An index over records: its rows lead from a key of its own to the record's key.
 pub(super) struct Index<R> {
     pub(super) table: Table,
@@ -97,29 +78,6 @@ pub(super) struct Typed<R: 'static> {
     /// When a record may be forgotten, if ever. The sweeper does that some time later: whoever reads a record judges for
     /// itself whether it still counts.
     pub(super) expires: Option<fn(&R) -> Option<Timestamp>>,
-}
-
-/// A table that keeps its own indexes, whatever its records are: for what is done to all tables alike.
-pub(super) trait Kept: Sync {
-    fn table(&self) -> Table;
-
-    /// Takes out the record under `key` if it has expired by `now`. Whether it was there and is gone.
-    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError>;
-}
-
-impl<R: Serialize + DeserializeOwned> Kept for Typed<R> {
-    fn table(&self) -> Table {
-        self.table
-    }
-
-    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError> {
-        let record = self.get(tx, key)?;
-        let expires = record.as_ref().and_then(|record| self.expires.and_then(|expires| expires(record)));
-        if expires.is_none_or(|expires| expires > now) {
-            return Ok(false);
-        }
-        Ok(self.remove(tx, key)?.is_some())
-    }
 }
 
 /// Where an expiry is found: its time, then whose it is.
@@ -150,10 +108,15 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         for index in self.indexes {
             tx.put(index.table, &(index.key)(record), &key)?;
         }
-        if let Some(expires) = self.expires.and_then(|expires| expires(record)) {
+        if let Some(expires) = self.expiry_of(record) {
             tx.put(Table::Expiry, &expiry_key(expires, self.table, &key), &[])?;
         }
         tx.put(self.table, &key, &encode(self.version, record))
+    }
+
+    /// When a record may be forgotten, if ever.
+    pub(super) fn expiry_of(&self, record: &R) -> Option<Timestamp> {
+        self.expires.and_then(|expires| expires(record))
     }
 
     /// The row that a record is stored as, for tables without indexes whose rows are made ready beforehand.
@@ -235,34 +198,6 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         rows.iter().map(|(_, primary)| self.follow(tx, index, primary)).collect()
     }
 
-    /// Compares every index with the table. Only for tables that are bounded to a few 10 000 records.
-    pub(super) fn verify(&self, tx: &mut ReadTx<'_>, limit: usize) -> Result<Vec<Discrepancy>, StoreError> {
-        let records = rows(tx, self.table, limit)?;
-        let mut found = Vec::new();
-        for index in self.indexes {
-            let mut expected = BTreeMap::new();
-            for (key, value) in &records {
-                expected.insert((index.key)(&self.decode(value)?), key);
-            }
-            let mut tell = |key: &[u8], kind| {
-                found.push(Discrepancy { index: index.table.name(), key: crate::secret::hex(key), kind });
-            };
-            for (key, primary) in rows(tx, index.table, 2 * limit)? {
-                match expected.remove(&key) {
-                    Some(right) if *right == primary => {}
-                    Some(_) => {
-                        tell(&key, DiscrepancyKind::Stray);
-                        tell(&key, DiscrepancyKind::Missing);
-                    }
-                    None => tell(&key, DiscrepancyKind::Stray),
-                }
-            }
-            expected.keys().for_each(|key| tell(key, DiscrepancyKind::Missing));
-        }
-        found.truncate(MAX_DISCREPANCIES);
-        Ok(found)
-    }
-
     /// The record of a row of this table.
     pub(super) fn decode(&self, bytes: &[u8]) -> Result<R, StoreError> {
         let version = bytes.first().copied();
@@ -276,8 +211,8 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         self.get(tx, primary)?.ok_or_else(|| unreadable(index, "it leads to no record"))
     }
 
-    fn remove_from_indexes(&self, tx: &mut WriteTx<'_>, record: &R) -> Result<(), StoreError> {
-        if let Some(expires) = self.expires.and_then(|expires| expires(record)) {
+    pub(super) fn remove_from_indexes(&self, tx: &mut WriteTx<'_>, record: &R) -> Result<(), StoreError> {
+        if let Some(expires) = self.expiry_of(record) {
             tx.remove(Table::Expiry, &expiry_key(expires, self.table, &(self.key)(record)))?;
         }
         self.indexes.iter().try_for_each(|index| tx.remove(index.table, &(index.key)(record)))

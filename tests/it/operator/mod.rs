@@ -10,9 +10,11 @@ pub(crate) mod cli;
 mod decisions;
 mod keys;
 mod lifecycle;
+mod lists;
 mod pins;
 mod policy_cli;
 mod recordings;
+mod replicas;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {

@@ -3,6 +3,12 @@
 pub const DATA_DIR: &str = "portcullis-data";
 pub const LISTEN_PUBLIC: &str = "127.0.0.1:7400";
 pub const LISTEN_ADMIN: &str = "127.0.0.1:7401";
+pub const MAX_STALENESS: &str = "10s";
+pub const AUDIT_RETENTION: &str = "400d";
+pub const DECISION_RETENTION: &str = "7d";
+pub const DECISION_SPACE: &str = "1GiB";
+pub const RECORDING_RETENTION: &str = "7d";
+pub const RECORDING_SPACE: &str = "1GiB";
 pub const FIRST_BYTE_TIMEOUT: &str = "10s";
 pub const HEADER_TIMEOUT: &str = "10s";
 pub const BODY_TIMEOUT: &str = "30s";

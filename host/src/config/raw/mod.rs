@@ -82,6 +82,24 @@ pub struct Store {
     /// `data_dir`.
     #[schemars(extend("pattern" = "^(redb:.+|memory:)$"))]
     pub url: Setting<String>,
+    /// Where several gateways share a store: how long changes of others may go unnoticed before callers are refused.
+    #[schemars(extend("default" = defaults::MAX_STALENESS))]
+    pub max_staleness: Setting<Time>,
+    /// How long the audit trail is kept.
+    #[schemars(extend("default" = defaults::AUDIT_RETENTION))]
+    pub audit_retention: Setting<Time>,
+    /// How long decisions are kept.
+    #[schemars(extend("default" = defaults::DECISION_RETENTION))]
+    pub decision_retention: Setting<Time>,
+    /// How much of decisions is kept, roughly; the oldest go first.
+    #[schemars(extend("default" = defaults::DECISION_SPACE))]
+    pub decision_space: Setting<Size>,
+    /// How long the recorded inputs of decisions are kept.
+    #[schemars(extend("default" = defaults::RECORDING_RETENTION))]
+    pub recording_retention: Setting<Time>,
+    /// How much of the recorded inputs of decisions is kept, roughly; the oldest go first.
+    #[schemars(extend("default" = defaults::RECORDING_SPACE))]
+    pub recording_space: Setting<Size>,
 }
 
 /// Limits of connections, for both listeners.

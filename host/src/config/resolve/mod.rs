@@ -15,7 +15,7 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Limits, Listen, Mcp, PublicUrl, StoreUrl, value};
+use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, StoreUrl, Upkeep, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 
@@ -35,6 +35,9 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 
 /// Most of anything that is counted. More is a typing mistake.
 const MOST: i64 = 1_000_000;
+
+/// Shortest time in which changes in the store may go unnoticed. It is looked at twice a second.
+const SHORTEST_STALENESS: Duration = Duration::from_secs(2);
 
 /// Longest path of a Unix socket that every Unix takes.
 const LONGEST_SOCKET_PATH: usize = 103;
@@ -85,6 +88,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
         file: None,
         public_url: public_url(checks, file, &listen),
         store: store(checks, &file.store, &data_dir),
+        upkeep: upkeep(checks, &file.store),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
@@ -161,6 +165,37 @@ fn store(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl
     };
     let default = || StoreUrl::Redb(data_dir.join("portcullis.redb"));
     checks.setting("store.url", &raw.url, parse).unwrap_or_else(default)
+}
+
+fn upkeep(checks: &mut Checks<'_>, raw: &raw::Store) -> Upkeep {
+    let (decisions, recordings) = (defaults::DECISION_RETENTION, defaults::RECORDING_RETENTION);
+    let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    Upkeep {
+        max_staleness: max_staleness(checks, raw),
+        audit_retention: checks.retention("store.audit_retention", &raw.audit_retention, defaults::AUDIT_RETENTION),
+        decisions: Keeping {
+            age: checks.retention("store.decision_retention", &raw.decision_retention, decisions),
+            bytes: bytes(checks.size("store.decision_space", &raw.decision_space, defaults::DECISION_SPACE)),
+        },
+        recordings: Keeping {
+            age: checks.retention("store.recording_retention", &raw.recording_retention, recordings),
+            bytes: bytes(checks.size("store.recording_space", &raw.recording_space, defaults::RECORDING_SPACE)),
+        },
+    }
+}
+
+/// Less than a few looks at the store would refuse callers for nothing.
+fn max_staleness(checks: &mut Checks<'_>, raw: &raw::Store) -> Duration {
+    let name = "store.max_staleness";
+    let given = checks.duration(name, &raw.max_staleness, defaults::MAX_STALENESS);
+    if let Some(at) = raw.max_staleness.get()
+        && !given.is_zero()
+        && given < SHORTEST_STALENESS
+    {
+        let fault = Fault::new(format!("{name} must not be shorter than {} s", SHORTEST_STALENESS.as_secs()));
+        checks.mistake(at.place(), fault);
+    }
+    given
 }
 
 fn edge(checks: &mut Checks<'_>, raw: &raw::Edge) -> Edge {
@@ -252,6 +287,12 @@ impl Checks<'_> {
             self.mistake(at.place(), Fault::new(format!("{name} must not be zero")));
         }
         duration
+    }
+
+    /// How long something is kept. To keep nothing is not a way to keep it.
+    fn retention(&mut self, name: &str, setting: &Setting<raw::Time>, default: &str) -> Duration {
+        let given = self.setting(name, setting, |time| value::retention(&time.0));
+        given.unwrap_or_else(|| value::retention(default).expect("default retentions are retentions"))
     }
 
     fn size(&mut self, name: &str, setting: &Setting<raw::Size>, default: &str) -> usize {

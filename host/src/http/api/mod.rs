@@ -22,7 +22,9 @@ use super::body::{self, read_limited};
 use super::serve::Peer;
 use crate::admin::Control;
 use crate::audit::{Actor, OperatorProof};
+use crate::env::ClockOffset;
 use crate::secret::{Digest, Plaintext};
+use crate::store::sweeper::SweeperState;
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
 
@@ -127,8 +129,15 @@ pub const ROUTES: &[Route] = &[
 /// What the handlers work with.
 pub struct Api {
     pub control: Arc<Control>,
+    pub upkeep: Upkeep,
     pub services: Arc<crate::pipeline::Services>,
     pub operator_token: Digest,
+}
+
+/// What keeps the store right and tidy, to be looked at.
+pub struct Upkeep {
+    pub clock: ClockOffset,
+    pub sweeper: SweeperState,
 }
 
 /// The routes, each behind the check that its row asks for.

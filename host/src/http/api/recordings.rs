@@ -7,12 +7,11 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Api, MAX_PAGE, Operator, Path, Problem, Query, ok};
+use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::ids::BindingName;
 use crate::store::recordings::{Filter, Question, Recording, Transcript, Words};
 
-/// Questions that are shown, unless asked for fewer or more.
-const DEFAULT_LIMIT: usize = 50;
+const LIST: &str = "recordings";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +20,7 @@ pub(super) struct RecordingQuery {
     policy: Option<String>,
     hook: Option<String>,
     limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 /// All questions of one decision.
@@ -40,19 +40,22 @@ pub(super) async fn show(
     })))
 }
 
-/// The latest questions of a policy that are kept whole, newest first.
+/// The questions of a policy, or of all, that are kept whole, newest first.
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Query(query): Query<RecordingQuery>,
 ) -> Answer {
-    let RecordingQuery { policy, hook, limit } = query;
+    let RecordingQuery { policy, hook, limit, cursor } = query;
+    let paging = Paging { limit, cursor };
     let binding = policy.map(|name| BindingName::parse(&name)).transpose();
     let binding = binding.map_err(|error| Problem::invalid(error.to_string()))?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_PAGE);
-    let latest = api.control.latest_recordings(Filter { binding, hook }, limit, operator.0).await?;
-    let questions: Vec<Value> = latest.iter().map(|(decision, question)| view(decision, question)).collect();
-    Ok(ok(&json!({ "questions": questions })))
+    // What is found by policy and what is found by time are two lists.
+    let list = format!("{LIST} {}", binding.as_ref().map_or("", BindingName::as_str));
+    let (after, limit) = (paging.cursor(&api, &list)?, paging.limit());
+    let page = api.control.recordings(Filter { binding, hook }, after, limit, operator.0).await?;
+    let questions: Vec<Value> = page.items.iter().map(|(decision, question)| view(decision, question)).collect();
+    Ok(ok(&json!({ "questions": questions, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
 
 fn view(decision: &str, question: &Question) -> Value {

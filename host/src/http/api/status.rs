@@ -19,5 +19,16 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
         "policy_generation": snapshot.policies.generation(),
         "decisions_dropped": api.services.decisions.dropped(),
         "recordings_dropped": api.services.recordings.dropped(),
+        "store": {
+            "deployment": api.control.store.deployment().to_string(),
+            "replica": api.control.store.replica().as_str(),
+            "shared": api.control.store.is_shared(),
+            "stale": api.control.is_stale(),
+            // What is added to this machine's clock.
+            "clock_offset_ms": api.upkeep.clock.millis(),
+            // The number of its lease, on the one gateway that sweeps.
+            "sweeping": api.upkeep.sweeper.fence(),
+            "swept": api.upkeep.sweeper.removed(),
+        },
     })))
 }

@@ -145,7 +145,9 @@ fn audit_view(recorded: &Recorded) -> Value {
         | AuditEvent::KeyDisabled { name }
         | AuditEvent::KeyDeleted { name } => json!({ "key": name }),
         AuditEvent::PoliciesReloaded { generation } => json!({ "policy_generation": generation }),
-        AuditEvent::PolicyReloadRefused { reason } => json!({ "reason": reason }),
+        AuditEvent::PolicyReloadRefused { reason } | AuditEvent::PoliciesNotFollowed { reason } => {
+            json!({ "reason": reason })
+        }
         AuditEvent::PoliciesRolledBack { generation, to } => {
             json!({ "policy_generation": generation, "of_generation": to })
         }

@@ -4,8 +4,9 @@
 //! of a decision is in it, and that approvals are asked for is told by the decision trail. Of all approvals with the same
 //! subject at most one counts. What an approval is and becomes is [`approval`].
 
-use super::engine::{Bounds, Direction, Table};
-use super::table::{Cursor, Discrepancy, Index, Page, Single, Typed};
+use super::engine::{Bounds, Direction, Row, Table};
+use super::table::{Cursor, Index, Page, Single, Typed, expiry_key};
+use super::verify::Found;
 use super::{ReadTx, Store, StoreError, WriteTx, audit};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
@@ -25,8 +26,8 @@ use record::{Kind, Record, current, of_principal};
 pub const MAX_PENDING: usize = 100;
 /// Most approvals in the store, in whatever state.
 pub const MAX_APPROVALS: usize = 20_000;
-/// Approvals forgotten in one transaction.
-const SWEEP_STEP: usize = 200;
+/// Approvals that one step of a migration looks at.
+const MIGRATION_STEP: usize = 200;
 
 const APPROVALS: Typed<Record> = Typed {
     table: Table::Approvals,
@@ -37,9 +38,8 @@ const APPROVALS: Typed<Record> = Typed {
         Index { table: Table::ApprovalsByBinding, key: Record::by_binding },
         Index { table: Table::ApprovalsByState, key: Record::by_state },
         Index { table: Table::ApprovalsByPrincipal, key: Record::by_principal },
-        Index { table: Table::ApprovalsByExpiry, key: Record::by_expiry },
     ],
-    expires: None,
+    expires: Some(|record| Some(record.expires())),
 };
 
 /// How many approvals there are.
@@ -249,33 +249,50 @@ pub async fn list(
         .await
 }
 
-/// Forgets what has been over for long, step by step, and tells how many.
-pub async fn sweep(store: &Store) -> Result<usize, StoreError> {
-    let mut forgotten = 0;
-    loop {
-        let step = store.write(sweep_step).await?;
-        forgotten += step;
-        if step < SWEEP_STEP {
-            return Ok(forgotten);
+/// The table for what is done to all alike: how many approvals there are is counted.
+pub(super) struct Kept;
+
+impl super::kept::Kept for Kept {
+    fn table(&self) -> Table {
+        APPROVALS.table()
+    }
+
+    fn indexes(&self) -> Vec<Table> {
+        APPROVALS.indexes()
+    }
+
+    fn forget(&self, tx: &mut WriteTx<'_>, key: &[u8], now: Timestamp) -> Result<bool, StoreError> {
+        let is_gone = APPROVALS.forget(tx, key, now)?;
+        if is_gone {
+            add_to_stored(tx, -1)?;
         }
+        Ok(is_gone)
+    }
+
+    fn effects(&self) -> usize {
+        APPROVALS.effects() + 1
+    }
+
+    fn check(&self, tx: &mut ReadTx<'_>, row: &Row, found: &mut Found) -> Result<(), StoreError> {
+        APPROVALS.check(tx, row, found)
+    }
+
+    fn check_index(&self, tx: &mut ReadTx<'_>, index: Table, row: &Row, found: &mut Found) -> Result<(), StoreError> {
+        APPROVALS.check_index(tx, index, row, found)
+    }
+
+    fn expires_at(&self, tx: &mut ReadTx<'_>, key: &[u8], at: Timestamp) -> Result<bool, StoreError> {
+        APPROVALS.expires_at(tx, key, at)
     }
 }
 
-fn sweep_step(tx: &mut WriteTx<'_>) -> Result<usize, StoreError> {
-    let over = Bounds::before(tx.now().as_millis().to_be_bytes());
-    let rows = tx.range(Table::ApprovalsByExpiry, &over, Direction::Forward, SWEEP_STEP)?;
-    let mut forgotten = 0;
-    for (_, id) in &rows {
-        APPROVALS.remove(tx, id)?;
-        forgotten += 1;
+/// To schema 2: what an approval's own index said is said in that of all tables.
+pub(super) fn expire_with_all_others(tx: &mut WriteTx<'_>, at: Option<&[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
+    let bounds = at.map_or_else(Bounds::all, Bounds::after);
+    let rows = tx.range(Table::Approvals, &bounds, Direction::Forward, MIGRATION_STEP)?;
+    for (key, value) in &rows {
+        let expires = APPROVALS.decode(value)?.expires();
+        tx.put(Table::Expiry, &expiry_key(expires, Table::Approvals, key), &[])?;
     }
-    if forgotten > 0 {
-        add_to_stored(tx, -forgotten)?;
-    }
-    Ok(rows.len())
-}
-
-/// Where the indexes disagree with the approvals.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    APPROVALS.verify(tx, MAX_APPROVALS)
+    Ok(rows.into_iter().nth(MIGRATION_STEP - 1).map(|(last, _)| last))
 }

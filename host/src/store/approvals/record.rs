@@ -139,15 +139,15 @@ impl Record {
         [&of_principal(&self.principal, self.kind()), self.id()].concat()
     }
 
-    pub(super) fn by_expiry(&self) -> Vec<u8> {
-        let forgotten = match &self.state {
+    /// When it may be forgotten.
+    pub(super) fn expires(&self) -> Timestamp {
+        match &self.state {
             StateRecord::Pending { until_ms } => Timestamp::from_millis(*until_ms).after(KEPT_UNDECIDED),
             StateRecord::Given { until_ms: ends, .. }
             | StateRecord::GivenOnce { until_ms: ends, .. }
             | StateRecord::Denied { until_ms: ends, .. }
             | StateRecord::Used { at_ms: ends, .. } => Timestamp::from_millis(*ends).after(KEPT_DECIDED),
-        };
-        [&forgotten.as_millis().to_be_bytes(), self.id()].concat()
+        }
     }
 }
 

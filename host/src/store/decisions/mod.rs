@@ -26,7 +26,7 @@ const PRUNE_STEP: usize = 500;
 /// What a row costs besides its key and value, roughly.
 const ROW_OVERHEAD_BYTES: u64 = 32;
 
-const DECISIONS: Typed<Record> = Typed {
+pub(super) const DECISIONS: Typed<Record> = Typed {
     table: Table::Decisions,
     version: 2,
     older: &[record::VERSION_1],

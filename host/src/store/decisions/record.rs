@@ -27,7 +27,7 @@ pub(super) const VERSION_1: Older<Record> = Older { version: 1, read: |body| ser
 /// Codec version 2. Short names, and nothing for what is not there: there are many of them.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Record {
+pub(in crate::store) struct Record {
     pub(super) id: String,
     at_ms: u64,
     pub(super) principal: String,

@@ -439,6 +439,47 @@ fn mistakes_of_addresses_and_paths() {
 }
 
 #[test]
+fn mistakes_of_what_is_kept() {
+    each_mistake_is_told(&[
+        ("[store]\n\naudit_retention = '0s'", &["3: store.audit_retention must not be zero"]),
+        ("[store]\naudit_retention = '-1d'", &["2: store.audit_retention must not be negative"]),
+        ("[store]\naudit_retention = '59s'", &["2: store.audit_retention must not be shorter than a minute"]),
+        ("[store]\naudit_retention = '11years'", &["2: store.audit_retention must not be longer than ten years"]),
+        ("[store]\naudit_retention = 'forever'", &["2: store.audit_retention is not a duration"]),
+        (
+            "[store]\ndecision_retention = '0ms'\nrecording_retention = '0d'\ndecision_space = 0\nrecording_space = '0B'",
+            &[
+                "2: store.decision_retention must not be zero",
+                "3: store.recording_retention must not be zero",
+                "4: store.decision_space must not be zero",
+                "5: store.recording_space must not be zero",
+            ],
+        ),
+        ("[store]\nmax_staleness = '0s'", &["2: store.max_staleness must not be zero"]),
+        ("[store]\nmax_staleness = '1999ms'", &["2: store.max_staleness must not be shorter than 2 s"]),
+    ]);
+}
+
+#[test]
+fn what_is_kept_is_kept_as_long_as_the_file_says() {
+    let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
+    let upkeep = parsed("").unwrap().upkeep;
+    let week = Keeping { age: days(7), bytes: 1 << 30 };
+    let expected = Upkeep {
+        max_staleness: Duration::from_secs(10),
+        audit_retention: days(400),
+        decisions: week,
+        recordings: week,
+    };
+    assert_eq!(upkeep, expected);
+    let text = "[store]\naudit_retention = '5years'\ndecision_retention = '1m'\nrecording_space = '4MiB'\nmax_staleness = '2s'";
+    let upkeep = parsed(text).unwrap().upkeep;
+    assert!(upkeep.audit_retention > days(5 * 365) && upkeep.audit_retention < days(5 * 366));
+    assert_eq!((upkeep.decisions.age, upkeep.recordings.bytes), (Duration::from_secs(60), 4 << 20));
+    assert_eq!(upkeep.max_staleness, Duration::from_secs(2));
+}
+
+#[test]
 fn mistakes_of_limits() {
     each_mistake_is_told(&[
         (

@@ -1,0 +1,110 @@
+//! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
+//! than [`Control`] are behind.
+//!
+//! Virtual keys and pins are read again. What an operator did about policies somewhere else is done here as well: on a
+//! reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
+//! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
+//! stays, and that is told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::Control;
+use crate::audit::{Actor, AuditEvent};
+use crate::ids::UpstreamName;
+use crate::store::changes::{self, Change, News, PolicyAct, Revision};
+use crate::store::follower::Subscriber;
+use crate::store::{StoreError, audit as trail};
+
+/// What an operator did about policies last, if that was somewhere else.
+pub(super) type Asked = watch::Sender<Option<(Revision, PolicyAct)>>;
+
+impl Subscriber for Control {
+    fn take<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.take_over(news))
+    }
+}
+
+impl Control {
+    async fn take_over(&self, news: &News) -> Result<(), StoreError> {
+        match news {
+            News::Changes { changes, revision } => {
+                if changes.contains(&Change::Keys) && self.keys_are_of() < *revision {
+                    self.publish_keys().await?;
+                }
+                let of_pins = |change: &Change| match change {
+                    Change::Pins { upstream } => UpstreamName::parse(upstream).ok(),
+                    _ => None,
+                };
+                let upstreams: BTreeSet<UpstreamName> = changes.iter().filter_map(of_pins).collect();
+                self.read_pins_again(&upstreams, *revision).await?;
+                if changes.iter().any(|change| matches!(change, Change::Policies { .. })) {
+                    self.note_asked().await?;
+                }
+            }
+            News::Everything { revision } => {
+                tracing::warn!("too many changes in the store were missed: everything is read again");
+                self.publish_keys().await?;
+                self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
+                self.note_asked().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what is to be done about policies, for [`Self::follow_policies`]. Only the last of it counts.
+    async fn note_asked(&self) -> Result<(), StoreError> {
+        let last = self.store.read(changes::last_policies).await?;
+        if let Some((revision, by, act)) = last
+            && by != *self.store.replica()
+        {
+            self.asked.send_replace(Some((revision, act)));
+        }
+        Ok(())
+    }
+
+    /// Does what operators did about policies somewhere else, until the gateway stops.
+    pub async fn follow_policies(self: Arc<Self>) {
+        let stopping = self.tasks.stopping().clone();
+        let mut asked = self.asked.subscribe();
+        let following = async {
+            loop {
+                let last = asked.borrow_and_update().clone();
+                match last {
+                    Some((at, PolicyAct::Reload)) => self.reload_as_asked(at).await,
+                    Some((at, PolicyAct::RollBack { set })) => self.roll_back_as_asked(at, &set).await,
+                    None => {}
+                }
+                if asked.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        stopping.run_until_cancelled(following).await;
+    }
+
+    /// The same as an operator had done elsewhere could not be done here.
+    pub(super) async fn tell_not_followed(&self, reason: String) {
+        tracing::error!(reason, "an operator changed policies on another gateway, and this one cannot follow");
+        let event = AuditEvent::PoliciesNotFollowed { reason };
+        if let Err(error) = trail::record(&self.store, Actor::System, event).await {
+            tracing::error!(%error, "the audit trail lacks that policies were not followed");
+        }
+    }
+
+    /// Writes down what was done about policies and, where an operator did it, tells the other gateways.
+    pub(super) async fn record_policies(&self, actor: Actor, event: AuditEvent, act: PolicyAct) -> Option<Revision> {
+        let change = Change::Policies { by: self.store.replica().clone(), act };
+        let recorded = match actor {
+            Actor::Operator(_) => trail::record_and_announce(&self.store, actor, event, change).await.map(Some),
+            Actor::System => trail::record(&self.store, actor, event).await.map(|()| None),
+        };
+        recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, "the audit trail lacks a change of policies, and other gateways do not know of it");
+            None
+        })
+    }
+}

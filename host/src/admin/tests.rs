@@ -1,0 +1,204 @@
+//! Several gateways on one store: what an operator changes on one of them holds on all.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::keys::NewKey;
+use super::testing::{Replica, Skewed, shared, until};
+use crate::audit::{Actor, AuditEvent, OperatorProof};
+use crate::env::Timestamp;
+use crate::identity::TokenList;
+use crate::identity::key::{AllowList, Standing};
+use crate::ids::{KeyName, UpstreamName};
+use crate::secret::{Digest, Plaintext};
+use crate::store::changes::{KEPT, Revision};
+use crate::store::sweeper::sweep;
+use crate::store::{Store, audit, pins};
+
+const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
+/// In which every gateway has to know of a change.
+const SOON: Duration = Duration::from_secs(2);
+
+fn key(name: &str, expires: Option<Timestamp>) -> NewKey {
+    let (allow, scopes, groups) = (AllowList::default(), TokenList::default(), TokenList::default());
+    NewKey { name: KeyName::parse(name).unwrap(), allow, scopes, groups, expires }
+}
+
+fn opens(replica: &Replica, secret: &Plaintext) -> bool {
+    let control = &replica.control;
+    control.snapshot.load().keys.caller(secret, control.env.now()).is_some()
+}
+
+async fn three(store: &Store, clocks: [&Skewed; 3]) -> [Replica; 3] {
+    let [a, b, c] = clocks;
+    [
+        Replica::start(store.as_replica(1), a, &[]).await,
+        Replica::start(store.as_replica(2), b, &[]).await,
+        Replica::start(store.as_replica(3), c, &[]).await,
+    ]
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_on_one_is_refused_on_the_others() {
+    let (store, clock) = shared().await;
+    let replicas = three(&store, [&clock; 3]).await;
+    let [a, b, c] = &replicas;
+    let (created, secret) = a.control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    assert!(opens(a, &secret), "at once on the one that wrote");
+    let took = until("the others know the key", async || opens(b, &secret) && opens(c, &secret)).await;
+    assert!(took < SOON, "{took:?}");
+
+    b.control.set_key_standing(&created.name, Standing::Disabled, OPERATOR).await.unwrap();
+    assert!(!opens(b, &secret));
+    let took = until("it is refused", async || !opens(a, &secret) && !opens(c, &secret)).await;
+    assert!(took < SOON, "{took:?}");
+
+    c.control.set_key_standing(&created.name, Standing::Enabled, OPERATOR).await.unwrap();
+    until("it opens again", async || replicas.iter().all(|replica| opens(replica, &secret))).await;
+    c.control.delete_key(&created.name, OPERATOR).await.unwrap();
+    let took = until("it is refused", async || replicas.iter().all(|replica| !opens(replica, &secret))).await;
+    assert!(took < SOON, "{took:?}");
+    for replica in replicas {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_ends_at_the_same_time_everywhere_however_wrong_the_clocks_are() {
+    let (store, clock) = shared().await;
+    let minutes = 5 * 60 * 1_000;
+    let replicas = three(&store, [&clock, &clock.by(minutes), &clock.by(-minutes)]).await;
+    for (at, replica) in replicas.iter().enumerate() {
+        let minute = replica.control.env.now().after(Duration::from_secs(60));
+        let created = replica.control.create_key(key(&format!("k{at}"), Some(minute)), OPERATOR).await;
+        let (_, secret) = created.unwrap();
+        until("all know it", async || replicas.iter().all(|replica| opens(replica, &secret))).await;
+        clock.advance(Duration::from_millis(59_999));
+        assert!(replicas.iter().all(|replica| opens(replica, &secret)), "by the clock of {at}");
+        clock.advance(Duration::from_millis(1));
+        assert!(replicas.iter().all(|replica| !opens(replica, &secret)), "by the clock of {at}");
+    }
+    for replica in replicas {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_earlier_is_never_published_over_what_is_newer() {
+    let (store, clock) = shared().await;
+    let replica = Replica::new(store, &clock, SOON, &[]).await;
+    let control = &replica.control;
+    let (_, secret) = control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    control.publish_with_keys(None, Vec::new(), Revision::default(), |_| {});
+    assert!(opens(&replica, &secret), "a read from before it was there came late");
+    control.publish_with_keys(None, Vec::new(), control.keys_are_of(), |_| {});
+    assert!(!opens(&replica, &secret));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn who_missed_too_much_reads_everything_again() {
+    let (store, clock) = shared().await;
+    let a = Replica::start(store.as_replica(1), &clock, &["one"]).await;
+    let mut b = Replica::new(store.as_replica(2), &clock, Duration::from_secs(10), &["one"]).await;
+    let (created, secret) = a.control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    for replica in [&a, &b] {
+        replica.configure(&["two"]);
+    }
+    a.control.reload(OPERATOR).await.unwrap();
+    clock.advance(KEPT);
+    assert!(sweep(&store).await >= 2, "the announcements are gone");
+    a.control.create_key(key("other", None), OPERATOR).await.unwrap();
+    b.follow();
+    until("the key is known", async || opens(&b, &secret)).await;
+    until("the reload is not missed", async || policies(&b) == ["two"]).await;
+    a.control.delete_key(&created.name, OPERATOR).await.unwrap();
+    until("it follows from there", async || !opens(&b, &secret)).await;
+    for replica in [a, b] {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn pins_are_read_again_where_they_are_known() {
+    let (store, clock) = shared().await;
+    let (a, b) = (store.as_replica(1), Replica::start(store.as_replica(2), &clock, &[]).await);
+    let (notes, other) = (UpstreamName::parse("notes").unwrap(), UpstreamName::parse("other").unwrap());
+    let definition = |tool: &str| {
+        let text = format!("{{\"name\":\"{tool}\"}}");
+        pins::Definition { tool: tool.to_owned(), digest: Digest::of(text.as_bytes()).to_hex(), text }
+    };
+    for upstream in [&notes, &other] {
+        pins::adopt(&a, upstream, vec![definition("add")]).await.unwrap();
+    }
+    let (known, at) = pins::of(&a, &notes).await.unwrap().unwrap();
+    b.control.pinned.put(&notes, known, at);
+    pins::accept(&a, &notes, definition("delete"), OPERATOR).await.unwrap();
+    pins::accept(&a, &other, definition("delete"), OPERATOR).await.unwrap();
+    let took = until("they are read again", async || b.control.pinned.of(&notes).unwrap().len() == 2).await;
+    assert!(took < SOON, "{took:?}");
+    assert_eq!(b.control.pinned.upstreams(), BTreeSet::from([notes]), "nobody has heard of the other one here");
+    b.stop().await;
+}
+
+fn policies(replica: &Replica) -> Vec<String> {
+    let snapshot = replica.control.snapshot.load();
+    snapshot.policies.bindings().iter().map(|bound| bound.name().to_string()).collect()
+}
+
+async fn events(store: &Store, name: &str) -> usize {
+    let rows = audit::list(store, None, 200).await.unwrap().items;
+    rows.iter().filter(|row| row.entry.event.name() == name).count()
+}
+
+#[tokio::test]
+async fn what_an_operator_does_about_policies_is_done_everywhere() {
+    let (store, clock) = shared().await;
+    let a = Replica::start(store.as_replica(1), &clock, &["one"]).await;
+    let b = Replica::start(store.as_replica(2), &clock, &["one"]).await;
+    for replica in [&a, &b] {
+        replica.configure(&["two"]);
+    }
+    // Not what an operator asked for: the others look at their own files.
+    a.control.reload(Actor::System).await.unwrap();
+    assert_eq!((policies(&a), policies(&b)), (vec!["two".to_owned()], vec!["one".to_owned()]));
+    a.control.reload(OPERATOR).await.unwrap();
+    until("the other one reads its files", async || policies(&b) == ["two"]).await;
+    assert_eq!(a.control.snapshot.load().policies.digest(), b.control.snapshot.load().policies.digest());
+
+    // A third one knows only what is in its files now.
+    let c = Replica::start(store.as_replica(3), &clock, &["two"]).await;
+    b.control.roll_back(None, OPERATOR).await.unwrap();
+    assert_eq!(policies(&b), ["one"]);
+    until("the first one goes back too", async || policies(&a) == ["one"]).await;
+    until("the third one says that it cannot", async || events(&store, "policies.not_followed").await == 1).await;
+    assert_eq!(policies(&c), ["two"]);
+
+    // Who goes back to what runs already has nothing to do, and who did it first does it once.
+    let before = events(&store, "policies.rolled_back").await;
+    assert_eq!(before, 2);
+    a.control.reload(OPERATOR).await.unwrap();
+    until("the others read their files", async || policies(&b) == ["two"]).await;
+    assert_eq!(events(&store, "policies.rolled_back").await, before);
+    for replica in [a, b, c] {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_cannot_be_followed_is_told_and_changes_nothing() {
+    let (store, clock) = shared().await;
+    let a = Replica::start(store.as_replica(1), &clock, &["one"]).await;
+    let b = Replica::start(store.as_replica(2), &clock, &["one"]).await;
+    b.configure(&["not a name"]);
+    a.control.reload(OPERATOR).await.unwrap();
+    until("it is told", async || events(&store, "policies.not_followed").await == 1).await;
+    assert_eq!(policies(&b), ["one"]);
+    let rows = audit::list(&store, None, 1).await.unwrap().items;
+    assert!(
+        matches!(&rows[0].entry.event, AuditEvent::PoliciesNotFollowed { reason } if reason.contains("not a name"))
+    );
+    for replica in [a, b] {
+        replica.stop().await;
+    }
+}
