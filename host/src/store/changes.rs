@@ -48,6 +48,8 @@ pub enum Change {
     Upstreams,
     /// The keys of the vault.
     Vault,
+    /// All that was granted to someone until now was revoked at once ([`super::revocations`]).
+    Watermark { of: String },
 }
 
 /// What a follower learns.

@@ -27,6 +27,19 @@ pub mod keys;
 pub mod pins;
 pub mod recordings;
 
+pub mod authorizations;
+pub mod clients;
+pub mod consents;
+pub mod devices;
+pub mod epoch;
+pub mod grants;
+pub mod marks;
+pub mod revocations;
+pub mod signing_keys;
+
+mod counted;
+mod record;
+
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +52,23 @@ pub const SCHEMA: u32 = 1;
 const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
 
 /// Every table of records, for what is done to all alike.
-const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
+const KEPT: &[&dyn table::Kept] = &[
+    &changes::CHANGES,
+    &authorizations::CODES,
+    &authorizations::PUSHED,
+    &authorizations::REQUESTS,
+    &clients::CLIENTS,
+    &consents::CONSENTS,
+    &devices::DEVICES,
+    &devices::MISSES,
+    &grants::GRANTS,
+    &grants::SEALED,
+    &grants::TOKENS,
+    &marks::MARKS,
+    &revocations::DENIED,
+    &revocations::WATERMARKS,
+    &signing_keys::SIGNING_KEYS,
+];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
