@@ -28,7 +28,7 @@ pub(super) const CONSENTS: Typed<ConsentRecord> = Typed {
     table: Table::Consents,
     version: 1,
     older: &[],
-    key: |record| key(&record.principal, &record.terms.0),
+    key: |record| row_key(&record.principal, &record.terms.0),
     indexes: &[Index { table: Table::ConsentsByPrincipal, key: ConsentRecord::by_principal }],
     expires: Some(|record| Some(Timestamp::from_millis(record.until_ms))),
 };
@@ -77,7 +77,7 @@ pub(super) fn remember_in(
         given_ms: now.as_millis(),
         until_ms: now.after(remembered.life.min(MAX_LIFE)).as_millis(),
     };
-    if CONSENTS.get(tx, &key(&principal, &record.terms.0))?.is_none() {
+    if CONSENTS.get(tx, &row_key(&principal, &record.terms.0))?.is_none() {
         let theirs =
             tx.range(Table::ConsentsByPrincipal, &Bounds::within(&of(&principal)), Direction::Forward, MAX_OF_ONE)?;
         if let Some((_, oldest)) = theirs.first().filter(|_| theirs.len() == MAX_OF_ONE) {
@@ -91,7 +91,7 @@ pub(super) fn remember_in(
 pub async fn find(store: &Store, party: Party, terms: Terms) -> Result<Option<StoredConsent>, StoreError> {
     store
         .read(move |tx| {
-            let key = key(&party.principal.to_string(), &terms_of(&party, &terms));
+            let key = row_key(&party.principal.to_string(), &terms_of(&party, &terms));
             let found = CONSENTS.get(tx, &key)?.map(StoredConsent::try_from).transpose()?;
             match found {
                 Some(consent) if counts(tx, &consent, &mut Coverage::default())? => Ok(Some(consent)),
@@ -136,7 +136,7 @@ pub async fn list(
 pub async fn forget(store: &Store, party: Party, terms: Terms, actor: Actor) -> Result<Forgetting, StoreError> {
     store
         .write(move |tx| {
-            let key = key(&party.principal.to_string(), &terms_of(&party, &terms));
+            let key = row_key(&party.principal.to_string(), &terms_of(&party, &terms));
             if CONSENTS.remove(tx, &key)?.is_none() {
                 return Ok(Forgetting::NotFound);
             }
@@ -155,7 +155,7 @@ fn of(principal: &str) -> Vec<u8> {
     [principal.as_bytes(), &[0]].concat()
 }
 
-fn key(principal: &str, terms: &Digest) -> Vec<u8> {
+fn row_key(principal: &str, terms: &Digest) -> Vec<u8> {
     [&of(principal)[..], terms.as_bytes()].concat()
 }
 
@@ -189,5 +189,105 @@ impl TryFrom<ConsentRecord> for StoredConsent {
             given: Timestamp::from_millis(given_ms),
             until: Timestamp::from_millis(until_ms),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::oauth_testing::*;
+    use super::super::revocations::{Whose, revoke_all};
+    use super::*;
+    use crate::audit::RevocationReason;
+    use crate::oauth::IdentitySet;
+
+    fn terms() -> Terms {
+        Terms { redirect_host: "127.0.0.1".to_owned(), access: access() }
+    }
+
+    fn remembered(host: &str) -> Remembered {
+        Remembered { redirect_host: host.to_owned(), life: 90 * DAY }
+    }
+
+    async fn give(store: &Store, party: Party, host: &str) {
+        let remembered = remembered(host);
+        store.write(move |tx| remember_in(tx, &party, &access(), &remembered)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_consent_counts_for_exactly_what_it_was_given_for() {
+        for mut place in engines().await {
+            give(&place.store, party("ci", "app"), "127.0.0.1").await;
+            place.restart().await;
+            let store = &place.store;
+            let found = find(store, party("ci", "app"), terms()).await.unwrap().unwrap();
+            let until = place.now().after(90 * DAY);
+            assert_eq!(found, StoredConsent { party: party("ci", "app"), terms: terms(), given: place.now(), until });
+            let with = |access| Terms { access, ..terms() };
+            for (party, terms) in [
+                (party("cd", "app"), terms()),
+                // The same person, and another client that registered itself.
+                (party("ci", "other"), terms()),
+                (party("ci", "app"), Terms { redirect_host: "localhost".to_owned(), ..terms() }),
+                (party("ci", "app"), with(Access { scopes: tokens(&["read"]), ..access() })),
+                (
+                    party("ci", "app"),
+                    with(Access { resources: resources(&["https://gateway.example/mcp"]), ..access() }),
+                ),
+                (party("ci", "app"), with(Access { identities: IdentitySet::default(), ..access() })),
+            ] {
+                assert_eq!(find(store, party, terms).await.unwrap(), None);
+            }
+            place.forward(90 * DAY);
+            assert_eq!(find(store, party("ci", "app"), terms()).await.unwrap(), None);
+            verify(store).await;
+            while place.sweep().await > 0 {}
+            assert_eq!(store.read(|tx| rows(tx, Table::Consents)).await.unwrap(), []);
+            verify(store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_consent_that_is_forgotten_or_revoked_counts_no_more() {
+        let place = Place::memory().await;
+        let store = &place.store;
+        for of in ["app", "web"] {
+            give(store, party("ci", of), "127.0.0.1").await;
+        }
+        let listed = async || list(store, &key("ci"), None, 10).await.unwrap().items.len();
+        assert_eq!(listed().await, 2);
+        let forget = async || forget(store, party("ci", "app"), terms(), OPERATOR).await.unwrap();
+        assert_eq!((forget().await, forget().await), (Forgetting::Forgotten, Forgetting::NotFound));
+        assert_eq!(trail(store).await, ["consent.forgotten"]);
+        assert_eq!((find(store, party("ci", "app"), terms()).await.unwrap(), listed().await), (None, 1));
+        // A key of the same name later on is another principal.
+        let gone = RevocationReason::PrincipalGone;
+        revoke_all(store, Whose::Principal(key("ci")), gone, OPERATOR).await.unwrap();
+        assert_eq!((find(store, party("ci", "web"), terms()).await.unwrap(), listed().await), (None, 0));
+        place.forward(Duration::from_millis(1));
+        give(store, party("ci", "web"), "127.0.0.1").await;
+        assert!(find(store, party("ci", "web"), terms()).await.unwrap().is_some());
+        verify(store).await;
+    }
+
+    #[tokio::test]
+    async fn each_principal_has_so_many_and_the_oldest_goes() {
+        let place = Place::memory().await;
+        let store = &place.store;
+        for number in 0..MAX_OF_ONE + 5 {
+            place.forward(Duration::from_millis(1));
+            give(store, party("ci", "app"), &format!("host{number}")).await;
+            give(store, party("ci2", "app"), "host").await;
+        }
+        let (mut hosts, mut after) = (Vec::new(), None);
+        loop {
+            let page = list(store, &key("ci"), after, 150).await.unwrap();
+            hosts.extend(page.items.into_iter().map(|consent| consent.terms.redirect_host));
+            let Some(next) = page.next else { break };
+            after = Some(next);
+        }
+        let expected = (5..MAX_OF_ONE + 5).rev().map(|number| format!("host{number}"));
+        assert_eq!(hosts, expected.collect::<Vec<_>>());
+        assert_eq!(list(store, &key("ci2"), None, 10).await.unwrap().items.len(), 1);
+        verify(store).await;
     }
 }

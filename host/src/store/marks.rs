@@ -81,3 +81,53 @@ pub(super) struct MarkRecord {
     digest: DigestRecord,
     until_ms: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::super::oauth_testing::*;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_presented_is_seen_until_it_is_too_old() {
+        for mut place in engines().await {
+            let until = place.now().after(KEPT_AT_LEAST * 2);
+            let mark =
+                async |place: &Place, kind, name| consume_once(&place.store, kind, digest(name), until).await.unwrap();
+            assert_eq!(mark(&place, Kind::Jti, "a").await, Mark::First);
+            place.restart().await;
+            assert_eq!(mark(&place, Kind::Jti, "a").await, Mark::Seen);
+            assert_eq!(mark(&place, Kind::Jti, "b").await, Mark::First);
+            for kind in [Kind::Dpop, Kind::Par, Kind::State, Kind::Csrf] {
+                assert_eq!(mark(&place, kind, "a").await, Mark::First, "{kind:?} is another thing");
+            }
+            place.back(KEPT_AT_LEAST * 60);
+            assert_eq!(mark(&place, Kind::Jti, "a").await, Mark::Seen);
+            place.forward(KEPT_AT_LEAST * 62);
+            verify(&place.store).await;
+            // Its owner refuses it for its age now; even so it is not good twice.
+            assert_eq!(mark(&place, Kind::Jti, "a").await, Mark::First);
+            assert_eq!(mark(&place, Kind::Jti, "a").await, Mark::Seen);
+            place.forward(KEPT_AT_LEAST);
+            while place.sweep().await > 0 {}
+            assert_eq!(place.store.read(|tx| rows(tx, Table::Marks)).await.unwrap(), []);
+            verify(&place.store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn of_64_who_present_one_thing_one_is_the_first() {
+        for place in engines().await {
+            let until = place.now().after(KEPT_AT_LEAST);
+            let mut clients = JoinSet::new();
+            for _ in 0..64 {
+                let store = place.store.clone();
+                clients.spawn(async move { consume_once(&store, Kind::Dpop, digest("a"), until).await.unwrap() });
+            }
+            let answers = clients.join_all().await;
+            assert_eq!(answers.iter().filter(|answer| **answer == Mark::First).count(), 1);
+            assert_eq!(answers.len(), 64);
+        }
+    }
+}

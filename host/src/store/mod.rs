@@ -41,6 +41,8 @@ mod counted;
 mod record;
 
 #[cfg(test)]
+mod oauth_testing;
+#[cfg(test)]
 mod tests;
 
 pub use engine::{ReadTx, WriteTx};

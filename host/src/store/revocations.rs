@@ -297,3 +297,81 @@ impl TryFrom<WatermarkRecord> for Watermark {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::grants;
+    use super::super::oauth_testing::*;
+    use super::*;
+
+    #[tokio::test]
+    async fn one_access_token_is_refused_and_its_grant_is_not() {
+        for mut place in engines().await {
+            issue(&place.store, 1, "a", party("ci", "app")).await;
+            for name in ["jti1", "jti2"] {
+                revoke_token(&place.store, grant_id(1), digest(name), Actor::System).await.unwrap();
+            }
+            place.restart().await;
+            let until = place.now().after(DENIED_FOR);
+            let denied_token = |name| Denied { grant: grant_id(1), token: Some(digest(name).to_hex()), until };
+            let mut of_grant = denied_of(&place.store, &grant_id(1)).await.unwrap();
+            of_grant.sort_by_key(|denied| denied.token != denied_token("jti1").token);
+            assert_eq!(of_grant, [denied_token("jti1"), denied_token("jti2")]);
+            assert_eq!(trail(&place.store).await, ["grant.issued", "token.revoked", "token.revoked"]);
+            assert_eq!(announced(&place.store).await, vec![Change::Grant { id: grant_id(1).to_string() }; 2]);
+            assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap().unwrap().end, None);
+            place.forward(DENIED_FOR);
+            while place.sweep().await > 0 {}
+            assert_eq!(denied_of(&place.store, &grant_id(1)).await.unwrap(), []);
+            verify(&place.store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_refused_comes_in_pages() {
+        let place = Place::memory().await;
+        for number in 0..450 {
+            place.store.write(move |tx| deny_in(tx, &grant_id(number), None)).await.unwrap();
+        }
+        let (mut seen, mut after) = (0, None);
+        loop {
+            let page = denied(&place.store, after).await.unwrap();
+            seen += page.items.len();
+            let Some(next) = page.next else { break };
+            after = Some(next);
+        }
+        assert_eq!(seen, 450);
+    }
+
+    #[tokio::test]
+    async fn a_watermark_stays_as_long_as_anything_from_before_it() {
+        let place = Place::memory().await;
+        issue(&place.store, 1, "a", party("ci", "app")).await;
+        revoke_all(&place.store, Whose::Everybody, RevocationReason::Operator, OPERATOR).await.unwrap();
+        place.forward(MAX_LIFE);
+        while place.sweep().await > 0 {}
+        assert_eq!(watermarks(&place.store, None).await.unwrap().items.len(), 1);
+        place.forward(KEPT_AFTER_END);
+        while place.sweep().await > 0 {}
+        assert_eq!(watermark(&place.store, Whose::Everybody).await.unwrap(), None);
+        assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap(), None);
+        verify(&place.store).await;
+    }
+
+    #[test]
+    fn whose_is_read_as_it_is_written() {
+        for whose in [
+            Whose::Everybody,
+            Whose::Kind(PrincipalKind::Key),
+            Whose::Kind(PrincipalKind::User),
+            Whose::Kind(PrincipalKind::Guest),
+            Whose::Principal(key("ci")),
+            Whose::Client(client("app")),
+        ] {
+            assert_eq!(Whose::parse(&whose.to_string()), Some(whose));
+        }
+        for bad in ["", "all", "kind:gateway", "principal:", "client:", "principal:key:A"] {
+            assert_eq!(Whose::parse(bad), None, "{bad}");
+        }
+    }
+}
