@@ -212,9 +212,9 @@ async fn a_clock_that_steps_does_not_open_what_is_over() {
             issue(&place.store, 1, "a", party("ci", "app")).await;
             rotate(&place.store, "a", "b").await;
             if forward {
-                place.forward(step)
+                place.forward(step);
             } else {
-                place.back(step)
+                place.back(step);
             }
             assert_eq!(rotate(&place.store, "b", "c").await, "rotated", "the head is the head at any time");
             assert_eq!(rotate(&place.store, "a", "x").await, if step.is_zero() { "replayed b c" } else { expected });

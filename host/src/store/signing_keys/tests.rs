@@ -82,8 +82,8 @@ async fn a_key_is_announced_active_retired_and_gone() {
         place.forward(HOUR);
         applied(&place, remove("a")).await;
         assert_eq!(states(&place).await, "b active, c active");
-        assert_eq!(trail(&place.store).await, ["signing_key.changed"; 7], "the predecessor's end is a line as well");
-        assert_eq!(announced(&place.store).await, vec![Change::SigningKeys; 6]);
+        assert_eq!(trail(&place.store).await, ["signing_key.changed"; 8], "the predecessor's end is a line as well");
+        assert_eq!(announced(&place.store).await, vec![Change::SigningKeys; 7]);
     }
 }
 
