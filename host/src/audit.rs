@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{ApprovalId, BindingName, ClientId, GrantId, KeyName, Principal, UpstreamName};
 
 /// One line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,67 @@ pub enum AuditEvent {
     PoliciesNotFollowed {
         reason: String,
     },
+    /// An OAuth client was added, and so many that nobody had used made room for it.
+    ClientRegistered {
+        client: ClientId,
+        by: RegisteredBy,
+        evicted: u64,
+    },
+    ClientUpdated {
+        client: ClientId,
+    },
+    ClientDeleted {
+        client: ClientId,
+    },
+    /// Somebody agreed to what a client asked for.
+    ConsentGiven(Party),
+    /// Somebody refused it, who may not have said who they are.
+    ConsentRefused {
+        client: ClientId,
+    },
+    /// A remembered consent counts no more.
+    ConsentForgotten(Party),
+    /// A code was presented by its client without what proves that the client asked for it, and is void.
+    CodeBurned(Party),
+    GrantIssued {
+        grant: GrantId,
+        party: Party,
+    },
+    GrantRevoked {
+        grant: GrantId,
+        party: Party,
+        reason: RevocationReason,
+    },
+    /// Everything was revoked that was granted until now to a client, to a principal, to a kind of principal, or at all.
+    GrantsRevoked {
+        of: String,
+        reason: RevocationReason,
+    },
+    /// One access token was revoked.
+    TokenRevoked {
+        grant: GrantId,
+    },
+    /// A refresh token was presented again within its grace, and answered alike.
+    RefreshReplayed {
+        grant: GrantId,
+    },
+    /// A refresh token was presented again after its grace, and refused; the client's grants are not revoked for that.
+    RefreshReuseRefused {
+        grant: GrantId,
+    },
+    /// A key that signs tokens is in this state now.
+    SigningKeyChanged {
+        key: String,
+        algorithm: String,
+        state: SigningKeyState,
+    },
+}
+
+/// Who agreed with whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    pub principal: Principal,
+    pub client: ClientId,
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -152,6 +213,20 @@ impl AuditEvent {
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
             Self::PinsForgotten { .. } => "pins.forgotten",
             Self::PoliciesNotFollowed { .. } => "policies.not_followed",
+            Self::ClientRegistered { .. } => "client.registered",
+            Self::ClientUpdated { .. } => "client.updated",
+            Self::ClientDeleted { .. } => "client.deleted",
+            Self::ConsentGiven(_) => "consent.given",
+            Self::ConsentRefused { .. } => "consent.refused",
+            Self::ConsentForgotten(_) => "consent.forgotten",
+            Self::CodeBurned(_) => "code.burned",
+            Self::GrantIssued { .. } => "grant.issued",
+            Self::GrantRevoked { .. } => "grant.revoked",
+            Self::GrantsRevoked { .. } => "grants.revoked",
+            Self::TokenRevoked { .. } => "token.revoked",
+            Self::RefreshReplayed { .. } => "refresh.replayed",
+            Self::RefreshReuseRefused { .. } => "refresh.reuse_refused",
+            Self::SigningKeyChanged { .. } => "signing_key.changed",
         }
     }
 }
@@ -301,6 +376,40 @@ words! {
         /// The gateway or a policy refused.
         Refused = "refused",
         Cancelled = "cancelled",
+    }
+
+    /// Who registered an OAuth client.
+    RegisteredBy {
+        /// The client itself (RFC 7591).
+        Client = "client",
+        Operator = "operator",
+    }
+
+    /// Why something that was granted counts no more.
+    RevocationReason {
+        /// The client presented a code that it had redeemed already.
+        CodeReplayed = "code_replayed",
+        /// A refresh token was presented again after its grace.
+        TokenReused = "token_reused",
+        /// The client asked for it (RFC 7009).
+        Client = "client",
+        /// Whoever consented asked for it.
+        Principal = "principal",
+        Operator = "operator",
+        /// The client's registration was deleted.
+        ClientDeleted = "client_deleted",
+        /// The principal was deleted or disabled.
+        PrincipalGone = "principal_gone",
+    }
+
+    /// Where a key that signs tokens stands.
+    SigningKeyState {
+        /// Published, and not used.
+        Announced = "announced",
+        Active = "active",
+        /// Published for what it signed, and not used.
+        Retired = "retired",
+        Gone = "gone",
     }
 }
 

@@ -202,6 +202,43 @@ macro_rules! random_ids {
     )*};
 }
 
+/// Identifies an OAuth client: an id that we or an operator chose, or the address of the client's metadata document.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientId(Arc<str>);
+
+impl ClientId {
+    /// Longest id, in bytes.
+    pub const MAX_LEN: usize = 512;
+    /// What the ids begin with that are addresses. No other does.
+    const ADDRESS: &str = "https://";
+
+    /// The id that is written like this: printable ASCII (RFC 6749 appendix A.1) without space, `"` and `\`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+        ((1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(is_allowed)).then(|| Self(text.into()))
+    }
+
+    /// A new one for a client that registers.
+    pub fn generate(env: &Env) -> Self {
+        Self(hex(&env.random::<16>()).into())
+    }
+
+    /// Whether it is the address of a metadata document, so that there is no registration.
+    pub fn is_address(&self) -> bool {
+        self.0.starts_with(Self::ADDRESS)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Digits of an id that is drawn.
 const RANDOM_ID_LEN: usize = 24;
 
@@ -212,6 +249,8 @@ random_ids! {
     UserId, "a user";
     /// Identifies one grant: what a consent produced, and all refresh tokens that follow from it (RFC 9700 §4.14).
     GrantId, "a grant";
+    /// Identifies one authorization request while somebody is asked to consent to it.
+    RequestId, "an authorization request";
     /// Identifies one guest: who consented without naming themselves, for as long as the grant lives.
     GuestId, "a guest";
     /// Identifies one running gateway among those that share a store, for as long as it runs.
@@ -291,6 +330,20 @@ mod tests {
         for bad in ["", &text[1..], &format!("{text}0"), &format!("+{}", &text[1..]), &"G".repeat(32)] {
             assert_eq!(DeploymentId::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_clients_id_is_printable_and_bounded() {
+        let longest = "x".repeat(ClientId::MAX_LEN);
+        for (good, is_address) in
+            [("a", false), ("https://app.example/client.json", true), ("http://x", false), (&longest, false)]
+        {
+            assert_eq!(ClientId::parse(good).map(|id| id.is_address()), Some(is_address), "{good}");
+        }
+        for bad in ["", "a b", "a\n", "\"", "\\", "ä", &format!("{longest}x")] {
+            assert_eq!(ClientId::parse(bad), None, "{bad}");
+        }
+        assert!(!ClientId::generate(&Env::system()).is_address());
     }
 
     #[test]

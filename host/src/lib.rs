@@ -1,8 +1,8 @@
 //! Portcullis: a gateway between AI agents (MCP clients) and MCP servers.
 //!
 //! The map, in reading order: [`pipeline`] tells the life of one request; [`gateway`] wires everything together and is
-//! what [`serve`] calls. Things are nouns and pure ([`mcp`], [`identity`], the catalog in [`upstream`], decisions in
-//! [`policy`]); happenings are verbs ([`admin`]); the world is reached through four adapters: [`http`], [`store`], the
+//! what [`serve`] calls. Things are nouns and pure ([`mcp`], [`identity`], [`oauth`], the catalog in [`upstream`],
+//! decisions in [`policy`]); happenings are verbs ([`admin`]); the world is reached through four adapters: [`http`], [`store`], the
 //! engine in [`policy`], and [`outbound`] with the child processes of [`upstream`]. `docs/ARCHITECTURE.md` has the picture,
 //! `host/tests/architecture.rs` holds the arrows.
 
@@ -19,6 +19,7 @@ pub mod identity;
 pub mod ids;
 pub mod mcp;
 pub mod oci;
+pub mod oauth;
 pub mod outbound;
 pub mod pipeline;
 pub mod policy;

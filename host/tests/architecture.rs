@@ -34,12 +34,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Adapters.
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
     ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
-    ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
+    ("store", &["audit", "env", "glob", "identity", "ids", "oauth", "secret"]),
     ("outbound", &["oci", "secret"]),
     // Nouns.
     ("config", &["builtin", "env", "glob", "identity", "ids", "oci", "secret"]),
     ("mcp", &["ids", "upstream"]),
     ("identity", &["env", "glob", "ids", "secret"]),
+    ("oauth", &["audit", "env", "identity", "ids", "secret"]),
     ("audit", &["env", "ids"]),
     ("builtin", &[]),
     ("oci", &[]),

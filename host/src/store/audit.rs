@@ -11,9 +11,11 @@ use super::changes::{Change, Revision, announce, revision};
 use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
-use crate::audit::{Actor, AuditEntry, AuditEvent, OperatorProof, Ruling};
+use crate::audit::{
+    Actor, AuditEntry, AuditEvent, OperatorProof, Party, RegisteredBy, RevocationReason, Ruling, SigningKeyState,
+};
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{ApprovalId, BindingName, ClientId, GrantId, KeyName, Principal, UpstreamName};
 
 /// Longest free text in an event, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -123,6 +125,27 @@ enum EventRecord {
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
     PinsForgotten { upstream: String, tools: u64 },
     PoliciesNotFollowed { reason: String },
+    ClientRegistered { client: String, by: String, evicted: u64 },
+    ClientUpdated { client: String },
+    ClientDeleted { client: String },
+    ConsentGiven(PartyRecord),
+    ConsentRefused { client: String },
+    ConsentForgotten(PartyRecord),
+    CodeBurned(PartyRecord),
+    GrantIssued { grant: String, party: PartyRecord },
+    GrantRevoked { grant: String, party: PartyRecord, reason: String },
+    GrantsRevoked { of: String, reason: String },
+    TokenRevoked { grant: String },
+    RefreshReplayed { grant: String },
+    RefreshReuseRefused { grant: String },
+    SigningKeyChanged { key: String, algorithm: String, state: String },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartyRecord {
+    principal: String,
+    client: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,8 +217,65 @@ impl From<&AuditEvent> for EventRecord {
                 Self::PinsForgotten { upstream: upstream.as_str().to_owned(), tools: *tools }
             }
             AuditEvent::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason: text(reason) },
+            AuditEvent::ClientRegistered { client, by, evicted } => {
+                Self::ClientRegistered { client: client.to_string(), by: by.to_string(), evicted: *evicted }
+            }
+            AuditEvent::ClientUpdated { client } => Self::ClientUpdated { client: client.to_string() },
+            AuditEvent::ClientDeleted { client } => Self::ClientDeleted { client: client.to_string() },
+            AuditEvent::ConsentGiven(party) => Self::ConsentGiven(party.into()),
+            AuditEvent::ConsentRefused { client } => Self::ConsentRefused { client: client.to_string() },
+            AuditEvent::ConsentForgotten(party) => Self::ConsentForgotten(party.into()),
+            AuditEvent::CodeBurned(party) => Self::CodeBurned(party.into()),
+            AuditEvent::GrantIssued { grant, party } => {
+                Self::GrantIssued { grant: grant.to_string(), party: party.into() }
+            }
+            AuditEvent::GrantRevoked { grant, party, reason } => {
+                Self::GrantRevoked { grant: grant.to_string(), party: party.into(), reason: reason.to_string() }
+            }
+            AuditEvent::GrantsRevoked { of, reason } => {
+                Self::GrantsRevoked { of: text(of), reason: reason.to_string() }
+            }
+            AuditEvent::TokenRevoked { grant } => Self::TokenRevoked { grant: grant.to_string() },
+            AuditEvent::RefreshReplayed { grant } => Self::RefreshReplayed { grant: grant.to_string() },
+            AuditEvent::RefreshReuseRefused { grant } => Self::RefreshReuseRefused { grant: grant.to_string() },
+            AuditEvent::SigningKeyChanged { key, algorithm, state } => {
+                Self::SigningKeyChanged { key: text(key), algorithm: text(algorithm), state: state.to_string() }
+            }
         }
     }
+}
+
+impl From<&Party> for PartyRecord {
+    fn from(party: &Party) -> Self {
+        let Party { principal, client } = party;
+        Self { principal: principal.to_string(), client: client.to_string() }
+    }
+}
+
+impl TryFrom<PartyRecord> for Party {
+    type Error = StoreError;
+
+    fn try_from(record: PartyRecord) -> Result<Self, StoreError> {
+        let PartyRecord { principal, client: of } = record;
+        let principal = Principal::parse(&principal).ok_or_else(|| none("a principal"))?;
+        Ok(Self { principal, client: client(&of)? })
+    }
+}
+
+fn none(what: &str) -> StoreError {
+    unreadable(Table::Audit, format_args!("{what} is none"))
+}
+
+fn client(id: &str) -> Result<ClientId, StoreError> {
+    ClientId::parse(id).ok_or_else(|| none("a client's id"))
+}
+
+fn grant(id: &str) -> Result<GrantId, StoreError> {
+    GrantId::parse(id).ok_or_else(|| none("a grant's id"))
+}
+
+fn reason(word: &str) -> Result<RevocationReason, StoreError> {
+    RevocationReason::parse(word).ok_or_else(|| none("a reason"))
 }
 
 impl TryFrom<EventRecord> for AuditEvent {
@@ -226,6 +306,32 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::PinsForgotten { upstream: upstream(&of)?, tools }
             }
             EventRecord::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason },
+            EventRecord::ClientRegistered { client: of, by, evicted } => Self::ClientRegistered {
+                client: client(&of)?,
+                by: RegisteredBy::parse(&by).ok_or_else(|| none("who registered a client"))?,
+                evicted,
+            },
+            EventRecord::ClientUpdated { client: of } => Self::ClientUpdated { client: client(&of)? },
+            EventRecord::ClientDeleted { client: of } => Self::ClientDeleted { client: client(&of)? },
+            EventRecord::ConsentGiven(party) => Self::ConsentGiven(party.try_into()?),
+            EventRecord::ConsentRefused { client: of } => Self::ConsentRefused { client: client(&of)? },
+            EventRecord::ConsentForgotten(party) => Self::ConsentForgotten(party.try_into()?),
+            EventRecord::CodeBurned(party) => Self::CodeBurned(party.try_into()?),
+            EventRecord::GrantIssued { grant: id, party } => {
+                Self::GrantIssued { grant: grant(&id)?, party: party.try_into()? }
+            }
+            EventRecord::GrantRevoked { grant: id, party, reason: why } => {
+                Self::GrantRevoked { grant: grant(&id)?, party: party.try_into()?, reason: reason(&why)? }
+            }
+            EventRecord::GrantsRevoked { of, reason: why } => Self::GrantsRevoked { of, reason: reason(&why)? },
+            EventRecord::TokenRevoked { grant: id } => Self::TokenRevoked { grant: grant(&id)? },
+            EventRecord::RefreshReplayed { grant: id } => Self::RefreshReplayed { grant: grant(&id)? },
+            EventRecord::RefreshReuseRefused { grant: id } => Self::RefreshReuseRefused { grant: grant(&id)? },
+            EventRecord::SigningKeyChanged { key, algorithm, state } => Self::SigningKeyChanged {
+                key,
+                algorithm,
+                state: SigningKeyState::parse(&state).ok_or_else(|| none("a state of a signing key"))?,
+            },
         })
     }
 }
@@ -314,6 +420,36 @@ mod tests {
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
             AuditEvent::PinsForgotten { upstream, tools: 5 },
             AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
+        ]
+        .into_iter()
+        .chain(oauth_events())
+        .collect()
+    }
+
+    fn oauth_events() -> Vec<AuditEvent> {
+        let client = ClientId::parse("https://app.example/client.json").unwrap();
+        let grant = GrantId::parse(&"0b".repeat(12)).unwrap();
+        let party = Party { principal: Principal::Key(KeyName::parse("ci").unwrap()), client: client.clone() };
+        let reason = RevocationReason::TokenReused;
+        vec![
+            AuditEvent::ClientRegistered { client: client.clone(), by: RegisteredBy::Client, evicted: 2 },
+            AuditEvent::ClientUpdated { client: client.clone() },
+            AuditEvent::ClientDeleted { client: client.clone() },
+            AuditEvent::ConsentGiven(party.clone()),
+            AuditEvent::ConsentRefused { client },
+            AuditEvent::ConsentForgotten(party.clone()),
+            AuditEvent::CodeBurned(party.clone()),
+            AuditEvent::GrantIssued { grant: grant.clone(), party: party.clone() },
+            AuditEvent::GrantRevoked { grant: grant.clone(), party, reason },
+            AuditEvent::GrantsRevoked { of: "kind:guest".to_owned(), reason },
+            AuditEvent::TokenRevoked { grant: grant.clone() },
+            AuditEvent::RefreshReplayed { grant: grant.clone() },
+            AuditEvent::RefreshReuseRefused { grant },
+            AuditEvent::SigningKeyChanged {
+                key: "k1".to_owned(),
+                algorithm: "RS256".to_owned(),
+                state: SigningKeyState::Retired,
+            },
         ]
     }
 

@@ -49,6 +49,8 @@ pub enum Change {
     Upstreams,
     /// The keys of the vault.
     Vault,
+    /// All that was granted to someone until now was revoked at once ([`super::revocations`]).
+    Watermark { of: String },
 }
 
 /// What an operator did about policies, for those who are to do the same.

@@ -99,6 +99,47 @@ tables! {
     Expiry = 17 "expiry",
     /// Who does what only one of several gateways may do, by what it is.
     Leases = 18 "leases",
+
+    /// OAuth clients by id.
+    Clients = 30 "clients",
+    /// Use, last time and id of a client → id.
+    ClientsByUse = 31 "clients_by_use",
+    /// Creation time and id of a client → id.
+    ClientsByCreation = 32 "clients_by_creation",
+    /// Authorization requests by id.
+    AuthorizationRequests = 33 "authorization_requests",
+    /// Authorization codes by digest.
+    AuthorizationCodes = 34 "authorization_codes",
+    /// Pushed authorization requests by the digest of their reference.
+    PushedRequests = 35 "pushed_requests",
+    /// Grants by id, which begins with the time.
+    Grants = 36 "grants",
+    /// Principal and id of a grant → id.
+    GrantsByPrincipal = 37 "grants_by_principal",
+    /// Client and id of a grant → id.
+    GrantsByClient = 38 "grants_by_client",
+    /// Refresh tokens by digest.
+    RefreshTokens = 39 "refresh_tokens",
+    /// Successors of refresh tokens, sealed, by their predecessor's digest.
+    SealedSuccessors = 40 "sealed_successors",
+    /// Grants and access tokens that were revoked a short while ago.
+    Denied = 41 "denied",
+    /// Until when all was revoked, by whose it was.
+    Watermarks = 42 "watermarks",
+    /// What was presented and may not be presented again, by kind and digest.
+    Marks = 43 "marks",
+    /// Device authorizations by the digest of their device code.
+    Devices = 44 "devices",
+    /// Digest of a user code → digest of the device code.
+    DevicesByUserCode = 45 "devices_by_user_code",
+    /// Wrong user codes by who entered them.
+    UserCodeMisses = 46 "user_code_misses",
+    /// Remembered consents by principal and digest of the terms.
+    Consents = 47 "consents",
+    /// Principal, time and digest of a consent → its key.
+    ConsentsByPrincipal = 48 "consents_by_principal",
+    /// Keys that sign tokens by id.
+    SigningKeys = 49 "signing_keys",
 }
 
 /// One row.

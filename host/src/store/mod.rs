@@ -37,6 +37,20 @@ pub mod keys;
 pub mod pins;
 pub mod recordings;
 
+pub mod authorizations;
+pub mod clients;
+pub mod consents;
+pub mod devices;
+pub mod grants;
+pub mod marks;
+pub mod revocations;
+pub mod signing_keys;
+
+mod counted;
+mod record;
+
+#[cfg(test)]
+mod oauth_testing;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
@@ -58,6 +72,20 @@ const KEPT: &[&dyn table::Kept] = &[
     &recordings::Kept,
     &changes::CHANGES,
     &leases::LEASES,
+    &authorizations::CODES,
+    &authorizations::PUSHED,
+    &authorizations::REQUESTS,
+    &clients::CLIENTS,
+    &consents::CONSENTS,
+    &devices::DEVICES,
+    &devices::MISSES,
+    &grants::GRANTS,
+    &grants::SEALED,
+    &grants::TOKENS,
+    &marks::MARKS,
+    &revocations::DENIED,
+    &revocations::WATERMARKS,
+    &signing_keys::SIGNING_KEYS,
 ];
 
 /// Where a store is kept.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, RecordedVerdict, Ruling};
+use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling};
 use crate::ids::Principal;
 use crate::store::audit::Recorded;
 use crate::store::decisions::Filter;
@@ -163,6 +163,32 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::RecordingRead { decision } => json!({ "decision": decision }),
         AuditEvent::RecordingsRead { policy, hook, questions } => {
             json!({ "policy": policy, "hook": hook, "questions": questions })
+        }
+        AuditEvent::ClientRegistered { client, by, evicted } => {
+            json!({ "client": client.as_str(), "by": by.as_str(), "evicted": evicted })
+        }
+        AuditEvent::ClientUpdated { client }
+        | AuditEvent::ClientDeleted { client }
+        | AuditEvent::ConsentRefused { client } => json!({ "client": client.as_str() }),
+        AuditEvent::ConsentGiven(party) | AuditEvent::ConsentForgotten(party) | AuditEvent::CodeBurned(party) => {
+            let Party { principal, client } = party;
+            json!({ "principal": principal.to_string(), "client": client.as_str() })
+        }
+        AuditEvent::GrantIssued { grant, party: Party { principal, client } } => {
+            json!({ "grant": grant, "principal": principal.to_string(), "client": client.as_str() })
+        }
+        AuditEvent::GrantRevoked { grant, party: Party { principal, client }, reason } => json!({
+            "grant": grant,
+            "principal": principal.to_string(),
+            "client": client.as_str(),
+            "reason": reason.as_str(),
+        }),
+        AuditEvent::GrantsRevoked { of, reason } => json!({ "of": of, "reason": reason.as_str() }),
+        AuditEvent::TokenRevoked { grant }
+        | AuditEvent::RefreshReplayed { grant }
+        | AuditEvent::RefreshReuseRefused { grant } => json!({ "grant": grant }),
+        AuditEvent::SigningKeyChanged { key, algorithm, state } => {
+            json!({ "key": key, "algorithm": algorithm, "state": state.as_str() })
         }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })

@@ -1,0 +1,247 @@
+//! Registered OAuth clients.
+//!
+//! Anybody may register a client, so their number is bounded: one that nobody has used makes room for the next, the oldest
+//! first (`security.md` row T13). A client that was used goes with its last use and a long time, one that nobody used with
+//! its registration and a short one. Deleting a client revokes what was granted to it in the same transaction.
+
+use std::time::Duration;
+
+use super::changes::{Change, announce};
+use super::counted::Counted;
+use super::engine::{Bounds, Direction, Table};
+use super::revocations::{self, Whose};
+use super::table::{Cursor, Index, Page, Single, Typed};
+use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use crate::audit::{Actor, AuditEvent, RegisteredBy, RevocationReason};
+use crate::env::Timestamp;
+use crate::ids::ClientId;
+use crate::oauth::Client;
+use crate::oauth::client::{Authentication, Metadata, Source, TooLarge};
+use crate::secret::Digest;
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub(super) use record::OnReuseRecord;
+use record::{ClientRecord, Use};
+
+/// Most clients that operators may add.
+pub const MAX_OF_OPERATORS: usize = 1_000;
+/// Clients that make room for one new one, at most.
+const MAX_EVICTED: usize = 8;
+/// How exactly the last use of a client is known.
+const USE_STEP: Duration = Duration::from_secs(60 * 60);
+
+pub(super) const CLIENTS: Counted<ClientRecord> = Counted {
+    records: Typed {
+        table: Table::Clients,
+        version: 1,
+        older: &[],
+        key: ClientRecord::key,
+        indexes: &[
+            Index { table: Table::ClientsByUse, key: ClientRecord::by_use },
+            Index { table: Table::ClientsByCreation, key: ClientRecord::by_creation },
+        ],
+        expires: Some(ClientRecord::expires),
+    },
+    count: Single::new("clients"),
+};
+
+/// What came of [`register`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// It was, now.
+    Registered(Box<Client>),
+    /// There are as many as there may be, and all of them are used.
+    QuotaExceeded,
+    /// There is a client of this id.
+    Taken,
+    TooLarge(TooLarge),
+}
+
+/// What came of [`update`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    Updated(Box<Client>),
+    /// There is no such client, or another registration token is the right one.
+    NotFound,
+    TooLarge(TooLarge),
+}
+
+/// What came of [`delete`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    Deleted,
+    /// There is no such client, or another registration token is the right one.
+    NotFound,
+}
+
+/// Who changes a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// The client, by the digest of the registration token that it presents (RFC 7592).
+    Client(Digest),
+    Operator,
+}
+
+/// What a client or an operator may change. The rest of a registration stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub metadata: Metadata,
+    pub authentication: Authentication,
+    /// The digest of the registration token from now on, where the client has one.
+    pub token: Digest,
+}
+
+/// Keeps a new client, as one of at most `most`; it is created now, and unused.
+pub async fn register(store: &Store, client: Client, most: u64, actor: Actor) -> Result<Registration, StoreError> {
+    store.write(move |tx| register_in(tx, &client, most, actor)).await
+}
+
+fn register_in(tx: &mut WriteTx<'_>, client: &Client, most: u64, actor: Actor) -> Result<Registration, StoreError> {
+    if let Err(failure) = client.check() {
+        return Ok(Registration::TooLarge(failure));
+    }
+    if CLIENTS.get(tx, client.id.as_str().as_bytes())?.is_some() {
+        return Ok(Registration::Taken);
+    }
+    let (by, evicted) = match client.source {
+        Source::Registered { .. } => (RegisteredBy::Client, make_room(tx, most)?),
+        Source::Operator => (RegisteredBy::Operator, has_room_for_operators(tx)?.then_some(0)),
+    };
+    let Some(evicted) = evicted else { return Ok(Registration::QuotaExceeded) };
+    let client = Client { created: tx.now(), last_used: None, ..client.clone() };
+    CLIENTS.add(tx, &ClientRecord::from(&client))?;
+    audit::append(tx, actor, &AuditEvent::ClientRegistered { client: client.id.clone(), by, evicted })?;
+    announce(tx, Change::Client { id: client.id.to_string() })?;
+    Ok(Registration::Registered(Box::new(client)))
+}
+
+/// Takes out the oldest unused clients until there is room for one, and tells how many; `None` if there is none.
+fn make_room(tx: &mut WriteTx<'_>, most: u64) -> Result<Option<u64>, StoreError> {
+    let mut evicted = 0;
+    let surplus = (CLIENTS.len(tx)? + 1).saturating_sub(most);
+    if surplus == 0 {
+        return Ok(Some(0));
+    }
+    // After the quota was lowered there is more than one too many, and each registration takes a few of them away.
+    let step = usize::try_from(surplus).unwrap_or(usize::MAX).min(MAX_EVICTED);
+    let unused = Bounds::within(&[Use::Unused as u8]);
+    for (_, id) in tx.range(Table::ClientsByUse, &unused, Direction::Forward, step)? {
+        if let Some(client) = CLIENTS.remove(tx, &id)? {
+            announce(tx, Change::Client { id: client.id })?;
+            evicted += 1;
+        }
+    }
+    Ok((CLIENTS.len(tx)? < most).then_some(evicted))
+}
+
+fn has_room_for_operators(tx: &mut ReadTx<'_>) -> Result<bool, StoreError> {
+    let added = Bounds::within(&[Use::OfOperator as u8]);
+    Ok(tx.range(Table::ClientsByUse, &added, Direction::Forward, MAX_OF_OPERATORS)?.len() < MAX_OF_OPERATORS)
+}
+
+/// Changes what a client says of itself, and gives it a new registration token (RFC 7592 §2.2).
+pub async fn update(
+    store: &Store,
+    id: &ClientId,
+    authority: Authority,
+    changed: Changed,
+    actor: Actor,
+) -> Result<Update, StoreError> {
+    let id = id.clone();
+    store.write(move |tx| update_in(tx, &id, &authority, &changed, actor)).await
+}
+
+fn update_in(
+    tx: &mut WriteTx<'_>,
+    id: &ClientId,
+    authority: &Authority,
+    changed: &Changed,
+    actor: Actor,
+) -> Result<Update, StoreError> {
+    let Some(client) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
+        return Ok(Update::NotFound);
+    };
+    let Changed { metadata, authentication, token } = changed.clone();
+    let source = match client.source {
+        Source::Registered { token: _, lives } => Source::Registered { token, lives },
+        Source::Operator => Source::Operator,
+    };
+    let client = Client { source, metadata, authentication, ..client };
+    if let Err(failure) = client.check() {
+        return Ok(Update::TooLarge(failure));
+    }
+    CLIENTS.replace(tx, &ClientRecord::from(&client))?;
+    audit::append(tx, actor, &AuditEvent::ClientUpdated { client: id.clone() })?;
+    announce(tx, Change::Client { id: id.to_string() })?;
+    Ok(Update::Updated(Box::new(client)))
+}
+
+/// Deletes a client and revokes what was granted to it.
+pub async fn delete(store: &Store, id: &ClientId, authority: Authority, actor: Actor) -> Result<Deletion, StoreError> {
+    let id = id.clone();
+    store.write(move |tx| delete_in(tx, &id, &authority, actor)).await
+}
+
+fn delete_in(tx: &mut WriteTx<'_>, id: &ClientId, authority: &Authority, actor: Actor) -> Result<Deletion, StoreError> {
+    if get_in(tx, id)?.is_none_or(|client| !has_say(&client, authority)) {
+        return Ok(Deletion::NotFound);
+    }
+    CLIENTS.remove(tx, id.as_str().as_bytes())?;
+    revocations::revoke_all_in(tx, &Whose::Client(id.clone()), RevocationReason::ClientDeleted, actor)?;
+    audit::append(tx, actor, &AuditEvent::ClientDeleted { client: id.clone() })?;
+    announce(tx, Change::Client { id: id.to_string() })?;
+    Ok(Deletion::Deleted)
+}
+
+fn has_say(client: &Client, authority: &Authority) -> bool {
+    match (authority, &client.source) {
+        (Authority::Operator, _) => true,
+        (Authority::Client(presented), Source::Registered { token, .. }) => presented == token,
+        (Authority::Client(_), Source::Operator) => false,
+    }
+}
+
+/// The client of this id, if it is still registered.
+pub async fn get(store: &Store, id: &ClientId) -> Result<Option<Client>, StoreError> {
+    let id = id.clone();
+    store.read(move |tx| get_in(tx, &id)).await
+}
+
+pub(super) fn get_in(tx: &mut ReadTx<'_>, id: &ClientId) -> Result<Option<Client>, StoreError> {
+    let client = CLIENTS.get(tx, id.as_str().as_bytes())?.map(Client::try_from).transpose()?;
+    Ok(client.filter(|client| client.is_registered(tx.now())))
+}
+
+/// A page of the clients that are registered, newest first. It is shorter where some have expired.
+pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Client>, StoreError> {
+    store
+        .read(move |tx| {
+            let mut page = CLIENTS.records.newest_first_by(tx, Table::ClientsByCreation, after.as_ref(), limit)?;
+            page.items.retain(|record| record.expires().is_none_or(|end| tx.now() < end));
+            page.try_map(TryFrom::try_from)
+        })
+        .await
+}
+
+/// How many clients there are, with those that have expired and were not yet taken out.
+pub async fn count(store: &Store) -> Result<u64, StoreError> {
+    store.read(|tx| CLIENTS.len(tx)).await
+}
+
+/// Notes that something is granted to a client or refreshed by it. Whether it may be: a client whose id is no address has
+/// to be registered.
+pub(super) fn used_in(tx: &mut WriteTx<'_>, id: &ClientId) -> Result<bool, StoreError> {
+    if id.is_address() {
+        return Ok(true);
+    }
+    let Some(client) = get_in(tx, id)? else { return Ok(false) };
+    let now = tx.now();
+    let is_known = |used: Timestamp| now < used.after(USE_STEP) && now.after(USE_STEP) > used;
+    if !client.last_used.is_some_and(is_known) {
+        CLIENTS.replace(tx, &ClientRecord::from(&Client { last_used: Some(now), ..client }))?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,377 @@
+//! What was revoked while access tokens for it may still live (design §13.24).
+//!
+//! A grant or a single access token that is revoked is an entry here, for as long as an access token can live. All that was
+//! granted to a client, a principal, a kind of principal or anybody is revoked by one *watermark*: what was granted up to
+//! then counts no more, however much that was. Gateways keep a copy of both, follow the changes, and ask no store for a
+//! request; the verbs of the authorization server ask here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::changes::{Change, announce};
+use super::engine::{Bounds, Direction, Table};
+use super::record::{grant, none};
+use super::table::{Cursor, MAX_PAGE, Page, Typed};
+use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use crate::audit::{Actor, AuditEvent, RevocationReason};
+use crate::env::Timestamp;
+use crate::ids::{ClientId, GrantId, Principal};
+use crate::oauth::MAX_ACCESS_TOKEN_LIFE;
+use crate::oauth::grant::{KEPT_AFTER_END, MAX_LIFE};
+use crate::secret::Digest;
+
+/// For how long access tokens are refused that belong to what was revoked: their longest life, and some for clocks.
+const DENIED_FOR: Duration = MAX_ACCESS_TOKEN_LIFE.saturating_add(Duration::from_secs(10 * 60));
+/// For how long a watermark is kept: until nothing from before it can be left.
+const WATERMARK_FOR: Duration = MAX_LIFE.saturating_add(KEPT_AFTER_END);
+
+pub(super) const DENIED: Typed<DeniedRecord> = Typed {
+    table: Table::Denied,
+    version: 1,
+    older: &[],
+    key: |record| denied_key(&record.grant, record.token.as_deref()),
+    indexes: &[],
+    expires: Some(|record| Some(Timestamp::from_millis(record.until_ms))),
+};
+
+pub(super) const WATERMARKS: Typed<WatermarkRecord> = Typed {
+    table: Table::Watermarks,
+    version: 1,
+    older: &[],
+    key: |record| record.of.as_bytes().to_vec(),
+    indexes: &[],
+    expires: Some(|record| Some(Timestamp::from_millis(record.not_before_ms).after(WATERMARK_FOR))),
+};
+
+/// Access tokens that are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Denied {
+    pub grant: GrantId,
+    /// Digest of the `jti` of the only token that is meant; `None`: all of the grant's.
+    pub token: Option<String>,
+    /// When they are refused for their age anyway.
+    pub until: Timestamp,
+}
+
+/// Whose everything was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    Everybody,
+    Kind(PrincipalKind),
+    Principal(Principal),
+    Client(ClientId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    Key,
+    User,
+    Guest,
+}
+
+/// What was granted up to then counts no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    pub whose: Whose,
+    /// The last moment that does not count.
+    pub not_before: Timestamp,
+    pub reason: RevocationReason,
+}
+
+impl PrincipalKind {
+    /// The kind of a principal, if consents can be given by such.
+    pub const fn of(principal: &Principal) -> Option<Self> {
+        match principal {
+            Principal::Key(_) => Some(Self::Key),
+            Principal::User(_) => Some(Self::User),
+            Principal::Guest(_) => Some(Self::Guest),
+            Principal::Gateway => None,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::User => "user",
+            Self::Guest => "guest",
+        }
+    }
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Everybody => f.write_str("everybody"),
+            Self::Kind(kind) => write!(f, "kind:{}", kind.as_str()),
+            Self::Principal(principal) => write!(f, "principal:{principal}"),
+            Self::Client(client) => write!(f, "client:{client}"),
+        }
+    }
+}
+
+impl Whose {
+    /// Whose it is that [`std::fmt::Display`] writes like this.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "everybody" {
+            return Some(Self::Everybody);
+        }
+        match text.split_once(':')? {
+            ("kind", kind) => [PrincipalKind::Key, PrincipalKind::User, PrincipalKind::Guest]
+                .into_iter()
+                .find(|known| known.as_str() == kind)
+                .map(Self::Kind),
+            ("principal", principal) => Principal::parse(principal).map(Self::Principal),
+            ("client", client) => ClientId::parse(client).map(Self::Client),
+            _ => None,
+        }
+    }
+}
+
+/// Revokes all that was granted until now.
+pub async fn revoke_all(
+    store: &Store,
+    whose: Whose,
+    reason: RevocationReason,
+    actor: Actor,
+) -> Result<Watermark, StoreError> {
+    store.write(move |tx| revoke_all_in(tx, &whose, reason, actor)).await
+}
+
+/// The same inside the transaction of what it follows from, such as the deletion of a client.
+pub(super) fn revoke_all_in(
+    tx: &mut WriteTx<'_>,
+    whose: &Whose,
+    reason: RevocationReason,
+    actor: Actor,
+) -> Result<Watermark, StoreError> {
+    let of = whose.to_string();
+    let before = WATERMARKS.get(tx, of.as_bytes())?.map_or(0, |record| record.not_before_ms);
+    // A clock that was set back takes nothing back.
+    let not_before = tx.now().max(Timestamp::from_millis(before));
+    let record =
+        WatermarkRecord { of: of.clone(), not_before_ms: not_before.as_millis(), reason: reason.as_str().to_owned() };
+    WATERMARKS.put(tx, &record)?;
+    audit::append(tx, actor, &AuditEvent::GrantsRevoked { of: of.clone(), reason })?;
+    announce(tx, Change::Watermark { of })?;
+    Ok(Watermark { whose: whose.clone(), not_before, reason })
+}
+
+/// Refuses one access token, by the digest of its `jti`.
+pub async fn revoke_token(store: &Store, grant: GrantId, jti: Digest, actor: Actor) -> Result<(), StoreError> {
+    store
+        .write(move |tx| {
+            deny_in(tx, &grant, Some(jti))?;
+            audit::append(tx, actor, &AuditEvent::TokenRevoked { grant: grant.clone() })
+        })
+        .await
+}
+
+/// Refuses the access tokens of a grant, or one of them.
+pub(super) fn deny_in(tx: &mut WriteTx<'_>, grant: &GrantId, jti: Option<Digest>) -> Result<(), StoreError> {
+    let until_ms = tx.now().after(DENIED_FOR).as_millis();
+    DENIED.put(tx, &DeniedRecord { grant: grant.to_string(), token: jti.map(Digest::to_hex), until_ms })?;
+    announce(tx, Change::Grant { id: grant.to_string() })
+}
+
+/// A page of everything that is refused, for a gateway that starts. It comes in no particular order.
+pub async fn denied(store: &Store, after: Option<Cursor>) -> Result<Page<Denied>, StoreError> {
+    store
+        .read(move |tx| {
+            let now = tx.now().as_millis();
+            DENIED
+                .newest_first(tx, after.as_ref(), MAX_PAGE, |record| now < record.until_ms)?
+                .try_map(TryFrom::try_from)
+        })
+        .await
+}
+
+/// What is refused of a grant, for a gateway that was told of a change: at most [`MAX_PAGE`] entries.
+pub async fn denied_of(store: &Store, grant: &GrantId) -> Result<Vec<Denied>, StoreError> {
+    let within = Bounds::within(grant.as_str().as_bytes());
+    store
+        .read(move |tx| {
+            let rows = tx.range(Table::Denied, &within, Direction::Forward, MAX_PAGE)?;
+            rows.iter().map(|(_, row)| DENIED.decode(row)?.try_into()).collect()
+        })
+        .await
+}
+
+/// A page of all watermarks, for a gateway that starts. They come in no particular order.
+pub async fn watermarks(store: &Store, after: Option<Cursor>) -> Result<Page<Watermark>, StoreError> {
+    store
+        .read(move |tx| WATERMARKS.newest_first(tx, after.as_ref(), MAX_PAGE, |_| true)?.try_map(TryFrom::try_from))
+        .await
+}
+
+/// The watermark of this, for a gateway that was told of a change.
+pub async fn watermark(store: &Store, whose: Whose) -> Result<Option<Watermark>, StoreError> {
+    store.read(move |tx| get(tx, &whose)).await
+}
+
+fn get(tx: &mut ReadTx<'_>, whose: &Whose) -> Result<Option<Watermark>, StoreError> {
+    WATERMARKS.get(tx, whose.to_string().as_bytes())?.map(TryFrom::try_from).transpose()
+}
+
+/// The latest watermark that what was granted to these at this time is not above.
+pub(super) fn covering(
+    tx: &mut ReadTx<'_>,
+    principal: &Principal,
+    client: &ClientId,
+    at: Timestamp,
+) -> Result<Option<Watermark>, StoreError> {
+    Coverage::default().of(tx, principal, client, at)
+}
+
+/// The watermarks that were read in this transaction, for a page of things that share them.
+#[derive(Default)]
+pub(super) struct Coverage(HashMap<Whose, Option<Watermark>>);
+
+impl Coverage {
+    /// As [`covering`].
+    pub(super) fn of(
+        &mut self,
+        tx: &mut ReadTx<'_>,
+        principal: &Principal,
+        client: &ClientId,
+        at: Timestamp,
+    ) -> Result<Option<Watermark>, StoreError> {
+        let kind = PrincipalKind::of(principal).map(Whose::Kind);
+        let others = [Whose::Everybody, Whose::Principal(principal.clone()), Whose::Client(client.clone())];
+        let mut latest: Option<&Watermark> = None;
+        for whose in others.iter().chain(&kind) {
+            if !self.0.contains_key(whose) {
+                self.0.insert(whose.clone(), get(tx, whose)?);
+            }
+        }
+        for whose in others.iter().chain(&kind) {
+            let found = self.0.get(whose).and_then(Option::as_ref).filter(|watermark| at <= watermark.not_before);
+            latest = latest.into_iter().chain(found).max_by_key(|watermark| watermark.not_before);
+        }
+        Ok(latest.cloned())
+    }
+}
+
+fn denied_key(grant: &str, token: Option<&str>) -> Vec<u8> {
+    // All ids of grants have the same length.
+    [grant.as_bytes(), token.unwrap_or_default().as_bytes()].concat()
+}
+
+/// Codec version 1.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeniedRecord {
+    grant: String,
+    token: Option<String>,
+    until_ms: u64,
+}
+
+/// Codec version 1.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WatermarkRecord {
+    of: String,
+    not_before_ms: u64,
+    reason: String,
+}
+
+impl TryFrom<DeniedRecord> for Denied {
+    type Error = StoreError;
+
+    fn try_from(record: DeniedRecord) -> Result<Self, StoreError> {
+        let DeniedRecord { grant: id, token, until_ms } = record;
+        Ok(Self { grant: grant(Table::Denied, &id)?, token, until: Timestamp::from_millis(until_ms) })
+    }
+}
+
+impl TryFrom<WatermarkRecord> for Watermark {
+    type Error = StoreError;
+
+    fn try_from(record: WatermarkRecord) -> Result<Self, StoreError> {
+        let WatermarkRecord { of, not_before_ms, reason } = record;
+        Ok(Self {
+            whose: Whose::parse(&of).ok_or_else(|| none(Table::Watermarks, "an owner"))?,
+            not_before: Timestamp::from_millis(not_before_ms),
+            reason: RevocationReason::parse(&reason).ok_or_else(|| none(Table::Watermarks, "a reason"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grants;
+    use super::super::oauth_testing::*;
+    use super::*;
+
+    #[tokio::test]
+    async fn one_access_token_is_refused_and_its_grant_is_not() {
+        for mut place in engines().await {
+            issue(&place.store, 1, "a", party("ci", "app")).await;
+            for name in ["jti1", "jti2"] {
+                revoke_token(&place.store, grant_id(1), digest(name), Actor::System).await.unwrap();
+            }
+            place.restart().await;
+            let until = place.now().after(DENIED_FOR);
+            let denied_token = |name| Denied { grant: grant_id(1), token: Some(digest(name).to_hex()), until };
+            let mut of_grant = denied_of(&place.store, &grant_id(1)).await.unwrap();
+            of_grant.sort_by_key(|denied| denied.token != denied_token("jti1").token);
+            assert_eq!(of_grant, [denied_token("jti1"), denied_token("jti2")]);
+            assert_eq!(trail(&place.store).await, ["grant.issued", "token.revoked", "token.revoked"]);
+            assert_eq!(announced(&place.store).await, vec![Change::Grant { id: grant_id(1).to_string() }; 2]);
+            assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap().unwrap().end, None);
+            place.forward(DENIED_FOR);
+            while place.sweep().await > 0 {}
+            assert_eq!(denied_of(&place.store, &grant_id(1)).await.unwrap(), []);
+            verify(&place.store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_refused_comes_in_pages() {
+        let place = Place::memory().await;
+        for number in 0..450 {
+            place.store.write(move |tx| deny_in(tx, &grant_id(number), None)).await.unwrap();
+        }
+        let (mut seen, mut after) = (0, None);
+        loop {
+            let page = denied(&place.store, after).await.unwrap();
+            seen += page.items.len();
+            let Some(next) = page.next else { break };
+            after = Some(next);
+        }
+        assert_eq!(seen, 450);
+    }
+
+    #[tokio::test]
+    async fn a_watermark_stays_as_long_as_anything_from_before_it() {
+        let place = Place::memory().await;
+        issue(&place.store, 1, "a", party("ci", "app")).await;
+        revoke_all(&place.store, Whose::Everybody, RevocationReason::Operator, OPERATOR).await.unwrap();
+        place.forward(MAX_LIFE);
+        while place.sweep().await > 0 {}
+        assert_eq!(watermarks(&place.store, None).await.unwrap().items.len(), 1);
+        place.forward(KEPT_AFTER_END);
+        while place.sweep().await > 0 {}
+        assert_eq!(watermark(&place.store, Whose::Everybody).await.unwrap(), None);
+        assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap(), None);
+        verify(&place.store).await;
+    }
+
+    #[test]
+    fn whose_is_read_as_it_is_written() {
+        for whose in [
+            Whose::Everybody,
+            Whose::Kind(PrincipalKind::Key),
+            Whose::Kind(PrincipalKind::User),
+            Whose::Kind(PrincipalKind::Guest),
+            Whose::Principal(key("ci")),
+            Whose::Client(client("app")),
+        ] {
+            assert_eq!(Whose::parse(&whose.to_string()), Some(whose));
+        }
+        for bad in ["", "all", "kind:gateway", "principal:", "client:", "principal:key:A"] {
+            assert_eq!(Whose::parse(bad), None, "{bad}");
+        }
+    }
+}
