@@ -19,6 +19,8 @@ use crate::oauth::request::{AuthorizationRequest, Code};
 use crate::secret::Digest;
 
 mod codes;
+#[cfg(test)]
+mod model_tests;
 mod pushed;
 mod record;
 #[cfg(test)]
