@@ -355,17 +355,17 @@ mod tests {
         let b = Sweeper::new(store.as_replica(2), RETENTION);
         let (of_b, in_b) = (b.state(), second.stopping().clone());
         second.spawn(b.run(in_b));
-        until(async || left(&store).await == 0).await;
+        until(async || of_a.removed() == 5_000).await;
         assert_eq!((of_a.fence(), of_b.fence(), of_b.removed()), (Some(1), None, 0));
-        assert_eq!(of_a.removed(), 5_000);
+        assert_eq!(left(&store).await, 0);
 
         // The first one gives its lease back; the second one need not wait for the end of it.
+        assert!(second.stop(Duration::from_secs(10)).await);
         assert!(first.stop(Duration::from_secs(10)).await);
         assert_eq!(of_a.fence(), None);
         let mut b = Sweeper::new(store.as_replica(2), RETENTION);
         b.pass(&CancellationToken::new()).await.unwrap();
         assert_eq!(b.state().fence(), Some(2));
-        assert!(second.stop(Duration::from_secs(10)).await);
     }
 
     #[tokio::test]
