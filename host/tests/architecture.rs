@@ -34,14 +34,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Adapters.
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "secret", "upstream"]),
     ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
-    ("store", &["audit", "env", "glob", "identity", "ids", "secret"]),
+    ("store", &["audit", "connection", "env", "glob", "identity", "ids", "secret"]),
     ("outbound", &["secret"]),
     // Nouns.
     ("config", &["builtin", "env", "glob", "identity", "ids", "secret"]),
     ("mcp", &["ids", "upstream"]),
+    ("connection", &["env", "identity", "ids", "secret"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("audit", &["env", "ids"]),
     ("builtin", &[]),
+    ("words", &[]),
     ("tasks", &[]),
     ("ids", &["env", "secret"]),
     ("secret", &[]),

@@ -27,6 +27,14 @@ pub mod keys;
 pub mod pins;
 pub mod recordings;
 
+pub mod api_tokens;
+pub mod browser_sessions;
+pub mod connections;
+pub mod counters;
+pub mod flows;
+pub mod upstreams;
+pub mod users;
+
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +47,18 @@ pub const SCHEMA: u32 = 1;
 const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
 
 /// Every table of records, for what is done to all alike.
-const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
+const KEPT: &[&dyn table::Kept] = &[
+    &changes::CHANGES,
+    &users::USERS,
+    &users::IDENTITIES,
+    &browser_sessions::SESSIONS,
+    &api_tokens::TOKENS,
+    &connections::CONNECTIONS,
+    &connections::REVOCATIONS,
+    &flows::FLOWS,
+    &upstreams::UPSTREAMS,
+    &counters::COUNTERS,
+];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +171,13 @@ impl Store {
     pub async fn verify(&self) -> Result<Vec<Discrepancy>, StoreError> {
         let mut found = self.read(keys::verify).await?;
         found.extend(self.read(approvals::verify).await?);
+        found.extend(self.read(users::verify).await?);
+        found.extend(self.read(browser_sessions::verify).await?);
+        found.extend(self.read(api_tokens::verify).await?);
+        found.extend(self.read(connections::verify).await?);
+        found.extend(self.read(flows::verify).await?);
+        found.extend(self.read(upstreams::verify).await?);
+        found.extend(self.read(counters::verify).await?);
         Ok(found)
     }
 
