@@ -28,6 +28,7 @@ use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
 
 pub mod approvals;
+pub mod counters;
 pub mod keys;
 pub mod pins;
 mod recorded;
@@ -86,7 +87,7 @@ impl Control {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BuildError> {
         let seen = reload::digests(watched_files(&config)).await;
-        let counters = Counters::default();
+        let counters = if store.is_shared() { Counters::shared() } else { Counters::default() };
         let policies = load(Loading { counters: counters.clone(), ..Loading::first(&config, &engine) }).await?.policies;
         let policies = Arc::new(policies);
         let keys = Arc::new(read_keys(&store, &config).await?);
@@ -141,6 +142,12 @@ impl Control {
                 }
             })
         }));
+    }
+
+    /// This replica's side of the exchange of counters, where there may be other replicas.
+    pub fn exchange_of_counters(&self) -> Option<counters::Exchange> {
+        let exchange = || counters::Exchange::new(self.store.clone(), self.env.clone(), self.counters.clone());
+        self.store.is_shared().then(exchange)
     }
 
     /// Publishes a snapshot that differs from the present one in what `change` does.
