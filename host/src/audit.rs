@@ -9,7 +9,9 @@
 use std::fmt;
 
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, ClientId, GrantId, KeyName, Principal, UpstreamName};
+use crate::ids::{
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, KeyName, Principal, UpstreamName, UserId, UserTag, ClientId, GrantId,
+};
 
 /// One line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct AuditEntry {
 pub enum Actor {
     /// An operator, by how they proved to be one.
     Operator(OperatorProof),
+    /// A person with an account, operators included.
+    User(UserTag),
     /// The gateway on its own account.
     System,
 }
@@ -39,11 +43,12 @@ pub enum OperatorProof {
 
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Operator(OperatorProof::Socket) => "operator:socket",
-            Self::Operator(OperatorProof::Token) => "operator:token",
-            Self::System => "system",
-        })
+        match self {
+            Self::Operator(OperatorProof::Socket) => f.write_str("operator:socket"),
+            Self::Operator(OperatorProof::Token) => f.write_str("operator:token"),
+            Self::User(user) => write!(f, "user:{user}"),
+            Self::System => f.write_str("system"),
+        }
     }
 }
 
@@ -175,6 +180,114 @@ pub enum AuditEvent {
 pub struct Party {
     pub principal: Principal,
     pub client: ClientId,
+    UserCreated {
+        user: UserId,
+        role: String,
+        status: String,
+    },
+    /// One field of an account. What a password was and is stays unsaid.
+    UserChanged {
+        user: UserId,
+        field: String,
+        from: Option<String>,
+        to: Option<String>,
+    },
+    UserDeleted {
+        user: UserId,
+        name: String,
+    },
+    /// A person may sign in as this subject of this identity provider.
+    IdentityLinked {
+        user: UserId,
+        issuer: String,
+        subject: String,
+    },
+    IdentityUnlinked {
+        user: UserId,
+        issuer: String,
+        subject: String,
+    },
+    SignedIn {
+        user: UserId,
+        session: BrowserSessionId,
+        method: String,
+    },
+    /// The cookie of a signed-in browser was replaced.
+    SessionRenewed {
+        user: UserId,
+        session: BrowserSessionId,
+    },
+    SignedOut {
+        user: UserId,
+        sessions: u64,
+    },
+    EverybodySignedOut,
+    ApiTokenCreated {
+        token: ApiTokenId,
+        user: UserId,
+        name: String,
+        role: String,
+    },
+    ApiTokenRevoked {
+        token: ApiTokenId,
+        user: UserId,
+    },
+    /// A holder's credential for an upstream was made or replaced.
+    ConnectionStored {
+        holder: String,
+        upstream: UpstreamName,
+        kind: String,
+    },
+    /// It does not work until its person does something.
+    ConnectionFailed {
+        holder: String,
+        upstream: UpstreamName,
+        reason: String,
+    },
+    /// Its holder may not use the upstream any more.
+    ConnectionOrphaned {
+        holder: String,
+        upstream: UpstreamName,
+    },
+    /// Its holder may use the upstream again.
+    ConnectionReactivated {
+        holder: String,
+        upstream: UpstreamName,
+    },
+    ConnectionEnded {
+        holder: String,
+        upstream: UpstreamName,
+        why: String,
+    },
+    /// The authorization server was told that an ended connection's tokens are not used any more.
+    TokensRevoked {
+        holder: String,
+        upstream: UpstreamName,
+    },
+    /// It could not be told, and nobody tries any more.
+    TokensNotRevoked {
+        holder: String,
+        upstream: UpstreamName,
+        attempts: u64,
+    },
+    /// An answer of an authorization server did not pass a check.
+    FlowRefused {
+        holder: String,
+        upstream: UpstreamName,
+        check: String,
+    },
+    UpstreamDeclared {
+        upstream: UpstreamName,
+        revision: u64,
+    },
+    UpstreamChanged {
+        upstream: UpstreamName,
+        revision: u64,
+        enabled: bool,
+    },
+    UpstreamWithdrawn {
+        upstream: UpstreamName,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -227,6 +340,28 @@ impl AuditEvent {
             Self::RefreshReplayed { .. } => "refresh.replayed",
             Self::RefreshReuseRefused { .. } => "refresh.reuse_refused",
             Self::SigningKeyChanged { .. } => "signing_key.changed",
+            Self::UserCreated { .. } => "user.created",
+            Self::UserChanged { .. } => "user.changed",
+            Self::UserDeleted { .. } => "user.deleted",
+            Self::IdentityLinked { .. } => "identity.linked",
+            Self::IdentityUnlinked { .. } => "identity.unlinked",
+            Self::SignedIn { .. } => "browser.signed_in",
+            Self::SessionRenewed { .. } => "browser.renewed",
+            Self::SignedOut { .. } => "browser.signed_out",
+            Self::EverybodySignedOut => "browser.everybody_signed_out",
+            Self::ApiTokenCreated { .. } => "api_token.created",
+            Self::ApiTokenRevoked { .. } => "api_token.revoked",
+            Self::ConnectionStored { .. } => "connection.stored",
+            Self::ConnectionFailed { .. } => "connection.failed",
+            Self::ConnectionOrphaned { .. } => "connection.orphaned",
+            Self::ConnectionReactivated { .. } => "connection.reactivated",
+            Self::ConnectionEnded { .. } => "connection.ended",
+            Self::TokensRevoked { .. } => "tokens.revoked",
+            Self::TokensNotRevoked { .. } => "tokens.not_revoked",
+            Self::FlowRefused { .. } => "connection_flow.refused",
+            Self::UpstreamDeclared { .. } => "upstream.declared",
+            Self::UpstreamChanged { .. } => "upstream.changed",
+            Self::UpstreamWithdrawn { .. } => "upstream.withdrawn",
         }
     }
 }
@@ -279,39 +414,6 @@ pub struct DecisionStep {
     pub micros: u64,
     /// Facts that the policy added, by key.
     pub notes: Vec<(String, String)>,
-}
-
-macro_rules! words {
-    ($($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $type {
-            $($(#[$variant_doc])* $variant,)*
-        }
-
-        impl $type {
-            /// The word for it in the trail, the API and the documents.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)*
-                }
-            }
-
-            /// The meaning of a word.
-            pub fn parse(word: &str) -> Option<Self> {
-                match word {
-                    $($word => Some(Self::$variant),)*
-                    _ => None,
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    )*};
 }
 
 words! {

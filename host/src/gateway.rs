@@ -222,6 +222,9 @@ impl Gateway {
         let started = AuditEvent::GatewayStarted { version: env!("CARGO_PKG_VERSION").to_owned() };
         store::audit::record(&store, Actor::System, started).await.map_err(StartError::Store)?;
         self.background.spawn(control.clone().watch());
+        if let Some(exchange) = control.exchange_of_counters() {
+            self.background.spawn(exchange.run(self.background.stopping().clone()));
+        }
         self.background.spawn(reload_on_hangup(control, self.background.stopping().clone()));
         for (socket, router) in sockets {
             self.edges.spawn(edge::serve(socket, router, edge::Limits::from(edge), self.edges.stopping().clone()));

@@ -255,6 +255,14 @@ random_ids! {
     GuestId, "a guest";
     /// Identifies one running gateway among those that share a store, for as long as it runs.
     ReplicaId, "a replica";
+    /// Identifies one signed-in browser. The cookie is another thing, and a secret.
+    BrowserSessionId, "a browser session";
+    /// Identifies one operator's API token, for lists; the token itself is a secret.
+    ApiTokenId, "an API token";
+    /// Identifies one connection from its making to its end.
+    ConnectionId, "a connection";
+    /// Identifies one attempt to make a connection.
+    FlowId, "a connection flow";
 }
 
 /// Identifies one deployment: everything that shares a store, over all of the store's life. Not a secret.
@@ -308,6 +316,50 @@ impl fmt::Debug for DeploymentId {
     }
 }
 
+/// A user's id without a shared text, for what is copied about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserTag([u8; RANDOM_ID_LEN / 2]);
+
+impl UserTag {
+    /// The id that it stands for.
+    pub fn id(self) -> UserId {
+        UserId(hex(&self.0).into())
+    }
+}
+
+impl From<&UserId> for UserTag {
+    fn from(id: &UserId) -> Self {
+        let digit = |at: usize| u8::from_str_radix(&id.as_str()[at..at + 1], 16).expect("an id is hexadecimal digits");
+        Self(std::array::from_fn(|at| digit(2 * at) << 4 | digit(2 * at + 1)))
+    }
+}
+
+impl TryFrom<String> for UserTag {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        UserId::try_from(text).map(|id| Self::from(&id))
+    }
+}
+
+impl From<UserTag> for String {
+    fn from(tag: UserTag) -> Self {
+        hex(&tag.0)
+    }
+}
+
+impl fmt::Display for UserTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for UserTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,6 +371,15 @@ mod tests {
         for bad in ["", "0", &id.as_str()[1..], &format!("{id}0"), &id.as_str().replace(&id.as_str()[..1], "G")] {
             assert_eq!(ApprovalId::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_users_tag_stands_for_the_users_id() {
+        let id = UserId::generate(&Env::system());
+        let tag = UserTag::from(&id);
+        assert_eq!((tag.id(), tag.to_string()), (id.clone(), id.to_string()));
+        assert_eq!(UserTag::try_from(id.to_string()), Ok(tag));
+        assert!(UserTag::try_from("ci".to_owned()).is_err());
     }
 
     #[test]

@@ -6,11 +6,15 @@
 //! engine in [`policy`], and [`outbound`] with the child processes of [`upstream`]. `docs/ARCHITECTURE.md` has the picture,
 //! `host/tests/architecture.rs` holds the arrows.
 
+#[macro_use]
+mod words;
+
 pub mod admin;
 pub mod audit;
 pub mod builtin;
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod env;
 pub mod gateway;
 pub mod glob;

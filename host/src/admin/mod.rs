@@ -30,6 +30,7 @@ use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
 
 pub mod approvals;
+pub mod counters;
 mod follow;
 pub mod keys;
 pub mod pins;
@@ -109,7 +110,7 @@ impl Control {
         // What operators do about policies from now on is done here as well.
         let began = store.read(changes::revision).await?;
         let seen = reload::digests(watched_files(&config)).await;
-        let counters = Counters::default();
+        let counters = if store.is_shared() { Counters::shared() } else { Counters::default() };
         let outbound = Outbound::new();
         let depot = Depot::new(outbound.clone(), &config.data_dir);
         let pulled = pull(&depot, &config.policy).await;
@@ -173,6 +174,12 @@ impl Control {
                 }
             })
         }));
+    }
+
+    /// This replica's side of the exchange of counters, where there may be other replicas.
+    pub fn exchange_of_counters(&self) -> Option<counters::Exchange> {
+        let exchange = || counters::Exchange::new(self.store.clone(), self.env.clone(), self.counters.clone());
+        self.store.is_shared().then(exchange)
     }
 
     /// Publishes a snapshot that differs from the present one in what `change` does.

@@ -2,11 +2,14 @@
 //!
 //! Whether the caller may do what is asked is not decided here; that is `policy`.
 
+pub mod api_token;
 pub mod bearer;
+pub mod browser;
 pub mod caller;
 pub mod key;
 pub mod keyring;
 pub mod tokens;
+pub mod user;
 
 pub use caller::Caller;
 pub use keyring::Keyring;

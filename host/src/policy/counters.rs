@@ -1,4 +1,5 @@
-//! Counters that the host keeps for policies: interface `counters`. In memory, of one replica.
+//! Counters that the host keeps for policies: interface `counters`. In memory; what replicas tell each other of theirs is
+//! `policy::totals`.
 //!
 //! A counter is a sliding window: what was taken counts until it is a whole period old. What was taken within the same
 //! sixteenth of a period is remembered together and ages with the last of it, so that a counter has a bounded size and
@@ -8,10 +9,12 @@
 //! a key once, however often it asks; a binding whose keys are all in use gets no new ones, and is refused what it asks
 //! of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::contract::imports::Usage;
+use super::totals::Elsewhere;
 use crate::env::Timestamp;
 use crate::ids::BindingName;
 
@@ -20,30 +23,49 @@ pub(super) const MAX_KEY_BYTES: usize = 256;
 /// Longest period: 31 days.
 pub(super) const MAX_PERIOD_MS: u64 = 31 * 24 * 3600 * 1000;
 /// Most keys of one binding that are in use at once.
-const MAX_KEYS: usize = 65_536;
+pub(super) const MAX_KEYS: usize = 65_536;
 /// Most periods of one key.
-const MAX_PERIODS: usize = 8;
+pub(super) const MAX_PERIODS: usize = 8;
 /// Most counters that one decision may charge.
 const MAX_CHARGES: usize = 64;
 /// Parts of a period that are told apart.
-const PARTS: u64 = 16;
+pub(super) const PARTS: u64 = 16;
 /// How long a binding without room for keys waits before its keys are looked through again, in milliseconds.
 const SWEEP_MS: u64 = 1000;
 
 /// The counters of all bindings. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(Arc<Mutex<HashMap<BindingName, Weak<Tables>>>>);
+pub struct Counters(Arc<Inner>);
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) bindings: Mutex<HashMap<BindingName, Weak<Tables>>>,
+    /// Whether there are other replicas, who are told.
+    pub(super) shared: bool,
+    /// Whether there are bindings that nothing was learnt for yet.
+    pub(super) has_new: AtomicBool,
+}
 
 impl Counters {
+    /// Counters that remember what of them others have yet to be told.
+    pub fn shared() -> Self {
+        Self(Arc::new(Inner { shared: true, ..Inner::default() }))
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
     /// The counters of a binding. They live as long as somebody holds them, so that they outlive a reload and not their
     /// binding.
     pub(super) fn of(&self, binding: &BindingName) -> BindingCounters {
-        let mut bindings = lock(&self.0);
+        let mut bindings = lock(&self.0.bindings);
         if let Some(tables) = bindings.get(binding).and_then(Weak::upgrade) {
             return BindingCounters(tables);
         }
         bindings.retain(|_, tables| tables.strong_count() > 0);
-        let tables = Arc::new(Tables::default());
+        let tables = Arc::new(Tables::new(self.0.shared));
+        self.0.has_new.store(true, Ordering::Relaxed);
         bindings.insert(binding.clone(), Arc::downgrade(&tables));
         BindingCounters(tables)
     }
@@ -54,9 +76,34 @@ impl Counters {
 pub(super) struct BindingCounters(Arc<Tables>);
 
 #[derive(Debug, Default)]
-struct Tables {
-    enforced: Mutex<Table>,
-    shadow: Mutex<Table>,
+pub(super) struct Tables {
+    pub(super) enforced: Mutex<Table>,
+    pub(super) shadow: Mutex<Table>,
+}
+
+impl Tables {
+    fn new(shared: bool) -> Self {
+        let table = || Mutex::new(Table { changed: shared.then(HashSet::new), ..Table::default() });
+        Self { enforced: table(), shadow: table() }
+    }
+}
+
+/// What tests of other modules ask counters with, as a policy would.
+#[cfg(test)]
+pub struct Probe(BindingCounters);
+
+#[cfg(test)]
+impl Probe {
+    pub fn of(counters: &Counters, binding: &BindingName) -> Self {
+        Self(counters.of(binding))
+    }
+
+    /// Whether it is allowed, how much remains, and when to ask again.
+    pub fn take(&self, key: &str, cost: u64, limit: u64, period_ms: u64, now: Timestamp) -> (bool, u64, u64) {
+        let ask = Ask { key, cost, limit, period_ms };
+        let usage = self.0.take(ask, now, false, Charges::default().shared()).expect("it is within bounds");
+        (usage.allowed, usage.remaining, usage.retry_after_ms)
+    }
 }
 
 /// What a policy asks a counter for.
@@ -160,15 +207,25 @@ impl Charges {
 
 /// The counters of one binding in one mode.
 #[derive(Debug, Default)]
-struct Table {
-    keys: HashMap<Box<str>, Vec<Window>>,
+pub(super) struct Table {
+    pub(super) keys: HashMap<Box<str>, Vec<Window>>,
+    /// Keys and periods that others have yet to be told of; `None` where there are no others.
+    pub(super) changed: Option<HashSet<(Box<str>, u64)>>,
     /// The number of keys at which those that are not in use are dropped.
     sweep_at: usize,
     swept: u64,
 }
 
 impl Table {
-    fn take(&mut self, ask: Ask<'_>, now: Timestamp) -> Result<Usage, Misuse> {
+    pub(super) fn take(&mut self, ask: Ask<'_>, now: Timestamp) -> Result<Usage, Misuse> {
+        let usage = self.take_untold(ask, now)?;
+        if usage.allowed && ask.cost > 0 {
+            self.note_change(ask.key, ask.period_ms);
+        }
+        Ok(usage)
+    }
+
+    fn take_untold(&mut self, ask: Ask<'_>, now: Timestamp) -> Result<Usage, Misuse> {
         let now = now.as_millis();
         if let Some(windows) = self.keys.get_mut(ask.key) {
             if let Some(window) = windows.iter_mut().find(|window| window.period_ms == ask.period_ms) {
@@ -194,7 +251,7 @@ impl Table {
     }
 
     /// Whether one more key may be used, if need be after those were dropped that are in use no more.
-    fn has_room(&mut self, now: u64) -> bool {
+    pub(super) fn has_room(&mut self, now: u64) -> bool {
         const FIRST_SWEEP: usize = 1024;
         if self.keys.len() < self.sweep_at.max(FIRST_SWEEP) {
             return true;
@@ -217,18 +274,20 @@ impl Table {
 }
 
 /// One counter.
-#[derive(Debug)]
-struct Window {
-    period_ms: u64,
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    pub(super) period_ms: u64,
     /// When what was taken, oldest first. At most one entry for each part of a period, and two for the parts cut by
     /// the window's ends.
-    taken: VecDeque<(u64, u64)>,
+    pub(super) taken: VecDeque<(u64, u64)>,
     used: u64,
+    /// What was taken at other replicas.
+    pub(super) elsewhere: Elsewhere,
 }
 
 impl Window {
-    fn of(period_ms: u64) -> Self {
-        Self { period_ms, taken: VecDeque::new(), used: 0 }
+    pub(super) fn of(period_ms: u64) -> Self {
+        Self { period_ms, taken: VecDeque::new(), used: 0, elsewhere: Elsewhere::default() }
     }
 
     fn take(&mut self, cost: u64, limit: u64, now: u64) -> Usage {
@@ -237,13 +296,14 @@ impl Window {
         while let Some((_, taken)) = self.taken.pop_front_if(|(at, _)| at.saturating_add(self.period_ms) <= now) {
             self.used -= taken;
         }
-        let after = self.used.saturating_add(cost);
+        let before = self.used.saturating_add(self.elsewhere.used(self.period_ms, now));
+        let after = before.saturating_add(cost);
         if after > limit {
             let retry_after_ms = self.retry_after(cost, limit, now);
-            return Usage { allowed: false, remaining: limit.saturating_sub(self.used), retry_after_ms };
+            return Usage { allowed: false, remaining: limit.saturating_sub(before), retry_after_ms };
         }
         if cost > 0 {
-            self.used = after;
+            self.used += cost;
             self.add(now, cost);
         }
         Usage { allowed: true, remaining: limit - after, retry_after_ms: 0 }
@@ -262,21 +322,25 @@ impl Window {
 
     /// How long until enough of what was taken is out of the window; a whole period if it never will be enough.
     fn retry_after(&self, cost: u64, limit: u64, now: u64) -> u64 {
-        let mut left = self.used;
-        let enough = self.taken.iter().find(|(_, taken)| {
-            left -= taken;
+        let mut all: Vec<(u64, u64)> = self.taken.iter().copied().chain(self.elsewhere.all()).collect();
+        // Their own are in order already.
+        all.sort_by_key(|(at, _)| *at);
+        let mut left = all.iter().fold(0_u64, |sum, (_, taken)| sum.saturating_add(*taken));
+        let enough = all.iter().find(|(_, taken)| {
+            left = left.saturating_sub(*taken);
             left.saturating_add(cost) <= limit
         });
-        enough.map_or(self.period_ms, |(at, _)| at.saturating_add(self.period_ms) - now)
+        enough.map_or(self.period_ms, |(at, _)| at.saturating_add(self.period_ms).saturating_sub(now))
     }
 
-    fn is_in_use(&self, now: u64) -> bool {
-        self.taken.back().is_some_and(|(last, _)| last.saturating_add(self.period_ms) > now)
+    pub(super) fn is_in_use(&self, now: u64) -> bool {
+        let lives = |last: u64| last.saturating_add(self.period_ms) > now;
+        self.taken.back().is_some_and(|(last, _)| lives(*last)) || self.elsewhere.last().is_some_and(lives)
     }
 }
 
 /// Whatever panicked elsewhere, numbers stay numbers.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -344,8 +408,7 @@ mod tests {
                     let told = usage.retry_after_ms;
                     if cost <= limit {
                         let later = |window: &Window, after| {
-                            let mut copy = Window { taken: window.taken.clone(), ..*window };
-                            copy.take(cost, limit, now + after).allowed
+                            window.clone().take(cost, limit, now + after).allowed
                         };
                         prop_assert!(told > 0 && later(&window, told) && !later(&window, told - 1));
                     } else {

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod module;
 pub mod replay;
 pub mod signature;
+pub mod totals;
 pub mod workbench;
 
 mod answer;
@@ -65,6 +66,8 @@ pub use binary::{MAX_MODULE_BYTES, componentize};
 pub use bindings::{BoundPolicy, PolicySet};
 pub use cache::CodeCache;
 pub use chain::Permit;
+#[cfg(test)]
+pub use counters::Probe;
 pub use counters::{Charges, Counters};
 pub use decision::{
     ApprovalWanted, Approver, Failure, Hook, ModuleName, Note, Reason, Recorded, Refusal, Remember, Satisfied, Step,

@@ -15,7 +15,9 @@ use crate::audit::{
     Actor, AuditEntry, AuditEvent, OperatorProof, Party, RegisteredBy, RevocationReason, Ruling, SigningKeyState,
 };
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, ClientId, GrantId, KeyName, Principal, UpstreamName};
+use crate::ids::{
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId, UserTag,
+};
 
 /// Longest free text in an event, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -101,6 +103,7 @@ pub(super) struct EntryRecord {
 pub(super) enum ActorRecord {
     OperatorSocket,
     OperatorToken,
+    User(UserTag),
     System,
 }
 
@@ -146,6 +149,28 @@ enum EventRecord {
 struct PartyRecord {
     principal: String,
     client: String,
+    UserCreated { user: String, role: String, status: String },
+    UserChanged { user: String, field: String, from: Option<String>, to: Option<String> },
+    UserDeleted { user: String, name: String },
+    IdentityLinked { user: String, issuer: String, subject: String },
+    IdentityUnlinked { user: String, issuer: String, subject: String },
+    SignedIn { user: String, session: String, method: String },
+    SessionRenewed { user: String, session: String },
+    SignedOut { user: String, sessions: u64 },
+    EverybodySignedOut {},
+    ApiTokenCreated { token: String, user: String, name: String, role: String },
+    ApiTokenRevoked { token: String, user: String },
+    ConnectionStored { holder: String, upstream: String, kind: String },
+    ConnectionFailed { holder: String, upstream: String, reason: String },
+    ConnectionOrphaned { holder: String, upstream: String },
+    ConnectionReactivated { holder: String, upstream: String },
+    ConnectionEnded { holder: String, upstream: String, why: String },
+    TokensRevoked { holder: String, upstream: String },
+    TokensNotRevoked { holder: String, upstream: String, attempts: u64 },
+    FlowRefused { holder: String, upstream: String, check: String },
+    UpstreamDeclared { upstream: String, revision: u64 },
+    UpstreamChanged { upstream: String, revision: u64, enabled: bool },
+    UpstreamWithdrawn { upstream: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +190,7 @@ impl From<Actor> for ActorRecord {
         match actor {
             Actor::Operator(OperatorProof::Socket) => Self::OperatorSocket,
             Actor::Operator(OperatorProof::Token) => Self::OperatorToken,
+            Actor::User(user) => Self::User(user),
             Actor::System => Self::System,
         }
     }
@@ -175,6 +201,7 @@ impl From<ActorRecord> for Actor {
         match record {
             ActorRecord::OperatorSocket => Self::Operator(OperatorProof::Socket),
             ActorRecord::OperatorToken => Self::Operator(OperatorProof::Token),
+            ActorRecord::User(user) => Self::User(user),
             ActorRecord::System => Self::System,
         }
     }
@@ -241,6 +268,70 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::SigningKeyChanged { key, algorithm, state } => {
                 Self::SigningKeyChanged { key: text(key), algorithm: text(algorithm), state: state.to_string() }
             }
+            AuditEvent::UserCreated { user, role, status } => {
+                Self::UserCreated { user: user.to_string(), role: text(role), status: text(status) }
+            }
+            AuditEvent::UserChanged { user, field, from, to } => Self::UserChanged {
+                user: user.to_string(),
+                field: text(field),
+                from: from.as_deref().map(text),
+                to: to.as_deref().map(text),
+            },
+            AuditEvent::UserDeleted { user, name } => Self::UserDeleted { user: user.to_string(), name: text(name) },
+            AuditEvent::IdentityLinked { user, issuer, subject } => {
+                Self::IdentityLinked { user: user.to_string(), issuer: text(issuer), subject: text(subject) }
+            }
+            AuditEvent::IdentityUnlinked { user, issuer, subject } => {
+                Self::IdentityUnlinked { user: user.to_string(), issuer: text(issuer), subject: text(subject) }
+            }
+            AuditEvent::SignedIn { user, session, method } => {
+                Self::SignedIn { user: user.to_string(), session: session.to_string(), method: text(method) }
+            }
+            AuditEvent::SessionRenewed { user, session } => {
+                Self::SessionRenewed { user: user.to_string(), session: session.to_string() }
+            }
+            AuditEvent::SignedOut { user, sessions } => Self::SignedOut { user: user.to_string(), sessions: *sessions },
+            AuditEvent::EverybodySignedOut => Self::EverybodySignedOut {},
+            AuditEvent::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
+                token: token.to_string(),
+                user: user.to_string(),
+                name: text(name),
+                role: text(role),
+            },
+            AuditEvent::ApiTokenRevoked { token, user } => {
+                Self::ApiTokenRevoked { token: token.to_string(), user: user.to_string() }
+            }
+            AuditEvent::ConnectionStored { holder, upstream, kind } => {
+                Self::ConnectionStored { holder: text(holder), upstream: upstream.to_string(), kind: text(kind) }
+            }
+            AuditEvent::ConnectionFailed { holder, upstream, reason } => {
+                Self::ConnectionFailed { holder: text(holder), upstream: upstream.to_string(), reason: text(reason) }
+            }
+            AuditEvent::ConnectionOrphaned { holder, upstream } => {
+                Self::ConnectionOrphaned { holder: text(holder), upstream: upstream.to_string() }
+            }
+            AuditEvent::ConnectionReactivated { holder, upstream } => {
+                Self::ConnectionReactivated { holder: text(holder), upstream: upstream.to_string() }
+            }
+            AuditEvent::ConnectionEnded { holder, upstream, why } => {
+                Self::ConnectionEnded { holder: text(holder), upstream: upstream.to_string(), why: text(why) }
+            }
+            AuditEvent::TokensRevoked { holder, upstream } => {
+                Self::TokensRevoked { holder: text(holder), upstream: upstream.to_string() }
+            }
+            AuditEvent::TokensNotRevoked { holder, upstream, attempts } => {
+                Self::TokensNotRevoked { holder: text(holder), upstream: upstream.to_string(), attempts: *attempts }
+            }
+            AuditEvent::FlowRefused { holder, upstream, check } => {
+                Self::FlowRefused { holder: text(holder), upstream: upstream.to_string(), check: text(check) }
+            }
+            AuditEvent::UpstreamDeclared { upstream, revision } => {
+                Self::UpstreamDeclared { upstream: upstream.to_string(), revision: *revision }
+            }
+            AuditEvent::UpstreamChanged { upstream, revision, enabled } => {
+                Self::UpstreamChanged { upstream: upstream.to_string(), revision: *revision, enabled: *enabled }
+            }
+            AuditEvent::UpstreamWithdrawn { upstream } => Self::UpstreamWithdrawn { upstream: upstream.to_string() },
         }
     }
 }
@@ -332,6 +423,70 @@ impl TryFrom<EventRecord> for AuditEvent {
                 algorithm,
                 state: SigningKeyState::parse(&state).ok_or_else(|| none("a state of a signing key"))?,
             },
+            EventRecord::UserCreated { user, role, status } => {
+                Self::UserCreated { user: id(&user, UserId::parse)?, role, status }
+            }
+            EventRecord::UserChanged { user, field, from, to } => {
+                Self::UserChanged { user: id(&user, UserId::parse)?, field, from, to }
+            }
+            EventRecord::UserDeleted { user, name } => Self::UserDeleted { user: id(&user, UserId::parse)?, name },
+            EventRecord::IdentityLinked { user, issuer, subject } => {
+                Self::IdentityLinked { user: id(&user, UserId::parse)?, issuer, subject }
+            }
+            EventRecord::IdentityUnlinked { user, issuer, subject } => {
+                Self::IdentityUnlinked { user: id(&user, UserId::parse)?, issuer, subject }
+            }
+            EventRecord::SignedIn { user, session, method } => Self::SignedIn {
+                user: id(&user, UserId::parse)?,
+                session: id(&session, BrowserSessionId::parse)?,
+                method,
+            },
+            EventRecord::SessionRenewed { user, session } => Self::SessionRenewed {
+                user: id(&user, UserId::parse)?,
+                session: id(&session, BrowserSessionId::parse)?,
+            },
+            EventRecord::SignedOut { user, sessions } => Self::SignedOut { user: id(&user, UserId::parse)?, sessions },
+            EventRecord::EverybodySignedOut {} => Self::EverybodySignedOut,
+            EventRecord::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
+                token: id(&token, ApiTokenId::parse)?,
+                user: id(&user, UserId::parse)?,
+                name,
+                role,
+            },
+            EventRecord::ApiTokenRevoked { token, user } => {
+                Self::ApiTokenRevoked { token: id(&token, ApiTokenId::parse)?, user: id(&user, UserId::parse)? }
+            }
+            EventRecord::ConnectionStored { holder, upstream: of, kind } => {
+                Self::ConnectionStored { holder, upstream: upstream(&of)?, kind }
+            }
+            EventRecord::ConnectionFailed { holder, upstream: of, reason } => {
+                Self::ConnectionFailed { holder, upstream: upstream(&of)?, reason }
+            }
+            EventRecord::ConnectionOrphaned { holder, upstream: of } => {
+                Self::ConnectionOrphaned { holder, upstream: upstream(&of)? }
+            }
+            EventRecord::ConnectionReactivated { holder, upstream: of } => {
+                Self::ConnectionReactivated { holder, upstream: upstream(&of)? }
+            }
+            EventRecord::ConnectionEnded { holder, upstream: of, why } => {
+                Self::ConnectionEnded { holder, upstream: upstream(&of)?, why }
+            }
+            EventRecord::TokensRevoked { holder, upstream: of } => {
+                Self::TokensRevoked { holder, upstream: upstream(&of)? }
+            }
+            EventRecord::TokensNotRevoked { holder, upstream: of, attempts } => {
+                Self::TokensNotRevoked { holder, upstream: upstream(&of)?, attempts }
+            }
+            EventRecord::FlowRefused { holder, upstream: of, check } => {
+                Self::FlowRefused { holder, upstream: upstream(&of)?, check }
+            }
+            EventRecord::UpstreamDeclared { upstream: of, revision } => {
+                Self::UpstreamDeclared { upstream: upstream(&of)?, revision }
+            }
+            EventRecord::UpstreamChanged { upstream: of, revision, enabled } => {
+                Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled }
+            }
+            EventRecord::UpstreamWithdrawn { upstream: of } => Self::UpstreamWithdrawn { upstream: upstream(&of)? },
         })
     }
 }
@@ -370,6 +525,11 @@ impl TryFrom<RulingRecord> for Ruling {
     }
 }
 
+/// The id that a text is of.
+fn id<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+    parse(text).ok_or_else(|| unreadable(Table::Audit, "an id is none"))
+}
+
 fn upstream(name: &str) -> Result<UpstreamName, StoreError> {
     UpstreamName::parse(name).map_err(|error| unreadable(Table::Audit, error))
 }
@@ -392,6 +552,9 @@ mod tests {
     fn every_event() -> Vec<AuditEvent> {
         let name = KeyName::parse("ci").unwrap();
         let upstream = UpstreamName::parse("notes").unwrap();
+        let (user, session) =
+            (UserId::parse(&"0b".repeat(12)).unwrap(), BrowserSessionId::parse(&"0c".repeat(12)).unwrap());
+        let token = ApiTokenId::parse(&"0d".repeat(12)).unwrap();
         let ruling = Box::new(Ruling {
             approval: ApprovalId::parse(&"0a".repeat(12)).unwrap(),
             principal: Principal::Key(name.clone()),
@@ -450,13 +613,71 @@ mod tests {
                 algorithm: "RS256".to_owned(),
                 state: SigningKeyState::Retired,
             },
+            AuditEvent::UserCreated { user: user.clone(), role: "role".to_owned(), status: "status".to_owned() },
+            AuditEvent::UserChanged {
+                user: user.clone(),
+                field: "field".to_owned(),
+                from: None,
+                to: Some("to".to_owned()),
+            },
+            AuditEvent::UserDeleted { user: user.clone(), name: "name".to_owned() },
+            AuditEvent::IdentityLinked {
+                user: user.clone(),
+                issuer: "issuer".to_owned(),
+                subject: "subject".to_owned(),
+            },
+            AuditEvent::IdentityUnlinked {
+                user: user.clone(),
+                issuer: "issuer".to_owned(),
+                subject: "subject".to_owned(),
+            },
+            AuditEvent::SignedIn { user: user.clone(), session: session.clone(), method: "method".to_owned() },
+            AuditEvent::SessionRenewed { user: user.clone(), session: session.clone() },
+            AuditEvent::SignedOut { user: user.clone(), sessions: 7 },
+            AuditEvent::EverybodySignedOut,
+            AuditEvent::ApiTokenCreated {
+                token: token.clone(),
+                user: user.clone(),
+                name: "name".to_owned(),
+                role: "role".to_owned(),
+            },
+            AuditEvent::ApiTokenRevoked { token: token.clone(), user: user.clone() },
+            AuditEvent::ConnectionStored {
+                holder: "holder".to_owned(),
+                upstream: upstream.clone(),
+                kind: "kind".to_owned(),
+            },
+            AuditEvent::ConnectionFailed {
+                holder: "holder".to_owned(),
+                upstream: upstream.clone(),
+                reason: "reason".to_owned(),
+            },
+            AuditEvent::ConnectionOrphaned { holder: "holder".to_owned(), upstream: upstream.clone() },
+            AuditEvent::ConnectionReactivated { holder: "holder".to_owned(), upstream: upstream.clone() },
+            AuditEvent::ConnectionEnded {
+                holder: "holder".to_owned(),
+                upstream: upstream.clone(),
+                why: "why".to_owned(),
+            },
+            AuditEvent::TokensRevoked { holder: "holder".to_owned(), upstream: upstream.clone() },
+            AuditEvent::TokensNotRevoked { holder: "holder".to_owned(), upstream: upstream.clone(), attempts: 7 },
+            AuditEvent::FlowRefused {
+                holder: "holder".to_owned(),
+                upstream: upstream.clone(),
+                check: "check".to_owned(),
+            },
+            AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7 },
+            AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true },
+            AuditEvent::UpstreamWithdrawn { upstream: upstream.clone() },
         ]
     }
 
     #[tokio::test]
     async fn events_come_back_newest_first_as_they_were_given() {
         let store = memory().await;
-        let actors = [Actor::System, Actor::Operator(OperatorProof::Socket), Actor::Operator(OperatorProof::Token)];
+        let user = UserTag::from(&UserId::parse("0123456789abcdef01234567").unwrap());
+        let operators = [OperatorProof::Socket, OperatorProof::Token].map(Actor::Operator);
+        let actors = [Actor::System, operators[0], operators[1], Actor::User(user)];
         let mut expected = Vec::new();
         for (event, (actor, sequence)) in every_event().into_iter().zip(actors.into_iter().cycle().zip(1..)) {
             record(&store, actor, event.clone()).await.unwrap();

@@ -140,6 +140,52 @@ tables! {
     ConsentsByPrincipal = 48 "consents_by_principal",
     /// Keys that sign tokens by id.
     SigningKeys = 49 "signing_keys",
+    /// People by id, which begins with the time.
+    Users = 60 "users",
+    /// Login of a local account → user.
+    UsersByLogin = 61 "users_by_login",
+    /// Verified e-mail address and user → user.
+    UsersByEmail = 62 "users_by_email",
+    /// Role, status and user → user.
+    UsersByRole = 63 "users_by_role",
+    /// Issuer and subject of an identity provider.
+    Identities = 64 "identities",
+    /// User, issuer and subject → issuer and subject.
+    IdentitiesByUser = 65 "identities_by_user",
+    /// Signed-in browsers by id, which begins with the time.
+    BrowserSessions = 66 "browser_sessions",
+    /// Digest of a cookie → browser session.
+    BrowserSessionsByDigest = 67 "browser_sessions_by_digest",
+    /// User and browser session → browser session.
+    BrowserSessionsByUser = 68 "browser_sessions_by_user",
+    /// Operators' API tokens by id, which begins with the time.
+    ApiTokens = 70 "api_tokens",
+    /// Digest of an API token → its id.
+    ApiTokensByDigest = 71 "api_tokens_by_digest",
+    /// User and API token → API token.
+    ApiTokensByUser = 72 "api_tokens_by_user",
+    /// Connections by holder and upstream.
+    Connections = 74 "connections",
+    /// Id of a connection, which begins with the time → holder and upstream.
+    ConnectionsById = 75 "connections_by_id",
+    /// Upstream and id of a connection → holder and upstream.
+    ConnectionsByUpstream = 76 "connections_by_upstream",
+    /// When a connection's token ends, and its id → holder and upstream.
+    ConnectionsByEnd = 77 "connections_by_end",
+    /// Tokens of ended connections that their authorization server has yet to be told of, by connection.
+    Revocations = 78 "revocations",
+    /// When it is to be told next, and the connection → connection.
+    RevocationsByDue = 79 "revocations_by_due",
+    /// Connection flows by the digest of their state.
+    Flows = 80 "connection_flows",
+    /// Holder, upstream and id of a flow → digest of its state.
+    FlowsByPlace = 81 "connection_flows_by_place",
+    /// Upstreams that operators declare in the store, by name.
+    Upstreams = 84 "upstreams",
+    /// What each replica has counted, by counter and replica.
+    Counters = 86 "counters",
+    /// In which order replicas told of their counts → counter and replica.
+    CountersByRevision = 87 "counters_by_revision",
 }
 
 /// One row.

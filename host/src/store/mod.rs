@@ -49,6 +49,14 @@ pub mod signing_keys;
 mod counted;
 mod record;
 
+pub mod api_tokens;
+pub mod browser_sessions;
+pub mod connections;
+pub mod counters;
+pub mod flows;
+pub mod upstreams;
+pub mod users;
+
 #[cfg(test)]
 mod oauth_testing;
 #[cfg(test)]
@@ -86,6 +94,15 @@ const KEPT: &[&dyn table::Kept] = &[
     &revocations::DENIED,
     &revocations::WATERMARKS,
     &signing_keys::SIGNING_KEYS,
+    &users::USERS,
+    &users::IDENTITIES,
+    &browser_sessions::SESSIONS,
+    &api_tokens::TOKENS,
+    &connections::CONNECTIONS,
+    &connections::REVOCATIONS,
+    &flows::FLOWS,
+    &upstreams::UPSTREAMS,
+    &counters::COUNTERS,
 ];
 
 /// Where a store is kept.

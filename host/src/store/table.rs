@@ -154,7 +154,22 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, self.table, &[], after, limit, |_, (_, value)| {
+        page(tx, (self.table, &[], MAX_SCAN), after, limit, |_, (_, value)| {
+            let record = self.decode(value)?;
+            Ok(keep(&record).then_some(record))
+        })
+    }
+
+    /// A page of the records that `keep` keeps, from the largest key that begins with `prefix` down.
+    pub(super) fn last_first_within(
+        &self,
+        tx: &mut ReadTx<'_>,
+        prefix: &[u8],
+        after: Option<&Cursor>,
+        limit: usize,
+        keep: impl Fn(&R) -> bool,
+    ) -> Result<Page<R>, StoreError> {
+        page(tx, (self.table, prefix, MAX_SCAN), after, limit, |_, (_, value)| {
             let record = self.decode(value)?;
             Ok(keep(&record).then_some(record))
         })
@@ -168,7 +183,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, index, &[], after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
+        page(tx, (index, &[], MAX_FOLLOWED), after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
     }
 
     /// A page of the records that `keep` keeps, from the largest key of `index` that begins with `prefix` down. It looks
@@ -181,7 +196,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, index, prefix, after, limit, |tx, (_, primary)| {
+        page(tx, (index, prefix, MAX_FOLLOWED), after, limit, |tx, (_, primary)| {
             let record = self.follow(tx, index, primary)?;
             Ok(keep(&record).then_some(record))
         })
@@ -261,11 +276,10 @@ fn rows(tx: &mut ReadTx<'_>, table: Table, limit: usize) -> Result<Vec<Row>, Sto
 }
 
 /// Walks the rows of a table whose keys begin with `prefix`, from the largest down, until the page is full, there are no
-/// more or as many were seen as may be.
+/// more or `max_scan` were seen.
 fn page<T>(
     tx: &mut ReadTx<'_>,
-    table: Table,
-    prefix: &[u8],
+    (table, prefix, max_scan): (Table, &[u8], usize),
     after: Option<&Cursor>,
     limit: usize,
     take: impl Fn(&mut ReadTx<'_>, &Row) -> Result<Option<T>, StoreError>,
@@ -276,8 +290,6 @@ fn page<T>(
     // One more than fits, to know whether there is a next page.
     let mut step = limit + 1;
     let mut scanned = 0;
-    // Where a prefix is given, each row costs a read of its record.
-    let max_scan = if prefix.is_empty() { MAX_SCAN } else { MAX_FOLLOWED };
     let whole = Bounds::within(prefix);
     loop {
         let bounds = match &seen {

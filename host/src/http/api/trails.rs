@@ -190,6 +190,48 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::SigningKeyChanged { key, algorithm, state } => {
             json!({ "key": key, "algorithm": algorithm, "state": state.as_str() })
         }
+        AuditEvent::UserCreated { user, role, status } => json!({ "user": user, "role": role, "status": status }),
+        AuditEvent::UserChanged { user, field, from, to } => {
+            json!({ "user": user, "field": field, "from": from, "to": to })
+        }
+        AuditEvent::UserDeleted { user, name } => json!({ "user": user, "name": name }),
+        AuditEvent::IdentityLinked { user, issuer, subject }
+        | AuditEvent::IdentityUnlinked { user, issuer, subject } => {
+            json!({ "user": user, "issuer": issuer, "subject": subject })
+        }
+        AuditEvent::SignedIn { user, session, method } => {
+            json!({ "user": user, "session": session, "method": method })
+        }
+        AuditEvent::SessionRenewed { user, session } => json!({ "user": user, "session": session }),
+        AuditEvent::SignedOut { user, sessions } => json!({ "user": user, "sessions": sessions }),
+        AuditEvent::EverybodySignedOut => json!({}),
+        AuditEvent::ApiTokenCreated { token, user, name, role } => {
+            json!({ "token": token, "user": user, "name": name, "role": role })
+        }
+        AuditEvent::ApiTokenRevoked { token, user } => json!({ "token": token, "user": user }),
+        AuditEvent::ConnectionStored { holder, upstream, kind } => {
+            json!({ "holder": holder, "upstream": upstream, "kind": kind })
+        }
+        AuditEvent::ConnectionFailed { holder, upstream, reason } => {
+            json!({ "holder": holder, "upstream": upstream, "reason": reason })
+        }
+        AuditEvent::ConnectionOrphaned { holder, upstream }
+        | AuditEvent::ConnectionReactivated { holder, upstream }
+        | AuditEvent::TokensRevoked { holder, upstream } => json!({ "holder": holder, "upstream": upstream }),
+        AuditEvent::ConnectionEnded { holder, upstream, why } => {
+            json!({ "holder": holder, "upstream": upstream, "why": why })
+        }
+        AuditEvent::TokensNotRevoked { holder, upstream, attempts } => {
+            json!({ "holder": holder, "upstream": upstream, "attempts": attempts })
+        }
+        AuditEvent::FlowRefused { holder, upstream, check } => {
+            json!({ "holder": holder, "upstream": upstream, "check": check })
+        }
+        AuditEvent::UpstreamDeclared { upstream, revision } => json!({ "upstream": upstream, "revision": revision }),
+        AuditEvent::UpstreamChanged { upstream, revision, enabled } => {
+            json!({ "upstream": upstream, "revision": revision, "enabled": enabled })
+        }
+        AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }

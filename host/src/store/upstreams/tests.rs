@@ -1,0 +1,77 @@
+//! Declarations of upstreams in a real store.
+
+use serde_json::json;
+
+use super::super::users::tests::on_memory;
+use super::*;
+use crate::audit::OperatorProof;
+
+const ACTOR: Actor = Actor::Operator(OperatorProof::Socket);
+const OTHER: Actor = Actor::Operator(OperatorProof::Token);
+
+fn name(name: &str) -> UpstreamName {
+    UpstreamName::parse(name).unwrap()
+}
+
+async fn declared(store: &Store, of: &str) -> Declaration {
+    let definition = json!({ "url": format!("https://{of}.example/mcp"), "timeout": 1.50 });
+    match declare(store, name(of), definition, BTreeSet::new(), ACTOR).await.unwrap() {
+        Declaring::Declared(declaration) => *declaration,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_declaration_has_a_name_of_its_own(store: Store) {
+    let notes = declared(&store, "notes").await;
+    assert_eq!((notes.revision, notes.enabled, notes.created_by), (1, true, ACTOR));
+    assert_eq!(get(&store, &name("notes")).await.unwrap(), Some(notes));
+    let again = |of: &str, in_file: BTreeSet<UpstreamName>| declare(&store, name(of), json!({}), in_file, ACTOR);
+    assert_eq!(again("notes", BTreeSet::new()).await.unwrap(), Declaring::NameTaken);
+    assert_eq!(again("files", BTreeSet::from([name("files")])).await.unwrap(), Declaring::NameTaken);
+    let large = json!("x".repeat(MAX_DEFINITION_BYTES));
+    assert_eq!(declare(&store, name("large"), large, BTreeSet::new(), ACTOR).await.unwrap(), Declaring::TooLarge);
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn of_two_changes_of_one_revision_one_is_made(store: Store) {
+    declared(&store, "notes").await;
+    let notes = name("notes");
+    let disable = Edit { enabled: Some(false), ..Edit::default() };
+    let Changing::Changed(changed) = change(&store, &notes, Some(1), disable.clone(), OTHER).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((changed.revision, changed.enabled, changed.created_by, changed.changed_by), (2, false, ACTOR, OTHER));
+    assert_eq!(change(&store, &notes, Some(1), disable.clone(), ACTOR).await.unwrap(), Changing::Conflict(2));
+    assert_eq!(change(&store, &notes, None, disable.clone(), ACTOR).await.unwrap(), Changing::Unchanged(changed));
+    assert_eq!(change(&store, &name("other"), None, disable, ACTOR).await.unwrap(), Changing::NotFound);
+    let large = Edit { definition: Some(json!("x".repeat(MAX_DEFINITION_BYTES))), enabled: None };
+    assert_eq!(change(&store, &notes, None, large, ACTOR).await.unwrap(), Changing::TooLarge);
+    assert_eq!(withdraw(&store, &notes, Some(1), ACTOR).await.unwrap(), Withdrawal::Conflict(2));
+    assert_eq!(withdraw(&store, &notes, Some(2), ACTOR).await.unwrap(), Withdrawal::Withdrawn);
+    assert_eq!(withdraw(&store, &notes, None, ACTOR).await.unwrap(), Withdrawal::NotFound);
+    declared(&store, "notes").await;
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn each_change_is_announced_and_nothing_else(store: Store) {
+    let since = |seen| store.read(move |tx| changes::since(tx, seen));
+    let (none, start) = all(&store).await.unwrap();
+    assert_eq!(none, []);
+    declared(&store, "notes").await;
+    declared(&store, "files").await;
+    let (names, revision) = all(&store).await.unwrap();
+    assert_eq!(names.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["files", "notes"]);
+    assert_eq!(since(start).await.unwrap(), changes::News::Changes { changes: vec![Change::Upstreams; 2], revision });
+    change(&store, &name("notes"), None, Edit::default(), ACTOR).await.unwrap();
+    assert_eq!(since(revision).await.unwrap(), changes::News::Changes { changes: Vec::new(), revision });
+    let page = list(&store, None, 1).await.unwrap();
+    assert_eq!(page.items[0].name.as_str(), "notes");
+    withdraw(&store, &name("notes"), None, ACTOR).await.unwrap();
+    assert_eq!(list(&store, page.next, 1).await.unwrap().items[0].name.as_str(), "files");
+}
+
+on_memory!(
+    a_declaration_has_a_name_of_its_own,
+    of_two_changes_of_one_revision_one_is_made,
+    each_change_is_announced_and_nothing_else,
+);
