@@ -10,7 +10,8 @@ use std::fmt;
 
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, KeyName, Principal, UpstreamName, UserId, UserTag, ClientId, GrantId,
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId,
+    UserTag,
 };
 
 /// One line of the audit trail.
@@ -119,67 +120,6 @@ pub enum AuditEvent {
     PoliciesNotFollowed {
         reason: String,
     },
-    /// An OAuth client was added, and so many that nobody had used made room for it.
-    ClientRegistered {
-        client: ClientId,
-        by: RegisteredBy,
-        evicted: u64,
-    },
-    ClientUpdated {
-        client: ClientId,
-    },
-    ClientDeleted {
-        client: ClientId,
-    },
-    /// Somebody agreed to what a client asked for.
-    ConsentGiven(Party),
-    /// Somebody refused it, who may not have said who they are.
-    ConsentRefused {
-        client: ClientId,
-    },
-    /// A remembered consent counts no more.
-    ConsentForgotten(Party),
-    /// A code was presented by its client without what proves that the client asked for it, and is void.
-    CodeBurned(Party),
-    GrantIssued {
-        grant: GrantId,
-        party: Party,
-    },
-    GrantRevoked {
-        grant: GrantId,
-        party: Party,
-        reason: RevocationReason,
-    },
-    /// Everything was revoked that was granted until now to a client, to a principal, to a kind of principal, or at all.
-    GrantsRevoked {
-        of: String,
-        reason: RevocationReason,
-    },
-    /// One access token was revoked.
-    TokenRevoked {
-        grant: GrantId,
-    },
-    /// A refresh token was presented again within its grace, and answered alike.
-    RefreshReplayed {
-        grant: GrantId,
-    },
-    /// A refresh token was presented again after its grace, and refused; the client's grants are not revoked for that.
-    RefreshReuseRefused {
-        grant: GrantId,
-    },
-    /// A key that signs tokens is in this state now.
-    SigningKeyChanged {
-        key: String,
-        algorithm: String,
-        state: SigningKeyState,
-    },
-}
-
-/// Who agreed with whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Party {
-    pub principal: Principal,
-    pub client: ClientId,
     UserCreated {
         user: UserId,
         role: String,
@@ -288,6 +228,67 @@ pub struct Party {
     UpstreamWithdrawn {
         upstream: UpstreamName,
     },
+    /// An OAuth client was added, and so many that nobody had used made room for it.
+    ClientRegistered {
+        client: ClientId,
+        by: RegisteredBy,
+        evicted: u64,
+    },
+    ClientUpdated {
+        client: ClientId,
+    },
+    ClientDeleted {
+        client: ClientId,
+    },
+    /// Somebody agreed to what a client asked for.
+    ConsentGiven(Party),
+    /// Somebody refused it, who may not have said who they are.
+    ConsentRefused {
+        client: ClientId,
+    },
+    /// A remembered consent counts no more.
+    ConsentForgotten(Party),
+    /// A code was presented by its client without what proves that the client asked for it, and is void.
+    CodeBurned(Party),
+    GrantIssued {
+        grant: GrantId,
+        party: Party,
+    },
+    GrantRevoked {
+        grant: GrantId,
+        party: Party,
+        reason: RevocationReason,
+    },
+    /// Everything was revoked that was granted until now to a client, to a principal, to a kind of principal, or at all.
+    GrantsRevoked {
+        of: String,
+        reason: RevocationReason,
+    },
+    /// One access token was revoked.
+    TokenRevoked {
+        grant: GrantId,
+    },
+    /// A refresh token was presented again within its grace, and answered alike.
+    RefreshReplayed {
+        grant: GrantId,
+    },
+    /// A refresh token was presented again after its grace, and refused; the client's grants are not revoked for that.
+    RefreshReuseRefused {
+        grant: GrantId,
+    },
+    /// A key that signs tokens is in this state now.
+    SigningKeyChanged {
+        key: String,
+        algorithm: String,
+        state: SigningKeyState,
+    },
+}
+
+/// Who agreed with whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    pub principal: Principal,
+    pub client: ClientId,
 }
 
 /// What was decided about an approval that a policy wanted.

@@ -99,7 +99,9 @@ impl Control {
     pub(super) async fn record_policies(&self, actor: Actor, event: AuditEvent, act: PolicyAct) -> Option<Revision> {
         let change = Change::Policies { by: self.store.replica().clone(), act };
         let recorded = match actor {
-            Actor::Operator(_) => trail::record_and_announce(&self.store, actor, event, change).await.map(Some),
+            Actor::Operator(_) | Actor::User(_) => {
+                trail::record_and_announce(&self.store, actor, event, change).await.map(Some)
+            }
             Actor::System => trail::record(&self.store, actor, event).await.map(|()| None),
         };
         recorded.unwrap_or_else(|error| {

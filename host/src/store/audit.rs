@@ -16,7 +16,8 @@ use crate::audit::{
 };
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId, UserTag,
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId,
+    UserTag,
 };
 
 /// Longest free text in an event, in bytes.
@@ -128,27 +129,6 @@ enum EventRecord {
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
     PinsForgotten { upstream: String, tools: u64 },
     PoliciesNotFollowed { reason: String },
-    ClientRegistered { client: String, by: String, evicted: u64 },
-    ClientUpdated { client: String },
-    ClientDeleted { client: String },
-    ConsentGiven(PartyRecord),
-    ConsentRefused { client: String },
-    ConsentForgotten(PartyRecord),
-    CodeBurned(PartyRecord),
-    GrantIssued { grant: String, party: PartyRecord },
-    GrantRevoked { grant: String, party: PartyRecord, reason: String },
-    GrantsRevoked { of: String, reason: String },
-    TokenRevoked { grant: String },
-    RefreshReplayed { grant: String },
-    RefreshReuseRefused { grant: String },
-    SigningKeyChanged { key: String, algorithm: String, state: String },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PartyRecord {
-    principal: String,
-    client: String,
     UserCreated { user: String, role: String, status: String },
     UserChanged { user: String, field: String, from: Option<String>, to: Option<String> },
     UserDeleted { user: String, name: String },
@@ -171,6 +151,27 @@ struct PartyRecord {
     UpstreamDeclared { upstream: String, revision: u64 },
     UpstreamChanged { upstream: String, revision: u64, enabled: bool },
     UpstreamWithdrawn { upstream: String },
+    ClientRegistered { client: String, by: String, evicted: u64 },
+    ClientUpdated { client: String },
+    ClientDeleted { client: String },
+    ConsentGiven(PartyRecord),
+    ConsentRefused { client: String },
+    ConsentForgotten(PartyRecord),
+    CodeBurned(PartyRecord),
+    GrantIssued { grant: String, party: PartyRecord },
+    GrantRevoked { grant: String, party: PartyRecord, reason: String },
+    GrantsRevoked { of: String, reason: String },
+    TokenRevoked { grant: String },
+    RefreshReplayed { grant: String },
+    RefreshReuseRefused { grant: String },
+    SigningKeyChanged { key: String, algorithm: String, state: String },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartyRecord {
+    principal: String,
+    client: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -581,38 +582,8 @@ mod tests {
             AuditEvent::PinsAccepted { upstream: upstream.clone(), tools: 4 },
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
-            AuditEvent::PinsForgotten { upstream, tools: 5 },
+            AuditEvent::PinsForgotten { upstream: upstream.clone(), tools: 5 },
             AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
-        ]
-        .into_iter()
-        .chain(oauth_events())
-        .collect()
-    }
-
-    fn oauth_events() -> Vec<AuditEvent> {
-        let client = ClientId::parse("https://app.example/client.json").unwrap();
-        let grant = GrantId::parse(&"0b".repeat(12)).unwrap();
-        let party = Party { principal: Principal::Key(KeyName::parse("ci").unwrap()), client: client.clone() };
-        let reason = RevocationReason::TokenReused;
-        vec![
-            AuditEvent::ClientRegistered { client: client.clone(), by: RegisteredBy::Client, evicted: 2 },
-            AuditEvent::ClientUpdated { client: client.clone() },
-            AuditEvent::ClientDeleted { client: client.clone() },
-            AuditEvent::ConsentGiven(party.clone()),
-            AuditEvent::ConsentRefused { client },
-            AuditEvent::ConsentForgotten(party.clone()),
-            AuditEvent::CodeBurned(party.clone()),
-            AuditEvent::GrantIssued { grant: grant.clone(), party: party.clone() },
-            AuditEvent::GrantRevoked { grant: grant.clone(), party, reason },
-            AuditEvent::GrantsRevoked { of: "kind:guest".to_owned(), reason },
-            AuditEvent::TokenRevoked { grant: grant.clone() },
-            AuditEvent::RefreshReplayed { grant: grant.clone() },
-            AuditEvent::RefreshReuseRefused { grant },
-            AuditEvent::SigningKeyChanged {
-                key: "k1".to_owned(),
-                algorithm: "RS256".to_owned(),
-                state: SigningKeyState::Retired,
-            },
             AuditEvent::UserCreated { user: user.clone(), role: "role".to_owned(), status: "status".to_owned() },
             AuditEvent::UserChanged {
                 user: user.clone(),
@@ -669,6 +640,36 @@ mod tests {
             AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7 },
             AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true },
             AuditEvent::UpstreamWithdrawn { upstream: upstream.clone() },
+        ]
+        .into_iter()
+        .chain(oauth_events())
+        .collect()
+    }
+
+    fn oauth_events() -> Vec<AuditEvent> {
+        let client = ClientId::parse("https://app.example/client.json").unwrap();
+        let grant = GrantId::parse(&"0b".repeat(12)).unwrap();
+        let party = Party { principal: Principal::Key(KeyName::parse("ci").unwrap()), client: client.clone() };
+        let reason = RevocationReason::TokenReused;
+        vec![
+            AuditEvent::ClientRegistered { client: client.clone(), by: RegisteredBy::Client, evicted: 2 },
+            AuditEvent::ClientUpdated { client: client.clone() },
+            AuditEvent::ClientDeleted { client: client.clone() },
+            AuditEvent::ConsentGiven(party.clone()),
+            AuditEvent::ConsentRefused { client },
+            AuditEvent::ConsentForgotten(party.clone()),
+            AuditEvent::CodeBurned(party.clone()),
+            AuditEvent::GrantIssued { grant: grant.clone(), party: party.clone() },
+            AuditEvent::GrantRevoked { grant: grant.clone(), party, reason },
+            AuditEvent::GrantsRevoked { of: "kind:guest".to_owned(), reason },
+            AuditEvent::TokenRevoked { grant: grant.clone() },
+            AuditEvent::RefreshReplayed { grant: grant.clone() },
+            AuditEvent::RefreshReuseRefused { grant },
+            AuditEvent::SigningKeyChanged {
+                key: "k1".to_owned(),
+                algorithm: "RS256".to_owned(),
+                state: SigningKeyState::Retired,
+            },
         ]
     }
 

@@ -58,9 +58,9 @@ pub mod upstreams;
 pub mod users;
 
 #[cfg(test)]
-mod oauth_testing;
-#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod oauth_testing;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{self, Change};
 use super::engine::Table;
-use super::table::{Cursor, Discrepancy, Index, Page, Typed, unreadable};
+use super::table::{Cursor, Index, Page, Typed, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, users};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
@@ -28,8 +28,6 @@ pub const MAX_PER_USER: usize = 50;
 pub const USED_STEP: Duration = Duration::from_secs(60);
 /// How long an expired token is shown.
 const KEPT_EXPIRED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Tokens that [`verify`] looks at.
-const MAX_VERIFIED: usize = 100_000;
 
 pub(super) const TOKENS: Typed<Record> = Typed {
     table: Table::ApiTokens,
@@ -208,11 +206,6 @@ pub async fn list(
             page?.try_map(TryFrom::try_from)
         })
         .await
-}
-
-/// Where the indexes disagree with the tokens.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    TOKENS.verify(tx, MAX_VERIFIED)
 }
 
 /// A token as it is stored, codec version 1.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Table;
-use super::table::{Cursor, Discrepancy, Index, Page, Single, Typed, shorten, unreadable};
+use super::table::{Cursor, Index, Page, Single, Typed, shorten, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, users};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
@@ -27,8 +27,6 @@ pub const SEEN_STEP: Duration = Duration::from_secs(60);
 /// Shortest idle life: several times [`SEEN_STEP`], so that use keeps a session alive.
 pub const MIN_IDLE: Duration = Duration::from_secs(5 * 60);
 const MAX_AGENT_BYTES: usize = 200;
-/// Sessions that [`verify`] looks at.
-const MAX_VERIFIED: usize = users::MAX_USERS as usize * MAX_PER_USER;
 
 pub(super) const SESSIONS: Typed<Record> = Typed {
     table: Table::BrowserSessions,
@@ -277,11 +275,6 @@ pub async fn list(
             SESSIONS.newest_first_within(tx, these, after.as_ref(), limit, keep)?.try_map(TryFrom::try_from)
         })
         .await
-}
-
-/// Where the indexes disagree with the sessions.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    SESSIONS.verify(tx, MAX_VERIFIED)
 }
 
 fn by_user(user: &str, id: &str) -> Vec<u8> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::changes::{self, Change};
 use super::engine::{Bounds, Direction, Table};
-use super::table::{Cursor, Discrepancy, Index, Page, Typed};
+use super::table::{Cursor, Index, Page, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::{Access, Connection, Credential, Holder, Place, Reason, Standing, State, Tokens};
@@ -39,8 +39,6 @@ pub use sweep::{Swept, sweep};
 pub const MAX_SEALED_BYTES: usize = 96 * 1024;
 /// Largest rest of one credential, in bytes.
 const MAX_TEXT_BYTES: usize = 48 * 1024;
-/// Connections that [`verify`] looks at.
-const MAX_VERIFIED: usize = 1_000_000;
 /// Upstreams of one holder that [`upstreams_of`] tells.
 const MAX_TOLD: usize = 500;
 
@@ -309,11 +307,4 @@ fn list_in(
         (None, None) => CONNECTIONS.newest_first_within(tx, (Table::ConnectionsById, b""), after, limit, keep)?,
     };
     page.try_map(listed)
-}
-
-/// Where the indexes disagree with the connections.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    let mut found = CONNECTIONS.verify(tx, MAX_VERIFIED)?;
-    found.extend(REVOCATIONS.verify(tx, MAX_VERIFIED)?);
-    Ok(found)
 }

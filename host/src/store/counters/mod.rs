@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Bounds, Direction, Table};
-use super::table::{Discrepancy, Index, Single, Typed};
+use super::table::{Index, Single, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx};
 use crate::env::Timestamp;
 use crate::secret::Digest;
@@ -22,8 +22,6 @@ pub(super) mod tests;
 pub const BATCH: usize = 250;
 /// Rows read at once.
 const STEP: usize = 500;
-/// Rows that [`verify`] looks at.
-const MAX_VERIFIED: usize = 1_000_000;
 /// The expiry of a row is rounded up to a multiple of this, so that a busy counter does not move it each time.
 const EXPIRY_STEP_MS: u64 = 30_000;
 
@@ -135,11 +133,6 @@ impl Clocks {
 
 fn shift(at: u64, from: Timestamp, to: Timestamp) -> u64 {
     (at.saturating_add(to.as_millis())).saturating_sub(from.as_millis())
-}
-
-/// Where the index disagrees with the counters.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    COUNTERS.verify(tx, MAX_VERIFIED)
 }
 
 /// A counter as one replica has it, codec version 1.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::changes::Revision;
 use super::connections::{self, NewCredential, Put};
 use super::engine::{Bounds, Direction, Table};
-use super::table::{Cursor, Discrepancy, Index, Page, Typed};
+use super::table::{Cursor, Index, Page, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::flow::{Callback, Check, Flow, Stage};
@@ -40,8 +40,6 @@ const MAX_TEXT_BYTES: usize = 2 * 1024;
 const MAX_SEEN: usize = 200;
 /// Flows looked at, and ended, in one transaction.
 const STEP: usize = 300;
-/// Flows that [`verify`] looks at.
-const MAX_VERIFIED: usize = 100_000;
 
 pub(super) const FLOWS: Typed<Record> = Typed {
     table: Table::Flows,
@@ -334,9 +332,4 @@ where
             Ok(Swept::Step { dropped, next: next.and_then(Cursor::from_bytes) })
         })
         .await
-}
-
-/// Where the index disagrees with the flows.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    FLOWS.verify(tx, MAX_VERIFIED)
 }

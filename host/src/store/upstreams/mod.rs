@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::audit::{self, ActorRecord};
 use super::changes::{self, Change};
 use super::engine::Table;
-use super::table::{Cursor, Discrepancy, Page, Single, Typed, unreadable};
-use super::{ReadTx, Store, StoreError, WriteTx};
+use super::table::{Cursor, Page, Single, Typed, unreadable};
+use super::{Store, StoreError, WriteTx};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::ids::UpstreamName;
@@ -222,17 +222,6 @@ pub async fn all(store: &Store) -> Result<(Vec<Declaration>, changes::Revision),
 /// A page of declarations, from the last name to the first.
 pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Declaration>, StoreError> {
     store.read(move |tx| UPSTREAMS.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(TryFrom::try_from)).await
-}
-
-/// Whether every declaration can be read and their number is right.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    let all = UPSTREAMS.all(tx, MAX_UPSTREAMS)?;
-    let counted = STORED.get(tx)?.unwrap_or(0);
-    if counted != all.len() as u64 {
-        let problem = format_args!("{counted} upstreams are counted and {} are there", all.len());
-        return Err(unreadable(Table::Upstreams, problem));
-    }
-    Ok(Vec::new())
 }
 
 /// A declaration as it is stored, codec version 1.

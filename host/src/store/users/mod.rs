@@ -5,7 +5,7 @@
 //! transaction. What a user is is `identity::user`; how people come in is [`sign_in`], how they go is [`delete`].
 
 use super::engine::Table;
-use super::table::{Cursor, Discrepancy, Index, Page, Single, Typed};
+use super::table::{Cursor, Index, Page, Single, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes};
 use crate::audit::{Actor, AuditEvent};
 use crate::identity::TokenList;
@@ -334,11 +334,4 @@ pub async fn list(
             page?.try_map(User::try_from)
         })
         .await
-}
-
-/// Where the indexes disagree with the users.
-pub(super) fn verify(tx: &mut ReadTx<'_>) -> Result<Vec<Discrepancy>, StoreError> {
-    let mut found = USERS.verify(tx, 2 * MAX_USERS as usize)?;
-    found.extend(IDENTITIES.verify(tx, MAX_USERS as usize * MAX_IDENTITIES)?);
-    Ok(found)
 }

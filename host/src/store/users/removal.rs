@@ -1,11 +1,16 @@
 //! How people go, and what they leave behind.
 
+use std::time::Duration;
+
 use super::{IDENTITIES, LIVING, Record, USERS, get_in, has_other_owner, identities_in, tell};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::Holder;
 use crate::identity::user::Status;
 use crate::ids::{Principal, UpstreamName, UserId};
 use crate::store::{Store, StoreError, WriteTx, api_tokens, audit, browser_sessions, connections, flows};
+
+/// How long it is remembered who a deleted user was: as long as the audit trail is kept by default.
+pub(super) const GRAVE_TIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// What came of [`delete`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +64,7 @@ fn delete_in(tx: &mut WriteTx<'_>, id: &UserId, actor: Actor) -> Result<Deletion
     };
     let living = LIVING.get(tx)?.unwrap_or(0);
     LIVING.put(tx, &living.saturating_sub(1))?;
-    USERS.put(tx, &Record::grave(&user, tx.now().after(audit::RETENTION)))?;
+    USERS.put(tx, &Record::grave(&user, tx.now().after(GRAVE_TIME)))?;
     audit::append(tx, actor, &AuditEvent::UserDeleted { user: id.clone(), name: user.name.to_string() })?;
     tell(tx, id)?;
     Ok(Deletion::Deleted(Box::new(leavings)))

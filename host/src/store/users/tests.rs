@@ -322,7 +322,7 @@ async fn a_name_is_forgotten_with_the_trail() {
         })
     };
     assert!(!forget().await.unwrap());
-    clock.advance(audit::RETENTION + Duration::from_millis(1));
+    clock.advance(removal::GRAVE_TIME + Duration::from_millis(1));
     assert!(forget().await.unwrap());
     assert_eq!(get(&store, &id(1)).await.unwrap(), None);
     assert_eq!(store.verify().await.unwrap(), []);
