@@ -5,8 +5,9 @@
 //! return outcomes. A [`StoreError`] means infrastructure only: a refusal is never an error, and a fault is never a
 //! denial or a miss. The audit row of a change commits in the transaction of the change.
 //!
-//! Invariants: nothing here scans a whole table on a request, every list is a [`Page`], and the only module that
-//! knows redb is [`redb`]. A second engine is another variant of [`Engine`]; what is written above it stays.
+//! Invariants: nothing here scans a whole table on a request, every list is a [`Page`], and the only modules that know
+//! how bytes are kept are [`redb`], for one gateway, and [`postgres`], for several. What is written above them is the
+//! same for both.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use crate::env::Env;
 
 pub mod engine;
+pub mod postgres;
 mod redb;
 pub mod table;
 
@@ -48,6 +50,8 @@ pub enum Location {
     File(PathBuf),
     /// Nowhere: forgotten on close.
     Memory,
+    /// In a PostgreSQL database, which other gateways may use as well.
+    Postgres(postgres::Database),
 }
 
 /// Why the store did not do what was asked. Never a business refusal.
@@ -58,6 +62,13 @@ pub enum StoreError {
     #[error("the store {} cannot be opened", path.display())]
     Open {
         path: PathBuf,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the store in {place} cannot be opened")]
+    OpenDatabase {
+        /// Without user and password.
+        place: String,
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
@@ -94,12 +105,20 @@ pub struct Store {
 #[derive(Clone)]
 enum Engine {
     Redb(Arc<redb::Engine>),
+    Postgres(Arc<postgres::Engine>),
 }
 
 impl Store {
     /// Opens a store, creating it if there is none, and refuses one that a newer version wrote.
     pub async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
-        let store = Self { engine: Engine::Redb(Arc::new(redb::Engine::open(location, env).await?)) };
+        let engine = match location {
+            Location::File(path) => Engine::Redb(Arc::new(redb::Engine::open(Some(path), env).await?)),
+            Location::Memory => Engine::Redb(Arc::new(redb::Engine::open(None, env).await?)),
+            Location::Postgres(database) => {
+                Engine::Postgres(Arc::new(postgres::Engine::open(&database, env).await?))
+            }
+        };
+        let store = Self { engine };
         match store.check_schema().await {
             Ok(()) => Ok(store),
             Err(failure) => {
@@ -118,6 +137,7 @@ impl Store {
     {
         match &self.engine {
             Engine::Redb(engine) => engine.read(closure).await,
+            Engine::Postgres(engine) => engine.read(closure).await,
         }
     }
 
@@ -131,6 +151,7 @@ impl Store {
     {
         match &self.engine {
             Engine::Redb(engine) => engine.write(closure).await,
+            Engine::Postgres(engine) => engine.write(closure).await,
         }
     }
 
@@ -138,13 +159,24 @@ impl Store {
     pub const fn is_shared(&self) -> bool {
         match &self.engine {
             Engine::Redb(_) => false,
+            Engine::Postgres(_) => true,
         }
     }
 
-    /// Finishes the writes that are queued and lets go of the file. Later calls answer [`StoreError::Closed`].
+    /// Whether the place where it is kept could be reached when that was last tried, a second ago at most. A file is
+    /// always there; what is wrong with it is told by what is asked of it.
+    pub fn is_reachable(&self) -> bool {
+        match &self.engine {
+            Engine::Redb(_) => true,
+            Engine::Postgres(engine) => engine.is_reachable(),
+        }
+    }
+
+    /// Finishes the writes that are queued and lets go of the file or the database. Later calls answer [`StoreError::Closed`].
     pub async fn close(&self) {
         match &self.engine {
             Engine::Redb(engine) => engine.close().await,
+            Engine::Postgres(engine) => engine.close().await,
         }
     }
 
