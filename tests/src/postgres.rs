@@ -239,7 +239,13 @@ fn unprivileged(program: &Path, directory: &Path) -> Command {
 
 fn stop_command(programs: &Path, directory: &Path, mode: &str) -> Command {
     let mut stop = unprivileged(&programs.join("pg_ctl"), directory);
-    stop.arg("stop").arg("--pgdata").arg(directory.join("data")).args(["--wait", "--timeout", PATIENCE, "--mode", mode]);
+    stop.arg("stop").arg("--pgdata").arg(directory.join("data")).args([
+        "--wait",
+        "--timeout",
+        PATIENCE,
+        "--mode",
+        mode,
+    ]);
     stop
 }
 

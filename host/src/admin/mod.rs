@@ -165,8 +165,13 @@ impl Control {
         futures_util::future::join_all(stops).await.into_iter().all(|ended| ended)
     }
 
-    /// Whether each upstream has been tried once.
+    /// Whether requests can be served: the store can be reached, and each upstream has been tried once.
     pub fn is_ready(&self) -> bool {
+        self.store.is_reachable() && self.has_tried_upstreams()
+    }
+
+    /// Whether each upstream has been tried once.
+    pub fn has_tried_upstreams(&self) -> bool {
         let snapshot = self.snapshot.load();
         snapshot.upstreams.values().all(|upstream| *upstream.health() != crate::upstream::Health::Starting)
     }

@@ -43,13 +43,16 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Requests can be served: every upstream has been tried once.
+/// Requests can be served: every upstream has been tried once, and the store can be reached.
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
-    if control.is_ready() {
-        "ready\n".into_response()
+    let missing = if control.is_ready() {
+        return "ready\n".into_response();
+    } else if control.has_tried_upstreams() {
+        "the store cannot be reached\n"
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting: not every upstream has been tried yet\n").into_response()
-    }
+        "starting: not every upstream has been tried yet\n"
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, missing).into_response()
 }
 
 async fn nothing_here() -> Response {

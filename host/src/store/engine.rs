@@ -203,8 +203,7 @@ pub(super) trait Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// The first rows within `bounds`, in `direction`: `limit` of them are enough. `bounds` are never empty or reversed.
-    fn range(&self, table: Table, bounds: &Bounds, direction: Direction, limit: usize)
-    -> Result<Rows<'_>, StoreError>;
+    fn range(&self, table: Table, bounds: &Bounds, direction: Direction, limit: usize) -> Result<Rows<'_>, StoreError>;
 
     /// Says that `key` will be asked for, which changes no answer.
     fn expect(&self, _table: Table, _key: &[u8]) {}

@@ -114,9 +114,7 @@ impl Store {
         let engine = match location {
             Location::File(path) => Engine::Redb(Arc::new(redb::Engine::open(Some(path), env).await?)),
             Location::Memory => Engine::Redb(Arc::new(redb::Engine::open(None, env).await?)),
-            Location::Postgres(database) => {
-                Engine::Postgres(Arc::new(postgres::Engine::open(&database, env).await?))
-            }
+            Location::Postgres(database) => Engine::Postgres(Arc::new(postgres::Engine::open(&database, env).await?)),
         };
         let store = Self { engine };
         match store.check_schema().await {

@@ -30,8 +30,8 @@ use ::redb::{
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{self, Bounds, Direction, Effects, ReadTx, Rows, Snapshot, Table, Transition, WriteTx};
 use super::StoreError;
+use super::engine::{self, Bounds, Direction, Effects, ReadTx, Rows, Snapshot, Table, Transition, WriteTx};
 use crate::env::Env;
 
 /// Writes that may wait; more are refused with [`StoreError::Busy`].

@@ -116,13 +116,7 @@ impl Snapshot for Fetched {
         Ok(None)
     }
 
-    fn range(
-        &self,
-        table: Table,
-        bounds: &Bounds,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Rows<'_>, StoreError> {
+    fn range(&self, table: Table, bounds: &Bounds, direction: Direction, limit: usize) -> Result<Rows<'_>, StoreError> {
         let span = Span { table, bounds: bounds.clone(), direction };
         if let Some(known) = self.spans.get(&span)
             && (known.limit >= limit || known.rows.len() < known.limit)

@@ -148,59 +148,84 @@ impl Connector {
         Ok((client, task))
     }
 
-    /// The writer's connection. Makes the table if it is not there.
-    pub(super) async fn link(&self) -> Result<Link, Fault> {
-        let lost = CancellationToken::new();
-        let connecting = async {
-            let (client, task) = self.connect(lost.clone()).await?;
-            let task = EndWith(task);
-            let [lock, fetch, upsert, delete, status] = [
-                statements::LOCK.to_owned(),
-                statements::fetch(&self.schema),
-                statements::upsert(&self.schema),
-                statements::delete(&self.schema),
-                statements::STATUS.to_owned(),
-            ];
-            let lock = client.prepare(&lock).await?;
-            self.make_table(&client, &lock).await?;
-            let link = Link {
-                lock,
-                fetch: client.prepare(&fetch).await?,
-                upsert: client.prepare(&upsert).await?,
-                delete: client.prepare(&delete).await?,
-                status: client.prepare(&status).await?,
-                key: self.lock,
-                client,
-                lost,
-                _task: task,
-            };
-            Ok::<_, Fault>(link)
-        };
-        // Room for a wait for the lock, which is needed once in a deployment's life.
-        within(CONNECT_TIMEOUT + LOCK_TIMEOUT, connecting).await
+    /// The writer's connection.
+    pub(super) async fn link(&self, missing: Missing) -> Result<Link, Fault> {
+        let (link, has_table) = within(CONNECT_TIMEOUT, self.new_link()).await?;
+        if !has_table && missing == Missing::IsAFault {
+            return Err(Fault::Refused(unavailable(format!("the table {}.kv is gone", self.schema))));
+        }
+        if !has_table {
+            within(LOCK_TIMEOUT + ANSWER_TIMEOUT, link.make_table(&self.schema)).await?;
+        }
+        // Prepared once the table is there.
+        within(ANSWER_TIMEOUT, link.prepare(&self.schema)).await
     }
 
-    async fn make_table(&self, client: &Client, lock: &Statement) -> Result<(), Fault> {
-        let seen = client.query_one(&statements::look(&self.schema), &[]).await?;
+    /// A connection that is ready for its first statement, and whether the table is there.
+    async fn new_link(&self) -> Result<(Unprepared, bool), Fault> {
+        let lost = CancellationToken::new();
+        let (client, task) = self.connect(lost.clone()).await?;
+        let link = Unprepared {
+            lock: client.prepare(statements::LOCK).await?,
+            key: self.lock,
+            client,
+            lost,
+            task: EndWith(task),
+        };
+        let seen = link.client.query_one(&statements::look(&self.schema), &[]).await?;
         let version: i32 = seen.try_get(0)?;
         if version < OLDEST_VERSION {
             let major = version / 10_000;
             let problem = format!("the server is PostgreSQL {major}, and the store needs 14 or newer");
             return Err(Fault::Refused(unavailable(problem)));
         }
-        if seen.try_get(1)? {
-            return Ok(());
-        }
-        client.batch_execute(statements::BEGIN_WRITE).await?;
-        client.query_one(lock, &[&self.lock]).await?;
-        client.batch_execute(&statements::create(&self.schema)).await?;
-        client.batch_execute("COMMIT").await?;
-        Ok(())
+        Ok((link, seen.try_get(1)?))
     }
 
     /// The statement of reads.
     pub(super) fn fetch(&self) -> String {
         statements::fetch(&self.schema)
+    }
+}
+
+/// What to do where the table is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Make it: this is the first start.
+    Make,
+    /// It was there before. A store that begins anew would have forgotten what was revoked.
+    IsAFault,
+}
+
+/// A connection without the statements that need the table.
+struct Unprepared {
+    client: Client,
+    lock: Statement,
+    key: i64,
+    lost: CancellationToken,
+    task: EndWith,
+}
+
+impl Unprepared {
+    async fn make_table(&self, schema: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(statements::BEGIN_WRITE).await?;
+        self.client.query_one(&self.lock, &[&self.key]).await?;
+        self.client.batch_execute(&statements::create(schema)).await?;
+        self.client.batch_execute("COMMIT").await
+    }
+
+    async fn prepare(self, schema: &str) -> Result<Link, tokio_postgres::Error> {
+        Ok(Link {
+            fetch: self.client.prepare(&statements::fetch(schema)).await?,
+            upsert: self.client.prepare(&statements::upsert(schema)).await?,
+            delete: self.client.prepare(&statements::delete(schema)).await?,
+            status: self.client.prepare(statements::STATUS).await?,
+            lock: self.lock,
+            key: self.key,
+            client: self.client,
+            lost: self.lost,
+            _task: self.task,
+        })
     }
 }
 

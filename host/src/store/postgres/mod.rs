@@ -40,7 +40,7 @@ mod writer;
 pub(super) mod tests;
 
 use fetched::Fetched;
-use link::{Connector, Fault, answered};
+use link::{Connector, Fault, Missing, answered};
 pub use link::{Database, Host};
 pub use tls::{Authorities, Tls};
 use writer::{Connection, Writer};
@@ -75,7 +75,7 @@ impl Engine {
         let cannot = |source| StoreError::OpenDatabase { place: database.to_string(), source };
         let tasks = TaskTracker::new();
         let connector = Connector::new(database, tasks.clone()).map_err(|fault| cannot(Arc::new(fault)))?;
-        let link = connector.link().await.map_err(|fault| match fault.into_error() {
+        let link = connector.link(Missing::Make).await.map_err(|fault| match fault.into_error() {
             StoreError::Unavailable { source } => cannot(source),
             error => error,
         })?;

@@ -68,10 +68,7 @@ pub(super) fn connector(tls: &Tls) -> Result<Option<MakeRustlsConnect>, TlsFault
     Ok(Some(MakeRustlsConnect::new(config.with_no_client_auth())))
 }
 
-fn verifier(
-    authorities: &Authorities,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, TlsFault> {
+fn verifier(authorities: &Authorities, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, TlsFault> {
     let mut roots = RootCertStore::empty();
     match authorities {
         Authorities::System => {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::StoreError;
 use super::super::engine::{Effects, Transition};
 use super::fetched::Fetched;
-use super::link::{Connector, Fate, Fault, Link, NotCommitted};
+use super::link::{Connector, Fate, Fault, Link, Missing, NotCommitted};
 use crate::env::{Env, Timestamp};
 
 /// Closures in one commit.
@@ -60,7 +60,10 @@ enum Ended {
     /// Nothing was written, for want of a connection.
     Lost(StoreError),
     /// It may have happened.
-    Unknown { transaction: String, error: StoreError },
+    Unknown {
+        transaction: String,
+        error: StoreError,
+    },
 }
 
 impl Writer {
@@ -108,7 +111,7 @@ impl Writer {
             match self.attempt(&mut group).await {
                 Ended::Committed => break Ok(()),
                 Ended::Refused(error) => break Err(error),
-                Ended::Lost(error) if attempts == ATTEMPTS || self.connection.is_down() => break Err(error),
+                Ended::Lost(error) if attempts == ATTEMPTS => break Err(error),
                 Ended::Lost(_) => {}
                 Ended::Unknown { transaction, error } => match self.connection.fate(&transaction).await {
                     Fate::Committed => break Ok(()),
@@ -125,7 +128,7 @@ impl Writer {
     /// One transaction. What does not fit is put off; what can never fit is answered.
     async fn attempt(&mut self, group: &mut Group) -> Ended {
         if let Err(error) = self.connection.get().await {
-            return Ended::Lost(error);
+            return Ended::Refused(error);
         }
         // A first run shows what to fetch, whatever it says. Its time is not the server's.
         let mut fetched = Fetched::default();
@@ -186,10 +189,15 @@ impl Writer {
                 self.connection.drop_link(&error);
                 Ended::Lost(error)
             }
-            Fault::Refused(error) => {
+            Fault::Refused(StoreError::Busy) => {
                 if let Err(fault) = self.connection.ask(Link::roll_back).await {
                     self.connection.drop_link(&fault.into_error());
                 }
+                Ended::Refused(StoreError::Busy)
+            }
+            // It may be the server that is wrong: one that takes no writes any more, since another took its place.
+            Fault::Refused(error) => {
+                self.connection.drop_link(&error);
                 Ended::Refused(error)
             }
         }
@@ -246,10 +254,6 @@ impl Connection {
         Self { connector, state: State::Up(link), reachable }
     }
 
-    const fn is_down(&self) -> bool {
-        matches!(self.state, State::Down { .. })
-    }
-
     /// Sees to it that there is a connection, if it is time to try.
     async fn get(&mut self) -> Result<(), StoreError> {
         if let State::Up(link) = &self.state
@@ -265,15 +269,19 @@ impl Connection {
     }
 
     async fn connect(&mut self) -> Result<(), StoreError> {
-        match self.connector.link().await {
+        match self.connector.link(Missing::IsAFault).await {
             Ok(link) => {
-                tracing::info!("the store can be reached again");
                 self.state = State::Up(link);
-                self.reachable.store(true, Ordering::Relaxed);
+                if !self.reachable.swap(true, Ordering::Relaxed) {
+                    tracing::info!("the store can be reached again");
+                }
                 Ok(())
             }
             Err(fault) => {
                 let error = fault.into_error();
+                if self.reachable.swap(false, Ordering::Relaxed) {
+                    tracing::error!(%error, source = super::source(&error), "the store cannot be reached");
+                }
                 let pause = match &self.state {
                     State::Down { pause, .. } => (*pause * 2).min(LONGEST_PAUSE),
                     State::Up(_) => FIRST_PAUSE,
@@ -287,9 +295,8 @@ impl Connection {
     /// Gives the connection up; the next one is tried at once.
     fn drop_link(&mut self, error: &StoreError) {
         if let State::Up(_) = self.state {
-            tracing::warn!(%error, source = super::source(error), "the store's connection is gone");
+            tracing::warn!(%error, source = super::source(error), "a connection to the store was given up");
         }
-        self.reachable.store(false, Ordering::Relaxed);
         self.state = State::Down { error: error.clone(), again_at: Instant::now(), pause: FIRST_PAUSE / 2 };
     }
 

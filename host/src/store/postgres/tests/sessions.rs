@@ -14,8 +14,10 @@ async fn a_wait_for_the_lock_may_be_longer_than_a_statement_and_ends() {
         let lock = database.lock();
         let statement = format!("BEGIN; SELECT pg_advisory_xact_lock({lock}); SELECT pg_sleep({seconds}); COMMIT");
         let holding = tokio::task::spawn_blocking(move || Server::shared().ask(&statement));
-        let held = format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
-            AND (classid::bigint << 32 | objid::bigint) = {lock}");
+        let held = format!(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+            AND (classid::bigint << 32 | objid::bigint) = {lock}"
+        );
         (holding, held)
     };
 
@@ -89,8 +91,21 @@ fn with_tls() -> (Server, tempfile::TempDir, PathBuf) {
     let (request, key, certificate) = (path("request.pem"), path("server.key"), path("server.crt"));
     openssl(&[&["req"], &new_key[..], &["-subj", "/CN=localhost", "-keyout", &key, "-out", &request]].concat());
     openssl(&[
-        "x509", "-req", "-in", &request, "-CA", &authority, "-CAkey", &authority_key, "-CAcreateserial", "-days", "2",
-        "-extfile", &path("names"), "-out", &certificate,
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &authority,
+        "-CAkey",
+        &authority_key,
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        &path("names"),
+        "-out",
+        &certificate,
     ]);
     let server = Server::start(server::Sync::Off);
     server.kill();
@@ -153,8 +168,10 @@ async fn a_server_that_does_not_wait_for_its_disk_is_told_to() {
     let server = Server::start(server::Sync::Off);
     server.ask("ALTER SYSTEM SET synchronous_commit = off");
     server.ask("SELECT pg_reload_conf()");
+    let now_off = async || (server.ask("SHOW synchronous_commit") == "off").then_some(());
+    eventually("the server has read it", now_off).await;
     let connector = super::super::Connector::new(&database(&server, "durable"), Default::default()).unwrap();
-    let link = connector.link().await.unwrap();
+    let link = connector.link(super::super::Missing::Make).await.unwrap();
     assert_eq!(link.setting("synchronous_commit").await, "on");
     server.ask("ALTER SYSTEM SET synchronous_commit = remote_apply");
     server.ask("SELECT pg_reload_conf()");
@@ -162,6 +179,6 @@ async fn a_server_that_does_not_wait_for_its_disk_is_told_to() {
         (server.ask("SHOW synchronous_commit") == "remote_apply").then_some(())
     })
     .await;
-    let link = connector.link().await.unwrap();
+    let link = connector.link(super::super::Missing::Make).await.unwrap();
     assert_eq!(link.setting("synchronous_commit").await, "remote_apply", "what is stricter stays");
 }
