@@ -118,7 +118,9 @@ impl Connector {
                 Host::Unix { directory, port } => config.host_path(directory).port(*port),
             };
         }
-        config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(2 * KEEPALIVE);
+        // A host that is silent leaves time for the next one.
+        let hosts = u32::try_from(database.hosts.len()).unwrap_or(u32::MAX);
+        config.connect_timeout(CONNECT_TIMEOUT / hosts.saturating_add(1)).tcp_user_timeout(2 * KEEPALIVE);
         config.keepalives(true).keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let tls = if is_local { None } else { tls::connector(&database.tls)? };

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::{PolicySettings, Protocol, Upstream, UpstreamTransport, raw::schema};
+use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamTransport, raw::schema};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
