@@ -57,8 +57,7 @@ async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     is_over.store(true, Ordering::SeqCst);
     let ledger = working.await.unwrap();
-    assert!(ledger.done.len() > 100, "{} steps were done", ledger.done.len());
-    assert!(!ledger.failed.is_empty());
+    assert!(!ledger.done.is_empty() && !ledger.failed.is_empty());
     ledger.check(&store).await;
     store.close().await;
 }
@@ -108,16 +107,17 @@ async fn connections_that_are_cut_anywhere_lose_and_double_nothing() {
         tokio::task::spawn(async move { traffic(&store, 8, &is_over).await })
     };
     // A new connection says some twenty packets before the first transaction; the rest are anywhere in one.
-    for packets in 25..85 {
+    for packets in 25..55 {
+        let before = proxy.cuts();
         proxy.cut(Cut::AfterPackets(packets), 1).await;
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        eventually("a connection was cut", async || (proxy.cuts() > before).then_some(())).await;
     }
     proxy.cut(Cut::Never, 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     is_over.store(true, Ordering::SeqCst);
     let ledger = working.await.unwrap();
-    assert!(proxy.cuts() > 20, "{} connections were cut", proxy.cuts());
-    assert!(ledger.done.len() > 100, "{} steps were done", ledger.done.len());
+    assert_eq!(proxy.cuts(), 30);
+    assert!(!ledger.done.is_empty());
     eventually("the store is back", async || store.read(count).await.ok()).await;
     ledger.check(&store).await;
     store.close().await;
