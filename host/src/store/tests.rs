@@ -491,7 +491,7 @@ async fn reads_that_lead_to_reads_see_one_state(place: Place) {
                 let followed = store.read(|tx| -> Result<_, StoreError> {
                     let pointer = tx.get(TABLE, b"pointer")?.unwrap_or_default();
                     let value = tx.get(TABLE, &pointer)?;
-                    let all = tx.range(TABLE, &Bounds::within(&[b'p']), Direction::Forward, 9)?;
+                    let all = tx.range(TABLE, &Bounds::within(b"p"), Direction::Forward, 9)?;
                     Ok((pointer, value, all))
                 });
                 let (pointer, value, all) = followed.await.unwrap();
