@@ -49,8 +49,8 @@ async fn what_a_gateway_knows_outlives_it() {
     let second = builder().start().await;
     let caller = Caller::new(second.public, Some(secret));
     assert_eq!(caller.modern("tools/list", json!({})).await.status, StatusCode::OK);
-    let audit = second.operator("GET", "/api/v1/audit", None).await.text();
-    assert!(audit.contains("\"ci\""), "{audit}");
+    let audit = second.operator("GET", "/api/v1/audit", None).await;
+    assert!(audit.text().contains("\"ci\""), "{}", audit.text());
     second.stop().await;
 }
 
