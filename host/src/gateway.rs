@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
-use crate::config::{Config, Keeping, StoreUrl};
+use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::env::Env;
 use crate::http::api::{Api, Upkeep};
 use crate::http::guard::{Front, HostGuard};
@@ -359,6 +359,30 @@ fn location(url: &StoreUrl) -> store::Location {
     match url {
         StoreUrl::Redb(path) => store::Location::File(path.clone()),
         StoreUrl::Memory => store::Location::Memory,
+        StoreUrl::Postgres(database) => store::Location::Postgres(postgres(database)),
+    }
+}
+
+fn postgres(database: &config::Postgres) -> store::postgres::Database {
+    use store::postgres::{Authorities, Database, Host, Tls};
+    let hosts = database.hosts.iter().map(|host| match host.clone() {
+        PostgresHost::Tcp { name, port } => Host::Tcp { name, port },
+        PostgresHost::Unix { directory, port } => Host::Unix { directory, port },
+    });
+    let authorities = || database.ssl_root.clone().map_or(Authorities::System, Authorities::File);
+    Database {
+        hosts: hosts.collect(),
+        user: database.user.clone(),
+        password: database.password.clone(),
+        name: database.name.clone(),
+        schema: database.schema.clone(),
+        tls: match database.ssl_mode {
+            SslMode::Disable => Tls::Disable,
+            SslMode::Prefer => Tls::Prefer,
+            SslMode::Require => Tls::Require,
+            SslMode::VerifyCa => Tls::VerifyCa(authorities()),
+            SslMode::VerifyFull => Tls::VerifyFull(authorities()),
+        },
     }
 }
 

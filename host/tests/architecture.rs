@@ -66,12 +66,17 @@ const NARROW: &[(&str, &str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
     ("redb", &["store"]),
+    ("tokio_postgres", &["store"]),
+    ("tokio_postgres_rustls", &["store"]),
+    ("deadpool_postgres", &["store"]),
     ("wasmtime", &["policy"]),
     ("wit_component", &["policy"]),
     ("wit_parser", &["policy"]),
     ("wasmparser", &["policy"]),
     ("hyper_rustls", &["outbound"]),
-    ("rustls", &["outbound"]),
+    // In `store` for connections to PostgreSQL, whose `sslmode` is not what HTTP asks of a certificate.
+    ("rustls", &["outbound", "store"]),
+    ("rustls_native_certs", &["store"]),
     ("clap", &["cli"]),
     // In `policy` as the error type of wit-component, and no further.
     ("anyhow", &["cli", "policy"]),

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Caller, Reply, send_unix};
 use crate::clock::TestClock;
+use crate::postgres::{self, Server};
 
 /// Longest wait for anything that should happen soon. Generous: the machines are noisy.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -31,7 +32,8 @@ pub struct Builder {
     sections: String,
     keys: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
-    disk: bool,
+    /// What `[store]` says, in place of a store in memory.
+    store: Option<String>,
 }
 
 impl Builder {
@@ -86,8 +88,16 @@ impl Builder {
     /// Keeps the store on disk instead of in memory.
     #[must_use]
     pub fn on_disk(mut self) -> Self {
-        self.disk = true;
+        self.store = Some("url = \"redb:data/portcullis.redb\"".to_owned());
         self
+    }
+
+    /// Keeps the store in this schema of a server.
+    #[must_use]
+    pub fn in_database(mut self, server: &Server, schema: &str) -> Self {
+        let url = server.url(schema);
+        self.store = Some(format!("url = \"{url}\"\npassword = \"file:database-password\""));
+        self.file("database-password", postgres::PASSWORD.as_bytes())
     }
 
     /// Starts the gateway and waits until it is ready.
@@ -139,9 +149,9 @@ impl Builder {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         }
-        let store = if self.disk { "redb:data/portcullis.redb" } else { "memory:" };
+        let store = self.store.as_deref().unwrap_or("url = \"memory:\"");
         let mut text = format!(
-            "public_url = \"http://{public}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\nurl = \"{store}\"\n{}",
+            "public_url = \"http://{public}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\n{store}\n{}",
             self.top, self.sections
         );
         for (name, allow) in &self.keys {

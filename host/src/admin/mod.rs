@@ -209,11 +209,17 @@ impl Control {
         self.freshness.is_stale()
     }
 
-    /// Whether each upstream has been tried once, and nothing in the store went unnoticed for too long.
+    /// Whether requests can be served: the store can be reached, nothing in it went unnoticed for too long, and each
+    /// upstream has been tried once.
     pub fn is_ready(&self) -> bool {
+        self.store.is_reachable() && !self.is_stale() && self.has_tried_upstreams()
+    }
+
+    /// Whether each upstream has been tried once.
+    pub fn has_tried_upstreams(&self) -> bool {
         let snapshot = self.snapshot.load();
         let is_tried = |upstream: &Arc<Upstream>| *upstream.health() != crate::upstream::Health::Starting;
-        !self.is_stale() && snapshot.upstreams.values().all(is_tried)
+        snapshot.upstreams.values().all(is_tried)
     }
 }
 

@@ -114,6 +114,47 @@ pub enum StoreUrl {
     Redb(PathBuf),
     /// `memory:`; forgets everything on stop.
     Memory,
+    /// `postgres://…`
+    Postgres(Postgres),
+}
+
+/// A PostgreSQL database that keeps the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// Tried in this order.
+    pub hosts: Vec<PostgresHost>,
+    pub user: String,
+    pub password: Option<Plaintext>,
+    /// The database.
+    pub name: String,
+    /// The schema of this deployment: a name of lower-case letters, digits and underscores.
+    pub schema: String,
+    pub ssl_mode: SslMode,
+    /// A PEM file of certificate authorities, in place of those that the operating system trusts.
+    pub ssl_root: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostgresHost {
+    Tcp {
+        name: String,
+        port: u16,
+    },
+    /// A Unix socket in this directory.
+    Unix {
+        directory: PathBuf,
+        port: u16,
+    },
+}
+
+/// `sslmode`, as PostgreSQL's own clients have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
 }
 
 /// How the store is kept right and tidy.

@@ -56,15 +56,19 @@ async fn refuse_when_stale(State(control): State<Arc<Control>>, request: Request
     next.run(request).await
 }
 
-/// Requests can be served: every upstream has been tried once, and nothing in the store went unnoticed for too long.
+/// Requests can be served: every upstream has been tried once, the store can be reached, and nothing in it went
+/// unnoticed for too long.
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
-    if control.is_stale() {
-        (StatusCode::SERVICE_UNAVAILABLE, "out of date: the store cannot be followed\n").into_response()
-    } else if control.is_ready() {
-        "ready\n".into_response()
+    let missing = if control.is_ready() {
+        return "ready\n".into_response();
+    } else if control.is_stale() {
+        "out of date: the store cannot be followed\n"
+    } else if control.has_tried_upstreams() {
+        "the store cannot be reached\n"
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting: not every upstream has been tried yet\n").into_response()
-    }
+        "starting: not every upstream has been tried yet\n"
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, missing).into_response()
 }
 
 async fn nothing_here() -> Response {

@@ -8,7 +8,9 @@
 //! its transaction: secrets and identifiers are made before, time is [`ReadTx::now`].
 //!
 //! What is deliberately not here: typed records (`table`), business rules (one file per aggregate), and how bytes
-//! come to rest (`redb`). An engine provides a [`Snapshot`] and applies [`Effects`]; it knows no more.
+//! come to rest (`redb`, `postgres`). An engine provides a [`Snapshot`] and applies [`Effects`]; it knows no more. One that
+//! has to ask elsewhere may run a closure over a snapshot that lacks what is asked for, note what that is, discard the run
+//! with whatever it returned, and run it again.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -192,7 +194,7 @@ tables! {
 pub type Row = (Vec<u8>, Vec<u8>);
 
 /// From where to where a range goes, in key order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     pub lower: Bound<Vec<u8>>,
     pub upper: Bound<Vec<u8>>,
@@ -265,7 +267,7 @@ fn slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
 }
 
 /// In which order a range comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Smallest key first.
     Forward,
@@ -288,8 +290,12 @@ pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<Row, StoreError>> + 'a
 /// One consistent state of the keyspace, as an engine provides it.
 pub(super) trait Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// `bounds` are never empty or reversed.
-    fn range(&self, table: Table, bounds: &Bounds, direction: Direction) -> Result<Rows<'_>, StoreError>;
+
+    /// The first rows within `bounds`, in `direction`: `limit` of them are enough. `bounds` are never empty or reversed.
+    fn range(&self, table: Table, bounds: &Bounds, direction: Direction, limit: usize) -> Result<Rows<'_>, StoreError>;
+
+    /// Says that `key` will be asked for, which changes no answer.
+    fn expect(&self, _table: Table, _key: &[u8]) {}
 }
 
 /// Changes that are not yet in the engine: a value, or `None` for a key that is to be removed.
@@ -334,6 +340,12 @@ impl Effects {
         for (table, changes) in later.tables {
             self.tables.entry(table).or_default().extend(changes);
         }
+    }
+
+    /// Keys within `bounds` that are to be removed.
+    fn removals(&self, table: Table, bounds: &Bounds) -> usize {
+        let within = self.tables.get(&table).map(|changes| changes.range::<[u8], _>(bounds.as_slices()));
+        within.into_iter().flatten().filter(|(_, value)| value.is_none()).count()
     }
 
     fn range<'a>(&'a self, table: Table, bounds: &'a Bounds, direction: Direction) -> Layer<'a> {
@@ -420,6 +432,18 @@ impl<'a> ReadTx<'a> {
         self.keep_failure(value)
     }
 
+    /// Says that these keys will be asked for one by one, where each question would otherwise be a round trip of its own. It
+    /// changes no answer and is no read. Keys beyond [`MAX_READS`] are left out.
+    pub fn prefetch(&self, table: Table, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        for key in keys.into_iter().take(MAX_READS) {
+            let key = key.as_ref();
+            let is_known = self.own.get(table, key).or_else(|| self.earlier.get(table, key)).is_some();
+            if !is_known && key.len() <= MAX_KEY_BYTES {
+                self.snapshot.expect(table, key);
+            }
+        }
+    }
+
     /// At most `limit` rows within `bounds`, in `direction`; `limit` is at most [`MAX_RANGE`].
     pub fn range(
         &mut self,
@@ -444,7 +468,9 @@ impl<'a> ReadTx<'a> {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<Row>, StoreError> {
-        let stored = self.snapshot.range(table, bounds, direction)?;
+        // Rows that an effect removes make room for others behind them.
+        let removed = self.own.removals(table, bounds) + self.earlier.removals(table, bounds);
+        let stored = self.snapshot.range(table, bounds, direction, limit + removed)?;
         let stored: Layer<'_> = Box::new(stored.map(|row| row.map(|(key, value)| (key, Some(value)))));
         let earlier = Stacked::layer(self.earlier.range(table, bounds, direction), stored, direction);
         let all = Stacked::layer(self.own.range(table, bounds, direction), earlier, direction);

@@ -139,7 +139,7 @@ mod tests {
     /// Puts rows into a file, past everything that would make sense of them.
     async fn write_file(path: &Path, tables: BTreeMap<Table, Vec<Row>>) {
         let env = StandingClock::at(AT_MS).env();
-        let engine = redb::Engine::open(Location::File(path.to_owned()), env).await.unwrap();
+        let engine = redb::Engine::open(Some(path.to_owned()), env).await.unwrap();
         for (table, rows) in tables {
             let put = move |tx: &mut WriteTx<'_>| rows.iter().try_for_each(|(key, value)| tx.put(table, key, value));
             engine.write(put).await.unwrap();

@@ -5,8 +5,9 @@
 //! return outcomes. A [`StoreError`] means infrastructure only: a refusal is never an error, and a fault is never a
 //! denial or a miss. The audit row of a change commits in the transaction of the change.
 //!
-//! Invariants: nothing here scans a whole table on a request, every list is a [`Page`], and the only module that
-//! knows redb is [`redb`]. A second engine is another variant of [`Engine`]; what is written above it stays.
+//! Invariants: nothing here scans a whole table on a request, every list is a [`Page`], and the only modules that know
+//! how bytes are kept are [`redb`], for one gateway, and [`postgres`], for several. What is written above them is the
+//! same for both.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use crate::ids::{DeploymentId, ReplicaId};
 pub mod engine;
 mod kept;
 mod migrations;
+pub mod postgres;
 mod redb;
 pub mod table;
 pub mod verify;
@@ -112,6 +114,8 @@ pub enum Location {
     File(PathBuf),
     /// Nowhere: forgotten on close.
     Memory,
+    /// In a PostgreSQL database, which other gateways may use as well.
+    Postgres(postgres::Database),
 }
 
 /// Why the store did not do what was asked. Never a business refusal.
@@ -122,6 +126,13 @@ pub enum StoreError {
     #[error("the store {} cannot be opened", path.display())]
     Open {
         path: PathBuf,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the store in {place} cannot be opened")]
+    OpenDatabase {
+        /// Without user and password.
+        place: String,
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
@@ -177,6 +188,7 @@ struct Identity {
 #[derive(Clone)]
 enum Engine {
     Redb(Arc<redb::Engine>),
+    Postgres(Arc<postgres::Engine>),
 }
 
 impl Store {
@@ -189,10 +201,16 @@ impl Store {
             is_shared,
             announced: watch::Sender::new(()),
         };
-        let store = Self {
-            about: Arc::new(about(false)),
-            engine: Engine::Redb(Arc::new(redb::Engine::open(location, env.clone()).await?)),
+        let is_shared = matches!(location, Location::Postgres(_));
+        let redb = |path| redb::Engine::open(path, env.clone());
+        let engine = match location {
+            Location::File(path) => Engine::Redb(Arc::new(redb(Some(path)).await?)),
+            Location::Memory => Engine::Redb(Arc::new(redb(None).await?)),
+            Location::Postgres(database) => {
+                Engine::Postgres(Arc::new(postgres::Engine::open(&database, env.clone()).await?))
+            }
         };
+        let store = Self { about: Arc::new(about(is_shared)), engine };
         match migrations::prepare(&store, &env).await {
             Ok(identity) => {
                 store.about.identity.get_or_init(|| identity);
@@ -214,6 +232,7 @@ impl Store {
     {
         match &self.engine {
             Engine::Redb(engine) => engine.read(closure).await,
+            Engine::Postgres(engine) => engine.read(closure).await,
         }
     }
 
@@ -233,6 +252,7 @@ impl Store {
         };
         match &self.engine {
             Engine::Redb(engine) => engine.write(closure).await,
+            Engine::Postgres(engine) => engine.write(closure).await,
         }
     }
 
@@ -265,10 +285,20 @@ impl Store {
         self.about.announced.subscribe()
     }
 
-    /// Finishes the writes that are queued and lets go of the file. Later calls answer [`StoreError::Closed`].
+    /// Whether the place where it is kept could be reached when that was last tried, a second ago at most. A file is
+    /// always there; what is wrong with it is told by what is asked of it.
+    pub fn is_reachable(&self) -> bool {
+        match &self.engine {
+            Engine::Redb(_) => true,
+            Engine::Postgres(engine) => engine.is_reachable(),
+        }
+    }
+
+    /// Finishes the writes that are queued and lets go of the file or the database. Later calls answer [`StoreError::Closed`].
     pub async fn close(&self) {
         match &self.engine {
             Engine::Redb(engine) => engine.close().await,
+            Engine::Postgres(engine) => engine.close().await,
         }
     }
 

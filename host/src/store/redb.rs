@@ -30,8 +30,8 @@ use ::redb::{
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::StoreError;
 use super::engine::{self, Bounds, Direction, Effects, ReadTx, Rows, Snapshot, Table, Transition, WriteTx};
-use super::{Location, StoreError};
 use crate::env::Env;
 
 /// Writes that may wait; more are refused with [`StoreError::Busy`].
@@ -61,10 +61,10 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens the store at `location`, creating it if nothing is there.
-    pub(super) async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
-        match location {
-            Location::Memory => {
+    /// Opens the store in a file, creating it if nothing is there, or one in memory.
+    pub(super) async fn open(file: Option<PathBuf>, env: Env) -> Result<Self, StoreError> {
+        match file {
+            None => {
                 let mut backend = Some(InMemoryBackend::new());
                 // What was in memory is gone with the handle: opening again would silently begin at nothing.
                 let open = move || match backend.take() {
@@ -73,7 +73,7 @@ impl Engine {
                 };
                 Self::start(Box::new(open), env).await
             }
-            Location::File(path) => Self::start(Box::new(move || open_file(&path)), env).await,
+            Some(path) => Self::start(Box::new(move || open_file(&path)), env).await,
         }
     }
 
@@ -402,7 +402,8 @@ impl Snapshot for Pages {
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    fn range(&self, table: Table, bounds: &Bounds, direction: Direction) -> Result<Rows<'_>, StoreError> {
+    /// Rows are read as far as somebody takes them, whatever the limit.
+    fn range(&self, table: Table, bounds: &Bounds, direction: Direction, _: usize) -> Result<Rows<'_>, StoreError> {
         let Some(rows) = self.table(table)? else { return Ok(Box::new(std::iter::empty())) };
         let within = rows.range::<&[u8]>(bounds.as_slices()).map_err(|error| self.note(error))?;
         let owned = |row: Result<GuardedRow<'_>, StorageError>| {
@@ -718,7 +719,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_never_opened_twice() {
-        let engine = Engine::open(Location::Memory, StandingClock::at(0).env()).await.unwrap();
+        let engine = Engine::open(None, StandingClock::at(0).env()).await.unwrap();
         put(&engine, b"kept").await.unwrap();
         engine.send(Message::Failed { opening: 1 }).unwrap();
         eventually(async || put(&engine, b"gone").await.err()).await;

@@ -154,7 +154,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, (self.table, &[], MAX_SCAN), after, limit, |_, (_, value)| {
+        page(tx, (self.table, &[]), None, after, limit, |_, (_, value)| {
             let record = self.decode(value)?;
             Ok(keep(&record).then_some(record))
         })
@@ -169,7 +169,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, (self.table, prefix, MAX_SCAN), after, limit, |_, (_, value)| {
+        page(tx, (self.table, prefix), None, after, limit, |_, (_, value)| {
             let record = self.decode(value)?;
             Ok(keep(&record).then_some(record))
         })
@@ -183,7 +183,8 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, (index, &[], MAX_FOLLOWED), after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
+        let leads_to = Some(self.table);
+        page(tx, (index, &[]), leads_to, after, limit, |tx, (_, primary)| self.follow(tx, index, primary).map(Some))
     }
 
     /// A page of the records that `keep` keeps, from the largest key of `index` that begins with `prefix` down. It looks
@@ -196,7 +197,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
         keep: impl Fn(&R) -> bool,
     ) -> Result<Page<R>, StoreError> {
-        page(tx, (index, prefix, MAX_FOLLOWED), after, limit, |tx, (_, primary)| {
+        page(tx, (index, prefix), Some(self.table), after, limit, |tx, (_, primary)| {
             let record = self.follow(tx, index, primary)?;
             Ok(keep(&record).then_some(record))
         })
@@ -210,6 +211,7 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         limit: usize,
     ) -> Result<Vec<R>, StoreError> {
         let rows = tx.range(index, &Bounds::within(prefix), Direction::Backward, limit)?;
+        tx.prefetch(self.table, rows.iter().map(|(_, primary)| primary));
         rows.iter().map(|(_, primary)| self.follow(tx, index, primary)).collect()
     }
 
@@ -276,10 +278,11 @@ fn rows(tx: &mut ReadTx<'_>, table: Table, limit: usize) -> Result<Vec<Row>, Sto
 }
 
 /// Walks the rows of a table whose keys begin with `prefix`, from the largest down, until the page is full, there are no
-/// more or `max_scan` were seen.
+/// more or as many were seen as may be. Where the table is an index, `leads_to` says of which table.
 fn page<T>(
     tx: &mut ReadTx<'_>,
-    (table, prefix, max_scan): (Table, &[u8], usize),
+    (table, prefix): (Table, &[u8]),
+    leads_to: Option<Table>,
     after: Option<&Cursor>,
     limit: usize,
     take: impl Fn(&mut ReadTx<'_>, &Row) -> Result<Option<T>, StoreError>,
@@ -290,6 +293,8 @@ fn page<T>(
     // One more than fits, to know whether there is a next page.
     let mut step = limit + 1;
     let mut scanned = 0;
+    // Where the rows lead elsewhere, each costs a read of its record.
+    let max_scan = if leads_to.is_some() { MAX_FOLLOWED } else { MAX_SCAN };
     let whole = Bounds::within(prefix);
     loop {
         let bounds = match &seen {
@@ -298,6 +303,10 @@ fn page<T>(
         };
         let rows = tx.range(table, &bounds, Direction::Backward, step)?;
         let is_last = rows.len() < step;
+        if let Some(primary) = leads_to {
+            // As many as are looked at below, at most.
+            tx.prefetch(primary, rows.iter().map(|(_, key)| key).take(max_scan - scanned));
+        }
         for row in rows {
             if items.len() == limit || scanned == max_scan {
                 return Ok(Page { items, next: seen.map(Cursor) });

@@ -78,10 +78,13 @@ pub struct Listen {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Store {
-    /// `redb:PATH` for one file, or `memory:` to forget everything on stop. Without it, `portcullis.redb` in
-    /// `data_dir`.
-    #[schemars(extend("pattern" = "^(redb:.+|memory:)$"))]
+    /// `redb:PATH` for one file, `postgres://USER@HOST/DATABASE` for a database that several gateways share, or
+    /// `memory:` to forget everything on stop. A URL with a password in it must be a reference, `env:NAME` or
+    /// `file:PATH`. Without it, `portcullis.redb` in `data_dir`.
+    #[schemars(extend("pattern" = "^(redb:.+|memory:|postgres(ql)?://.+|env:.+|file:.+)$"))]
     pub url: Setting<String>,
+    /// Reference to the password of the database's user, `env:NAME` or `file:PATH`. For `postgres://` only.
+    pub password: Setting<String>,
     /// Where several gateways share a store: how long changes of others may go unnoticed before callers are refused.
     #[schemars(extend("default" = defaults::MAX_STALENESS))]
     pub max_staleness: Setting<Time>,

@@ -15,10 +15,11 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, StoreUrl, Upkeep, value};
+use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Upkeep, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 
+mod database;
 mod keys;
 mod matching;
 mod policies;
@@ -87,7 +88,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),
-        store: store(checks, &file.store, &data_dir),
+        store: database::resolve(checks, &file.store, &data_dir),
         upkeep: upkeep(checks, &file.store),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
@@ -154,17 +155,6 @@ fn public_url(checks: &mut Checks<'_>, file: &raw::File, listen: &Listen) -> Pub
 fn url_of(address: SocketAddr) -> Option<PublicUrl> {
     let is_reachable = !address.ip().is_unspecified() && address.port() != 0;
     is_reachable.then(|| PublicUrl::parse(&format!("http://{address}")).ok()).flatten()
-}
-
-fn store(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl {
-    let base_dir = checks.secrets.base_dir.to_owned();
-    let parse = |text: &String| match text.split_once(':') {
-        Some(("redb", path)) if is_path(path) => Ok(StoreUrl::Redb(base_dir.join(path))),
-        Some(("memory", "")) => Ok(StoreUrl::Memory),
-        _ => Err(Fault::new("is not a store").hint("write \"redb:PATH\" or \"memory:\"")),
-    };
-    let default = || StoreUrl::Redb(data_dir.join("portcullis.redb"));
-    checks.setting("store.url", &raw.url, parse).unwrap_or_else(default)
 }
 
 fn upkeep(checks: &mut Checks<'_>, raw: &raw::Store) -> Upkeep {

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::{PolicySettings, Protocol, Upstream, UpstreamTransport, raw::schema};
+use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamTransport, raw::schema};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
@@ -26,6 +26,7 @@ fn environment(name: &str) -> Option<String> {
         "ODD_KEY" => Some(format!("pk_{} ", "x".repeat(40))),
         "STRANGE_KEY" => Some("x".repeat(40)),
         "TOKEN" => Some("hunter2".to_owned()),
+        "DATABASE_URL" => Some("postgres://me:hunter2@db/store".to_owned()),
         "TWO_LINES" => Some("hunter2\nhunter3".to_owned()),
         _ => None,
     }
@@ -433,7 +434,11 @@ fn mistakes_of_addresses_and_paths() {
         (&format!("[listen]\nadmin_socket = '{}'", "x".repeat(104)), &["2: the path of the admin socket is longer"]),
         (&format!("\ndata_dir = '/{}'", "x".repeat(93)), &["2: the path of the admin socket is longer"]),
         ("[store]\nurl = 'redb:'", &["2: store.url is not a store"]),
-        ("[store]\nurl = 'postgres://me:hunter2@x'", &["2: store.url is not a store"]),
+        ("[store]\nurl = 'postgres://me:hunter2@x'", &["2: store.url names no database"]),
+        ("[store]\nurl = 'postgres://me:hunter2@x/y'", &["2: store.url has a password in it"]),
+        ("[store]\nurl = 'postgres://me@x/y'\npassword = 'hunter2'", &["3: store.password must be a reference"]),
+        ("[store]\npassword = 'env:TOKEN'", &["2: store.password is for a store in PostgreSQL only"]),
+        ("[store]\nurl = 'env:DATABASE_URL'\npassword = 'env:TOKEN'", &["3: store.url has a password already"]),
         ("[store]\nurl = 'memory:x'", &["2: store.url is not a store"]),
     ]);
 }
@@ -477,6 +482,17 @@ fn what_is_kept_is_kept_as_long_as_the_file_says() {
     assert!(upkeep.audit_retention > days(5 * 365) && upkeep.audit_retention < days(5 * 366));
     assert_eq!((upkeep.decisions.age, upkeep.recordings.bytes), (Duration::from_secs(60), 4 << 20));
     assert_eq!(upkeep.max_staleness, Duration::from_secs(2));
+}
+
+#[test]
+fn a_database_gets_its_password_by_reference() {
+    for text in ["[store]\nurl = 'postgres://me@db/store'\npassword = 'env:TOKEN'", "[store]\nurl = 'env:DATABASE_URL'"]
+    {
+        let config = parsed(text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let StoreUrl::Postgres(database) = &config.store else { panic!("{:?}", config.store) };
+        assert_eq!(database.password.as_ref().map(Plaintext::expose), Some("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
 }
 
 #[test]
