@@ -15,10 +15,11 @@ use super::counted::Counted;
 use super::engine::{Bounds, Direction, MAX_RANGE, Row, Table};
 use super::grants::NewGrant;
 use super::table::{Typed, expiry_key};
+use super::tests::SameBytes;
 use super::{KEPT, Location, ReadTx, Store, StoreError, audit, changes};
 use super::{authorizations, clients, consents, devices, grants, marks, revocations};
 use crate::audit::{Actor, AuditEvent, OperatorProof, Party};
-use crate::env::{Clock, Entropy, Env, Timestamp};
+use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
 use crate::ids::{ClientId, GrantId, KeyName, Principal, RequestId};
 use crate::oauth::client::{Authentication, GrantType, Lives, Metadata, Source};
@@ -38,14 +39,6 @@ pub(super) struct TestClock(Arc<AtomicU64>);
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::Relaxed))
-    }
-}
-
-struct NoEntropy;
-
-impl Entropy for NoEntropy {
-    fn fill(&self, _: &mut [u8]) {
-        panic!("the store draws no random bytes");
     }
 }
 
@@ -108,7 +101,7 @@ impl Place {
 }
 
 async fn open(location: Location, clock: &TestClock) -> Store {
-    Store::open(location, Env { clock: Arc::new(clock.clone()), entropy: Arc::new(NoEntropy) }).await.unwrap()
+    Store::open(location, Env { clock: Arc::new(clock.clone()), entropy: Arc::new(SameBytes) }).await.unwrap()
 }
 
 /// A new store on every engine.

@@ -46,7 +46,8 @@ impl Clock for StandingClock {
     }
 }
 
-struct SameBytes;
+/// An entropy source that always draws the same.
+pub(super) struct SameBytes;
 
 impl Entropy for SameBytes {
     fn fill(&self, bytes: &mut [u8]) {
