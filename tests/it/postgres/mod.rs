@@ -1,9 +1,10 @@
 //! Gateways whose store is in PostgreSQL.
 
 use http::StatusCode;
+use portcullis_tests::gateway::Builder;
 use portcullis_tests::postgres::{PASSWORD, Server, Sync};
 use portcullis_tests::upstreams::fixture::Fixture;
-use portcullis_tests::{Caller, Gateway, TestClock};
+use portcullis_tests::{Caller, Gateway, TestClock, replicas};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -95,4 +96,28 @@ async fn a_gateway_without_its_database_says_so_and_ends() {
     }
     assert!(told.contains(&format!("postgres://127.0.0.1:{}/postgres", server.port())), "{told}");
     assert!(told.contains("refused") && !told.contains(PASSWORD), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_on_one_of_two_or_three_refuses_on_the_others() {
+    let server = Server::shared();
+    for gateways in [2, 3] {
+        let schema = server.new_schema();
+        let configure = |builder: Builder| builder.in_database(server, &schema);
+        replicas::a_revocation_on_one_refuses_on_the_others(configure, gateways).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_gateways_sweeps_at_a_time() {
+    let server = Server::shared();
+    let schema = server.new_schema();
+    replicas::one_gateway_sweeps_at_a_time(|builder| builder.in_database(server, &schema), 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_with_wrong_clocks_agree_on_what_has_expired() {
+    let server = Server::shared();
+    let schema = server.new_schema();
+    replicas::clocks_may_be_wrong(|builder| builder.in_database(server, &schema)).await;
 }
