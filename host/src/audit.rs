@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{ApprovalId, BindingName, DeploymentId, KekId, KeyName, Owner, Principal, UpstreamName};
 
 /// One line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,33 @@ pub enum AuditEvent {
         hook: Option<String>,
         questions: u64,
     },
+    /// The vault was made, with its first key-encryption key.
+    VaultInitialized {
+        deployment: DeploymentId,
+        kek: KekId,
+    },
+    /// New data keys are wrapped by another key-encryption key from now on.
+    VaultKekRotated {
+        from: Option<KekId>,
+        to: KekId,
+    },
+    /// So many data keys were wrapped anew.
+    VaultRewrapped {
+        to: KekId,
+        keys: u64,
+    },
+    /// The data key of an owner was destroyed, and with it all that is sealed for them.
+    VaultShredded {
+        owner: Owner,
+    },
+    /// A sealed record was not opened: it is damaged, or it was sealed for another place or deployment.
+    VaultRecordRefused {
+        owner: Owner,
+        table: String,
+        key: String,
+        field: String,
+        reason: String,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -141,6 +168,11 @@ impl AuditEvent {
             Self::RecordingRead { .. } => "recording.read",
             Self::RecordingsRead { .. } => "recordings.read",
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
+            Self::VaultInitialized { .. } => "vault.initialized",
+            Self::VaultKekRotated { .. } => "vault.kek_rotated",
+            Self::VaultRewrapped { .. } => "vault.rewrapped",
+            Self::VaultShredded { .. } => "vault.shredded",
+            Self::VaultRecordRefused { .. } => "vault.record_refused",
         }
     }
 }

@@ -12,14 +12,20 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
-    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret"]),
-    ("gateway", &["admin", "audit", "config", "env", "http", "pipeline", "policy", "secret", "store", "tasks"]),
+    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret", "vault"]),
+    (
+        "gateway",
+        &[
+            "admin", "audit", "config", "env", "http", "outbound", "pipeline", "policy", "secret", "store", "tasks",
+            "vault",
+        ],
+    ),
     // Surfaces.
     (
         "http",
         &[
             "admin", "audit", "config", "env", "glob", "identity", "ids", "mcp", "outbound", "pipeline", "policy",
-            "secret", "store", "tasks", "upstream",
+            "secret", "store", "tasks", "upstream", "vault",
         ],
     ),
     // Verbs.
@@ -28,9 +34,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "admin",
         &[
             "audit", "builtin", "config", "env", "identity", "ids", "outbound", "pipeline", "policy", "secret",
-            "store", "tasks", "upstream",
+            "store", "tasks", "upstream", "vault",
         ],
     ),
+    // Secrets that are replayed, sealed in the store by keys that may be elsewhere.
+    ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store"]),
     // Adapters.
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "secret", "upstream"]),
     ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
@@ -73,6 +81,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "policy"]),
     ("notify", &["admin"]),
     ("schemars", &["config"]),
+    ("age", &["vault"]),
+    ("cryptoki", &["vault"]),
     ("jsonschema", &["policy"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["cli"]),

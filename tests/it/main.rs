@@ -8,3 +8,4 @@ mod mcp;
 mod operator;
 mod policy;
 mod upstream;
+mod vault;

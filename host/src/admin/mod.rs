@@ -26,6 +26,7 @@ use crate::store::{Store, StoreError, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
+use crate::vault::Vault;
 
 pub mod approvals;
 pub mod keys;
@@ -33,6 +34,7 @@ pub mod pins;
 mod recorded;
 pub mod reload;
 pub mod rollback;
+pub mod vault;
 
 use rollback::Cause;
 
@@ -49,12 +51,15 @@ pub struct Control {
     outbound: Outbound,
     /// Opens what was sealed for operators to read.
     pub secret: DeploymentSecret,
+    pub vault: Vault,
     /// What the tools of upstreams were when somebody agreed to them.
     pinned: pins::Pinned,
     /// Owns the upstreams' tasks.
     tasks: Tasks,
     /// One change at a time.
     changing: Mutex<()>,
+    /// One batch of data keys at a time.
+    rewrapping: Mutex<()>,
     last_reload: ArcSwap<reload::LastReload>,
     seen: ArcSwap<reload::Seen>,
     /// What policies count, whichever generation of them.
@@ -71,6 +76,8 @@ pub enum BuildError {
     Policies(#[from] policy::LoadErrors),
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    #[error("the keys of the vault cannot be used")]
+    Vault(#[from] crate::vault::OpenError),
     #[error("loading the policies was interrupted")]
     Interrupted,
 }
@@ -83,6 +90,7 @@ impl Control {
         store: Store,
         engine: policy::Engine,
         secret: DeploymentSecret,
+        vault: Vault,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BuildError> {
         let seen = reload::digests(watched_files(&config)).await;
@@ -113,6 +121,8 @@ impl Control {
             engine,
             outbound,
             secret,
+            vault,
+            rewrapping: Mutex::new(()),
             pinned,
             tasks,
             changing: Mutex::new(()),

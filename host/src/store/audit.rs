@@ -12,7 +12,7 @@ use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{Actor, AuditEntry, AuditEvent, OperatorProof, Ruling};
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, BindingName, KeyName, Principal, UpstreamName};
+use crate::ids::{ApprovalId, BindingName, DeploymentId, KekId, KeyName, Owner, Principal, UpstreamName};
 
 /// How long a row is kept.
 pub const RETENTION: Duration = Duration::from_secs(400 * 24 * 60 * 60);
@@ -120,6 +120,11 @@ enum EventRecord {
     PinsAccepted { upstream: String, tools: u64 },
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    VaultInitialized { deployment: String, kek: String },
+    VaultKekRotated { from: Option<String>, to: String },
+    VaultRewrapped { to: String, keys: u64 },
+    VaultShredded { owner: String },
+    VaultRecordRefused { owner: String, table: String, key: String, field: String, reason: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -187,6 +192,21 @@ impl From<&AuditEvent> for EventRecord {
                 hook: hook.as_deref().map(text),
                 questions: *questions,
             },
+            AuditEvent::VaultInitialized { deployment, kek } => {
+                Self::VaultInitialized { deployment: deployment.to_string(), kek: kek.to_string() }
+            }
+            AuditEvent::VaultKekRotated { from, to } => {
+                Self::VaultKekRotated { from: from.as_ref().map(ToString::to_string), to: to.to_string() }
+            }
+            AuditEvent::VaultRewrapped { to, keys } => Self::VaultRewrapped { to: to.to_string(), keys: *keys },
+            AuditEvent::VaultShredded { owner } => Self::VaultShredded { owner: owner.to_string() },
+            AuditEvent::VaultRecordRefused { owner, table, key, field, reason } => Self::VaultRecordRefused {
+                owner: owner.to_string(),
+                table: text(table),
+                key: text(key),
+                field: text(field),
+                reason: text(reason),
+            },
         }
     }
 }
@@ -215,6 +235,18 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::PinsAccepted { upstream: of, tools } => Self::PinsAccepted { upstream: upstream(&of)?, tools },
             EventRecord::RecordingRead { decision } => Self::RecordingRead { decision },
             EventRecord::RecordingsRead { policy, hook, questions } => Self::RecordingsRead { policy, hook, questions },
+            EventRecord::VaultInitialized { deployment, kek } => {
+                let deployment = DeploymentId::try_from(deployment).map_err(|error| unreadable(Table::Audit, error))?;
+                Self::VaultInitialized { deployment, kek: kek_id(&kek)? }
+            }
+            EventRecord::VaultKekRotated { from, to } => {
+                Self::VaultKekRotated { from: from.as_deref().map(kek_id).transpose()?, to: kek_id(&to)? }
+            }
+            EventRecord::VaultRewrapped { to, keys } => Self::VaultRewrapped { to: kek_id(&to)?, keys },
+            EventRecord::VaultShredded { owner: of } => Self::VaultShredded { owner: owner(&of)? },
+            EventRecord::VaultRecordRefused { owner: of, table, key, field, reason } => {
+                Self::VaultRecordRefused { owner: owner(&of)?, table, key, field, reason }
+            }
         })
     }
 }
@@ -251,6 +283,14 @@ impl TryFrom<RulingRecord> for Ruling {
             note,
         })
     }
+}
+
+fn kek_id(name: &str) -> Result<KekId, StoreError> {
+    KekId::parse(name).map_err(|error| unreadable(Table::Audit, error))
+}
+
+fn owner(text: &str) -> Result<Owner, StoreError> {
+    Owner::parse(text).ok_or_else(|| unreadable(Table::Audit, "an owner is none"))
 }
 
 fn upstream(name: &str) -> Result<UpstreamName, StoreError> {
@@ -302,6 +342,20 @@ mod tests {
             AuditEvent::PinsAccepted { upstream, tools: 4 },
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
+            AuditEvent::VaultInitialized {
+                deployment: DeploymentId::parse(&"0b".repeat(12)).unwrap(),
+                kek: KekId::parse("file").unwrap(),
+            },
+            AuditEvent::VaultKekRotated { from: None, to: KekId::parse("file").unwrap() },
+            AuditEvent::VaultRewrapped { to: KekId::parse("file").unwrap(), keys: 7 },
+            AuditEvent::VaultShredded { owner: Owner::parse("key:ci").unwrap() },
+            AuditEvent::VaultRecordRefused {
+                owner: Owner::Deployment,
+                table: "vault_secrets".to_owned(),
+                key: "deployment-secret".to_owned(),
+                field: "value".to_owned(),
+                reason: "damaged".to_owned(),
+            },
         ]
     }
 

@@ -97,6 +97,12 @@ tables! {
     Changes = 16 "changes",
     /// When a record expires, its table's number and its key → nothing.
     Expiry = 17 "expiry",
+    /// Data keys of the vault by owner.
+    DataKeys = 20 "data_keys",
+    /// Key-encryption key and owner of a data key → owner.
+    DataKeysByKek = 21 "data_keys_by_kek",
+    /// The deployment's own sealed secrets by owner and name.
+    VaultSecrets = 22 "vault_secrets",
 }
 
 /// One row.

@@ -22,10 +22,13 @@ pub mod trail;
 
 pub mod approvals;
 pub mod audit;
+pub mod data_keys;
 pub mod decisions;
 pub mod keys;
 pub mod pins;
 pub mod recordings;
+pub mod sealed;
+pub mod vault_secrets;
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +42,10 @@ pub const SCHEMA: u32 = 1;
 const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
 
 /// Every table of records, for what is done to all alike.
-const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
+const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES, &data_keys::DATA_KEYS, &vault_secrets::SECRETS];
+
+/// Every table with sealed fields, for what the vault does to all alike.
+pub const SEALED: &[&dyn sealed::Sealing] = &[&vault_secrets::SEALED];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

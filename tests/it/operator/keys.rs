@@ -363,7 +363,7 @@ async fn no_secret_is_on_disk() {
             }
         }
     }
-    assert!(files >= 4, "store, operator token, deployment secret and configuration");
+    assert!(files >= 4, "store, operator token, key of the vault and configuration");
 }
 
 #[tokio::test]

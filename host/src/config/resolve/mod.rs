@@ -27,6 +27,7 @@ mod sets;
 mod tests;
 mod trust;
 mod upstreams;
+mod vault;
 
 pub(super) use upstreams::header_name;
 
@@ -85,6 +86,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
         file: None,
         public_url: public_url(checks, file, &listen),
         store: store(checks, &file.store, &data_dir),
+        vault: vault::resolve(checks, &file.vault, &data_dir),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },

@@ -160,6 +160,13 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::RecordingsRead { policy, hook, questions } => {
             json!({ "policy": policy, "hook": hook, "questions": questions })
         }
+        AuditEvent::VaultInitialized { deployment, kek } => json!({ "deployment": deployment, "kek": kek }),
+        AuditEvent::VaultKekRotated { from, to } => json!({ "from": from, "to": to }),
+        AuditEvent::VaultRewrapped { to, keys } => json!({ "to": to, "data_keys": keys }),
+        AuditEvent::VaultShredded { owner } => json!({ "owner": owner.to_string() }),
+        AuditEvent::VaultRecordRefused { owner, table, key, field, reason } => {
+            json!({ "owner": owner.to_string(), "table": table, "key": key, "field": field, "reason": reason })
+        }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }
