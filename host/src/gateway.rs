@@ -167,7 +167,8 @@ impl Gateway {
         let (recordings, keeper) = recordings::recorder(store.clone(), decisions::Retention::default(), secret());
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
         let control =
-            Control::build(config.clone(), env.clone(), store.clone(), engine, secret(), vault, &self.background).await?;
+            Control::build(config.clone(), env.clone(), store.clone(), engine, secret(), vault, &self.background)
+                .await?;
         self.control = Some(control.clone());
 
         let (shadows, runner) = policy::shadows();

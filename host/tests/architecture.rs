@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
-    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret", "vault"]),
+    (
+        "cli",
+        &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret", "vault"],
+    ),
     (
         "gateway",
         &[

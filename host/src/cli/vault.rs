@@ -124,7 +124,8 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
             break;
         }
     }
-    let row = |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|cell| text(&bad[cell]).to_owned()).to_vec();
+    let row =
+        |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|cell| text(&bad[cell]).to_owned()).to_vec();
     if !bad.is_empty() {
         print(&table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
         bail!("{} of {} records cannot be opened", bad.len(), data_keys + fields);

@@ -19,6 +19,8 @@ use crate::secret::{Digest, Sealed};
 pub const MAX_COUNTED: usize = 10_000;
 /// Data keys that one call of [`rewrap`] may put.
 pub const MAX_REWRAPPED: usize = 64;
+/// Data keys that [`state`] tells of for each key-encryption key. One may be damaged; that all of them are means another key.
+pub const SAMPLES: usize = 8;
 /// Key-encryption keys that a store may know. A ring of more is a mistake.
 const MAX_KEKS: usize = 256;
 
@@ -78,8 +80,9 @@ impl Rewrapping {
 pub struct State {
     /// `None` before the vault was first used.
     pub deployment: Option<DeploymentId>,
-    /// Key-encryption keys that data keys are wrapped by, each with the first of these data keys.
-    pub in_use: Vec<(KekId, DataKey)>,
+    /// Key-encryption keys that data keys are wrapped by, each with some of these data keys: the deployment's own first if it
+    /// is among them, then at most [`SAMPLES`].
+    pub in_use: Vec<(KekId, Vec<DataKey>)>,
     /// Which key-encryption key was chosen for new data keys, if one was.
     pub current: Option<KekId>,
 }
@@ -135,12 +138,17 @@ pub struct Batch {
 pub async fn state(store: &Store) -> Result<State, StoreError> {
     store
         .read(|tx| {
+            let own = DATA_KEYS.get(tx, Owner::Deployment.to_string().as_bytes())?;
+            let own = own.map(DataKey::try_from).transpose()?;
             let mut in_use = Vec::new();
             for kid in keks(tx)? {
-                let rows = tx.range(Table::DataKeysByKek, &Bounds::within(&of_kek(&kid)), Direction::Forward, 1)?;
-                if let Some((_, owner)) = rows.first() {
-                    in_use.push((kid, follow(tx, owner)?));
+                let rows =
+                    tx.range(Table::DataKeysByKek, &Bounds::within(&of_kek(&kid)), Direction::Forward, SAMPLES)?;
+                let mut samples: Vec<DataKey> = own.iter().filter(|own| own.kid == kid).cloned().collect();
+                for (_, owner) in &rows {
+                    samples.push(follow(tx, owner)?);
                 }
+                in_use.push((kid, samples));
             }
             Ok(State { deployment: DEPLOYMENT.get(tx)?, in_use, current: CURRENT.get(tx)? })
         })

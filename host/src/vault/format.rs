@@ -312,10 +312,10 @@ mod tests {
     #[test]
     fn format_1_is_what_its_description_says() {
         let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_be_bytes();
-        let list = |parts: &[&[u8]]| parts.iter().flat_map(|part| [&length(part)[..], part].concat()).collect::<Vec<u8>>();
-        let hmac_of = |key: &[u8], message: &[u8]| {
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
-        };
+        let list =
+            |parts: &[&[u8]]| parts.iter().flat_map(|part| [&length(part)[..], part].concat()).collect::<Vec<u8>>();
+        let hmac_of =
+            |key: &[u8], message: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec();
         // RFC 5869: extract, then two blocks of expand.
         let info = list(&[b"portcullis vault 1", b"connections", b"access_token"]);
         let prk = hmac_of(&SALT, key().key.expose());

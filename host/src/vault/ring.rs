@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::VaultError;
 use super::format::{self, KEY_BYTES, OpenKey};
 use super::source::{Age, KeyFileError, KeySource, Local, Root, SourceError, Transit, make_key_file};
-use super::VaultError;
 use crate::config::{VaultKey, VaultKeySource, VaultKeyState};
 use crate::env::Env;
 use crate::ids::{DeploymentId, KekId, Owner};
@@ -25,7 +25,9 @@ pub enum RingError {
         "the key-encryption key {kid:?} is not 32 bytes as 64 hexadecimal digits or base64; `portcullis vault keygen` makes one"
     )]
     NoKey { kid: KekId },
-    #[error("the key-encryption key {kid:?} is in a PKCS#11 token, and this gateway was built without the feature pkcs11")]
+    #[error(
+        "the key-encryption key {kid:?} is in a PKCS#11 token, and this gateway was built without the feature pkcs11"
+    )]
     NoPkcs11 { kid: KekId },
     #[error("token or namespace of the key-encryption key {kid:?} cannot be sent in a header")]
     Header { kid: KekId },
@@ -116,21 +118,25 @@ impl Ring {
         chosen.or_else(|| self.active().next())
     }
 
-    /// Whether every data key of the store can be unwrapped, as far as one for each key-encryption key tells. One that cannot
-    /// be reached is told of in the log and is no reason to refuse the others, unless it wraps the deployment's own.
+    /// Whether the data keys of the store can be unwrapped, as far as some for each key-encryption key tell. A damaged one
+    /// among others is nobody else's matter. A key that cannot be reached is told of in the log and is no reason to refuse the
+    /// others, unless it wraps the deployment's own data key.
     pub(super) async fn check(&self, deployment: &DeploymentId, state: &State) -> Result<(), RingError> {
-        for (kid, data_key) in &state.in_use {
+        let in_use = self.wrapping(state.current.as_ref()).map(|kek| &kek.kid);
+        for (kid, samples) in &state.in_use {
             let Some(kek) = self.keys.iter().find(|key| key.kid == *kid) else {
                 return Err(RingError::Missing { kid: kid.clone() });
             };
             if kek.state == VaultKeyState::Retired {
                 return Err(RingError::RetiredInUse { kid: kid.clone() });
             }
-            match kek.unwrap(deployment, data_key).await {
-                Ok(_) => {}
+            match kek.unwrap_one(deployment, samples).await {
+                Ok(()) => {}
+                // What a rewrapping left behind: one data key that is damaged, and not a key that is another one.
+                Err(NotUnwrapped::Damaged) if samples.len() == 1 && in_use != Some(kid) => {}
                 Err(NotUnwrapped::Damaged) => return Err(RingError::Wrong { kid: kid.clone() }),
                 Err(NotUnwrapped::Unavailable(source)) => {
-                    if data_key.owner == Owner::Deployment {
+                    if samples.iter().any(|key| key.owner == Owner::Deployment) {
                         return Err(RingError::Unavailable { kid: kid.clone(), source });
                     }
                     tracing::warn!(%kid, error = %source, "a key-encryption key cannot be reached: what it wraps cannot be opened");
@@ -141,12 +147,7 @@ impl Ring {
     }
 }
 
-fn source_of(
-    key: &VaultKey,
-    env: &Env,
-    outbound: &Outbound,
-    may_make: bool,
-) -> Result<Arc<dyn KeySource>, RingError> {
+fn source_of(key: &VaultKey, env: &Env, outbound: &Outbound, may_make: bool) -> Result<Arc<dyn KeySource>, RingError> {
     let kid = &key.kid;
     let failed = |source| RingError::KeyFile { kid: kid.to_string(), source };
     Ok(match &key.source {
@@ -155,7 +156,9 @@ fn source_of(
                 Err(KeyFileError::Missing { .. }) if may_make => {
                     match make_key_file(path, env) {
                         // Another start may have made it in this moment: then it is read.
-                        Ok(()) => tracing::info!(%kid, path = %path.display(), "a key-encryption key was made: back it up, apart from the store"),
+                        Ok(()) => {
+                            tracing::info!(%kid, path = %path.display(), "a key-encryption key was made: back it up, apart from the store")
+                        }
                         Err(error) if path.exists() => tracing::debug!(%kid, %error, "the key file is there already"),
                         Err(error) => return Err(failed(error)),
                     }
@@ -230,6 +233,20 @@ impl Kek {
         Ok(OpenKey { id: *id, kid: kid.clone(), key })
     }
 
+    /// Whether one at least of these data keys is one that this key wrapped.
+    async fn unwrap_one(&self, deployment: &DeploymentId, samples: &[DataKey]) -> Result<(), NotUnwrapped> {
+        for key in samples {
+            match self.unwrap(deployment, key).await {
+                Ok(_) => return Ok(()),
+                Err(NotUnwrapped::Damaged) => {
+                    tracing::warn!(kid = %self.kid, owner = %key.owner, "a data key cannot be unwrapped")
+                }
+                Err(unavailable) => return Err(unavailable),
+            }
+        }
+        Err(NotUnwrapped::Damaged)
+    }
+
     async fn root(&self, version: Option<u32>) -> Result<Root, SourceError> {
         let known = |root: &&Root| Some(root.version) == version;
         let kept = self.roots.lock().unwrap_or_else(PoisonError::into_inner).iter().find(known).cloned();
@@ -253,7 +270,10 @@ impl KeySource for Gone {
         "retired"
     }
 
-    fn wrap<'a>(&'a self, _: &'a SecretBytes) -> futures_util::future::BoxFuture<'a, Result<crate::secret::Sealed, SourceError>> {
+    fn wrap<'a>(
+        &'a self,
+        _: &'a SecretBytes,
+    ) -> futures_util::future::BoxFuture<'a, Result<crate::secret::Sealed, SourceError>> {
         Box::pin(async { Err(gone()) })
     }
 
@@ -272,4 +292,3 @@ impl KeySource for Gone {
 fn gone() -> SourceError {
     SourceError::NotOurs("the key is retired".to_owned())
 }
-

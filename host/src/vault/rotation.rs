@@ -5,9 +5,9 @@
 
 use super::{Actor, Opening, Vault, VaultError, data_keys};
 use crate::ids::{KekId, Owner};
+use crate::store::SEALED;
 use crate::store::data_keys::{Choice, DataKey, Rewrapping, Shredding, Usage};
 use crate::store::sealed;
-use crate::store::SEALED;
 
 /// Records that one step of [`Vault::verify`] looks at.
 const VERIFIED: usize = 100;

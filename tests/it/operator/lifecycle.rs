@@ -293,10 +293,8 @@ async fn what_is_private_is_private() {
         assert_eq!(format!("{:o}", mode(&data.join(name))), format!("{expected:o}"), "{name}");
     }
     assert!(!data.join("deployment-secret").exists(), "it is in the vault");
-    let (token, key) = (
-        fs::read_to_string(data.join("operator-token")).unwrap(),
-        fs::read_to_string(data.join("vault.key")).unwrap(),
-    );
+    let (token, key) =
+        (fs::read_to_string(data.join("operator-token")).unwrap(), fs::read_to_string(data.join("vault.key")).unwrap());
     assert_ne!(token, key);
     for text in [&token, &key] {
         assert!(text.trim().len() == 64 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));

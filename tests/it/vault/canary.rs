@@ -3,6 +3,7 @@
 //! A flow that comes to handle another secret adds it with one line of [`Canaries::new`] and uses it below; what the gateway
 //! answers on the way goes through [`Written::add`].
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -38,7 +39,7 @@ impl Canaries {
         canaries.add("deployment secret", "");
         canaries.add("key of the vault", "");
         canaries.add("second key of the vault", "");
-        canaries.add("secret in a path", "");
+        canaries.add("secret in a query", "");
         canaries
     }
 
@@ -76,12 +77,11 @@ impl Canary {
             self.secret[self.secret.len() - 24..].to_owned(),
         ];
         // The bytes that its digits stand for, as a key is kept in memory.
-        let digits = &self.secret[self.secret.len() - 64..];
-        let raw: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect();
-        forms.extend([STANDARD.encode(&raw), URL_SAFE_NO_PAD.encode(&raw)]);
-        let mut forms: Vec<Vec<u8>> = forms.into_iter().map(String::into_bytes).collect();
-        forms.push(raw);
-        forms
+        let digits = self.secret.trim_start_matches("pk_");
+        let byte = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let raw: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+        forms.extend(raw.iter().flat_map(|raw| [STANDARD.encode(raw), URL_SAFE_NO_PAD.encode(raw)]));
+        forms.into_iter().map(String::into_bytes).chain(raw).collect()
     }
 }
 
@@ -113,17 +113,28 @@ impl Written {
     }
 
     fn leaks(&self, canaries: &Canaries) -> Vec<String> {
-        let mut leaks = Vec::new();
-        for canary in &canaries.0 {
-            let forms = canary.forms();
-            for (place, bytes) in &self.0 {
-                let holds = |form: &Vec<u8>| bytes.windows(form.len()).any(|window| window == form.as_slice());
-                if forms.iter().any(holds) {
-                    leaks.push(format!("{} is in {place}", canary.what));
+        let forms: Vec<_> = canaries
+            .0
+            .iter()
+            .flat_map(|canary| canary.forms().into_iter().map(move |form| (canary.what, form)))
+            .collect();
+        // By their first two bytes, since there is much to search.
+        let mut begin = vec![Vec::new(); 1 << 16];
+        for (at, (_, form)) in forms.iter().enumerate() {
+            begin[usize::from(u16::from_be_bytes([form[0], form[1]]))].push(at);
+        }
+        let mut leaks = BTreeSet::new();
+        for (place, bytes) in &self.0 {
+            for (at, pair) in bytes.windows(2).enumerate() {
+                for form in &begin[usize::from(u16::from_be_bytes([pair[0], pair[1]]))] {
+                    let (what, form) = &forms[*form];
+                    if bytes[at..].starts_with(form) {
+                        leaks.insert(format!("{what} is in {place}"));
+                    }
                 }
             }
         }
-        leaks
+        leaks.into_iter().collect()
     }
 }
 
@@ -146,7 +157,7 @@ fn lay_out(dir: &Path, canaries: &Canaries, upstream: &str, port: u16, admin: u1
     ] {
         private(&dir.join(file), canaries.get(what));
     }
-    let child = program("hostile-stdio");
+    let child = program("fixture-upstream");
     let config = format!(
         r#"data_dir = "data"
 [listen]
@@ -169,7 +180,7 @@ headers = {{ Authorization = "Bearer file:upstream.token" }}
 url = "http://127.0.0.1:9/mcp"
 headers = {{ Authorization = "Bearer file:upstream.token" }}
 [upstreams.child]
-command = [{child:?}]
+command = [{child:?}, "stdio"]
 environment = {{ CHILD_SECRET = "file:child.secret" }}
 [keys.caller]
 secret = "file:caller.key"
@@ -193,7 +204,10 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     lay_out(dir.path(), &canaries, &up.url, port, admin);
     let log = dir.path().join("gateway.log");
     let process = Process::start(dir.path(), |command| {
-        command.env("PORTCULLIS_LOG", "trace").env("RUST_BACKTRACE", "full");
+        // The compiler of policies would say more than all others together.
+        command
+            .env("PORTCULLIS_LOG", "trace,wasmtime=debug,cranelift_codegen=debug,regalloc2=debug")
+            .env("RUST_BACKTRACE", "full");
         command.stderr(File::create(&log).unwrap()).stdout(File::create(dir.path().join("gateway.out")).unwrap());
     })
     .await;
@@ -214,9 +228,8 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
         }
         written.add_reply("tools/list", &caller.modern("tools/list", json!({})).await);
         written.add_reply("no JSON", &caller.post("{").await);
-        let path = format!("/mcp/{}", canaries.get("secret in a path"));
-        // What a caller says is said back at most in what it asked for, which is no place that others see.
-        let _ = caller.send("POST", &path, "{}").await;
+        let path = format!("/mcp?access_token={}", canaries.get("secret in a query"));
+        written.add_reply("query", &caller.send("POST", &path, "{}").await);
         for header in ["cookie", "proxy-authorization", "x-api-key"] {
             let with = caller.copy().with(header, canaries.get("key that is refused"));
             written.add_reply(header, &with.post("{}").await);
@@ -264,7 +277,7 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     written.add_files(dir.path(), &placed);
 
     let log = fs::read_to_string(&log).unwrap();
-    assert!(log.contains("\"level\":\"TRACE\"") && log.len() > 10_000, "the log is a full one: {} bytes", log.len());
+    assert!(log.contains("\"level\":\"INFO\"") && log.len() > 1_000, "the log is a full one: {} bytes", log.len());
     assert!(up.stats().calls > 0, "the calls went through");
     assert_eq!(written.leaks(&canaries), Vec::<String>::new());
 }
@@ -294,8 +307,10 @@ fn a_panic_over_a_configuration_shows_no_secret() {
                 [[vault.keys]]\nkid = \"env\"\nsource = \"env\"\nvariable = \"KEY\"\n";
     let environment = |name: &str| (name == "KEY").then(|| canaries.get("key of the vault").to_owned());
     let now = portcullis::Env::system().now();
-    let config = portcullis::config::parse(text, dir.path(), &environment, now).unwrap_or_else(|wrong| panic!("{wrong}"));
-    let panic = std::panic::catch_unwind(|| panic!("{config:?}")).unwrap_err();
+    let config =
+        portcullis::config::parse(text, dir.path(), &environment, now).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let fails = std::panic::AssertUnwindSafe(|| assert!(config.keys.len() > 100, "{config:?}"));
+    let panic = std::panic::catch_unwind(fails).unwrap_err();
     let mut written = Written::default();
     written.add("the panic", panic.downcast_ref::<String>().unwrap().clone());
     assert!(written.0[0].1.len() > 100);

@@ -111,11 +111,9 @@ async fn keys_are_rotated_and_retired_while_the_gateway_runs() {
 async fn what_is_not_there_cannot_be_shredded_and_the_deployments_own_is_kept() {
     let gateway = Gateway::builder().start().await;
     let path = gateway.dir.path().to_owned();
-    for (principal, told) in [
-        ("key:ci", "no such data key"),
-        ("deployment", "not shredded"),
-        ("nobody", "`principal` is `key:NAME`"),
-    ] {
+    for (principal, told) in
+        [("key:ci", "no such data key"), ("deployment", "not shredded"), ("nobody", "`principal` is `key:NAME`")]
+    {
         let complained = complaint(&path, &["shred", principal]).await;
         assert!(complained.contains(told), "{principal}: {complained}");
     }

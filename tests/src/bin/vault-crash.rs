@@ -8,8 +8,6 @@
 //!
 //! `vault-crash --cycles 200` prints the totals. Exit code 1 if something did not hold.
 
-#![expect(clippy::disallowed_methods, reason = "its tasks end with the program")]
-
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -77,7 +75,7 @@ async fn work(dir: &Path, seed: u64) -> anyhow::Result<()> {
     let (_store, vault) = open(dir).await?;
     let ledger = OpenOptions::new().append(true).create(true).open(dir.join("ledger"))?;
     let ledger = Arc::new(Mutex::new(ledger));
-    println_ready()?;
+    say_ready()?;
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         tasks.spawn(write(vault.clone(), ledger.clone(), writer, seed));
@@ -95,7 +93,7 @@ async fn work(dir: &Path, seed: u64) -> anyhow::Result<()> {
     ended?
 }
 
-fn println_ready() -> anyhow::Result<()> {
+fn say_ready() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "ready")?;
     Ok(out.flush()?)
@@ -150,7 +148,11 @@ async fn drive(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     ensure!(acknowledged > 0, "no life was long enough to keep anything");
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{acknowledged} acknowledged secrets over {} lives, rotations under way all the while", arguments.cycles)?;
+    writeln!(
+        out,
+        "{acknowledged} acknowledged secrets over {} lives, rotations under way all the while",
+        arguments.cycles
+    )?;
     writeln!(out, "{passed} passed, {failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

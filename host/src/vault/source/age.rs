@@ -66,7 +66,11 @@ mod tests {
     fn identity_file(dir: &Path, name: &str) -> std::path::PathBuf {
         let path = dir.join(name);
         let identity = age::x25519::Identity::generate();
-        let text = format!("# created: now\n# public key: {}\n{}\n", identity.to_public(), identity.to_string().expose_secret());
+        let text = format!(
+            "# created: now\n# public key: {}\n{}\n",
+            identity.to_public(),
+            identity.to_string().expose_secret()
+        );
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path

@@ -120,7 +120,8 @@ impl KeySource for Pkcs11 {
         Box::pin(self.ask(move |token, session, key| {
             let mut iv = token.env.random::<IV_BYTES>();
             let parameters = GcmParams::new(&mut iv, &[], TAG_BITS.into()).map_err(failed)?;
-            let ciphertext = session.encrypt(&Mechanism::AesGcm(parameters), key, plaintext.expose()).map_err(failed)?;
+            let ciphertext =
+                session.encrypt(&Mechanism::AesGcm(parameters), key, plaintext.expose()).map_err(failed)?;
             // Some tokens insist on an initialization vector of their own, and have written it there.
             Ok(Sealed::from_bytes([&iv[..], &ciphertext].concat()))
         }))

@@ -140,7 +140,8 @@ async fn the_store_says_which_active_key_is_in_use() {
     other.put(&of(1), "a", b"1").await.unwrap();
     assert_eq!(used(&store).await, [("k1".to_owned(), 1), ("k2".to_owned(), 1)]);
     let status = other.status().await.unwrap();
-    let current: Vec<_> = status.keys.iter().map(|key| (key.kid.as_str(), key.is_current, key.fault.is_none())).collect();
+    let current: Vec<_> =
+        status.keys.iter().map(|key| (key.kid.as_str(), key.is_current, key.fault.is_none())).collect();
     assert_eq!(current, [("k1", false, true), ("k2", true, true), ("k3", false, true)]);
     let alone = memory().await;
     let vault = super::vault(&alone).await;
@@ -201,6 +202,8 @@ async fn a_damaged_data_key_does_not_keep_the_others_from_being_wrapped_anew() {
             break step;
         }
     };
+    // It is all that is left of its key, and does not keep anything from starting.
+    start(&store, &settings(vec![key("k1", 1, DecryptOnly), key("k2", 2, Active)])).await.unwrap();
     assert_eq!((done.rewrapped, done.unreadable), (OWNERS as u64, 1));
     assert_eq!(used(&store).await, [("k1".to_owned(), 1), ("k2".to_owned(), OWNERS)]);
     assert_all_readable(&vault).await;

@@ -71,7 +71,8 @@ async fn while_a_key_is_out_of_reach_what_is_in_memory_serves_until_its_time_is_
         assert!(matches!(read, Ok(Named::Secret(_))), "{read:?}");
     }
     // Nobody has a new data key meanwhile.
-    let unavailable = |error: &VaultError| matches!(error, VaultError::Unavailable { kid: named, .. } if *named == kid("k1"));
+    let unavailable =
+        |error: &VaultError| matches!(error, VaultError::Unavailable { kid: named, .. } if *named == kid("k1"));
     assert!(vault.put(&bob, "a", b"1").await.is_err_and(|error| unavailable(&error)));
     tokio::time::sleep_until(before + ttl + Duration::from_millis(500)).await;
     assert!(vault.get(&alice, "a").await.is_err_and(|error| unavailable(&error)));

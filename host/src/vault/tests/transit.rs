@@ -145,7 +145,10 @@ async fn data_keys_are_wrapped_and_tagged_by_the_engine() {
     assert!(matches!(again.get(&owner("key:new"), "a").await.unwrap(), Named::Secret(_)));
 
     // A data key that somebody wrapped by the engine without knowing the root.
-    let forged = data_keys::DataKey { wrapped: key.wrapped, ..data_keys::find(&store, &owner("key:k1")).await.unwrap().key.unwrap() };
+    let forged = data_keys::DataKey {
+        wrapped: key.wrapped,
+        ..data_keys::find(&store, &owner("key:k1")).await.unwrap().key.unwrap()
+    };
     data_keys::create(&store, &data_keys::DataKey { owner: owner("key:forged"), ..forged }).await.unwrap();
     assert!(matches!(again.put(&owner("key:forged"), "a", b"x").await, Err(VaultError::DataKeyDamaged { .. })));
 }
