@@ -260,6 +260,11 @@ impl Vault {
 
     async fn make_data_key(&self, owner: &Owner) -> Result<Arc<OpenKey>, VaultError> {
         let _one_at_a_time = self.lane(owner).lock().await;
+        // Somebody who waited less may have made it.
+        let cached = self.cache().get(owner);
+        if let Some(key) = cached {
+            return Ok(key);
+        }
         let found = data_keys::find(&self.0.store, owner).await?;
         let existing = match found.key {
             Some(existing) => existing,

@@ -66,8 +66,16 @@ pub(super) struct Kek {
     pub(super) kid: KekId,
     pub(super) state: VaultKeyState,
     pub(super) source: Arc<dyn KeySource>,
-    /// Its roots, as far as they were asked for: a handful at most, and each costs a call where the key is elsewhere.
-    roots: Mutex<Vec<Root>>,
+    /// Its roots, as far as they were asked for: each costs a call where the key is elsewhere.
+    roots: Mutex<Roots>,
+}
+
+#[derive(Default)]
+struct Roots {
+    /// A handful at most: one for each version of the key.
+    known: Vec<Root>,
+    /// Version of the newest, as it was when it was first wanted.
+    newest: Option<u32>,
 }
 
 /// Why a data key was not unwrapped.
@@ -248,17 +256,24 @@ impl Kek {
     }
 
     async fn root(&self, version: Option<u32>) -> Result<Root, SourceError> {
-        let known = |root: &&Root| Some(root.version) == version;
-        let kept = self.roots.lock().unwrap_or_else(PoisonError::into_inner).iter().find(known).cloned();
-        if let Some(root) = kept {
+        if let Some(root) = self.known_root(version) {
             return Ok(root);
         }
         let root = self.source.root(version).await?;
         let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        if roots.iter().all(|kept| kept.version != root.version) {
-            roots.push(root.clone());
+        if version.is_none() {
+            roots.newest = Some(root.version);
+        }
+        if roots.known.iter().all(|known| known.version != root.version) {
+            roots.known.push(root.clone());
         }
         Ok(root)
+    }
+
+    fn known_root(&self, version: Option<u32>) -> Option<Root> {
+        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = version.or(roots.newest)?;
+        roots.known.iter().find(|root| root.version == version).cloned()
     }
 }
 
