@@ -231,7 +231,9 @@ async fn a_store_has_one_gateway_at_a_time() {
         .unwrap();
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("data")).unwrap();
-    symlink(first.dir.path().join("data/portcullis.redb"), dir.path().join("data/portcullis.redb")).unwrap();
+    for file in ["data/portcullis.redb", "data/vault.key"] {
+        symlink(first.dir.path().join(file), dir.path().join(file)).unwrap();
+    }
     let mark = new_mark();
     let second = || Gateway::builder().on_disk().section(&child_upstream(&mark));
     let (error, dir) = fail_to_start(second(), dir).await;

@@ -188,7 +188,7 @@ allow = [{{ upstream = "*", tools = ["*"] }}]
 [[policies]]
 name = "all"
 module = "builtin:allow-tools"
-config = {{ rules = [{{ tools = ["*"] }}] }}
+config = {{ otherwise = "hide", rules = [{{ tools = ["*/*"], action = "allow" }}] }}
 "#
     );
     fs::write(dir.join("portcullis.toml"), config).unwrap();
