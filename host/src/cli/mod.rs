@@ -138,16 +138,21 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn serve(with: &WithConfig) -> anyhow::Result<()> {
     start_logging();
     let config = load(with)?;
-    if config.vault.allow_core_dumps {
-        tracing::warn!("vault.allow_core_dumps is on: core dumps and debuggers see secrets in the clear");
-    } else {
-        crate::vault::process::close().context("core dumps of this process cannot be forbidden")?;
-    }
+    close_process(&config)?;
     on_runtime(async {
         let listeners = bind(&config).await?;
         gateway::serve(listeners, config, Env::system(), stop_signal()?).await?;
         Ok(())
     })
+}
+
+/// Forbids core dumps of this process, unless they are wanted.
+fn close_process(config: &Config) -> anyhow::Result<()> {
+    if config.vault.allow_core_dumps {
+        tracing::warn!("vault.allow_core_dumps is on: core dumps and debuggers see secrets in the clear");
+        return Ok(());
+    }
+    crate::vault::process::close().context("core dumps of this process cannot be forbidden")
 }
 
 /// Validates the configuration, and loads and tries every policy as the start would.
