@@ -32,7 +32,8 @@ impl Process {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(SOON, ready).await.expect("the gateway gets ready");
+        // With all that it says at trace a start takes longer.
+        tokio::time::timeout(4 * SOON, ready).await.expect("the gateway gets ready");
         process
     }
 
