@@ -165,7 +165,7 @@ fn source_of(key: &VaultKey, env: &Env, outbound: &Outbound, may_make: bool) -> 
                     match make_key_file(path, env) {
                         // Another start may have made it in this moment: then it is read.
                         Ok(()) => {
-                            tracing::info!(%kid, path = %path.display(), "a key-encryption key was made: back it up, apart from the store")
+                            tracing::info!(%kid, path = %path.display(), "a key-encryption key was made: back it up, apart from the store");
                         }
                         Err(error) if path.exists() => tracing::debug!(%kid, %error, "the key file is there already"),
                         Err(error) => return Err(failed(error)),
@@ -247,7 +247,7 @@ impl Kek {
             match self.unwrap(deployment, key).await {
                 Ok(_) => return Ok(()),
                 Err(NotUnwrapped::Damaged) => {
-                    tracing::warn!(kid = %self.kid, owner = %key.owner, "a data key cannot be unwrapped")
+                    tracing::warn!(kid = %self.kid, owner = %key.owner, "a data key cannot be unwrapped");
                 }
                 Err(unavailable) => return Err(unavailable),
             }
