@@ -10,8 +10,8 @@ use std::fmt;
 
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId,
-    UserTag,
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId, KeyName, Owner,
+    Principal, UpstreamName, UserId, UserTag,
 };
 
 /// One line of the audit trail.
@@ -110,6 +110,33 @@ pub enum AuditEvent {
         policy: Option<String>,
         hook: Option<String>,
         questions: u64,
+    },
+    /// The vault was made, with its first key-encryption key.
+    VaultInitialized {
+        deployment: DeploymentId,
+        kek: KekId,
+    },
+    /// New data keys are wrapped by another key-encryption key from now on.
+    VaultKekRotated {
+        from: Option<KekId>,
+        to: KekId,
+    },
+    /// So many data keys were wrapped anew.
+    VaultRewrapped {
+        to: KekId,
+        keys: u64,
+    },
+    /// The data key of an owner was destroyed, and with it all that is sealed for them.
+    VaultShredded {
+        owner: Owner,
+    },
+    /// A sealed record was not opened: it is damaged, or it was sealed for another place or deployment.
+    VaultRecordRefused {
+        owner: Owner,
+        table: String,
+        key: String,
+        field: String,
+        reason: String,
     },
     /// The pins of an upstream that is not configured any more were forgotten.
     PinsForgotten {
@@ -363,6 +390,11 @@ impl AuditEvent {
             Self::UpstreamDeclared { .. } => "upstream.declared",
             Self::UpstreamChanged { .. } => "upstream.changed",
             Self::UpstreamWithdrawn { .. } => "upstream.withdrawn",
+            Self::VaultInitialized { .. } => "vault.initialized",
+            Self::VaultKekRotated { .. } => "vault.kek_rotated",
+            Self::VaultRewrapped { .. } => "vault.rewrapped",
+            Self::VaultShredded { .. } => "vault.shredded",
+            Self::VaultRecordRefused { .. } => "vault.record_refused",
         }
     }
 }

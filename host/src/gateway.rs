@@ -25,6 +25,7 @@ use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::serve::{self as edge, Socket};
 use crate::http::{admin_router, public_router};
+use crate::outbound::Outbound;
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
@@ -32,17 +33,21 @@ use crate::store::follower::Follower;
 use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::tasks::Tasks;
+use crate::vault::deployment::DeploymentSecretError;
+use crate::vault::{self, Vault};
 
 /// Name of the file in `data_dir` that holds the operator token.
 pub const OPERATOR_TOKEN: &str = "operator-token";
 
 /// Directory in `data_dir` of compiled policies.
 const CODE_CACHE: &str = "policy-cache";
-/// Name of the file in `data_dir` that holds the deployment secret.
-pub const DEPLOYMENT_SECRET: &str = "deployment-secret";
+/// Name of the file in `data_dir` that held the deployment secret before there was a vault.
+const DEPLOYMENT_SECRET: &str = "deployment-secret";
 
 /// What background tasks get to end once they were asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks for data keys whose time in memory is over.
+const VAULT_TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Sockets that are bound already.
 #[derive(Debug)]
@@ -68,6 +73,10 @@ pub enum StartError {
     },
     #[error("the store cannot be opened")]
     Store(#[source] StoreError),
+    #[error("the vault cannot be opened")]
+    Vault(#[from] vault::OpenError),
+    #[error("the vault does not give the deployment secret")]
+    DeploymentSecret(#[from] DeploymentSecretError),
     #[error("the policy engine cannot be started")]
     Engine(#[source] policy::EngineError),
     #[error(transparent)]
@@ -139,7 +148,6 @@ impl Gateway {
     async fn start(&mut self, listeners: Listeners, config: Config, env: Env) -> Result<(), StartError> {
         make_private_dir(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
-        let secret = keep_secret(&config.data_dir.join(DEPLOYMENT_SECRET), &env)?;
         let operator_token = keep_secret(&config.data_dir.join(OPERATOR_TOKEN), &env)?;
 
         let store = Store::open(location(&config.store), env.clone()).await.map_err(StartError::Store)?;
@@ -149,6 +157,9 @@ impl Gateway {
         let upkeep = config.upkeep.clone();
         let following = Follower::begin(store.clone(), clock.clone(), upkeep.max_staleness);
         let follower = following.await.map_err(StartError::Store)?;
+        let vault = Vault::start(&config.vault, store.clone(), env.clone(), Outbound::new()).await?;
+        self.background.spawn(tidy_vault(vault.clone(), self.background.stopping().clone()));
+        let secret = deployment_secret(&vault, &config.data_dir.join(DEPLOYMENT_SECRET)).await?;
         let (recorder, keeper) = decisions::recorder(store.clone(), retention(upkeep.decisions));
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
         let sweeper = Sweeper::new(store.clone(), upkeep.audit_retention);
@@ -163,7 +174,8 @@ impl Gateway {
         let (recordings, keeper) = recordings::recorder(store.clone(), retention(upkeep.recordings), secret());
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
         let state = (store.clone(), follower.freshness());
-        let control = Control::build(config.clone(), env.clone(), state, engine, secret(), &self.background).await?;
+        let control =
+            Control::build(config.clone(), env.clone(), state, engine, secret(), vault, &self.background).await?;
         self.control = Some(control.clone());
         self.background.spawn(follower.run(vec![control.clone()], self.background.stopping().clone()));
         self.background.spawn(control.clone().follow_policies());
@@ -325,6 +337,28 @@ fn keep_secret(path: &Path, env: &Env) -> Result<Plaintext, StartError> {
     }
 }
 
+/// The deployment secret, from the vault. One in a file of an earlier version is taken over, and the file is removed once the
+/// vault has it for good.
+async fn deployment_secret(vault: &Vault, path: &Path) -> Result<Plaintext, StartError> {
+    let failed = |source| StartError::SecretFile { path: path.to_owned(), source };
+    let earlier = match read_secret(path) {
+        Ok(secret) => Some(secret),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
+    let secret = vault.deployment_secret(earlier.clone()).await?;
+    if let Some(earlier) = earlier {
+        if earlier == secret {
+            tracing::info!(path = %path.display(), "the vault has taken over the deployment secret");
+        } else {
+            // Gateways that come to share a store have one secret from then on.
+            tracing::warn!(path = %path.display(), "the deployment secret of the store is used, and not the one in this file");
+        }
+        fs::remove_file(path).map_err(failed)?;
+    }
+    Ok(secret)
+}
+
 /// Hex digits that a secret file must have.
 const SECRET_LEN: usize = 64;
 
@@ -404,6 +438,15 @@ async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
         }
         // What is wrong is told by `reload`.
         _ = control.reload(Actor::System).await;
+    }
+}
+
+async fn tidy_vault(vault: Vault, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(VAULT_TIDY_INTERVAL) => vault.tidy_up(),
+        }
     }
 }
 

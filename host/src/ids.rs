@@ -73,6 +73,10 @@ names! {
     BindingName, "policy name", 64;
     /// A list that policies may look things up in.
     SetName, "set name", 64;
+    /// A key-encryption key of the vault, as the configuration calls it.
+    KekId, "key id", 64;
+    /// What belongs to no single principal, such as a connection that many use.
+    SharedName, "shared name", 64;
 }
 
 fn check_name(what: &'static str, name: &str, max: usize) -> Result<(), InvalidName> {
@@ -118,6 +122,37 @@ impl fmt::Display for Principal {
             Self::User(id) => write!(f, "user:{id}"),
             Self::Guest(id) => write!(f, "guest:{id}"),
             Self::Gateway => f.write_str("gateway"),
+        }
+    }
+}
+
+/// Whose data key seals a record.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Owner {
+    /// The deployment itself.
+    Deployment,
+    Principal(Principal),
+    /// What several principals share.
+    Shared(SharedName),
+}
+
+impl Owner {
+    /// The owner that [`fmt::Display`] writes like this.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "deployment" => Some(Self::Deployment),
+            Some(("shared", name)) => SharedName::parse(name).ok().map(Self::Shared),
+            _ => Principal::parse(text).map(Self::Principal),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deployment => f.write_str("deployment"),
+            Self::Principal(principal) => principal.fmt(f),
+            Self::Shared(name) => write!(f, "shared:{name}"),
         }
     }
 }
@@ -421,6 +456,16 @@ mod tests {
         }
         for bad in ["", "ci", "key:", "key:A", "user:ci", "guest:", "gateway:", "operator"] {
             assert_eq!(Principal::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_owner_is_read_as_it_is_written() {
+        for text in ["deployment", "gateway", "key:ci", "shared:notes"] {
+            assert_eq!(Owner::parse(text).map(|owner| owner.to_string()).as_deref(), Some(text));
+        }
+        for bad in ["", "shared:", "shared:A", "ci", "deployment:"] {
+            assert_eq!(Owner::parse(bad), None, "{bad}");
         }
     }
 

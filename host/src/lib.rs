@@ -31,6 +31,7 @@ pub mod secret;
 pub mod store;
 pub mod tasks;
 pub mod upstream;
+pub mod vault;
 
 pub use config::Config;
 pub use env::Env;

@@ -1,8 +1,10 @@
 //! Secrets, by how much we may know of them.
 //!
-//! [`Plaintext`] is a secret that was presented or is about to be shown; [`Digest`] is what we keep of a secret
-//! that we only verify. Neither prints itself, and digests are compared in constant time. Secrets that must be
-//! replayed are sealed by the vault, which is not part of this module.
+//! [`Plaintext`] is a secret that was presented or is about to be shown, [`SecretBytes`] one that is no text; [`Digest`]
+//! is what we keep of a secret that we only verify, [`Sealed`] what the vault made of one that has to be replayed. They are
+//! types of their own, so that none stands where another belongs. None prints itself, what is in the clear is overwritten
+//! when it goes out of use, and all are compared in constant time. Copies that libraries make on the way (headers, JSON and
+//! TLS buffers) are theirs and are not overwritten.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,14 +13,20 @@ use aws_lc_rs::{aead, constant_time, digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
 /// A secret in the clear. Lives as short as possible and never reaches a log.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, ZeroizeOnDrop)]
 pub struct Plaintext(String);
 
 impl Plaintext {
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
+    }
+
+    /// A secret that is text, or `None`.
+    pub fn from_bytes(bytes: &SecretBytes) -> Option<Self> {
+        std::str::from_utf8(bytes.expose()).ok().map(Self::new)
     }
 
     /// The secret itself. Each use is a place to look at in a review.
@@ -32,7 +40,53 @@ impl Plaintext {
     }
 }
 
+/// Takes as long for every secret of the same length.
+impl PartialEq for Plaintext {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(self.0.as_bytes(), other.0.as_bytes()).is_ok()
+    }
+}
+
+impl Eq for Plaintext {}
+
 impl fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A secret in the clear that is not text, such as a key. Lives as short as possible and never reaches a log.
+#[derive(Clone)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    pub fn new(secret: Vec<u8>) -> Self {
+        Self(Zeroizing::new(secret))
+    }
+
+    /// A copy of these bytes, which are overwritten.
+    pub fn taken_from(bytes: &mut [u8]) -> Self {
+        let secret = Self::new(bytes.to_vec());
+        bytes.zeroize();
+        secret
+    }
+
+    /// The secret itself. Each use is a place to look at in a review.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Takes as long for every secret of the same length.
+impl PartialEq for SecretBytes {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
+impl Eq for SecretBytes {}
+
+impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -211,7 +265,33 @@ mod tests {
     #[test]
     fn secrets_do_not_print_themselves() {
         let secret = Plaintext::new("pk_hunter2");
-        assert_eq!(format!("{secret:?} {:?}", secret.digest()), "[redacted] [digest]");
+        let bytes = SecretBytes::new(b"hunter2".to_vec());
+        let sealed = Sealed::from_bytes(*b"sealed");
+        let printed = format!("{secret:?} {:?} {bytes:?} {sealed:?}", secret.digest());
+        assert_eq!(printed, "[redacted] [digest] [redacted] [sealed]");
+    }
+
+    #[test]
+    fn secrets_are_overwritten_when_they_go_out_of_use() {
+        assert!(std::mem::needs_drop::<Plaintext>() && std::mem::needs_drop::<SecretBytes>());
+        fn overwritten<T: ZeroizeOnDrop>() {}
+        overwritten::<Plaintext>();
+        overwritten::<Zeroizing<Vec<u8>>>();
+        let mut bytes = *b"hunter2";
+        assert_eq!(SecretBytes::taken_from(&mut bytes).expose(), b"hunter2");
+        assert_eq!(bytes, [0; 7]);
+    }
+
+    #[test]
+    fn secrets_equal_themselves_and_no_other() {
+        for (one, other) in [("", ""), ("a", "a"), ("hunter2", "hunter2")] {
+            assert!(Plaintext::new(one) == Plaintext::new(other));
+            assert!(SecretBytes::new(one.into()) == SecretBytes::new(other.into()));
+        }
+        for (one, other) in [("a", ""), ("a", "b"), ("hunter2", "hunter")] {
+            assert!(Plaintext::new(one) != Plaintext::new(other));
+            assert!(SecretBytes::new(one.into()) != SecretBytes::new(other.into()));
+        }
     }
 
     #[test]

@@ -9,3 +9,4 @@ mod operator;
 mod policy;
 mod postgres;
 mod upstream;
+mod vault;

@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::postgres::{self, Server};
 
 /// Longest wait for anything that should happen soon. Generous: the machines are noisy.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The key-encryption key of gateways that share a store, which none is made for.
+const VAULT_KEY: &str = "6b656b206f6620746865207465737473206b656b206f66207468652074657374";
 
 /// What a gateway is configured with. Everything is TOML, as an operator would write it.
 #[derive(Default)]
@@ -92,12 +96,14 @@ impl Builder {
         self
     }
 
-    /// Keeps the store in this schema of a server.
+    /// Keeps the store in this schema of a server. What is sealed there opens with the same key in every gateway.
     #[must_use]
     pub fn in_database(mut self, server: &Server, schema: &str) -> Self {
         let url = server.url(schema);
         self.store = Some(format!("url = \"{url}\"\npassword = \"file:database-password\""));
         self.file("database-password", postgres::PASSWORD.as_bytes())
+            .file("vault.key", VAULT_KEY.as_bytes())
+            .section("[[vault.keys]]\nkid = \"tests\"\nsource = \"file\"\npath = \"vault.key\"\n")
     }
 
     /// Starts the gateway and waits until it is ready.
@@ -147,7 +153,9 @@ impl Builder {
         for (name, content) in &self.files {
             let path = dir.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
+            // Some of them are secrets.
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
         let store = self.store.as_deref().unwrap_or("url = \"memory:\"");
         let mut text = format!(

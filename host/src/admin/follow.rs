@@ -1,7 +1,7 @@
 //! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
 //! than [`Control`] are behind.
 //!
-//! Virtual keys and pins are read again. What an operator did about policies somewhere else is done here as well: on a
+//! Virtual keys and pins are read again, and data keys that may have been destroyed are forgotten. What an operator did about policies somewhere else is done here as well: on a
 //! reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
 //! stays, and that is told.
@@ -32,6 +32,9 @@ impl Control {
     async fn take_over(&self, news: &News) -> Result<(), StoreError> {
         match news {
             News::Changes { changes, revision } => {
+                if changes.contains(&Change::Vault) {
+                    self.vault.forget();
+                }
                 if changes.contains(&Change::Keys) && self.keys_are_of() < *revision {
                     self.publish_keys().await?;
                 }
@@ -47,6 +50,7 @@ impl Control {
             }
             News::Everything { revision } => {
                 tracing::warn!("too many changes in the store were missed: everything is read again");
+                self.vault.forget();
                 self.publish_keys().await?;
                 self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
                 self.note_asked().await?;

@@ -28,6 +28,7 @@ use crate::store::{Store, StoreError, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
+use crate::vault::Vault;
 
 pub mod approvals;
 pub mod counters;
@@ -41,6 +42,7 @@ pub mod rollback;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vault;
 
 use rollback::Cause;
 
@@ -59,6 +61,7 @@ pub struct Control {
     depot: Depot,
     /// Opens what was sealed for operators to read.
     pub secret: DeploymentSecret,
+    pub vault: Vault,
     /// What the tools of upstreams were when somebody agreed to them.
     pinned: pins::Pinned,
     /// Owns the upstreams' tasks.
@@ -71,6 +74,8 @@ pub struct Control {
     asked: follow::Asked,
     /// Whether what is published may be out of date.
     freshness: Freshness,
+    /// One batch of data keys at a time.
+    rewrapping: Mutex<()>,
     last_reload: ArcSwap<reload::LastReload>,
     seen: ArcSwap<reload::Seen>,
     /// What policies count, whichever generation of them.
@@ -92,6 +97,8 @@ pub enum BuildError {
     Policies(#[from] policy::LoadErrors),
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    #[error("the keys of the vault cannot be used")]
+    Vault(#[from] crate::vault::OpenError),
     #[error("loading the policies was interrupted")]
     Interrupted,
 }
@@ -105,6 +112,7 @@ impl Control {
         (store, freshness): (Store, Freshness),
         engine: policy::Engine,
         secret: DeploymentSecret,
+        vault: Vault,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BuildError> {
         // What operators do about policies from now on is done here as well.
@@ -142,6 +150,8 @@ impl Control {
             outbound,
             depot,
             secret,
+            vault,
+            rewrapping: Mutex::new(()),
             pinned,
             tasks,
             changing: Mutex::new(Applied { policies: began }),

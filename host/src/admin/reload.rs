@@ -74,9 +74,16 @@ impl ReloadError {
             Self::NoFile => self.to_string(),
             Self::Configuration(mistakes) => mistakes.to_string(),
             Self::Build(BuildError::Policies(errors)) => errors.to_string(),
+            Self::Build(BuildError::Vault(error)) => explain(error),
             Self::Build(error) => error.to_string(),
         }
     }
+}
+
+/// The error and its causes. That of a ring tells which key it is about.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Control {
@@ -162,6 +169,8 @@ impl Control {
         let published = self.load_policies(&config, generation).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
+        // The last thing that may refuse the new configuration.
+        self.vault.reload(&config.vault).await.map_err(BuildError::Vault)?;
 
         let mut upstreams = BTreeMap::new();
         for settings in &config.upstreams {
@@ -238,10 +247,11 @@ fn warn_of_restart(running: &Config, new: &Config) {
         && running.edge == new.edge
         && running.limits == new.limits
         && running.mcp == new.mcp
-        && running.public_url == new.public_url;
+        && running.public_url == new.public_url
+        && running.vault.allow_core_dumps == new.vault.allow_core_dumps;
     if !same {
         tracing::warn!(
-            "changes of public_url, data_dir, [listen], [store], [edge], [limits] and [mcp] take effect at the next start"
+            "changes of public_url, data_dir, vault.allow_core_dumps, [listen], [store], [edge], [limits] and [mcp] take effect at the next start"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Gateways for tests, as far as an operator changes them: several of them on one store, each with its own files and clock.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -8,11 +9,13 @@ use std::time::Duration;
 use super::Control;
 use crate::config;
 use crate::env::{Clock, Env, Timestamp};
+use crate::outbound::Outbound;
 use crate::policy::Engine;
 use crate::secret::DeploymentSecret;
 use crate::store::follower::Follower;
 use crate::store::{Location, Store};
 use crate::tasks::Tasks;
+use crate::vault::Vault;
 
 /// One time for all, of which each clock is ahead or behind.
 #[derive(Clone)]
@@ -65,7 +68,8 @@ impl Replica {
         let follower = Follower::begin(store.clone(), offset, max_staleness).await.unwrap();
         let (tasks, secret) = (Tasks::new(), DeploymentSecret::new(&[7; 32]));
         let state = (store, follower.freshness());
-        let control = Control::build(config, env, state, ENGINE.clone(), secret, &tasks).await.unwrap();
+        let vault = Vault::start(&config.vault, state.0.clone(), env.clone(), Outbound::new()).await.unwrap();
+        let control = Control::build(config, env, state, ENGINE.clone(), secret, vault, &tasks).await.unwrap();
         Self { control, follower: Some(follower), tasks, dir }
     }
 
@@ -95,7 +99,12 @@ impl Replica {
 fn write(dir: &Path, policies: &[&str]) {
     let bindings =
         policies.iter().map(|name| format!("[[policies]]\nname = \"{name}\"\nmodule = \"builtin:template\"\n"));
-    std::fs::write(dir.join("portcullis.toml"), bindings.collect::<String>()).unwrap();
+    // Gateways on one store have the same key.
+    let key = dir.join("vault.key");
+    std::fs::write(&key, "07".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let vault = format!("[[vault.keys]]\nkid = \"k1\"\nsource = \"file\"\npath = {key:?}\n");
+    std::fs::write(dir.join("portcullis.toml"), bindings.chain([vault]).collect::<String>()).unwrap();
 }
 
 /// A store that several gateways may share, and the clock that counts there.

@@ -9,11 +9,13 @@ use crate::audit::{Actor, AuditEvent, OperatorProof};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowList, Standing};
-use crate::ids::{KeyName, UpstreamName};
+use crate::ids::{KeyName, Owner, UpstreamName};
 use crate::secret::{Digest, Plaintext};
 use crate::store::changes::{KEPT, Revision};
 use crate::store::sweeper::sweep;
 use crate::store::{Store, audit, pins};
+use crate::vault::deployment::Named;
+use crate::vault::rotation::Shred;
 
 const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
 /// In which every gateway has to know of a change.
@@ -201,4 +203,19 @@ async fn a_reload_that_cannot_be_followed_is_told_and_changes_nothing() {
     for replica in [a, b] {
         replica.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_shredded_on_one_is_forgotten_on_the_others() {
+    let (store, clock) = shared().await;
+    let [a, b, c] = three(&store, [&clock; 3]).await;
+    let owner = Owner::parse("key:ci").unwrap();
+    assert!(a.control.vault.put(&owner, "token", b"hunter2").await.unwrap());
+    let opens =
+        async |replica: &Replica| matches!(replica.control.vault.get(&owner, "token").await.unwrap(), Named::Secret(_));
+    assert!(opens(&b).await && opens(&c).await, "from now on its data key is in memory there");
+    assert_eq!(a.control.shred(&owner, OPERATOR).await.unwrap(), Shred::Shredded);
+    assert!(!opens(&a).await, "at once on the one that destroyed it");
+    let took = until("it opens nowhere", async || !opens(&b).await && !opens(&c).await).await;
+    assert!(took < SOON, "{took:?}");
 }

@@ -26,6 +26,7 @@ mod import;
 mod pin;
 mod policy;
 mod quickstart;
+mod vault;
 
 /// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
 #[derive(Parser)]
@@ -60,6 +61,9 @@ enum Command {
     /// Compare the definitions of tools with those that were agreed to, and agree to others.
     #[command(subcommand)]
     Pin(pin::PinCommand),
+    /// Look after the keys that encrypt secrets: rotate, verify, destroy.
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
     /// Show the latest decisions: who called what, which policy said what.
     Decisions(admin::Decisions),
     /// Show the running gateway at a glance.
@@ -119,6 +123,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Upstream(command) => command.run(),
         Command::Approval(command) => command.run(),
         Command::Pin(command) => command.run(),
+        Command::Vault(command) => command.run(),
         Command::Decisions(command) => command.run(),
         Command::Status(with) => admin::status(&with),
         Command::ExampleUpstream(command) => command.run(),
@@ -136,11 +141,21 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn serve(with: &WithConfig) -> anyhow::Result<()> {
     start_logging();
     let config = load(with)?;
+    close_process(&config)?;
     on_runtime(async {
         let listeners = bind(&config).await?;
         gateway::serve(listeners, config, Env::system(), stop_signal()?).await?;
         Ok(())
     })
+}
+
+/// Forbids core dumps of this process, unless they are wanted.
+fn close_process(config: &Config) -> anyhow::Result<()> {
+    if config.vault.allow_core_dumps {
+        tracing::warn!("vault.allow_core_dumps is on: core dumps and debuggers see secrets in the clear");
+        return Ok(());
+    }
+    crate::vault::process::close().context("core dumps of this process cannot be forbidden")
 }
 
 /// Validates the configuration, and loads and tries every policy as the start would.

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::{bind, on_runtime, print, start_logging, stop_signal};
+use super::{bind, close_process, on_runtime, print, start_logging, stop_signal};
 use crate::config::{self, Config, UpstreamTransport};
 use crate::env::Env;
 use crate::gateway;
@@ -45,6 +45,7 @@ impl Quickstart {
         let config = config::load(&file, &config::process_environment, env.now())?;
         let key = fs::read_to_string(self.dir.join("quickstart.key")).context("cannot read quickstart.key")?;
         start_quiet_logging();
+        close_process(&config)?;
         on_runtime(async {
             let listeners = bind(&config).await?;
             let mut notes = start_notes(&config).await?;

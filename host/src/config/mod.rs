@@ -25,6 +25,7 @@ mod reference;
 mod sets;
 mod shape;
 mod value;
+mod vault;
 
 pub use mistake::{Mistake, Mistakes};
 pub use places::Lines;
@@ -35,6 +36,7 @@ pub use policy::{
 pub use raw::schema;
 pub use resolve::{load, parse};
 pub use sets::Sets;
+pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// A variable of this process, for references such as `env:NAME`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
@@ -49,10 +51,11 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub public_url: PublicUrl,
     pub listen: Listen,
-    /// Directory of the store, the admin socket, the operator token and the deployment secret.
+    /// Directory of the store, the admin socket, the operator token and the vault's key.
     pub data_dir: PathBuf,
     pub store: StoreUrl,
     pub upkeep: Upkeep,
+    pub vault: Vault,
     pub edge: Edge,
     pub limits: Limits,
     pub mcp: Mcp,

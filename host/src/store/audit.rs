@@ -16,8 +16,8 @@ use crate::audit::{
 };
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, GrantId, KeyName, Principal, UpstreamName, UserId,
-    UserTag,
+    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId, KeyName, Owner,
+    Principal, UpstreamName, UserId, UserTag,
 };
 
 /// Longest free text in an event, in bytes.
@@ -127,6 +127,11 @@ enum EventRecord {
     PinsAccepted { upstream: String, tools: u64 },
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    VaultInitialized { deployment: String, kek: String },
+    VaultKekRotated { from: Option<String>, to: String },
+    VaultRewrapped { to: String, keys: u64 },
+    VaultShredded { owner: String },
+    VaultRecordRefused { owner: String, table: String, key: String, field: String, reason: String },
     PinsForgotten { upstream: String, tools: u64 },
     PoliciesNotFollowed { reason: String },
     UserCreated { user: String, role: String, status: String },
@@ -333,6 +338,21 @@ impl From<&AuditEvent> for EventRecord {
                 Self::UpstreamChanged { upstream: upstream.to_string(), revision: *revision, enabled: *enabled }
             }
             AuditEvent::UpstreamWithdrawn { upstream } => Self::UpstreamWithdrawn { upstream: upstream.to_string() },
+            AuditEvent::VaultInitialized { deployment, kek } => {
+                Self::VaultInitialized { deployment: deployment.to_string(), kek: kek.to_string() }
+            }
+            AuditEvent::VaultKekRotated { from, to } => {
+                Self::VaultKekRotated { from: from.as_ref().map(ToString::to_string), to: to.to_string() }
+            }
+            AuditEvent::VaultRewrapped { to, keys } => Self::VaultRewrapped { to: to.to_string(), keys: *keys },
+            AuditEvent::VaultShredded { owner } => Self::VaultShredded { owner: owner.to_string() },
+            AuditEvent::VaultRecordRefused { owner, table, key, field, reason } => Self::VaultRecordRefused {
+                owner: owner.to_string(),
+                table: text(table),
+                key: text(key),
+                field: text(field),
+                reason: text(reason),
+            },
         }
     }
 }
@@ -488,6 +508,17 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled }
             }
             EventRecord::UpstreamWithdrawn { upstream: of } => Self::UpstreamWithdrawn { upstream: upstream(&of)? },
+            EventRecord::VaultInitialized { deployment, kek } => {
+                Self::VaultInitialized { deployment: id(&deployment, DeploymentId::parse)?, kek: kek_id(&kek)? }
+            }
+            EventRecord::VaultKekRotated { from, to } => {
+                Self::VaultKekRotated { from: from.as_deref().map(kek_id).transpose()?, to: kek_id(&to)? }
+            }
+            EventRecord::VaultRewrapped { to, keys } => Self::VaultRewrapped { to: kek_id(&to)?, keys },
+            EventRecord::VaultShredded { owner: of } => Self::VaultShredded { owner: owner(&of)? },
+            EventRecord::VaultRecordRefused { owner: of, table, key, field, reason } => {
+                Self::VaultRecordRefused { owner: owner(&of)?, table, key, field, reason }
+            }
         })
     }
 }
@@ -529,6 +560,14 @@ impl TryFrom<RulingRecord> for Ruling {
 /// The id that a text is of.
 fn id<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
     parse(text).ok_or_else(|| unreadable(Table::Audit, "an id is none"))
+}
+
+fn kek_id(name: &str) -> Result<KekId, StoreError> {
+    KekId::parse(name).map_err(|error| unreadable(Table::Audit, error))
+}
+
+fn owner(text: &str) -> Result<Owner, StoreError> {
+    Owner::parse(text).ok_or_else(|| unreadable(Table::Audit, "an owner is none"))
 }
 
 fn upstream(name: &str) -> Result<UpstreamName, StoreError> {
@@ -582,6 +621,20 @@ mod tests {
             AuditEvent::PinsAccepted { upstream: upstream.clone(), tools: 4 },
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
+            AuditEvent::VaultInitialized {
+                deployment: DeploymentId::parse(&"0b".repeat(16)).unwrap(),
+                kek: KekId::parse("file").unwrap(),
+            },
+            AuditEvent::VaultKekRotated { from: None, to: KekId::parse("file").unwrap() },
+            AuditEvent::VaultRewrapped { to: KekId::parse("file").unwrap(), keys: 7 },
+            AuditEvent::VaultShredded { owner: Owner::parse("key:ci").unwrap() },
+            AuditEvent::VaultRecordRefused {
+                owner: Owner::Deployment,
+                table: "vault_secrets".to_owned(),
+                key: "deployment-secret".to_owned(),
+                field: "value".to_owned(),
+                reason: "damaged".to_owned(),
+            },
             AuditEvent::PinsForgotten { upstream: upstream.clone(), tools: 5 },
             AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
             AuditEvent::UserCreated { user: user.clone(), role: "role".to_owned(), status: "status".to_owned() },

@@ -188,6 +188,12 @@ tables! {
     Counters = 86 "counters",
     /// In which order replicas told of their counts → counter and replica.
     CountersByRevision = 87 "counters_by_revision",
+    /// Data keys of the vault by owner.
+    DataKeys = 20 "data_keys",
+    /// Key-encryption key and owner of a data key → owner.
+    DataKeysByKek = 21 "data_keys_by_kek",
+    /// The deployment's own sealed secrets by owner and name.
+    VaultSecrets = 22 "vault_secrets",
 }
 
 /// One row.

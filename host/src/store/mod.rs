@@ -34,10 +34,13 @@ pub mod trail;
 
 pub mod approvals;
 pub mod audit;
+pub mod data_keys;
 pub mod decisions;
 pub mod keys;
 pub mod pins;
 pub mod recordings;
+pub mod sealed;
+pub mod vault_secrets;
 
 pub mod authorizations;
 pub mod clients;
@@ -105,7 +108,12 @@ const KEPT: &[&dyn table::Kept] = &[
     &flows::FLOWS,
     &upstreams::UPSTREAMS,
     &counters::COUNTERS,
+    &data_keys::DATA_KEYS,
+    &vault_secrets::SECRETS,
 ];
+
+/// Every table with sealed fields, for what the vault does to all alike.
+pub const SEALED: &[&dyn sealed::Sealing] = &[&vault_secrets::SEALED];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

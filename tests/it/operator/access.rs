@@ -37,7 +37,7 @@ fn every_row_is_for_operators_and_stands_alone() {
 async fn without_the_operator_token_every_row_is_closed() {
     let gateway = Gateway::builder().key("alice").start().await;
     let token = operator_token(&gateway);
-    let secret = std::fs::read_to_string(gateway.dir.path().join("data/deployment-secret")).unwrap();
+    let secret = std::fs::read_to_string(gateway.dir.path().join("data/vault.key")).unwrap();
     let wrong = [
         ("no token", at(gateway.admin, None)),
         ("another token", at(gateway.admin, Some(&"0".repeat(64)))),
@@ -46,7 +46,7 @@ async fn without_the_operator_token_every_row_is_closed() {
         ("the token and more", at(gateway.admin, Some(&format!("{token}0")))),
         ("the token in capitals", at(gateway.admin, Some(&token.to_uppercase()))),
         ("a caller's key", at(gateway.admin, Some(&Gateway::secret("alice")))),
-        ("the deployment secret", at(gateway.admin, Some(secret.trim()))),
+        ("the key of the vault", at(gateway.admin, Some(secret.trim()))),
         ("the token under another scheme", at(gateway.admin, None).with("authorization", &format!("Basic {token}"))),
         ("the token where a key stands", at(gateway.admin, None).with("x-portcullis-key", &token)),
     ];

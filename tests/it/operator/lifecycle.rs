@@ -231,7 +231,9 @@ async fn a_store_has_one_gateway_at_a_time() {
         .unwrap();
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("data")).unwrap();
-    symlink(first.dir.path().join("data/portcullis.redb"), dir.path().join("data/portcullis.redb")).unwrap();
+    for file in ["data/portcullis.redb", "data/vault.key"] {
+        symlink(first.dir.path().join(file), dir.path().join(file)).unwrap();
+    }
     let mark = new_mark();
     let second = || Gateway::builder().on_disk().section(&child_upstream(&mark));
     let (error, dir) = fail_to_start(second(), dir).await;
@@ -283,7 +285,7 @@ async fn what_is_private_is_private() {
         ("", 0o700),
         ("admin.sock", 0o600),
         ("operator-token", 0o600),
-        ("deployment-secret", 0o600),
+        ("vault.key", 0o600),
         ("portcullis.redb", 0o600),
         ("stdio", 0o700),
         ("stdio/child", 0o700),
@@ -292,22 +294,17 @@ async fn what_is_private_is_private() {
     ] {
         assert_eq!(format!("{:o}", mode(&data.join(name))), format!("{expected:o}"), "{name}");
     }
-    let (token, secret) = (
-        fs::read_to_string(data.join("operator-token")).unwrap(),
-        fs::read_to_string(data.join("deployment-secret")).unwrap(),
-    );
-    assert_ne!(token, secret);
-    for text in [&token, &secret] {
+    assert!(!data.join("deployment-secret").exists(), "it is in the vault");
+    let (token, key) =
+        (fs::read_to_string(data.join("operator-token")).unwrap(), fs::read_to_string(data.join("vault.key")).unwrap());
+    assert_ne!(token, key);
+    for text in [&token, &key] {
         assert!(text.trim().len() == 64 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
     let dir = gateway.stop().await;
     let again = Gateway::builder().on_disk().try_start(dir, TestClock::default()).await.unwrap();
     assert_eq!(fs::read_to_string(again.dir.path().join("data/operator-token")).unwrap(), token, "a restart keeps it");
-    assert_eq!(
-        fs::read_to_string(again.dir.path().join("data/deployment-secret")).unwrap(),
-        secret,
-        "a restart keeps it"
-    );
+    assert_eq!(fs::read_to_string(again.dir.path().join("data/vault.key")).unwrap(), key, "a restart keeps it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,3 +37,5 @@ pub const REPLAY: i64 = 100;
 pub const PRIORITY: i64 = 100;
 pub const POLICY_TIME: &str = "50ms";
 pub const POLICY_MEMORY: &str = "16MiB";
+pub const VAULT_CACHE_TTL: &str = "5m";
+pub const VAULT_MOUNT: &str = "transit";

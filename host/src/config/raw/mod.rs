@@ -18,6 +18,7 @@ mod keys;
 mod policies;
 mod upstreams;
 mod values;
+mod vault;
 
 pub use keys::{Allow, Key};
 pub use policies::{
@@ -25,6 +26,7 @@ pub use policies::{
 };
 pub use upstreams::{Protocol, Transport, Upstream};
 pub use values::{At, Moment, Name, NameOfKey, NameOfSet, NameOfUpstream, Setting, Size, Time};
+pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// The configuration of a Portcullis gateway.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -34,14 +36,16 @@ pub struct File {
     /// Where callers reach the gateway: an absolute URL, the base of every URL that the gateway hands out.
     /// Without it, `http://` followed by `listen.public`.
     pub public_url: Setting<String>,
-    /// Directory of the store, the admin socket, the operator token and the deployment secret. Like every path in
-    /// this file, relative to the file's own directory.
+    /// Directory of the store, the admin socket, the operator token and the vault's key. Like every path in this file,
+    /// relative to the file's own directory.
     #[schemars(extend("default" = defaults::DATA_DIR))]
     pub data_dir: Setting<String>,
     /// Addresses to listen on.
     pub listen: Listen,
     /// Where the gateway keeps what it must remember.
     pub store: Store,
+    /// How secrets are kept that the gateway has to replay. They are always encrypted.
+    pub vault: Vault,
     /// Limits of connections, for both listeners.
     pub edge: Edge,
     /// Limits of MCP traffic.

@@ -28,6 +28,7 @@ mod sets;
 mod tests;
 mod trust;
 mod upstreams;
+mod vault;
 
 pub(super) use upstreams::header_name;
 
@@ -90,6 +91,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
         public_url: public_url(checks, file, &listen),
         store: database::resolve(checks, &file.store, &data_dir),
         upkeep: upkeep(checks, &file.store),
+        vault: vault::resolve(checks, &file.vault, &data_dir),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },

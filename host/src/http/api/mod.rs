@@ -36,6 +36,7 @@ mod recordings;
 mod status;
 mod trails;
 mod upstreams;
+mod vault;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -124,6 +125,11 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
     Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
     Route { method: "POST", path: "/api/v1/pins/forget", access: Access::Operator, handler: || post(pins::forget) },
+    Route { method: "GET", path: "/api/v1/vault", access: Access::Operator, handler: || get(vault::show) },
+    Route { method: "POST", path: "/api/v1/vault/rotate", access: Access::Operator, handler: || post(vault::rotate) },
+    Route { method: "POST", path: "/api/v1/vault/rewrap", access: Access::Operator, handler: || post(vault::rewrap) },
+    Route { method: "POST", path: "/api/v1/vault/verify", access: Access::Operator, handler: || post(vault::verify) },
+    Route { method: "POST", path: "/api/v1/vault/shred", access: Access::Operator, handler: || post(vault::shred) },
 ];
 
 /// What the handlers work with.

@@ -232,6 +232,13 @@ fn audit_view(recorded: &Recorded) -> Value {
             json!({ "upstream": upstream, "revision": revision, "enabled": enabled })
         }
         AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
+        AuditEvent::VaultInitialized { deployment, kek } => json!({ "deployment": deployment, "kek": kek }),
+        AuditEvent::VaultKekRotated { from, to } => json!({ "from": from, "to": to }),
+        AuditEvent::VaultRewrapped { to, keys } => json!({ "to": to, "data_keys": keys }),
+        AuditEvent::VaultShredded { owner } => json!({ "owner": owner.to_string() }),
+        AuditEvent::VaultRecordRefused { owner, table, key, field, reason } => {
+            json!({ "owner": owner.to_string(), "table": table, "key": key, "field": field, "reason": reason })
+        }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }

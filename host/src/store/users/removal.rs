@@ -6,8 +6,8 @@ use super::{IDENTITIES, LIVING, Record, USERS, get_in, has_other_owner, identiti
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::Holder;
 use crate::identity::user::Status;
-use crate::ids::{Principal, UpstreamName, UserId};
-use crate::store::{Store, StoreError, WriteTx, api_tokens, audit, browser_sessions, connections, flows};
+use crate::ids::{Owner, Principal, UpstreamName, UserId};
+use crate::store::{Store, StoreError, WriteTx, api_tokens, audit, browser_sessions, connections, data_keys, flows};
 
 /// How long it is remembered who a deleted user was: as long as the audit trail is kept by default.
 pub(super) const GRAVE_TIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
@@ -24,7 +24,7 @@ pub enum Deletion {
 /// What a user has left: what went with them, and what whoever deleted them has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leavings {
-    /// Under this name stand grants, approvals, and the data key in the vault.
+    /// Under this name stand grants and approvals. The data key in the vault is destroyed in the same transaction.
     pub principal: Principal,
     /// Ended in the same transaction, like those below.
     pub browser_sessions: usize,
@@ -62,6 +62,8 @@ fn delete_in(tx: &mut WriteTx<'_>, id: &UserId, actor: Actor) -> Result<Deletion
         flows: flows::drop_all_of(tx, &holder, None)?,
         connections: connections::upstreams_of(tx, &holder)?,
     };
+    // Nobody can open what is sealed for the user from here on.
+    data_keys::shred_in(tx, &Owner::Principal(leavings.principal.clone()), actor)?;
     let living = LIVING.get(tx)?.unwrap_or(0);
     LIVING.put(tx, &living.saturating_sub(1))?;
     USERS.put(tx, &Record::grave(&user, tx.now().after(GRAVE_TIME)))?;

@@ -10,7 +10,10 @@ use super::super::{Location, connections, flows};
 use super::*;
 use crate::audit::OperatorProof;
 use crate::connection::{Access, Holder};
-use crate::ids::{Principal, UserTag};
+use crate::env::Timestamp;
+use crate::ids::{KekId, Owner, Principal, UserTag};
+use crate::secret::{Digest, Sealed};
+use crate::store::data_keys::{self, DataKey, DataKeyId};
 use crate::store::{api_tokens as tokens, browser_sessions as sessions};
 
 const ACTOR: Actor = Actor::Operator(OperatorProof::Socket);
@@ -41,6 +44,27 @@ pub(in crate::store) async fn created(store: &Store, new: NewUser) -> User {
         Creation::Created(user) => *user,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_deleted_user_leaves_no_data_key() {
+    let store = memory().await;
+    created(&store, new(1, Role::Owner)).await;
+    let user = created(&store, new(2, Role::Viewer)).await;
+    let owner = Owner::Principal(Principal::User(user.id.clone()));
+    let key = DataKey {
+        owner: owner.clone(),
+        id: DataKeyId([2; 16]),
+        kid: KekId::parse("k1").unwrap(),
+        wrapped: Sealed::from_bytes(*b"wrapped"),
+        root: 0,
+        tag: Digest::of(b"tag"),
+        created: Timestamp::from_millis(1),
+    };
+    data_keys::create(&store, &key).await.unwrap();
+    assert!(matches!(delete(&store, &user.id, ACTOR).await.unwrap(), Deletion::Deleted(_)));
+    assert_eq!(data_keys::find(&store, &owner).await.unwrap().key, None);
+    assert!(events(&store).await.contains(&AuditEvent::VaultShredded { owner }));
 }
 
 async fn edit(store: &Store, number: usize, edit: Edit) -> Change {

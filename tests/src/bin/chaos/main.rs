@@ -263,7 +263,7 @@ fn write_config(
     std::fs::write(dir.join("key"), KEY)?;
     let [json, sse] = proxies.map(FaultProxy::url);
     let mut text = format!(
-        "public_url = \"http://{address}\"\ndata_dir = \"data\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n[store]\nurl = \"memory:\"\n\
+        "public_url = \"http://{address}\"\ndata_dir = \"data\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n[store]\nurl = \"memory:\"\n[vault]\nallow_core_dumps = true\n\
          [edge]\ndrain_timeout = \"{}s\"\n[keys.chaos]\nsecret = \"file:key\"\nallow = [{{ upstream = \"*\", tools = [\"*\"] }}]\n\
          [[policies]]\nname = \"all\"\nmodule = \"builtin:allow-tools\"\n\
          config = {{ otherwise = \"hide\", rules = [{{ tools = [\"*/*\"], action = \"allow\" }}] }}\n",

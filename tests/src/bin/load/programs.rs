@@ -143,7 +143,7 @@ impl Programs {
         let dir = self.scratch.path().join(self.gateways.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir_all(&dir)?;
         let mut text = format!(
-            "public_url = \"http://{address}\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n[store]\nurl = \"memory:\"\n\
+            "public_url = \"http://{address}\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n[store]\nurl = \"memory:\"\n[vault]\nallow_core_dumps = true\n\
              [limits]\ncalls_per_principal = 10000\nsessions = 100000\n[edge]\nmax_connections = 20000\n"
         );
         for (name, url) in upstreams {

@@ -1,0 +1,134 @@
+//! The vault of the running gateway: looked at, its keys rotated, checked, and data keys destroyed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::admin::{ask, table, text};
+use super::{WithConfig, print};
+use crate::env::Env;
+use crate::vault::make_key_file;
+
+#[derive(Subcommand)]
+pub(super) enum VaultCommand {
+    /// Show the keys of the vault, whether they work, and how many data keys each of them wraps.
+    Status(WithConfig),
+    /// Make a file with a new key, for [[vault.keys]] of the configuration. Asks no gateway.
+    Keygen {
+        /// The file, which must not be there yet. Only its owner will be able to read it.
+        file: PathBuf,
+    },
+    /// Use another key of the configuration from now on, and wrap every data key by it.
+    RotateKek {
+        /// The key to use. Without it, the next active one of the configuration.
+        #[arg(long, value_name = "KID")]
+        to: Option<String>,
+        #[command(flatten)]
+        with: WithConfig,
+    },
+    /// Wrap every data key by the key that is in use, or go on with that.
+    Rewrap(WithConfig),
+    /// Open everything that is sealed, and list what cannot be opened.
+    Verify(WithConfig),
+    /// Destroy all secrets that are kept for a principal, for good.
+    Shred {
+        /// Such as key:ci or user:ID.
+        principal: String,
+        #[command(flatten)]
+        with: WithConfig,
+    },
+}
+
+impl VaultCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Status(with) => status(&with),
+            Self::Keygen { file } => keygen(&file),
+            Self::RotateKek { to, with } => {
+                let answer = ask(&with, Method::POST, "/api/v1/vault/rotate", Some(json!({ "to": to })))?;
+                print(&format!("{} wraps data keys from now on", text(&answer["current"])))?;
+                rewrap(&with)
+            }
+            Self::Rewrap(with) => rewrap(&with),
+            Self::Verify(with) => verify(&with),
+            Self::Shred { principal, with } => {
+                ask(&with, Method::POST, "/api/v1/vault/shred", Some(json!({ "principal": principal })))?;
+                print(&format!("all secrets of {principal} are destroyed"))
+            }
+        }
+    }
+}
+
+fn keygen(file: &Path) -> anyhow::Result<()> {
+    make_key_file(file, &Env::system())?;
+    print(&format!("{} holds a new key. Back it up, apart from the store.", file.display()))
+}
+
+fn status(with: &WithConfig) -> anyhow::Result<()> {
+    let answer = ask(with, Method::GET, "/api/v1/vault", None)?;
+    let row = |key: &Value| {
+        let more = if key["more_data_keys"] == true { "+" } else { "" };
+        vec![
+            text(&key["kid"]).to_owned(),
+            key["source"].as_str().unwrap_or("-").to_owned(),
+            key["state"].as_str().unwrap_or("not configured").to_owned(),
+            if key["current"] == true { "yes" } else { "no" }.to_owned(),
+            format!("{}{more}", key["data_keys"]),
+            key["fault"].as_str().unwrap_or("ok").to_owned(),
+        ]
+    };
+    let keys = answer["keys"].as_array().into_iter().flatten().map(row);
+    print(&format!("deployment {}", text(&answer["deployment"])))?;
+    print(&table(&["KEY", "SOURCE", "STATE", "IN USE", "DATA KEYS", "HEALTH"], keys))?;
+    if answer["rewrapping"].is_object() {
+        print(&progress(&answer["rewrapping"]))?;
+    }
+    let is_closed = answer["process"]["dumpable"] == false && answer["process"]["core_limit"] == 0;
+    print(if is_closed { "core dumps are refused" } else { "core dumps are possible: see vault.allow_core_dumps" })
+}
+
+/// Asks for step after step until all is done.
+fn rewrap(with: &WithConfig) -> anyhow::Result<()> {
+    loop {
+        let step = ask(with, Method::POST, "/api/v1/vault/rewrap", Some(json!({})))?;
+        if step["done"] == true {
+            print(&progress(&step))?;
+            if step["unreadable"] != 0 {
+                bail!("{} data keys cannot be unwrapped: see `portcullis vault verify`", step["unreadable"]);
+            }
+            return Ok(());
+        }
+    }
+}
+
+fn progress(step: &Value) -> String {
+    let state = if step["done"] == true { "done" } else { "under way: go on with `portcullis vault rewrap`" };
+    format!("{} data keys were wrapped anew by {}, {state}", step["rewrapped"], text(&step["to"]))
+}
+
+fn verify(with: &WithConfig) -> anyhow::Result<()> {
+    let (mut data_keys, mut fields, mut bad) = (0, 0, Vec::new());
+    let mut cursor = Value::Null;
+    loop {
+        let mut step = ask(with, Method::POST, "/api/v1/vault/verify", Some(json!({ "cursor": cursor })))?;
+        data_keys += step["data_keys"].as_u64().unwrap_or_default();
+        fields += step["sealed_fields"].as_u64().unwrap_or_default();
+        if let Value::Array(mut unreadable) = step["unreadable"].take() {
+            bad.append(&mut unreadable);
+        }
+        cursor = step["next_cursor"].take();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    let row =
+        |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|cell| text(&bad[cell]).to_owned()).to_vec();
+    if !bad.is_empty() {
+        print(&table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
+        bail!("{} of {} records cannot be opened", bad.len(), data_keys + fields);
+    }
+    print(&format!("{data_keys} data keys and {fields} sealed fields: all can be opened"))
+}
