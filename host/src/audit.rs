@@ -105,6 +105,16 @@ pub enum AuditEvent {
         hook: Option<String>,
         questions: u64,
     },
+    /// The whole store was read, for a backup.
+    BackupTaken,
+    /// The store is what a backup held, and what was handed out after it is void.
+    BackupRestored {
+        /// When the backup was taken.
+        taken: Timestamp,
+        rows: u64,
+        digest: String,
+        epoch: u64,
+    },
 }
 
 /// What was decided about an approval that a policy wanted.
@@ -141,6 +151,8 @@ impl AuditEvent {
             Self::RecordingRead { .. } => "recording.read",
             Self::RecordingsRead { .. } => "recordings.read",
             Self::PoliciesRolledBack { .. } => "policies.rolled_back",
+            Self::BackupTaken => "backup.taken",
+            Self::BackupRestored { .. } => "backup.restored",
         }
     }
 }

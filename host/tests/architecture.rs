@@ -12,7 +12,11 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
-    ("cli", &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret"]),
+    // `store` for what is done to one that no gateway has open.
+    (
+        "cli",
+        &["builtin", "config", "env", "gateway", "identity", "ids", "mcp", "outbound", "policy", "secret", "store"],
+    ),
     ("gateway", &["admin", "audit", "config", "env", "http", "pipeline", "policy", "secret", "store", "tasks"]),
     // Surfaces.
     (

@@ -118,6 +118,17 @@ pub enum StoreUrl {
     Memory,
 }
 
+impl StoreUrl {
+    /// Reads it; a path in it is relative to `base`.
+    pub fn parse(text: &str, base: &Path) -> Option<Self> {
+        match text.split_once(':') {
+            Some(("redb", path)) if !path.is_empty() && !path.contains('\0') => Some(Self::Redb(base.join(path))),
+            Some(("memory", "")) => Some(Self::Memory),
+            _ => None,
+        }
+    }
+}
+
 /// Limits of connections, for both listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {

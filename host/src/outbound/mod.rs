@@ -3,7 +3,7 @@
 //! There are two ways out, and which one a URL takes depends on who wrote it. What an operator configured as an upstream
 //! goes through the pooled client, [`Outbound`]. What was discovered or came from a client (authorization metadata,
 //! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
-//! it connects. [`ask_socket`] speaks to our own admin socket.
+//! it connects. [`ask_socket`] and [`stream_from_socket`] speak to our own admin socket.
 //!
 //! Redirects are never followed: an upstream that moved is for its operator to correct, and a credential must not
 //! travel elsewhere. No proxy is taken from the environment. Everything is bounded: connecting, waiting for headers,
@@ -21,7 +21,7 @@ use http::Uri;
 pub use address::{Host, Network, Special, special};
 pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault};
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
-pub use socket::ask_socket;
+pub use socket::{ask_socket, stream_from_socket};
 pub use trust::{TrustError, Trusted, TrustedEntry};
 
 /// Scheme and authority, for messages that must not show a path or query.

@@ -120,6 +120,8 @@ enum EventRecord {
     PinsAccepted { upstream: String, tools: u64 },
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    BackupTaken {},
+    BackupRestored { taken_ms: u64, rows: u64, digest: String, epoch: u64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -187,6 +189,13 @@ impl From<&AuditEvent> for EventRecord {
                 hook: hook.as_deref().map(text),
                 questions: *questions,
             },
+            AuditEvent::BackupTaken => Self::BackupTaken {},
+            AuditEvent::BackupRestored { taken, rows, digest, epoch } => Self::BackupRestored {
+                taken_ms: taken.as_millis(),
+                rows: *rows,
+                digest: text(digest),
+                epoch: *epoch,
+            },
         }
     }
 }
@@ -215,6 +224,10 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::PinsAccepted { upstream: of, tools } => Self::PinsAccepted { upstream: upstream(&of)?, tools },
             EventRecord::RecordingRead { decision } => Self::RecordingRead { decision },
             EventRecord::RecordingsRead { policy, hook, questions } => Self::RecordingsRead { policy, hook, questions },
+            EventRecord::BackupTaken {} => Self::BackupTaken,
+            EventRecord::BackupRestored { taken_ms, rows, digest, epoch } => {
+                Self::BackupRestored { taken: Timestamp::from_millis(taken_ms), rows, digest, epoch }
+            }
         })
     }
 }
@@ -302,6 +315,13 @@ mod tests {
             AuditEvent::PinsAccepted { upstream, tools: 4 },
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
+            AuditEvent::BackupTaken,
+            AuditEvent::BackupRestored {
+                taken: Timestamp::from_millis(7),
+                rows: 3,
+                digest: "ab".to_owned(),
+                epoch: 2,
+            },
         ]
     }
 

@@ -8,7 +8,7 @@
 //! Invariants: nothing here scans a whole table on a request, every list is a [`Page`], and the only module that
 //! knows redb is [`redb`]. A second engine is another variant of [`Engine`]; what is written above it stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::env::Env;
@@ -19,6 +19,10 @@ pub mod table;
 
 pub mod changes;
 pub mod trail;
+
+pub mod dump;
+pub mod export;
+pub mod stats;
 
 pub mod approvals;
 pub mod audit;
@@ -83,6 +87,8 @@ pub enum StoreError {
     /// A record that this version cannot read: damaged, or written by a newer one.
     #[error("a record of table {table} is not readable: {problem}")]
     Unreadable { table: &'static str, problem: String },
+    #[error("an import into this store broke off: empty it and import again")]
+    Incomplete,
 }
 
 /// The store. Clones share one engine.
@@ -99,7 +105,17 @@ enum Engine {
 impl Store {
     /// Opens a store, creating it if there is none, and refuses one that a newer version wrote.
     pub async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
-        let store = Self { engine: Engine::Redb(Arc::new(redb::Engine::open(location, env).await?)) };
+        Self::start(redb::Engine::open(location, env, redb::GROUP).await?).await
+    }
+
+    /// Opens a store that commits at most `group` transactions at once: to measure what committing more is worth.
+    #[doc(hidden)]
+    pub async fn open_with_groups_of(group: usize, location: Location, env: Env) -> Result<Self, StoreError> {
+        Self::start(redb::Engine::open(location, env, group.max(1)).await?).await
+    }
+
+    async fn start(engine: redb::Engine) -> Result<Self, StoreError> {
+        let store = Self { engine: Engine::Redb(Arc::new(engine)) };
         match store.check_schema().await {
             Ok(()) => Ok(store),
             Err(failure) => {
@@ -148,6 +164,20 @@ impl Store {
         }
     }
 
+    /// Streams the whole content, of one consistent state.
+    pub async fn export(&self) -> Result<export::Export, StoreError> {
+        match &self.engine {
+            Engine::Redb(engine) => engine.export().await,
+        }
+    }
+
+    /// What the store holds and how its writer fares. Looks at every page: for operators, not for requests.
+    pub async fn stats(&self) -> Result<stats::Stats, StoreError> {
+        match &self.engine {
+            Engine::Redb(engine) => engine.stats().await,
+        }
+    }
+
     /// Compares every index with its table; an empty list is what should be.
     pub async fn verify(&self) -> Result<Vec<Discrepancy>, StoreError> {
         let mut found = self.read(keys::verify).await?;
@@ -156,6 +186,9 @@ impl Store {
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {
+        if self.read(dump::import::is_incomplete).await? {
+            return Err(StoreError::Incomplete);
+        }
         self.write(|tx| match STORED_SCHEMA.get(tx)? {
             None => STORED_SCHEMA.put(tx, &SCHEMA),
             Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
@@ -163,6 +196,12 @@ impl Store {
         })
         .await
     }
+}
+
+/// Gives the space of a file that is free back to the filesystem, while nobody has the store open. Tells its size before
+/// and after, in bytes.
+pub async fn compact(path: &Path) -> Result<(u64, u64), StoreError> {
+    redb::compact(path).await
 }
 
 impl std::fmt::Debug for Store {

@@ -72,6 +72,16 @@ pub enum DiscrepancyKind {
     Stray,
 }
 
+impl DiscrepancyKind {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Stray => "stray",
+        }
+    }
+}
+
 /// An index over records: its rows lead from a key of its own to the record's key.
 pub(super) struct Index<R> {
     pub(super) table: Table,
@@ -305,6 +315,12 @@ impl<R: Serialize + DeserializeOwned> Single<R> {
 
     pub(super) fn put(&self, tx: &mut WriteTx<'_>, value: &R) -> Result<(), StoreError> {
         tx.put(Table::Meta, self.name.as_bytes(), &encode(SINGLE_VERSION, value))
+    }
+
+    /// The value, if it is among these rows of `meta`.
+    pub(super) fn among(&self, rows: &[Row]) -> Result<Option<R>, StoreError> {
+        let row = rows.iter().find(|(key, _)| key == self.name.as_bytes());
+        row.map(|(_, bytes)| decode(Table::Meta, SINGLE_VERSION, bytes)).transpose()
     }
 }
 

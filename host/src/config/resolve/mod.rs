@@ -154,10 +154,9 @@ fn url_of(address: SocketAddr) -> Option<PublicUrl> {
 
 fn store(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl {
     let base_dir = checks.secrets.base_dir.to_owned();
-    let parse = |text: &String| match text.split_once(':') {
-        Some(("redb", path)) if is_path(path) => Ok(StoreUrl::Redb(base_dir.join(path))),
-        Some(("memory", "")) => Ok(StoreUrl::Memory),
-        _ => Err(Fault::new("is not a store").hint("write \"redb:PATH\" or \"memory:\"")),
+    let parse = |text: &String| {
+        let hint = "write \"redb:PATH\" or \"memory:\"";
+        StoreUrl::parse(text, &base_dir).ok_or_else(|| Fault::new("is not a store").hint(hint))
     };
     let default = || StoreUrl::Redb(data_dir.join("portcullis.redb"));
     checks.setting("store.url", &raw.url, parse).unwrap_or_else(default)

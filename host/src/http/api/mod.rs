@@ -32,6 +32,7 @@ mod pins;
 mod policies;
 mod recordings;
 mod status;
+mod store;
 mod trails;
 mod upstreams;
 
@@ -121,6 +122,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/pins", access: Access::Operator, handler: || get(pins::list) },
     Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
     Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
+    Route { method: "GET", path: "/api/v1/store/backup", access: Access::Operator, handler: || get(store::back_up) },
+    Route { method: "GET", path: "/api/v1/store/stats", access: Access::Operator, handler: || get(store::stats) },
+    Route { method: "GET", path: "/api/v1/store/verify", access: Access::Operator, handler: || get(store::verify) },
 ];
 
 /// What the handlers work with.

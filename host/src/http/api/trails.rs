@@ -160,6 +160,10 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::RecordingsRead { policy, hook, questions } => {
             json!({ "policy": policy, "hook": hook, "questions": questions })
         }
+        AuditEvent::BackupTaken => json!({}),
+        AuditEvent::BackupRestored { taken, rows, digest, epoch } => {
+            json!({ "taken": taken.to_string(), "rows": rows, "digest": digest, "epoch": epoch })
+        }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }
