@@ -13,6 +13,7 @@ mod lifecycle;
 mod pins;
 mod policy_cli;
 mod recordings;
+mod store;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {
