@@ -190,12 +190,9 @@ impl From<&AuditEvent> for EventRecord {
                 questions: *questions,
             },
             AuditEvent::BackupTaken => Self::BackupTaken {},
-            AuditEvent::BackupRestored { taken, rows, digest, epoch } => Self::BackupRestored {
-                taken_ms: taken.as_millis(),
-                rows: *rows,
-                digest: text(digest),
-                epoch: *epoch,
-            },
+            AuditEvent::BackupRestored { taken, rows, digest, epoch } => {
+                Self::BackupRestored { taken_ms: taken.as_millis(), rows: *rows, digest: text(digest), epoch: *epoch }
+            }
         }
     }
 }
@@ -316,12 +313,7 @@ mod tests {
             AuditEvent::RecordingRead { decision: "0123".to_owned() },
             AuditEvent::RecordingsRead { policy: Some("confirm".to_owned()), hook: None, questions: 3 },
             AuditEvent::BackupTaken,
-            AuditEvent::BackupRestored {
-                taken: Timestamp::from_millis(7),
-                rows: 3,
-                digest: "ab".to_owned(),
-                epoch: 2,
-            },
+            AuditEvent::BackupRestored { taken: Timestamp::from_millis(7), rows: 3, digest: "ab".to_owned(), epoch: 2 },
         ]
     }
 

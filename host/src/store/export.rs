@@ -66,7 +66,8 @@ impl Export {
             }
             // What was told so far is not everything.
             None => {
-                let message = format!("the export did not end, or took longer than {} minutes", MAX_TIME.as_secs() / 60);
+                let message =
+                    format!("the export did not end, or took longer than {} minutes", MAX_TIME.as_secs() / 60);
                 let source = Arc::new(io::Error::new(io::ErrorKind::TimedOut, message));
                 Err(StoreError::Unavailable { source })
             }

@@ -89,7 +89,8 @@ async fn main() -> anyhow::Result<()> {
     let dir = TempDir::new()?;
     let location = match &arguments.url {
         Some(url) => {
-            let url = StoreUrl::parse(url, &std::env::current_dir()?).with_context(|| format!("{url:?} is no store"))?;
+            let url =
+                StoreUrl::parse(url, &std::env::current_dir()?).with_context(|| format!("{url:?} is no store"))?;
             gateway::location(&url)
         }
         None => Location::File(dir.path().join("load.redb")),

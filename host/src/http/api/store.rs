@@ -21,11 +21,8 @@ pub(super) async fn back_up(State(api): State<Arc<Api>>, Extension(operator): Ex
         let piece = backup.dump.next().await.inspect_err(|error| tracing::error!(%error, "a backup broke off"))?;
         Ok::<_, crate::store::StoreError>(piece.map(|piece| (piece, backup)))
     });
-    let headers = [
-        (CONTENT_TYPE, "application/octet-stream"),
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let headers =
+        [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
@@ -35,10 +32,8 @@ pub(super) async fn stats(State(api): State<Arc<Api>>) -> Answer {
 
 pub(super) async fn verify(State(api): State<Arc<Api>>) -> Answer {
     let found = api.control.verify_store().await?;
-    let rows: Vec<Value> = found
-        .iter()
-        .map(|row| json!({ "index": row.index, "key": row.key, "kind": row.kind.as_str() }))
-        .collect();
+    let rows: Vec<Value> =
+        found.iter().map(|row| json!({ "index": row.index, "key": row.key, "kind": row.kind.as_str() })).collect();
     Ok(ok(&json!({ "discrepancies": rows })))
 }
 

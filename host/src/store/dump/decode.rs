@@ -128,8 +128,8 @@ impl Decoder {
         if self.waiting.len() < 5 + length {
             return Ok(None);
         }
-        let header: Header = serde_json::from_slice(&self.take(5 + length)[5..])
-            .map_err(|_| damaged("its header is not readable"))?;
+        let header: Header =
+            serde_json::from_slice(&self.take(5 + length)[5..]).map_err(|_| damaged("its header is not readable"))?;
         if header.schema > SCHEMA {
             return Err(DumpError::NewerSchema { found: header.schema, known: SCHEMA });
         }

@@ -29,7 +29,11 @@ async fn fill(store: &Store) {
     for step in 0..3_u32 {
         let put = move |tx: &mut crate::store::WriteTx<'_>| -> Result<(), StoreError> {
             (0..400_u32).try_for_each(|row| {
-                tx.put(Table::Decisions, &(step * 400 + row).to_be_bytes(), &row.to_be_bytes().repeat(row as usize % 50))
+                tx.put(
+                    Table::Decisions,
+                    &(step * 400 + row).to_be_bytes(),
+                    &row.to_be_bytes().repeat(row as usize % 50),
+                )
             })
         };
         store.write(put).await.unwrap();

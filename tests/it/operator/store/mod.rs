@@ -172,7 +172,8 @@ async fn a_store_moves_there_and_back_with_equal_digests() {
     let in_use = run_in(&dir, &["store", "migrate", "--from", STORE, "--to", "redb:there.redb"]).await.complaint();
     assert!(in_use.contains("in use by another process"), "{in_use}");
     let home = gateway.stop().await;
-    let migrate = async |from: &str, to: &str| run_in(home.path(), &["store", "migrate", "--from", from, "--to", to]).await;
+    let migrate =
+        async |from: &str, to: &str| run_in(home.path(), &["store", "migrate", "--from", from, "--to", to]).await;
     let there = migrate(STORE, "redb:there.redb").await.printed();
     let back = migrate("redb:there.redb", "redb:back.redb").await.printed();
     assert_eq!(digest_in(&there), digest_in(&back));

@@ -42,7 +42,7 @@ impl Ledger {
 
     /// Compares with the store. Each writer waits for its answer before it goes on: what it had not yet been told may be
     /// there, but only that one thing.
-    pub(crate) async fn check(&self, store: &Store) -> anyhow::Result<()> {
+    pub(crate) async fn check(&mut self, store: &Store) -> anyhow::Result<()> {
         for writer in 0..WRITERS {
             for kind in ["single", "several", "transfer"] {
                 let of = if kind == "several" { writer * PARTS } else { writer };
@@ -50,6 +50,8 @@ impl Ledger {
                 let last = self.last(kind, writer).unwrap_or(0);
                 ensure!(there >= last, "{kind} {writer} was {last} and is {there}: an acknowledged fact is lost");
                 ensure!(there <= last + 1, "{kind} {writer} was {last} and is {there}: nobody wrote that");
+                // What was seen stays.
+                self.last.insert((kind.to_owned(), writer), there);
             }
             self.check_rows(store, writer).await?;
             self.check_keys(store, writer).await?;
@@ -70,7 +72,10 @@ impl Ledger {
             })
             .await?;
         let first = parts[0];
-        ensure!(parts.iter().all(|part| *part == first), "a transaction of writer {writer} is there in part: {parts:?}");
+        ensure!(
+            parts.iter().all(|part| *part == first),
+            "a transaction of writer {writer} is there in part: {parts:?}"
+        );
         let expected = (first > 0).then(|| large(first));
         ensure!(whole == expected, "the large row of writer {writer} is not what was written with {first}");
         Ok(())
