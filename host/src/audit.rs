@@ -111,6 +111,16 @@ pub enum AuditEvent {
         hook: Option<String>,
         questions: u64,
     },
+    /// The whole store was read, for a backup.
+    BackupTaken,
+    /// The store is what a backup held, and what was handed out after it is void.
+    BackupRestored {
+        /// When the backup was taken.
+        taken: Timestamp,
+        rows: u64,
+        digest: String,
+        epoch: u64,
+    },
     /// The vault was made, with its first key-encryption key.
     VaultInitialized {
         deployment: DeploymentId,
@@ -395,6 +405,8 @@ impl AuditEvent {
             Self::VaultRewrapped { .. } => "vault.rewrapped",
             Self::VaultShredded { .. } => "vault.shredded",
             Self::VaultRecordRefused { .. } => "vault.record_refused",
+            Self::BackupTaken => "backup.taken",
+            Self::BackupRestored { .. } => "backup.restored",
         }
     }
 }

@@ -389,7 +389,8 @@ fn code_cache(directory: &Path, secret: DeploymentSecret) -> Option<policy::Code
     }
 }
 
-fn location(url: &StoreUrl) -> store::Location {
+/// Where the store is that a configuration names.
+pub fn location(url: &StoreUrl) -> store::Location {
     match url {
         StoreUrl::Redb(path) => store::Location::File(path.clone()),
         StoreUrl::Memory => store::Location::Memory,

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     // Composition.
     ("main", &["cli"]),
+    // `store` for what is done to one that no gateway has open.
     (
         "cli",
         &[
             "builtin", "config", "env", "gateway", "identity", "ids", "mcp", "oci", "outbound", "policy", "secret",
-            "vault",
+            "store", "vault",
         ],
     ),
     (

@@ -38,6 +38,7 @@ pub mod pins;
 mod recorded;
 pub mod reload;
 pub mod rollback;
+pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -81,6 +82,8 @@ pub struct Control {
     /// What policies count, whichever generation of them.
     counters: Counters,
     generation: AtomicU64,
+    /// Readers of the whole store.
+    walks: store::Walks,
     /// The sets that were in force last, oldest first.
     generations: ArcSwap<Vec<Arc<rollback::Generation>>>,
 }
@@ -160,6 +163,7 @@ impl Control {
             freshness,
             counters,
             generation: AtomicU64::new(1),
+            walks: store::Walks::default(),
             generations: ArcSwap::default(),
         });
         control.came_into_force(policies, Actor::System, Cause::Start);

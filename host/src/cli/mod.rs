@@ -26,6 +26,7 @@ mod import;
 mod pin;
 mod policy;
 mod quickstart;
+mod store;
 mod vault;
 
 /// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
@@ -68,6 +69,13 @@ enum Command {
     Decisions(admin::Decisions),
     /// Show the running gateway at a glance.
     Status(WithConfig),
+    /// Write everything that the running gateway remembers to a file.
+    Backup(store::Backup),
+    /// Make a store from a backup, while no gateway uses it.
+    Restore(store::Restore),
+    /// Look into the store, compact it or move it.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// One of the example servers, for quickstart.
     #[command(hide = true)]
     ExampleUpstream(example::ExampleUpstream),
@@ -126,6 +134,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vault(command) => command.run(),
         Command::Decisions(command) => command.run(),
         Command::Status(with) => admin::status(&with),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Store(command) => command.run(),
         Command::ExampleUpstream(command) => command.run(),
     }
 }

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::pool::{OutboundError, read_all};
+use super::pool::{OutboundError, Pieces, read_all};
 
 /// Largest answer of an admin socket, in bytes.
 const MAX_ADMIN_ANSWER: usize = 64 << 20;
@@ -40,6 +40,39 @@ pub async fn ask_socket(
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         Ok((status, read_all(response.into_body(), MAX_ADMIN_ANSWER, deadline).await?))
+    };
+    let both = async { tokio::join!(exchange, connection).0 };
+    tokio::time::timeout_at(deadline, both).await.map_err(|_| OutboundError::TimedOut)?
+}
+
+/// Reads a long answer of a gateway's admin socket piece by piece, for at most `patience`. The status, and the body if it
+/// is not a success; of a success, `take` gets the body, and its first error ends the exchange.
+pub async fn stream_from_socket<E>(
+    socket: &Path,
+    path: &str,
+    patience: Duration,
+    mut take: impl AsyncFnMut(Bytes) -> Result<(), E>,
+) -> Result<(StatusCode, Bytes), E>
+where
+    E: From<OutboundError>,
+{
+    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = Request::get(path).header(HOST, "localhost").body(Full::new(Bytes::new()));
+    let request = request.map_err(|error| OutboundError::Broken(error.into()))?;
+    let deadline = Instant::now() + patience;
+    let exchange = async move {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Ok((status, read_all(response.into_body(), MAX_ADMIN_ANSWER, deadline).await?));
+        }
+        let mut pieces = Pieces::new(response.into_body(), deadline);
+        while let Some(piece) = pieces.next().await? {
+            take(piece).await?;
+        }
+        Ok((status, Bytes::new()))
     };
     let both = async { tokio::join!(exchange, connection).0 };
     tokio::time::timeout_at(deadline, both).await.map_err(|_| OutboundError::TimedOut)?

@@ -127,6 +127,8 @@ enum EventRecord {
     PinsAccepted { upstream: String, tools: u64 },
     RecordingRead { decision: String },
     RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    BackupTaken {},
+    BackupRestored { taken_ms: u64, rows: u64, digest: String, epoch: u64 },
     VaultInitialized { deployment: String, kek: String },
     VaultKekRotated { from: Option<String>, to: String },
     VaultRewrapped { to: String, keys: u64 },
@@ -353,6 +355,10 @@ impl From<&AuditEvent> for EventRecord {
                 field: text(field),
                 reason: text(reason),
             },
+            AuditEvent::BackupTaken => Self::BackupTaken {},
+            AuditEvent::BackupRestored { taken, rows, digest, epoch } => {
+                Self::BackupRestored { taken_ms: taken.as_millis(), rows: *rows, digest: text(digest), epoch: *epoch }
+            }
         }
     }
 }
@@ -518,6 +524,10 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::VaultShredded { owner: of } => Self::VaultShredded { owner: owner(&of)? },
             EventRecord::VaultRecordRefused { owner: of, table, key, field, reason } => {
                 Self::VaultRecordRefused { owner: owner(&of)?, table, key, field, reason }
+            }
+            EventRecord::BackupTaken {} => Self::BackupTaken,
+            EventRecord::BackupRestored { taken_ms, rows, digest, epoch } => {
+                Self::BackupRestored { taken: Timestamp::from_millis(taken_ms), rows, digest, epoch }
             }
         })
     }
@@ -723,6 +733,8 @@ mod tests {
                 algorithm: "RS256".to_owned(),
                 state: SigningKeyState::Retired,
             },
+            AuditEvent::BackupTaken,
+            AuditEvent::BackupRestored { taken: Timestamp::from_millis(7), rows: 3, digest: "ab".to_owned(), epoch: 2 },
         ]
     }
 

@@ -23,6 +23,13 @@ pub(super) const STEP: usize = 500;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(u64);
 
+impl Revision {
+    /// How many changes there were.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,7 +79,7 @@ pub enum News {
     Everything { revision: Revision },
 }
 
-const LAST: Single<Revision> = Single::new("revision");
+pub(super) const LAST: Single<Revision> = Single::new("revision");
 /// What was announced last of policies, for those who have missed it.
 const LAST_POLICIES: Single<(Revision, ReplicaId, PolicyAct)> = Single::new("policies");
 

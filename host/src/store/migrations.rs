@@ -24,7 +24,7 @@ const STEP: usize = 200;
 
 pub(super) const STORED_SCHEMA: Single<u32> = Single::new("schema");
 pub(super) const STORED_MIN_READER: Single<u32> = Single::new("min_reader");
-const DEPLOYMENT: Single<DeploymentId> = Single::new("deployment");
+pub(super) const DEPLOYMENT: Single<DeploymentId> = Single::new("deployment");
 const EPOCH: Single<u64> = Single::new("epoch");
 
 /// One step of a migration, from where the one before ended: where the next begins, or that there is none.
@@ -102,8 +102,8 @@ pub(super) fn epoch(tx: &mut ReadTx<'_>) -> Result<u64, StoreError> {
 }
 
 /// See [`super::begin_epoch`].
-pub(super) fn begin_epoch(tx: &mut WriteTx<'_>) -> Result<u64, StoreError> {
-    let epoch = EPOCH.get(tx)?.unwrap_or(0) + 1;
+pub(super) fn begin_epoch(tx: &mut WriteTx<'_>, least: u64) -> Result<u64, StoreError> {
+    let epoch = EPOCH.get(tx)?.unwrap_or(0).saturating_add(1).max(least);
     EPOCH.put(tx, &epoch)?;
     Ok(epoch)
 }
@@ -139,7 +139,7 @@ mod tests {
     /// Puts rows into a file, past everything that would make sense of them.
     async fn write_file(path: &Path, tables: BTreeMap<Table, Vec<Row>>) {
         let env = StandingClock::at(AT_MS).env();
-        let engine = redb::Engine::open(Some(path.to_owned()), env).await.unwrap();
+        let engine = redb::Engine::open(Some(path.to_owned()), env, redb::GROUP).await.unwrap();
         for (table, rows) in tables {
             let put = move |tx: &mut WriteTx<'_>| rows.iter().try_for_each(|(key, value)| tx.put(table, key, value));
             engine.write(put).await.unwrap();
@@ -257,7 +257,7 @@ mod tests {
         let store = Store::open(location(), Env::system()).await.unwrap();
         let (deployment, epoch) = (store.deployment(), store.epoch());
         assert_eq!((epoch, store.read(super::epoch).await.unwrap()), (1, 1));
-        assert_eq!(store.write(begin_epoch).await.unwrap(), 2);
+        assert_eq!(store.write(|tx| begin_epoch(tx, 0)).await.unwrap(), 2);
         let replica = store.replica().clone();
         store.close().await;
         let store = Store::open(location(), Env::system()).await.unwrap();

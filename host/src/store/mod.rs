@@ -9,7 +9,7 @@
 //! how bytes are kept are [`redb`], for one gateway, and [`postgres`], for several. What is written above them is the
 //! same for both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -31,6 +31,10 @@ pub mod follower;
 pub mod leases;
 pub mod sweeper;
 pub mod trail;
+
+pub mod dump;
+pub mod export;
+pub mod stats;
 
 pub mod approvals;
 pub mod audit;
@@ -166,6 +170,8 @@ pub enum StoreError {
     /// A record that this version cannot read: damaged, or written by a newer one.
     #[error("a record of table {table} is not readable: {problem}")]
     Unreadable { table: &'static str, problem: String },
+    #[error("an import into this store broke off: empty it and import again")]
+    Incomplete,
 }
 
 /// The store. Clones share one engine.
@@ -203,6 +209,16 @@ impl Store {
     /// Opens a store, creating it if there is none, brings one of an earlier version to the present schema, and refuses
     /// one that a newer version wrote.
     pub async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
+        Self::start(location, env, redb::GROUP).await
+    }
+
+    /// The same; an embedded engine commits at most `group` transactions at once: to measure what committing more is worth.
+    #[doc(hidden)]
+    pub async fn open_with_groups_of(group: usize, location: Location, env: Env) -> Result<Self, StoreError> {
+        Self::start(location, env, group.max(1)).await
+    }
+
+    async fn start(location: Location, env: Env, group: usize) -> Result<Self, StoreError> {
         let about = |is_shared| About {
             replica: ReplicaId::generate(&env),
             identity: OnceLock::new(),
@@ -210,7 +226,7 @@ impl Store {
             announced: watch::Sender::new(()),
         };
         let is_shared = matches!(location, Location::Postgres(_));
-        let redb = |path| redb::Engine::open(path, env.clone());
+        let redb = |path| redb::Engine::open(path, env.clone(), group);
         let engine = match location {
             Location::File(path) => Engine::Redb(Arc::new(redb(Some(path)).await?)),
             Location::Memory => Engine::Redb(Arc::new(redb(None).await?)),
@@ -219,7 +235,7 @@ impl Store {
             }
         };
         let store = Self { about: Arc::new(about(is_shared)), engine };
-        match migrations::prepare(&store, &env).await {
+        match store.prepare(&env).await {
             Ok(identity) => {
                 store.about.identity.get_or_init(|| identity);
                 Ok(store)
@@ -310,6 +326,29 @@ impl Store {
         }
     }
 
+    async fn prepare(&self, env: &Env) -> Result<Identity, StoreError> {
+        if self.read(dump::import::is_incomplete).await? {
+            return Err(StoreError::Incomplete);
+        }
+        migrations::prepare(self, env).await
+    }
+
+    /// Streams the whole content, of one consistent state.
+    pub async fn export(&self) -> Result<export::Export, StoreError> {
+        match &self.engine {
+            Engine::Redb(engine) => engine.export().await,
+            Engine::Postgres(engine) => engine.export().await,
+        }
+    }
+
+    /// What the store holds and how its writer fares. Looks at every row: for operators, not for requests.
+    pub async fn stats(&self) -> Result<stats::Stats, StoreError> {
+        match &self.engine {
+            Engine::Redb(engine) => engine.stats().await,
+            Engine::Postgres(engine) => engine.stats().await,
+        }
+    }
+
     /// Looks through the whole store, beside traffic if need be: whether every record can be read and every index and
     /// expiry agrees with the records.
     pub async fn examine(&self) -> Result<Verification, StoreError> {
@@ -328,9 +367,10 @@ pub fn epoch(tx: &mut ReadTx<'_>) -> Result<u64, StoreError> {
     migrations::epoch(tx)
 }
 
-/// Begins a new epoch. Whoever puts a store back to an earlier state does this in its first transaction.
-pub fn begin_epoch(tx: &mut WriteTx<'_>) -> Result<u64, StoreError> {
-    migrations::begin_epoch(tx)
+/// Begins a new epoch, which is `least` or later. Whoever puts a store back to an earlier state does this in its first
+/// transaction.
+pub fn begin_epoch(tx: &mut WriteTx<'_>, least: u64) -> Result<u64, StoreError> {
+    migrations::begin_epoch(tx, least)
 }
 
 /// Goes down with the closure of a write, once it was answered: then it is committed, if it ever will be. That somebody
@@ -361,6 +401,12 @@ impl Store {
         };
         Self { engine: self.engine.clone(), about: Arc::new(about) }
     }
+}
+
+/// Gives the space of a file that is free back to the filesystem, while nobody has the store open. Tells its size before
+/// and after, in bytes.
+pub async fn compact(path: &Path) -> Result<(u64, u64), StoreError> {
+    redb::compact(path).await
 }
 
 impl std::fmt::Debug for Store {

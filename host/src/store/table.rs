@@ -258,6 +258,12 @@ impl<R: Serialize + DeserializeOwned> Single<R> {
     pub(super) fn put(&self, tx: &mut WriteTx<'_>, value: &R) -> Result<(), StoreError> {
         tx.put(Table::Meta, self.name.as_bytes(), &encode(SINGLE_VERSION, value))
     }
+
+    /// The value, if it is among these rows of `meta`.
+    pub(super) fn among(&self, rows: &[Row]) -> Result<Option<R>, StoreError> {
+        let row = rows.iter().find(|(key, _)| key == self.name.as_bytes());
+        row.map(|(_, bytes)| decode(Table::Meta, SINGLE_VERSION, bytes)).transpose()
+    }
 }
 
 /// The first `limit` rows of a table. More than that is a fault: the table's own verbs bound it.

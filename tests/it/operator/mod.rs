@@ -15,6 +15,7 @@ mod pins;
 mod policy_cli;
 mod recordings;
 mod replicas;
+mod store;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {

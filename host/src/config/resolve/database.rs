@@ -23,6 +23,19 @@ const MOST_HOSTS: usize = 8;
 
 const FORMS: &str = "write \"redb:PATH\", \"postgres://USER@HOST/DATABASE\" or \"memory:\"";
 
+impl StoreUrl {
+    /// Reads it as it stands in the configuration; paths in it are relative to `base`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that go on from its name. They never quote it: there may be a password in it.
+    pub fn parse(text: &str, base: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        parse(&Secrets { base_dir: base, environment }, text).map_err(|fault| match fault.hint {
+            Some(hint) => format!("{}: {hint}", fault.message),
+            None => fault.message,
+        })
+    }
+}
+
 pub(super) fn resolve(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl {
     let secrets = Secrets { base_dir: checks.secrets.base_dir, environment: checks.secrets.environment };
     let url = checks.setting("store.url", &raw.url, |text| parse(&secrets, text));

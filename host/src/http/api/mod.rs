@@ -34,6 +34,7 @@ mod pins;
 mod policies;
 mod recordings;
 mod status;
+mod store;
 mod trails;
 mod upstreams;
 mod vault;
@@ -130,6 +131,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/api/v1/vault/rewrap", access: Access::Operator, handler: || post(vault::rewrap) },
     Route { method: "POST", path: "/api/v1/vault/verify", access: Access::Operator, handler: || post(vault::verify) },
     Route { method: "POST", path: "/api/v1/vault/shred", access: Access::Operator, handler: || post(vault::shred) },
+    Route { method: "GET", path: "/api/v1/store/backup", access: Access::Operator, handler: || get(store::back_up) },
+    Route { method: "GET", path: "/api/v1/store/stats", access: Access::Operator, handler: || get(store::stats) },
+    Route { method: "GET", path: "/api/v1/store/verify", access: Access::Operator, handler: || get(store::verify) },
 ];
 
 /// What the handlers work with.

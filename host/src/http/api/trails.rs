@@ -239,6 +239,10 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::VaultRecordRefused { owner, table, key, field, reason } => {
             json!({ "owner": owner.to_string(), "table": table, "key": key, "field": field, "reason": reason })
         }
+        AuditEvent::BackupTaken => json!({}),
+        AuditEvent::BackupRestored { taken, rows, digest, epoch } => {
+            json!({ "taken": taken.to_string(), "rows": rows, "digest": digest, "epoch": epoch })
+        }
     };
     json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
 }

@@ -225,7 +225,7 @@ async fn a_clock_that_steps_does_not_open_what_is_over() {
 async fn a_restored_store_knows_no_grant_from_before() {
     let place = Place::memory().await;
     issue(&place.store, 1, "a", party("ci", "app")).await;
-    place.store.write(super::super::begin_epoch).await.unwrap();
+    place.store.write(|tx| super::super::begin_epoch(tx, 0)).await.unwrap();
     assert_eq!(rotate(&place.store, "a", "b").await, "gone Restored");
     let grant = issue(&place.store, 2, "c", party("ci", "app")).await;
     assert_eq!(grant.epoch, 2);

@@ -28,12 +28,14 @@ use tokio_util::task::TaskTracker;
 
 use super::StoreError;
 use super::engine::{self, MAX_READS, ReadTx, Transition, WriteTx};
+use super::stats::Meter;
 use crate::env::{Env, Timestamp};
 
 mod fetched;
 mod link;
 mod statements;
 mod tls;
+mod walk;
 mod writer;
 
 #[cfg(test)]
@@ -62,6 +64,8 @@ pub(super) struct Engine {
     queue: Mutex<Option<mpsc::Sender<Box<dyn Transition>>>>,
     readers: Pool,
     fetch: String,
+    schema: String,
+    meter: Arc<Meter>,
     reachable: Arc<AtomicBool>,
     env: Env,
     /// The writer, the connections, and what ends reads.
@@ -97,14 +101,25 @@ impl Engine {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let reachable = Arc::new(AtomicBool::new(true));
         let connection = Connection::new(connector, link, Arc::clone(&reachable));
-        let writer = Writer::new(waiting, connection, env.clone());
+        let meter = Arc::new(Meter::default());
+        let writer = Writer::new(waiting, connection, env.clone(), Arc::clone(&meter));
         let finished = CancellationToken::new();
         let ended = finished.clone().drop_guard();
         tasks.spawn(async move {
             let _ended = ended;
             writer.run().await;
         });
-        Ok(Self { queue: Mutex::new(Some(queue)), readers, fetch, reachable, env, tasks, finished })
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            readers,
+            fetch,
+            schema: database.schema.clone(),
+            meter,
+            reachable,
+            env,
+            tasks,
+            finished,
+        })
     }
 
     pub(super) async fn read<T, E, F>(&self, closure: F) -> Result<T, E>
@@ -148,7 +163,8 @@ impl Engine {
         E: From<StoreError> + Send + 'static,
     {
         let (transition, answer) = engine::transition(closure);
-        self.send(transition)?;
+        self.meter.queue();
+        self.send(transition).inspect_err(|_| self.meter.unqueue())?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
     }
 

@@ -45,6 +45,30 @@ pub(super) const BEGIN_READ: &str = "\
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
 
+/// What a walk through everything says after [`BEGIN_READ`]: it may take its time, and may wait for whoever reads what it
+/// tells.
+pub(super) const PATIENTLY: &str = "\
+    SET LOCAL statement_timeout = '60s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '16min'";
+
+/// The rows of a table from a key on, at most so many.
+pub(super) fn page(schema: &str) -> String {
+    format!("SELECT k, v FROM {schema}.kv WHERE tbl = $1 AND k >= $2 ORDER BY tbl, k LIMIT $3")
+}
+
+/// For each table that has any: rows, bytes of keys and values, and what the rows take as they are stored.
+pub(super) fn count(schema: &str) -> String {
+    format!(
+        "SELECT tbl, count(*), sum(octet_length(k)::int8 + octet_length(v)::int8)::int8, sum(pg_column_size(kv.*)::int8)::int8 \
+         FROM {schema}.kv GROUP BY tbl ORDER BY tbl"
+    )
+}
+
+/// What the table takes on the disk with its index, and the size of a page.
+pub(super) fn size(schema: &str) -> String {
+    format!("SELECT pg_total_relation_size('{schema}.kv'), current_setting('block_size')::int8")
+}
+
 /// What became of a transaction.
 pub(super) const STATUS: &str = "SELECT pg_xact_status($1::text::xid8)";
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::StoreError;
 use super::super::engine::{Effects, Transition};
+use super::super::stats::Meter;
 use super::fetched::Fetched;
 use super::link::{Connector, Fate, Fault, Link, Missing, NotCommitted};
 use crate::env::{Env, Timestamp};
@@ -50,6 +51,7 @@ pub(super) struct Writer {
     put_off: VecDeque<Box<dyn Transition>>,
     connection: Connection,
     env: Env,
+    meter: Arc<Meter>,
 }
 
 /// How an attempt ended.
@@ -67,8 +69,13 @@ enum Ended {
 }
 
 impl Writer {
-    pub(super) fn new(waiting: mpsc::Receiver<Box<dyn Transition>>, connection: Connection, env: Env) -> Self {
-        Self { waiting, put_off: VecDeque::new(), connection, env }
+    pub(super) fn new(
+        waiting: mpsc::Receiver<Box<dyn Transition>>,
+        connection: Connection,
+        env: Env,
+        meter: Arc<Meter>,
+    ) -> Self {
+        Self { waiting, put_off: VecDeque::new(), connection, env, meter }
     }
 
     /// Works until the queue is empty and nobody can add to it.
@@ -87,7 +94,7 @@ impl Writer {
         loop {
             tokio::select! {
                 biased;
-                received = self.waiting.recv() => return received,
+                received = self.waiting.recv() => return received.inspect(|_| self.meter.unqueue()),
                 () = self.connection.tend() => {}
             }
         }
@@ -96,7 +103,8 @@ impl Writer {
     /// Adds what is there, as far as it fits.
     fn fill(&mut self, group: &mut Group) {
         while group.len() < GROUP {
-            match self.put_off.pop_front().or_else(|| self.waiting.try_recv().ok()) {
+            let received = || self.waiting.try_recv().ok().inspect(|_| self.meter.unqueue());
+            match self.put_off.pop_front().or_else(received) {
                 Some(transition) => group.push(transition),
                 None => return,
             }
@@ -162,6 +170,7 @@ impl Writer {
                 Some(complete) => self.put_off(group, complete),
             }
         };
+        self.meter.ran(group.len());
         if effects.is_empty() {
             // What the answers rest on was committed before, so they need not wait.
             for transition in group.drain(..) {
@@ -172,7 +181,10 @@ impl Writer {
             }
             return Ended::Committed;
         }
-        match self.connection.commit(&effects).await {
+        let began = Instant::now();
+        let committed = self.connection.commit(&effects).await;
+        self.meter.committed(began.elapsed(), committed.is_err());
+        match committed {
             Ok(()) => Ended::Committed,
             Err(NotCommitted::Refused(error)) => self.failed(Fault::Refused(error)).await,
             Err(NotCommitted::Unknown(error)) => {

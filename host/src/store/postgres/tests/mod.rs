@@ -17,6 +17,7 @@ mod faults;
 mod proxy;
 mod replicas;
 mod sessions;
+mod walk;
 
 #[path = "../../../../../tests/src/postgres.rs"]
 #[expect(unreachable_pub, reason = "the file is a public module of the black-box tests, too")]

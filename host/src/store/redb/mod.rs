@@ -12,11 +12,9 @@
 //! The transaction rules are not here but in `engine`. Facts about redb: its `Builder`, `WriteTransaction` and
 //! `StorageBackend` documentation.
 
-use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -24,20 +22,28 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::redb::{
-    AccessGuard, Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    StorageError, TableDefinition, TableError, TransactionError, backends::InMemoryBackend,
+    AccessGuard, Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTableMetadata, StorageError, TableDefinition, TableError, TransactionError, backends::InMemoryBackend,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
 use super::engine::{self, Bounds, Direction, Effects, ReadTx, Rows, Snapshot, Table, Transition, WriteTx};
+use super::export::{self, Abandoned, Export};
+use super::stats::{Meter, Stats, TableStats};
 use crate::env::Env;
+
+#[cfg(test)]
+mod disk;
+mod file;
+
+pub(super) use file::{compact, sync_parent};
 
 /// Writes that may wait; more are refused with [`StoreError::Busy`].
 const QUEUE: usize = 4096;
 /// Closures in one commit.
-const GROUP: usize = 64;
+pub(super) const GROUP: usize = 64;
 /// How long a commit waits for company.
 const GROUP_TIME: Duration = Duration::from_millis(1);
 /// A group that has gathered this many bytes waits no longer.
@@ -55,14 +61,18 @@ pub(super) struct Engine {
     queue: Mutex<Option<mpsc::SyncSender<Message>>>,
     database: Arc<Slot>,
     reads: Arc<Semaphore>,
+    meter: Arc<Meter>,
+    /// The file, unless it is in memory.
+    path: Option<PathBuf>,
     env: Env,
     finished: CancellationToken,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Opens the store in a file, creating it if nothing is there, or one in memory.
-    pub(super) async fn open(file: Option<PathBuf>, env: Env) -> Result<Self, StoreError> {
+    /// Opens the store in a file, creating it if nothing is there, or one in memory. At most `group` closures share a
+    /// commit.
+    pub(super) async fn open(file: Option<PathBuf>, env: Env, group: usize) -> Result<Self, StoreError> {
         match file {
             None => {
                 let mut backend = Some(InMemoryBackend::new());
@@ -71,22 +81,29 @@ impl Engine {
                     Some(backend) => builder().create_with_backend(backend).map_err(fault),
                     None => Err(unavailable(io::Error::other("a store in memory cannot be opened again"))),
                 };
-                Self::start(Box::new(open), env).await
+                Self::start(Box::new(open), env, group).await
             }
-            Some(path) => Self::start(Box::new(move || open_file(&path)), env).await,
+            Some(path) => {
+                let at = path.clone();
+                let engine = Self::start(Box::new(move || file::open(&at)), env, group).await?;
+                Ok(Self { path: Some(path), ..engine })
+            }
         }
     }
 
     /// Starts the writer with its way to open the database.
-    async fn start(open: Opener, env: Env) -> Result<Self, StoreError> {
+    async fn start(open: Opener, env: Env, group: usize) -> Result<Self, StoreError> {
         let (queue, waiting) = mpsc::sync_channel(QUEUE);
         let database = Arc::new(Slot(RwLock::new(State::Closed)));
         let finished = CancellationToken::new();
         let (opened, first_open) = oneshot::channel();
+        let meter = Arc::new(Meter::default());
         let mut writer = Writer {
             open,
             database: Arc::clone(&database),
             waiting,
+            group,
+            meter: Arc::clone(&meter),
             env: env.clone(),
             opening: 0,
             opened_at: Instant::now(),
@@ -108,6 +125,8 @@ impl Engine {
             queue: Mutex::new(Some(queue)),
             database,
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            meter,
+            path: None,
             env,
             finished,
             writer: Mutex::new(Some(thread)),
@@ -147,8 +166,49 @@ impl Engine {
         E: From<StoreError> + Send + 'static,
     {
         let (transition, answer) = engine::transition(closure);
-        self.send(Message::Write(transition))?;
+        self.meter.queue();
+        self.send(Message::Write(transition)).inspect_err(|_| self.meter.unqueue())?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+
+    /// Streams all rows of one state, from a thread of its own.
+    pub(super) async fn export(self: &Arc<Self>) -> Result<Export, StoreError> {
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (mut sink, export) = export::channel();
+        let (engine, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let (told, failed) = match engine.database.pages() {
+                Ok(pages) => {
+                    let told = tell_all(&pages, |table, row| runtime.block_on(sink.row(table, row)));
+                    (told, pages.has_failed().then_some(pages.opening))
+                }
+                Err(refused) => (Some(Err(refused.failure)), refused.opening),
+            };
+            if let Some(opening) = failed {
+                // As in `read`.
+                let _ = engine.send(Message::Failed { opening });
+            }
+            if let Some(told) = told {
+                // Whoever asked may have gone away.
+                let _ = runtime.block_on(sink.end(told));
+            }
+        });
+        Ok(export)
+    }
+
+    /// Counts rows and pages.
+    pub(super) async fn stats(&self) -> Result<Stats, StoreError> {
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (database, path, meter) = (Arc::clone(&self.database), self.path.clone(), Arc::clone(&self.meter));
+        let count = move || {
+            let _permit = permit;
+            let pages = database.pages().map_err(|refused| refused.failure)?;
+            let tables = export::tables().into_iter().map(|table| pages.stats(table)).collect::<Result<Vec<_>, _>>()?;
+            let file = path.map(|path| file::stats(&path, &tables)).transpose()?;
+            Ok(Stats { tables, file, writer: meter.read() })
+        };
+        tokio::task::spawn_blocking(count).await.map_err(|_| StoreError::Closed)?
     }
 
     /// Takes no more writes, finishes those that are queued, and lets go of the file.
@@ -229,6 +289,9 @@ struct Writer {
     open: Opener,
     database: Arc<Slot>,
     waiting: mpsc::Receiver<Message>,
+    /// Most closures in one commit.
+    group: usize,
+    meter: Arc<Meter>,
     env: Env,
     /// Counts the openings, so that a fault is laid to the right one.
     opening: u64,
@@ -249,7 +312,10 @@ impl Writer {
                 Some(at) => self.waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             match message {
-                Ok(Message::Write(first)) => self.commit_group(first),
+                Ok(Message::Write(first)) => {
+                    self.meter.unqueue();
+                    self.commit_group(first);
+                }
                 Ok(Message::Failed { opening }) => self.note_failure(opening),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -274,14 +340,15 @@ impl Writer {
         while let Some(mut transition) = next {
             transition.run(&pages, &mut effects, self.env.now());
             group.push(transition);
-            let is_full = group.len() == GROUP || effects.bytes() >= GROUP_BYTES;
+            let is_full = group.len() >= self.group || effects.bytes() >= GROUP_BYTES;
             next = if is_full { None } else { self.next_before(until) };
         }
         let mut has_failed = pages.has_failed();
         // Pages that a commit frees are not used again while a reader may look at them.
         drop(pages);
 
-        let committed = if effects.is_empty() { Ok(()) } else { self.commit(&effects) };
+        self.meter.ran(group.len());
+        let committed = if effects.is_empty() { Ok(()) } else { self.commit_and_count(&effects) };
         has_failed |= committed.is_err();
         for transition in group {
             transition.answer(committed.clone());
@@ -294,11 +361,21 @@ impl Writer {
     fn next_before(&mut self, until: Instant) -> Option<Box<dyn Transition>> {
         loop {
             match self.waiting.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Message::Write(transition)) => return Some(transition),
+                Ok(Message::Write(transition)) => {
+                    self.meter.unqueue();
+                    return Some(transition);
+                }
                 Ok(Message::Failed { opening }) => self.note_failure(opening),
                 Err(_) => return None,
             }
         }
+    }
+
+    fn commit_and_count(&self, effects: &Effects) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let committed = self.commit(effects);
+        self.meter.committed(began.elapsed(), committed.is_err());
+        committed
     }
 
     fn commit(&self, effects: &Effects) -> Result<(), StoreError> {
@@ -386,6 +463,16 @@ impl Pages {
         }
     }
 
+    fn stats(&self, table: Table) -> Result<TableStats, StoreError> {
+        let Some(rows) = self.table(table)? else {
+            return Ok(TableStats { table, rows: 0, bytes: 0, allocated_bytes: 0 });
+        };
+        let count = rows.len().map_err(|error| self.note(error))?;
+        let pages = rows.stats().map_err(|error| self.note(error))?;
+        let allocated_bytes = pages.stored_bytes() + pages.metadata_bytes() + pages.fragmented_bytes();
+        Ok(TableStats { table, rows: count, bytes: pages.stored_bytes(), allocated_bytes })
+    }
+
     fn note(&self, error: StorageError) -> StoreError {
         // The handle was closed or reopened while this read went on; nothing is wrong with the new one.
         if !matches!(error, StorageError::DatabaseClosed) {
@@ -417,6 +504,26 @@ impl Snapshot for Pages {
     }
 }
 
+/// Tells all rows of a state, or `None` if nobody wants to know any more.
+fn tell_all(
+    pages: &Pages,
+    mut tell: impl FnMut(Table, engine::Row) -> Result<(), Abandoned>,
+) -> Option<Result<(), StoreError>> {
+    for table in export::tables() {
+        let rows = match pages.range(table, &Bounds::all(), Direction::Forward, usize::MAX) {
+            Ok(rows) => rows,
+            Err(failure) => return Some(Err(failure)),
+        };
+        for row in rows {
+            match row {
+                Ok(row) => tell(table, row).ok()?,
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
+    }
+    Some(Ok(()))
+}
+
 type Bytes = &'static [u8];
 type GuardedRow<'a> = (AccessGuard<'a, Bytes>, AccessGuard<'a, Bytes>);
 
@@ -428,35 +535,6 @@ fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder
-}
-
-/// Opens or creates the file, readable for nobody else.
-fn open_file(path: &Path) -> Result<Database, StoreError> {
-    let cannot = |source: Fault| StoreError::Open { path: path.to_owned(), source };
-    let is_new = !path.exists();
-    let file = private_file(path).map_err(|error| cannot(Arc::new(error)))?;
-    let database = builder().create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        error => cannot(Arc::new(error)),
-    })?;
-    if is_new {
-        // The file's name has to survive a power cut as well as its content.
-        sync_parent(path).map_err(|error| cannot(Arc::new(error)))?;
-    }
-    Ok(database)
-}
-
-fn private_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.map_or(PathBuf::from("."), Path::to_owned))?.sync_all()
 }
 
 type Fault = Arc<dyn std::error::Error + Send + Sync>;
@@ -480,7 +558,10 @@ mod tests {
     use ::redb::StorageBackend;
     use ::redb::backends::FileBackend;
 
+    use std::path::Path;
+
     use super::super::tests::StandingClock;
+    use super::file::private_file;
     use super::*;
 
     const TABLE: Table = Table::Decisions;
@@ -561,7 +642,7 @@ mod tests {
             let mut builder = Builder::new();
             builder.set_cache_size(0).create_with_backend(FaultyDisk { file, faults: Arc::clone(&disk) }).map_err(fault)
         };
-        let engine = Engine::start(Box::new(open), StandingClock::at(0).env()).await.unwrap();
+        let engine = Engine::start(Box::new(open), StandingClock::at(0).env(), GROUP).await.unwrap();
         (Arc::new(engine), faults)
     }
 
@@ -704,6 +785,8 @@ mod tests {
             open: Box::new(|| builder().create_with_backend(InMemoryBackend::new()).map_err(fault)),
             database: Arc::new(Slot(RwLock::new(State::Closed))),
             waiting: mpsc::sync_channel(1).1,
+            group: GROUP,
+            meter: Arc::default(),
             env: StandingClock::at(0).env(),
             opening: 0,
             opened_at: Instant::now(),
@@ -719,7 +802,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_never_opened_twice() {
-        let engine = Engine::open(None, StandingClock::at(0).env()).await.unwrap();
+        let engine = Engine::open(None, StandingClock::at(0).env(), GROUP).await.unwrap();
         put(&engine, b"kept").await.unwrap();
         engine.send(Message::Failed { opening: 1 }).unwrap();
         eventually(async || put(&engine, b"gone").await.err()).await;
