@@ -23,8 +23,9 @@ use crate::env::Env;
 use crate::http::api::Api;
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
+use crate::http::replica::{Directory, Replicas};
 use crate::http::serve::{self as edge, Socket};
-use crate::http::{admin_router, public_router};
+use crate::http::{admin_router, public_router, replica_router};
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
@@ -49,6 +50,8 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
 pub struct Listeners {
     pub public: TcpListener,
     pub admin: Option<TcpListener>,
+    /// For other replicas.
+    pub replica: Option<TcpListener>,
 }
 
 /// Why the gateway did not start.
@@ -161,8 +164,10 @@ impl Gateway {
 
         let (shadows, runner) = policy::shadows();
         self.background.spawn(runner.run(self.background.stopping().clone()));
+        let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
         let services = Arc::new(Services {
             env: env.clone(),
+            replica: replicas.id().clone(),
             secret: secret(),
             store: store.clone(),
             decisions: recorder,
@@ -177,6 +182,7 @@ impl Gateway {
         let api = Arc::new(Api {
             control: control.clone(),
             services: services.clone(),
+            replicas: replicas.clone(),
             operator_token: operator_token.digest(),
         });
         let settings = mcp::Settings {
@@ -189,6 +195,7 @@ impl Gateway {
             services,
             control.published.subscribe(),
             settings,
+            replicas.clone(),
             self.edges.stopping().clone(),
             self.requests.clone(),
         );
@@ -199,6 +206,7 @@ impl Gateway {
                 .map_err(StartError::Guard)
         };
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
+        let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),
@@ -208,6 +216,19 @@ impl Gateway {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
             sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
         }
+
+        if let Some(listener) = listeners.replica {
+            sockets.push((Socket::Tcp(listener), for_replicas));
+        }
+        if store.is_shared() {
+            replicas.renew().await.map_err(StartError::Store)?;
+        }
+        // It says that it leaves as soon as nothing is accepted any more.
+        let fingerprint = {
+            let control = control.clone();
+            move || control.config.load().fingerprint.to_hex()
+        };
+        self.background.spawn(replicas.keep_renewing(fingerprint, self.edges.stopping().clone()));
 
         let started = AuditEvent::GatewayStarted { version: env!("CARGO_PKG_VERSION").to_owned() };
         store::audit::record(&store, Actor::System, started).await.map_err(StartError::Store)?;
@@ -339,6 +360,33 @@ fn code_cache(directory: &Path, secret: DeploymentSecret) -> Option<policy::Code
             None
         }
     }
+}
+
+/// This replica, and how it learns of the others.
+fn replicas(
+    config: &Config,
+    env: &Env,
+    secret: DeploymentSecret,
+    store: &Store,
+    listener: Option<&TcpListener>,
+) -> Result<Arc<Replicas>, StartError> {
+    let bound = listener.map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+    let address = bound.map(|bound| config.replica.advertise.clone().unwrap_or_else(|| bound.to_string()));
+    let peers = &config.replica.peers;
+    let directory = if store.is_shared() {
+        if address.is_none() {
+            tracing::warn!("without replica.listen, sessions that reach another replica go on there without streams");
+        }
+        if !peers.is_empty() {
+            tracing::warn!("replica.peers is not used: the store tells who is there");
+        }
+        Directory::Store(store.clone())
+    } else if peers.is_empty() {
+        Directory::Alone
+    } else {
+        Directory::Peers(peers.clone())
+    };
+    Ok(Replicas::new(env.clone(), secret, directory, address, config.fingerprint.to_hex()))
 }
 
 fn location(url: &StoreUrl) -> store::Location {

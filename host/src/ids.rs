@@ -214,6 +214,8 @@ random_ids! {
     GrantId, "a grant";
     /// Identifies one guest: who consented without naming themselves, for as long as the grant lives.
     GuestId, "a guest";
+    /// Identifies one run of one gateway among those that share a deployment.
+    ReplicaId, "a replica";
 }
 
 #[cfg(test)]

@@ -7,4 +7,5 @@ mod fidelity;
 mod mcp;
 mod operator;
 mod policy;
+mod replica;
 mod upstream;

@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::clock::TestClock;
 /// Longest wait for anything that should happen soon. Generous: the machines are noisy.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// Where a gateway under test keeps its deployment secret.
+const DEPLOYMENT_SECRET: &str = "data/deployment-secret";
+
 /// What a gateway is configured with. Everything is TOML, as an operator would write it.
 #[derive(Default)]
 pub struct Builder {
@@ -32,6 +36,7 @@ pub struct Builder {
     keys: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
     disk: bool,
+    replica: Option<std::net::TcpListener>,
 }
 
 impl Builder {
@@ -90,6 +95,17 @@ impl Builder {
         self
     }
 
+    /// Makes it one of several replicas: others reach it at `listener`, and it reaches them at `peers`. All of them have the
+    /// same deployment secret.
+    #[must_use]
+    pub fn replica(mut self, listener: std::net::TcpListener, peers: &[SocketAddr]) -> Self {
+        let address = listener.local_addr().unwrap();
+        let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        self = self.section(&format!("[replica]\nlisten = \"{address}\"\npeers = {peers:?}\n"));
+        self.replica = Some(listener);
+        self.file(DEPLOYMENT_SECRET, format!("{}\n", "5e".repeat(32)).as_bytes())
+    }
+
     /// Starts the gateway and waits until it is ready.
     pub async fn start(self) -> Gateway {
         let gateway = self.try_start(TempDir::new().unwrap(), TestClock::default()).await.expect("the gateway starts");
@@ -103,7 +119,7 @@ impl Builder {
     }
 
     /// The same; if it fails, the directory comes back.
-    pub async fn try_start_in(self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
+    pub async fn try_start_in(mut self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (public_address, admin_address) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
@@ -115,7 +131,11 @@ impl Builder {
         let socket = config.listen.admin_socket.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let listeners = Listeners { public, admin: Some(admin) };
+        let replica = self.replica.take().map(|listener| {
+            listener.set_nonblocking(true).unwrap();
+            TcpListener::from_std(listener).unwrap()
+        });
+        let listeners = Listeners { public, admin: Some(admin), replica };
         let mut running: JoinHandle<Result<(), StartError>> =
             tokio::spawn(portcullis::serve(listeners, config, env, async move { stopped.cancelled().await }));
         let started = async {
@@ -137,7 +157,10 @@ impl Builder {
         for (name, content) in &self.files {
             let path = dir.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
+            if name == DEPLOYMENT_SECRET {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            }
         }
         let store = if self.disk { "redb:data/portcullis.redb" } else { "memory:" };
         let mut text = format!(

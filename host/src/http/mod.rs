@@ -18,6 +18,7 @@ pub mod body;
 pub mod error;
 pub mod guard;
 pub mod mcp;
+pub mod replica;
 pub mod serve;
 
 use guard::HostGuard;
@@ -26,6 +27,11 @@ use guard::HostGuard;
 pub fn public_router(mcp: Arc<mcp::Mcp>, control: Arc<Control>, guard: HostGuard) -> Router {
     let health = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(control);
     guarded(mcp.router().merge(health), guard)
+}
+
+/// What the replica listener serves. It needs no guard: whatever is not sealed with the deployment secret opens nothing.
+pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
+    mcp.replica_router().fallback(nothing_here)
 }
 
 /// What the admin listener and the admin socket serve.

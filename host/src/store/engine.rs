@@ -97,6 +97,8 @@ tables! {
     Changes = 16 "changes",
     /// When a record expires, its table's number and its key → nothing.
     Expiry = 17 "expiry",
+    /// Gateways that share this store, by id.
+    Replicas = 100 "replicas",
 }
 
 /// One row.

@@ -26,6 +26,7 @@ pub mod decisions;
 pub mod keys;
 pub mod pins;
 pub mod recordings;
+pub mod replicas;
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ pub const SCHEMA: u32 = 1;
 const STORED_SCHEMA: table::Single<u32> = table::Single::new("schema");
 
 /// Every table of records, for what is done to all alike.
-const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES];
+const KEPT: &[&dyn table::Kept] = &[&changes::CHANGES, &replicas::REPLICAS];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

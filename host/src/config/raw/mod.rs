@@ -42,6 +42,8 @@ pub struct File {
     pub listen: Listen,
     /// Where the gateway keeps what it must remember.
     pub store: Store,
+    /// This gateway among others of the same deployment.
+    pub replica: Replica,
     /// Limits of connections, for both listeners.
     pub edge: Edge,
     /// Limits of MCP traffic.
@@ -82,6 +84,20 @@ pub struct Store {
     /// `data_dir`.
     #[schemars(extend("pattern" = "^(redb:.+|memory:)$"))]
     pub url: Setting<String>,
+}
+
+/// This gateway among others of the same deployment.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Replica {
+    /// Address and port for the other replicas, in a network that only they reach. Without it nothing is forwarded here, and
+    /// sessions that reach another replica go on there without streams.
+    pub listen: Setting<String>,
+    /// Host and port that the other replicas reach `replica.listen` at. Without it, `replica.listen`.
+    pub advertise: Setting<String>,
+    /// Hosts and ports of the other replicas' listeners, where the store is not shared. They must have the same deployment
+    /// secret and the same keys.
+    pub peers: Vec<At<String>>,
 }
 
 /// Limits of connections, for both listeners.

@@ -127,6 +127,7 @@ pub const ROUTES: &[Route] = &[
 pub struct Api {
     pub control: Arc<Control>,
     pub services: Arc<crate::pipeline::Services>,
+    pub replicas: Arc<super::replica::Replicas>,
     pub operator_token: Digest,
 }
 
