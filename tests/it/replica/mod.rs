@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 
 mod gone;
 mod listener;
+mod tasks;
 mod together;
 
 const ASKS: &str = "up__test_streaming_elicitation";
@@ -28,7 +29,11 @@ struct Replica {
 
 impl Replica {
     async fn start(listener: TcpListener, peers: &[SocketAddr], fixture: &Fixture) -> Self {
-        let builder = Gateway::builder().key("alice").key("bob").section("[mcp]\nlegacy_sse = true");
+        Self::start_with(listener, peers, fixture, "").await
+    }
+
+    async fn start_with(listener: TcpListener, peers: &[SocketAddr], fixture: &Fixture, policies: &str) -> Self {
+        let builder = Gateway::builder().key("alice").key("bob").section("[mcp]\nlegacy_sse = true").section(policies);
         let builder = builder.http_upstream("up", &fixture.url).section(LIMITS);
         let address = listener.local_addr().unwrap();
         let builder = builder.replica(listener, peers);
@@ -75,11 +80,16 @@ fn listener() -> TcpListener {
 
 /// Two replicas before an upstream of the legacy era, which asks in the middle of its calls.
 async fn pair() -> (Fixture, Replica, Replica) {
-    let fixture = Fixture::with(Settings { eras: Eras::Legacy, ..Settings::default() }).await.unwrap();
+    pair_with(Eras::Legacy, "").await
+}
+
+/// The same before an upstream of other eras, with policies.
+async fn pair_with(eras: Eras, policies: &str) -> (Fixture, Replica, Replica) {
+    let fixture = Fixture::with(Settings { eras, ..Settings::default() }).await.unwrap();
     let (one, other) = (listener(), listener());
     let (at_one, at_other) = (one.local_addr().unwrap(), other.local_addr().unwrap());
-    let one = Replica::start(one, &[at_other], &fixture).await;
-    let other = Replica::start(other, &[at_one], &fixture).await;
+    let one = Replica::start_with(one, &[at_other], &fixture, policies).await;
+    let other = Replica::start_with(other, &[at_one], &fixture, policies).await;
     (fixture, one, other)
 }
 
