@@ -17,7 +17,8 @@ async fn asked(caller: &Caller, id: &Value) -> Value {
 async fn a_task_is_asked_for_at_another_replica_and_inspected_all_the_same() {
     let (_fixture, one, other) = pair_with(Eras::Modern, POLICIES).await;
     let able = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
-    let (there, here) = (one.caller("alice").able(able.clone()), other.caller("alice").able(able));
+    let (there, here) = (one.caller("alice").able(able.clone()), other.caller("alice").able(able.clone()));
+    let bob = other.caller("bob").able(able);
     let begun = there.call("up__slow_compute", json!({ "seconds": 0.05, "label": "it" })).await.json();
     let id = &begun["result"]["taskId"];
     assert!(id.is_string(), "{begun}");
@@ -27,7 +28,7 @@ async fn a_task_is_asked_for_at_another_replica_and_inspected_all_the_same() {
         assert_eq!(&task["result"]["taskId"], id, "it has one id everywhere");
         assert_eq!(task["result"]["result"]["content"][0]["text"], "[redacted:word] it for 0.05 s", "{task}");
     }
-    assert_eq!(asked(&other.caller("bob"), id).await["error"]["code"], -32602, "it is not his");
+    assert_eq!(asked(&bob, id).await["error"]["code"], -32602, "it is not his");
     one.kill();
     eventually(async || asked(&here, id).await["error"]["code"] == -32602).await;
 }
