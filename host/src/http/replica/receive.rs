@@ -53,7 +53,7 @@ impl IntoResponse for Rejected {
             // Whoever sent it has our secret, and a clock that an operator should look at.
             Self::Stale => tracing::warn!("refused a request of another replica: the clocks differ too much"),
             Self::Forged | Self::Replayed => {
-                tracing::debug!(check = %self, "refused a request to the replica listener")
+                tracing::debug!(check = %self, "refused a request to the replica listener");
             }
         }
         StatusCode::UNAUTHORIZED.into_response()
