@@ -23,8 +23,9 @@ use crate::env::Env;
 use crate::http::api::{Api, Upkeep};
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
+use crate::http::replica::{Directory, Replicas};
 use crate::http::serve::{self as edge, Socket};
-use crate::http::{admin_router, public_router};
+use crate::http::{admin_router, public_router, replica_router};
 use crate::outbound::Outbound;
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
@@ -54,6 +55,8 @@ const VAULT_TIDY_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Listeners {
     pub public: TcpListener,
     pub admin: Option<TcpListener>,
+    /// For other replicas.
+    pub replica: Option<TcpListener>,
 }
 
 /// Why the gateway did not start.
@@ -182,8 +185,10 @@ impl Gateway {
 
         let (shadows, runner) = policy::shadows();
         self.background.spawn(runner.run(self.background.stopping().clone()));
+        let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
         let services = Arc::new(Services {
             env: env.clone(),
+            replica: replicas.id().clone(),
             secret: secret(),
             store: store.clone(),
             decisions: recorder,
@@ -199,6 +204,7 @@ impl Gateway {
             control: control.clone(),
             services: services.clone(),
             upkeep: Upkeep { clock, sweeper: sweeping },
+            replicas: replicas.clone(),
             operator_token: operator_token.digest(),
         });
         let settings = mcp::Settings {
@@ -211,6 +217,7 @@ impl Gateway {
             services,
             control.published.subscribe(),
             settings,
+            replicas.clone(),
             self.edges.stopping().clone(),
             self.requests.clone(),
         );
@@ -221,6 +228,7 @@ impl Gateway {
                 .map_err(StartError::Guard)
         };
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
+        let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),
@@ -230,6 +238,19 @@ impl Gateway {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
             sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
         }
+
+        if let Some(listener) = listeners.replica {
+            sockets.push((Socket::Tcp(listener), for_replicas));
+        }
+        if store.is_shared() {
+            replicas.renew().await.map_err(StartError::Store)?;
+        }
+        // It says that it leaves as soon as nothing is accepted any more.
+        let fingerprint = {
+            let control = control.clone();
+            move || control.config.load().fingerprint.to_hex()
+        };
+        self.background.spawn(replicas.keep_renewing(fingerprint, self.edges.stopping().clone()));
 
         let started = AuditEvent::GatewayStarted { version: env!("CARGO_PKG_VERSION").to_owned() };
         store::audit::record(&store, Actor::System, started).await.map_err(StartError::Store)?;
@@ -389,6 +410,34 @@ fn code_cache(directory: &Path, secret: DeploymentSecret) -> Option<policy::Code
     }
 }
 
+/// This replica, and how it learns of the others.
+fn replicas(
+    config: &Config,
+    env: &Env,
+    secret: DeploymentSecret,
+    store: &Store,
+    listener: Option<&TcpListener>,
+) -> Result<Arc<Replicas>, StartError> {
+    let bound = listener.map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+    let address = bound.map(|bound| config.replica.advertise.clone().unwrap_or_else(|| bound.to_string()));
+    let peers = &config.replica.peers;
+    let directory = if store.is_shared() {
+        if address.is_none() {
+            tracing::warn!("without replica.listen, sessions that reach another replica go on there without streams");
+        }
+        if !peers.is_empty() {
+            tracing::warn!("replica.peers is not used: the store tells who is there");
+        }
+        Directory::Store(store.clone())
+    } else if peers.is_empty() {
+        Directory::Alone
+    } else {
+        Directory::Peers(peers.clone())
+    };
+    let id = store.replica().clone();
+    Ok(Replicas::new(env.clone(), secret, id, directory, address, config.fingerprint.to_hex()))
+}
+
 /// Where the store is that a configuration names.
 pub fn location(url: &StoreUrl) -> store::Location {
     match url {
@@ -531,7 +580,7 @@ mod tests {
         let config = crate::config::parse(&text, dir.path(), &|_| None, Env::system().now()).unwrap();
         let socket = config.listen.admin_socket.clone();
         let mut gateway = Gateway::new(Duration::from_secs(1));
-        gateway.start(Listeners { public, admin: None }, config, Env::system()).await.unwrap();
+        gateway.start(Listeners { public, admin: None, replica: None }, config, Env::system()).await.unwrap();
         let groups =
             [gateway.edges.clone(), gateway.requests.clone(), gateway.background.clone(), gateway.trail.clone()];
         while swept(&socket).await == 0 {

@@ -218,6 +218,13 @@ impl DeploymentSecret {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// A key of its own for `purpose` and `context`, which says nothing about any other.
+    pub fn derive(&self, purpose: &str, context: &[u8]) -> [u8; 32] {
+        let mut key = [0; 32];
+        key.copy_from_slice(self.whole_tag(purpose, context).as_ref());
+        key
+    }
+
     /// The payload of a text that [`Self::sign`] made for the same purpose, or `None`.
     pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -227,13 +234,17 @@ impl DeploymentSecret {
     }
 
     fn tag(&self, purpose: &str, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let mut tag = [0; SIGNATURE_BYTES];
+        tag.copy_from_slice(&self.whole_tag(purpose, payload).as_ref()[..SIGNATURE_BYTES]);
+        tag
+    }
+
+    fn whole_tag(&self, purpose: &str, payload: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.signing);
         context.update(&[u8::try_from(purpose.len()).expect("purposes are short literals")]);
         context.update(purpose.as_bytes());
         context.update(payload);
-        let mut tag = [0; SIGNATURE_BYTES];
-        tag.copy_from_slice(&context.sign().as_ref()[..SIGNATURE_BYTES]);
-        tag
+        context.sign()
     }
 }
 

@@ -8,5 +8,6 @@ mod mcp;
 mod operator;
 mod policy;
 mod postgres;
+mod replica;
 mod upstream;
 mod vault;

@@ -29,6 +29,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// The key-encryption key of gateways that share a store, which none is made for.
 const VAULT_KEY: &str = "6b656b206f6620746865207465737473206b656b206f66207468652074657374";
 
+/// Where a gateway under test keeps its deployment secret.
+const DEPLOYMENT_SECRET: &str = "data/deployment-secret";
+
 /// What a gateway is configured with. Everything is TOML, as an operator would write it.
 #[derive(Default)]
 pub struct Builder {
@@ -38,6 +41,7 @@ pub struct Builder {
     files: Vec<(String, Vec<u8>)>,
     /// What `[store]` says, in place of a store in memory.
     store: Option<String>,
+    replica: Option<std::net::TcpListener>,
 }
 
 impl Builder {
@@ -106,6 +110,17 @@ impl Builder {
             .section("[[vault.keys]]\nkid = \"tests\"\nsource = \"file\"\npath = \"vault.key\"\n")
     }
 
+    /// Makes it one of several replicas: others reach it at `listener`, and it reaches them at `peers`. All of them have the
+    /// same deployment secret.
+    #[must_use]
+    pub fn replica(mut self, listener: std::net::TcpListener, peers: &[SocketAddr]) -> Self {
+        let address = listener.local_addr().unwrap();
+        let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        self = self.section(&format!("[replica]\nlisten = \"{address}\"\npeers = {peers:?}\n"));
+        self.replica = Some(listener);
+        self.file(DEPLOYMENT_SECRET, format!("{}\n", "5e".repeat(32)).as_bytes())
+    }
+
     /// Starts the gateway and waits until it is ready.
     pub async fn start(self) -> Gateway {
         let gateway = self.try_start(TempDir::new().unwrap(), TestClock::default()).await.expect("the gateway starts");
@@ -119,7 +134,7 @@ impl Builder {
     }
 
     /// The same; if it fails, the directory comes back.
-    pub async fn try_start_in(self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
+    pub async fn try_start_in(mut self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (public_address, admin_address) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
@@ -131,7 +146,11 @@ impl Builder {
         let socket = config.listen.admin_socket.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let listeners = Listeners { public, admin: Some(admin) };
+        let replica = self.replica.take().map(|listener| {
+            listener.set_nonblocking(true).unwrap();
+            TcpListener::from_std(listener).unwrap()
+        });
+        let listeners = Listeners { public, admin: Some(admin), replica };
         let mut running: JoinHandle<Result<(), StartError>> =
             tokio::spawn(portcullis::serve(listeners, config, env, async move { stopped.cancelled().await }));
         let started = async {

@@ -222,7 +222,11 @@ async fn bind(config: &Config) -> anyhow::Result<Listeners> {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    Ok(Listeners { public, admin })
+    let replica = match config.replica.listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    Ok(Listeners { public, admin, replica })
 }
 
 /// Resolves on SIGTERM or SIGINT.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::identity::key::VirtualKey;
 use crate::ids::UpstreamName;
-use crate::secret::Plaintext;
+use crate::secret::{Digest, Plaintext};
 
 pub mod import;
 pub mod raw;
@@ -56,6 +56,7 @@ pub struct Config {
     pub store: StoreUrl,
     pub upkeep: Upkeep,
     pub vault: Vault,
+    pub replica: Replica,
     pub edge: Edge,
     pub limits: Limits,
     pub mcp: Mcp,
@@ -64,6 +65,8 @@ pub struct Config {
     /// Virtual keys declared in the file.
     pub keys: Vec<VirtualKey>,
     pub policy: PolicySettings,
+    /// Of what the file says, apart from what each replica has for itself: `[listen]`, `[replica]` and `data_dir`.
+    pub fingerprint: Digest,
 }
 
 impl Config {
@@ -177,6 +180,17 @@ pub struct Keeping {
     pub age: Duration,
     /// Roughly, on disk.
     pub bytes: u64,
+}
+
+/// This gateway among others of the same deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replica {
+    /// Where others forward to.
+    pub listen: Option<SocketAddr>,
+    /// `HOST:PORT` that others reach it at, if not at that address.
+    pub advertise: Option<String>,
+    /// `HOST:PORT` of the others, where no store tells.
+    pub peers: Vec<String>,
 }
 
 /// Limits of connections, for both listeners.

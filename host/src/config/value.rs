@@ -176,6 +176,15 @@ pub(super) fn host(text: &str) -> Checked<String> {
     normal_authority(&authority, None).map_err(|_| wrong())
 }
 
+/// Where to connect to: a host and its port.
+pub(super) fn host_and_port(text: &str) -> Checked<String> {
+    let hint = "write a host and a port, such as \"10.0.0.7:7402\" or \"gateway-1.internal:7402\"";
+    let wrong = || Fault::new("is not a host and a port").hint(hint);
+    let authority: Authority = text.parse().map_err(|_| wrong())?;
+    let normal = normal_authority(&authority, None).map_err(|_| wrong())?;
+    if authority.port().is_some() { Ok(normal) } else { Err(wrong()) }
+}
+
 fn not_absolute() -> Fault {
     Fault::new("is not an absolute URL").hint("write it like \"https://mcp.example.com\"")
 }

@@ -70,6 +70,11 @@ impl Refused {
         self
     }
 
+    /// Whether it is a fault of ours, or of something behind us.
+    pub fn is_fault(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     fn challenge(mut self, challenge: &str) -> Self {
         if let Ok(challenge) = HeaderValue::try_from(challenge) {
             self.headers.push((WWW_AUTHENTICATE, challenge));

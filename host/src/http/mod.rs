@@ -18,6 +18,7 @@ pub mod body;
 pub mod error;
 pub mod guard;
 pub mod mcp;
+pub mod replica;
 pub mod serve;
 
 use guard::HostGuard;
@@ -31,6 +32,11 @@ pub fn public_router(mcp: Arc<mcp::Mcp>, control: Arc<Control>, guard: HostGuard
 fn followed(callers: Router, control: Arc<Control>) -> Router {
     let callers = callers.route_layer(middleware::from_fn_with_state(control.clone(), refuse_when_stale));
     callers.merge(Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(control))
+}
+
+/// What the replica listener serves. It needs no guard: whatever is not sealed with the deployment secret opens nothing.
+pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
+    mcp.replica_router().fallback(nothing_here)
 }
 
 /// What the admin listener and the admin socket serve.

@@ -17,6 +17,10 @@ use tokio::time::Instant;
 
 /// Until a connection is established, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same to another replica, which is near or gone.
+const NEIGHBOUR_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two signs of life of a silent connection to another replica.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept. Shorter than what common servers wait before they close one themselves (2 to 5 s): a
 /// call that meets the other side's closing would be lost, and nobody could tell whether it happened.
 const IDLE_CONNECTION: Duration = Duration::from_millis(1_500);
@@ -47,12 +51,7 @@ pub struct Outbound {
 impl Outbound {
     /// A client that trusts the operating system's certificate authorities. Where those cannot be read, plain http
     /// still works and https connections fail.
-    #[expect(clippy::disallowed_methods, reason = "the one place that makes an HTTP client")]
     pub fn new() -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let builder = match HttpsConnectorBuilder::new().with_native_roots() {
             Ok(builder) => builder,
             Err(error) => {
@@ -60,7 +59,22 @@ impl Outbound {
                 HttpsConnectorBuilder::new().with_tls_config(without_roots())
             }
         };
-        let connector = builder.https_or_http().enable_all_versions().wrap_connector(http);
+        Self::with(builder.https_or_http().enable_all_versions().wrap_connector(connector(CONNECT_TIMEOUT)))
+    }
+
+    /// A client for other replicas of this gateway: plain http, to addresses in the neighbourhood.
+    pub fn between_replicas() -> Self {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(without_roots());
+        let mut connector = connector(NEIGHBOUR_CONNECT_TIMEOUT);
+        // A stream that says nothing would never learn that the other replica's machine has vanished.
+        connector.set_keepalive(Some(KEEP_ALIVE));
+        connector.set_keepalive_interval(Some(KEEP_ALIVE));
+        connector.set_keepalive_retries(Some(3));
+        Self::with(builder.https_or_http().enable_http1().wrap_connector(connector))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes an HTTP client")]
+    fn with(connector: HttpsConnector<HttpConnector>) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -78,6 +92,14 @@ impl Outbound {
             if error.is_connect() { OutboundError::Connect(error) } else { OutboundError::Broken(error.into()) }
         })
     }
+}
+
+fn connector(connect_timeout: Duration) -> HttpConnector {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(connect_timeout));
+    http
 }
 
 impl Default for Outbound {
@@ -124,6 +146,11 @@ pub struct Pieces(Incoming, Instant);
 impl Pieces {
     pub fn new(body: Incoming, deadline: Instant) -> Self {
         Self(body, deadline)
+    }
+
+    /// Another deadline from now on.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.1 = deadline;
     }
 
     /// The next piece, or `None` at the end.

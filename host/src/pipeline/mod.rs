@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::RecordedOutcome;
 use crate::env::Env;
 use crate::identity::{Caller, Keyring};
-use crate::ids::UpstreamName;
+use crate::ids::{ReplicaId, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::param_headers;
 use crate::mcp::revision::{Answer, Discovery, Request, Revision, capabilities};
@@ -49,7 +49,7 @@ pub use lists::{listing_digest, offered};
 pub use questions::admit;
 use recording::Recording;
 pub use scope::{Scope, ScopeError};
-pub use tasks::exposed;
+pub use tasks::{exposed, task_owner};
 
 /// What requests are decided on. Immutable; a change is a new one, swapped whole.
 pub struct Snapshot {
@@ -65,6 +65,8 @@ pub type Upstreams = BTreeMap<UpstreamName, Arc<Upstream>>;
 /// What the pipeline uses besides the snapshot.
 pub struct Services {
     pub env: Env,
+    /// This one among the replicas of the gateway.
+    pub replica: ReplicaId,
     pub secret: DeploymentSecret,
     /// For approvals.
     pub store: Store,
@@ -116,6 +118,7 @@ impl Services {
         let (shadows, _runner) = policy::shadows();
         let secret = DeploymentSecret::new(&[7; 32]);
         Self {
+            replica: ReplicaId::generate(&env),
             env,
             secret,
             store,

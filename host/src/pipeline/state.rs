@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::approvals::digest;
 use super::{Origin, Refusal, Services};
 use crate::env::Timestamp;
-use crate::ids::{ApprovalId, Principal, UpstreamName};
+use crate::ids::{ApprovalId, Principal, ReplicaId, UpstreamName};
 use crate::mcp::call::Params;
 use crate::secret::Digest;
 use crate::store::approvals::Use;
@@ -23,7 +23,7 @@ const PURPOSE: &str = "request state";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// The request is still under way here and waits for answers.
-    Parked { id: u64 },
+    Parked { id: u64, owner: ReplicaId },
     /// The upstream's own state, as it gave it.
     Upstream { upstream: UpstreamName, state: Option<String> },
     /// Nothing is under way: the request is simply made again.
@@ -237,7 +237,15 @@ mod tests {
         take_up(&services, &purpose, &notes, &mut params).unwrap();
         assert_eq!(params.retry.unwrap().state.as_deref(), Some("own"));
         assert!(take_up(&services, &purpose, &tracker, &mut retry(of_notes())).is_err());
-        assert!(take_up(&services, &purpose, &notes, &mut retry(State::Parked { id: 1 })).is_err());
+        assert!(
+            take_up(
+                &services,
+                &purpose,
+                &notes,
+                &mut retry(State::Parked { id: 1, owner: ReplicaId::generate(&services.env) })
+            )
+            .is_err()
+        );
         let mut again = retry(State::Again);
         take_up(&services, &purpose, &notes, &mut again).unwrap();
         assert!(again.retry.is_none());

@@ -1,5 +1,5 @@
 //! Tasks: work that an upstream goes on with after it has answered. Callers know a task by a signed id that names the
-//! upstream, and that is good for them alone.
+//! upstream and the replica where it began, and that is good for them alone.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::recording::Recording;
 use super::state::Carried;
 use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, questions, settled, upstream, view};
-use crate::ids::{Principal, UpstreamName};
+use crate::ids::{Principal, ReplicaId, UpstreamName};
 use crate::mcp::call::{Access, Item, NeedsInput, Outcome, Params, Verb};
 use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::{Answer, TASKS_EXTENSION, v2026_07_28};
@@ -46,8 +46,8 @@ async fn life(
     id: &str,
     mut params: Params,
 ) -> Result<Outcome, Refusal> {
-    let found = open(services, &origin.caller.principal, id).filter(|(name, _)| origin.scope.has(name));
-    let (name, own) = found.ok_or(Refusal::UnknownTask)?;
+    let found = open(services, &origin.caller.principal, id).filter(|task| origin.scope.has(&task.upstream));
+    let Known { owner, upstream: name, own } = found.ok_or(Refusal::UnknownTask)?;
     recording.about(Some(&name), &own);
     let tool = services.task_tools.get(&(name.clone(), own.clone()));
     let may_know = match &tool {
@@ -69,7 +69,13 @@ async fn life(
     check_questions(snapshot, services, origin, recording, &name, &outcome).await?;
 
     let outcome = inspect(snapshot, services, origin, recording, &used, tool.as_ref(), outcome).await?;
-    Ok(rename(services, origin, &name, outcome))
+    Ok(rename(services, origin, (&name, &owner), outcome))
+}
+
+/// The replica that knows more of a task than this one does: which tool it is of.
+pub fn task_owner(services: &Services, principal: &Principal, id: &str) -> Option<ReplicaId> {
+    let Known { owner, upstream, own } = open(services, principal, id)?;
+    (owner != services.replica && !services.task_tools.contains_key(&(upstream, own))).then_some(owner)
 }
 
 /// Lets the policies see the tool's result that a task has come to: it is the whole answer in 2025-11-25, a member of the
@@ -137,7 +143,7 @@ pub(super) async fn expose(
     {
         services.task_tools.insert((upstream.clone(), own), tool.clone());
     }
-    Ok(rename(services, origin, upstream, outcome))
+    Ok(rename(services, origin, (upstream, &services.replica), outcome))
 }
 
 /// The id of the task that a call's result begins, as its upstream has it: a member of its own in 2026-07-28, of `task` in
@@ -187,7 +193,7 @@ async fn check_questions(
 /// What an upstream says to a caller, with the ids of tasks in it as the caller may know them.
 pub fn exposed(services: &Services, origin: &Origin, event: Event) -> Event {
     let rename = |upstream: &UpstreamName, params: Option<Box<RawValue>>| {
-        params.map(|params| rename_in_text(services, origin, upstream, params))
+        params.map(|params| rename_in_text(services, origin, (upstream, &services.replica), params))
     };
     match event {
         Event::Ask(ask) => Event::Ask(Ask { params: rename(&ask.upstream, ask.params), ..ask }),
@@ -199,20 +205,23 @@ pub fn exposed(services: &Services, origin: &Origin, event: Event) -> Event {
     }
 }
 
-fn rename(services: &Services, origin: &Origin, upstream: &UpstreamName, outcome: Outcome) -> Outcome {
+/// Where a task is: at an upstream, and known to a replica.
+type Where<'a> = (&'a UpstreamName, &'a ReplicaId);
+
+fn rename(services: &Services, origin: &Origin, at: Where<'_>, outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Result(result) => Outcome::Result(rename_in_text(services, origin, upstream, result)),
+        Outcome::Result(result) => Outcome::Result(rename_in_text(services, origin, at, result)),
         outcome => outcome,
     }
 }
 
 /// The text of an object, with the id of the task that it is about.
-fn rename_in_text(services: &Services, origin: &Origin, upstream: &UpstreamName, text: Box<RawValue>) -> Box<RawValue> {
+fn rename_in_text(services: &Services, origin: &Origin, at: Where<'_>, text: Box<RawValue>) -> Box<RawValue> {
     if memchr::memmem::find(text.get().as_bytes(), b"\"taskId\"").is_none() {
         return text;
     }
     let Ok(mut members) = Members::parse(text.get()) else { return text };
-    let seal = |own: &str| seal(services, &origin.caller.principal, upstream, own);
+    let seal = |own: &str| seal(services, &origin.caller.principal, at, own);
     let mut changed = rename_in(&mut members, &seal);
     changed |= rename_within(&mut members, "task", &seal);
     if let Some(meta) = members.get("_meta")
@@ -242,14 +251,25 @@ fn rename_in(members: &mut Members, seal: &impl Fn(&str) -> String) -> bool {
 }
 
 /// The same for each mention of a task, so that callers can compare.
-fn seal(services: &Services, principal: &Principal, upstream: &UpstreamName, own: &str) -> String {
-    services.secret.sign(&purpose(principal), format!("{upstream}\n{own}").as_bytes())
+fn seal(services: &Services, principal: &Principal, (upstream, owner): Where<'_>, own: &str) -> String {
+    services.secret.sign(&purpose(principal), format!("{owner}\n{upstream}\n{own}").as_bytes())
 }
 
-fn open(services: &Services, principal: &Principal, id: &str) -> Option<(UpstreamName, String)> {
+/// A task, as its id says.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    /// The replica where it began.
+    owner: ReplicaId,
+    upstream: UpstreamName,
+    /// Its id at the upstream.
+    own: String,
+}
+
+fn open(services: &Services, principal: &Principal, id: &str) -> Option<Known> {
     let payload = String::from_utf8(services.secret.open(&purpose(principal), id)?).ok()?;
-    let (upstream, own) = payload.split_once('\n')?;
-    Some((UpstreamName::parse(upstream).ok()?, own.to_owned()))
+    let (owner, rest) = payload.split_once('\n')?;
+    let (upstream, own) = rest.split_once('\n')?;
+    Some(Known { owner: ReplicaId::parse(owner)?, upstream: UpstreamName::parse(upstream).ok()?, own: own.to_owned() })
 }
 
 fn purpose(principal: &Principal) -> String {
@@ -335,10 +355,17 @@ mod tests {
         let services = Services::for_tests().await;
         let principal = |name: &str| Principal::Key(crate::ids::KeyName::parse(name).unwrap());
         let notes = UpstreamName::parse("notes").unwrap();
-        let id = seal(&services, &principal("ci"), &notes, "a\nb");
-        assert_eq!(id, seal(&services, &principal("ci"), &notes, "a\nb"));
-        assert_eq!(open(&services, &principal("ci"), &id), Some((notes, "a\nb".to_owned())));
+        let other = ReplicaId::generate(&services.env);
+        let sealed = |owner: &ReplicaId| seal(&services, &principal("ci"), (&notes, owner), "a\nb");
+        let id = sealed(&other);
+        assert_eq!(id, sealed(&other));
+        let known = Known { owner: other.clone(), upstream: notes.clone(), own: "a\nb".to_owned() };
+        assert_eq!(open(&services, &principal("ci"), &id), Some(known));
         assert_eq!(open(&services, &principal("ic"), &id), None);
         assert_eq!(open(&services, &principal("ci"), "a"), None);
+
+        let owner = |name: &str, id: &str| task_owner(&services, &principal(name), id);
+        assert_eq!((owner("ci", &id), owner("ic", &id), owner("ci", "a")), (Some(other), None, None));
+        assert_eq!(owner("ci", &sealed(&services.replica)), None, "whoever began it knows as much as anyone");
     }
 }

@@ -194,6 +194,8 @@ tables! {
     DataKeysByKek = 21 "data_keys_by_kek",
     /// The deployment's own sealed secrets by owner and name.
     VaultSecrets = 22 "vault_secrets",
+    /// Gateways that share this store, by id.
+    Replicas = 100 "replicas",
 }
 
 /// One row.

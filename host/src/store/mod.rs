@@ -43,6 +43,7 @@ pub mod decisions;
 pub mod keys;
 pub mod pins;
 pub mod recordings;
+pub mod replicas;
 pub mod sealed;
 pub mod vault_secrets;
 
@@ -114,6 +115,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &counters::COUNTERS,
     &data_keys::DATA_KEYS,
     &vault_secrets::SECRETS,
+    &replicas::REPLICAS,
 ];
 
 /// Every table with sealed fields, for what the vault does to all alike.

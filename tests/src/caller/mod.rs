@@ -111,6 +111,16 @@ impl Caller {
         Self { address: self.address, path, capabilities, headers, next_id: AtomicU64::new(1) }
     }
 
+    /// The same caller at another address: another replica of the same gateway.
+    #[must_use]
+    pub fn at_replica(&self, address: SocketAddr) -> Self {
+        let mut headers = self.headers.clone();
+        headers.insert(HOST, HeaderValue::try_from(address.to_string()).unwrap());
+        // Ids go on, since a session is one and the same everywhere.
+        let next_id = AtomicU64::new(self.next_id.load(Ordering::Relaxed) + 1_000);
+        Self { address, next_id, ..self.copy_with(headers) }
+    }
+
     /// The same caller at another path than `/mcp`.
     #[must_use]
     pub fn at(mut self, path: &str) -> Self {

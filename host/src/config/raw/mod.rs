@@ -46,6 +46,8 @@ pub struct File {
     pub store: Store,
     /// How secrets are kept that the gateway has to replay. They are always encrypted.
     pub vault: Vault,
+    /// This gateway among others of the same deployment.
+    pub replica: Replica,
     /// Limits of connections, for both listeners.
     pub edge: Edge,
     /// Limits of MCP traffic.
@@ -107,6 +109,20 @@ pub struct Store {
     /// How much of the recorded inputs of decisions is kept, roughly; the oldest go first.
     #[schemars(extend("default" = defaults::RECORDING_SPACE))]
     pub recording_space: Setting<Size>,
+}
+
+/// This gateway among others of the same deployment.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Replica {
+    /// Address and port for the other replicas, in a network that only they reach. Without it nothing is forwarded here, and
+    /// sessions that reach another replica go on there without streams.
+    pub listen: Setting<String>,
+    /// Host and port that the other replicas reach `replica.listen` at. Without it, `replica.listen`.
+    pub advertise: Setting<String>,
+    /// Hosts and ports of the other replicas' listeners, where the store is not shared. They must have the same deployment
+    /// secret and the same keys.
+    pub peers: Vec<At<String>>,
 }
 
 /// Limits of connections, for both listeners.

@@ -15,9 +15,10 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Upkeep, value};
+use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::secret::Digest;
 
 mod database;
 mod keys;
@@ -40,6 +41,8 @@ const MOST: i64 = 1_000_000;
 
 /// Shortest time in which changes in the store may go unnoticed. It is looked at twice a second.
 const SHORTEST_STALENESS: Duration = Duration::from_secs(2);
+/// Peers that one file names.
+const MAX_PEERS: usize = 32;
 
 /// Longest path of a Unix socket that every Unix takes.
 const LONGEST_SOCKET_PATH: usize = 103;
@@ -78,11 +81,22 @@ fn resolve(
     let shape = shape::read(text).map_err(|found| Mistakes::in_text(name, text, found))?;
     let Shape { file, lines, found, damaged } = shape;
     let mut checks = Checks { secrets: Secrets { base_dir, environment }, now, found, damaged };
-    let config = whole(&mut checks, &file, &lines);
+    let fingerprint = fingerprint(text);
+    let config = whole(&mut checks, &file, &lines, fingerprint);
     if checks.found.is_empty() { Ok(config) } else { Err(Mistakes::in_text(name, text, checks.found)) }
 }
 
-fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
+/// Says the same for two texts that mean the same to a deployment.
+fn fingerprint(text: &str) -> Digest {
+    let mut table: toml::Table = toml::from_str(text).unwrap_or_default();
+    for own in ["listen", "replica", "data_dir"] {
+        table.remove(own);
+    }
+    // A table is written in the order of its keys; what was read can be written.
+    Digest::of(toml::to_string(&table).unwrap_or_default().as_bytes())
+}
+
+fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint: Digest) -> Config {
     let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
@@ -92,6 +106,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
         store: database::resolve(checks, &file.store, &data_dir),
         upkeep: upkeep(checks, &file.store),
         vault: vault::resolve(checks, &file.vault, &data_dir),
+        replica: replica(checks, &file.replica, &listen),
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
@@ -100,6 +115,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines]) -> Config {
         policy: policies::resolve(checks, file, lines, &declared),
         listen,
         data_dir,
+        fingerprint,
     }
 }
 
@@ -188,6 +204,31 @@ fn max_staleness(checks: &mut Checks<'_>, raw: &raw::Store) -> Duration {
         checks.mistake(at.place(), fault);
     }
     given
+}
+
+fn replica(checks: &mut Checks<'_>, raw: &raw::Replica, own: &Listen) -> Replica {
+    let listen = checks.setting("replica.listen", &raw.listen, |text| value::socket_address(text));
+    let advertise = checks.setting("replica.advertise", &raw.advertise, |text| value::host_and_port(text));
+    let peers = checks.each("an entry of replica.peers", &raw.peers, |peer| value::host_and_port(peer));
+    let place = raw.listen.get().or(raw.advertise.get()).map_or(0..0, At::place);
+    let others = [Some(own.public), own.admin];
+    if let Some(listen) = listen
+        && others.into_iter().flatten().any(|other| collide(listen, other))
+    {
+        checks.mistake(place.clone(), Fault::new("replica.listen must differ from listen.public and listen.admin"));
+    }
+    if listen.is_some_and(|listen| listen.ip().is_unspecified()) && raw.advertise.get().is_none() {
+        let fault = Fault::new("replica.advertise is missing: others cannot connect to an unspecified address");
+        checks.missing("replica", place, fault.hint("set it to the host and port of this replica"));
+    } else if listen.is_none() && raw.advertise.get().is_some() && raw.listen.get().is_none() {
+        let fault = Fault::new("replica.advertise needs replica.listen");
+        checks.missing("replica", place, fault);
+    }
+    if peers.len() > MAX_PEERS {
+        let fault = Fault::new(format!("there are more than {MAX_PEERS} replica.peers"));
+        checks.mistake(raw.peers.first().map_or(0..0, At::place), fault.hint("use a store that all replicas share"));
+    }
+    Replica { listen, advertise, peers }
 }
 
 fn edge(checks: &mut Checks<'_>, raw: &raw::Edge) -> Edge {

@@ -141,6 +141,7 @@ pub struct Api {
     pub control: Arc<Control>,
     pub upkeep: Upkeep,
     pub services: Arc<crate::pipeline::Services>,
+    pub replicas: Arc<super::replica::Replicas>,
     pub operator_token: Digest,
 }
 

@@ -18,6 +18,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
         "upstreams": snapshot.upstreams.len(),
         "policy_generation": snapshot.policies.generation(),
         "decisions_dropped": api.services.decisions.dropped(),
+        "replica": api.replicas.view(),
         "recordings_dropped": api.services.recordings.dropped(),
         "store": {
             "deployment": api.control.store.deployment().to_string(),

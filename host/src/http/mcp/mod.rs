@@ -3,7 +3,8 @@
 //! Ordered checks, each yielding a narrower value: who calls, which endpoint, what the headers promise, the body, one
 //! message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
 //! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
-//! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds it all.
+//! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds
+//! it all. What another replica holds is answered through [`owners`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,13 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::{ACCEPT, ALLOW, USER_AGENT};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, request};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, read_limited};
 use super::error::{Refused, unauthenticated};
+use super::replica::Replicas;
 use super::serve::Peer;
 use crate::config::Limits;
 use crate::identity::{Caller, bearer};
@@ -35,8 +37,11 @@ mod fanout;
 mod legacy;
 mod listen;
 mod modern;
+mod owners;
 mod parked;
 mod places;
+#[cfg(test)]
+mod replica_tests;
 mod reply;
 #[cfg(test)]
 mod testing;
@@ -47,6 +52,7 @@ mod work;
 
 use fanout::Listeners;
 use legacy::{Doors, Sessions};
+use owners::Passing;
 use parked::Parking;
 use places::Places;
 
@@ -75,6 +81,7 @@ pub struct Mcp {
     parking: Arc<Parking>,
     listeners: Listeners,
     places: Places,
+    replicas: Arc<Replicas>,
     /// Cancelled when the gateway begins to end: what has no end of its own ends then, requests may go on for a while.
     closing: CancellationToken,
     tasks: Tasks,
@@ -88,6 +95,7 @@ impl Mcp {
         services: Arc<Services>,
         published: watch::Receiver<u64>,
         settings: Settings,
+        replicas: Arc<Replicas>,
         closing: CancellationToken,
         tasks: Tasks,
     ) -> Arc<Self> {
@@ -98,6 +106,7 @@ impl Mcp {
             parking: Parking::new(limits.parked_calls, limits.ask_timeout, tasks.clone(), closing.clone()),
             listeners: Listeners::default(),
             places: Places::new(limits),
+            replicas,
             snapshot,
             services,
             settings,
@@ -126,8 +135,15 @@ impl Mcp {
     }
 
     /// Who asks, and of what: the checks that come before anything of the protocol.
-    fn admit<'a>(&self, parts: &'a http::request::Parts) -> Result<From<'a>, Refused> {
+    fn admit<'a>(&self, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
         let caller = self.authenticate(&parts.headers)?;
+        let from = self.admit_caller(caller, parts)?;
+        let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
+        Ok(From { peer: parts.extensions.get().copied(), passing, ..from })
+    }
+
+    /// The same once it is known who asks.
+    fn admit_caller<'a>(&self, caller: Caller, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
         let endpoint = parts.uri.path().strip_prefix(ENDPOINT);
         let scope = Scope::read(endpoint, &parts.headers).map_err(|error| refuse_scope(&error))?;
         if let Some(upstream) = scope.endpoint() {
@@ -138,7 +154,7 @@ impl Mcp {
             }
         }
         let transport = Transport::StreamableHttp;
-        Ok(From { caller, scope, headers: &parts.headers, peer: parts.extensions.get().copied(), transport })
+        Ok(From { caller, scope, headers: &parts.headers, peer: None, passing: None, transport })
     }
 
     async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
@@ -147,27 +163,45 @@ impl Mcp {
         check_headers(&parts.headers)?;
         let body = read_limited(body, self.settings.limits.request_bytes, self.settings.body_timeout, None).await;
         let body = body.map_err(|error| Refused::from_body(&error))?;
-        let message = match Message::from_caller(&body) {
+        self.posted(from, &body).await
+    }
+
+    /// A body that was read whole.
+    async fn posted(self: &Arc<Self>, from: From<'_>, body: &[u8]) -> Result<Response, Refused> {
+        let message = match Message::from_caller(body) {
             Ok(message) => message,
-            Err(Malformed::Batch) => return legacy::batch::take(self, from, &body).await,
+            Err(Malformed::Batch) => return legacy::batch::take(self, from, body).await,
             Err(malformed) => return Err(refuse_malformed(&malformed)),
         };
         match message {
             Message::Request { id, method, params } => {
                 let head = Head::read(params);
                 match revision::era(from.headers, &method, &head) {
-                    Era::Modern => modern::request(self, from, id, &method, head).await,
-                    Era::Legacy => legacy::request(self, from, id, &method, params, head).await,
+                    Era::Modern => modern::request(self, from, id, (&method, head), body).await,
+                    Era::Legacy => legacy::request(self, from, id, (&method, params, head), body).await,
                 }
             }
             Message::Notification { method, params } => {
                 match revision::era(from.headers, &method, &Head::read(params)) {
                     Era::Modern => Ok(StatusCode::ACCEPTED.into_response()),
-                    Era::Legacy => legacy::notification(self, &from, &method, params),
+                    Era::Legacy => legacy::notification(self, &from, &method, params, body).await,
                 }
             }
-            answer @ (Message::Result { .. } | Message::Error { .. }) => legacy::answer(self, &from, answer),
+            answer @ (Message::Result { .. } | Message::Error { .. }) => {
+                legacy::answer(self, &from, answer, body).await
+            }
         }
+    }
+
+    /// The stream of a legacy session. Whoever has no session is told that there is none here, as 2026-07-28 has it.
+    async fn get(self: &Arc<Self>, from: From<'_>, method: &Method) -> Result<Response, Refused> {
+        if *method == Method::HEAD || !from.headers.contains_key(revision::SESSION_HEADER) {
+            return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST, DELETE")]).into_response());
+        }
+        if !accepts_events(from.headers) {
+            return Err(Refused::plain(StatusCode::NOT_ACCEPTABLE, "Accept must have text/event-stream"));
+        }
+        legacy::stream::get(self, &from).await
     }
 }
 
@@ -177,6 +211,8 @@ struct From<'a> {
     scope: Scope,
     headers: &'a HeaderMap,
     peer: Option<Peer>,
+    /// What another replica has to be told of it. `None` if it came from another replica: it goes no further.
+    passing: Option<Passing<'a>>,
     transport: Transport,
 }
 
@@ -208,27 +244,16 @@ async fn take_post(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     mcp.post(request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// The stream of a legacy session. Whoever has no session is told that there is none here, as 2026-07-28 has it.
 async fn take_get(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let stream = mcp.admit(&parts).and_then(|from| {
-        if parts.method == Method::HEAD || !parts.headers.contains_key(revision::SESSION_HEADER) {
-            return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST, DELETE")]).into_response());
-        }
-        if !accepts_events(&parts.headers) {
-            return Err(Refused::plain(StatusCode::NOT_ACCEPTABLE, "Accept must have text/event-stream"));
-        }
-        legacy::stream::get(&mcp, &from)
-    });
-    stream.unwrap_or_else(IntoResponse::into_response)
+    let stream = async { mcp.get(mcp.admit(&parts)?, &parts.method).await };
+    stream.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn take_delete(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    match mcp.admit(&parts).and_then(|from| legacy::end(&mcp, &from)) {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(refused) => refused.into_response(),
-    }
+    let ended = async { legacy::end(&mcp, &mcp.admit(&parts)?).await };
+    ended.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Ends sessions that rest for too long and forgets streams that nobody resumed.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::parked::Dialog;
 use super::reply::{Ear, KEEP_ALIVE, Last, Logs, PATIENCE, Pieces, event_stream};
 use super::work::{EVENT_QUEUE, Leaving, Step, Work};
-use super::{From, Mcp, accepts_events, listen};
+use super::{From, Mcp, accepts_events, listen, owners};
 use crate::http::error::Refused;
 use crate::mcp::call::{Outcome, Retry};
 use crate::mcp::client::Client;
@@ -37,8 +37,8 @@ pub(super) async fn request(
     mcp: &Arc<Mcp>,
     from: From<'_>,
     id: RequestId,
-    method: &str,
-    head: Head<'_>,
+    (method, head): (&str, Head<'_>),
+    body: &[u8],
 ) -> Result<Response, Refused> {
     let asked = v2026_07_28::decode(from.headers, method, head);
     let Asked { request, client, log_level } = asked.map_err(|rejection| Refused::from_rejection(&rejection, &id))?;
@@ -46,17 +46,21 @@ pub(super) async fn request(
     if let Request::Listen(filter) = request {
         return listen::open(mcp, &from, id, client, filter);
     }
+    if let Some(response) = owners::of_task(mcp, &from, &request, &id, body).await? {
+        return Ok(response);
+    }
     let ear = Ear { revision: Revision::V2026_07_28, progress_token: request.progress_token().map(ToOwned::to_owned) };
     let may_ask =
         matches!(request, Request::CallTool { .. } | Request::GetPrompt { .. } | Request::ReadResource { .. });
     let about = may_ask.then(|| About::of(&request)).flatten();
     let resumed = match &about {
-        Some(about) => resume(mcp, &from, &id, about, &request).await?,
-        None => None,
+        Some(about) => resume(mcp, &from, &id, about, &request, body).await?,
+        None => Resumed::Nothing,
     };
     let (dialog, asks_again) = match resumed {
-        Some(dialog) => (dialog, true),
-        None => (Dialog::new(begin(mcp, &from, &id, &client, log_level, request)?), false),
+        Resumed::Elsewhere(response) => return Ok(response),
+        Resumed::Here(dialog) => (*dialog, true),
+        Resumed::Nothing => (Dialog::new(begin(mcp, &from, &id, &client, log_level, request)?), false),
     };
     let mut exchange = Exchange {
         mcp: mcp.clone(),
@@ -114,16 +118,27 @@ impl About {
     }
 }
 
-/// The call that a retry goes on with, if it is one of those that wait here, with what the retry brings.
+/// What a retry goes on with.
+enum Resumed {
+    /// A call that waits here, with what the retry brings.
+    Here(Box<Dialog>),
+    /// One that waits at another replica, which answers.
+    Elsewhere(Response),
+    /// It is no retry of a call that waits.
+    Nothing,
+}
+
+/// The call that a retry goes on with, if it is one of those that wait.
 async fn resume(
     mcp: &Mcp,
     from: &From<'_>,
     id: &RequestId,
     about: &About,
     request: &Request,
-) -> Result<Option<Dialog>, Refused> {
+    body: &[u8],
+) -> Result<Resumed, Refused> {
     let retry = request.params().and_then(|params| params.retry.as_ref());
-    let Some(retry @ Retry { state: Some(sealed), .. }) = retry else { return Ok(None) };
+    let Some(retry @ Retry { state: Some(sealed), .. }) = retry else { return Ok(Resumed::Nothing) };
     let principal = &from.caller.principal;
     let endpoint = from.scope.endpoint();
     let purpose = Purpose { principal, endpoint, method: about.method, name: &about.name };
@@ -131,15 +146,20 @@ async fn resume(
         let refused = Refused::from_refusal(refusal, id, Revision::V2026_07_28);
         refused.unwrap_or_else(|| Refused::plain(http::StatusCode::BAD_REQUEST, "`requestState` is not valid"))
     };
-    let State::Parked { id: spot } =
+    let State::Parked { id: spot, owner } =
         state::open(&mcp.services, &purpose, sealed).map_err(|refusal| refuse(&refusal))?
     else {
-        return Ok(None);
+        return Ok(Resumed::Nothing);
     };
+    if owner != *mcp.replicas.id() && !mcp.replicas.is_alone() {
+        let place = mcp.places.call(principal, Some(id))?;
+        let passed = owners::pass_on(mcp, from, &owner, Some(id), body, place).await?;
+        return passed.map(Resumed::Elsewhere).ok_or_else(|| owners::gone(Some(id)));
+    }
     let dialog = mcp.parking.claim(principal, spot).await;
     let mut dialog = dialog.ok_or_else(|| refuse(&Refusal::BadState))?;
     dialog.answer(v2026_07_28::input_responses(retry));
-    Ok(Some(dialog))
+    Ok(Resumed::Here(Box::new(dialog)))
 }
 
 /// One request's way to its answer.
@@ -270,7 +290,11 @@ impl Exchange {
         let Some(about) = self.about.as_ref().filter(|_| !requests.is_empty()) else { return Err(Box::new(self)) };
         let spot = u64::from_ne_bytes(self.mcp.services.env.random());
         let purpose = Purpose::of(self.dialog.origin(), about.method, &about.name);
-        let state = state::seal(&self.mcp.services, &purpose, State::Parked { id: spot });
+        let state = state::seal(
+            &self.mcp.services,
+            &purpose,
+            State::Parked { id: spot, owner: self.mcp.replicas.id().clone() },
+        );
         let outcome = Outcome::NeedsInput(v2026_07_28::needs_input(&requests, &state));
         let answer = Answer::Done { method: about.method, outcome };
         match self.mcp.clone().parking.park(spot, self.dialog) {

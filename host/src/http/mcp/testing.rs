@@ -18,6 +18,7 @@ use super::{From, Mcp, Settings};
 use crate::config::{Limits, PolicySettings, WhenAllAbstain};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::http::replica::{Directory, Replicas};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::identity::{Caller, Keyring};
@@ -28,7 +29,7 @@ use crate::mcp::revision::{Answer, Revision};
 use crate::mcp::talk::{Ask, Event, Party, Question};
 use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
 use crate::policy::{Engine, PolicySet, Transport};
-use crate::secret::Plaintext;
+use crate::secret::{DeploymentSecret, Plaintext};
 use crate::tasks::Tasks;
 use crate::upstream::catalog::{Catalog, Definition, Offer, PinStanding, Shelf, ToolDefinition};
 
@@ -64,13 +65,22 @@ pub(super) struct Edge {
 
 impl Edge {
     pub(super) async fn new(limits: Limits) -> Self {
+        Self::among(limits, Directory::Alone, None).await
+    }
+
+    /// One that may have others beside it. They have the same deployment secret.
+    pub(super) async fn among(limits: Limits, directory: Directory, address: Option<String>) -> Self {
         let mut services = Services::for_tests().await;
         services.ask_timeout = limits.ask_timeout;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&["ann", "bob"])));
         let (published, seen) = watch::channel(0);
         let closing = CancellationToken::new();
         let settings = Settings { limits, legacy_sse: true, body_timeout: Duration::from_secs(5) };
-        let mcp = Mcp::new(snapshot.clone(), Arc::new(services), seen, settings, closing.clone(), Tasks::new());
+        let secret = DeploymentSecret::new(&[7; 32]);
+        let id = services.replica.clone();
+        let replicas = Replicas::new(services.env.clone(), secret, id, directory, address, "00".repeat(32));
+        let services = Arc::new(services);
+        let mcp = Mcp::new(snapshot.clone(), services, seen, settings, replicas, closing.clone(), Tasks::new());
         Self { mcp, published, snapshot, closing }
     }
 
@@ -164,8 +174,14 @@ fn no_policies() -> PolicySet {
 pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Origin, mpsc::Receiver<Event>) {
     let headers = HeaderMap::new();
     let caller = Caller::new(key("ann"), Arc::default());
-    let from =
-        From { caller, scope: Scope::default(), headers: &headers, peer: None, transport: Transport::StreamableHttp };
+    let from = From {
+        caller,
+        scope: Scope::default(),
+        headers: &headers,
+        peer: None,
+        passing: None,
+        transport: Transport::StreamableHttp,
+    };
     let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
     let party = Party { principal: key("ann"), session: None, client, log_level: None, standing: None };
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);

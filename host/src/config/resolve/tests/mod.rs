@@ -13,6 +13,7 @@ use crate::ids::{KeyName, UpstreamName};
 use crate::secret::{Digest, Plaintext};
 
 mod policies;
+mod replica;
 mod vault;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);

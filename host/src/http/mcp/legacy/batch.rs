@@ -10,9 +10,10 @@ use http::StatusCode;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::owned::{self, Reached};
 use super::session::Session;
 use super::stream::Reader;
-use super::{Call, Said, find, hear, take_answer};
+use super::{Call, Said, hear, take_answer};
 use crate::http::error::{Refused, json_response};
 use crate::http::mcp::reply::PATIENCE;
 use crate::http::mcp::{From, Mcp, accepts_events, refuse_malformed};
@@ -31,8 +32,17 @@ enum Part {
 
 /// Takes a body that is a JSON array.
 pub(in crate::http::mcp) async fn take(mcp: &Arc<Mcp>, from: From<'_>, body: &[u8]) -> Result<Response, Refused> {
-    let session = find(mcp, &from).ok().filter(|session| session.revision.traits().batches);
+    let place = || mcp.places.call(&from.caller.principal, None);
+    let session = match owned::reach(mcp, &from, None, body, place).await {
+        Ok(Reached::Here(session)) => Some(session),
+        Ok(Reached::Elsewhere(response)) => return Ok(response),
+        Ok(Reached::Orphaned(name)) => owned::adopt(mcp, &from, name).ok(),
+        Err(refused) if refused.is_fault() => return Err(refused),
+        Err(_) => None,
+    };
+    let session = session.filter(|session| session.revision.traits().batches);
     let Some(session) = session else { return Err(refuse_malformed(&Malformed::Batch)) };
+    let accepts_events = accepts_events(from.headers) && !session.is_adopted;
     let messages = message::batch(body).map_err(|malformed| refuse_malformed(&malformed))?;
     let (mut calls, mut answers) = (Vec::new(), Vec::new());
     for message in messages {
@@ -45,7 +55,7 @@ pub(in crate::http::mcp) async fn take(mcp: &Arc<Mcp>, from: From<'_>, body: &[u
     if calls.is_empty() && answers.is_empty() {
         return Ok(StatusCode::ACCEPTED.into_response());
     }
-    Ok(respond(mcp, session, calls, answers, accepts_events(from.headers)).await)
+    Ok(respond(mcp, session, calls, answers, accepts_events).await)
 }
 
 /// Does what one message asks for; a request is begun.

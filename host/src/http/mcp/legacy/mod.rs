@@ -3,7 +3,8 @@
 //!
 //! A closed connection does not take a request back, a `notifications/cancelled` does. [`session`] is what a session
 //! holds, [`sessions`] are all of them, [`log`] and [`stream`] are its streams and how they are resumed, [`batch`] is
-//! what 2025-03-26 alone has, [`sse_transport`] the transport before streamable HTTP.
+//! what 2025-03-26 alone has, [`sse_transport`] the transport before streamable HTTP. A session belongs to the replica that
+//! opened it: [`owned`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +26,17 @@ use crate::mcp::revision::{
 };
 use crate::mcp::talk::{Event, Notice};
 use crate::pipeline;
-use crate::secret::hex;
 
 pub(super) mod batch;
 mod log;
+mod owned;
 mod session;
 mod sessions;
 pub(super) mod sse_transport;
 pub(super) mod stream;
 
 use log::EventLog;
+use owned::Reached;
 use session::{Opening, Session};
 pub(super) use sessions::Sessions;
 pub(super) use sse_transport::Doors;
@@ -47,28 +49,27 @@ pub(super) async fn request(
     mcp: &Arc<Mcp>,
     from: From<'_>,
     id: RequestId,
-    method: &str,
-    params: Option<&RawValue>,
-    head: Head<'_>,
+    (method, params, head): (&str, Option<&RawValue>, Head<'_>),
+    body: &[u8],
 ) -> Result<Response, Refused> {
     if method == "initialize" {
         let (session, result) = open(mcp, &from, &id, params, None)?;
         let mut response = json_response(StatusCode::OK, message::result(&id, &result));
-        let session_id = HeaderValue::try_from(&*session.id).expect("hex is visible ASCII");
+        let session_id = HeaderValue::try_from(&*session.id).expect("base64 is visible ASCII");
         response.headers_mut().insert(SESSION_HEADER, session_id);
         return Ok(response);
     }
-    let session = find(mcp, &from)?;
+    let place = || mcp.places.call(&from.caller.principal, Some(&id));
+    let session = match owned::reach(mcp, &from, Some(&id), body, place).await? {
+        Reached::Here(session) => session,
+        Reached::Elsewhere(response) => return Ok(response),
+        Reached::Orphaned(name) => owned::adopt(mcp, &from, name)?,
+    };
     legacy::check_version(from.headers, session.revision)
         .map_err(|rejection| Refused::from_rejection(&rejection, &id))?;
+    let accepts_events = accepts_events(from.headers) && !session.is_adopted;
     let call = Call::begin(mcp, &from, &session, id, method, head)?;
-    Ok(call.respond(accepts_events(from.headers)).await)
-}
-
-/// The session that a request on streamable HTTP belongs to.
-fn find(mcp: &Mcp, from: &From<'_>) -> Result<Arc<Session>, Refused> {
-    let now = mcp.services.env.now();
-    mcp.sessions.find(&from.caller.principal, from.scope.endpoint(), from.headers, now)
+    Ok(call.respond(accepts_events).await)
 }
 
 /// Answers `initialize` with a new session and the result.
@@ -91,25 +92,33 @@ fn open(
     }
     let (session_id, only_stream) = only_stream.unzip();
     let opening = Opening {
-        id: session_id.unwrap_or_else(|| hex(&mcp.services.env.random::<16>()).into()),
+        id: session_id.unwrap_or_else(|| owned::new_id(mcp, from, revision)),
         principal: principal.clone(),
         endpoint: from.scope.endpoint().cloned(),
         revision,
         client: Arc::new(client),
         ended: mcp.tasks.stopping().child_token(),
         only_stream,
+        is_adopted: false,
     };
     Ok((mcp.sessions.open(opening, mcp.services.env.now())?, result))
 }
 
 /// DELETE: ends the session and what is in flight in it.
-pub(super) fn end(mcp: &Mcp, from: &From<'_>) -> Result<(), Refused> {
+pub(super) async fn end(mcp: &Mcp, from: &From<'_>) -> Result<Response, Refused> {
     if !from.headers.contains_key(SESSION_HEADER) {
         return Err(Refused::plain(StatusCode::METHOD_NOT_ALLOWED, "only a session can be deleted"));
     }
-    let session = find(mcp, from)?;
-    end_session(mcp, &session);
-    Ok(())
+    match owned::reach(mcp, from, None, &[], || Ok(())).await? {
+        Reached::Here(session) => end_session(mcp, &session),
+        Reached::Elsewhere(response) => return Ok(response),
+        Reached::Orphaned(name) => {
+            if let Some(session) = owned::adopted(mcp, from, &name) {
+                end_session(mcp, &session);
+            }
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Ends a session here and at the upstreams.
@@ -130,13 +139,18 @@ pub(super) fn sweep(mcp: &Mcp) {
 }
 
 /// A notification within a session.
-pub(super) fn notification(
+pub(super) async fn notification(
     mcp: &Arc<Mcp>,
     from: &From<'_>,
     method: &str,
     params: Option<&RawValue>,
+    body: &[u8],
 ) -> Result<Response, Refused> {
-    let session = find(mcp, from)?;
+    let session = match owned::reach(mcp, from, None, body, || Ok(())).await? {
+        Reached::Here(session) => session,
+        Reached::Elsewhere(response) => return Ok(response),
+        Reached::Orphaned(name) => owned::adopt(mcp, from, name)?,
+    };
     hear(mcp, from, &session, method, params);
     Ok(StatusCode::ACCEPTED.into_response())
 }
@@ -166,9 +180,13 @@ fn hear(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>, method: &str, p
 }
 
 /// The client's answer to what it was asked.
-pub(super) fn answer(mcp: &Mcp, from: &From<'_>, answer: Message<'_>) -> Result<Response, Refused> {
-    let session = find(mcp, from)?;
-    take_answer(&session, answer);
+pub(super) async fn answer(mcp: &Mcp, from: &From<'_>, answer: Message<'_>, body: &[u8]) -> Result<Response, Refused> {
+    match owned::reach(mcp, from, None, body, || Ok(())).await? {
+        Reached::Here(session) => take_answer(&session, answer),
+        Reached::Elsewhere(response) => return Ok(response),
+        // Who asked is gone, and nobody waits for it.
+        Reached::Orphaned(_) => {}
+    }
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
@@ -211,6 +229,10 @@ impl Call {
         let revision = session.revision;
         let request = legacy::decode(revision, method, head);
         let request = request.map_err(|rejection| Refused::from_rejection(&rejection, &id))?;
+        if session.is_adopted && matches!(request, Request::Subscribe { .. }) {
+            let message = "this session has lost its streams with its replica: begin another one with `initialize`";
+            return Err(Refused::rpc(StatusCode::OK, Some(&id), &RpcError::new(INVALID_REQUEST, message)));
+        }
         let cancelled = session.ended.child_token();
         let in_flight = session.begin(&id, &cancelled).ok_or_else(|| {
             let error = RpcError::new(INVALID_REQUEST, "a request with this id is still in flight");

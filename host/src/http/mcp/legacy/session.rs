@@ -46,6 +46,8 @@ pub(in crate::http::mcp) struct Session {
     pub(super) only_stream: Option<Arc<EventLog>>,
     /// Resources that it is subscribed to.
     pub(super) watches: Arc<Watches>,
+    /// Another replica opened it and is gone: it goes on here without streams, and asks its client nothing.
+    pub(super) is_adopted: bool,
     budget: Arc<Budget>,
     /// Milliseconds since the epoch.
     last_used: AtomicU64,
@@ -81,16 +83,28 @@ pub(super) struct Opening {
     pub(super) client: Arc<Client>,
     pub(super) ended: CancellationToken,
     pub(super) only_stream: Option<Arc<EventLog>>,
+    pub(super) is_adopted: bool,
 }
 
 impl Session {
     pub(super) fn new(opening: Opening, budget: Arc<Budget>, now: Timestamp) -> Arc<Self> {
-        let Opening { id, principal, endpoint, revision, client, ended, only_stream } = opening;
+        let Opening { id, principal, endpoint, revision, client, ended, only_stream, is_adopted } = opening;
         let last_used = AtomicU64::new(now.as_millis());
         let (watches, kept) = (Arc::default(), Mutex::default());
-        let session =
-            Self { id, principal, endpoint, revision, client, ended, only_stream, watches, budget, last_used, kept };
-        Arc::new(session)
+        Arc::new(Self {
+            id,
+            principal,
+            endpoint,
+            revision,
+            client,
+            ended,
+            only_stream,
+            watches,
+            is_adopted,
+            budget,
+            last_used,
+            kept,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -285,6 +299,7 @@ mod tests {
             client: Arc::new(Client::gateway()),
             ended: CancellationToken::new(),
             only_stream: None,
+            is_adopted: false,
         };
         Session::new(opening, Budget::new(ALL_LOGS_BYTES), Timestamp::default())
     }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::log::{ALL_LOGS_BYTES, Budget};
 use super::session::{Opening, Session};
 use crate::env::Timestamp;
 use crate::http::error::Refused;
 use crate::ids::{Principal, UpstreamName};
-use crate::mcp::revision::SESSION_HEADER;
 
 /// Sessions that one principal may have.
 const MAX_PER_PRINCIPAL: usize = 2_000;
@@ -50,31 +49,30 @@ impl Sessions {
             let refused = Refused::plain(StatusCode::SERVICE_UNAVAILABLE, "too many sessions are open");
             return Err(refused.retry_after(Duration::from_secs(10)));
         }
+        // Two requests may adopt a session at once.
+        if let Some(session) = sessions.get(&opening.id).filter(|session| session.is_adopted && opening.is_adopted) {
+            return Ok(session.clone());
+        }
         let session = Session::new(opening, self.budget.clone(), now);
         sessions.insert(session.id.clone(), session.clone());
         Ok(session)
     }
 
-    /// The session that the headers name, if it is this principal's at this endpoint and not idle for too long.
+    /// The session of this id, if it is this principal's at this endpoint and not idle for too long.
     pub(super) fn find(
         &self,
         principal: &Principal,
         endpoint: Option<&UpstreamName>,
-        headers: &HeaderMap,
+        id: &str,
         now: Timestamp,
-    ) -> Result<Arc<Session>, Refused> {
-        let id = headers.get(SESSION_HEADER).ok_or_else(|| {
-            Refused::plain(StatusCode::BAD_REQUEST, "Mcp-Session-Id is missing: begin with `initialize`")
-        })?;
-        let unknown = || Refused::plain(StatusCode::NOT_FOUND, "there is no such session");
-        let id = id.to_str().map_err(|_| unknown())?;
-        let session = self.lock().get(id).cloned().ok_or_else(unknown)?;
+    ) -> Option<Arc<Session>> {
+        let session = self.lock().get(id).cloned()?;
         let is_own = session.principal == *principal && session.endpoint.as_ref() == endpoint;
         if !is_own || session.only_stream.is_some() || session.ended.is_cancelled() || self.is_idle(&session, now) {
-            return Err(unknown());
+            return None;
         }
         session.touch(now);
-        Ok(session)
+        Some(session)
     }
 
     fn is_idle(&self, session: &Session, now: Timestamp) -> bool {
@@ -112,7 +110,6 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -120,10 +117,6 @@ mod tests {
     use crate::mcp::client::Client;
     use crate::mcp::message::RequestId;
     use crate::mcp::revision::Revision;
-
-    fn named(id: &str) -> HeaderMap {
-        HeaderMap::from_iter([(http::HeaderName::from_static(SESSION_HEADER), HeaderValue::from_str(id).unwrap())])
-    }
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000 + seconds * 1_000)
@@ -138,13 +131,14 @@ mod tests {
             client: Arc::new(Client::gateway()),
             ended: CancellationToken::new(),
             only_stream: None,
+            is_adopted: false,
         }
     }
 
     #[test]
     fn a_session_is_its_principals_alone_and_ends() {
         let sessions = Sessions::new(10, Duration::from_secs(60));
-        let find = |principal: &str, id: &str, now| sessions.find(&key(principal), None, &named(id), at(now)).ok();
+        let find = |principal: &str, id: &str, now| sessions.find(&key(principal), None, id, at(now));
         assert!(sessions.open(opening("s", "a", None), at(0)).is_ok());
         assert!(find("a", "s", 59).is_some());
         assert!(find("b", "s", 59).is_none());
@@ -163,8 +157,8 @@ mod tests {
             sessions.open(opening(id, "a", endpoint), at(0)).ok().unwrap();
             for at_endpoint in [None, Some("notes"), Some("tracker")] {
                 let upstream = at_endpoint.map(|name| UpstreamName::parse(name).unwrap());
-                let found = sessions.find(&key("a"), upstream.as_ref(), &named(id), at(1));
-                assert_eq!(found.is_ok(), at_endpoint == endpoint, "{id} at {at_endpoint:?}");
+                let found = sessions.find(&key("a"), upstream.as_ref(), id, at(1));
+                assert_eq!(found.is_some(), at_endpoint == endpoint, "{id} at {at_endpoint:?}");
             }
         }
     }
@@ -182,7 +176,7 @@ mod tests {
         assert!(!open("3", at(59)) && sweep(at(59)) == 0);
         assert_eq!(sweep(at(60)), 1);
         assert!(open("3", at(60)));
-        assert!(sessions.find(&key("a"), None, &named("2"), at(60)).is_ok());
+        assert!(sessions.find(&key("a"), None, "2", at(60)).is_some());
     }
 
     #[test]
@@ -191,7 +185,7 @@ mod tests {
         let session = sessions.open(opening("s", "a", None), at(0)).ok().unwrap();
         let in_flight = session.begin(&RequestId::number(1), &CancellationToken::new());
         assert!(sessions.sweep(at(100), Duration::from_secs(45)).is_empty());
-        assert!(sessions.find(&key("a"), None, &named("s"), at(500)).is_ok(), "a request is in flight");
+        assert!(sessions.find(&key("a"), None, "s", at(500)).is_some(), "a request is in flight");
         drop(in_flight);
         let reader = session.open_stream().attach(None, None);
         assert!(sessions.sweep(at(600), Duration::from_secs(45)).is_empty(), "somebody reads");

@@ -12,17 +12,19 @@ use http::{Method, StatusCode, request};
 use super::log::{EventLog, Ids};
 use super::session::{STANDING, Session};
 use super::stream::{Reader, standing};
-use super::{Call, end_session, hear, open, take_answer};
+use super::{Call, end_session, hear, open, owned, take_answer};
 use crate::http::body::read_limited;
 use crate::http::error::Refused;
+use crate::http::mcp::owners::{self, Passing};
 use crate::http::mcp::{From, Mcp, accepts_events, check_body_headers, refuse_malformed};
-use crate::ids::Principal;
+use crate::http::serve::Peer;
+use crate::identity::Caller;
+use crate::ids::{Principal, ReplicaId};
 use crate::mcp::error::{INVALID_REQUEST, RpcError};
 use crate::mcp::message::{self, Message};
 use crate::mcp::revision::Head;
 use crate::pipeline::Scope;
 use crate::policy::Transport;
-use crate::secret::hex;
 
 /// Path for messages.
 pub(in crate::http::mcp) const MESSAGES: &str = "/messages";
@@ -70,7 +72,7 @@ fn open_door(mcp: &Arc<Mcp>, parts: &request::Parts) -> Result<Response, Refused
         return Err(Refused::plain(StatusCode::NOT_ACCEPTABLE, "Accept must have text/event-stream"));
     }
     let place = mcp.places.stream(&from.caller.principal, None)?;
-    let id: Arc<str> = hex(&mcp.services.env.random::<16>()).into();
+    let id = owned::new_door_id(mcp, &from.caller.principal);
     let log = EventLog::new(STANDING, Ids::Plain, mcp.sessions.budget.clone());
     let door = Door {
         id: id.clone(),
@@ -88,35 +90,70 @@ fn open_door(mcp: &Arc<Mcp>, parts: &request::Parts) -> Result<Response, Refused
 
 /// `POST /messages`: accepted, and answered on the stream.
 pub(in crate::http::mcp) async fn take_post(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
-    match post(&mcp, request).await {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(refused) => refused.into_response(),
-    }
+    post(&mcp, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<(), Refused> {
+async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     let caller = mcp.authenticate(&parts.headers)?;
-    let door = find(mcp, &caller.principal, parts.uri.query())?;
+    let place = find(mcp, &caller.principal, parts.uri.query())?;
     check_body_headers(&parts.headers)?;
     let limits = &mcp.settings.limits;
     let body = read_limited(body, limits.request_bytes, mcp.settings.body_timeout, None).await;
     let body = body.map_err(|error| Refused::from_body(&error))?;
-    let message = Message::from_caller(&body).map_err(|malformed| refuse_malformed(&malformed))?;
+    let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
     let peer = parts.extensions.get().copied();
-    let from = From { caller, scope: door.scope.clone(), headers: &parts.headers, peer, transport: Transport::Sse };
-    door.log.wait_for_room(limits.stall_timeout).await;
-    if let Err(refused) = take(mcp, &from, &door, message) {
-        door.log.push(refused.message());
+    let from = |scope| From { caller, scope, headers: &parts.headers, peer, passing, transport: Transport::Sse };
+    match place {
+        Place::Here(door) => posted(mcp, &from(door.scope.clone()), &door, &body).await,
+        Place::At(owner) => {
+            let passed = owners::pass_on(mcp, &from(Scope::default()), &owner, None, &body, ()).await?;
+            passed.ok_or_else(unknown)
+        }
     }
-    Ok(())
 }
 
-fn find(mcp: &Mcp, principal: &Principal, query: Option<&str>) -> Result<Arc<Door>, Refused> {
+/// The same when another replica has read it.
+pub(in crate::http::mcp) async fn forwarded(
+    mcp: &Arc<Mcp>,
+    caller: Caller,
+    parts: &request::Parts,
+    peer: Option<Peer>,
+    body: &[u8],
+) -> Result<Response, Refused> {
+    let Place::Here(door) = find(mcp, &caller.principal, parts.uri.query())? else { return Err(unknown()) };
+    let scope = door.scope.clone();
+    let from = From { caller, scope, headers: &parts.headers, peer, passing: None, transport: Transport::Sse };
+    posted(mcp, &from, &door, body).await
+}
+
+async fn posted(mcp: &Arc<Mcp>, from: &From<'_>, door: &Arc<Door>, body: &[u8]) -> Result<Response, Refused> {
+    let message = Message::from_caller(body).map_err(|malformed| refuse_malformed(&malformed))?;
+    door.log.wait_for_room(mcp.settings.limits.stall_timeout).await;
+    if let Err(refused) = take(mcp, from, door, message) {
+        door.log.push(refused.message());
+    }
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Where a stream is.
+enum Place {
+    Here(Arc<Door>),
+    At(ReplicaId),
+}
+
+fn find(mcp: &Mcp, principal: &Principal, query: Option<&str>) -> Result<Place, Refused> {
     let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix(SESSION)).unwrap_or_default();
     let door = mcp.doors.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-    let own = door.filter(|door| door.principal == *principal);
-    own.ok_or_else(|| Refused::plain(StatusCode::NOT_FOUND, "there is no such session"))
+    if let Some(door) = door.filter(|door| door.principal == *principal) {
+        return Ok(Place::Here(door));
+    }
+    let owner = owned::owner_of_door(mcp, principal, id).filter(|owner| owner != mcp.replicas.id());
+    owner.map(Place::At).ok_or_else(unknown)
+}
+
+fn unknown() -> Refused {
+    Refused::plain(StatusCode::NOT_FOUND, "there is no such session")
 }
 
 /// Does what a message asks for. Refusals are said on the stream, like answers.

@@ -9,17 +9,19 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
+use http::header::ALLOW;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::log::{Cursor, EventLog, Read, read_id};
+use super::owned::{self, Reached};
 use super::session::{STANDING, Session, Standing};
 use super::sse_transport::Open;
-use super::{Call, Said, find};
+use super::{Call, Said};
 use crate::http::error::Refused;
 use crate::http::mcp::fanout::{Kinds, Listening};
 use crate::http::mcp::places::StreamPlace;
@@ -91,8 +93,18 @@ impl Call {
 }
 
 /// GET: the stream of the session, or the rest of the stream that `Last-Event-ID` names.
-pub(in crate::http::mcp) fn get(mcp: &Arc<Mcp>, from: &From<'_>) -> Result<Response, Refused> {
-    let session = find(mcp, from)?;
+pub(in crate::http::mcp) async fn get(mcp: &Arc<Mcp>, from: &From<'_>) -> Result<Response, Refused> {
+    let place = || mcp.places.stream(&from.caller.principal, None);
+    let session = match owned::reach(mcp, from, None, &[], place).await? {
+        Reached::Here(session) => session,
+        Reached::Elsewhere(response) => return Ok(response),
+        Reached::Orphaned(_) if from.headers.contains_key(LAST_EVENT_ID) => {
+            let message =
+                "the stream that Last-Event-ID names is gone with its replica: what it was about may have happened";
+            return Err(Refused::plain(StatusCode::BAD_REQUEST, message));
+        }
+        Reached::Orphaned(_) => return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST, DELETE")]).into_response()),
+    };
     if let Err(rejection) = legacy::check_version(from.headers, session.revision) {
         let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
         return Err(Refused::plain(status, &rejection.error.message));
