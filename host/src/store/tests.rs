@@ -5,7 +5,7 @@ use std::future::Future;
 use std::ops::Bound;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -571,20 +571,26 @@ async fn everything_up_to_a_limit_is_allowed(place: Place) {
     assert_eq!(content(&store).await.len(), MAX_RANGE);
 }
 
-async fn a_full_queue_refuses_and_recovers(place: Place) {
-    let store = place.open().await;
+/// A write under way that no engine ends before the sender of its second half is dropped.
+fn blocker(store: &Store) -> (Pin<Box<impl Future<Output = Result<(), StoreError>>>>, mpsc::Sender<()>) {
     let (release, blocked) = mpsc::channel::<()>();
     let (entered, is_blocked) = mpsc::channel::<()>();
     let gate = Mutex::new(blocked);
-    let mut blocker = pin!(store.write(move |_| {
-        entered.send(()).unwrap();
+    let mut blocker = Box::pin(store.write(move |_| {
         // An engine may run it again; nobody waits a second time.
+        _ = entered.send(());
         _ = gate.lock().unwrap().recv();
         Ok::<_, StoreError>(())
     }));
-    let mut context = Context::from_waker(Waker::noop());
-    assert!(blocker.as_mut().poll(&mut context).is_pending());
+    assert!(blocker.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     is_blocked.recv().unwrap();
+    (blocker, release)
+}
+
+async fn a_full_queue_refuses_and_recovers(place: Place) {
+    let store = place.open().await;
+    let (blocker, release) = blocker(&store);
+    let mut context = Context::from_waker(Waker::noop());
 
     let mut queued = Vec::new();
     let busy = loop {
@@ -607,9 +613,12 @@ async fn a_full_queue_refuses_and_recovers(place: Place) {
 
 async fn a_write_goes_on_when_nobody_waits_for_it(place: Place) {
     let store = place.open().await;
+    let (blocker, release) = blocker(&store);
     let mut write = Box::pin(store.write(increment));
     assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(write);
+    drop(release);
+    blocker.await.unwrap();
     assert_eq!(store.write(increment).await.unwrap(), 2);
 }
 
@@ -634,9 +643,12 @@ async fn time_stands_still_in_a_transaction_and_comes_from_the_clock() {
 
 async fn a_closed_store_keeps_its_content_and_answers_closed(place: Place) {
     let store = place.open().await;
+    let (blocker, release) = blocker(&store);
     let mut queued = Box::pin(store.write(increment));
     assert!(queued.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    tokio::join!(store.close(), store.close());
+    drop(release);
+    let (blocked, ..) = tokio::join!(blocker, store.close(), store.close());
+    blocked.unwrap();
     assert_eq!(queued.await.unwrap(), 1);
     assert!(matches!(store.write(increment).await, Err(StoreError::Closed)));
     assert!(matches!(store.read(count).await, Err(StoreError::Closed)));

@@ -38,10 +38,11 @@ async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
     let server = Arc::new(Server::start(server::Sync::On));
     let store = open(&database(&server, "killed")).await;
     let is_over = Arc::new(AtomicBool::new(false));
-    let working = {
+    let mut working = JoinSet::new();
+    {
         let (store, is_over) = (store.clone(), Arc::clone(&is_over));
-        tokio::task::spawn(async move { traffic(&store, 16, &is_over).await })
-    };
+        working.spawn(async move { traffic(&store, 16, &is_over).await });
+    }
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(400)).await;
         let killed = Arc::clone(&server);
@@ -56,7 +57,7 @@ async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     is_over.store(true, Ordering::SeqCst);
-    let ledger = working.await.unwrap();
+    let ledger = working.join_next().await.unwrap().unwrap();
     assert!(!ledger.done.is_empty() && !ledger.failed.is_empty());
     ledger.check(&store).await;
     store.close().await;
@@ -102,10 +103,11 @@ async fn connections_that_are_cut_anywhere_lose_and_double_nothing() {
     let proxy = Proxy::before(Server::shared().port()).await;
     let store = open(&through(proxy.port(), &database)).await;
     let is_over = Arc::new(AtomicBool::new(false));
-    let working = {
+    let mut working = JoinSet::new();
+    {
         let (store, is_over) = (store.clone(), Arc::clone(&is_over));
-        tokio::task::spawn(async move { traffic(&store, 8, &is_over).await })
-    };
+        working.spawn(async move { traffic(&store, 8, &is_over).await });
+    }
     // A new connection says some twenty packets before the first transaction; the rest are anywhere in one.
     for packets in 25..55 {
         let before = proxy.cuts();
@@ -115,7 +117,7 @@ async fn connections_that_are_cut_anywhere_lose_and_double_nothing() {
     proxy.cut(Cut::Never, 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     is_over.store(true, Ordering::SeqCst);
-    let ledger = working.await.unwrap();
+    let ledger = working.join_next().await.unwrap().unwrap();
     assert_eq!(proxy.cuts(), 30);
     assert!(!ledger.done.is_empty());
     eventually("the store is back", async || store.read(count).await.ok()).await;
