@@ -4,8 +4,6 @@
 //! one machine's disk says little about another's. `--url` names an empty store that may be filled; without it, a file in
 //! a temporary directory, or in the one that `TMPDIR` names: a file in memory measures another thing.
 
-#![expect(clippy::disallowed_methods, reason = "its tasks end with the program, and it measures real time")]
-
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ impl Backup {
         let taken = on_runtime(async {
             let take = async |piece: Bytes| -> anyhow::Result<()> {
                 decoder.add(&piece);
-                while let Some(item) = decoder.next().context("what the gateway sent is not a whole backup")? {
+                while let Some(item) = decoder.item().context("what the gateway sent is not a whole backup")? {
                     told.note(item);
                 }
                 output.write(&piece)

@@ -57,7 +57,7 @@ impl Decoder {
     }
 
     /// The next item, or `None` if that needs more bytes.
-    pub fn next(&mut self) -> Result<Option<Item>, DumpError> {
+    pub fn item(&mut self) -> Result<Option<Item>, DumpError> {
         loop {
             match &self.state {
                 State::Begin => match self.begin()? {

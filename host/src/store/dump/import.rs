@@ -136,7 +136,7 @@ pub(super) async fn load(mut from: impl AsyncRead + Unpin, into: &Store) -> Resu
             return Err(DumpError::CutShort);
         }
         decoder.add(&piece[..count]);
-        while let Some(item) = decoder.next()? {
+        while let Some(item) = decoder.item()? {
             match (item, &mut begun) {
                 (Item::Header(header), None) => begun = Some((header, Import::begin(into).await?)),
                 (Item::Row(table, key, value), Some((_, import))) => import.row(table, key, value).await?,
