@@ -176,7 +176,8 @@ impl Gateway {
         self.engine = Some(engine.clone());
         let (recordings, keeper) = recordings::recorder(store.clone(), retention(upkeep.recordings), secret());
         self.trail.spawn(keeper.run(self.trail.stopping().clone()));
-        let state = (store.clone(), follower.freshness());
+        let freshness = follower.freshness();
+        let state = (store.clone(), freshness.clone());
         let control =
             Control::build(config.clone(), env.clone(), state, engine, secret(), vault, &self.background).await?;
         self.control = Some(control.clone());
@@ -228,7 +229,7 @@ impl Gateway {
                 .map_err(StartError::Guard)
         };
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
-        let for_replicas = replica_router(mcp.clone());
+        let for_replicas = replica_router(mcp.clone(), freshness.clone());
         let public = public_router(mcp, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),

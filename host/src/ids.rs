@@ -79,6 +79,14 @@ names! {
     SharedName, "shared name", 64;
 }
 
+/// What everyone who uses an upstream shares of it.
+impl From<UpstreamName> for SharedName {
+    fn from(name: UpstreamName) -> Self {
+        // An upstream's name follows the same rule, and is shorter.
+        Self(name.0)
+    }
+}
+
 fn check_name(what: &'static str, name: &str, max: usize) -> Result<(), InvalidName> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let starts_well = name.as_bytes().first().is_some_and(|byte| *byte != b'-');

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::env::Timestamp;
 use crate::identity::TokenList;
-use crate::ids::{ConnectionId, Principal, UpstreamName};
+use crate::ids::{ConnectionId, Owner, Principal, UpstreamName};
 use crate::secret::Sealed;
 
 pub mod flow;
@@ -45,6 +45,16 @@ impl fmt::Display for Holder {
 pub struct Place {
     pub holder: Holder,
     pub upstream: UpstreamName,
+}
+
+impl Place {
+    /// Whose data key seals what is secret here.
+    pub fn owner(&self) -> Owner {
+        match &self.holder {
+            Holder::Shared => Owner::Shared(self.upstream.clone().into()),
+            Holder::Of(principal) => Owner::Principal(principal.clone()),
+        }
+    }
 }
 
 impl fmt::Display for Place {

@@ -55,7 +55,8 @@ struct Known {
 }
 
 impl Freshness {
-    fn new(max_staleness: Option<Duration>) -> Self {
+    /// Of copies that are as good as new now.
+    pub(crate) fn new(max_staleness: Option<Duration>) -> Self {
         Self(Arc::new(Known { max_staleness, began: Instant::now(), good_ms: AtomicU64::new(0) }))
     }
 

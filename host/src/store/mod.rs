@@ -119,7 +119,13 @@ const KEPT: &[&dyn table::Kept] = &[
 ];
 
 /// Every table with sealed fields, for what the vault does to all alike.
-pub const SEALED: &[&dyn sealed::Sealing] = &[&vault_secrets::SEALED];
+pub const SEALED: &[&dyn sealed::Sealing] = &[
+    &vault_secrets::SEALED,
+    &signing_keys::SEALED,
+    &connections::SEALED,
+    &connections::SEALED_REVOCATIONS,
+    &flows::SEALED,
+];
 
 /// Where a store is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

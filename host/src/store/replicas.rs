@@ -43,17 +43,8 @@ pub(super) const REPLICAS: Typed<ReplicaRecord> = Typed {
     expires: Some(|record| Some(Timestamp::from_millis(record.seen_ms).after(LIFE))),
 };
 
-/// What a replica learns when it says that it is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Renewed {
-    /// Every replica that is there, itself included.
-    pub replicas: Vec<Replica>,
-    /// The store's time.
-    pub now: Timestamp,
-}
-
-/// Says that a replica is there, now, and tells who else is. Records that have expired are taken out.
-pub async fn renew(store: &Store, replica: Replica) -> Result<Renewed, StoreError> {
+/// Says that a replica is there, now, and tells who is, itself included. Records that have expired are taken out.
+pub async fn renew(store: &Store, replica: Replica) -> Result<Vec<Replica>, StoreError> {
     store
         .write(move |tx| {
             let now = tx.now();
@@ -72,7 +63,7 @@ pub async fn renew(store: &Store, replica: Replica) -> Result<Renewed, StoreErro
             let own = Replica { seen: now, ..replica.clone() };
             REPLICAS.put(tx, &own.to_record())?;
             replicas.push(own);
-            Ok(Renewed { replicas, now })
+            Ok(replicas)
         })
         .await
 }
@@ -154,16 +145,16 @@ mod tests {
         let store = Store::open(Location::Memory, clock.env()).await.unwrap();
         let renewed = renew(&store, replica("1")).await.unwrap();
         let one = Replica { seen: Timestamp::from_millis(1_000_000), ..replica("1") };
-        assert_eq!(renewed, Renewed { replicas: vec![one.clone()], now: Timestamp::from_millis(1_000_000) });
+        assert_eq!(renewed, std::slice::from_ref(&one));
 
         clock.advance(LIFE - Duration::from_millis(1));
-        let both = renew(&store, replica("2")).await.unwrap().replicas;
+        let both = renew(&store, replica("2")).await.unwrap();
         assert_eq!(both.iter().map(|replica| &replica.id).collect::<Vec<_>>(), [&one.id, &replica("2").id]);
         assert_eq!(live(&store).await.unwrap().len(), 2);
 
         clock.advance(Duration::from_millis(1));
         assert_eq!(live(&store).await.unwrap().len(), 1, "it has not said so again");
-        assert_eq!(renew(&store, replica("2")).await.unwrap().replicas.len(), 1);
+        assert_eq!(renew(&store, replica("2")).await.unwrap().len(), 1);
         let rows = store.read(|tx| REPLICAS.all(tx, MAX_REPLICAS)).await.unwrap().len();
         assert_eq!(rows, 1, "what has expired is forgotten");
 

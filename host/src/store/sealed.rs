@@ -19,7 +19,7 @@ pub struct Place {
     pub owner: Owner,
     /// Name of the table, which is part of the stored format and never changes.
     pub table: &'static str,
-    /// The record's key in its table.
+    /// Which record of the table: its key, or its id where that says more.
     pub key: Vec<u8>,
     /// Name of the field, never changed either.
     pub field: &'static str,
@@ -32,9 +32,6 @@ pub type SealedField = (Place, Sealed);
 
 /// A table with sealed fields.
 pub trait Sealing: Sync {
-    /// The table's name, as in [`Place::table`].
-    fn table(&self) -> &'static str;
-
     /// The sealed fields of at most `limit` records behind the key `after`, in key order, and the key to go on from.
     fn fields(
         &self,
@@ -52,10 +49,6 @@ pub(super) struct SealedIn<R: 'static> {
 }
 
 impl<R: Serialize + DeserializeOwned> Sealing for SealedIn<R> {
-    fn table(&self) -> &'static str {
-        self.table.table.name()
-    }
-
     fn fields(
         &self,
         tx: &mut ReadTx<'_>,

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::legacy::{self, sse_transport};
 use super::{ENDPOINT, From, Mcp, accepts_events, check_headers};
 use crate::http::body::{BodyError, read_limited};
-use crate::http::error::{Refused, unauthenticated};
+use crate::http::error::{Refused, out_of_date, unauthenticated};
 use crate::http::replica::{self, Forwarded, Forwarding, OVERHEAD, Received, Undelivered};
 use crate::http::serve::Peer;
 use crate::ids::ReplicaId;
@@ -27,6 +27,7 @@ use crate::mcp::json::to_raw;
 use crate::mcp::message::RequestId;
 use crate::mcp::revision;
 use crate::pipeline;
+use crate::store::follower::Freshness;
 
 /// How long an answer may take to begin that becomes a stream before that, or is none.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -121,12 +122,12 @@ fn unanswered(id: Option<&RequestId>) -> Refused {
 
 impl Mcp {
     /// What other replicas reach: one path, and nothing for anyone else.
-    pub fn replica_router(self: Arc<Self>) -> Router {
-        Router::new().route(replica::PATH, post(take)).with_state(self)
+    pub fn replica_router(self: Arc<Self>, freshness: Freshness) -> Router {
+        Router::new().route(replica::PATH, post(take)).with_state((self, freshness))
     }
 }
 
-async fn take(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
+async fn take(State((mcp, freshness)): State<(Arc<Mcp>, Freshness)>, request: Request) -> Response {
     let limit = match mcp.replicas.let_in(request.headers()) {
         Ok(announced) => announced.min(mcp.settings.limits.request_bytes.saturating_add(OVERHEAD)),
         Err(rejected) => return rejected.into_response(),
@@ -136,6 +137,8 @@ async fn take(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
         Err(error) => return error.status().into_response(),
     };
     match mcp.replicas.receive(message) {
+        // A key may have been revoked, whatever the other replica knew.
+        Ok(Received::Request(_, answer_to)) if freshness.is_stale() => answer_to.seal(out_of_date().into_response()),
         Ok(Received::Request(forwarded, answer_to)) => {
             let answer = serve(&mcp, *forwarded).await;
             answer_to.seal(answer.unwrap_or_else(Refused::into_response))

@@ -13,6 +13,7 @@ use crate::env::Env;
 use crate::http::replica::{Directory, Forwarding, OVERHEAD, Undelivered};
 use crate::http::replica_router;
 use crate::http::serve::{self, Socket};
+use crate::store::follower::Freshness;
 use crate::store::{Location, Store};
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
@@ -24,6 +25,11 @@ async fn store() -> Store {
 
 /// An edge that others reach, until the token is cancelled.
 async fn listening(store: &Store) -> (Edge, CancellationToken) {
+    listening_with(store, None).await
+}
+
+/// The same, whose copies of the store may not be older than that.
+async fn listening_with(store: &Store, max_staleness: Option<Duration>) -> (Edge, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let edge = Edge::among(limits(), Directory::Store(store.clone()), Some(address)).await;
@@ -42,7 +48,7 @@ async fn listening(store: &Store) -> (Edge, CancellationToken) {
             max_http2_streams: 100,
         },
     );
-    let router = replica_router(edge.mcp.clone());
+    let router = replica_router(edge.mcp.clone(), Freshness::new(max_staleness));
     edge.mcp.tasks.spawn(serve::serve(Socket::Tcp(listener), router, limits, stop.clone()));
     (edge, stop)
 }
@@ -99,6 +105,22 @@ async fn replicas_find_each_other_in_the_store() {
     end(&there, &stop).await;
     assert_eq!(told(here.post(&session, PING).await).await, (StatusCode::OK, PONG.to_owned()));
     assert!(here.mcp.sessions.named(&session).is_some(), "it goes on here");
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_follow_the_store_answers_nothing_that_is_handed_on() {
+    let store = store().await;
+    let (here, stop_here) = listening(&store).await;
+    let (there, stop) = listening_with(&store, Some(Duration::ZERO)).await;
+    here.mcp.replicas.renew().await.unwrap();
+    let session = there.session("2025-11-25", "{}").await;
+    let answer = here.post(&session, PING).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+    assert_eq!(handed_on(&here, &there, "ann", &session, "/mcp").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(here.mcp.sessions.named(&session).is_none(), "it is where it was");
+    end(&here, &stop_here).await;
+    end(&there, &stop).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@
 //! that could not be reached counts as gone for a moment, so that a dead one costs nobody a wait.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Replicas;
-use crate::env::{Env, Timestamp};
 use crate::ids::ReplicaId;
 use crate::store::replicas::{self, RENEW, Replica};
 use crate::store::{Store, StoreError};
@@ -53,8 +51,6 @@ pub(super) struct Registry {
     configuration: ArcSwapOption<String>,
     others: ArcSwap<Vec<Replica>>,
     gone: Cache<ReplicaId, ()>,
-    /// What the store's clock is ahead of ours, in milliseconds.
-    ahead_ms: AtomicI64,
     /// Differences of configuration that were told.
     told: Mutex<HashSet<(ReplicaId, String)>>,
 }
@@ -67,7 +63,6 @@ impl Registry {
             configuration: ArcSwapOption::empty(),
             others: ArcSwap::default(),
             gone: Cache::builder().max_capacity(MAX_GONE).time_to_live(GONE).build(),
-            ahead_ms: AtomicI64::new(0),
             told: Mutex::default(),
         }
     }
@@ -78,12 +73,6 @@ impl Registry {
 
     pub(super) fn is_alone(&self) -> bool {
         matches!(self.directory, Directory::Alone)
-    }
-
-    /// Ours, corrected by what the store's clock says where there is one.
-    pub(super) fn now(&self, env: &Env) -> Timestamp {
-        let now = env.now().as_millis();
-        Timestamp::from_millis(now.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
     }
 
     /// This replica as others are told of it.
@@ -149,13 +138,7 @@ impl Replicas {
         match &self.registry.directory {
             Directory::Alone => {}
             Directory::Store(store) => {
-                let before = self.env.now().as_millis();
-                let renewed = replicas::renew(store, self.registry.own()).await?;
-                // The store's time was read in between.
-                let between = before.midpoint(self.env.now().as_millis());
-                let ahead = i128::from(renewed.now.as_millis()) - i128::from(between);
-                self.registry.ahead_ms.store(i64::try_from(ahead).unwrap_or_default(), Ordering::Relaxed);
-                self.registry.publish(renewed.replicas);
+                self.registry.publish(replicas::renew(store, self.registry.own()).await?);
             }
             Directory::Peers(peers) => {
                 let others = self.ask_around(peers).await;

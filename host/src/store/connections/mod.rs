@@ -22,6 +22,7 @@ use crate::ids::{ConnectionId, UpstreamName};
 mod ending;
 mod record;
 mod refresh;
+mod sealing;
 mod sweep;
 
 #[cfg(test)]
@@ -32,6 +33,8 @@ pub use ending::{
 };
 use record::{Record, RevocationRecord, StateRecord, at, of_holder};
 pub use refresh::{Commit, Lease, Leasing, commit_refresh, due_for_refresh, give_back, lease_refresh};
+pub(super) use sealing::{SEALED, SEALED_REVOCATIONS};
+pub use sealing::{Secret, sealed_at};
 pub(super) use sweep::is_current;
 pub use sweep::{Swept, sweep};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::changes::Revision;
 use super::connections::{self, NewCredential, Put};
 use super::engine::{Bounds, Direction, Table};
+use super::sealed::{self, SealedIn};
 use super::table::{Cursor, Index, Page, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit};
 use crate::audit::{Actor, AuditEvent};
@@ -49,6 +50,14 @@ pub(super) const FLOWS: Typed<Record> = Typed {
     indexes: &[Index { table: Table::FlowsByPlace, key: Record::by_place }],
     expires: Some(|record| Some(Timestamp::from_millis(record.expires_ms))),
 };
+
+pub(super) const SEALED: SealedIn<Record> = SealedIn { table: &FLOWS, fields: record::sealed };
+
+/// Where the verifier of a flow is sealed. It is never replaced.
+pub fn verifier_at(place: &Place, id: &FlowId) -> sealed::Place {
+    let (table, key) = (Table::Flows.name(), id.as_str().as_bytes().to_vec());
+    sealed::Place { owner: place.owner(), table, key, field: "verifier", revision: 1 }
+}
 
 /// A flow to be begun; what its fields are is told by [`Flow`].
 #[derive(Clone, Debug)]

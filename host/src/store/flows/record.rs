@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::StoreError;
 use super::super::engine::Table;
+use super::super::sealed::SealedField;
 use super::super::table::unreadable;
+use super::verifier_at;
 use crate::connection::flow::{Flow, Stage};
 use crate::connection::{Holder, Place};
 use crate::env::Timestamp;
@@ -54,6 +56,12 @@ impl Record {
             upstream: UpstreamName::parse(&self.upstream).map_err(|_| bad("an upstream"))?,
         })
     }
+}
+
+pub(super) fn sealed(record: &Record) -> Result<Vec<SealedField>, StoreError> {
+    let Some(verifier) = &record.verifier else { return Ok(Vec::new()) };
+    let id = FlowId::parse(&record.id).ok_or_else(|| bad("an id"))?;
+    Ok(vec![(verifier_at(&record.place()?, &id), verifier.clone())])
 }
 
 /// What the keys of a holder's flows begin with in the index. No holder has the byte 0 in it.

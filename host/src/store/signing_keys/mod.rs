@@ -5,10 +5,12 @@
 
 use super::changes::{Change, announce};
 use super::engine::Table;
+use super::sealed::{self, SealedIn};
 use super::table::{Single, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit};
 use crate::audit::{Actor, AuditEvent, SigningKeyState};
 use crate::env::Timestamp;
+use crate::ids::Owner;
 use crate::oauth::signing::{MAX_KEYS, Refused, SigningKey, Stage};
 
 mod record;
@@ -19,6 +21,14 @@ use record::KeyRecord;
 
 pub(super) const SIGNING_KEYS: Typed<KeyRecord> =
     Typed { table: Table::SigningKeys, version: 1, older: &[], key: KeyRecord::key, indexes: &[], expires: None };
+
+pub(super) const SEALED: SealedIn<KeyRecord> = SealedIn { table: &SIGNING_KEYS, fields: record::sealed };
+
+/// Where the private part of a key is sealed. It is never replaced.
+pub fn private_at(id: &str) -> sealed::Place {
+    let (table, key) = (Table::SigningKeys.name(), id.as_bytes().to_vec());
+    sealed::Place { owner: Owner::Deployment, table, key, field: "private", revision: 1 }
+}
 
 const REVISION: Single<u64> = Single::new("signing_keys_revision");
 

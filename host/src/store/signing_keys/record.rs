@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::super::StoreError;
 use super::super::engine::Table;
 use super::super::record::none;
+use super::super::sealed::SealedField;
+use super::private_at;
 use crate::env::Timestamp;
 use crate::oauth::signing::{Algorithm, SigningKey, Stage};
 use crate::secret::Sealed;
@@ -32,6 +34,16 @@ impl KeyRecord {
     pub(super) fn key(&self) -> Vec<u8> {
         self.id.as_bytes().to_vec()
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what other tables say of their records may fail")]
+pub(super) fn sealed(record: &KeyRecord) -> Result<Vec<SealedField>, StoreError> {
+    Ok(match &record.stage {
+        StageRecord::Announced { private, .. } | StageRecord::Active { private, .. } => {
+            vec![(private_at(&record.id), private.clone())]
+        }
+        StageRecord::Retired { .. } => Vec::new(),
+    })
 }
 
 impl From<&SigningKey> for KeyRecord {

@@ -6,9 +6,19 @@ use proptest::prelude::*;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::connection::{self, Access, Credential, End, Holder, Tokens};
+use crate::env::Timestamp;
+use crate::identity::TokenList;
+use crate::ids::{ConnectionId, FlowId, UpstreamName};
+use crate::oauth::signing::{Algorithm, SigningKey, Stage};
+use crate::secret;
+use crate::store::connections::{NewCredential, Put, Secret};
 use crate::store::data_keys::{self, Creation};
+use crate::store::flows::NewFlow;
 use crate::store::sealed::Place;
+use crate::store::signing_keys::KeyChange;
 use crate::store::vault_secrets::{self, Replacement};
+use crate::store::{connections, flows, signing_keys};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Shred;
 use crate::vault::{Opening, Refusal, VaultError};
@@ -132,6 +142,106 @@ async fn a_record_in_anothers_place_is_refused_audited_once_and_costs_nothing_el
     bad.sort();
     assert_eq!(bad, ["key:alice key:alice/notes", "key:alice key:alice/wiki", "key:bob key:bob/notes"]);
     assert!(vault.verify(Some(b"nonsense")).await.unwrap().is_none());
+}
+
+/// Everything that the vault looks at, and what it cannot open, as `OWNER TABLE FIELD`.
+async fn verified(vault: &Vault) -> (usize, Vec<String>) {
+    let (mut fields, mut bad, mut cursor) = (0, Vec::new(), None);
+    loop {
+        let step = vault.verify(cursor.as_deref()).await.unwrap().unwrap();
+        fields += step.fields;
+        bad.extend(step.bad.into_iter().map(|bad| format!("{} {} {}", bad.owner, bad.table, bad.field)));
+        cursor = step.next;
+        if cursor.is_none() {
+            return (fields, bad);
+        }
+    }
+}
+
+fn connection_at(holder: &Holder, upstream: &str) -> connection::Place {
+    connection::Place { holder: holder.clone(), upstream: UpstreamName::parse(upstream).unwrap() }
+}
+
+/// Connects with tokens, or with headers. `number` makes the id.
+async fn connect(store: &Store, vault: &Vault, place: &connection::Place, number: u8, has_tokens: bool) {
+    let id = ConnectionId::parse(&format!("{number:024x}")).unwrap();
+    let sealed = async |secret| vault.seal(&connections::sealed_at(place, &id, 1, secret), b"secret").await.unwrap();
+    let credential = if has_tokens {
+        Credential::OAuth(Tokens {
+            issuer: "https://id.example".to_owned(),
+            client: "c1".to_owned(),
+            access: sealed(Secret::Access).await,
+            refresh: Some(sealed(Secret::Refresh).await),
+            scopes: TokenList::default(),
+            expires: None,
+        })
+    } else {
+        Credential::Headers { names: vec!["x-api-key".to_owned()], values: sealed(Secret::Headers).await }
+    };
+    let new = NewCredential { place: place.clone(), id, replaces: None, credential };
+    assert_eq!(connections::put(store, new, |_| Access::Granted, ACTOR).await.unwrap(), Put::Stored(1));
+}
+
+#[tokio::test]
+async fn verifying_reaches_the_sealed_fields_of_every_table() {
+    let store = memory().await;
+    let vault = vault(&store).await;
+    let alice = Holder::parse("key:alice").unwrap();
+    assert!(vault.put(&owner("key:alice"), "notes", b"secret").await.unwrap());
+
+    let announced = SigningKey {
+        id: "k1".to_owned(),
+        algorithm: Algorithm::EdDsa,
+        public: "{}".to_owned(),
+        created: Timestamp::default(),
+        stage: Stage::Announced {
+            private: vault.seal(&signing_keys::private_at("k1"), b"secret").await.unwrap(),
+            usable_from: Timestamp::default(),
+        },
+    };
+    signing_keys::transition(&store, 0, KeyChange::Announce(Box::new(announced)), ACTOR).await.unwrap();
+
+    connect(&store, &vault, &connection_at(&alice, "files"), 1, true).await;
+    connect(&store, &vault, &connection_at(&alice, "notes"), 2, false).await;
+    connect(&store, &vault, &connection_at(&Holder::Shared, "notes"), 3, false).await;
+    // Of this one only the tokens are left, to be revoked.
+    let ended = connection_at(&alice, "wiki");
+    connect(&store, &vault, &ended, 4, true).await;
+    connections::disconnect(&store, &ended, End::Disconnected, ACTOR).await.unwrap();
+
+    let (place, id) = (connection_at(&alice, "mail"), FlowId::parse(&"5".repeat(24)).unwrap());
+    let flow = NewFlow {
+        verifier: vault.seal(&flows::verifier_at(&place, &id), b"secret").await.unwrap(),
+        id,
+        place,
+        state: secret::Digest::of(b"state"),
+        connection: ConnectionId::parse(&"5".repeat(24)).unwrap(),
+        issuer: "https://id.example".to_owned(),
+        client: "c1".to_owned(),
+        redirect: "https://gateway.example/connect/mail/callback".to_owned(),
+        scopes: TokenList::default(),
+        browser: secret::Digest::of(b"browser"),
+        user: None,
+        life: Duration::from_secs(600),
+    };
+    assert!(matches!(flows::begin(&store, flow, |_| Access::Granted).await, Ok(flows::Beginning::Begun(_))));
+
+    assert_eq!(verified(&vault).await, (9, Vec::new()));
+
+    // Without the data keys, each of them is told.
+    assert_eq!(vault.shred(&owner("key:alice"), ACTOR).await.unwrap(), Shred::Shredded);
+    assert_eq!(vault.shred(&owner("shared:notes"), ACTOR).await.unwrap(), Shred::Shredded);
+    let expected = [
+        "key:alice vault_secrets value",
+        "key:alice connections access",
+        "key:alice connections refresh",
+        "key:alice connections headers",
+        "shared:notes connections headers",
+        "key:alice connections access",
+        "key:alice connections refresh",
+        "key:alice connection_flows verifier",
+    ];
+    assert_eq!(verified(&vault).await, (9, expected.map(str::to_owned).to_vec()));
 }
 
 #[tokio::test]
