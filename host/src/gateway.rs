@@ -216,7 +216,7 @@ impl Gateway {
         let mcp = Mcp::new(
             control.snapshot.clone(),
             services,
-            control.published.subscribe(),
+            (control.published.subscribe(), freshness),
             settings,
             replicas.clone(),
             self.edges.stopping().clone(),
@@ -229,7 +229,7 @@ impl Gateway {
                 .map_err(StartError::Guard)
         };
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
-        let for_replicas = replica_router(mcp.clone(), freshness.clone());
+        let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),

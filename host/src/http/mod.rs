@@ -12,7 +12,6 @@ use axum::routing::get;
 use http::StatusCode;
 
 use crate::admin::Control;
-use crate::store::follower::Freshness;
 
 pub mod api;
 pub mod body;
@@ -36,8 +35,8 @@ fn followed(callers: Router, control: Arc<Control>) -> Router {
 }
 
 /// What the replica listener serves. It needs no guard: whatever is not sealed with the deployment secret opens nothing.
-pub fn replica_router(mcp: Arc<mcp::Mcp>, freshness: Freshness) -> Router {
-    mcp.replica_router(freshness).fallback(nothing_here)
+pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
+    mcp.replica_router().fallback(nothing_here)
 }
 
 /// What the admin listener and the admin socket serve.

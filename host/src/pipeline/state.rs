@@ -48,6 +48,9 @@ struct Charged {
     arguments: String,
     /// Tells one state from the others: each saves one round its charges.
     nonce: [u8; 16],
+    /// The replica that sealed it, which alone knows whether it came back before. States that do not name one save nothing.
+    #[serde(default)]
+    by: Option<ReplicaId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,8 +70,11 @@ pub struct Carried {
 impl Carried {
     /// Of a request with these arguments, if it was charged, that used these approvals.
     pub(super) fn of(services: &Services, charged: Option<&str>, uses: Vec<Use>) -> Self {
-        let charged = charged
-            .map(|arguments| Charged { arguments: digest(arguments).to_hex(), nonce: services.env.random::<16>() });
+        let charged = charged.map(|arguments| Charged {
+            arguments: digest(arguments).to_hex(),
+            nonce: services.env.random::<16>(),
+            by: Some(services.replica.clone()),
+        });
         let next = |used: Use| Use { round: used.round.saturating_add(1), ..used };
         Self { charged, uses: uses.into_iter().map(next).collect() }
     }
@@ -154,8 +160,11 @@ pub(super) fn take_up(
     let Some(retry) = &mut params.retry else { return Ok(Carried::default()) };
     let Some(sealed) = retry.state.take() else { return Ok(Carried::default()) };
     let (state, mut carried) = open_round(services, purpose, &sealed)?;
-    // A state that comes a second time is another request, and pays for itself.
-    carried.charged = carried.charged.filter(|charged| services.spent.entry(charged.nonce).or_insert(()).is_fresh());
+    // A state that comes a second time is another request, and pays for itself. So does one that comes to another replica,
+    // which cannot tell: otherwise each of them would let it pass once.
+    carried.charged = carried.charged.filter(|charged| {
+        charged.by.as_ref() == Some(&services.replica) && services.spent.entry(charged.nonce).or_insert(()).is_fresh()
+    });
     match state {
         State::Upstream { upstream: of, state } if of == *upstream => retry.state = state,
         State::Again => params.retry = None,
@@ -215,6 +224,12 @@ mod tests {
         assert!(next.is_charged_for(|| r#"{"id":7}"#.to_owned()) && !next.is_charged_for(|| r#"{"id":8}"#.to_owned()));
         assert_eq!(next.approval(&used.bound_to), Some(Use { round: 1, ..used.clone() }));
         assert_eq!(next.approval(&Digest::of(b"other")), None);
+
+        // Another replica has the same secret, and does not know which states came back.
+        let elsewhere = Services::for_tests().await;
+        let there = take_up(&elsewhere, &purpose, &notes, &mut retry()).unwrap();
+        assert!(!there.is_charged_for(|| r#"{"id":7}"#.to_owned()), "it is saved its charges where it was charged");
+        assert!(there.approval(&used.bound_to).is_some());
 
         let replayed = take_up(&services, &purpose, &notes, &mut retry()).unwrap();
         assert!(!replayed.is_charged_for(|| r#"{"id":7}"#.to_owned()), "it was saved its charges once");

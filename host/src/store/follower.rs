@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::changes::{self, News, Revision};
 use super::{Store, StoreError};
-use crate::env::ClockOffset;
+use crate::env::{ClockOffset, Timestamp};
 
 /// Between two polls of a shared store.
 const POLL: Duration = Duration::from_millis(500);
@@ -52,17 +52,26 @@ struct Known {
     began: Instant,
     /// Of the last good poll, in milliseconds since the beginning.
     good_ms: AtomicU64,
+    /// The machine's time of day, which goes on while the machine is suspended, as the other does not.
+    clock: ClockOffset,
+    /// Of the last good poll, in milliseconds since the epoch by that clock.
+    good_at_ms: AtomicU64,
 }
 
 impl Freshness {
     /// Of copies that are as good as new now.
-    pub(crate) fn new(max_staleness: Option<Duration>) -> Self {
-        Self(Arc::new(Known { max_staleness, began: Instant::now(), good_ms: AtomicU64::new(0) }))
+    pub(crate) fn new(max_staleness: Option<Duration>, clock: ClockOffset) -> Self {
+        let good_at_ms = AtomicU64::new(clock.local().as_millis());
+        Self(Arc::new(Known { max_staleness, began: Instant::now(), good_ms: AtomicU64::new(0), clock, good_at_ms }))
     }
 
-    /// How long copies of what is in the store may have been wrong.
+    /// How long copies of what is in the store may have been wrong, by whichever clock says that it was longer. If the time of
+    /// day is set forward, they count as old until the next good poll.
     pub fn age(&self) -> Duration {
-        self.0.began.elapsed().saturating_sub(Duration::from_millis(self.0.good_ms.load(Ordering::Relaxed)))
+        let known = &*self.0;
+        let ran = known.began.elapsed().saturating_sub(Duration::from_millis(known.good_ms.load(Ordering::Relaxed)));
+        let passed = known.clock.local().as_millis().saturating_sub(known.good_at_ms.load(Ordering::Relaxed));
+        ran.max(Duration::from_millis(passed))
     }
 
     /// Whether that is longer than it may be.
@@ -70,10 +79,12 @@ impl Freshness {
         self.0.max_staleness.is_some_and(|max| self.age() > max)
     }
 
-    /// A poll that began at this moment was good.
-    fn was_good(&self, began: Instant) {
+    /// A poll that began at this moment, which was `asked` by the time of day, was good.
+    fn was_good(&self, began: Instant, asked: Timestamp) {
         let millis = began.saturating_duration_since(self.0.began).as_millis();
         self.0.good_ms.fetch_max(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        // It may have been set back.
+        self.0.good_at_ms.store(asked.as_millis(), Ordering::Relaxed);
     }
 }
 
@@ -81,7 +92,7 @@ impl Follower {
     /// Begins to follow before any copy is made, so that no change falls in between. Copies of a shared store may be as
     /// old as `max_staleness`; the clock is set right by its clock already.
     pub async fn begin(store: Store, clock: ClockOffset, max_staleness: Duration) -> Result<Self, StoreError> {
-        let freshness = Freshness::new(store.is_shared().then_some(max_staleness));
+        let freshness = Freshness::new(store.is_shared().then_some(max_staleness), clock.clone());
         let mut follower = Self { store, clock, seen: Revision::default(), freshness };
         let asked = follower.clock.local();
         let (now, seen) = follower.store.read(|tx| Ok::<_, StoreError>((tx.now(), changes::revision(tx)?))).await?;
@@ -163,7 +174,7 @@ impl Follower {
         }
         self.seen = revision;
         if !has_more {
-            self.freshness.was_good(began);
+            self.freshness.was_good(began, asked);
         }
         Ok(has_more)
     }
@@ -323,19 +334,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn copies_are_stale_without_a_good_poll_and_only_where_others_write() {
-        let fresh = Freshness::new(Some(Duration::from_secs(10)));
-        let alone = Freshness::new(None);
+        let clock = StandingClock::at(1_000_000);
+        let asked = clock.env().now();
+        let (_, local) = clock.env().adjustable();
+        let fresh = Freshness::new(Some(Duration::from_secs(10)), local.clone());
+        let alone = Freshness::new(None, local);
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(!fresh.is_stale());
         let began = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(fresh.is_stale());
         // What counts is what was read, which is as old as the beginning of the poll.
-        fresh.was_good(began);
+        fresh.was_good(began, asked);
         assert_eq!((fresh.is_stale(), fresh.age()), (false, Duration::from_millis(1)));
         tokio::time::advance(Duration::from_secs(10)).await;
-        fresh.was_good(began);
+        fresh.was_good(began, asked);
         assert!(fresh.is_stale() && !alone.is_stale());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_passes_while_the_machine_is_suspended_counts() {
+        let clock = StandingClock::at(1_000_000);
+        let (env, local) = clock.env().adjustable();
+        let fresh = Freshness::new(Some(Duration::from_secs(10)), local);
+        clock.advance(Duration::from_secs(10));
+        assert!(!fresh.is_stale());
+        clock.advance(Duration::from_millis(1));
+        assert!(fresh.is_stale());
+        fresh.was_good(Instant::now(), env.now());
+        assert_eq!((fresh.is_stale(), fresh.age()), (false, Duration::ZERO));
+        // Somebody sets it back: the other clock still counts.
+        fresh.was_good(Instant::now(), env.now().after(Duration::from_secs(3_600)));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(fresh.is_stale());
     }
 
     #[tokio::test]

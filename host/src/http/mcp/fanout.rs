@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::Mcp;
 use super::watches::Watches;
@@ -91,8 +90,6 @@ struct Listener {
     /// Bits of kinds that it is to be told of.
     changed: AtomicU8,
     news: Notify,
-    /// Its principal may not be here any more.
-    revoked: CancellationToken,
 }
 
 /// Somebody who listens, until this is dropped.
@@ -113,7 +110,6 @@ impl Listening {
             seen: Mutex::default(),
             changed: AtomicU8::new(0),
             news: Notify::new(),
-            revoked: CancellationToken::new(),
             origin,
         };
         let listener = Arc::new(listener);
@@ -135,11 +131,6 @@ impl Listening {
             }
             self.listener.news.notified().await;
         }
-    }
-
-    /// Waits until the principal may not be here any more.
-    pub(super) async fn revoked(&self) {
-        self.listener.revoked.cancelled().await;
     }
 }
 
@@ -229,12 +220,10 @@ async fn look_around(mcp: &Mcp) -> bool {
     let mut is_known = true;
     for listener in listeners {
         let now = mcp.services.env.now();
-        match snapshot.keys.holder(&listener.origin.caller.principal, now) {
-            Some(caller) => {
-                let origin = Origin { caller, ..(*listener.origin).clone() };
-                is_known &= listener.look(&snapshot, &mcp.services, &origin).await;
-            }
-            None => listener.revoked.cancel(),
+        // Whoever is not here any more hears nothing more, and is seen out elsewhere (`super::stays`).
+        if let Some(caller) = snapshot.keys.holder(&listener.origin.caller.principal, now) {
+            let origin = Origin { caller, ..(*listener.origin).clone() };
+            is_known &= listener.look(&snapshot, &mcp.services, &origin).await;
         }
         // Policies are asked for each: others get their turn in between.
         tokio::task::yield_now().await;

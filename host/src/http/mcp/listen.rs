@@ -11,6 +11,7 @@ use super::fanout::{Kinds, Listening};
 use super::modern::party;
 use super::places::StreamPlace;
 use super::reply::{Gone, KEEP_ALIVE, Pieces, event_stream};
+use super::stays::{Stay, Until};
 use super::watches::{Reserved, Watches};
 use super::work::EVENT_QUEUE;
 use super::{From, Mcp};
@@ -64,6 +65,7 @@ impl Subscription {
     async fn tell(&self, filter: Filter, mut inbox: mpsc::Receiver<Event>) -> Result<(), Gone> {
         let kinds = Kinds { tools: filter.tools, prompts: filter.prompts, resources: filter.resources };
         let watches = Arc::new(Watches::default());
+        let stay = Stay::begin(&self.mcp, &self.origin.caller.principal, Until::Left);
         let listening = Listening::begin(&self.mcp, self.origin.clone(), kinds, watches.clone());
         let Some(granted) = self.mcp.closing.run_until_cancelled(self.watch(filter, &watches)).await else {
             return self.end().await;
@@ -71,8 +73,9 @@ impl Subscription {
         self.send(&acknowledged(&self.id, &granted)).await?;
         loop {
             tokio::select! {
+                biased;
                 () = self.mcp.closing.cancelled() => break,
-                () = listening.revoked() => break,
+                () = stay.over() => break,
                 kind = listening.change() => self.send(&list_changed(&self.id, kind)).await?,
                 Some(event) = inbox.recv() => {
                     // What an upstream asks here is dropped: nobody can answer on this stream.

@@ -4,23 +4,25 @@
 //! message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
 //! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
 //! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds
-//! it all. What another replica holds is answered through [`owners`].
+//! it all, and [`stays`] ends it. What another replica holds is answered through [`owners`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, request};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, read_limited};
-use super::error::{Refused, unauthenticated};
+use super::error::{Refused, out_of_date, unauthenticated};
 use super::replica::Replicas;
 use super::serve::Peer;
 use crate::config::Limits;
@@ -31,6 +33,7 @@ use crate::mcp::revision::{self, Era, Head, Revision};
 use crate::mcp::talk::{Event, Party};
 use crate::pipeline::{Origin, Scope, ScopeError, Services, Snapshot};
 use crate::policy::Transport;
+use crate::store::follower::Freshness;
 use crate::tasks::Tasks;
 
 mod fanout;
@@ -43,6 +46,7 @@ mod places;
 #[cfg(test)]
 mod replica_tests;
 mod reply;
+mod stays;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -55,6 +59,7 @@ use legacy::{Doors, Sessions};
 use owners::Passing;
 use parked::Parking;
 use places::Places;
+use stays::Stays;
 
 /// Path before the name of an upstream that has an endpoint of its own.
 const ENDPOINT: &str = "/mcp/";
@@ -80,20 +85,22 @@ pub struct Mcp {
     doors: Doors,
     parking: Arc<Parking>,
     listeners: Listeners,
+    stays: Arc<Stays>,
     places: Places,
     replicas: Arc<Replicas>,
+    freshness: Freshness,
     /// Cancelled when the gateway begins to end: what has no end of its own ends then, requests may go on for a while.
     closing: CancellationToken,
     tasks: Tasks,
 }
 
 impl Mcp {
-    /// `published` changes whenever a snapshot was published; `closing` is cancelled when the gateway begins to end,
-    /// before `tasks`, which owns the requests in flight, is told to stop.
+    /// `published` changes whenever a snapshot was published, and `freshness` is that of snapshots; `closing` is cancelled
+    /// when the gateway begins to end, before `tasks`, which owns the requests in flight, is told to stop.
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         services: Arc<Services>,
-        published: watch::Receiver<u64>,
+        (published, freshness): (watch::Receiver<u64>, Freshness),
         settings: Settings,
         replicas: Arc<Replicas>,
         closing: CancellationToken,
@@ -105,15 +112,18 @@ impl Mcp {
             doors: Doors::default(),
             parking: Parking::new(limits.parked_calls, limits.ask_timeout, tasks.clone(), closing.clone()),
             listeners: Listeners::default(),
+            stays: Arc::default(),
             places: Places::new(limits),
             replicas,
+            freshness,
             snapshot,
             services,
             settings,
             closing,
             tasks,
         });
-        mcp.tasks.spawn(fanout::run(mcp.clone(), published));
+        mcp.tasks.spawn(fanout::run(mcp.clone(), published.clone()));
+        mcp.tasks.spawn(stays::run(mcp.clone(), published));
         mcp.tasks.spawn(keep_house(mcp.clone()));
         mcp
     }
@@ -159,11 +169,18 @@ impl Mcp {
 
     async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
         let (parts, body) = request.into_parts();
-        let from = self.admit(&parts)?;
+        self.admit(&parts)?;
         check_headers(&parts.headers)?;
-        let body = read_limited(body, self.settings.limits.request_bytes, self.settings.body_timeout, None).await;
+        let body = self.read(body).await?;
+        self.posted(self.admit(&parts)?, &body).await
+    }
+
+    /// Reads the body of a request. That takes as long as its sender likes: who may call is to be asked again, and is known.
+    async fn read(&self, body: Body) -> Result<Bytes, Refused> {
+        let limits = &self.settings.limits;
+        let body = read_limited(body, limits.request_bytes, self.settings.body_timeout, None).await;
         let body = body.map_err(|error| Refused::from_body(&error))?;
-        self.posted(from, &body).await
+        if self.freshness.is_stale() { Err(out_of_date()) } else { Ok(body) }
     }
 
     /// A body that was read whole.

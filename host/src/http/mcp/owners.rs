@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode, Uri};
 use serde_json::json;
 
 use super::legacy::{self, sse_transport};
+use super::stays::{Stay, Until};
 use super::{ENDPOINT, From, Mcp, accepts_events, check_headers};
 use crate::http::body::{BodyError, read_limited};
 use crate::http::error::{Refused, out_of_date, unauthenticated};
@@ -27,7 +30,6 @@ use crate::mcp::json::to_raw;
 use crate::mcp::message::RequestId;
 use crate::mcp::revision;
 use crate::pipeline;
-use crate::store::follower::Freshness;
 
 /// How long an answer may take to begin that becomes a stream before that, or is none.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,13 +68,22 @@ pub(super) async fn pass_on(
         body,
     };
     let becomes_stream = accepts_events(from.headers) || *method != Method::POST;
-    let patience = if becomes_stream { PATIENCE } else { LONG_PATIENCE };
+    // The owner may wait that long for whoever reads what the answer is said on.
+    let patience = if becomes_stream { PATIENCE + mcp.settings.limits.stall_timeout } else { LONG_PATIENCE };
     match mcp.replicas.forward(owner, forwarding, patience, place).await {
-        Ok(response) => Ok(Some(response)),
+        Ok(response) => {
+            let until = if *method == Method::GET { Until::Left } else { Until::Answered };
+            Ok(Some(staying(response, Stay::begin(mcp, &from.caller.principal, until), until)))
+        }
         Err(Undelivered::Alone | Undelivered::Gone) => Ok(None),
         Err(Undelivered::Unknown) => Err(unanswered(id)),
         Err(Undelivered::Busy) => {
             let error = RpcError::new(THROTTLED, "too many requests go to other replicas");
+            Err(Refused::rpc(StatusCode::SERVICE_UNAVAILABLE, id, &error).retry_after(RETRY))
+        }
+        Err(Undelivered::Unreachable) => {
+            tracing::warn!(replica = %owner, "another replica cannot be reached, and is not known to be gone");
+            let error = RpcError::new(INTERNAL_ERROR, "the gateway cannot reach who holds this: try again");
             Err(Refused::rpc(StatusCode::SERVICE_UNAVAILABLE, id, &error).retry_after(RETRY))
         }
         Err(Undelivered::TooLarge) => {
@@ -85,6 +96,26 @@ pub(super) async fn pass_on(
         }
     }
 }
+
+/// Another replica's answer, for as long as this one knows its principal: the other may learn later of what has changed.
+fn staying(response: Response, stay: Stay, until: Until) -> Response {
+    let (parts, body) = response.into_parts();
+    let pieces = stream::unfold(Some((body.into_data_stream(), stay)), move |state| async move {
+        let (mut pieces, stay) = state?;
+        tokio::select! {
+            biased;
+            // What would have an end of its own must look cut off.
+            () = stay.over() => (until == Until::Answered).then(|| (Err(axum::Error::new(Over)), None)),
+            piece = pieces.next() => Some((piece?, Some((pieces, stay)))),
+        }
+    });
+    Response::from_parts(parts, Body::from_stream(pieces))
+}
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+#[error("its caller may not be here any more")]
+struct Over;
 
 /// The answer of the replica that knows which tool a task is of, where that is another one and it is there. Policies about
 /// the tool's results could not be asked without.
@@ -122,12 +153,12 @@ fn unanswered(id: Option<&RequestId>) -> Refused {
 
 impl Mcp {
     /// What other replicas reach: one path, and nothing for anyone else.
-    pub fn replica_router(self: Arc<Self>, freshness: Freshness) -> Router {
-        Router::new().route(replica::PATH, post(take)).with_state((self, freshness))
+    pub fn replica_router(self: Arc<Self>) -> Router {
+        Router::new().route(replica::PATH, post(take)).with_state(self)
     }
 }
 
-async fn take(State((mcp, freshness)): State<(Arc<Mcp>, Freshness)>, request: Request) -> Response {
+async fn take(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let limit = match mcp.replicas.let_in(request.headers()) {
         Ok(announced) => announced.min(mcp.settings.limits.request_bytes.saturating_add(OVERHEAD)),
         Err(rejected) => return rejected.into_response(),
@@ -138,7 +169,9 @@ async fn take(State((mcp, freshness)): State<(Arc<Mcp>, Freshness)>, request: Re
     };
     match mcp.replicas.receive(message) {
         // A key may have been revoked, whatever the other replica knew.
-        Ok(Received::Request(_, answer_to)) if freshness.is_stale() => answer_to.seal(out_of_date().into_response()),
+        Ok(Received::Request(_, answer_to)) if mcp.freshness.is_stale() => {
+            answer_to.seal(out_of_date().into_response())
+        }
         Ok(Received::Request(forwarded, answer_to)) => {
             let answer = serve(&mcp, *forwarded).await;
             answer_to.seal(answer.unwrap_or_else(Refused::into_response))

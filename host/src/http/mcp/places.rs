@@ -20,6 +20,9 @@ const CALL_RETRY: Duration = Duration::from_secs(1);
 /// The same for streams, which rarely end.
 const STREAM_RETRY: Duration = Duration::from_secs(10);
 
+/// Messages of one principal, other than its calls, that are on their way to other replicas at once.
+const MAX_PASSAGES: usize = 64;
+
 /// A place among a principal's calls, held until it is dropped.
 pub(super) type CallPlace = OwnedSemaphorePermit;
 
@@ -41,6 +44,7 @@ pub(super) struct Places {
 struct Own {
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    passages: Arc<Semaphore>,
 }
 
 impl Places {
@@ -57,17 +61,22 @@ impl Places {
         self.own.get_with_by_ref(principal, || {
             let calls = Arc::new(Semaphore::new(self.calls_per_principal));
             let streams = Arc::new(Semaphore::new(self.streams_per_principal));
-            Arc::new(Own { calls, streams })
+            let passages = Arc::new(Semaphore::new(MAX_PASSAGES));
+            Arc::new(Own { calls, streams, passages })
         })
     }
 
     /// A place among the principal's calls; 429 if it has too many under way.
     pub(super) fn call(&self, principal: &Principal, id: Option<&RequestId>) -> Result<CallPlace, Refused> {
         let place = self.own(principal).calls.clone().try_acquire_owned();
-        place.map_err(|_| {
-            let error = RpcError::new(THROTTLED, "too many requests at once");
-            Refused::rpc(StatusCode::TOO_MANY_REQUESTS, id, &error).retry_after(CALL_RETRY)
-        })
+        place.map_err(|_| too_many(id))
+    }
+
+    /// A place for a message that goes to another replica and is no call, such as a notification; 429 if too many of the
+    /// principal's are on their way.
+    pub(super) fn passage(&self, principal: &Principal) -> Result<CallPlace, Refused> {
+        let place = self.own(principal).passages.clone().try_acquire_owned();
+        place.map_err(|_| too_many(None))
     }
 
     /// A place for a stream that stays open; 429 if the principal has too many, 503 if there are too many in all.
@@ -81,6 +90,11 @@ impl Places {
         let all = all.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open"))?;
         Ok(StreamPlace { _own: own, _all: all })
     }
+}
+
+fn too_many(id: Option<&RequestId>) -> Refused {
+    let error = RpcError::new(THROTTLED, "too many requests at once");
+    Refused::rpc(StatusCode::TOO_MANY_REQUESTS, id, &error).retry_after(CALL_RETRY)
 }
 
 #[cfg(test)]
@@ -104,6 +118,12 @@ mod tests {
         assert!(places.call(&bob, None).is_ok(), "each has its own");
         drop(call);
         assert!(places.call(&ann, None).is_ok());
+
+        let passages: Vec<CallPlace> = (0..MAX_PASSAGES).map(|_| places.passage(&ann).ok().unwrap()).collect();
+        assert_eq!(places.passage(&ann).err().map(status), Some(429));
+        assert!(places.passage(&bob).is_ok() && places.call(&ann, None).is_ok());
+        drop(passages);
+        assert!(places.passage(&ann).is_ok());
 
         let streams: Vec<StreamPlace> = (0..2).map(|_| places.stream(&ann, None).ok().unwrap()).collect();
         assert_eq!(places.stream(&ann, None).err().map(status), Some(429));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::work::{EVENT_QUEUE, Leaving, Work};
 use super::{From, Mcp, Settings};
 use crate::config::{Limits, PolicySettings, WhenAllAbstain};
-use crate::env::Timestamp;
+use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::http::replica::{Directory, Replicas};
 use crate::identity::TokenList;
@@ -30,6 +30,7 @@ use crate::mcp::talk::{Ask, Event, Party, Question};
 use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::secret::{DeploymentSecret, Plaintext};
+use crate::store::follower::Freshness;
 use crate::tasks::Tasks;
 use crate::upstream::catalog::{Catalog, Definition, Offer, PinStanding, Shelf, ToolDefinition};
 
@@ -70,7 +71,20 @@ impl Edge {
 
     /// One that may have others beside it. They have the same deployment secret.
     pub(super) async fn among(limits: Limits, directory: Directory, address: Option<String>) -> Self {
+        let freshness = Freshness::new(None, Env::system().adjustable().1);
+        Self::with(limits, directory, address, Env::system(), freshness).await
+    }
+
+    /// The same with another clock, and with copies of the store that are as fresh as that.
+    pub(super) async fn with(
+        limits: Limits,
+        directory: Directory,
+        address: Option<String>,
+        env: Env,
+        freshness: Freshness,
+    ) -> Self {
         let mut services = Services::for_tests().await;
+        services.env = env;
         services.ask_timeout = limits.ask_timeout;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&["ann", "bob"])));
         let (published, seen) = watch::channel(0);
@@ -80,7 +94,8 @@ impl Edge {
         let id = services.replica.clone();
         let replicas = Replicas::new(services.env.clone(), secret, id, directory, address, "00".repeat(32));
         let services = Arc::new(services);
-        let mcp = Mcp::new(snapshot.clone(), services, seen, settings, replicas, closing.clone(), Tasks::new());
+        let mcp =
+            Mcp::new(snapshot.clone(), services, (seen, freshness), settings, replicas, closing.clone(), Tasks::new());
         Self { mcp, published, snapshot, closing }
     }
 
@@ -93,6 +108,18 @@ impl Edge {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Response {
+        self.send_slowly(name, method, path, headers, Body::from(body.to_owned())).await
+    }
+
+    /// The same with a body that comes when it comes.
+    pub(super) async fn send_slowly(
+        &self,
+        name: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Response {
         use tower::ServiceExt as _;
         let mut request = Request::builder()
             .method(method)
@@ -102,7 +129,7 @@ impl Edge {
         for (header, value) in headers {
             request = request.header(*header, *value);
         }
-        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let request = request.body(body).unwrap();
         self.mcp.clone().router().oneshot(request).await.into_response()
     }
 
@@ -123,6 +150,11 @@ impl Edge {
 
 /// What there is without upstreams, for the holders of these keys.
 pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
+    snapshot_until(keys, None)
+}
+
+/// The same; the keys expire then.
+pub(super) fn snapshot_until(keys: &[&str], expires: Option<Timestamp>) -> Snapshot {
     let key = |name: &&str| VirtualKey {
         name: KeyName::parse(name).unwrap(),
         digest: Plaintext::new(format!("pk_{name}")).digest(),
@@ -130,7 +162,7 @@ pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
         scopes: TokenList::default(),
         groups: TokenList::default(),
         created: Timestamp::default(),
-        expires: None,
+        expires,
         standing: Standing::Enabled,
         managed_by: ManagedBy::Store,
     };

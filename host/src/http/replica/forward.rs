@@ -3,6 +3,7 @@
 //! The request is whole, since it was read whole to be understood; the answer streams, held back by whoever reads it. If
 //! the caller leaves, the connection to the owner ends with it, and the owner sees what it would have seen of the caller.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -48,8 +49,10 @@ pub struct Forwarding<'a> {
 pub enum Undelivered {
     /// There are no other replicas.
     Alone,
-    /// The owner is not there any more, or cannot be reached. It has not got the request.
+    /// The owner is not there any more. It has not got the request.
     Gone,
+    /// The owner cannot be reached at the moment. It has not got the request.
+    Unreachable,
     /// The owner may have got the request, or not.
     Unknown,
     /// Too much is handed on already.
@@ -86,10 +89,11 @@ impl Replicas {
         patience: Duration,
         place: impl Send + 'static,
     ) -> Result<Response, Undelivered> {
-        let address = match self.whereabouts(owner).await.map_err(Undelivered::Store)? {
+        let (address, is_listed) = match self.whereabouts(owner).await.map_err(Undelivered::Store)? {
             Whereabouts::Alone => return Err(Undelivered::Alone),
             Whereabouts::Gone => return Err(Undelivered::Gone),
-            Whereabouts::At(address) => address,
+            Whereabouts::At(address) => (address, true),
+            Whereabouts::LastAt(address) => (address, false),
         };
         let permit = self.forwards.clone().try_acquire_owned().map_err(|_| Undelivered::Busy)?;
         let Forwarding { method, uri, headers, principal, peer, body } = forwarding;
@@ -103,14 +107,19 @@ impl Replicas {
         let asked = self.ask(&address, Some(owner.clone()), what, body, patience).await;
         let (status, headers, answer) = match asked {
             Ok((Head::Answer { status, headers }, answer)) => (status, headers, answer),
-            // Another process has that address now.
-            Ok((Head::NotHere, _)) | Err(Unasked::NotSent) => {
+            // Another process has that address now, as it seems. It cannot know what became of the request elsewhere, so
+            // that only what has no effects may be done again at once.
+            Ok((Head::NotHere, _)) => {
+                self.registry.is_gone(owner);
+                return Err(if *method == Method::GET { Undelivered::Gone } else { Undelivered::Unknown });
+            }
+            Err(Unasked::NotSent { is_nobody_there }) if is_nobody_there || !is_listed => {
                 self.registry.is_gone(owner);
                 return Err(Undelivered::Gone);
             }
+            Err(Unasked::NotSent { .. }) => return Err(Undelivered::Unreachable),
             Err(Unasked::TooLarge) => return Err(Undelivered::TooLarge),
             Err(Unasked::Unknown(problem)) => {
-                self.registry.is_gone(owner);
                 tracing::warn!(replica = %owner, address, problem, "a request that was handed on has no answer");
                 return Err(Undelivered::Unknown);
             }
@@ -164,10 +173,12 @@ impl Replicas {
             .header(PASS, self.secret.sign(PASS_PURPOSE, &pass))
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(message)
-            .map_err(|_| Unasked::NotSent)?;
+            .map_err(|_| Unasked::NotSent { is_nobody_there: true })?;
         let deadline = Instant::now() + patience;
         let response = self.outbound.send(request, deadline).await.map_err(|error| match error {
-            OutboundError::Connect(_) | OutboundError::NoSocket(_) => Unasked::NotSent,
+            OutboundError::Connect(_) | OutboundError::NoSocket(_) => {
+                Unasked::NotSent { is_nobody_there: is_nobody_there(&error) }
+            }
             _ => Unasked::Unknown("the connection broke or nothing came back in time"),
         })?;
         if response.status() != StatusCode::OK {
@@ -182,9 +193,19 @@ impl Replicas {
     }
 }
 
+/// Whether an attempt to connect shows that nobody listens there: it was refused, or nothing came back. Anything else may
+/// be our own trouble, such as a name that is not found or too many open files.
+fn is_nobody_there(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let kind = causes.find_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut))
+}
+
 enum Unasked {
     /// Nobody got it.
-    NotSent,
+    NotSent {
+        is_nobody_there: bool,
+    },
     TooLarge,
     /// Somebody may have got it.
     Unknown(&'static str),

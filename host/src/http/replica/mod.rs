@@ -53,6 +53,8 @@ pub struct Replicas {
     outbound: Outbound,
     registry: Registry,
     seen: Mutex<Seen>,
+    /// When a warning about clocks was written last.
+    warned: Mutex<Option<Instant>>,
     forwards: Arc<Semaphore>,
 }
 
@@ -81,6 +83,7 @@ impl Replicas {
             secret,
             outbound: Outbound::between_replicas(),
             seen: Mutex::new(Seen::new(Instant::now())),
+            warned: Mutex::new(None),
             forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         })
     }

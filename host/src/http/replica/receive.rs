@@ -1,6 +1,8 @@
 //! Taking what another replica hands on, and sealing the answer for it alone.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -8,12 +10,16 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use tokio::time::Instant;
 
 use super::forward::About;
 use super::wire::{self, Envelope, Head, Opened, Sealer, What};
 use super::{MAX_SKEW, PASS, PASS_PURPOSE, Replicas};
 use crate::env::Timestamp;
 use crate::ids::Principal;
+
+/// Least time between two warnings about clocks.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 /// A caller's request that another replica authenticated and handed on.
 #[derive(Debug)]
@@ -49,20 +55,15 @@ pub enum Rejected {
 
 impl IntoResponse for Rejected {
     fn into_response(self) -> Response {
-        match self {
-            // Whoever sent it has our secret, and a clock that an operator should look at.
-            Self::Stale => tracing::warn!("refused a request of another replica: the clocks differ too much"),
-            Self::Forged | Self::Replayed => {
-                tracing::debug!(check = %self, "refused a request to the replica listener");
-            }
-        }
+        tracing::debug!(check = %self, "refused a request to the replica listener");
         StatusCode::UNAUTHORIZED.into_response()
     }
 }
 
 impl Replicas {
-    /// How large the message is that may follow these headers, if a replica of this deployment sent them just now: nothing of
-    /// what others send is read.
+    /// How large the message is that may follow these headers, if a replica of this deployment made them lately: nothing is
+    /// read of what comes without. Whoever has seen a pass may show it again for as long as it is recent, and has that much read,
+    /// which opens nothing.
     pub fn let_in(&self, headers: &HeaderMap) -> Result<usize, Rejected> {
         let pass = headers.get(PASS).and_then(|pass| pass.to_str().ok()).ok_or(Rejected::Forged)?;
         let pass = self.secret.open(PASS_PURPOSE, pass).ok_or(Rejected::Forged)?;
@@ -74,12 +75,29 @@ impl Replicas {
 
     fn check_time(&self, at_ms: u64) -> Result<(), Rejected> {
         let (at, now) = (Timestamp::from_millis(at_ms), self.now());
-        if at > now.after(MAX_SKEW) || now > at.after(MAX_SKEW) { Err(Rejected::Stale) } else { Ok(()) }
+        if at <= now.after(MAX_SKEW) && now <= at.after(MAX_SKEW) {
+            return Ok(());
+        }
+        // A replica has said so, just now or at some time: perhaps an operator should look at its clock.
+        if self.may_warn(Instant::now()) {
+            tracing::warn!("refused a request of another replica: it is old, or the clocks differ too much");
+        }
+        Err(Rejected::Stale)
+    }
+
+    /// Whether there was no warning about clocks for a while: whoever repeats old requests shall not fill the log.
+    pub(super) fn may_warn(&self, now: Instant) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_warn = warned.is_none_or(|warned| now >= warned + BETWEEN_WARNINGS);
+        if may_warn {
+            *warned = Some(now);
+        }
+        may_warn
     }
 
     /// Opens a request from another replica, if it is for us, recent, and here for the first time.
     pub fn receive(&self, message: Bytes) -> Result<Received, Rejected> {
-        let opened = wire::open(&self.secret, message).map_err(|_| Rejected::Forged)?;
+        let opened = wire::open(&self.secret, self.id(), message).map_err(|_| Rejected::Forged)?;
         let Opened { nonce, envelope: Envelope { from, to, at_ms, what }, body, mut sealer } = opened;
         self.check_time(at_ms)?;
         // One's own words come back only where an address leads to oneself.

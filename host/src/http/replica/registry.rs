@@ -1,7 +1,9 @@
 //! Who is there: from the store that all share, or by asking the peers that the configuration names.
 //!
 //! What is known is a copy, refreshed every few seconds and whenever somebody asks for a replica that it lacks. A replica
-//! that could not be reached counts as gone for a moment, so that a dead one costs nobody a wait.
+//! that was not found where it should be counts as gone for a moment, so that a dead one costs nobody a wait. One that is
+//! not listed any more need not be dead: when the store was away for a while, nobody is listed. It is looked for once more
+//! where it was last.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,12 @@ use crate::store::{Store, StoreError};
 const GONE: Duration = Duration::from_secs(2);
 /// Replicas that count as gone at once.
 const MAX_GONE: u64 = 10_000;
+/// How long it is remembered where a replica was that is not listed any more.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// Replicas that are remembered.
+const MAX_REMEMBERED: u64 = 1_024;
+/// Before a renewal that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 /// Differences of configuration that are remembered as told.
 const MAX_TOLD: usize = 1_024;
 
@@ -41,6 +49,8 @@ pub(super) enum Whereabouts {
     /// Nothing is known of any other replica.
     Alone,
     At(String),
+    /// It is not listed any more. This is where it was.
+    LastAt(String),
     Gone,
 }
 
@@ -51,6 +61,10 @@ pub(super) struct Registry {
     configuration: ArcSwapOption<String>,
     others: ArcSwap<Vec<Replica>>,
     gone: Cache<ReplicaId, ()>,
+    /// What was asked for in vain, and is not asked for again for a while.
+    unlisted: Cache<ReplicaId, ()>,
+    /// Where each was when it was listed last, unless it was found to be gone.
+    last_at: Cache<ReplicaId, String>,
     /// Differences of configuration that were told.
     told: Mutex<HashSet<(ReplicaId, String)>>,
 }
@@ -63,6 +77,8 @@ impl Registry {
             configuration: ArcSwapOption::empty(),
             others: ArcSwap::default(),
             gone: Cache::builder().max_capacity(MAX_GONE).time_to_live(GONE).build(),
+            unlisted: Cache::builder().max_capacity(MAX_GONE).time_to_live(GONE).build(),
+            last_at: Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build(),
             told: Mutex::default(),
         }
     }
@@ -83,16 +99,29 @@ impl Registry {
         Replica { configuration, ..self.own.clone() }
     }
 
-    /// Nobody looks for this replica for a while.
+    /// Nobody looks for this replica for a while, and where it was only if it is listed again.
     pub(super) fn is_gone(&self, id: &ReplicaId) {
+        self.last_at.invalidate(id);
         self.gone.insert(id.clone(), ());
     }
 
     fn known(&self, id: &ReplicaId) -> Option<Whereabouts> {
         let others = self.others.load();
         let replica = others.iter().find(|replica| replica.id == *id)?;
-        // One that nobody can forward to is as good as gone.
-        Some(replica.address.clone().map_or(Whereabouts::Gone, Whereabouts::At))
+        // One that nobody can forward to is as good as gone, and so is one whose address a later one has.
+        let address = replica.address.clone().filter(|address| {
+            let mut there = others.iter().chain([&self.own]).filter(|other| other.address.as_ref() == Some(address));
+            there.all(|other| other.started <= replica.started)
+        });
+        Some(address.map_or(Whereabouts::Gone, Whereabouts::At))
+    }
+
+    /// Where a replica was that is not listed any more, if nobody else is there now.
+    fn last_known(&self, id: &ReplicaId) -> Option<Whereabouts> {
+        let address = self.last_at.get(id)?;
+        let others = self.others.load();
+        let is_taken = others.iter().chain([&self.own]).any(|other| other.address.as_ref() == Some(&address));
+        (!is_taken).then_some(Whereabouts::LastAt(address))
     }
 
     fn publish(&self, replicas: Vec<Replica>) {
@@ -109,6 +138,11 @@ impl Registry {
                 );
             }
         }
+        for other in &others {
+            if let Some(address) = &other.address {
+                self.last_at.insert(other.id.clone(), address.clone());
+            }
+        }
         self.others.store(Arc::new(others));
     }
 }
@@ -122,15 +156,21 @@ impl Replicas {
         if let Some(known) = self.registry.known(id) {
             return Ok(known);
         }
-        match &self.registry.directory {
-            Directory::Alone => return Ok(Whereabouts::Alone),
-            Directory::Store(store) => self.registry.publish(replicas::live(store).await?),
-            Directory::Peers(peers) => self.registry.publish(self.ask_around(peers).await),
+        if self.is_alone() {
+            return Ok(Whereabouts::Alone);
         }
-        Ok(self.registry.known(id).unwrap_or_else(|| {
-            self.registry.is_gone(id);
-            Whereabouts::Gone
-        }))
+        if !self.registry.unlisted.contains_key(id) {
+            match &self.registry.directory {
+                Directory::Alone => {}
+                Directory::Store(store) => self.registry.publish(replicas::live(store).await?),
+                Directory::Peers(peers) => self.registry.publish(self.ask_around(peers).await),
+            }
+            if let Some(known) = self.registry.known(id) {
+                return Ok(known);
+            }
+            self.registry.unlisted.insert(id.clone(), ());
+        }
+        Ok(self.registry.last_known(id).unwrap_or(Whereabouts::Gone))
     }
 
     /// Says that we are here, and learns who else is.
@@ -163,15 +203,15 @@ impl Replicas {
             let mut is_well = true;
             loop {
                 self.registry.configuration.store(Some(Arc::new(configuration())));
-                match self.renew().await {
-                    Ok(()) => is_well = true,
-                    Err(error) if is_well => {
-                        is_well = false;
-                        tracing::warn!(%error, "this replica cannot tell the others that it is there");
-                    }
-                    Err(_) => {}
+                let renewed = self.renew().await;
+                if let Err(error) = &renewed
+                    && is_well
+                {
+                    tracing::warn!(%error, "this replica cannot tell the others that it is there");
                 }
-                tokio::time::sleep(RENEW).await;
+                is_well = renewed.is_ok();
+                // The others should know soon when the store is back.
+                tokio::time::sleep(if is_well { RENEW } else { RETRY }).await;
             }
         };
         stopping.run_until_cancelled(renewing).await;

@@ -8,6 +8,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 
 use super::wire::{self, Envelope, Head, Opener, Part, RequestNonce, What};
 use super::{Directory, MAX_SKEW, PASS, PASS_PURPOSE, Received, Rejected, Replicas};
@@ -152,6 +153,32 @@ async fn a_request_for_another_replica_is_told_so_and_not_done() {
     let (message, opener) = seal(1, Some(ReplicaId::parse(&"c".repeat(24)).unwrap()), NOW, request());
     let Ok(Received::Answered(response)) = replica.receive(message) else { panic!("it is taken") };
     assert_eq!(head(response, opener).await, Head::NotHere);
+}
+
+#[tokio::test]
+async fn a_message_that_two_replicas_get_is_done_by_one_and_answered_by_it_alone() {
+    let (meant, another) = (replica(), replica());
+    let (message, opener) = seal(1, Some(meant.id().clone()), NOW, request());
+    let Ok(Received::Answered(refused)) = another.receive(message.clone()) else { panic!("it is taken") };
+    assert_eq!(head(refused, opener).await, Head::NotHere);
+    let Ok(Received::Request(_, answer_to)) = meant.receive(message.clone()) else { panic!("it is refused") };
+    let (_, opener) = seal(1, Some(meant.id().clone()), NOW, request());
+    let answer = answer_to.seal(Response::new(axum::body::Body::from("done")));
+    assert!(matches!(head(answer, opener).await, Head::Answer { status: 200, .. }));
+    for replica in [meant, another] {
+        assert_eq!(rejected(&replica, &message), Some(Rejected::Replayed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_passes_that_are_shown_again_do_not_fill_the_log() {
+    let replica = replica();
+    let warns = || replica.may_warn(Instant::now());
+    assert!(warns() && !warns());
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(!warns());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(warns() && !warns());
 }
 
 #[tokio::test]

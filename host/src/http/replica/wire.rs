@@ -1,11 +1,13 @@
 //! What two replicas say to each other, as bytes: a request in one sealed piece, and its answer in sealed frames.
 //!
-//! Everything is under keys that are derived from the deployment secret and the nonce of the request, one for each
-//! direction: nobody else can make, change, cut short or read it, and no key is used for two requests. Pure, and
-//! deliberately without a clock: that a request is recent and came once is for [`super::Replicas::receive`] to find out.
+//! Everything is under keys that are derived from the deployment secret and the nonce of the request, one for the request
+//! and one for each replica that may answer it: nobody else can make, change, cut short or read it, and no key is used
+//! twice, whoever gets the same request. Pure, and deliberately without a clock: that a request is recent and came once
+//! is for [`super::Replicas::receive`] to find out.
 //!
-//! A request is `version ‖ nonce ‖ AES-256-GCM(length of the envelope ‖ envelope ‖ body)`. An answer is a row of frames
-//! `length ‖ AES-256-GCM(kind ‖ data)`, numbered by their nonces; the last one says that it is the last.
+//! A request is `version ‖ nonce ‖ AES-256-GCM(length of the envelope ‖ envelope ‖ body)`. An answer is the id of who
+//! answers, in clear, and a row of frames `length ‖ AES-256-GCM(kind ‖ data)`, numbered by their nonces; the last one
+//! says that it is the last.
 
 use std::net::IpAddr;
 
@@ -30,6 +32,8 @@ const MAX_DATA: usize = 64 * 1024;
 const TAG_BYTES: usize = 16;
 /// Bytes of the length before a frame, and of the one before an envelope.
 const LENGTH_BYTES: usize = 4;
+/// Bytes of the id of who answers.
+const ANSWERER_BYTES: usize = 24;
 
 /// Makes a request's keys its own.
 pub(super) type RequestNonce = [u8; NONCE_BYTES];
@@ -68,9 +72,9 @@ pub(super) enum What {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum Head {
-    /// The replica that it is for is not here; nothing was done.
+    /// The replica that it is for is not here, and nothing was done here.
     NotHere,
-    /// The body follows.
+    /// The body follows. Only from whom the request was for.
     Answer { status: u16, headers: Vec<(String, String)> },
 }
 
@@ -99,17 +103,27 @@ pub(super) fn read_headers(headers: &[(String, String)]) -> Result<HeaderMap, Da
     Ok(map)
 }
 
-fn key(secret: &DeploymentSecret, purpose: &str, nonce: &RequestNonce) -> LessSafeKey {
-    let key = UnboundKey::new(&AES_256_GCM, &secret.derive(purpose, nonce));
+fn key(bytes: &[u8; 32]) -> LessSafeKey {
+    let key = UnboundKey::new(&AES_256_GCM, bytes);
     LessSafeKey::new(key.expect("a SHA-256 tag is as long as an AES-256 key"))
 }
 
 fn key_of_request(secret: &DeploymentSecret, nonce: &RequestNonce) -> LessSafeKey {
-    key(secret, "request between replicas", nonce)
+    key(&secret.derive("request between replicas", nonce))
 }
 
-fn key_of_answer(secret: &DeploymentSecret, nonce: &RequestNonce) -> LessSafeKey {
-    key(secret, "answer between replicas", nonce)
+/// What the keys of all who may answer one request are derived from.
+struct AnswerSecret(DeploymentSecret);
+
+impl AnswerSecret {
+    fn new(secret: &DeploymentSecret, nonce: &RequestNonce) -> Self {
+        Self(DeploymentSecret::new(&secret.derive("answer between replicas", nonce)))
+    }
+
+    /// Two that answer the same request number their frames alike: they must not have the same key.
+    fn key_of(&self, answerer: &[u8]) -> LessSafeKey {
+        key(&self.0.derive("answerer", answerer))
+    }
 }
 
 fn numbered(number: u64) -> Nonce {
@@ -125,6 +139,7 @@ pub(super) fn seal(
     envelope: &Envelope,
     body: &[u8],
 ) -> Option<(Bytes, Opener)> {
+    let to = envelope.to.clone();
     let envelope = serde_json::to_vec(envelope).expect("our own types serialise");
     let length = u32::try_from(envelope.len()).ok().filter(|_| envelope.len() <= MAX_ENVELOPE)?;
     let mut sealed = Vec::with_capacity(LENGTH_BYTES + envelope.len() + body.len() + TAG_BYTES);
@@ -138,7 +153,7 @@ pub(super) fn seal(
     message.put_u8(VERSION);
     message.put_slice(nonce);
     message.put_slice(&sealed);
-    Some((message.freeze(), Opener::new(key_of_answer(secret, nonce))))
+    Some((message.freeze(), Opener::new(AnswerSecret::new(secret, nonce), to)))
 }
 
 /// A request that was sealed with our secret.
@@ -149,8 +164,8 @@ pub(super) struct Opened {
     pub(super) sealer: Sealer,
 }
 
-/// Opens what [`seal`] made.
-pub(super) fn open(secret: &DeploymentSecret, mut message: Bytes) -> Result<Opened, Damaged> {
+/// Opens what [`seal`] made, for this replica to answer.
+pub(super) fn open(secret: &DeploymentSecret, answerer: &ReplicaId, mut message: Bytes) -> Result<Opened, Damaged> {
     if message.len() < 1 + NONCE_BYTES + TAG_BYTES + LENGTH_BYTES || message.get_u8() != VERSION {
         return Err(Damaged);
     }
@@ -168,7 +183,8 @@ pub(super) fn open(secret: &DeploymentSecret, mut message: Bytes) -> Result<Open
     }
     let envelope = opened.split_to(length);
     let envelope = serde_json::from_slice(&envelope).map_err(|_| Damaged)?;
-    Ok(Opened { nonce, envelope, body: opened, sealer: Sealer { key: key_of_answer(secret, &nonce), next: 0 } })
+    let sealer = Sealer::new(&AnswerSecret::new(secret, &nonce), answerer);
+    Ok(Opened { nonce, envelope, body: opened, sealer })
 }
 
 const HEAD: u8 = 0;
@@ -177,14 +193,21 @@ const END: u8 = 2;
 
 /// Writes the frames of one answer.
 pub(super) struct Sealer {
+    answerer: ReplicaId,
     key: LessSafeKey,
     next: u64,
 }
 
 impl Sealer {
+    fn new(secret: &AnswerSecret, answerer: &ReplicaId) -> Self {
+        Self { answerer: answerer.clone(), key: secret.key_of(answerer.as_str().as_bytes()), next: 0 }
+    }
+
+    /// Who answers, and how the answer begins.
     pub(super) fn head(&mut self, head: &Head) -> Bytes {
         let text = serde_json::to_vec(head).expect("our own types serialise");
-        self.frame(HEAD, &text)
+        let frame = self.frame(HEAD, &text);
+        Bytes::from([self.answerer.as_str().as_bytes(), &frame].concat())
     }
 
     /// Data as frames, however much it is.
@@ -227,17 +250,27 @@ pub(super) enum Part {
 
 /// Reads the frames of one answer, in whatever pieces they arrive.
 pub(super) struct Opener {
-    key: LessSafeKey,
+    secret: AnswerSecret,
+    /// Whom the request was for. `None` if it was for whoever is there.
+    to: Option<ReplicaId>,
+    /// Who answers, as soon as that has arrived.
+    answerer: Option<Answerer>,
     next: u64,
     arrived: BytesMut,
+}
+
+struct Answerer {
+    key: LessSafeKey,
+    /// Whether the request was for this one.
+    is_meant: bool,
 }
 
 /// Largest frame: a head may be larger than data.
 const MAX_FRAME: usize = 1 + MAX_ENVELOPE + TAG_BYTES;
 
 impl Opener {
-    fn new(key: LessSafeKey) -> Self {
-        Self { key, next: 0, arrived: BytesMut::new() }
+    fn new(secret: AnswerSecret, to: Option<ReplicaId>) -> Self {
+        Self { secret, to, answerer: None, next: 0, arrived: BytesMut::new() }
     }
 
     /// Takes what arrived. To be called when [`Self::part`] has nothing more to give, so that no more than a frame and
@@ -248,6 +281,16 @@ impl Opener {
 
     /// The next part, if it has arrived whole.
     pub(super) fn part(&mut self) -> Result<Option<Part>, Damaged> {
+        let answerer = match self.answerer.take() {
+            Some(answerer) => answerer,
+            None if self.arrived.len() < ANSWERER_BYTES => return Ok(None),
+            None => {
+                let id = self.arrived.split_to(ANSWERER_BYTES);
+                let is_meant = self.to.as_ref().is_none_or(|to| to.as_str().as_bytes() == &id[..]);
+                Answerer { key: self.secret.key_of(&id), is_meant }
+            }
+        };
+        let Answerer { key, is_meant } = self.answerer.insert(answerer);
         let Some((length, _)) = self.arrived.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| Damaged)?;
         if !(1 + TAG_BYTES..=MAX_FRAME).contains(&length) {
@@ -258,13 +301,17 @@ impl Opener {
         }
         self.arrived.advance(LENGTH_BYTES);
         let mut frame = self.arrived.split_to(length);
-        let opened = self.key.open_in_place(numbered(self.next), Aad::from([VERSION]), &mut frame);
+        let opened = key.open_in_place(numbered(self.next), Aad::from([VERSION]), &mut frame);
         let length = opened.map_err(|_| Damaged)?.len();
         frame.truncate(length);
         self.next += 1;
         let kind = frame.get_u8();
         match kind {
-            HEAD if self.next == 1 => Ok(Some(Part::Head(serde_json::from_slice(&frame).map_err(|_| Damaged)?))),
+            HEAD if self.next == 1 => match serde_json::from_slice(&frame).map_err(|_| Damaged)? {
+                // What somebody else did with the request is not its answer.
+                Head::Answer { .. } if !*is_meant => Err(Damaged),
+                head => Ok(Some(Part::Head(head))),
+            },
             DATA if self.next > 1 => Ok(Some(Part::Data(frame.freeze()))),
             END if self.next > 1 => Ok(Some(Part::End)),
             _ => Err(Damaged),
@@ -282,8 +329,16 @@ mod tests {
         DeploymentSecret::new(&[7; 32])
     }
 
+    fn id(digit: &str) -> ReplicaId {
+        ReplicaId::parse(&digit.repeat(24)).unwrap()
+    }
+
+    /// What the replica opens that the request of [`envelope`] is for.
+    fn open(secret: &DeploymentSecret, message: Bytes) -> Result<Opened, Damaged> {
+        super::open(secret, &id("b"), message)
+    }
+
     fn envelope() -> Envelope {
-        let id = |digit: &str| ReplicaId::parse(&digit.repeat(24)).unwrap();
         Envelope {
             from: id("a"),
             to: Some(id("b")),
@@ -361,15 +416,44 @@ mod tests {
         let (head, one, two) = (again.head(&Head::NotHere), again.data(b"one"), again.data(b"two"));
         assert_eq!(read(&[head.clone(), one.clone(), two.clone()].concat()), Ok(3));
         assert_eq!(read(&[head.clone(), two.clone(), one.clone()].concat()), Err(Damaged), "in another order");
-        assert_eq!(read(&[head.clone(), head.clone()].concat()), Err(Damaged), "twice");
-        assert_eq!(read(&one), Err(Damaged), "without what came before");
-        let mut forged = head.to_vec();
-        forged[LENGTH_BYTES] ^= 1;
-        assert_eq!(read(&forged), Err(Damaged));
-        assert_eq!(read(&[0xff; 8]), Err(Damaged), "no frame is so large");
-        let mut other = Sealer { key: key_of_answer(&secret(), &[6; NONCE_BYTES]), next: 0 };
+        let (answerer, frame) = head.split_at(ANSWERER_BYTES);
+        assert_eq!(read(&[answerer, frame, frame].concat()), Err(Damaged), "twice");
+        assert_eq!(read(&[answerer, &one].concat()), Err(Damaged), "without what came before");
+        for at in [0, ANSWERER_BYTES - 1, ANSWERER_BYTES + LENGTH_BYTES, head.len() - 1] {
+            let mut forged = head.to_vec();
+            forged[at] ^= 1;
+            assert_eq!(read(&forged), Err(Damaged), "byte {at}");
+        }
+        assert_eq!(read(&[0xff; ANSWERER_BYTES + 8]), Err(Damaged), "no frame is so large");
+        assert_eq!(read(&head[..ANSWERER_BYTES - 1]), Ok(0));
+        let mut other = Sealer::new(&AnswerSecret::new(&secret(), &[6; NONCE_BYTES]), &id("b"));
         assert_eq!(read(&other.head(&Head::NotHere)), Err(Damaged), "the answer to another request");
         assert_eq!(first, NONCE);
+    }
+
+    #[test]
+    fn whoever_gets_a_request_has_a_key_of_its_own_and_only_whom_it_is_for_answers_it() {
+        let (sealed, _) = seal(&secret(), &NONCE, &envelope(), b"").unwrap();
+        let sealer = |digit: &str| super::open(&secret(), &id(digit), sealed.clone()).ok().unwrap().sealer;
+        let answer = || Head::Answer { status: 200, headers: Vec::new() };
+        let first = |mut sealer: Sealer, head: &Head| {
+            let (_, mut opener) = seal(&secret(), &NONCE, &envelope(), b"").unwrap();
+            opener.feed(&sealer.head(head));
+            opener.part()
+        };
+        for head in [answer(), Head::NotHere] {
+            let (here, elsewhere) = (sealer("b").head(&head), sealer("c").head(&head));
+            let frame = ANSWERER_BYTES + LENGTH_BYTES;
+            assert_eq!(here.len(), elsewhere.len());
+            assert!(here[frame..].iter().zip(&elsewhere[frame..]).filter(|(one, two)| one == two).count() < 8);
+            let claimed = [&here[..ANSWERER_BYTES], &elsewhere[ANSWERER_BYTES..]].concat();
+            let (_, mut opener) = seal(&secret(), &NONCE, &envelope(), b"").unwrap();
+            opener.feed(&claimed);
+            assert_eq!(opener.part(), Err(Damaged), "in another one's name");
+        }
+        assert_eq!(first(sealer("b"), &answer()), Ok(Some(Part::Head(answer()))));
+        assert_eq!(first(sealer("c"), &answer()), Err(Damaged));
+        assert_eq!(first(sealer("c"), &Head::NotHere), Ok(Some(Part::Head(Head::NotHere))));
     }
 
     #[test]

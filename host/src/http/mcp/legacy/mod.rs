@@ -109,7 +109,7 @@ pub(super) async fn end(mcp: &Mcp, from: &From<'_>) -> Result<Response, Refused>
     if !from.headers.contains_key(SESSION_HEADER) {
         return Err(Refused::plain(StatusCode::METHOD_NOT_ALLOWED, "only a session can be deleted"));
     }
-    match owned::reach(mcp, from, None, &[], || Ok(())).await? {
+    match owned::reach(mcp, from, None, &[], || mcp.places.passage(&from.caller.principal)).await? {
         Reached::Here(session) => end_session(mcp, &session),
         Reached::Elsewhere(response) => return Ok(response),
         Reached::Orphaned(name) => {
@@ -138,6 +138,14 @@ pub(super) fn sweep(mcp: &Mcp) {
     }
 }
 
+/// Ends sessions of principals whose keys open nothing any more.
+pub(super) fn end_unwelcome(mcp: &Mcp) {
+    for session in mcp.sessions.unwelcome(|principal| mcp.is_welcome(principal)) {
+        tracing::debug!(principal = %session.principal, "a session ends with the key of its principal");
+        end_session(mcp, &session);
+    }
+}
+
 /// A notification within a session.
 pub(super) async fn notification(
     mcp: &Arc<Mcp>,
@@ -146,7 +154,7 @@ pub(super) async fn notification(
     params: Option<&RawValue>,
     body: &[u8],
 ) -> Result<Response, Refused> {
-    let session = match owned::reach(mcp, from, None, body, || Ok(())).await? {
+    let session = match owned::reach(mcp, from, None, body, || mcp.places.passage(&from.caller.principal)).await? {
         Reached::Here(session) => session,
         Reached::Elsewhere(response) => return Ok(response),
         Reached::Orphaned(name) => owned::adopt(mcp, from, name)?,
@@ -181,7 +189,7 @@ fn hear(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>, method: &str, p
 
 /// The client's answer to what it was asked.
 pub(super) async fn answer(mcp: &Mcp, from: &From<'_>, answer: Message<'_>, body: &[u8]) -> Result<Response, Refused> {
-    match owned::reach(mcp, from, None, body, || Ok(())).await? {
+    match owned::reach(mcp, from, None, body, || mcp.places.passage(&from.caller.principal)).await? {
         Reached::Here(session) => take_answer(&session, answer),
         Reached::Elsewhere(response) => return Ok(response),
         // Who asked is gone, and nobody waits for it.

@@ -86,6 +86,11 @@ impl Sessions {
         is_there
     }
 
+    /// Those of principals that are not welcome.
+    pub(super) fn unwelcome(&self, is_welcome: impl Fn(&Principal) -> bool) -> Vec<Arc<Session>> {
+        self.lock().values().filter(|session| !is_welcome(&session.principal)).cloned().collect()
+    }
+
     #[cfg(test)]
     pub(in crate::http::mcp) fn named(&self, id: &str) -> Option<Arc<Session>> {
         self.lock().get(id).cloned()

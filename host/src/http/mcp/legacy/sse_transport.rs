@@ -13,7 +13,6 @@ use super::log::{EventLog, Ids};
 use super::session::{STANDING, Session};
 use super::stream::{Reader, standing};
 use super::{Call, end_session, hear, open, owned, take_answer};
-use crate::http::body::read_limited;
 use crate::http::error::Refused;
 use crate::http::mcp::owners::{self, Passing};
 use crate::http::mcp::{From, Mcp, accepts_events, check_body_headers, refuse_malformed};
@@ -48,6 +47,12 @@ struct Door {
 pub(super) struct Open {
     mcp: Arc<Mcp>,
     door: Arc<Door>,
+}
+
+impl Open {
+    pub(super) fn principal(&self) -> &Principal {
+        &self.door.principal
+    }
 }
 
 impl Drop for Open {
@@ -95,19 +100,20 @@ pub(in crate::http::mcp) async fn take_post(State(mcp): State<Arc<Mcp>>, request
 
 async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
+    find(mcp, &mcp.authenticate(&parts.headers)?.principal, parts.uri.query())?;
+    check_body_headers(&parts.headers)?;
+    let body = mcp.read(body).await?;
     let caller = mcp.authenticate(&parts.headers)?;
     let place = find(mcp, &caller.principal, parts.uri.query())?;
-    check_body_headers(&parts.headers)?;
-    let limits = &mcp.settings.limits;
-    let body = read_limited(body, limits.request_bytes, mcp.settings.body_timeout, None).await;
-    let body = body.map_err(|error| Refused::from_body(&error))?;
     let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
     let peer = parts.extensions.get().copied();
     let from = |scope| From { caller, scope, headers: &parts.headers, peer, passing, transport: Transport::Sse };
     match place {
         Place::Here(door) => posted(mcp, &from(door.scope.clone()), &door, &body).await,
         Place::At(owner) => {
-            let passed = owners::pass_on(mcp, &from(Scope::default()), &owner, None, &body, ()).await?;
+            let from = from(Scope::default());
+            let passage = mcp.places.passage(&from.caller.principal)?;
+            let passed = owners::pass_on(mcp, &from, &owner, None, &body, passage).await?;
             passed.ok_or_else(unknown)
         }
     }

@@ -26,6 +26,7 @@ use crate::http::error::Refused;
 use crate::http::mcp::fanout::{Kinds, Listening};
 use crate::http::mcp::places::StreamPlace;
 use crate::http::mcp::reply::{Ear, KEEP_ALIVE, Logs, PATIENCE, event_stream};
+use crate::http::mcp::stays::{Stay, Until};
 use crate::http::mcp::work::EVENT_QUEUE;
 use crate::http::mcp::{From, Mcp};
 use crate::mcp::message;
@@ -153,7 +154,6 @@ async fn write_standing(
     loop {
         let message = tokio::select! {
             () = session.ended.cancelled() => return log.end(),
-            () = listening.revoked() => return super::end_session(&mcp, &session),
             kind = listening.change() => Some(message::notification(kind.changed(), None)),
             Some(event) = inbox.recv() => match pipeline::exposed(&mcp.services, &origin, event) {
                 Event::Notice(Notice::Pause { .. }) => None,
@@ -181,8 +181,9 @@ pub(super) struct Reader {
     cursor: Cursor,
     /// What is written before anything else.
     greeting: Option<Bytes>,
-    /// Cancelled when it must leave, whatever there is still to read.
+    /// Cancelled when it must leave with the gateway, whatever there is still to read.
     until: CancellationToken,
+    stay: Stay,
     is_leaving: bool,
 }
 
@@ -212,8 +213,13 @@ impl Reader {
         };
         let whose = Whose::Session(session.clone());
         // Requests may go on for a while when the gateway closes.
-        let until = if log.stream() == STANDING { mcp.closing.clone() } else { mcp.tasks.stopping().clone() };
-        Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting), until, is_leaving: false }
+        let (until, ends) = if log.stream() == STANDING {
+            (mcp.closing.clone(), Until::Left)
+        } else {
+            (mcp.tasks.stopping().clone(), Until::Answered)
+        };
+        let stay = Stay::begin(mcp, &session.principal, ends);
+        Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting), until, stay, is_leaving: false }
     }
 
     /// One that ends what is open when it leaves.
@@ -225,8 +231,9 @@ impl Reader {
         place: StreamPlace,
     ) -> Self {
         let cursor = log.attach(None, Some(place));
+        let stay = Stay::begin(mcp, open.principal(), Until::Left);
         let (whose, until) = (Whose::Door { _open: open }, mcp.closing.clone());
-        Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting.into()), until, is_leaving: false }
+        Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting.into()), until, stay, is_leaving: false }
     }
 
     pub(super) fn into_response(self) -> Response {
@@ -247,6 +254,9 @@ impl Reader {
         }
         let (log, cursor) = (self.log.clone(), &mut self.cursor);
         loop {
+            if self.stay.is_over() {
+                return None;
+            }
             let news = log.news();
             match log.read(cursor) {
                 Read::Event(event) => return Some(event),
@@ -260,6 +270,7 @@ impl Reader {
             tokio::select! {
                 () = news => {}
                 () = self.until.cancelled() => return None,
+                () = self.stay.over() => return None,
                 () = tokio::time::sleep(KEEP_ALIVE) => return Some(Bytes::from_static(sse::KEEP_ALIVE.as_bytes())),
             }
         }
