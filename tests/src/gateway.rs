@@ -110,6 +110,15 @@ impl Builder {
             .section("[[vault.keys]]\nkid = \"tests\"\nsource = \"file\"\npath = \"vault.key\"\n")
     }
 
+    /// One more setting of `[store]`, after it was said where the store is.
+    #[must_use]
+    pub fn store_setting(mut self, toml: &str) -> Self {
+        let store = self.store.get_or_insert_with(|| "url = \"memory:\"".to_owned());
+        store.push('\n');
+        store.push_str(toml);
+        self
+    }
+
     /// Makes it one of several replicas: others reach it at `listener`, and it reaches them at `peers`. All of them have the
     /// same deployment secret.
     #[must_use]

@@ -5,11 +5,11 @@ use portcullis_tests::Caller;
 use portcullis_tests::Gateway;
 use serde_json::json;
 
-use super::pair;
+use super::{Directory, pair};
 
 #[tokio::test]
 async fn a_callers_credential_opens_nothing() {
-    let (_fixture, one, _other) = pair().await;
+    let (_fixture, one, _other) = pair(&Directory::Peers).await;
     let alice = Caller::new(one.listener, Some(Gateway::secret("alice")));
     let ping = alice.legacy_request("ping", json!({}));
     for (method, path) in [
@@ -34,7 +34,7 @@ async fn a_callers_credential_opens_nothing() {
 
 #[tokio::test]
 async fn what_is_read_there_is_bounded() {
-    let (_fixture, one, other) = pair().await;
+    let (_fixture, one, other) = pair(&Directory::Peers).await;
     // What a caller may send, goes through whole; what is more, goes nowhere.
     let there = one.caller("alice").initialize("2025-11-25").await;
     let here = other.takes(&there);

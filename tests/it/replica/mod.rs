@@ -5,19 +5,60 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use portcullis_tests::gateway::SOON;
+use portcullis_tests::postgres::Server;
 use portcullis_tests::upstreams::fixture::{Eras, Fixture, Settings};
 use portcullis_tests::{Caller, Gateway};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+/// Each story once for each way in which replicas find each other.
+macro_rules! stories {
+    ($($story:ident),+ $(,)?) => {
+        mod peers {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story(&crate::replica::Directory::Peers).await;
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story(&crate::replica::Directory::database()).await;
+                }
+            )+
+        }
+    };
+}
+
 mod gone;
 mod listener;
+mod postgres;
 mod tasks;
 mod together;
 
 const ASKS: &str = "up__test_streaming_elicitation";
 const LIMITS: &str = "[limits]\nrequest_size = \"64KiB\"\nstreams_per_principal = 3";
 const WATCHED: &str = "test://watched-resource";
+
+/// Where replicas find each other.
+enum Directory {
+    /// In their configuration, which names the others.
+    Peers,
+    /// In the schema of this name, in which they have their store.
+    Database(&'static Server, String),
+}
+
+impl Directory {
+    /// A database that nobody else uses.
+    fn database() -> Self {
+        let server = Server::shared();
+        Self::Database(server, server.new_schema())
+    }
+}
 
 /// A gateway on threads of its own, so that it can vanish as a process does.
 struct Replica {
@@ -28,15 +69,20 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(listener: TcpListener, peers: &[SocketAddr], fixture: &Fixture) -> Self {
-        Self::start_with(listener, peers, fixture, "").await
-    }
-
-    async fn start_with(listener: TcpListener, peers: &[SocketAddr], fixture: &Fixture, policies: &str) -> Self {
+    async fn start(
+        directory: &Directory,
+        listener: TcpListener,
+        other: SocketAddr,
+        fixture: &Fixture,
+        policies: &str,
+    ) -> Self {
         let builder = Gateway::builder().key("alice").key("bob").section("[mcp]\nlegacy_sse = true").section(policies);
         let builder = builder.http_upstream("up", &fixture.url).section(LIMITS);
         let address = listener.local_addr().unwrap();
-        let builder = builder.replica(listener, peers);
+        let builder = match directory {
+            Directory::Peers => builder.replica(listener, &[other]),
+            Directory::Database(server, schema) => builder.in_database(server, schema).replica(listener, &[]),
+        };
         let runtime = Runtime::new().unwrap();
         let gateway = runtime.spawn(builder.start()).await.unwrap();
         gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "up").await;
@@ -79,17 +125,17 @@ fn listener() -> TcpListener {
 }
 
 /// Two replicas before an upstream of the legacy era, which asks in the middle of its calls.
-async fn pair() -> (Fixture, Replica, Replica) {
-    pair_with(Eras::Legacy, "").await
+async fn pair(directory: &Directory) -> (Fixture, Replica, Replica) {
+    pair_with(directory, Eras::Legacy, "").await
 }
 
 /// The same before an upstream of other eras, with policies.
-async fn pair_with(eras: Eras, policies: &str) -> (Fixture, Replica, Replica) {
+async fn pair_with(directory: &Directory, eras: Eras, policies: &str) -> (Fixture, Replica, Replica) {
     let fixture = Fixture::with(Settings { eras, ..Settings::default() }).await.unwrap();
     let (one, other) = (listener(), listener());
     let (at_one, at_other) = (one.local_addr().unwrap(), other.local_addr().unwrap());
-    let one = Replica::start_with(one, &[at_other], &fixture, policies).await;
-    let other = Replica::start_with(other, &[at_one], &fixture, policies).await;
+    let one = Replica::start(directory, one, at_other, &fixture, policies).await;
+    let other = Replica::start(directory, other, at_one, &fixture, policies).await;
     (fixture, one, other)
 }
 

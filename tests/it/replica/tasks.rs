@@ -4,7 +4,11 @@ use portcullis_tests::Caller;
 use portcullis_tests::upstreams::fixture::Eras;
 use serde_json::{Value, json};
 
-use super::{eventually, pair_with};
+use super::{Directory, eventually, pair_with};
+
+stories! {
+    a_task_is_asked_for_at_another_replica_and_inspected_all_the_same,
+}
 
 const POLICIES: &str = "[[policies]]\nname = \"allow\"\nmodule = \"builtin:allow-tools\"\nlimits = { time = \"1s\" }\nconfig = { otherwise = \"allow\" }\n\
     [[policies]]\nname = \"redact\"\nmodule = \"builtin:redact\"\nlimits = { time = \"1s\" }\nconfig = { words = [\"Computed\"] }";
@@ -13,9 +17,8 @@ async fn asked(caller: &Caller, id: &Value) -> Value {
     caller.modern("tasks/get", json!({ "taskId": id })).await.json()
 }
 
-#[tokio::test]
-async fn a_task_is_asked_for_at_another_replica_and_inspected_all_the_same() {
-    let (_fixture, one, other) = pair_with(Eras::Modern, POLICIES).await;
+async fn a_task_is_asked_for_at_another_replica_and_inspected_all_the_same(directory: &Directory) {
+    let (_fixture, one, other) = pair_with(directory, Eras::Modern, POLICIES).await;
     let able = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
     let (there, here) = (one.caller("alice").able(able.clone()), other.caller("alice").able(able.clone()));
     let bob = other.caller("bob").able(able);

@@ -4,11 +4,20 @@ use http::StatusCode;
 use portcullis_tests::caller::SseSession;
 use serde_json::{Value, json};
 
-use super::{ASKS, WATCHED, accepted, answered, eventually, pair, park, retry, text};
+use super::{ASKS, Directory, WATCHED, accepted, answered, eventually, pair, park, retry, text};
 
-#[tokio::test]
-async fn a_session_is_used_and_deleted_through_another_replica() {
-    let (fixture, one, other) = pair().await;
+stories! {
+    a_session_is_used_and_deleted_through_another_replica,
+    a_question_is_answered_through_whichever_replica,
+    streams_of_a_session_are_read_and_resumed_through_another_replica,
+    leaving_the_one_replica_is_seen_by_the_other,
+    a_parked_call_goes_on_through_another_replica_once,
+    messages_of_the_old_transport_are_posted_at_another_replica,
+    operators_see_the_replicas_and_where_they_differ,
+}
+
+async fn a_session_is_used_and_deleted_through_another_replica(directory: &Directory) {
+    let (fixture, one, other) = pair(directory).await;
     let there = one.caller("alice").initialize("2025-11-25").await;
     let here = other.takes(&there);
     for session in [&here, &there] {
@@ -37,9 +46,8 @@ async fn a_session_is_used_and_deleted_through_another_replica() {
     }
 }
 
-#[tokio::test]
-async fn a_question_is_answered_through_whichever_replica() {
-    let (fixture, one, other) = pair().await;
+async fn a_question_is_answered_through_whichever_replica(directory: &Directory) {
+    let (fixture, one, other) = pair(directory).await;
     let there = one.caller("alice").initialize("2025-11-25").await;
     let here = other.takes(&there);
     for (asked_at, answered_at) in [(&there, &here), (&here, &there), (&here, &here)] {
@@ -54,9 +62,8 @@ async fn a_question_is_answered_through_whichever_replica() {
     assert_eq!((fixture.stats().calls, fixture.stats().answered), (3, 3));
 }
 
-#[tokio::test]
-async fn streams_of_a_session_are_read_and_resumed_through_another_replica() {
-    let (fixture, one, other) = pair().await;
+async fn streams_of_a_session_are_read_and_resumed_through_another_replica(directory: &Directory) {
+    let (fixture, one, other) = pair(directory).await;
     let there = one.caller("alice").initialize("2025-11-25").await;
     let here = other.takes(&there);
 
@@ -83,9 +90,8 @@ async fn streams_of_a_session_are_read_and_resumed_through_another_replica() {
     assert_eq!(text(&resumed.next().await), answered(), "what was said meanwhile");
 }
 
-#[tokio::test]
-async fn leaving_the_one_replica_is_seen_by_the_other() {
-    let (_fixture, one, other) = pair().await;
+async fn leaving_the_one_replica_is_seen_by_the_other(directory: &Directory) {
+    let (_fixture, one, other) = pair(directory).await;
     let there = one.caller("alice").initialize("2025-11-25").await;
     let here = other.takes(&there);
     // A place that was not given back on either side would be taken for good, and there are few.
@@ -94,9 +100,8 @@ async fn leaving_the_one_replica_is_seen_by_the_other() {
     }
 }
 
-#[tokio::test]
-async fn a_parked_call_goes_on_through_another_replica_once() {
-    let (fixture, one, other) = pair().await;
+async fn a_parked_call_goes_on_through_another_replica_once(directory: &Directory) {
+    let (fixture, one, other) = pair(directory).await;
     let asked = park(&one.caller("alice")).await;
     let (here, bob) = (other.caller("alice"), other.caller("bob"));
     assert_eq!(bob.modern("tools/call", retry(&asked)).await.json()["error"]["code"], -32602, "it is not his");
@@ -109,9 +114,8 @@ async fn a_parked_call_goes_on_through_another_replica_once() {
     assert_eq!(fixture.stats().calls, 1, "it was sent once");
 }
 
-#[tokio::test]
-async fn messages_of_the_old_transport_are_posted_at_another_replica() {
-    let (_fixture, one, other) = pair().await;
+async fn messages_of_the_old_transport_are_posted_at_another_replica(directory: &Directory) {
+    let (_fixture, one, other) = pair(directory).await;
     let mut session = SseSession::open(&one.caller("alice"), "2024-11-05").await;
     let stranger = other
         .takes(&session.poster)
@@ -122,9 +126,8 @@ async fn messages_of_the_old_transport_are_posted_at_another_replica() {
     assert!(text(&response).contains(r#""b":2"#), "{response}");
 }
 
-#[tokio::test]
-async fn operators_see_the_replicas_and_where_they_differ() {
-    let (_fixture, one, other) = pair().await;
+async fn operators_see_the_replicas_and_where_they_differ(directory: &Directory) {
+    let (_fixture, one, other) = pair(directory).await;
     let id = other.id().await;
     let status = one
         .gateway
