@@ -145,8 +145,13 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
         (0, 0) if shredded == 0 => {
             print(&format!("{data_keys} data keys and {fields} sealed fields: all can be opened"))
         }
-        (0, 0) => print(&format!("{data_keys} data keys and {} sealed fields: all others can be opened", fields - shredded)),
-        (0, _) => bail!("{unreachable} of {} records could not be looked at: their keys cannot be reached", data_keys + fields),
+        (0, 0) => {
+            print(&format!("{data_keys} data keys and {} sealed fields: all others can be opened", fields - shredded))
+        }
+        (0, _) => bail!(
+            "{unreachable} of {} records could not be looked at: their keys cannot be reached",
+            data_keys + fields
+        ),
         (bad, 0) => bail!("{bad} of {} records cannot be opened", data_keys + fields),
         (bad, _) => bail!(
             "{bad} of {} records cannot be opened, and {unreachable} could not be looked at: their keys cannot be reached",

@@ -63,7 +63,8 @@ impl Vault {
     /// [`VaultError`].
     pub async fn put(&self, owner: &Owner, name: &str, secret: &[u8]) -> Result<bool, VaultError> {
         for _ in 0..TRIES {
-            let revision = vault_secrets::get(&self.0.store, owner, name).await?.map_or(1, |(revision, _)| revision + 1);
+            let revision =
+                vault_secrets::get(&self.0.store, owner, name).await?.map_or(1, |(revision, _)| revision + 1);
             let sealed = self.seal(&vault_secrets::place(owner, name, revision), secret).await?;
             let is_kept = if revision == 1 {
                 match vault_secrets::put_if_absent(&self.0.store, owner, name, sealed).await? {

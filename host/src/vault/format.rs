@@ -320,6 +320,7 @@ mod tests {
         assert_eq!(hex(root.expose()), fixture("root"));
         let of = (&place().owner, key().id, &key().kid);
         assert_eq!(tag(&root, 0, &deployment("0d"), of, &wrapped).to_hex(), fixture("tag"));
+        assert_eq!(check(&root, 0, &deployment("0d"), &key().kid).to_hex(), fixture("check"));
     }
 
     /// The same bytes by way of the definitions, step by step, with nothing of ours but the layout.
@@ -349,6 +350,14 @@ mod tests {
         let mut ciphertext = b"hunter2".to_vec();
         cipher.seal_in_place_append_tag(nonce(), aead::Aad::from(aad), &mut ciphertext).unwrap();
         assert_eq!(sealed().as_bytes(), [header, ciphertext].concat());
+    }
+
+    #[test]
+    fn the_store_reads_the_same_data_key_in_a_header() {
+        let sealed = sealed();
+        assert_eq!(crate::store::data_keys::sealer_of(&sealed), Some(key().id));
+        let cut = Sealed::from_bytes(&sealed.as_bytes()[..20]);
+        assert_eq!(crate::store::data_keys::sealer_of(&cut), None);
     }
 
     #[test]

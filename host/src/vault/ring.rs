@@ -214,7 +214,8 @@ fn source_of(key: &VaultKey, env: &Env, outbound: &Outbound, may_make: bool) -> 
         }
         #[cfg(feature = "pkcs11")]
         VaultKeySource::Pkcs11 { module, token, key, pin } => {
-            let token = super::source::Pkcs11::new(module.clone(), token.clone(), key.clone(), pin.clone(), env.clone());
+            let token =
+                super::source::Pkcs11::new(module.clone(), token.clone(), key.clone(), pin.clone(), env.clone());
             let none = || SourceError::Unavailable("no thread can be started for its token".to_owned());
             Arc::new(token.ok_or_else(|| RingError::Unavailable { kid: kid.clone(), source: none() })?)
         }

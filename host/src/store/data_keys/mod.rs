@@ -240,6 +240,12 @@ pub fn is_live(tx: &mut ReadTx<'_>, owner: &Owner, id: DataKeyId) -> Result<bool
     Ok(record.is_some_and(|record| record.id == id))
 }
 
+/// Takes away what tells key-encryption keys apart, for tests.
+#[cfg(test)]
+pub async fn forget_checks(store: &Store) -> Result<(), StoreError> {
+    store.write(|tx| CHECKS.put(tx, &Vec::new())).await
+}
+
 /// Whether the owner's data key still is the one that sealed this, for transactions that put it. What was sealed with another
 /// one is stale: nobody could open it, and it has to be sealed again.
 pub fn seals(tx: &mut ReadTx<'_>, owner: &Owner, sealed: &Sealed) -> Result<bool, StoreError> {

@@ -52,13 +52,7 @@ struct Token {
 
 impl Pkcs11 {
     /// `None` if there is no thread to be had.
-    pub(in crate::vault) fn new(
-        module: PathBuf,
-        token: String,
-        key: String,
-        pin: Plaintext,
-        env: Env,
-    ) -> Option<Self> {
+    pub(in crate::vault) fn new(module: PathBuf, token: String, key: String, pin: Plaintext, env: Env) -> Option<Self> {
         let mut token = Token { module, token, key, pin, loaded: None };
         let (questions, asked) = mpsc::sync_channel::<Question>(MAX_WAITING);
         let answer = move || asked.into_iter().for_each(|question| question(&mut token));
