@@ -37,7 +37,7 @@ pub enum Kind {
     State = 4,
     /// The token of a form.
     Csrf = 5,
-    /// A data key of the vault that was destroyed, with its owner: none of that id may come back.
+    /// A data key of the vault that was destroyed, with its owner.
     ShreddedDataKey = 6,
 }
 

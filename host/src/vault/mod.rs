@@ -338,9 +338,14 @@ impl Vault {
         }
         let check = kek.check(&self.0.deployment).await.map_err(|source| kek.unavailable(source))?;
         let kept = data_keys::vouch(&self.0.store, &kek.kid, &check).await?;
-        let fits = kek.fits(&self.0.deployment, &kept).await;
-        if !fits.map_err(|source| kek.unavailable(source))? {
-            return Err(VaultError::WrongKek { kid: kek.kid.clone() });
+        match kek.fits(&self.0.deployment, &kept).await {
+            Ok(true) => {}
+            Ok(false) => return Err(VaultError::WrongKek { kid: kek.kid.clone() }),
+            // The key's server does not use the version any more that the check is of: nothing can be told.
+            Err(SourceError::Refused(reason)) => {
+                tracing::warn!(kid = %kek.kid, reason, "a key-encryption key could not be checked");
+            }
+            Err(source) => return Err(kek.unavailable(source)),
         }
         kek.set_vouched();
         Ok(())
