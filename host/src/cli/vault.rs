@@ -134,7 +134,7 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
             break;
         }
     }
-    let row = |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|cell| plain(text(&bad[cell]))).to_vec();
+    let row = |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|name| cell(text(&bad[name]))).to_vec();
     if !bad.is_empty() {
         print(&table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
     }
@@ -157,5 +157,20 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
             "{bad} of {} records cannot be opened, and {unreachable} could not be looked at: their keys cannot be reached",
             data_keys + fields
         ),
+    }
+}
+
+/// Keys of records that others wrote, on one line and without what makes a terminal show something else.
+fn cell(text: &str) -> String {
+    plain(text).replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stays_in_its_cell() {
+        assert_eq!(cell("key:ci/a\u{1b}[2J\nkey:cd"), "key:ci/a\\u001b[2J\\nkey:cd");
     }
 }
