@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::Control;
 use crate::audit::{Actor, AuditEvent};
-use crate::ids::UpstreamName;
+use crate::ids::{Owner, UpstreamName};
 use crate::store::changes::{self, Change, News, PolicyAct, Revision};
 use crate::store::follower::Subscriber;
 use crate::store::{StoreError, audit as trail};
@@ -32,8 +32,15 @@ impl Control {
     async fn take_over(&self, news: &News) -> Result<(), StoreError> {
         match news {
             News::Changes { changes, revision } => {
-                if changes.contains(&Change::Vault) {
-                    self.vault.forget();
+                for change in changes {
+                    match change {
+                        Change::Vault => self.vault.forget(),
+                        Change::DataKey { owner } => match Owner::parse(owner) {
+                            Some(owner) => self.vault.forget_one(&owner),
+                            None => self.vault.forget(),
+                        },
+                        _ => {}
+                    }
                 }
                 if changes.contains(&Change::Keys) && self.keys_are_of() < *revision {
                     self.publish_keys().await?;

@@ -209,8 +209,13 @@ async fn a_reload_that_cannot_be_followed_is_told_and_changes_nothing() {
 async fn what_is_shredded_on_one_is_forgotten_on_the_others() {
     let (store, clock) = shared().await;
     let [a, b, c] = three(&store, [&clock; 3]).await;
-    let owner = Owner::parse("key:ci").unwrap();
-    assert!(a.control.vault.put(&owner, "token", b"hunter2").await.unwrap());
+    let [owner, other] = ["key:ci", "key:cd"].map(|owner| Owner::parse(owner).unwrap());
+    for owner in [&owner, &other] {
+        assert!(a.control.vault.put(owner, "token", b"hunter2").await.unwrap());
+        assert!(matches!(b.control.vault.get(owner, "token").await.unwrap(), Named::Secret(_)));
+    }
+    let cached = async |replica: &Replica| replica.control.vault.status().await.unwrap().cached;
+    let before = cached(&b).await;
     let opens =
         async |replica: &Replica| matches!(replica.control.vault.get(&owner, "token").await.unwrap(), Named::Secret(_));
     assert!(opens(&b).await && opens(&c).await, "from now on its data key is in memory there");
@@ -218,4 +223,5 @@ async fn what_is_shredded_on_one_is_forgotten_on_the_others() {
     assert!(!opens(&a).await, "at once on the one that destroyed it");
     let took = until("it opens nowhere", async || !opens(&b).await && !opens(&c).await).await;
     assert!(took < SOON, "{took:?}");
+    assert_eq!(cached(&b).await, before - 1, "the other one's stays in memory");
 }

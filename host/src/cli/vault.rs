@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::admin::{ask, table, text};
+use super::approval::plain;
 use super::{WithConfig, print};
 use crate::env::Env;
 use crate::vault::make_key_file;
@@ -99,6 +100,12 @@ fn rewrap(with: &WithConfig) -> anyhow::Result<()> {
             if step["unreadable"] != 0 {
                 bail!("{} data keys cannot be unwrapped: see `portcullis vault verify`", step["unreadable"]);
             }
+            if step["unreachable"] != 0 {
+                bail!(
+                    "the keys of {} data keys cannot be reached: see `portcullis vault status`, and go on with `portcullis vault rewrap` when they are back",
+                    step["unreachable"]
+                );
+            }
             return Ok(());
         }
     }
@@ -110,12 +117,15 @@ fn progress(step: &Value) -> String {
 }
 
 fn verify(with: &WithConfig) -> anyhow::Result<()> {
-    let (mut data_keys, mut fields, mut bad) = (0, 0, Vec::new());
+    let (mut data_keys, mut fields, mut shredded, mut unreachable, mut bad) = (0, 0, 0, 0, Vec::new());
+    let count = |step: &Value, name: &str| step[name].as_u64().unwrap_or_default();
     let mut cursor = Value::Null;
     loop {
         let mut step = ask(with, Method::POST, "/api/v1/vault/verify", Some(json!({ "cursor": cursor })))?;
-        data_keys += step["data_keys"].as_u64().unwrap_or_default();
-        fields += step["sealed_fields"].as_u64().unwrap_or_default();
+        data_keys += count(&step, "data_keys");
+        fields += count(&step, "sealed_fields");
+        shredded += count(&step, "shredded_fields");
+        unreachable += count(&step, "unreachable");
         if let Value::Array(mut unreadable) = step["unreadable"].take() {
             bad.append(&mut unreadable);
         }
@@ -124,11 +134,43 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
             break;
         }
     }
-    let row =
-        |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|cell| text(&bad[cell]).to_owned()).to_vec();
+    let row = |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|name| cell(text(&bad[name]))).to_vec();
     if !bad.is_empty() {
         print(&table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
-        bail!("{} of {} records cannot be opened", bad.len(), data_keys + fields);
     }
-    print(&format!("{data_keys} data keys and {fields} sealed fields: all can be opened"))
+    if shredded > 0 {
+        print(&format!("{shredded} sealed fields are of data keys that were destroyed: nobody can open them"))?;
+    }
+    match (bad.len(), unreachable) {
+        (0, 0) if shredded == 0 => {
+            print(&format!("{data_keys} data keys and {fields} sealed fields: all can be opened"))
+        }
+        (0, 0) => {
+            print(&format!("{data_keys} data keys and {} sealed fields: all others can be opened", fields - shredded))
+        }
+        (0, _) => bail!(
+            "{unreachable} of {} records could not be looked at: their keys cannot be reached",
+            data_keys + fields
+        ),
+        (bad, 0) => bail!("{bad} of {} records cannot be opened", data_keys + fields),
+        (bad, _) => bail!(
+            "{bad} of {} records cannot be opened, and {unreachable} could not be looked at: their keys cannot be reached",
+            data_keys + fields
+        ),
+    }
+}
+
+/// Keys of records that others wrote, on one line and without what makes a terminal show something else.
+fn cell(text: &str) -> String {
+    plain(text).replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stays_in_its_cell() {
+        assert_eq!(cell("key:ci/a\u{1b}[2J\nkey:cd"), "key:ci/a\\u001b[2J\\nkey:cd");
+    }
 }

@@ -34,6 +34,7 @@ pub use policy::{
     WhenAllAbstain,
 };
 pub use raw::schema;
+pub use reference::read_secret;
 pub use resolve::{load, parse};
 pub use sets::Sets;
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};

@@ -74,12 +74,23 @@ impl Secrets<'_> {
         }
         let text = read_text(&self.base_dir.join(path), LARGEST_SECRET)
             .map_err(|fault| fault.of(format_args!("refers to the file {path:?}, which")))?;
-        let secret = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        let secret = without_end(&text);
         if secret.is_empty() {
             return Err(Fault::new(format!("refers to the file {path:?}, which is empty")));
         }
         Ok(Plaintext::new(secret))
     }
+}
+
+/// The secret that a file reference led to before, as it is now. `None` if there is none any more.
+pub fn read_secret(path: &Path) -> Option<Plaintext> {
+    let text = read_text(path, LARGEST_SECRET).ok()?;
+    Some(without_end(&text)).filter(|secret| !secret.is_empty()).map(Plaintext::new)
+}
+
+/// Without the newline that ends a file.
+fn without_end(text: &str) -> &str {
+    text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
 }
 
 /// A regular file's text, of at most `limit` bytes.

@@ -52,6 +52,8 @@ impl VaultKeyState {
 /// Where a key-encryption key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VaultKeySource {
+    /// Nowhere any more: it is retired.
+    None,
     /// In a file of mode 0600.
     File(PathBuf),
     /// In a file that systemd made for this service.
@@ -61,7 +63,15 @@ pub enum VaultKeySource {
     /// In a file of mode 0600 with an age identity.
     Age(PathBuf),
     /// In the transit engine of HashiCorp Vault or OpenBao.
-    Transit { url: http::Uri, mount: String, key: String, token: Plaintext, namespace: Option<String> },
+    Transit {
+        url: http::Uri,
+        mount: String,
+        key: String,
+        token: Plaintext,
+        /// Where the token was read, if in a file.
+        token_file: Option<PathBuf>,
+        namespace: Option<String>,
+    },
     /// In a PKCS#11 token.
     Pkcs11 { module: PathBuf, token: String, key: String, pin: Plaintext },
 }

@@ -56,6 +56,8 @@ pub enum Change {
     Upstreams,
     /// The keys of the vault.
     Vault,
+    /// An owner's data key in the vault was destroyed.
+    DataKey { owner: String },
     /// All that was granted to someone until now was revoked at once ([`super::revocations`]).
     Watermark { of: String },
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Table;
 use super::record::DigestRecord;
 use super::table::Typed;
-use super::{Store, StoreError, WriteTx};
+use super::{ReadTx, Store, StoreError, WriteTx};
 use crate::env::Timestamp;
 use crate::secret::Digest;
 
@@ -37,6 +37,8 @@ pub enum Kind {
     State = 4,
     /// The token of a form.
     Csrf = 5,
+    /// A data key of the vault that was destroyed, with its owner.
+    ShreddedDataKey = 6,
 }
 
 /// What came of [`consume_once`].
@@ -67,6 +69,13 @@ pub(super) fn consume_once_in(
     let until = until.max(now.after(KEPT_AT_LEAST));
     MARKS.put(tx, &MarkRecord { kind: kind as u8, digest: digest.into(), until_ms: until.as_millis() })?;
     Ok(Mark::First)
+}
+
+/// Whether this is marked still.
+pub(super) fn is_kept(tx: &mut ReadTx<'_>, kind: Kind, digest: Digest) -> Result<bool, StoreError> {
+    let now = tx.now();
+    let mark = MARKS.get(tx, &mark_key(kind as u8, &digest))?;
+    Ok(mark.is_some_and(|mark| now < Timestamp::from_millis(mark.until_ms)))
 }
 
 fn mark_key(kind: u8, digest: &Digest) -> Vec<u8> {

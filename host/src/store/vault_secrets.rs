@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Table;
 use super::sealed::{Place, SealedField, SealedIn};
 use super::table::{Typed, unreadable};
-use super::{Store, StoreError};
+use super::{Store, StoreError, data_keys};
 use crate::ids::Owner;
 use crate::secret::Sealed;
 
@@ -31,6 +31,8 @@ pub enum Keeping {
     Kept,
     /// There is one already, which stays.
     Existing(Sealed),
+    /// What sealed it is not its owner's data key any more. It has to be sealed again.
+    Stale,
 }
 
 /// What came of [`replace`].
@@ -39,6 +41,8 @@ pub enum Replacement {
     Replaced,
     /// Another revision is kept, or none.
     Changed,
+    /// As [`Keeping::Stale`].
+    Stale,
 }
 
 /// Where the secret of this name is, at this revision. The first one is 1.
@@ -49,10 +53,14 @@ pub fn place(owner: &Owner, name: &str, revision: u64) -> Place {
 /// Keeps a secret that was sealed for revision 1 of its place, unless there is one.
 pub async fn put_if_absent(store: &Store, owner: &Owner, name: &str, sealed: Sealed) -> Result<Keeping, StoreError> {
     let record = SecretRecord { owner: owner.to_string(), name: name.to_owned(), revision: 1, sealed };
+    let owner = owner.clone();
     store
         .write(move |tx| {
             if let Some(existing) = SECRETS.get(tx, &key_of(&record.owner, &record.name))? {
                 return Ok(Keeping::Existing(existing.sealed));
+            }
+            if !data_keys::seals(tx, &owner, &record.sealed)? {
+                return Ok(Keeping::Stale);
             }
             SECRETS.put(tx, &record)?;
             Ok(Keeping::Kept)
@@ -69,16 +77,33 @@ pub async fn replace(
     sealed: Sealed,
 ) -> Result<Replacement, StoreError> {
     let record = SecretRecord { owner: owner.to_string(), name: name.to_owned(), revision, sealed };
+    let owner = owner.clone();
     store
         .write(move |tx| {
             let existing = SECRETS.get(tx, &key_of(&record.owner, &record.name))?;
             if existing.is_none_or(|existing| existing.revision.checked_add(1) != Some(record.revision)) {
                 return Ok(Replacement::Changed);
             }
+            if !data_keys::seals(tx, &owner, &record.sealed)? {
+                return Ok(Replacement::Stale);
+            }
             SECRETS.put(tx, &record)?;
             Ok(Replacement::Replaced)
         })
         .await
+}
+
+/// Puts a sealed value where it is told to, as whoever can write to the database does. For tests.
+#[cfg(test)]
+pub async fn put_anyway(
+    store: &Store,
+    owner: &Owner,
+    name: &str,
+    revision: u64,
+    sealed: Sealed,
+) -> Result<(), StoreError> {
+    let record = SecretRecord { owner: owner.to_string(), name: name.to_owned(), revision, sealed };
+    store.write(move |tx| SECRETS.put(tx, &record)).await
 }
 
 /// The secret of this name with its revision.

@@ -20,11 +20,17 @@ pub(super) struct Cache {
     /// When each entry ends, and the number it came under. An entry that was replaced has another number.
     ends: VecDeque<(Instant, u64, Owner)>,
     count: u64,
+    /// Goes up whenever something is forgotten.
+    generation: u64,
 }
+
+/// What was forgotten up to some moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(u64);
 
 impl Cache {
     pub(super) fn new(ttl: Duration, capacity: usize) -> Self {
-        Self { ttl, capacity, keys: HashMap::new(), ends: VecDeque::new(), count: 0 }
+        Self { ttl, capacity, keys: HashMap::new(), ends: VecDeque::new(), count: 0, generation: 0 }
     }
 
     pub(super) fn get(&mut self, owner: &Owner) -> Option<Arc<OpenKey>> {
@@ -32,9 +38,15 @@ impl Cache {
         self.keys.get(owner).map(|(_, key)| key.clone())
     }
 
-    pub(super) fn insert(&mut self, owner: Owner, key: Arc<OpenKey>) {
+    /// Where a data key is read from the store from now on.
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation)
+    }
+
+    /// Keeps a data key that was read from the store after `as_of`, unless something was forgotten since: it may be just that.
+    pub(super) fn insert(&mut self, owner: Owner, key: Arc<OpenKey>, as_of: Generation) {
         self.tidy_up();
-        if self.ttl.is_zero() {
+        if self.ttl.is_zero() || as_of != self.generation() {
             return;
         }
         while self.ends.len() >= self.capacity {
@@ -46,10 +58,12 @@ impl Cache {
     }
 
     pub(super) fn forget(&mut self, owner: &Owner) {
+        self.generation += 1;
         self.keys.remove(owner);
     }
 
     pub(super) fn clear(&mut self) {
+        self.generation += 1;
         self.keys.clear();
         self.ends.clear();
     }
@@ -97,13 +111,18 @@ mod tests {
         Arc::new(OpenKey { id: DataKeyId([0; 16]), kid: KekId::parse("k1").unwrap(), key })
     }
 
+    fn put(cache: &mut Cache, number: usize) {
+        let as_of = cache.generation();
+        cache.insert(owner(number), key(), as_of);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_key_is_there_until_its_time_is_over() {
         let mut cache = Cache::new(Duration::from_secs(60), 10);
-        cache.insert(owner(1), key());
+        put(&mut cache, 1);
         tokio::time::advance(Duration::from_secs(40)).await;
-        cache.insert(owner(1), key());
-        cache.insert(owner(2), key());
+        put(&mut cache, 1);
+        put(&mut cache, 2);
         tokio::time::advance(Duration::from_secs(40)).await;
         assert!(cache.get(&owner(1)).is_some() && cache.get(&owner(2)).is_some());
         tokio::time::advance(Duration::from_secs(20)).await;
@@ -115,12 +134,26 @@ mod tests {
     async fn the_oldest_go_first_and_nothing_grows_without_bound() {
         let mut cache = Cache::new(Duration::from_secs(60), 3);
         for round in 0..5 {
-            (0..round).for_each(|number| cache.insert(owner(number), key()));
+            (0..round).for_each(|number| put(&mut cache, number));
             cache.forget(&owner(0));
         }
         assert!(cache.len() <= 3 && cache.ends.len() <= 3);
         assert!(cache.get(&owner(3)).is_some() && cache.get(&owner(0)).is_none());
         cache.clear();
         assert_eq!(cache.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_something_was_forgotten_does_not_come_in_afterwards() {
+        let mut cache = Cache::new(Duration::from_secs(60), 3);
+        let as_of = cache.generation();
+        cache.forget(&owner(1));
+        cache.insert(owner(1), key(), as_of);
+        let as_of = cache.generation();
+        cache.clear();
+        cache.insert(owner(2), key(), as_of);
+        assert_eq!(cache.len(), 0);
+        put(&mut cache, 1);
+        assert_eq!(cache.len(), 1);
     }
 }

@@ -1,8 +1,9 @@
 //! Secrets under names, and the deployment's own: the key for what the gateway hands out and wants back unchanged.
 
-use super::{Opening, Refusal, Vault, VaultError};
+use super::{Opening, Refusal, TRIES, Vault, VaultError};
 use crate::ids::Owner;
 use crate::secret::{Plaintext, SecretBytes, hex};
+use crate::store::StoreError;
 use crate::store::vault_secrets::{self, Keeping, Replacement};
 
 /// Name of the deployment secret.
@@ -34,7 +35,8 @@ impl Vault {
     /// [`DeploymentSecretError`].
     pub async fn deployment_secret(&self, earlier: Option<Plaintext>) -> Result<Plaintext, DeploymentSecretError> {
         let owner = Owner::Deployment;
-        let kept = match vault_secrets::get(&self.0.store, &owner, DEPLOYMENT_SECRET).await.map_err(VaultError::from)? {
+        let get = || vault_secrets::get(&self.0.store, &owner, DEPLOYMENT_SECRET);
+        let kept = match get().await.map_err(VaultError::from)? {
             Some((_, sealed)) => sealed,
             None => {
                 let secret = earlier.unwrap_or_else(|| Plaintext::new(hex(&self.0.env.random::<32>())));
@@ -44,6 +46,8 @@ impl Vault {
                 match kept.map_err(VaultError::from)? {
                     Keeping::Kept => return Ok(secret),
                     Keeping::Existing(existing) => existing,
+                    // The deployment's own data key is destroyed by nobody: somebody has taken it away.
+                    Keeping::Stale => return Err(DeploymentSecretError::Refused(Refusal::NoDataKey)),
                 }
             }
         };
@@ -58,17 +62,30 @@ impl Vault {
     /// # Errors
     /// [`VaultError`].
     pub async fn put(&self, owner: &Owner, name: &str, secret: &[u8]) -> Result<bool, VaultError> {
-        let revision = match vault_secrets::get(&self.0.store, owner, name).await? {
-            Some((revision, _)) => revision + 1,
-            None => 1,
-        };
-        let sealed = self.seal(&vault_secrets::place(owner, name, revision), secret).await?;
-        Ok(if revision == 1 {
-            vault_secrets::put_if_absent(&self.0.store, owner, name, sealed).await? == Keeping::Kept
-        } else {
-            let replaced = vault_secrets::replace(&self.0.store, owner, name, revision, sealed).await?;
-            replaced == Replacement::Replaced
-        })
+        for _ in 0..TRIES {
+            let revision =
+                vault_secrets::get(&self.0.store, owner, name).await?.map_or(1, |(revision, _)| revision + 1);
+            let sealed = self.seal(&vault_secrets::place(owner, name, revision), secret).await?;
+            let is_kept = if revision == 1 {
+                match vault_secrets::put_if_absent(&self.0.store, owner, name, sealed).await? {
+                    Keeping::Kept => Some(true),
+                    Keeping::Existing(_) => Some(false),
+                    Keeping::Stale => None,
+                }
+            } else {
+                match vault_secrets::replace(&self.0.store, owner, name, revision, sealed).await? {
+                    Replacement::Replaced => Some(true),
+                    Replacement::Changed => Some(false),
+                    Replacement::Stale => None,
+                }
+            };
+            match is_kept {
+                Some(is_kept) => return Ok(is_kept),
+                // What it was sealed with was destroyed meanwhile.
+                None => self.forget_one(owner),
+            }
+        }
+        Err(StoreError::Busy.into())
     }
 
     /// The secret under a name.

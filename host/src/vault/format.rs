@@ -42,6 +42,7 @@ const FIELD_LABEL: &[u8] = b"portcullis vault 1";
 const WRAP_LABEL: &[u8] = b"portcullis vault wrap 1";
 const ROOT_LABEL: &[u8] = b"portcullis vault root 1";
 const TAG_LABEL: &[u8] = b"portcullis vault data key 1";
+const CHECK_LABEL: &[u8] = b"portcullis vault check 1";
 
 /// Why a sealed field was not opened. Not one of them says what a key or a secret is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +51,10 @@ pub enum Refusal {
     Malformed,
     #[error("it has a format or algorithm that this version does not know")]
     UnknownFormat,
-    #[error("its owner has no such data key: it was destroyed, or the field is another owner's")]
+    #[error("its owner has no such data key: it is missing, or the field is another owner's")]
     NoDataKey,
+    #[error("its owner's data key was destroyed, as somebody wished")]
+    Shredded,
     #[error("its owner's data key is damaged or was not wrapped by us")]
     DataKeyDamaged,
     #[error("it is damaged, or was sealed for another place, revision or deployment")]
@@ -164,19 +167,30 @@ pub(super) fn tag(
     (owner, id, kid): (&Owner, DataKeyId, &KekId),
     wrapped: &Sealed,
 ) -> Digest {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, root.expose());
     let owner = owner.to_string();
-    let parts = prefixed(&[
-        TAG_LABEL,
-        &version.to_be_bytes(),
-        deployment.as_bytes(),
-        owner.as_bytes(),
-        &id.0,
-        kid.as_str().as_bytes(),
-        wrapped.as_bytes(),
-    ]);
+    mac(
+        root,
+        &[
+            TAG_LABEL,
+            &version.to_be_bytes(),
+            deployment.as_bytes(),
+            owner.as_bytes(),
+            &id.0,
+            kid.as_str().as_bytes(),
+            wrapped.as_bytes(),
+        ],
+    )
+}
+
+/// What only a holder of the key-encryption key of this id can make in this deployment (HMAC-SHA-256 under its root).
+pub(super) fn check(root: &SecretBytes, version: u32, deployment: &DeploymentId, kid: &KekId) -> Digest {
+    mac(root, &[CHECK_LABEL, &version.to_be_bytes(), deployment.as_bytes(), kid.as_str().as_bytes()])
+}
+
+fn mac(root: &SecretBytes, parts: &[&[u8]]) -> Digest {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, root.expose());
     let mut bytes = [0; 32];
-    bytes.copy_from_slice(hmac::sign(&key, &parts).as_ref());
+    bytes.copy_from_slice(hmac::sign(&key, &prefixed(parts)).as_ref());
     Digest::from_bytes(bytes)
 }
 
@@ -306,6 +320,7 @@ mod tests {
         assert_eq!(hex(root.expose()), fixture("root"));
         let of = (&place().owner, key().id, &key().kid);
         assert_eq!(tag(&root, 0, &deployment("0d"), of, &wrapped).to_hex(), fixture("tag"));
+        assert_eq!(check(&root, 0, &deployment("0d"), &key().kid).to_hex(), fixture("check"));
     }
 
     /// The same bytes by way of the definitions, step by step, with nothing of ours but the layout.
@@ -335,6 +350,14 @@ mod tests {
         let mut ciphertext = b"hunter2".to_vec();
         cipher.seal_in_place_append_tag(nonce(), aead::Aad::from(aad), &mut ciphertext).unwrap();
         assert_eq!(sealed().as_bytes(), [header, ciphertext].concat());
+    }
+
+    #[test]
+    fn the_store_reads_the_same_data_key_in_a_header() {
+        let sealed = sealed();
+        assert_eq!(crate::store::data_keys::sealer_of(&sealed), Some(key().id));
+        let cut = Sealed::from_bytes(&sealed.as_bytes()[..20]);
+        assert_eq!(crate::store::data_keys::sealer_of(&cut), None);
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! itself. A key that cannot be reached is a fault ([`VaultError::Unavailable`], 503), never a refusal.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -25,6 +27,7 @@ use crate::store::{Store, StoreError, audit};
 mod cache;
 pub mod deployment;
 mod format;
+mod kek;
 pub mod process;
 mod ring;
 pub mod rotation;
@@ -38,15 +41,20 @@ pub use format::{MAX_PLAINTEXT, Refusal};
 pub use ring::RingError;
 pub use source::{KeyFileError, SourceError, make_key_file};
 
-use cache::Cache;
+use cache::{Cache, Generation};
 use format::{Header, OpenKey};
-use ring::{Kek, NotUnwrapped, Ring};
+use kek::{Kek, NotUnwrapped};
+use ring::Ring;
 
 /// Misses of the cache that are looked up at once, by owner: those of one owner wait for each other, so that a key-encryption
 /// key is asked once.
 const LANES: usize = 64;
 /// Refused records that are remembered, so that each is told in the audit trail once.
 const MAX_REMEMBERED: usize = 10_000;
+/// Longest time in which a data key is there, or the vault is out of reach: a call waits for it.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often something is tried that another one was faster with.
+const TRIES: usize = 8;
 
 /// The vault of a store. Clones are the same vault.
 #[derive(Clone)]
@@ -72,6 +80,12 @@ pub enum VaultError {
         #[source]
         source: SourceError,
     },
+    #[error("too many are waiting for keys that answer slowly")]
+    Late,
+    #[error(
+        "the key-encryption key {kid:?} is not the one that this store knows by that name: nothing is wrapped by it"
+    )]
+    WrongKek { kid: KekId },
     #[error(
         "data keys are wrapped by the key-encryption key {kid:?}, which is not in this gateway's [[vault.keys]], or retired there"
     )]
@@ -130,14 +144,29 @@ impl Vault {
         let ring = Ring::build(&settings.keys, &env, &outbound, is_new && !store.is_shared())?;
         if !state.is_made {
             // The key does its work before anything depends on it.
-            let Some(kek) = ring.wrapping(None) else { return Err(RingError::NoneConfigured.into()) };
+            let Some(kek) = ring.active().next() else { return Err(RingError::NoneConfigured.into()) };
             let unavailable = |source| RingError::Unavailable { kid: kek.kid.clone(), source };
-            kek.source.health().await.map_err(unavailable)?;
+            kek.health().await.map_err(unavailable)?;
             data_keys::initialize(&store, &kek.kid).await?;
         }
-        // Read again: another gateway may have made the vault in the meantime.
-        ring.check(&store.deployment(), &data_keys::state(&store).await?).await?;
-        Ok(Self::with(ring, settings, store, env, outbound))
+        let vault = Self::with(ring, settings, store, env, outbound);
+        vault.check(&vault.0.ring.load_full()).await?;
+        Ok(vault)
+    }
+
+    /// Whether these keys are those of the store. What the store lacks to check them by it has from then on.
+    async fn check(&self, ring: &Ring) -> Result<(), OpenError> {
+        let state = data_keys::state(&self.0.store).await?;
+        for kek in ring.check(&self.0.deployment, &state).await? {
+            match self.vouch(&kek).await {
+                Ok(()) => {}
+                Err(VaultError::Store(error)) => return Err(error.into()),
+                Err(VaultError::WrongKek { kid }) => return Err(RingError::Wrong { kid }.into()),
+                // It has answered a moment ago. The next one who wraps by it sees to that.
+                Err(error) => tracing::warn!(%error, "a key-encryption key could not be written down"),
+            }
+        }
+        Ok(())
     }
 
     fn with(ring: Ring, settings: &config::Vault, store: Store, env: Env, outbound: Outbound) -> Self {
@@ -162,17 +191,25 @@ impl Vault {
             return Err(RingError::NoneConfigured.into());
         }
         let ring = Ring::build(&settings.keys, &self.0.env, &self.0.outbound, false)?;
-        ring.check(&self.0.deployment, &data_keys::state(&self.0.store).await?).await?;
-        self.0.ring.store(Arc::new(ring));
-        let mut cache = self.cache();
-        cache.set_ttl(settings.cache_ttl);
-        cache.clear();
+        // Keys that stay as they are need not be within reach.
+        if !ring.is_same(&self.0.ring.load()) {
+            self.check(&ring).await?;
+            self.0.ring.store(Arc::new(ring));
+            self.forget();
+        }
+        self.cache().set_ttl(settings.cache_ttl);
         Ok(())
     }
 
-    /// Forgets every data key in memory: another replica may have destroyed one ([`crate::store::changes::Change::Vault`]).
+    /// Forgets every data key in memory.
     pub fn forget(&self) {
         self.cache().clear();
+    }
+
+    /// Forgets the data key of this owner: another replica may have destroyed it
+    /// ([`crate::store::changes::Change::DataKey`]), or something that it sealed was too late.
+    pub fn forget_one(&self, owner: &Owner) {
+        self.cache().forget(owner);
     }
 
     /// Overwrites data keys whose time in memory is over.
@@ -203,6 +240,8 @@ impl Vault {
     pub async fn open(&self, place: &Place, sealed: &Sealed) -> Result<Opening, VaultError> {
         match self.try_open(place, sealed).await? {
             Ok(secret) => Ok(Opening::Opened(secret)),
+            // Who destroyed the data key has had that written down.
+            Err(Refusal::Shredded) => Ok(Opening::Refused(Refusal::Shredded)),
             Err(refusal) => {
                 self.tell_refused(place, sealed, refusal).await;
                 Ok(Opening::Refused(refusal))
@@ -217,6 +256,9 @@ impl Vault {
         };
         Ok(match self.look_up(&place.owner, Some(header.data_key)).await? {
             Lookup::Key(key) => format::open(&self.0.deployment, place, &key, sealed),
+            Lookup::None if data_keys::is_shredded(&self.0.store, &place.owner, header.data_key).await? => {
+                Err(Refusal::Shredded)
+            }
             Lookup::None => Err(Refusal::NoDataKey),
             Lookup::Damaged => Err(Refusal::DataKeyDamaged),
         })
@@ -229,45 +271,84 @@ impl Vault {
         if let Some(key) = cached() {
             return Ok(Lookup::Key(key));
         }
-        let _one_at_a_time = self.lane(owner).lock().await;
-        if let Some(key) = cached() {
-            return Ok(Lookup::Key(key));
-        }
-        let Some(found) = data_keys::find(&self.0.store, owner).await?.key else { return Ok(Lookup::None) };
-        if wanted.is_some_and(|wanted| found.id != wanted) {
-            return Ok(Lookup::None);
-        }
-        match self.unwrap(&found).await? {
-            Ok(key) => Ok(Lookup::Key(self.keep(owner, key))),
-            Err(_) => Ok(Lookup::Damaged),
-        }
+        in_time(async {
+            let _one_at_a_time = self.lane(owner).lock().await;
+            if let Some(key) = cached() {
+                return Ok(Lookup::Key(key));
+            }
+            let as_of = self.cache().generation();
+            let Some(found) = data_keys::find(&self.0.store, owner).await?.key else { return Ok(Lookup::None) };
+            if wanted.is_some_and(|wanted| found.id != wanted) {
+                return Ok(Lookup::None);
+            }
+            match self.unwrap(&found).await? {
+                Ok(key) => Ok(Lookup::Key(self.keep(owner, key, as_of))),
+                Err(_) => Ok(Lookup::Damaged),
+            }
+        })
+        .await
     }
 
     async fn make_data_key(&self, owner: &Owner) -> Result<Arc<OpenKey>, VaultError> {
-        let _one_at_a_time = self.lane(owner).lock().await;
-        // Somebody who waited less may have made it.
-        let cached = self.cache().get(owner);
-        if let Some(key) = cached {
-            return Ok(key);
-        }
-        let found = data_keys::find(&self.0.store, owner).await?;
-        let existing = match found.key {
-            Some(existing) => existing,
-            None => {
-                let ring = self.0.ring.load_full();
-                let kek = ring.wrapping(found.current.as_ref()).ok_or(VaultError::NoActiveKek)?;
-                let key = SecretBytes::taken_from(&mut self.0.env.random::<{ format::KEY_BYTES }>());
-                let id = DataKeyId(self.0.env.random());
-                let wrapped = kek.wrap(&self.0.deployment, (owner, id), &key, &self.0.env).await?;
-                match data_keys::create(&self.0.store, &wrapped).await? {
-                    Creation::Created => return Ok(self.keep(owner, OpenKey { id, kid: wrapped.kid, key })),
-                    Creation::Existing(existing) => existing,
+        in_time(async {
+            let _one_at_a_time = self.lane(owner).lock().await;
+            for _ in 0..TRIES {
+                // Somebody who waited less may have made it.
+                let (cached, as_of) = {
+                    let mut cache = self.cache();
+                    (cache.get(owner), cache.generation())
+                };
+                if let Some(key) = cached {
+                    return Ok(key);
                 }
+                let found = data_keys::find(&self.0.store, owner).await?;
+                let existing = match found.key {
+                    Some(existing) => existing,
+                    None => match self.make_as_of(owner, found.current.as_ref()).await? {
+                        (Creation::Created, key) => return Ok(self.keep(owner, key, as_of)),
+                        (Creation::Existing(existing), _) => existing,
+                        (Creation::Superseded, _) => continue,
+                    },
+                };
+                let damaged = |_| VaultError::DataKeyDamaged { owner: owner.clone() };
+                let key = self.unwrap(&existing).await?.map_err(damaged)?;
+                return Ok(self.keep(owner, key, as_of));
             }
-        };
-        let damaged = |_| VaultError::DataKeyDamaged { owner: owner.clone() };
-        let key = self.unwrap(&existing).await?.map_err(damaged)?;
-        Ok(self.keep(owner, key))
+            Err(StoreError::Busy.into())
+        })
+        .await
+    }
+
+    /// A new data key, and whether it has become the owner's.
+    async fn make_as_of(&self, owner: &Owner, current: Option<&KekId>) -> Result<(Creation, OpenKey), VaultError> {
+        let ring = self.0.ring.load_full();
+        let kek = ring.wrapping(current)?;
+        self.vouch(kek).await?;
+        let key = SecretBytes::taken_from(&mut self.0.env.random::<{ format::KEY_BYTES }>());
+        let id = DataKeyId(self.0.env.random());
+        let wrapped = kek.wrap(&self.0.deployment, (owner, id), &key, &self.0.env).await?;
+        let creation = data_keys::create_as_of(&self.0.store, &wrapped, current).await?;
+        Ok((creation, OpenKey { id, kid: wrapped.kid, key }))
+    }
+
+    /// Before a key wraps for the first time: it is the one that the store knows by its id, or will know from now on.
+    async fn vouch(&self, kek: &Kek) -> Result<(), VaultError> {
+        if kek.is_vouched() {
+            return Ok(());
+        }
+        let check = kek.check(&self.0.deployment).await.map_err(|source| kek.unavailable(source))?;
+        let kept = data_keys::vouch(&self.0.store, &kek.kid, &check).await?;
+        match kek.fits(&self.0.deployment, &kept).await {
+            Ok(true) => {}
+            Ok(false) => return Err(VaultError::WrongKek { kid: kek.kid.clone() }),
+            // The key's server does not use the version any more that the check is of: nothing can be told.
+            Err(SourceError::Refused(reason)) => {
+                tracing::warn!(kid = %kek.kid, reason, "a key-encryption key could not be checked");
+            }
+            Err(source) => return Err(kek.unavailable(source)),
+        }
+        kek.set_vouched();
+        Ok(())
     }
 
     async fn unwrap(&self, key: &DataKey) -> Result<Result<OpenKey, Refusal>, VaultError> {
@@ -275,7 +356,7 @@ impl Vault {
         match kek.unwrap(&self.0.deployment, key).await {
             Ok(key) => Ok(Ok(key)),
             Err(NotUnwrapped::Damaged) => Ok(Err(Refusal::DataKeyDamaged)),
-            Err(NotUnwrapped::Unavailable(source)) => Err(VaultError::Unavailable { kid: key.kid.clone(), source }),
+            Err(NotUnwrapped::Unavailable(source)) => Err(kek.unavailable(source)),
         }
     }
 
@@ -283,9 +364,9 @@ impl Vault {
         self.0.ring.load().get(kid).cloned().ok_or_else(|| VaultError::NoSuchKek { kid: kid.clone() })
     }
 
-    fn keep(&self, owner: &Owner, key: OpenKey) -> Arc<OpenKey> {
+    fn keep(&self, owner: &Owner, key: OpenKey, as_of: Generation) -> Arc<OpenKey> {
         let key = Arc::new(key);
-        self.cache().insert(owner.clone(), key.clone());
+        self.cache().insert(owner.clone(), key.clone(), as_of);
         key
     }
 
@@ -293,12 +374,13 @@ impl Vault {
     async fn tell_refused(&self, place: &Place, sealed: &Sealed, refusal: Refusal) {
         let Place { owner, table, key, field, revision: _ } = place;
         let of = [owner.to_string().as_bytes(), &[0], table.as_bytes(), &[0], key, sealed.as_bytes()].concat();
+        let of = *Digest::of(&of).as_bytes();
         let is_new = {
-            let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut refused = self.refused();
             if refused.len() >= MAX_REMEMBERED {
                 refused.clear();
             }
-            refused.insert(*Digest::of(&of).as_bytes())
+            refused.insert(of)
         };
         if !is_new {
             return;
@@ -309,7 +391,13 @@ impl Vault {
         let event = AuditEvent::VaultRecordRefused { owner, table, key, field, reason: refusal.to_string() };
         if let Err(error) = audit::record(&self.0.store, Actor::System, event).await {
             tracing::error!(%error, "the audit trail lacks a refused record");
+            // So that the next one who comes upon it tells it.
+            self.refused().remove(&of);
         }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lane(&self, owner: &Owner) -> &tokio::sync::Mutex<()> {
@@ -320,6 +408,10 @@ impl Vault {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, VaultError>>) -> Result<T, VaultError> {
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(VaultError::Late))
 }
 
 impl std::fmt::Debug for Vault {

@@ -1,16 +1,16 @@
 //! The ring of key-encryption keys, and what they do to data keys.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::VaultError;
-use super::format::{self, KEY_BYTES, OpenKey};
+use super::kek::{Kek, NotUnwrapped};
 use super::source::{Age, KeyFileError, KeySource, Local, Root, SourceError, Transit, make_key_file};
 use crate::config::{VaultKey, VaultKeySource, VaultKeyState};
 use crate::env::Env;
 use crate::ids::{DeploymentId, KekId, Owner};
 use crate::outbound::Outbound;
 use crate::secret::SecretBytes;
-use crate::store::data_keys::{DataKey, DataKeyId, State};
+use crate::store::data_keys::{InUse, State};
 
 /// Why a ring cannot be used with a store.
 #[derive(Debug, thiserror::Error)]
@@ -59,31 +59,8 @@ pub enum RingError {
 /// The key-encryption keys that a gateway knows.
 pub(super) struct Ring {
     keys: Vec<Arc<Kek>>,
-}
-
-/// A key-encryption key.
-pub(super) struct Kek {
-    pub(super) kid: KekId,
-    pub(super) state: VaultKeyState,
-    pub(super) source: Arc<dyn KeySource>,
-    /// Its roots, as far as they were asked for: each costs a call where the key is elsewhere.
-    roots: Mutex<Roots>,
-}
-
-#[derive(Default)]
-struct Roots {
-    /// A handful at most: one for each version of the key.
-    known: Vec<Root>,
-    /// Version of the newest, as it was when it was first wanted.
-    newest: Option<u32>,
-}
-
-/// Why a data key was not unwrapped.
-#[derive(Debug)]
-pub(super) enum NotUnwrapped {
-    /// Its tag is wrong, or its key-encryption key does not know it.
-    Damaged,
-    Unavailable(SourceError),
+    /// What the keys were made from.
+    settings: Vec<VaultKey>,
 }
 
 impl Ring {
@@ -92,19 +69,25 @@ impl Ring {
         let mut ring = Vec::new();
         for key in keys {
             // A retired key may be gone altogether.
-            if key.state == VaultKeyState::Retired {
-                ring.push(Arc::new(Kek::new(key, Arc::new(Gone))));
-                continue;
-            }
-            let may_make = may_make && key.state == VaultKeyState::Active;
-            ring.push(Arc::new(Kek::new(key, source_of(key, env, outbound, may_make)?)));
+            let source: Arc<dyn KeySource> = if key.state == VaultKeyState::Retired {
+                Arc::new(Gone)
+            } else {
+                source_of(key, env, outbound, may_make && key.state == VaultKeyState::Active)?
+            };
+            ring.push(Arc::new(Kek::new(key.kid.clone(), key.state, source)));
         }
-        Ok(Self { keys: ring })
+        Ok(Self { keys: ring, settings: keys.to_vec() })
     }
 
     #[cfg(test)]
     pub(super) fn of(keys: Vec<Kek>) -> Self {
-        Self { keys: keys.into_iter().map(Arc::new).collect() }
+        Self { keys: keys.into_iter().map(Arc::new).collect(), settings: Vec::new() }
+    }
+
+    /// Whether these are the same keys, made from the same settings. Of keys that are elsewhere the settings are all there is.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let fingerprints = |ring: &Self| ring.keys.iter().map(|key| key.source.fingerprint()).collect::<Vec<_>>();
+        self.settings == other.settings && fingerprints(self) == fingerprints(other)
     }
 
     pub(super) fn keys(&self) -> &[Arc<Kek>] {
@@ -120,28 +103,69 @@ impl Ring {
         self.keys.iter().filter(|key| key.state == VaultKeyState::Active)
     }
 
-    /// What wraps new data keys: the chosen key if it is active, else the first active one.
-    pub(super) fn wrapping(&self, chosen: Option<&KekId>) -> Option<&Arc<Kek>> {
-        let chosen = self.active().find(|key| Some(&key.kid) == chosen);
-        chosen.or_else(|| self.active().next())
+    /// What wraps new data keys: the chosen key, or the first active one where it is not active here, or none was chosen.
+    ///
+    /// # Errors
+    /// [`VaultError::NoSuchKek`] where the chosen key is not known here: others have been rotated away from, or are gone.
+    pub(super) fn wrapping(&self, chosen: Option<&KekId>) -> Result<&Arc<Kek>, VaultError> {
+        if let Some(chosen) = chosen {
+            let known = self.keys.iter().find(|key| key.kid == *chosen);
+            let known = known.ok_or_else(|| VaultError::NoSuchKek { kid: chosen.clone() })?;
+            if known.state == VaultKeyState::Active {
+                return Ok(known);
+            }
+        }
+        self.active().next().ok_or(VaultError::NoActiveKek)
     }
 
-    /// Whether the data keys of the store can be unwrapped, as far as some for each key-encryption key tell. A damaged one
-    /// among others is nobody else's matter. A key that cannot be reached is told of in the log and is no reason to refuse the
-    /// others, unless it wraps the deployment's own data key.
-    pub(super) async fn check(&self, deployment: &DeploymentId, state: &State) -> Result<(), RingError> {
-        let in_use = self.wrapping(state.current.as_ref()).map(|kek| &kek.kid);
-        for (kid, samples) in &state.in_use {
+    /// Whether these are the keys that the store's data keys are wrapped by: what the store has of each to check it by tells
+    /// it, whatever else is damaged. A key that cannot be reached is told of in the log and is no reason to refuse the others,
+    /// unless it wraps the deployment's own data key.
+    ///
+    /// The keys that there is no check of yet and that are right, as far as some of their data keys tell.
+    pub(super) async fn check(&self, deployment: &DeploymentId, state: &State) -> Result<Vec<Arc<Kek>>, RingError> {
+        let current = self.wrapping(state.current.as_ref()).map(|kek| kek.kid.clone()).ok();
+        if let Some(chosen) = &state.current
+            && current.is_none()
+        {
+            tracing::error!(kid = %chosen, "the key-encryption key that was rotated to is not in [[vault.keys]]: nobody gets a new data key");
+        }
+        let mut unvouched = Vec::new();
+        for InUse { kid, check, samples } in &state.in_use {
             let Some(kek) = self.keys.iter().find(|key| key.kid == *kid) else {
                 return Err(RingError::Missing { kid: kid.clone() });
             };
             if kek.state == VaultKeyState::Retired {
                 return Err(RingError::RetiredInUse { kid: kid.clone() });
             }
-            match kek.unwrap_one(deployment, samples).await {
+            let fits = match check {
+                Some(check) => kek.fits(deployment, check).await.map(Some),
+                None => Ok(None),
+            };
+            let judged = match fits {
+                Ok(Some(false)) => Err(NotUnwrapped::Damaged),
+                Ok(Some(true)) => {
+                    kek.set_vouched();
+                    // It is the right one. Whether it does its work is still to be seen.
+                    match kek.unwrap_one(deployment, samples).await {
+                        Err(NotUnwrapped::Damaged) => Ok(()),
+                        judged => judged,
+                    }
+                }
+                // From before there were checks, or of a version that the key's server does not use any more.
+                Ok(None) | Err(SourceError::Refused(_)) => match kek.unwrap_one(deployment, samples).await {
+                    Ok(()) => {
+                        unvouched.push(kek.clone());
+                        Ok(())
+                    }
+                    // What a rewrapping left behind: one data key that is damaged, and not a key that is another one.
+                    Err(NotUnwrapped::Damaged) if samples.len() == 1 && current.as_ref() != Some(kid) => Ok(()),
+                    judged => judged,
+                },
+                Err(error) => Err(NotUnwrapped::Unavailable(error)),
+            };
+            match judged {
                 Ok(()) => {}
-                // What a rewrapping left behind: one data key that is damaged, and not a key that is another one.
-                Err(NotUnwrapped::Damaged) if samples.len() == 1 && in_use != Some(kid) => {}
                 Err(NotUnwrapped::Damaged) => return Err(RingError::Wrong { kid: kid.clone() }),
                 Err(NotUnwrapped::Unavailable(source)) => {
                     if samples.iter().any(|key| key.owner == Owner::Deployment) {
@@ -151,7 +175,7 @@ impl Ring {
                 }
             }
         }
-        Ok(())
+        Ok(unvouched)
     }
 }
 
@@ -183,98 +207,22 @@ fn source_of(key: &VaultKey, env: &Env, outbound: &Outbound, may_make: bool) -> 
             Arc::new(local.ok_or_else(|| RingError::NoKey { kid: kid.clone() })?)
         }
         VaultKeySource::Age(path) => Arc::new(Age::file(path).map_err(failed)?),
-        VaultKeySource::Transit { url, mount, key, token, namespace } => {
+        VaultKeySource::Transit { url, mount, key, token, token_file, namespace } => {
+            let token = (token, token_file.clone());
             let transit = Transit::new(outbound.clone(), url, (mount, key), token, namespace.as_deref());
             Arc::new(transit.ok_or_else(|| RingError::Header { kid: kid.clone() })?)
         }
         #[cfg(feature = "pkcs11")]
         VaultKeySource::Pkcs11 { module, token, key, pin } => {
-            Arc::new(super::source::Pkcs11::new(module.clone(), token.clone(), key.clone(), pin.clone(), env.clone()))
+            let token =
+                super::source::Pkcs11::new(module.clone(), token.clone(), key.clone(), pin.clone(), env.clone());
+            let none = || SourceError::Unavailable("no thread can be started for its token".to_owned());
+            Arc::new(token.ok_or_else(|| RingError::Unavailable { kid: kid.clone(), source: none() })?)
         }
+        VaultKeySource::None => Arc::new(Gone),
         #[cfg(not(feature = "pkcs11"))]
         VaultKeySource::Pkcs11 { .. } => return Err(RingError::NoPkcs11 { kid: kid.clone() }),
     })
-}
-
-impl Kek {
-    fn new(key: &VaultKey, source: Arc<dyn KeySource>) -> Self {
-        Self { kid: key.kid.clone(), state: key.state, source, roots: Mutex::default() }
-    }
-
-    #[cfg(test)]
-    pub(super) fn of(kid: &str, state: VaultKeyState, source: Arc<dyn KeySource>) -> Self {
-        let kid = KekId::parse(kid).expect("a key id");
-        Self { kid, state, source, roots: Mutex::default() }
-    }
-
-    /// Wraps a data key for its owner.
-    pub(super) async fn wrap(
-        &self,
-        deployment: &DeploymentId,
-        (owner, id): (&Owner, DataKeyId),
-        key: &SecretBytes,
-        env: &Env,
-    ) -> Result<DataKey, VaultError> {
-        let unavailable = |source| VaultError::Unavailable { kid: self.kid.clone(), source };
-        let root = self.root(None).await.map_err(unavailable)?;
-        let wrapped = self.source.wrap(key).await.map_err(unavailable)?;
-        let tag = format::tag(&root.secret, root.version, deployment, (owner, id, &self.kid), &wrapped);
-        let (owner, kid, created) = (owner.clone(), self.kid.clone(), env.now());
-        Ok(DataKey { owner, id, kid, wrapped, root: root.version, tag, created })
-    }
-
-    /// The data key itself, if it is one that was wrapped by this key for this owner.
-    pub(super) async fn unwrap(&self, deployment: &DeploymentId, key: &DataKey) -> Result<OpenKey, NotUnwrapped> {
-        let DataKey { owner, id, kid, wrapped, root, tag, created: _ } = key;
-        let failed = |error| match error {
-            SourceError::NotOurs(_) => NotUnwrapped::Damaged,
-            unavailable @ SourceError::Unavailable(_) => NotUnwrapped::Unavailable(unavailable),
-        };
-        let root = self.root(Some(*root)).await.map_err(failed)?;
-        if *tag != format::tag(&root.secret, root.version, deployment, (owner, *id, kid), wrapped) {
-            return Err(NotUnwrapped::Damaged);
-        }
-        let key = self.source.unwrap(wrapped).await.map_err(failed)?;
-        if key.expose().len() != KEY_BYTES {
-            return Err(NotUnwrapped::Damaged);
-        }
-        Ok(OpenKey { id: *id, kid: kid.clone(), key })
-    }
-
-    /// Whether one at least of these data keys is one that this key wrapped.
-    async fn unwrap_one(&self, deployment: &DeploymentId, samples: &[DataKey]) -> Result<(), NotUnwrapped> {
-        for key in samples {
-            match self.unwrap(deployment, key).await {
-                Ok(_) => return Ok(()),
-                Err(NotUnwrapped::Damaged) => {
-                    tracing::warn!(kid = %self.kid, owner = %key.owner, "a data key cannot be unwrapped");
-                }
-                Err(unavailable) => return Err(unavailable),
-            }
-        }
-        Err(NotUnwrapped::Damaged)
-    }
-
-    async fn root(&self, version: Option<u32>) -> Result<Root, SourceError> {
-        if let Some(root) = self.known_root(version) {
-            return Ok(root);
-        }
-        let root = self.source.root(version).await?;
-        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        if version.is_none() {
-            roots.newest = Some(root.version);
-        }
-        if roots.known.iter().all(|known| known.version != root.version) {
-            roots.known.push(root.clone());
-        }
-        Ok(root)
-    }
-
-    fn known_root(&self, version: Option<u32>) -> Option<Root> {
-        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = version.or(roots.newest)?;
-        roots.known.iter().find(|root| root.version == version).cloned()
-    }
 }
 
 /// Where a retired key was.

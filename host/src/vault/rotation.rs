@@ -3,10 +3,10 @@
 //! Rotating touches data keys only, a batch at a time, each batch one transaction with its place in the walk: a rewrapping
 //! that was interrupted anywhere goes on from there, on any replica, and doing it again changes nothing.
 
-use super::{Actor, Opening, Vault, VaultError, data_keys};
+use super::{Actor, Opening, Refusal, Vault, VaultError, data_keys};
 use crate::ids::{KekId, Owner};
 use crate::store::SEALED;
-use crate::store::data_keys::{Choice, DataKey, Rewrapping, Shredding, Usage};
+use crate::store::data_keys::{Choice, DataKey, Rewrapping, Shredding, Usage, Wrapped};
 use crate::store::sealed;
 
 /// Records that one step of [`Vault::verify`] looks at.
@@ -66,6 +66,10 @@ pub enum Shred {
 pub struct Verified {
     pub data_keys: usize,
     pub fields: usize,
+    /// Of the fields those whose owners' data keys were destroyed as somebody wished.
+    pub shredded: usize,
+    /// Records of which nothing can be told now: the key-encryption key cannot be reached.
+    pub unreachable: usize,
     pub bad: Vec<Bad>,
     /// Where to go on. `None` at the end.
     pub next: Option<Vec<u8>>,
@@ -91,7 +95,8 @@ impl Vault {
         let usage = data_keys::usage(store).await?;
         let current = data_keys::state(store).await?.current;
         let ring = self.0.ring.load_full();
-        let current = ring.wrapping(current.as_ref()).map(|kek| kek.kid.clone());
+        // One that is not known here is nobody's choice else.
+        let current = ring.wrapping(current.as_ref()).map(|kek| kek.kid.clone()).ok().or(current);
         let of = |kid: &KekId| {
             let found = usage.iter().find(|usage| usage.kid == *kid);
             found.map_or((0, false), |usage: &Usage| (usage.data_keys, usage.is_more))
@@ -99,7 +104,7 @@ impl Vault {
         let mut keys = Vec::new();
         for kek in ring.keys() {
             let is_retired = ring.get(&kek.kid).is_none();
-            let fault = if is_retired { None } else { kek.source.health().await.err().map(|error| error.to_string()) };
+            let fault = if is_retired { None } else { kek.health().await.err().map(|error| error.to_string()) };
             let (data_keys, is_more) = of(&kek.kid);
             keys.push(KekStatus {
                 kid: kek.kid.clone(),
@@ -115,8 +120,14 @@ impl Vault {
             if ring.keys().iter().all(|kek| kek.kid != *kid) {
                 let (kid, data_keys, is_more) = (kid.clone(), *data_keys, *is_more);
                 let fault = Some("it is not in [[vault.keys]]".to_owned());
-                keys.push(KekStatus { kid, state: None, source: None, is_current: false, data_keys, is_more, fault });
+                let is_current = current.as_ref() == Some(&kid);
+                keys.push(KekStatus { kid, state: None, source: None, is_current, data_keys, is_more, fault });
             }
+        }
+        if let Some(kid) = current.filter(|current| keys.iter().all(|key| key.kid != *current)) {
+            let fault = Some("it was rotated to, and is not in [[vault.keys]]".to_owned());
+            let (data_keys, is_more) = (0, false);
+            keys.push(KekStatus { kid, state: None, source: None, is_current: true, data_keys, is_more, fault });
         }
         let rewrapping = data_keys::rewrapping(store).await?;
         let cached = self.cache().len();
@@ -130,7 +141,12 @@ impl Vault {
     pub async fn rotate(&self, to: Option<KekId>, actor: Actor) -> Result<Rotation, VaultError> {
         let state = data_keys::state(&self.0.store).await?;
         let ring = self.0.ring.load_full();
-        let current = ring.wrapping(state.current.as_ref()).ok_or(VaultError::NoActiveKek)?;
+        let current = match ring.wrapping(state.current.as_ref()) {
+            Ok(kek) => Some(&kek.kid),
+            // A key that is not known here any more can be rotated away from.
+            Err(VaultError::NoSuchKek { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let kek = match to {
             Some(to) => match (ring.keys().iter().find(|kek| kek.kid == to), ring.active().find(|kek| kek.kid == to)) {
                 (None, _) => return Ok(Rotation::NotConfigured(to)),
@@ -138,17 +154,17 @@ impl Vault {
                 (Some(_), Some(kek)) => kek,
             },
             None => {
-                let behind = ring.active().skip_while(|kek| kek.kid != current.kid).skip(1);
-                let Some(next) = behind.chain(ring.active()).find(|kek| kek.kid != current.kid) else {
+                let behind = ring.active().skip_while(|kek| Some(&kek.kid) != current).skip(1);
+                let Some(next) = behind.chain(ring.active()).find(|kek| Some(&kek.kid) != current) else {
                     return Ok(Rotation::NoOther);
                 };
                 next
             }
         };
-        let unavailable = |source| VaultError::Unavailable { kid: kek.kid.clone(), source };
-        kek.source.health().await.map_err(unavailable)?;
+        kek.health().await.map_err(|source| kek.unavailable(source))?;
+        self.vouch(kek).await?;
         // Chosen even where it would be the first anyway: another replica may have another order.
-        let is_same = kek.kid == current.kid;
+        let is_same = current == Some(&kek.kid);
         let choice = data_keys::choose(&self.0.store, &kek.kid, actor).await?;
         let is_unchanged = is_same || choice == Choice::Unchanged;
         Ok(if is_unchanged { Rotation::Unchanged(kek.kid.clone()) } else { Rotation::Rotated(kek.kid.clone()) })
@@ -162,23 +178,30 @@ impl Vault {
         let store = &self.0.store;
         let current = data_keys::state(store).await?.current;
         let ring = self.0.ring.load_full();
-        let to = ring.wrapping(current.as_ref()).ok_or(VaultError::NoActiveKek)?;
+        let to = ring.wrapping(current.as_ref())?;
         let batch = data_keys::to_rewrap(store, &to.kid).await?;
-        let (mut rewrapped, mut unreadable) = (Vec::new(), 0);
+        let mut wrapped = Wrapped::default();
         for before in batch.keys {
-            match self.unwrap(&before).await? {
-                Ok(key) => {
+            match self.unwrap(&before).await {
+                Ok(Ok(key)) => {
+                    self.vouch(to).await?;
                     let new = to.wrap(&self.0.deployment, (&before.owner, before.id), &key.key, &self.0.env).await?;
-                    rewrapped.push((before.wrapped, DataKey { created: before.created, ..new }));
+                    wrapped.keys.push((before.wrapped, DataKey { created: before.created, ..new }));
                 }
-                Err(refusal) => {
+                Ok(Err(refusal)) => {
                     tracing::error!(owner = %before.owner, %refusal, "a data key was not wrapped anew");
-                    unreadable += 1;
+                    wrapped.unreadable += 1;
                 }
+                // Those behind it may be another key's.
+                Err(error) if is_out_of_reach(&error) => {
+                    tracing::warn!(owner = %before.owner, %error, "a data key was not wrapped anew");
+                    wrapped.unreachable += 1;
+                }
+                Err(error) => return Err(error),
             }
         }
-        let progress = data_keys::rewrap(store, &rewrapped, &batch.then, unreadable, actor).await?;
-        rewrapped.iter().for_each(|(_, key)| self.cache().forget(&key.owner));
+        let progress = data_keys::rewrap(store, current.as_ref(), &wrapped, &batch.then, actor).await?;
+        wrapped.keys.iter().for_each(|(_, key)| self.forget_one(&key.owner));
         Ok(progress)
     }
 
@@ -191,7 +214,7 @@ impl Vault {
             return Ok(Shred::Refused);
         }
         let shredding = data_keys::shred(&self.0.store, owner, actor).await?;
-        self.cache().forget(owner);
+        self.forget_one(owner);
         Ok(match shredding {
             Shredding::Shredded => Shred::Shredded,
             Shredding::NotFound => Shred::NotFound,
@@ -231,6 +254,10 @@ impl Vault {
                 Ok(Ok(_)) => continue,
                 Ok(Err(refusal)) => refusal.to_string(),
                 Err(error @ VaultError::NoSuchKek { .. }) => error.to_string(),
+                Err(error) if is_out_of_reach(&error) => {
+                    verified.unreachable += 1;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let at = key.owner.to_string();
@@ -250,8 +277,16 @@ impl Vault {
             verified.fields += 1;
             let reason = match self.open(&place, &sealed).await {
                 Ok(Opening::Opened(_)) => continue,
+                Ok(Opening::Refused(Refusal::Shredded)) => {
+                    verified.shredded += 1;
+                    continue;
+                }
                 Ok(Opening::Refused(refusal)) => refusal.to_string(),
                 Err(error @ VaultError::NoSuchKek { .. }) => error.to_string(),
+                Err(error) if is_out_of_reach(&error) => {
+                    verified.unreachable += 1;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let key = String::from_utf8_lossy(&place.key).replace('\0', "/");
@@ -259,6 +294,11 @@ impl Vault {
         }
         Ok(next)
     }
+}
+
+/// Whether another record may be opened all the same.
+fn is_out_of_reach(error: &VaultError) -> bool {
+    matches!(error, VaultError::Unavailable { .. } | VaultError::NoSuchKek { .. } | VaultError::Late)
 }
 
 /// Which table, and the last key that was looked at.

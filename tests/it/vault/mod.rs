@@ -10,6 +10,7 @@ use portcullis_tests::program;
 mod canary;
 mod commands;
 mod process;
+mod reach;
 
 /// The real program, serving a directory until this is dropped.
 struct Process(Child);

@@ -72,7 +72,8 @@ fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::VaultKey>) -> Option<
     let kind = *raw.source.value()?;
     let mut one = One { checks, raw, path, place: at.place() };
     one.refuse_strangers(kind);
-    let source = one.source(kind);
+    // Nothing is asked of a retired key, and its secret may be gone.
+    let source = if state == VaultKeyState::Retired { Some(VaultKeySource::None) } else { one.source(kind) };
     Some(VaultKey { kid: kid?, state, source: source? })
 }
 
@@ -135,13 +136,17 @@ impl One<'_, '_> {
         let key = key.and_then(|key| self.checks.accept("key", key.place(), segments(key.value(), 1)));
         let mount = self.checks.setting("mount", &raw.mount, |mount| segments(mount, 8));
         let token = self.wanted("token", &raw.token);
+        let token_file = token.and_then(|token| match Reference::parse(token.value())? {
+            Reference::File(path) => Some(self.checks.in_base_dir(path)),
+            Reference::Environment(_) => None,
+        });
         let token = token.and_then(|token| self.fetched("token", token.place(), token.value()));
         let mount = match raw.mount.get() {
             None => defaults::VAULT_MOUNT.to_owned(),
             Some(_) => mount?,
         };
         let namespace = raw.namespace.value().cloned();
-        Some(VaultKeySource::Transit { url: url?, mount, key: key?, token: token?, namespace })
+        Some(VaultKeySource::Transit { url: url?, mount, key: key?, token: token?, token_file, namespace })
     }
 
     /// A setting that this kind of source cannot do without.

@@ -97,6 +97,8 @@ pub(super) async fn verify(State(api): State<Arc<Api>>, Json(Verify { cursor }):
     Ok(ok(&json!({
         "data_keys": verified.data_keys,
         "sealed_fields": verified.fields,
+        "shredded_fields": verified.shredded,
+        "unreachable": verified.unreachable,
         "unreadable": verified.bad.iter().map(bad_view).collect::<Vec<_>>(),
         "next_cursor": verified.next.map(|next| api.services.secret.sign(CURSOR, &next)),
     })))
@@ -135,6 +137,7 @@ fn rewrapping_view(rewrapping: &Rewrapping) -> Value {
         "to": rewrapping.to,
         "rewrapped": rewrapping.rewrapped,
         "unreadable": rewrapping.unreadable,
+        "unreachable": rewrapping.unreachable,
         "done": rewrapping.is_done,
     })
 }

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::local::{Guarded, read};
 use super::{KeyFileError, KeySource, Root, SourceError};
-use crate::secret::{Sealed, SecretBytes};
+use crate::secret::{Digest, Sealed, SecretBytes};
 use crate::vault::format;
 
 /// An identity in memory.
@@ -31,11 +31,20 @@ impl Age {
         let identity = line.parse().map_err(|_| wrong("an X25519 identity: AGE-SECRET-KEY-1…"))?;
         Ok(Self { identity })
     }
+
+    fn root_secret(&self) -> SecretBytes {
+        let identity = self.identity.to_string();
+        format::root_of(&SecretBytes::new(identity.expose_secret().as_bytes().to_vec()))
+    }
 }
 
 impl KeySource for Age {
     fn kind(&self) -> &'static str {
         "age"
+    }
+
+    fn fingerprint(&self) -> Option<Digest> {
+        Some(Digest::of(self.root_secret().expose()))
     }
 
     fn wrap<'a>(&'a self, key: &'a SecretBytes) -> BoxFuture<'a, Result<Sealed, SourceError>> {
@@ -49,8 +58,7 @@ impl KeySource for Age {
     }
 
     fn root(&self, version: Option<u32>) -> BoxFuture<'_, Result<Root, SourceError>> {
-        let identity = self.identity.to_string();
-        let secret = format::root_of(&SecretBytes::new(identity.expose_secret().as_bytes().to_vec()));
+        let secret = self.root_secret();
         let is_known = version.is_none_or(|version| version == 0);
         let none = || SourceError::NotOurs("an identity has no versions".to_owned());
         Box::pin(ready(if is_known { Ok(Root { version: 0, secret }) } else { Err(none()) }))

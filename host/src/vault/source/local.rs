@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{KeySource, Root, SourceError};
 use crate::env::Env;
-use crate::secret::{Plaintext, Sealed, SecretBytes, hex};
+use crate::secret::{Digest, Plaintext, Sealed, SecretBytes, hex};
 use crate::vault::format::{self, KEY_BYTES};
 
 /// Largest file of a key, in bytes.
@@ -74,6 +74,10 @@ impl Local {
 impl KeySource for Local {
     fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    fn fingerprint(&self) -> Option<Digest> {
+        Some(Digest::of(format::root_of(&self.key).expose()))
     }
 
     fn wrap<'a>(&'a self, key: &'a SecretBytes) -> BoxFuture<'a, Result<Sealed, SourceError>> {

@@ -3,9 +3,11 @@
 //! A source wraps and unwraps data keys and has a *root*: a secret that only whoever holds its key can derive, for the tags
 //! of wrapped data keys. Sources whose key can be replaced in place (transit) have a root for each version of it.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 
-use crate::secret::{Sealed, SecretBytes};
+use crate::secret::{Digest, Sealed, SecretBytes};
 
 mod age;
 mod local;
@@ -20,12 +22,18 @@ pub use local::{KeyFileError, make_key_file};
 pub(super) use pkcs11::Pkcs11;
 pub(super) use transit::Transit;
 
+/// Longest time that a source gets for one answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Why a key-encryption key did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// It may do it later: it is not reachable, overloaded, or does not let us in at the moment.
     #[error("it cannot be reached: {0}")]
     Unavailable(String),
+    /// It answers and does not do this. Whose fault that is it does not tell.
+    #[error("it refuses: {0}")]
+    Refused(String),
     /// It does not do it however often it is asked: the wrapped key is not one of its.
     #[error("it did not wrap this: {0}")]
     NotOurs(String),
@@ -42,6 +50,11 @@ pub(in crate::vault) struct Root {
 pub(in crate::vault) trait KeySource: Send + Sync {
     /// What kind of source it is, for people.
     fn kind(&self) -> &'static str;
+
+    /// Which key it is, if that can be told without asking anyone.
+    fn fingerprint(&self) -> Option<Digest> {
+        None
+    }
 
     /// Wraps a data key.
     fn wrap<'a>(&'a self, key: &'a SecretBytes) -> BoxFuture<'a, Result<Sealed, SourceError>>;

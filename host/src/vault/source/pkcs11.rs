@@ -1,11 +1,12 @@
 //! A key-encryption key in a PKCS#11 token (OASIS PKCS #11 v2.40): an AES key that never leaves it.
 //!
 //! Data keys are encrypted by it with AES-GCM; the root comes from it by AES-CMAC (the KDF in counter mode of NIST SP 800-108,
-//! §4.1). The token is asked on threads of its own, one question at a time, in a session for each: tokens end sessions when
-//! they please.
+//! §4.1). The token is asked on a thread of its own, one question at a time, in a session for each: tokens end sessions when
+//! they please. One that hangs costs that thread, and is given no more questions than its queue holds.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc;
+use std::thread;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11 as Module};
 use cryptoki::error::{Error, RvError};
@@ -15,6 +16,7 @@ use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::{KeySource, Root, SourceError};
@@ -26,8 +28,16 @@ const ROOT_LABEL: &[u8] = b"portcullis vault root 1";
 const IV_BYTES: usize = 12;
 const TAG_BITS: u64 = 128;
 
-/// An AES key in a token.
-pub(in crate::vault) struct Pkcs11(Arc<Token>);
+/// Questions to a token that wait.
+const MAX_WAITING: usize = 16;
+
+/// An AES key in a token. Its thread ends with it.
+pub(in crate::vault) struct Pkcs11 {
+    questions: mpsc::SyncSender<Question>,
+    env: Env,
+}
+
+type Question = Box<dyn FnOnce(&mut Token) + Send>;
 
 struct Token {
     module: PathBuf,
@@ -36,40 +46,50 @@ struct Token {
     /// Label of the key.
     key: String,
     pin: Plaintext,
-    env: Env,
     /// Loaded on first use.
-    loaded: Mutex<Option<Module>>,
+    loaded: Option<Module>,
 }
 
 impl Pkcs11 {
-    pub(in crate::vault) fn new(module: PathBuf, token: String, key: String, pin: Plaintext, env: Env) -> Self {
-        Self(Arc::new(Token { module, token, key, pin, env, loaded: Mutex::default() }))
+    /// `None` if there is no thread to be had.
+    pub(in crate::vault) fn new(module: PathBuf, token: String, key: String, pin: Plaintext, env: Env) -> Option<Self> {
+        let mut token = Token { module, token, key, pin, loaded: None };
+        let (questions, asked) = mpsc::sync_channel::<Question>(MAX_WAITING);
+        let answer = move || asked.into_iter().for_each(|question| question(&mut token));
+        thread::Builder::new().name("vault-token".to_owned()).spawn(answer).ok()?;
+        Some(Self { questions, env })
     }
 
-    /// Asks the token away from the threads that serve requests.
+    /// Asks the token on its thread.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Token, &Session, ObjectHandle) -> Result<T, SourceError> + Send + 'static,
+        question: impl FnOnce(&Session, ObjectHandle) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, SourceError> {
-        let token = self.0.clone();
-        let asked = tokio::task::spawn_blocking(move || token.ask(question)).await;
-        asked.map_err(|_| SourceError::Unavailable("the question to the token was interrupted".to_owned()))?
+        let (told, answer) = oneshot::channel();
+        let question = move |token: &mut Token| {
+            // Whoever asked may have given up.
+            if !told.is_closed() {
+                _ = told.send(token.ask(question));
+            }
+        };
+        let queued = self.questions.try_send(Box::new(question));
+        queued.map_err(|_| unavailable("too many questions to the token are waiting"))?;
+        answer.await.map_err(|_| unavailable("the question to the token was interrupted"))?
     }
 }
 
 impl Token {
     fn ask<T>(
-        &self,
-        question: impl FnOnce(&Self, &Session, ObjectHandle) -> Result<T, SourceError>,
+        &mut self,
+        question: impl FnOnce(&Session, ObjectHandle) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.is_none() {
-            *loaded = Some(self.load()?);
+        if self.loaded.is_none() {
+            self.loaded = Some(self.load()?);
         }
-        let Some(module) = loaded.as_ref() else { return Err(unavailable("the module is not loaded")) };
+        let Some(module) = &self.loaded else { return Err(unavailable("the module is not loaded")) };
         let session = self.open(module)?;
         let key = self.find(&session)?;
-        question(self, &session, key)
+        question(&session, key)
     }
 
     fn load(&self) -> Result<Module, SourceError> {
@@ -116,9 +136,8 @@ impl KeySource for Pkcs11 {
     }
 
     fn wrap<'a>(&'a self, key: &'a SecretBytes) -> BoxFuture<'a, Result<Sealed, SourceError>> {
-        let plaintext = key.clone();
-        Box::pin(self.ask(move |token, session, key| {
-            let mut iv = token.env.random::<IV_BYTES>();
+        let (plaintext, mut iv) = (key.clone(), self.env.random::<IV_BYTES>());
+        Box::pin(self.ask(move |session, key| {
             let parameters = GcmParams::new(&mut iv, &[], TAG_BITS.into()).map_err(failed)?;
             let ciphertext =
                 session.encrypt(&Mechanism::AesGcm(parameters), key, plaintext.expose()).map_err(failed)?;
@@ -129,7 +148,7 @@ impl KeySource for Pkcs11 {
 
     fn unwrap<'a>(&'a self, wrapped: &'a Sealed) -> BoxFuture<'a, Result<SecretBytes, SourceError>> {
         let wrapped = wrapped.clone();
-        Box::pin(self.ask(move |_, session, key| {
+        Box::pin(self.ask(move |session, key| {
             let split = wrapped.as_bytes().split_first_chunk::<IV_BYTES>();
             let (iv, ciphertext) = split.ok_or_else(|| SourceError::NotOurs("it is cut short".to_owned()))?;
             let mut iv = *iv;
@@ -142,7 +161,7 @@ impl KeySource for Pkcs11 {
                         | RvError::GeneralError
                         | RvError::FunctionFailed,
                         _,
-                    ) => SourceError::NotOurs(error.to_string()),
+                    ) => SourceError::Refused(error.to_string()),
                     error => failed(error),
                 }
             })
@@ -150,7 +169,7 @@ impl KeySource for Pkcs11 {
     }
 
     fn root(&self, version: Option<u32>) -> BoxFuture<'_, Result<Root, SourceError>> {
-        Box::pin(self.ask(move |_, session, key| {
+        Box::pin(self.ask(move |session, key| {
             if version.is_some_and(|version| version != 0) {
                 return Err(SourceError::NotOurs("the key has no versions".to_owned()));
             }
@@ -219,7 +238,7 @@ mod tests {
         let file = configured.expect("SOFTHSM2_CONF names the configuration of SoftHSM2: see docs/testing.md");
         let (module, _slot) = token(std::path::Path::new(&file).parent().unwrap());
         let source = |token: &str, key: &str, pin: &str| {
-            Pkcs11::new(MODULE.into(), token.to_owned(), key.to_owned(), Plaintext::new(pin), Env::system())
+            Pkcs11::new(MODULE.into(), token.to_owned(), key.to_owned(), Plaintext::new(pin), Env::system()).unwrap()
         };
         let kek = source("vault", "kek", "user-pin");
         kek.health().await.unwrap();
@@ -228,12 +247,12 @@ mod tests {
         assert_ne!(one, other);
         assert!(kek.unwrap(&one).await.unwrap() == key);
         let stranger = source("vault", "other", "user-pin");
-        assert!(matches!(stranger.unwrap(&one).await, Err(SourceError::NotOurs(_))));
+        assert!(matches!(stranger.unwrap(&one).await, Err(SourceError::Refused(_))));
         for position in 0..one.as_bytes().len() {
             let mut bytes = one.as_bytes().to_vec();
             bytes[position] ^= 1;
             let unwrapped = kek.unwrap(&Sealed::from_bytes(bytes)).await;
-            assert!(matches!(unwrapped, Err(SourceError::NotOurs(_))), "byte {position}: {unwrapped:?}");
+            assert!(matches!(unwrapped, Err(SourceError::Refused(_))), "byte {position}: {unwrapped:?}");
         }
         let root = kek.root(None).await.unwrap();
         assert_eq!(root.secret.expose().len(), 32);

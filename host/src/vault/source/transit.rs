@@ -3,7 +3,8 @@
 //! Three calls: `POST /v1/{mount}/encrypt/{key}`, `…/decrypt/{key}`, and `…/hmac/{key}` over a fixed text, whose answer is the
 //! root of that version of the key (so that a root costs one call for each start and version, and no tag costs one).
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,12 +16,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{KeySource, Root, SourceError};
+use super::{KeySource, PATIENCE, Root, SourceError};
+use crate::config;
 use crate::outbound::{Outbound, OutboundError, read_all};
 use crate::secret::{Plaintext, Sealed, SecretBytes};
 
-/// Longest call.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// What roots are made of.
@@ -35,7 +35,9 @@ pub(in crate::vault) struct Transit {
     url: String,
     mount: String,
     key: String,
-    token: HeaderValue,
+    token: Mutex<HeaderValue>,
+    /// Where the token was read, if in a file: tokens are renewed while the gateway runs.
+    token_file: Option<PathBuf>,
     namespace: Option<HeaderValue>,
 }
 
@@ -45,22 +47,49 @@ impl Transit {
         outbound: Outbound,
         url: &Uri,
         (mount, key): (&str, &str),
-        token: &Plaintext,
+        (token, token_file): (&Plaintext, Option<PathBuf>),
         namespace: Option<&str>,
     ) -> Option<Self> {
-        let mut token = HeaderValue::from_str(token.expose()).ok()?;
-        token.set_sensitive(true);
+        let token = Mutex::new(header(token)?);
         let namespace = namespace.map(HeaderValue::from_str).transpose().ok()?;
         let url = url.to_string().trim_end_matches('/').to_owned();
-        Some(Self { outbound, url, mount: mount.to_owned(), key: key.to_owned(), token, namespace })
+        Some(Self { outbound, url, mount: mount.to_owned(), key: key.to_owned(), token, token_file, namespace })
     }
 
     /// `data` of the answer.
     async fn ask(&self, operation: &str, body: &Value) -> Result<Value, SourceError> {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + PATIENCE;
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mut status, mut answer) = self.send(operation, body, &token, deadline).await?;
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && let Some(renewed) = self.renewed(&token).await
+        {
+            (status, answer) = self.send(operation, body, &renewed, deadline).await?;
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
+        // What it says of an error is not passed on: it may hold what was sent.
+        let error = format!("the transit engine answered {status} to {operation}");
+        match status {
+            StatusCode::OK => {}
+            // A ciphertext that is none of this key's, a version that is not to be used any more, or a key that was changed
+            // there.
+            StatusCode::BAD_REQUEST => return Err(SourceError::Refused(error)),
+            _ => return Err(SourceError::Unavailable(error)),
+        }
+        let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| malformed(operation))?;
+        Ok(answer["data"].take())
+    }
+
+    async fn send(
+        &self,
+        operation: &str,
+        body: &Value,
+        token: &HeaderValue,
+        deadline: Instant,
+    ) -> Result<(StatusCode, Bytes), SourceError> {
         let unavailable = |error: OutboundError| SourceError::Unavailable(error.to_string());
         let url = format!("{}/v1/{}/{operation}/{}", self.url, self.mount, self.key);
-        let mut request = Request::post(url).header(CONTENT_TYPE, "application/json").header(TOKEN, &self.token);
+        let mut request = Request::post(url).header(CONTENT_TYPE, "application/json").header(TOKEN, token);
         if let Some(namespace) = &self.namespace {
             request = request.header(NAMESPACE, namespace);
         }
@@ -69,18 +98,22 @@ impl Transit {
         let answer = self.outbound.send(request, deadline).await.map_err(unavailable)?;
         let status = answer.status();
         let body = read_all(answer.into_body(), MAX_ANSWER, deadline).await.map_err(unavailable)?;
-        // What it says of an error is not passed on: it may hold what was sent.
-        match status {
-            StatusCode::OK => {}
-            // A ciphertext that is none of this key's, or a version that is not to be used any more.
-            StatusCode::BAD_REQUEST => {
-                return Err(SourceError::NotOurs(format!("the transit engine answered {status} to {operation}")));
-            }
-            _ => return Err(SourceError::Unavailable(format!("the transit engine answered {status} to {operation}"))),
-        }
-        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| malformed(operation))?;
-        Ok(answer["data"].take())
+        Ok((status, body))
     }
+
+    /// Another token than this one, if there is one in the file by now.
+    async fn renewed(&self, token: &HeaderValue) -> Option<HeaderValue> {
+        let file = self.token_file.clone()?;
+        let read = tokio::task::spawn_blocking(move || config::read_secret(&file)).await;
+        let found = header(&read.ok()??)?;
+        (found != *token).then_some(found)
+    }
+}
+
+fn header(token: &Plaintext) -> Option<HeaderValue> {
+    let mut token = HeaderValue::from_str(token.expose()).ok()?;
+    token.set_sensitive(true);
+    Some(token)
 }
 
 fn malformed(operation: &str) -> SourceError {
@@ -113,6 +146,10 @@ impl KeySource for Transit {
 
     fn root(&self, version: Option<u32>) -> BoxFuture<'_, Result<Root, SourceError>> {
         Box::pin(async move {
+            // To the engine 0 is the newest, which no tag was made with.
+            if version == Some(0) {
+                return Err(SourceError::NotOurs("versions are counted from 1".to_owned()));
+            }
             let mut body = json!({ "input": STANDARD.encode(ROOT_INPUT), "algorithm": "sha2-256" });
             if let Some(version) = version {
                 body["key_version"] = version.into();

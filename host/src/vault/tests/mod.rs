@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::ring::{Kek, Ring};
+use super::kek::Kek;
+use super::ring::Ring;
 use super::source::{KeySource, Local, Root, SourceError};
 use super::{OpenError, Vault};
 use crate::audit::{Actor, AuditEvent, OperatorProof};
@@ -73,24 +74,31 @@ fn told(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// A key that can be out of reach, and that counts how often it was asked.
+/// A key that can be out of reach or take its time, and that counts how often it was asked.
 struct Remote {
     local: Local,
     is_down: AtomicBool,
+    /// Whoever holds this has it not answer.
+    answering: tokio::sync::Mutex<()>,
     asked: AtomicUsize,
 }
 
 impl Remote {
     fn new(byte: u8) -> Arc<Self> {
-        let local = Local::environment(&Plaintext::new(hex(&[byte; 32])), Env::system()).unwrap();
-        Arc::new(Self { local, is_down: AtomicBool::new(false), asked: AtomicUsize::new(0) })
+        let answering = tokio::sync::Mutex::default();
+        Arc::new(Self { local: local(byte), is_down: AtomicBool::new(false), answering, asked: AtomicUsize::new(0) })
     }
 
-    fn ask<T>(&self, answer: T) -> Result<T, SourceError> {
+    async fn ask<T>(&self, answer: T) -> Result<T, SourceError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        let _answering = self.answering.lock().await;
         let is_down = self.is_down.load(Ordering::SeqCst);
         if is_down { Err(SourceError::Unavailable("it is down".to_owned())) } else { Ok(answer) }
     }
+}
+
+fn local(byte: u8) -> Local {
+    Local::environment(&Plaintext::new(hex(&[byte; 32])), Env::system()).unwrap()
 }
 
 impl KeySource for Remote {
@@ -99,11 +107,11 @@ impl KeySource for Remote {
     }
 
     fn wrap<'a>(&'a self, key: &'a SecretBytes) -> BoxFuture<'a, Result<Sealed, SourceError>> {
-        Box::pin(async move { self.ask(self.local.wrap(key))?.await })
+        Box::pin(async move { self.ask(self.local.wrap(key)).await?.await })
     }
 
     fn unwrap<'a>(&'a self, wrapped: &'a Sealed) -> BoxFuture<'a, Result<SecretBytes, SourceError>> {
-        Box::pin(async move { self.ask(self.local.unwrap(wrapped))?.await })
+        Box::pin(async move { self.ask(self.local.unwrap(wrapped)).await?.await })
     }
 
     fn root(&self, version: Option<u32>) -> BoxFuture<'_, Result<Root, SourceError>> {
@@ -111,10 +119,19 @@ impl KeySource for Remote {
     }
 }
 
+/// A key is taken to be out of reach for a second.
+async fn pass_the_pause() {
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+}
+
 /// A vault whose only key is this one.
 async fn vault_with(store: &Store, source: Arc<dyn KeySource>, ttl: Duration) -> Vault {
-    crate::store::data_keys::initialize(store, &kid("k1")).await.unwrap();
-    let ring = Ring::of(vec![Kek::of("k1", VaultKeyState::Active, source)]);
+    vault_of(store, vec![Kek::of("k1", VaultKeyState::Active, source)], ttl).await
+}
+
+async fn vault_of(store: &Store, keys: Vec<Kek>, ttl: Duration) -> Vault {
+    crate::store::data_keys::initialize(store, &keys[0].kid).await.unwrap();
+    let ring = Ring::of(keys);
     let settings = config::Vault { cache_ttl: ttl, ..settings(Vec::new()) };
     Vault::with(ring, &settings, store.clone(), Env::system(), Outbound::new())
 }

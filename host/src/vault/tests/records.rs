@@ -17,7 +17,7 @@ use crate::store::data_keys::{self, Creation};
 use crate::store::flows::NewFlow;
 use crate::store::sealed::Place;
 use crate::store::signing_keys::KeyChange;
-use crate::store::vault_secrets::{self, Replacement};
+use crate::store::vault_secrets::{self, Keeping, Replacement};
 use crate::store::{connections, flows, signing_keys};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Shred;
@@ -99,15 +99,15 @@ async fn a_record_in_anothers_place_is_refused_audited_once_and_costs_nothing_el
     }
     let (_, stolen) = vault_secrets::get(&store, &alice, "notes").await.unwrap().unwrap();
     for (of, name, refusal) in [(&bob, "notes", Refusal::NoDataKey), (&alice, "wiki", Refusal::Mismatch)] {
-        let replaced = vault_secrets::replace(&store, of, name, 2, stolen.clone()).await.unwrap();
-        assert_eq!(replaced, Replacement::Replaced);
+        vault_secrets::put_anyway(&store, of, name, 2, stolen.clone()).await.unwrap();
         for _ in 0..3 {
             assert_eq!(vault.get(of, name).await.unwrap(), Named::Refused(refusal));
         }
     }
     // An earlier value of the same record, put back under a later revision.
     assert!(vault.put(&alice, "notes", b"a3").await.unwrap());
-    vault_secrets::replace(&store, &alice, "notes", 3, stolen).await.unwrap();
+    let replaced = vault_secrets::replace(&store, &alice, "notes", 3, stolen).await.unwrap();
+    assert_eq!(replaced, Replacement::Replaced, "its data key lives");
     assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::Mismatch));
 
     let refused: Vec<_> = events(&store)
@@ -144,16 +144,17 @@ async fn a_record_in_anothers_place_is_refused_audited_once_and_costs_nothing_el
     assert!(vault.verify(Some(b"nonsense")).await.unwrap().is_none());
 }
 
-/// Everything that the vault looks at, and what it cannot open, as `OWNER TABLE FIELD`.
-async fn verified(vault: &Vault) -> (usize, Vec<String>) {
-    let (mut fields, mut bad, mut cursor) = (0, Vec::new(), None);
+/// How many fields the vault looks at, how many of them were shredded, and what it cannot open, as `OWNER TABLE FIELD`.
+async fn verified(vault: &Vault) -> (usize, usize, Vec<String>) {
+    let (mut fields, mut shredded, mut bad, mut cursor) = (0, 0, Vec::new(), None);
     loop {
         let step = vault.verify(cursor.as_deref()).await.unwrap().unwrap();
         fields += step.fields;
+        shredded += step.shredded;
         bad.extend(step.bad.into_iter().map(|bad| format!("{} {} {}", bad.owner, bad.table, bad.field)));
         cursor = step.next;
         if cursor.is_none() {
-            return (fields, bad);
+            return (fields, shredded, bad);
         }
     }
 }
@@ -226,11 +227,13 @@ async fn verifying_reaches_the_sealed_fields_of_every_table() {
     };
     assert!(matches!(flows::begin(&store, flow, |_| Access::Granted).await, Ok(flows::Beginning::Begun(_))));
 
-    assert_eq!(verified(&vault).await, (9, Vec::new()));
+    assert_eq!(verified(&vault).await, (9, 0, Vec::new()));
 
     // Without the data keys, each of them is told.
-    assert_eq!(vault.shred(&owner("key:alice"), ACTOR).await.unwrap(), Shred::Shredded);
-    assert_eq!(vault.shred(&owner("shared:notes"), ACTOR).await.unwrap(), Shred::Shredded);
+    for of in ["key:alice", "shared:notes"] {
+        data_keys::lose(&store, &owner(of)).await.unwrap();
+    }
+    vault.forget();
     let expected = [
         "key:alice vault_secrets value",
         "key:alice connections access",
@@ -241,7 +244,7 @@ async fn verifying_reaches_the_sealed_fields_of_every_table() {
         "key:alice connections refresh",
         "key:alice connection_flows verifier",
     ];
-    assert_eq!(verified(&vault).await, (9, expected.map(str::to_owned).to_vec()));
+    assert_eq!(verified(&vault).await, (9, 0, expected.map(str::to_owned).to_vec()));
 }
 
 #[tokio::test]
@@ -284,15 +287,72 @@ async fn what_is_shredded_is_gone_and_everything_else_stays() {
     assert_eq!(vault.shred(&alice, ACTOR).await.unwrap(), Shred::Shredded);
     assert_eq!(vault.shred(&alice, ACTOR).await.unwrap(), Shred::NotFound);
     assert_eq!(vault.shred(&Owner::Deployment, ACTOR).await.unwrap(), Shred::Refused);
-    assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::NoDataKey));
+    assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::Shredded));
     assert_eq!(vault.get(&bob, "notes").await.unwrap(), Named::Secret(SecretBytes::new(b"secret".to_vec())));
     assert!(events(&store).await.contains(&AuditEvent::VaultShredded { owner: alice.clone() }));
     // Who comes back begins anew, and the old records stay closed.
     assert!(vault.put(&alice, "wiki", b"new").await.unwrap());
     assert_eq!(vault.get(&alice, "wiki").await.unwrap(), Named::Secret(SecretBytes::new(b"new".to_vec())));
-    assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::NoDataKey));
+    assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::Shredded));
     let is_live = store.read(move |tx| data_keys::is_live(tx, &owner("key:alice"), id)).await.unwrap();
     assert!(!is_live);
+    // As it was wished: nothing is wrong with the store, and no life of the gateway complains of it.
+    let again = super::vault(&store).await;
+    assert_eq!(again.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::Shredded));
+    assert_eq!(verified(&again).await, (4, 1, Vec::new()));
+    assert!(!events(&store).await.iter().any(|event| matches!(event, AuditEvent::VaultRecordRefused { .. })));
+    // In another's place it is refused like anything else.
+    let (_, sealed) = vault_secrets::get(&store, &alice, "notes").await.unwrap().unwrap();
+    vault_secrets::put_anyway(&store, &bob, "notes", 2, sealed).await.unwrap();
+    assert_eq!(again.get(&bob, "notes").await.unwrap(), Named::Refused(Refusal::NoDataKey));
+    assert!(events(&store).await.iter().any(|event| matches!(event, AuditEvent::VaultRecordRefused { .. })));
+}
+
+#[tokio::test]
+async fn what_is_shredded_while_it_is_unwrapped_is_forgotten_too() {
+    let store = memory().await;
+    let remote = Remote::new(1);
+    let vault = vault_with(&store, remote.clone(), Duration::from_secs(300)).await;
+    let alice = owner("key:alice");
+    assert!(vault.put(&alice, "notes", b"secret").await.unwrap());
+    vault.forget();
+    let asked = remote.asked.load(Ordering::SeqCst);
+    let slow = remote.answering.lock().await;
+    let mut reading = JoinSet::new();
+    let (reader, of) = (vault.clone(), alice.clone());
+    reading.spawn(async move { reader.get(&of, "notes").await.unwrap() });
+    while remote.asked.load(Ordering::SeqCst) == asked {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(vault.shred(&alice, ACTOR).await.unwrap(), Shred::Shredded);
+    drop(slow);
+    reading.join_all().await;
+    assert_eq!(vault.status().await.unwrap().cached, 0);
+    assert_eq!(vault.get(&alice, "notes").await.unwrap(), Named::Refused(Refusal::Shredded));
+    assert!(vault.put(&alice, "wiki", b"new").await.unwrap());
+    let elsewhere = super::vault(&store).await;
+    assert_eq!(elsewhere.get(&alice, "wiki").await.unwrap(), Named::Secret(SecretBytes::new(b"new".to_vec())));
+}
+
+#[tokio::test]
+async fn what_was_sealed_with_a_data_key_that_is_destroyed_by_now_is_not_kept() {
+    let store = memory().await;
+    let (one, other) = (vault(&store).await, vault(&store).await);
+    let alice = owner("key:alice");
+    assert!(one.put(&alice, "notes", b"secret").await.unwrap());
+    assert!(matches!(other.get(&alice, "notes").await.unwrap(), Named::Secret(_)), "it is in memory from now on");
+    let stale = other.seal(&vault_secrets::place(&alice, "wiki", 1), b"lost").await.unwrap();
+    assert_eq!(one.shred(&alice, ACTOR).await.unwrap(), Shred::Shredded);
+
+    let kept = vault_secrets::put_if_absent(&store, &alice, "wiki", stale.clone()).await.unwrap();
+    assert_eq!(kept, Keeping::Stale);
+    assert_eq!(vault_secrets::replace(&store, &alice, "notes", 2, stale).await.unwrap(), Replacement::Stale);
+    // The other one does not know yet, and loses nothing that it says it has kept.
+    for name in ["wiki", "notes"] {
+        assert!(other.put(&alice, name, b"new").await.unwrap());
+        let elsewhere = vault(&store).await;
+        assert_eq!(elsewhere.get(&alice, name).await.unwrap(), Named::Secret(SecretBytes::new(b"new".to_vec())));
+    }
 }
 
 #[tokio::test]

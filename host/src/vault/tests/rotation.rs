@@ -1,7 +1,7 @@
 //! Key-encryption keys that come and go while records stay readable.
 
 use super::*;
-use crate::store::data_keys;
+use crate::store::data_keys::{self, Creation, DataKey, DataKeyId, Wrapped};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Rotation;
 use crate::vault::{RingError, VaultError};
@@ -95,9 +95,15 @@ async fn a_crash_between_wrapping_and_committing_leaves_the_old_keys() {
     // Another replica was faster: what it has done is not undone.
     assert_eq!(vault.rotate(Some(kid("k2")), ACTOR).await.unwrap(), Rotation::Rotated(kid("k2")));
     vault.rewrap_step(ACTOR).await.unwrap();
-    let stale: Vec<_> = batch.keys.iter().map(|key| (key.wrapped.clone(), key.clone())).collect();
-    let progress = data_keys::rewrap(&store, &stale, &batch.then, 0, ACTOR).await.unwrap();
+    let stale = batch.keys.iter().map(|key| (key.wrapped.clone(), key.clone())).collect();
+    let stale = Wrapped { keys: stale, ..Wrapped::default() };
+    let progress = data_keys::rewrap(&store, Some(&kid("k2")), &stale, &batch.then, ACTOR).await.unwrap();
     assert_eq!(progress.rewrapped, 0);
+    // And one that began before the rotation keeps nothing.
+    let before = data_keys::rewrapping(&store).await.unwrap();
+    let late = data_keys::rewrap(&store, None, &stale, &batch.then, ACTOR).await.unwrap();
+    assert!(!late.is_done);
+    assert_eq!(data_keys::rewrapping(&store).await.unwrap(), before);
     assert_all_readable(&vault).await;
 }
 
@@ -207,4 +213,162 @@ async fn a_damaged_data_key_does_not_keep_the_others_from_being_wrapped_anew() {
     assert_eq!((done.rewrapped, done.unreadable), (OWNERS as u64, 1));
     assert_eq!(used(&store).await, [("k1".to_owned(), 1), ("k2".to_owned(), OWNERS)]);
     assert_all_readable(&vault).await;
+}
+
+/// A data key that this key has wrapped for its owner, put there behind everyone's back.
+async fn wrapped_by(store: &Store, id: &str, byte: u8, of: &str) -> DataKey {
+    let kek = Kek::of(id, Active, Arc::new(local(byte)));
+    let key = SecretBytes::new(vec![7; 32]);
+    kek.wrap(&store.deployment(), (&owner(of), DataKeyId([byte; 16])), &key, &Env::system()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_rewrapping_is_not_done_before_a_pass_has_found_nothing() {
+    let store = memory().await;
+    let vault = start(&store, &settings(vec![key("k1", 1, Active), key("k2", 2, Active)])).await.unwrap();
+    fill(&vault).await;
+    vault.rotate(None, ACTOR).await.unwrap();
+    assert!(!vault.rewrap_step(ACTOR).await.unwrap().is_done);
+    // What another replica did with an old configuration, where this pass does not come by any more.
+    let late = wrapped_by(&store, "k1", 1, "key:a").await;
+    assert_eq!(data_keys::create(&store, &late).await.unwrap(), Creation::Created);
+    let done = loop {
+        let step = vault.rewrap_step(ACTOR).await.unwrap();
+        if step.is_done {
+            break step;
+        }
+    };
+    assert_eq!(done.rewrapped, OWNERS as u64 + 1);
+    assert_eq!(used(&store).await, [("k2".to_owned(), OWNERS + 1)]);
+}
+
+#[tokio::test]
+async fn nothing_is_wrapped_by_a_key_that_was_rotated_away_from() {
+    let store = memory().await;
+    let old = start(&store, &settings(vec![key("k1", 1, Active)])).await.unwrap();
+    old.put(&of(0), "a", b"1").await.unwrap();
+    let new = start(&store, &settings(vec![key("k1", 1, DecryptOnly), key("k2", 2, Active)])).await.unwrap();
+    assert_eq!(new.rotate(Some(kid("k2")), ACTOR).await.unwrap(), Rotation::Unchanged(kid("k2")));
+    // Who does not know the new key makes no data key with the old one.
+    assert!(
+        matches!(old.put(&of(1), "a", b"1").await, Err(VaultError::NoSuchKek { kid: named }) if named == kid("k2"))
+    );
+    let status = old.status().await.unwrap();
+    let current: Vec<_> = status.keys.iter().filter(|key| key.is_current).map(|key| key.kid.as_str()).collect();
+    assert_eq!(current, ["k2"]);
+    // Nor does who had read which one it is before the rotation.
+    let late = wrapped_by(&store, "k1", 1, "key:late").await;
+    assert_eq!(data_keys::create_as_of(&store, &late, None).await.unwrap(), Creation::Superseded);
+    while !new.rewrap_step(ACTOR).await.unwrap().is_done {}
+    assert_eq!(used(&store).await, [("k2".to_owned(), 1)]);
+    // Where the new one is lost before it has wrapped anything, the way back is open.
+    let store = memory().await;
+    let both = start(&store, &settings(vec![key("k1", 1, Active), key("k2", 2, Active)])).await.unwrap();
+    both.put(&of(0), "a", b"1").await.unwrap();
+    both.rotate(None, ACTOR).await.unwrap();
+    let without = start(&store, &settings(vec![key("k1", 1, Active)])).await.unwrap();
+    assert!(without.put(&of(1), "a", b"1").await.is_err());
+    assert_eq!(without.rotate(None, ACTOR).await.unwrap(), Rotation::Rotated(kid("k1")));
+    assert!(without.put(&of(1), "a", b"1").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_key_is_told_from_another_one_of_its_name_by_its_check_alone() {
+    let store = memory().await;
+    let old = vec![key("k1", 1, Active)];
+    start(&store, &settings(old)).await.unwrap().put(&of(0), "a", b"1").await.unwrap();
+    let both = |byte| vec![key("k1", byte, DecryptOnly), key("k2", 2, Active)];
+    // One data key is left, and the key is another one.
+    let wrong = refusal(&store, both(9)).await;
+    assert!(matches!(&wrong, RingError::Wrong { kid: wrong } if *wrong == kid("k1")), "{wrong}");
+    // Everything that is left is damaged, and the key is the right one.
+    let intact = data_keys::find(&store, &of(0)).await.unwrap().key.unwrap();
+    data_keys::lose(&store, &of(0)).await.unwrap();
+    for name in ["key:a", "key:b"] {
+        data_keys::create(&store, &DataKey { owner: owner(name), ..intact.clone() }).await.unwrap();
+    }
+    start(&store, &settings(both(1))).await.unwrap();
+    assert!(matches!(refusal(&store, both(9)).await, RingError::Wrong { .. }));
+    // A gateway that runs with another one wraps nothing by it.
+    let vault = Vault::with(
+        Ring::of(vec![Kek::of("k1", Active, Arc::new(local(9)))]),
+        &settings(Vec::new()),
+        store.clone(),
+        Env::system(),
+        Outbound::new(),
+    );
+    assert!(
+        matches!(vault.put(&of(1), "a", b"1").await, Err(VaultError::WrongKek { kid: named }) if named == kid("k1"))
+    );
+}
+
+#[tokio::test]
+async fn a_store_from_before_there_were_checks_gets_them() {
+    let store = memory().await;
+    let old = start(&store, &settings(vec![key("k1", 1, Active)])).await.unwrap();
+    old.put(&of(0), "a", b"1").await.unwrap();
+    old.put(&of(1), "a", b"1").await.unwrap();
+    data_keys::forget_checks(&store).await.unwrap();
+    // As some data keys tell, as before.
+    assert!(matches!(refusal(&store, vec![key("k1", 9, Active)]).await, RingError::Wrong { .. }));
+    let both = |byte| vec![key("k1", byte, DecryptOnly), key("k2", 2, Active)];
+    let vault = start(&store, &settings(both(1))).await.unwrap();
+    vault.shred(&of(1), ACTOR).await.unwrap();
+    assert!(matches!(refusal(&store, both(9)).await, RingError::Wrong { .. }));
+}
+
+#[tokio::test]
+async fn a_key_that_is_out_of_reach_keeps_only_its_own_from_being_wrapped_anew() {
+    let store = memory().await;
+    let (one, two) = (Remote::new(1), Remote::new(2));
+    let keks = |first, second| {
+        vec![
+            Kek::of("k1", first, one.clone()),
+            Kek::of("k2", second, two.clone()),
+            Kek::of("k3", Active, Arc::new(local(3))),
+        ]
+    };
+    let ttl = Duration::ZERO;
+    vault_of(&store, keks(Active, DecryptOnly), ttl).await.put(&of(0), "a", b"1").await.unwrap();
+    vault_of(&store, keks(DecryptOnly, Active), ttl).await.put(&of(1), "a", b"1").await.unwrap();
+    let vault = vault_of(&store, keks(DecryptOnly, DecryptOnly), ttl).await;
+    one.is_down.store(true, Ordering::SeqCst);
+    let finish = async || loop {
+        let step = vault.rewrap_step(ACTOR).await.unwrap();
+        if step.is_done {
+            break (step.rewrapped, step.unreadable, step.unreachable);
+        }
+    };
+    assert_eq!(finish().await, (1, 0, 1));
+    assert_eq!(used(&store).await, [("k1".to_owned(), 1), ("k3".to_owned(), 1)]);
+    let (mut unreachable, mut bad, mut cursor) = (0, 0, None);
+    loop {
+        let step = vault.verify(cursor.as_deref()).await.unwrap().unwrap();
+        (unreachable, bad, cursor) = (unreachable + step.unreachable, bad + step.bad.len(), step.next);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!((unreachable, bad), (2, 0), "a data key and what it seals");
+    one.is_down.store(false, Ordering::SeqCst);
+    pass_the_pause().await;
+    assert_eq!(finish().await, (1, 0, 0));
+    assert_eq!(used(&store).await, [("k3".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn a_file_that_has_another_key_by_now_is_noticed_by_a_reload() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (path, settings) = file(dir.path());
+    let store = memory().await;
+    let vault = start(&store, &settings).await.unwrap();
+    vault.put(&of(0), "a", b"1").await.unwrap();
+    vault.reload(&settings).await.unwrap();
+    assert_eq!(vault.status().await.unwrap().cached, 1, "nothing has changed, and nothing is forgotten");
+    std::fs::write(&path, [9; 32]).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let error = vault.reload(&settings).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Ring(RingError::Wrong { .. })), "{error}");
 }

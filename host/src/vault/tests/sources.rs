@@ -1,5 +1,7 @@
 //! Where keys are: files that are made, missing and wrong, and a key that is out of reach.
 
+use tokio::task::JoinSet;
+
 use super::*;
 use crate::vault::deployment::Named;
 use crate::vault::{RingError, VaultError};
@@ -82,8 +84,55 @@ async fn while_a_key_is_out_of_reach_what_is_in_memory_serves_until_its_time_is_
     // A fault is no refusal: nothing is in the trail, and all is well again without a restart.
     assert!(!events(&store).await.iter().any(|event| matches!(event, AuditEvent::VaultRecordRefused { .. })));
     remote.is_down.store(false, Ordering::SeqCst);
+    pass_the_pause().await;
     assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)));
     assert!(vault.put(&bob, "a", b"1").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_answer_keeps_nobody_waiting() {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let store = memory().await;
+    let remote = Remote::new(1);
+    let kek = Kek::of("k1", VaultKeyState::Active, remote.clone()).with_patience(PATIENCE);
+    let vault = vault_of(&store, vec![kek], Duration::from_secs(60)).await;
+    let of = |number: usize| owner(&format!("key:k{}", number % 10));
+    for number in 0..10 {
+        assert!(vault.put(&of(number), "a", b"1").await.unwrap());
+    }
+    vault.forget();
+    let asked = remote.asked.load(Ordering::SeqCst);
+    let hanging = remote.answering.lock().await;
+    let begun = tokio::time::Instant::now();
+    let mut readers = JoinSet::new();
+    for number in 0..60 {
+        let vault = vault.clone();
+        readers.spawn(async move { vault.get(&of(number), "a").await });
+    }
+    // Six for each owner, who wait for each other: for one answer that does not come, and not for six.
+    for read in readers.join_all().await {
+        assert!(matches!(read, Err(VaultError::Unavailable { .. })), "{read:?}");
+    }
+    assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    assert_eq!(remote.asked.load(Ordering::SeqCst), asked + 10);
+    // It is remembered for a while, and nobody asks.
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(vault.get(&of(0), "a").await, Err(VaultError::Unavailable { .. })));
+    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!(remote.asked.load(Ordering::SeqCst), asked + 10);
+    // Then one asks, and the others do not wait for that.
+    pass_the_pause().await;
+    let mut readers = JoinSet::new();
+    for number in 0..10 {
+        let vault = vault.clone();
+        readers.spawn(async move { vault.get(&of(number), "a").await });
+    }
+    assert!(readers.join_all().await.iter().all(Result::is_err));
+    assert_eq!(remote.asked.load(Ordering::SeqCst), asked + 11);
+    drop(hanging);
+    pass_the_pause().await;
+    assert!(matches!(vault.get(&of(0), "a").await.unwrap(), Named::Secret(_)));
+    assert!(matches!(vault.get(&of(1), "a").await.unwrap(), Named::Secret(_)));
 }
 
 #[tokio::test]

@@ -23,6 +23,10 @@ const TOKEN: &str = "hvs.canary-token";
 struct Engine {
     versions: Mutex<Vec<[u8; 32]>>,
     is_sealed: AtomicBool,
+    /// Answers 400 to what it has to decrypt, whatever that is.
+    is_confused: AtomicBool,
+    /// The token that it lets in, in place of [`TOKEN`].
+    renewed: Mutex<Option<&'static str>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -49,6 +53,7 @@ impl Engine {
                 let sealed = [&nonce.as_ref()[..], &sealed].concat();
                 Ok(json!({ "ciphertext": format!("vault:v{version}:{}", STANDARD.encode(sealed)) }))
             }
+            "decrypt" if self.is_confused.load(Ordering::SeqCst) => Err(StatusCode::BAD_REQUEST),
             "decrypt" => {
                 let (version, sealed) = text("ciphertext")?
                     .strip_prefix("vault:v")
@@ -89,7 +94,8 @@ async fn transit(
     if engine.is_sealed.load(Ordering::SeqCst) {
         return error(StatusCode::SERVICE_UNAVAILABLE);
     }
-    if headers.get("x-vault-token").is_none_or(|token| token != TOKEN) {
+    let wanted = engine.renewed.lock().unwrap().unwrap_or(TOKEN);
+    if headers.get("x-vault-token").is_none_or(|token| token != wanted) {
         return error(StatusCode::FORBIDDEN);
     }
     if key != "portcullis" || headers.get("x-vault-namespace").is_none_or(|namespace| namespace != "team") {
@@ -115,6 +121,7 @@ async fn running() -> (Arc<Engine>, config::Vault, tokio::task::JoinHandle<()>) 
         mount: "secrets/transit".to_owned(),
         key: "portcullis".to_owned(),
         token: Plaintext::new(TOKEN),
+        token_file: None,
         namespace: Some("team".to_owned()),
     };
     let key = VaultKey { kid: kid("transit"), state: VaultKeyState::Active, source };
@@ -170,6 +177,7 @@ async fn an_engine_that_is_sealed_gone_or_another_one_is_told_apart() {
     let error = start(&store, &settings).await.unwrap_err();
     assert!(matches!(&error, OpenError::Ring(RingError::Unavailable { .. })), "{error}");
     engine.is_sealed.store(false, Ordering::SeqCst);
+    pass_the_pause().await;
     assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)));
 
     // Another engine's key under the same name.
@@ -192,4 +200,77 @@ async fn a_token_that_is_refused_is_a_fault_that_does_not_show_it() {
     *token = Plaintext::new("hvs.wrong-token");
     let error = told(&start(&memory().await, &settings).await.unwrap_err());
     assert!(error.contains("403") && error.contains("\"transit\"") && !error.contains("hvs."), "{error}");
+}
+
+#[tokio::test]
+async fn an_engine_that_refuses_what_it_has_wrapped_is_a_fault_and_no_damage() {
+    let (engine, settings, _server) = running().await;
+    let store = memory().await;
+    let vault = start(&store, &settings).await.unwrap();
+    let alice = owner("key:alice");
+    assert!(vault.put(&alice, "a", b"1").await.unwrap());
+    assert!(vault.put(&Owner::Deployment, "a", b"1").await.unwrap());
+    vault.forget();
+    engine.is_confused.store(true, Ordering::SeqCst);
+    assert!(matches!(vault.get(&alice, "a").await, Err(VaultError::Unavailable { .. })));
+    assert!(matches!(vault.put(&alice, "b", b"1").await, Err(VaultError::Unavailable { .. })));
+    assert!(matches!(start(&store, &settings).await, Err(OpenError::Ring(RingError::Unavailable { .. }))));
+    assert!(!events(&store).await.iter().any(|event| matches!(event, AuditEvent::VaultRecordRefused { .. })));
+    // It answers, so that nobody is kept from asking it.
+    engine.is_confused.store(false, Ordering::SeqCst);
+    assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)));
+}
+
+#[tokio::test]
+async fn a_version_that_nothing_is_wrapped_with_is_damage() {
+    let (_engine, settings, _server) = running().await;
+    let store = memory().await;
+    let vault = start(&store, &settings).await.unwrap();
+    let alice = owner("key:alice");
+    assert!(vault.put(&alice, "a", b"1").await.unwrap());
+    let key = data_keys::find(&store, &alice).await.unwrap().key.unwrap();
+    let bob = owner("key:bob");
+    data_keys::create(&store, &data_keys::DataKey { owner: bob.clone(), root: 0, ..key }).await.unwrap();
+    assert!(matches!(vault.put(&bob, "a", b"1").await, Err(VaultError::DataKeyDamaged { .. })));
+}
+
+#[tokio::test]
+async fn keys_that_stay_as_they_are_need_not_be_in_reach_for_a_reload() {
+    let (engine, mut settings, _server) = running().await;
+    let store = memory().await;
+    let vault = start(&store, &settings).await.unwrap();
+    let alice = owner("key:alice");
+    assert!(vault.put(&alice, "a", b"1").await.unwrap());
+    assert!(vault.put(&Owner::Deployment, "a", b"1").await.unwrap());
+    engine.is_sealed.store(true, Ordering::SeqCst);
+    vault.reload(&settings).await.unwrap();
+    assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)), "it is in memory still");
+    settings.keys[0].state = VaultKeyState::DecryptOnly;
+    settings.keys.push(key("k2", 2, VaultKeyState::Active));
+    let error = vault.reload(&settings).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Ring(RingError::Unavailable { .. })), "{error}");
+    engine.is_sealed.store(false, Ordering::SeqCst);
+    vault.reload(&settings).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_was_renewed_in_its_file_is_read_again() {
+    let (engine, mut settings, _server) = running().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, TOKEN).unwrap();
+    let VaultKeySource::Transit { token_file, .. } = &mut settings.keys[0].source else { panic!("a transit key") };
+    *token_file = Some(path.clone());
+    let store = memory().await;
+    let vault = start(&store, &settings).await.unwrap();
+    let put = async |name: &str| vault.put(&owner(&format!("key:{name}")), "a", b"1").await;
+    assert!(put("a").await.unwrap());
+    *engine.renewed.lock().unwrap() = Some("hvs.renewed");
+    assert!(matches!(put("b").await, Err(VaultError::Unavailable { .. })));
+    std::fs::write(&path, "hvs.renewed\n").unwrap();
+    pass_the_pause().await;
+    assert!(put("b").await.unwrap());
+    let asked = engine.asked.lock().unwrap().len();
+    assert!(put("c").await.unwrap());
+    assert_eq!(engine.asked.lock().unwrap().len(), asked + 1, "the token is the new one from now on");
 }

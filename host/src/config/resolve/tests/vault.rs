@@ -35,6 +35,15 @@ state = "decrypt-only"
 kid = "c"
 source = "env"
 variable = "TOKEN"
+[[vault.keys]]
+kid = "c-old"
+source = "env"
+variable = "UNSET"
+state = "retired"
+[[vault.keys]]
+kid = "e-old"
+source = "transit"
+token = "file:gone"
 state = "retired"
 [[vault.keys]]
 kid = "d"
@@ -74,6 +83,7 @@ pin = "env:TOKEN"
         mount: mount.to_owned(),
         key: "portcullis".to_owned(),
         token: secret(),
+        token_file: None,
         namespace: namespace.map(str::to_owned),
     };
     let pkcs11 = VaultKeySource::Pkcs11 {
@@ -86,7 +96,9 @@ pin = "env:TOKEN"
     let expected = [
         key("a", VaultKeyState::Active, VaultKeySource::File("/etc/a.key".into())),
         key("b", VaultKeyState::DecryptOnly, VaultKeySource::Credential("/run/credentials/p/vault".into())),
-        key("c", VaultKeyState::Retired, variable),
+        key("c", VaultKeyState::Active, variable),
+        key("c-old", VaultKeyState::Retired, VaultKeySource::None),
+        key("e-old", VaultKeyState::Retired, VaultKeySource::None),
         key("d", VaultKeyState::Active, VaultKeySource::Age("/d.txt".into())),
         key("e", VaultKeyState::Active, transit("https://bao.example:8200", "team/transit", Some("n"))),
         key("f", VaultKeyState::Active, transit("http://127.0.0.1:8200/", "transit", None)),

@@ -2,25 +2,31 @@
 //!
 //! A data key seals everything of its owner, so that destroying it destroys all of that ([`shred`]), and rotating a
 //! key-encryption key touches data keys alone ([`rewrap`]). What is wrapped and sealed is `vault`'s; here it only rests.
-//! The cursor of a rewrapping that is under way is kept with it, so that it goes on after a restart, on any replica.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, announce};
 use super::engine::{Bounds, Direction, MAX_RANGE, Table};
 use super::table::{Index, Single, Typed, unreadable};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, marks};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::ids::{KekId, Owner};
 use crate::secret::{Digest, Sealed};
 
+mod rewrapping;
+
+pub use rewrapping::{Batch, MAX_REWRAPPED, Rewrapping, Wrapped, rewrap, rewrapping, to_rewrap};
+
 /// Data keys that are counted for [`usage`]; of more, it is said that there are more.
 pub const MAX_COUNTED: usize = 10_000;
-/// Data keys that one call of [`rewrap`] may put.
-pub const MAX_REWRAPPED: usize = 64;
 /// Data keys that [`state`] tells of for each key-encryption key. One may be damaged; that all of them are means another key.
 pub const SAMPLES: usize = 8;
+/// For how long it is remembered that a data key was destroyed, and did not go missing: as long as the audit trail is kept
+/// by default, and a deleted user is remembered.
+const GRAVE_TIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// Key-encryption keys that a store may know. A ring of more is a mistake.
 const MAX_KEKS: usize = 256;
 
@@ -36,7 +42,8 @@ pub(super) const DATA_KEYS: Typed<DataKeyRecord> = Typed {
 /// By which key-encryption key the first data key was to be wrapped: that there is a vault.
 const FIRST: Single<KekId> = Single::new("vault_first_kek");
 const CURRENT: Single<KekId> = Single::new("vault_current_kek");
-const REWRAPPING: Single<RewrappingRecord> = Single::new("vault_rewrapping");
+/// What tells each key-encryption key from another one of the same id, in the order in which they came.
+const CHECKS: Single<Vec<CheckRecord>> = Single::new("vault_kek_checks");
 
 /// Identifies one data key. Random; not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -57,23 +64,22 @@ pub struct DataKey {
     pub created: Timestamp,
 }
 
-/// How far a rewrapping has come.
+/// What only a holder of a key-encryption key can make, and make again: it tells that key from another one of the same id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewrapping {
-    pub to: KekId,
-    /// The row of the index that was looked at last. `None` before the first one, and at the end.
-    after: Option<Vec<u8>>,
-    /// Data keys that were wrapped anew so far.
-    pub rewrapped: u64,
-    /// Data keys that could not be unwrapped, and stay as they are.
-    pub unreadable: u64,
-    pub is_done: bool,
+pub struct Check {
+    /// Version of the root that `tag` was made with.
+    pub root: u32,
+    pub tag: Digest,
 }
 
-impl Rewrapping {
-    const fn begin(to: KekId) -> Self {
-        Self { to, after: None, rewrapped: 0, unreadable: 0, is_done: false }
-    }
+/// A key-encryption key that data keys are wrapped by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    pub kid: KekId,
+    /// `None` where it wrapped the last one before there were checks.
+    pub check: Option<Check>,
+    /// Some of its data keys: the deployment's own first if it is among them, then at most [`SAMPLES`].
+    pub samples: Vec<DataKey>,
 }
 
 /// What a store knows of its vault.
@@ -81,9 +87,7 @@ impl Rewrapping {
 pub struct State {
     /// Whether there is a vault: not before it was first used.
     pub is_made: bool,
-    /// Key-encryption keys that data keys are wrapped by, each with some of these data keys: the deployment's own first if it
-    /// is among them, then at most [`SAMPLES`].
-    pub in_use: Vec<(KekId, Vec<DataKey>)>,
+    pub in_use: Vec<InUse>,
     /// Which key-encryption key was chosen for new data keys, if one was.
     pub current: Option<KekId>,
 }
@@ -95,12 +99,14 @@ pub struct Found {
     pub current: Option<KekId>,
 }
 
-/// What came of [`create`].
+/// What came of [`create_as_of`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Creation {
     Created,
     /// The owner has one already.
     Existing(DataKey),
+    /// Another key-encryption key was chosen in the meantime.
+    Superseded,
 }
 
 /// What came of [`choose`].
@@ -127,14 +133,6 @@ pub struct Usage {
     pub is_more: bool,
 }
 
-/// Data keys to wrap anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    pub keys: Vec<DataKey>,
-    /// How far the rewrapping is once these are through.
-    pub then: Rewrapping,
-}
-
 /// What the store knows of its vault.
 pub async fn state(store: &Store) -> Result<State, StoreError> {
     store
@@ -142,6 +140,7 @@ pub async fn state(store: &Store) -> Result<State, StoreError> {
             let own = DATA_KEYS.get(tx, Owner::Deployment.to_string().as_bytes())?;
             let own = own.map(DataKey::try_from).transpose()?;
             let mut in_use = Vec::new();
+            let checks = CHECKS.get(tx)?.unwrap_or_default();
             for kid in keks(tx)? {
                 let rows =
                     tx.range(Table::DataKeysByKek, &Bounds::within(&of_kek(&kid)), Direction::Forward, SAMPLES)?;
@@ -149,7 +148,8 @@ pub async fn state(store: &Store) -> Result<State, StoreError> {
                 for (_, owner) in &rows {
                     samples.push(follow(tx, owner)?);
                 }
-                in_use.push((kid, samples));
+                let check = checks.iter().find(|check| check.kid == kid.as_str()).map(CheckRecord::noun);
+                in_use.push(InUse { kid, check, samples });
             }
             Ok(State { is_made: FIRST.get(tx)?.is_some(), in_use, current: CURRENT.get(tx)? })
         })
@@ -182,13 +182,37 @@ pub async fn find(store: &Store, owner: &Owner) -> Result<Found, StoreError> {
         .await
 }
 
-/// Keeps a new data key, unless its owner has one.
-pub async fn create(store: &Store, key: &DataKey) -> Result<Creation, StoreError> {
-    let record = DataKeyRecord::from(key);
+/// Keeps what tells a key-encryption key from another one of the same id, unless there is such a check: the one that is
+/// kept.
+pub async fn vouch(store: &Store, kid: &KekId, check: &Check) -> Result<Check, StoreError> {
+    let (kid, check) = (kid.to_string(), check.clone());
+    store
+        .write(move |tx| {
+            let mut checks = CHECKS.get(tx)?.unwrap_or_default();
+            if let Some(kept) = checks.iter().find(|kept| kept.kid == kid) {
+                return Ok(kept.noun());
+            }
+            if checks.len() >= MAX_KEKS {
+                return Err(unreadable(Table::Meta, "there are more key-encryption keys than there may be"));
+            }
+            checks.push(CheckRecord { kid: kid.clone(), root: check.root, tag: *check.tag.as_bytes() });
+            CHECKS.put(tx, &checks)?;
+            Ok(check.clone())
+        })
+        .await
+}
+
+/// Keeps a new data key, unless its owner has one or another key-encryption key than `current` was chosen in the meantime:
+/// nothing is wrapped by one that was rotated away from.
+pub async fn create_as_of(store: &Store, key: &DataKey, current: Option<&KekId>) -> Result<Creation, StoreError> {
+    let (record, current) = (DataKeyRecord::from(key), current.cloned());
     store
         .write(move |tx| {
             if let Some(existing) = DATA_KEYS.get(tx, record.owner.as_bytes())? {
                 return Ok(Creation::Existing(existing.try_into()?));
+            }
+            if CURRENT.get(tx)? != current {
+                return Ok(Creation::Superseded);
             }
             DATA_KEYS.put(tx, &record)?;
             Ok(Creation::Created)
@@ -196,10 +220,47 @@ pub async fn create(store: &Store, key: &DataKey) -> Result<Creation, StoreError
         .await
 }
 
+/// The same whatever was chosen, for tests.
+#[cfg(test)]
+pub async fn create(store: &Store, key: &DataKey) -> Result<Creation, StoreError> {
+    let current = find(store, &key.owner).await?.current;
+    create_as_of(store, key, current.as_ref()).await
+}
+
+/// Takes an owner's data key away without a word, for tests.
+#[cfg(test)]
+pub async fn lose(store: &Store, owner: &Owner) -> Result<(), StoreError> {
+    let owner = owner.to_string();
+    store.write(move |tx| DATA_KEYS.remove(tx, owner.as_bytes()).map(|_| ())).await
+}
+
 /// Whether this is the owner's data key still, for transactions that put what was sealed with it.
 pub fn is_live(tx: &mut ReadTx<'_>, owner: &Owner, id: DataKeyId) -> Result<bool, StoreError> {
     let record = DATA_KEYS.get(tx, owner.to_string().as_bytes())?;
     Ok(record.is_some_and(|record| record.id == id))
+}
+
+/// Takes away what tells key-encryption keys apart, for tests.
+#[cfg(test)]
+pub async fn forget_checks(store: &Store) -> Result<(), StoreError> {
+    store.write(|tx| CHECKS.put(tx, &Vec::new())).await
+}
+
+/// Whether the owner's data key still is the one that sealed this, for transactions that put it. What was sealed with another
+/// one is stale: nobody could open it, and it has to be sealed again.
+pub fn seals(tx: &mut ReadTx<'_>, owner: &Owner, sealed: &Sealed) -> Result<bool, StoreError> {
+    match sealer_of(sealed) {
+        Some(id) => is_live(tx, owner, id),
+        None => Ok(false),
+    }
+}
+
+/// Which data key a sealed field names in its header (`vault::format`).
+pub(crate) fn sealer_of(sealed: &Sealed) -> Option<DataKeyId> {
+    let (_, rest) = sealed.as_bytes().split_first_chunk::<2>()?;
+    let (length, rest) = rest.split_first()?;
+    let (id, _) = rest.get(usize::from(*length)..)?.split_first_chunk()?;
+    Some(DataKeyId(*id))
 }
 
 /// Has new data keys wrapped by this key-encryption key, on every replica.
@@ -219,73 +280,6 @@ pub async fn choose(store: &Store, kid: &KekId, actor: Actor) -> Result<Choice, 
         .await
 }
 
-/// The next data keys that are not wrapped by `to`, from where the rewrapping to it has come. An empty batch is the last.
-pub async fn to_rewrap(store: &Store, to: &KekId) -> Result<Batch, StoreError> {
-    let to = to.clone();
-    store
-        .read(move |tx| {
-            let kept = REWRAPPING.get(tx)?.map(Rewrapping::try_from).transpose()?;
-            let kept = kept.filter(|kept| kept.to == to && !kept.is_done);
-            let mut then = kept.unwrap_or_else(|| Rewrapping::begin(to.clone()));
-            let mut keys = Vec::new();
-            while keys.len() < MAX_REWRAPPED {
-                let bounds = then.after.clone().map_or_else(Bounds::all, Bounds::after);
-                let rows = tx.range(Table::DataKeysByKek, &bounds, Direction::Forward, MAX_REWRAPPED - keys.len())?;
-                let Some((last, _)) = rows.last() else { break };
-                then.after = Some(last.clone());
-                for (key, owner) in &rows {
-                    if key.starts_with(&of_kek(&to)) {
-                        // Those are done. On behind all of them.
-                        then.after = Some(past_kek(&to));
-                        break;
-                    }
-                    keys.push(follow(tx, owner)?);
-                }
-            }
-            then.is_done = keys.is_empty();
-            Ok(Batch { keys, then })
-        })
-        .await
-}
-
-/// Keeps data keys that were wrapped anew, each with how it was wrapped before; one that has changed since is left as it
-/// is. `then` is how far the rewrapping is afterwards. How many were kept.
-pub async fn rewrap(
-    store: &Store,
-    keys: &[(Sealed, DataKey)],
-    then: &Rewrapping,
-    unreadable: u64,
-    actor: Actor,
-) -> Result<Rewrapping, StoreError> {
-    let keys: Vec<_> = keys.iter().map(|(before, key)| (before.clone(), DataKeyRecord::from(key))).collect();
-    let then = then.clone();
-    store
-        .write(move |tx| {
-            let mut kept = 0;
-            for (before, record) in &keys {
-                let present = DATA_KEYS.get(tx, record.owner.as_bytes())?;
-                let is_same = |present: DataKeyRecord| present.id == record.id && present.wrapped == *before;
-                if present.is_some_and(is_same) {
-                    DATA_KEYS.put(tx, record)?;
-                    kept += 1;
-                }
-            }
-            let (rewrapped, unreadable) = (then.rewrapped + kept, then.unreadable + unreadable);
-            let then = Rewrapping { rewrapped, unreadable, ..then.clone() };
-            REWRAPPING.put(tx, &RewrappingRecord::from(&then))?;
-            if kept > 0 {
-                audit::append(tx, actor, &AuditEvent::VaultRewrapped { to: then.to.clone(), keys: kept })?;
-            }
-            Ok(then)
-        })
-        .await
-}
-
-/// How far the last rewrapping has come.
-pub async fn rewrapping(store: &Store) -> Result<Option<Rewrapping>, StoreError> {
-    store.read(|tx| REWRAPPING.get(tx)?.map(Rewrapping::try_from).transpose()).await
-}
-
 /// Destroys the data key of an owner. What is sealed for them cannot be opened by anyone from then on.
 pub async fn shred(store: &Store, owner: &Owner, actor: Actor) -> Result<Shredding, StoreError> {
     let owner = owner.clone();
@@ -294,12 +288,23 @@ pub async fn shred(store: &Store, owner: &Owner, actor: Actor) -> Result<Shreddi
 
 /// The same as part of a transaction that deletes the owner.
 pub(super) fn shred_in(tx: &mut WriteTx<'_>, owner: &Owner, actor: Actor) -> Result<Shredding, StoreError> {
-    if DATA_KEYS.remove(tx, owner.to_string().as_bytes())?.is_none() {
+    let Some(destroyed) = DATA_KEYS.remove(tx, owner.to_string().as_bytes())? else {
         return Ok(Shredding::NotFound);
-    }
-    announce(tx, Change::Vault)?;
+    };
+    marks::consume_once_in(tx, marks::Kind::ShreddedDataKey, grave(owner, destroyed.id), tx.now().after(GRAVE_TIME))?;
+    announce(tx, Change::DataKey { owner: owner.to_string() })?;
     audit::append(tx, actor, &AuditEvent::VaultShredded { owner: owner.clone() })?;
     Ok(Shredding::Shredded)
+}
+
+/// Whether this data key of the owner was destroyed, as far back as that is remembered.
+pub async fn is_shredded(store: &Store, owner: &Owner, id: DataKeyId) -> Result<bool, StoreError> {
+    let grave = grave(owner, id);
+    store.read(move |tx| marks::is_kept(tx, marks::Kind::ShreddedDataKey, grave)).await
+}
+
+fn grave(owner: &Owner, id: DataKeyId) -> Digest {
+    Digest::of(&[owner.to_string().as_bytes(), &[0], &id.0].concat())
 }
 
 /// At most `limit` data keys behind that of the owner `after`, in the order of their owners, and where to go on.
@@ -395,15 +400,20 @@ pub(super) struct DataKeyRecord {
     created_ms: u64,
 }
 
-/// A rewrapping as it is stored, version 1.
+/// A check as it is stored, version 1.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RewrappingRecord {
-    to: String,
-    after: Option<Vec<u8>>,
-    rewrapped: u64,
-    unreadable: u64,
-    is_done: bool,
+struct CheckRecord {
+    kid: String,
+    root: u32,
+    tag: [u8; 32],
+}
+
+impl CheckRecord {
+    fn noun(&self) -> Check {
+        let Self { kid: _, root, tag } = self;
+        Check { root: *root, tag: Digest::from_bytes(*tag) }
+    }
 }
 
 impl From<&DataKey> for DataKeyRecord {
@@ -435,23 +445,5 @@ impl TryFrom<DataKeyRecord> for DataKey {
             tag: Digest::from_bytes(tag),
             created: Timestamp::from_millis(created_ms),
         })
-    }
-}
-
-impl From<&Rewrapping> for RewrappingRecord {
-    fn from(rewrapping: &Rewrapping) -> Self {
-        let Rewrapping { to, after, rewrapped, unreadable, is_done } = rewrapping;
-        let (rewrapped, unreadable) = (*rewrapped, *unreadable);
-        Self { to: to.to_string(), after: after.clone(), rewrapped, unreadable, is_done: *is_done }
-    }
-}
-
-impl TryFrom<RewrappingRecord> for Rewrapping {
-    type Error = StoreError;
-
-    fn try_from(record: RewrappingRecord) -> Result<Self, StoreError> {
-        let RewrappingRecord { to, after, rewrapped, unreadable: unread, is_done } = record;
-        let to = KekId::parse(&to).map_err(|error| unreadable(Table::Meta, error))?;
-        Ok(Self { to, after, rewrapped, unreadable: unread, is_done })
     }
 }
