@@ -9,6 +9,7 @@
 //! how bytes are kept are [`redb`], for one gateway, and [`postgres`], for several. What is written above them is the
 //! same for both.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -255,13 +256,13 @@ impl Store {
         Self::start(location, env, group.max(1), Purpose::Use).await
     }
 
+    /// The same in an empty file that is open and locked, wherever that is.
+    async fn fill_file(file: File, env: Env) -> Result<Self, StoreError> {
+        let engine = Engine::Redb(Arc::new(redb::Engine::fill(file, env.clone()).await?));
+        Self::prepared(engine, false, env, Purpose::Fill).await
+    }
+
     async fn start(location: Location, env: Env, group: usize, purpose: Purpose) -> Result<Self, StoreError> {
-        let about = |is_shared| About {
-            replica: ReplicaId::generate(&env),
-            identity: OnceLock::new(),
-            is_shared,
-            announced: watch::Sender::new(()),
-        };
         let is_shared = matches!(location, Location::Postgres(_));
         let redb = |path| redb::Engine::open(path, env.clone(), group, purpose);
         let engine = match location {
@@ -271,7 +272,17 @@ impl Store {
                 Engine::Postgres(Arc::new(postgres::Engine::open(&database, env.clone(), purpose).await?))
             }
         };
-        let store = Self { about: Arc::new(about(is_shared)), engine };
+        Self::prepared(engine, is_shared, env, purpose).await
+    }
+
+    async fn prepared(engine: Engine, is_shared: bool, env: Env, purpose: Purpose) -> Result<Self, StoreError> {
+        let about = About {
+            replica: ReplicaId::generate(&env),
+            identity: OnceLock::new(),
+            is_shared,
+            announced: watch::Sender::new(()),
+        };
+        let store = Self { about: Arc::new(about), engine };
         match store.prepare(purpose, &env).await {
             Ok(identity) => {
                 store.about.identity.get_or_init(|| identity);

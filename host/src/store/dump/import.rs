@@ -241,7 +241,10 @@ pub async fn check(from: impl AsyncRead + Unpin) -> Result<(Header, Summary), Du
 }
 
 /// Puts a dump into `into`, which is empty. The import has yet to be ended.
-pub(super) async fn load(from: impl AsyncRead + Unpin, into: &Store) -> Result<(Header, Import, Summary), DumpError> {
+pub(in crate::store) async fn load(
+    from: impl AsyncRead + Unpin,
+    into: &Store,
+) -> Result<(Header, Import, Summary), DumpError> {
     let mut pieces = Pieces::new(from);
     let Some(Item::Header(header)) = pieces.next().await? else { return Err(DumpError::NotADump) };
     let mut import = Import::begin(into).await?;

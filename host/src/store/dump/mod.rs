@@ -29,9 +29,9 @@ use crate::secret::{Digest, hex};
 pub mod decode;
 pub mod encode;
 pub mod import;
-pub mod restore;
 #[cfg(test)]
 mod place_tests;
+pub mod restore;
 #[cfg(test)]
 mod tests;
 

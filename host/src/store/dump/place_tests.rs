@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 
 use super::import::{abandon, copy, is_empty, is_incomplete, load};
-use super::restore::{Present, Restored, RestoreError, migrate};
+use super::restore::{Present, RestoreError, Restored, migrate};
 use super::tests::{NOW, dump, env, file, fill, names, restore_into};
 use super::*;
 use crate::audit::Actor;

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::io::AsyncRead;
@@ -154,16 +155,12 @@ async fn replace(
     env: &Env,
 ) -> Result<Restored, RestoreError> {
     let new = NewFile::create(path)?;
-    let store = match Store::open_to_fill(Location::File(new.path.clone()), env.clone()).await {
-        // Somebody is about to remove it, for what a restore has left that broke off.
-        Err(StoreError::InUse { .. }) => return Err(RestoreError::Restoring { path: path.to_owned() }),
-        opened => opened,
+    let store = match new.file.try_clone() {
+        Ok(file) => Store::fill_file(file, env.clone()).await,
+        Err(source) => Err(StoreError::Open { path: path.to_owned(), source: Arc::new(source) }),
     };
     let restored = async {
         let store = store.as_ref().map_err(Clone::clone)?;
-        if !is_at(&new.file, &new.path) {
-            return Err(RestoreError::Restoring { path: path.to_owned() });
-        }
         let replaced = match before {
             Some(Before { state: State::Open { epoch, .. }, .. }) => Some(*epoch),
             Some(Before { state: State::Unusable, .. }) | None => None,
@@ -192,11 +189,7 @@ struct Before {
 
 enum State {
     /// Held open, so that nobody else opens it.
-    Open {
-        store: Store,
-        is_empty: bool,
-        epoch: u64,
-    },
+    Open { store: Store, is_empty: bool, epoch: u64 },
     /// It cannot be opened, but not because somebody has it open. It is locked, so that nobody else opens it who can.
     Unusable,
 }
@@ -234,7 +227,7 @@ impl Before {
     }
 }
 
-/// The file that is made, which nobody else removes as long as the store in it is open.
+/// The file that is made. It is locked until it has its name, so that nobody else removes it.
 struct NewFile {
     file: File,
     path: PathBuf,
@@ -246,22 +239,25 @@ impl NewFile {
         let path = with_ending(place, "restoring");
         let failed = |source| RestoreError::Move { path: path.clone(), source };
         let restoring = || RestoreError::Restoring { path: place.to_owned() };
+        // Whoever has the lock of the file that the name leads to may remove it.
+        let lock = |file: &File| match file.try_lock() {
+            Ok(()) if is_at(file, &path) => Ok(()),
+            Ok(()) | Err(TryLockError::WouldBlock) => Err(restoring()),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        };
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(left) => {
-                match left.try_lock() {
-                    Ok(()) => {}
-                    Err(TryLockError::WouldBlock) => return Err(restoring()),
-                    Err(TryLockError::Error(source)) => return Err(failed(source)),
-                }
-                if is_at(&left, &path) {
-                    std::fs::remove_file(&path).map_err(failed)?;
-                }
+                lock(&left)?;
+                std::fs::remove_file(&path).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed(source)),
         }
         match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(file) => Ok(Self { file, path }),
+            Ok(file) => {
+                lock(&file)?;
+                Ok(Self { file, path })
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(restoring()),
             Err(source) => Err(failed(source)),
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::redb::{Builder, Database, DatabaseError};
 
-use super::{Fault, builder, unavailable};
+use super::{Fault, builder, fault, unavailable};
 use crate::store::stats::{FileStats, TableStats};
 use crate::store::{Purpose, StoreError};
 
@@ -42,6 +42,12 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Database, StoreError
         sync_parent(path).map_err(io)?;
     }
     Ok(database)
+}
+
+/// Makes a database in a file that is open and locked.
+pub(super) fn fill(file: &File) -> Result<Database, StoreError> {
+    let file = file.try_clone().map_err(unavailable)?;
+    builder().create_file(file).map_err(fault)
 }
 
 /// Opens a database, and looks at every page of it once.

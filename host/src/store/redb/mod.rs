@@ -12,6 +12,7 @@
 //! The transaction rules are not here but in `engine`. Facts about redb: its `Builder`, `WriteTransaction` and
 //! `StorageBackend` documentation.
 
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,8 +23,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::redb::{
-    AccessGuard, Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTableMetadata, StorageError, TableDefinition, TableError, TableHandle, MultimapTableHandle, TransactionError, backends::InMemoryBackend,
+    AccessGuard, Builder, Database, Durability, MultimapTableHandle, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTableMetadata, StorageError, TableDefinition, TableError, TableHandle, TransactionError,
+    backends::InMemoryBackend,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -94,6 +96,11 @@ impl Engine {
                 Ok(Self { path: Some(path), ..engine })
             }
         }
+    }
+
+    /// Makes a store in an empty file that is open and locked. The lock is the store's from then on.
+    pub(super) async fn fill(file: File, env: Env) -> Result<Self, StoreError> {
+        Self::start(Box::new(move || file::fill(&file)), env, GROUP).await
     }
 
     /// Starts the writer with its way to open the database.
