@@ -141,7 +141,7 @@ async fn restore_file(
     env: &Env,
 ) -> Result<Restored, RestoreError> {
     let before = Before::find(path, present, env).await?;
-    let restored = replace(from, path, &before, env).await;
+    let restored = replace(from, path, before.as_ref(), env).await;
     if let Some(Before { state: State::Open { store, .. }, .. }) = before {
         store.close().await;
     }
@@ -151,7 +151,7 @@ async fn restore_file(
 async fn replace(
     from: impl AsyncRead + Unpin,
     path: &Path,
-    before: &Option<Before>,
+    before: Option<&Before>,
     env: &Env,
 ) -> Result<Restored, RestoreError> {
     let new = NewFile::create(path)?;
@@ -166,7 +166,7 @@ async fn replace(
             Some(Before { state: State::Unusable, .. }) | None => None,
         };
         let restored = fill(from, store, replaced, env).await?;
-        let aside = new.put_in_place(path, before.as_ref(), env.now())?;
+        let aside = new.put_in_place(path, before, env.now())?;
         Ok(Restored { aside, ..restored })
     };
     let restored = restored.await;

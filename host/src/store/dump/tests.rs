@@ -276,9 +276,13 @@ async fn a_store_that_is_in_use_or_holds_something_stays() {
     assert!(matches!(refused, Err(RestoreError::NotEmpty { .. })), "{refused:?}");
 
     // Nor does a bad dump do anything, wherever it is bad.
-    let good = dump(&file(&path).await).await;
+    let store = file(&path).await;
+    let good = dump(&store).await;
+    store.close().await;
     for cut in [0, 10, good.len() / 2, good.len() - 1] {
-        assert!(restore_into(&path, &good[..cut], Present::MoveAside).await.is_err());
+        let refused = restore_into(&path, &good[..cut], Present::MoveAside).await;
+        let is_bad = matches!(&refused, Err(RestoreError::Dump(DumpError::NotADump | DumpError::CutShort)));
+        assert!(is_bad, "{refused:?}");
     }
     assert_eq!(names(directory.path()), ["store"]);
     assert_eq!(summary(&file(&path).await).await.unwrap(), before);

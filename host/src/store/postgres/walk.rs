@@ -5,6 +5,7 @@
 //! server keeps rows that were changed or removed since.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::StoreError;
@@ -54,9 +55,18 @@ impl Engine {
         Ok(unknown)
     }
 
-    /// Counts rows and bytes. The count ends if the returned future is dropped, and `held` with it.
-    pub(in crate::store) async fn stats(&self, held: impl Send + 'static) -> Result<Stats, StoreError> {
-        let _held = held;
+    /// Counts rows and bytes. The count goes on if the returned future is dropped, as it does on the server, and `held`
+    /// with it.
+    pub(in crate::store) async fn stats(self: &Arc<Self>, held: impl Send + 'static) -> Result<Stats, StoreError> {
+        let engine = Arc::clone(self);
+        let count = async move {
+            let _held = held;
+            engine.count().await
+        };
+        self.tasks.spawn(count).await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn count(&self) -> Result<Stats, StoreError> {
         let reading = self.begin_walk().await?;
         let client = reading.client();
         let (count, size) = (statements::count(&self.schema), statements::size(&self.schema));
