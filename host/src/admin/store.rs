@@ -8,7 +8,7 @@ use super::Control;
 use crate::audit::{Actor, AuditEvent};
 use crate::store::dump::Dump;
 use crate::store::stats::Stats;
-use crate::store::{Discrepancy, StoreError, audit};
+use crate::store::{StoreError, Verification, audit};
 
 /// At most one reader of the whole store at a time: each pins pages, and reads from the disk what requests have in the
 /// cache.
@@ -48,14 +48,14 @@ impl Control {
 
     /// What the store holds, and how its writer fares.
     pub async fn store_stats(&self) -> Result<Stats, WalkError> {
-        let _alone = self.walk()?;
-        Ok(self.store.stats().await?)
+        // The count may go on after whoever asked has gone away.
+        Ok(self.store.stats_with(self.walk()?).await?)
     }
 
     /// Where indexes and tables disagree.
-    pub async fn verify_store(&self) -> Result<Vec<Discrepancy>, WalkError> {
+    pub async fn verify_store(&self) -> Result<Verification, WalkError> {
         let _alone = self.walk()?;
-        Ok(self.store.verify().await?)
+        Ok(self.store.examine().await?)
     }
 
     fn walk(&self) -> Result<OwnedSemaphorePermit, WalkError> {

@@ -1,6 +1,7 @@
 //! Commands that ask the running gateway, through its admin socket.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -8,7 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{WithConfig, import, load, on_runtime, print};
-use crate::outbound::ask_socket;
+use crate::outbound::ask_socket_patiently;
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
@@ -248,20 +249,30 @@ pub(super) fn ask(with: &WithConfig, method: Method, path: &str, body: Option<Va
     Running::of(with)?.ask(method, path, body)
 }
 
+/// Asks the running gateway for what may take minutes.
+pub(super) fn ask_patiently(with: &WithConfig, path: &str, patience: Duration) -> anyhow::Result<Value> {
+    Running { patience, ..Running::of(with)? }.ask(Method::GET, path, None)
+}
+
+/// Longest wait for what is done at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The running gateway, behind its admin socket.
 struct Running {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Running {
     /// That of this configuration.
     fn of(with: &WithConfig) -> anyhow::Result<Self> {
-        Ok(Self { socket: load(with)?.listen.admin_socket })
+        Ok(Self { socket: load(with)?.listen.admin_socket, patience: PATIENCE })
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let (status, answer) = on_runtime(async {
-            let answer = ask_socket(&self.socket, method, path, body.map(|body| body.to_string())).await;
+            let body = body.map(|body| body.to_string());
+            let answer = ask_socket_patiently(&self.socket, method, path, body, self.patience).await;
             answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", self.socket.display()))
         })?;
         let answer: Value = if answer.is_empty() {

@@ -4,7 +4,7 @@
 //! goes through the pooled client, [`Outbound`]. What was discovered or came from a client (authorization metadata,
 //! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
 //! it connects. Policy modules from registries ([`Depot`]) take both: the registry is the operator's, what it points at is not.
-//! [`ask_socket`] and [`stream_from_socket`] speak to our own admin socket.
+//! [`ask_socket`], [`ask_socket_patiently`] and [`stream_from_socket`] speak to our own admin socket.
 //!
 //! Redirects are never followed: an upstream that moved is for its operator to correct, and a credential must not
 //! travel elsewhere. No proxy is taken from the environment. Everything is bounded: connecting, waiting for headers,
@@ -26,7 +26,7 @@ pub use depot::Depot;
 pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault};
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
 pub use registry::{MaxSizes, PullError};
-pub use socket::{ask_socket, stream_from_socket};
+pub use socket::{ask_socket, ask_socket_patiently, stream_from_socket};
 pub use trust::{TrustError, Trusted, TrustedEntry};
 
 /// Scheme and authority, for messages that must not show a path or query.

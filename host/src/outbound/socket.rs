@@ -14,7 +14,7 @@ use super::pool::{OutboundError, Pieces, read_all};
 
 /// Largest answer of an admin socket, in bytes.
 const MAX_ADMIN_ANSWER: usize = 64 << 20;
-/// Longest wait for one.
+/// Longest wait for one that is not said to take longer.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Asks a gateway's admin socket: status and body of its answer.
@@ -23,6 +23,17 @@ pub async fn ask_socket(
     method: Method,
     path: &str,
     body: Option<String>,
+) -> Result<(StatusCode, Bytes), OutboundError> {
+    ask_socket_patiently(socket, method, path, body, ADMIN_TIMEOUT).await
+}
+
+/// The same for what takes longer: waits for at most `patience`.
+pub async fn ask_socket_patiently(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<String>,
+    patience: Duration,
 ) -> Result<(StatusCode, Bytes), OutboundError> {
     let broken = |error: hyper::Error| OutboundError::Broken(error.into());
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
@@ -34,7 +45,7 @@ pub async fn ask_socket(
     let request = request
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|error| OutboundError::Broken(error.into()))?;
-    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    let deadline = Instant::now() + patience;
     // The connection runs until the exchange lets go of its sender.
     let exchange = async move {
         let response = sender.send_request(request).await.map_err(broken)?;

@@ -3,7 +3,7 @@
 //!
 //! An engine fills a [`Sink`], whoever asked reads the [`Export`]. The state is pinned while the stream is read: redb
 //! cannot use pages again that are freed meanwhile, so the file grows by what is written in that time. That is why an
-//! export ends after [`MAX_TIME`], and why it ends with an error then and never just stops.
+//! export of a store that is worked with ends after [`MAX_TIME`], and why it ends with an error then and never just stops.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::StoreError;
 use super::engine::{Row, Table};
 
-/// Longest time for which one state is held.
+/// Longest time for which one state is held while others write.
 pub const MAX_TIME: Duration = Duration::from_secs(15 * 60);
 /// A batch is passed on once it has this many bytes of keys and values…
 const BATCH_BYTES: usize = 256 * 1024;
@@ -78,7 +78,7 @@ impl Export {
 /// Where an engine puts the rows of its export.
 pub(super) struct Sink {
     pieces: mpsc::Sender<Piece>,
-    until: Instant,
+    until: Option<Instant>,
     batch: Option<Batch>,
     bytes: usize,
 }
@@ -86,10 +86,11 @@ pub(super) struct Sink {
 /// Nobody reads the export any more, or not fast enough.
 pub(super) struct Abandoned;
 
-/// Both ends of an export.
-pub(super) fn channel() -> (Sink, Export) {
+/// Both ends of an export that takes no longer than `limit`.
+pub(super) fn channel(limit: Option<Duration>) -> (Sink, Export) {
     let (sender, pieces) = mpsc::channel(WAITING);
-    let sink = Sink { pieces: sender, until: Instant::now() + MAX_TIME, batch: None, bytes: 0 };
+    let until = limit.map(|limit| Instant::now() + limit);
+    let sink = Sink { pieces: sender, until, batch: None, bytes: 0 };
     (sink, Export { pieces, has_ended: false })
 }
 
@@ -128,15 +129,52 @@ impl Sink {
     }
 
     async fn send(&self, piece: Piece) -> Result<(), Abandoned> {
-        match timeout_at(self.until, self.pieces.send(piece)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Abandoned),
-        }
+        let sent = match self.until {
+            // A timeout alone would let everything pass for which there is room.
+            Some(until) if until <= Instant::now() => return Err(Abandoned),
+            Some(until) => timeout_at(until, self.pieces.send(piece)).await.map_err(|_| Abandoned)?,
+            None => self.pieces.send(piece).await,
+        };
+        sent.map_err(|_| Abandoned)
     }
 }
 
 impl std::fmt::Debug for Export {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Export")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn told(limit: Option<Duration>, rows: u32, pause: Duration) -> Result<usize, StoreError> {
+        let (mut sink, mut export) = channel(limit);
+        let tell = async move {
+            for row in 0..rows {
+                tokio::time::sleep(pause).await;
+                if sink.row(Table::Decisions, (row.to_be_bytes().to_vec(), vec![0; BATCH_BYTES])).await.is_err() {
+                    return;
+                }
+            }
+            _ = sink.end(Ok(())).await;
+        };
+        let read = async {
+            let mut seen = 0;
+            while let Some(batch) = export.next().await? {
+                seen += batch.rows.len();
+            }
+            Ok(seen)
+        };
+        tokio::join!(tell, read).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_export_ends_in_time_however_fast_it_is_read() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(told(Some(MAX_TIME), 14, minute).await.unwrap(), 14);
+        assert!(matches!(told(Some(MAX_TIME), 16, minute).await, Err(StoreError::Unavailable { .. })));
+        assert_eq!(told(None, 60, minute).await.unwrap(), 60, "nobody waits for what it pins");
     }
 }

@@ -55,12 +55,7 @@ pub(super) async fn prepare(store: &Store, env: &Env) -> Result<Identity, StoreE
 
 /// The schema that is stored; a new store has the present one.
 fn begin(tx: &mut WriteTx<'_>, new: DeploymentId) -> Result<u32, StoreError> {
-    let (stored, min_reader) = (STORED_SCHEMA.get(tx)?, STORED_MIN_READER.get(tx)?);
-    let found = stored.unwrap_or(SCHEMA);
-    // A newer one that does not say who may read it may be read by nobody older.
-    if found > SCHEMA && min_reader.unwrap_or(found) > SCHEMA {
-        return Err(StoreError::NewerSchema { found, known: SCHEMA });
-    }
+    let stored = readable(tx)?;
     if stored.is_none() {
         STORED_SCHEMA.put(tx, &SCHEMA)?;
         STORED_MIN_READER.put(tx, &MIN_READER)?;
@@ -71,7 +66,26 @@ fn begin(tx: &mut WriteTx<'_>, new: DeploymentId) -> Result<u32, StoreError> {
     if EPOCH.get(tx)?.is_none() {
         EPOCH.put(tx, &1)?;
     }
-    Ok(found)
+    Ok(stored.unwrap_or(SCHEMA))
+}
+
+/// The schema that is stored, if there is one, unless this version may not read it.
+pub(super) fn readable(tx: &mut ReadTx<'_>) -> Result<Option<u32>, StoreError> {
+    let (stored, min_reader) = (STORED_SCHEMA.get(tx)?, STORED_MIN_READER.get(tx)?);
+    match stored {
+        // A newer one that does not say who may read it may be read by nobody older.
+        Some(found) if found > SCHEMA && min_reader.unwrap_or(found) > SCHEMA => {
+            Err(StoreError::NewerSchema { found, known: SCHEMA })
+        }
+        stored => Ok(stored),
+    }
+}
+
+/// Whose store it is, of one that stays as it is. `unsaid` is what one of an early schema does not say yet.
+pub(super) fn look(tx: &mut ReadTx<'_>, unsaid: Identity) -> Result<Identity, StoreError> {
+    let Some(_) = readable(tx)? else { return Err(StoreError::Absent) };
+    let (deployment, epoch) = (DEPLOYMENT.get(tx)?, EPOCH.get(tx)?);
+    Ok(Identity { deployment: deployment.unwrap_or(unsaid.deployment), epoch: epoch.unwrap_or(unsaid.epoch) })
 }
 
 /// Makes a step, unless somebody else has finished the migration meanwhile.
@@ -118,14 +132,16 @@ fn empty_approvals_by_expiry(tx: &mut WriteTx<'_>, _: Option<&[u8]>) -> Result<O
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::time::Duration;
 
+    use super::super::dump::restore::{Present, RestoreError, restore};
     use super::super::engine::Row;
     use super::super::fixtures::{AT_MS, dump, filled, parse, rows};
     use super::super::sweeper::sweep;
     use super::super::tests::StandingClock;
-    use super::super::{Location, audit, decisions, keys, pins, recordings, redb};
+    use super::super::{Location, Purpose, audit, decisions, keys, pins, recordings, redb};
     use super::*;
     use crate::identity::key::Standing;
     use crate::ids::{KeyName, UpstreamName};
@@ -139,7 +155,7 @@ mod tests {
     /// Puts rows into a file, past everything that would make sense of them.
     async fn write_file(path: &Path, tables: BTreeMap<Table, Vec<Row>>) {
         let env = StandingClock::at(AT_MS).env();
-        let engine = redb::Engine::open(Some(path.to_owned()), env, redb::GROUP).await.unwrap();
+        let engine = redb::Engine::open(Some(path.to_owned()), env, redb::GROUP, Purpose::Use).await.unwrap();
         for (table, rows) in tables {
             let put = move |tx: &mut WriteTx<'_>| rows.iter().try_for_each(|(key, value)| tx.put(table, key, value));
             engine.write(put).await.unwrap();
@@ -248,6 +264,60 @@ mod tests {
             std::fs::write(new, &written).unwrap();
             panic!("the form of records has changed: old forms have to stay readable. What is written now is in {new}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_only_looks_changes_nothing() {
+        let clock = StandingClock::at(AT_MS);
+        for (_, text) in FIXTURES {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("portcullis.redb");
+            write_file(&path, parse(text)).await;
+            let here = Location::File(path.clone());
+
+            let store = Store::open_existing(here.clone(), clock.env()).await.unwrap();
+            store.stats().await.unwrap();
+            assert_eq!(store.epoch(), 1);
+            let rows = parse(text).values().map(Vec::len).sum::<usize>() as u64;
+            assert_eq!(super::super::dump::summary(&store).await.unwrap().rows, rows);
+            store.close().await;
+            let copy = Location::File(directory.path().join("copy"));
+            super::super::dump::restore::migrate(&here, &copy, &clock.env()).await.unwrap();
+            let env = clock.env();
+            let refused = restore(b"".as_slice(), &here, Present::Keep, &env).await;
+            assert!(matches!(refused, Err(RestoreError::NotEmpty { .. })), "{refused:?}");
+            let store = Store::open_existing(here, clock.env()).await.unwrap();
+            assert!(parse(&dump(&store).await) == parse(text), "every row is what it was, to the byte");
+            store.close().await;
+
+            // The copy is as good as what it is of.
+            let store = Store::open(copy, clock.env()).await.unwrap();
+            assert!(store.examine().await.unwrap().is_sound());
+            read_back(&store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_only_looks_makes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("portcullis.redb");
+        let look = async || Store::open_existing(Location::File(path.clone()), Env::system()).await.map(drop);
+        assert!(matches!(look().await, Err(StoreError::Open { .. })));
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(look().await, Err(StoreError::Absent)));
+        assert_eq!(path.metadata().unwrap().len(), 0);
+        // Nor is a file changed that is none.
+        std::fs::write(&path, "something else").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(look().await.is_err());
+        assert!(Store::open(Location::File(path.clone()), Env::system()).await.is_err());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(std::fs::read(&path).unwrap(), b"something else");
+        // A file that is ours has nothing in it as long as nobody has worked with it.
+        std::fs::remove_file(&path).unwrap();
+        write_file(&path, BTreeMap::new()).await;
+        assert!(matches!(look().await, Err(StoreError::Absent)));
     }
 
     #[tokio::test]

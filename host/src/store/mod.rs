@@ -9,9 +9,11 @@
 //! how bytes are kept are [`redb`], for one gateway, and [`postgres`], for several. What is written above them is the
 //! same for both.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -178,8 +180,25 @@ pub enum StoreError {
     /// A record that this version cannot read: damaged, or written by a newer one.
     #[error("a record of table {table} is not readable: {problem}")]
     Unreadable { table: &'static str, problem: String },
-    #[error("an import into this store broke off: empty it and import again")]
+    #[error("an import into this store broke off: begin it anew")]
     Incomplete,
+    /// Told to whoever looks into a store or copies it: those make none.
+    #[error("there is no store here")]
+    Absent,
+    /// A store that a newer version may have written to, and that has to be copied whole or not at all.
+    #[error("the store has a table {name} that this version does not know: a newer one wrote it")]
+    UnknownTable { name: String },
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To work with it: made where there is none, and brought to the present schema.
+    Use,
+    /// To be filled from elsewhere: made where there is none, and otherwise as it is.
+    Fill,
+    /// To be looked at or copied: it has to be there, and nothing in it changes.
+    Look,
 }
 
 /// The store. Clones share one engine.
@@ -217,33 +236,54 @@ impl Store {
     /// Opens a store, creating it if there is none, brings one of an earlier version to the present schema, and refuses
     /// one that a newer version wrote.
     pub async fn open(location: Location, env: Env) -> Result<Self, StoreError> {
-        Self::start(location, env, redb::GROUP).await
+        Self::start(location, env, redb::GROUP, Purpose::Use).await
+    }
+
+    /// Opens a store that is there, whatever its schema, to look into it or to copy it. Nothing in it is changed, and
+    /// nothing is made.
+    pub async fn open_existing(location: Location, env: Env) -> Result<Self, StoreError> {
+        Self::start(location, env, redb::GROUP, Purpose::Look).await
+    }
+
+    /// Opens a place for an import, which decides what it may do with what is there.
+    async fn open_to_fill(location: Location, env: Env) -> Result<Self, StoreError> {
+        Self::start(location, env, redb::GROUP, Purpose::Fill).await
     }
 
     /// The same; an embedded engine commits at most `group` transactions at once: to measure what committing more is worth.
     #[doc(hidden)]
     pub async fn open_with_groups_of(group: usize, location: Location, env: Env) -> Result<Self, StoreError> {
-        Self::start(location, env, group.max(1)).await
+        Self::start(location, env, group.max(1), Purpose::Use).await
     }
 
-    async fn start(location: Location, env: Env, group: usize) -> Result<Self, StoreError> {
-        let about = |is_shared| About {
+    /// The same in an empty file that is open and locked, wherever that is.
+    async fn fill_file(file: File, env: Env) -> Result<Self, StoreError> {
+        let engine = Engine::Redb(Arc::new(redb::Engine::fill(file, env.clone()).await?));
+        Self::prepared(engine, false, env, Purpose::Fill).await
+    }
+
+    async fn start(location: Location, env: Env, group: usize, purpose: Purpose) -> Result<Self, StoreError> {
+        let is_shared = matches!(location, Location::Postgres(_));
+        let redb = |path| redb::Engine::open(path, env.clone(), group, purpose);
+        let engine = match location {
+            Location::File(path) => Engine::Redb(Arc::new(redb(Some(path)).await?)),
+            Location::Memory => Engine::Redb(Arc::new(redb(None).await?)),
+            Location::Postgres(database) => {
+                Engine::Postgres(Arc::new(postgres::Engine::open(&database, env.clone(), purpose).await?))
+            }
+        };
+        Self::prepared(engine, is_shared, env, purpose).await
+    }
+
+    async fn prepared(engine: Engine, is_shared: bool, env: Env, purpose: Purpose) -> Result<Self, StoreError> {
+        let about = About {
             replica: ReplicaId::generate(&env),
             identity: OnceLock::new(),
             is_shared,
             announced: watch::Sender::new(()),
         };
-        let is_shared = matches!(location, Location::Postgres(_));
-        let redb = |path| redb::Engine::open(path, env.clone(), group);
-        let engine = match location {
-            Location::File(path) => Engine::Redb(Arc::new(redb(Some(path)).await?)),
-            Location::Memory => Engine::Redb(Arc::new(redb(None).await?)),
-            Location::Postgres(database) => {
-                Engine::Postgres(Arc::new(postgres::Engine::open(&database, env.clone()).await?))
-            }
-        };
-        let store = Self { about: Arc::new(about(is_shared)), engine };
-        match store.prepare(&env).await {
+        let store = Self { about: Arc::new(about), engine };
+        match store.prepare(purpose, &env).await {
             Ok(identity) => {
                 store.about.identity.get_or_init(|| identity);
                 Ok(store)
@@ -334,26 +374,51 @@ impl Store {
         }
     }
 
-    async fn prepare(&self, env: &Env) -> Result<Identity, StoreError> {
+    async fn prepare(&self, purpose: Purpose, env: &Env) -> Result<Identity, StoreError> {
+        let unsaid = Identity { deployment: DeploymentId::generate(env), epoch: 1 };
+        if purpose == Purpose::Fill {
+            return Ok(unsaid);
+        }
         if self.read(dump::import::is_incomplete).await? {
             return Err(StoreError::Incomplete);
         }
-        migrations::prepare(self, env).await
+        match purpose {
+            Purpose::Look => self.read(move |tx| migrations::look(tx, unsaid)).await,
+            Purpose::Use | Purpose::Fill => migrations::prepare(self, env).await,
+        }
     }
 
-    /// Streams the whole content, of one consistent state.
+    /// Streams the whole content, of one consistent state, for at most [`export::MAX_TIME`].
     pub async fn export(&self) -> Result<export::Export, StoreError> {
+        self.export_within(Some(export::MAX_TIME)).await
+    }
+
+    /// The same for at most `limit`. Without one, nobody else may work with the store meanwhile.
+    async fn export_within(&self, limit: Option<Duration>) -> Result<export::Export, StoreError> {
         match &self.engine {
-            Engine::Redb(engine) => engine.export().await,
-            Engine::Postgres(engine) => engine.export().await,
+            Engine::Redb(engine) => engine.export(limit).await,
+            Engine::Postgres(engine) => engine.export(limit).await,
+        }
+    }
+
+    /// A table that holds something and that this version does not know.
+    async fn unknown_table(&self) -> Result<Option<String>, StoreError> {
+        match &self.engine {
+            Engine::Redb(engine) => engine.unknown_table().await,
+            Engine::Postgres(engine) => engine.unknown_table().await,
         }
     }
 
     /// What the store holds and how its writer fares. Looks at every row: for operators, not for requests.
     pub async fn stats(&self) -> Result<stats::Stats, StoreError> {
+        self.stats_with(()).await
+    }
+
+    /// The same. `held` is dropped when the work is done, which may be after whoever asked has gone away.
+    pub async fn stats_with(&self, held: impl Send + 'static) -> Result<stats::Stats, StoreError> {
         match &self.engine {
-            Engine::Redb(engine) => engine.stats().await,
-            Engine::Postgres(engine) => engine.stats().await,
+            Engine::Redb(engine) => engine.stats(held).await,
+            Engine::Postgres(engine) => engine.stats(held).await,
         }
     }
 

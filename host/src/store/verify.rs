@@ -4,6 +4,8 @@
 //! It goes through all tables in bounded steps, each on one snapshot, so that it may run beside traffic: what it compares
 //! was there at one time. What changes between two steps is seen as it is when its step comes.
 
+use serde_json::{Value, json};
+
 use super::engine::{Bounds, Direction, ReadTx, Row, Table};
 use super::{KEPT, Store, StoreError, kept::Kept};
 use crate::env::Timestamp;
@@ -28,6 +30,13 @@ pub struct Verification {
 }
 
 impl Verification {
+    /// What is wrong, for operators: the rows that are told one by one, and how many more there are.
+    pub fn to_json(&self) -> Value {
+        let row = |row: &Discrepancy| json!({ "index": row.index, "key": row.key, "kind": row.kind.as_str() });
+        let rows: Vec<Value> = self.discrepancies.iter().map(row).collect();
+        json!({ "discrepancies": rows, "untold": self.untold })
+    }
+
     /// Whether nothing is wrong.
     pub fn is_sound(&self) -> bool {
         self.discrepancies.is_empty()
@@ -231,5 +240,6 @@ mod tests {
         }
         let all = store.examine().await.unwrap();
         assert_eq!((all.discrepancies.len(), all.untold), (MAX_DISCREPANCIES, 200));
+        assert_eq!(all.to_json()["untold"], 200);
     }
 }

@@ -15,9 +15,9 @@ use tempfile::TempDir;
 
 /// What a command did.
 pub(crate) struct Ran {
-    pub(super) code: Option<i32>,
+    pub(crate) code: Option<i32>,
     pub(super) stdout: String,
-    pub(super) stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {

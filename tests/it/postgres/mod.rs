@@ -8,6 +8,8 @@ use portcullis_tests::{Caller, Gateway, TestClock, replicas};
 use serde_json::json;
 use tempfile::TempDir;
 
+mod store;
+
 async fn new_key(gateway: &Gateway, name: &str) -> String {
     let key = json!({ "name": name, "allow": [{ "upstream": "*", "tools": ["*"] }] });
     let reply = gateway.operator("POST", "/api/v1/keys", Some(key)).await;

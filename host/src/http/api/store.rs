@@ -9,7 +9,6 @@ use axum::response::IntoResponse as _;
 use futures_util::stream;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use serde_json::{Value, json};
 
 use super::{Answer, Api, Operator, Problem, ok};
 use crate::admin::store::{Backup, WalkError};
@@ -31,10 +30,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>) -> Answer {
 }
 
 pub(super) async fn verify(State(api): State<Arc<Api>>) -> Answer {
-    let found = api.control.verify_store().await?;
-    let rows: Vec<Value> =
-        found.iter().map(|row| json!({ "index": row.index, "key": row.key, "kind": row.kind.as_str() })).collect();
-    Ok(ok(&json!({ "discrepancies": rows })))
+    Ok(ok(&api.control.verify_store().await?.to_json()))
 }
 
 impl From<WalkError> for Problem {

@@ -250,13 +250,14 @@ pub(super) fn end_all_in(
 
 /// Ends every session there is, at once; the rows go when they would have expired.
 pub async fn end_every(store: &Store, actor: Actor) -> Result<(), StoreError> {
-    store
-        .write(move |tx| {
-            let epoch = EPOCH.get(tx)?.unwrap_or(0) + 1;
-            EPOCH.put(tx, &epoch)?;
-            audit::append(tx, actor, &AuditEvent::EverybodySignedOut)
-        })
-        .await
+    store.write(move |tx| end_every_in(tx, actor)).await
+}
+
+/// The same inside the transaction of what it follows from.
+pub(super) fn end_every_in(tx: &mut WriteTx<'_>, actor: Actor) -> Result<(), StoreError> {
+    let epoch = EPOCH.get(tx)?.unwrap_or(0) + 1;
+    EPOCH.put(tx, &epoch)?;
+    audit::append(tx, actor, &AuditEvent::EverybodySignedOut)
 }
 
 /// A page of a user's sessions that are alive, newest first.

@@ -92,6 +92,7 @@ impl Decoder {
     pub fn finish(&self) -> Result<(), DumpError> {
         match self.state {
             State::End if self.waiting.is_empty() => Ok(()),
+            State::End => Err(damaged("something follows its end")),
             State::Begin if self.waiting.is_empty() => Err(DumpError::NotADump),
             _ => Err(DumpError::CutShort),
         }

@@ -23,12 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Table;
 use super::export::{self, Export};
-use super::{Store, StoreError};
+use super::{Store, StoreError, replicas};
 use crate::secret::{Digest, hex};
 
 pub mod decode;
 pub mod encode;
 pub mod import;
+#[cfg(test)]
+mod place_tests;
 pub mod restore;
 #[cfg(test)]
 mod tests;
@@ -97,6 +99,16 @@ pub enum DumpError {
     NewerSchema { found: u32, known: u32 },
     #[error("the store is not empty")]
     NotEmpty,
+    #[error(
+        "gateways work with the store: {}; stop them (one that was killed counts as running for {} seconds)",
+        .gateways.join(", "),
+        replicas::LIFE.as_secs()
+    )]
+    InUse { gateways: Vec<String> },
+    #[error("the store was written to while it was copied: stop what works with it")]
+    Changed,
+    #[error("another import into the store has begun meanwhile")]
+    TakenOver,
     #[error("the store does not hold what was put in: it has {found:?} instead of {expected:?}")]
     Differs { expected: Summary, found: Summary },
     #[error(transparent)]
@@ -143,9 +155,9 @@ fn finished(digest: digest::Context) -> Digest {
     Digest::from_bytes(bytes)
 }
 
-/// The digest of all that a store holds.
+/// The digest of all that a store holds. Nobody else works with it meanwhile.
 pub async fn summary(store: &Store) -> Result<Summary, StoreError> {
-    summary_of(store.export().await?).await
+    summary_of(store.export_within(None).await?).await
 }
 
 async fn summary_of(mut export: Export) -> Result<Summary, StoreError> {

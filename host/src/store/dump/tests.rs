@@ -13,9 +13,9 @@ use crate::store::engine::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::store::tests::{StandingClock, memory};
 use crate::store::{Location, audit, changes};
 
-const NOW: u64 = 1_800_000_000_000;
+pub(super) const NOW: u64 = 1_800_000_000_000;
 
-async fn dump(store: &Store) -> Vec<u8> {
+pub(super) async fn dump(store: &Store) -> Vec<u8> {
     let mut dump = Dump::of(store, Timestamp::from_millis(NOW)).await.unwrap();
     let mut whole = Vec::new();
     while let Some(piece) = dump.next().await.unwrap() {
@@ -25,7 +25,7 @@ async fn dump(store: &Store) -> Vec<u8> {
 }
 
 /// Several tables, rows of all sizes, more than one batch, a change and an audit row.
-async fn fill(store: &Store) {
+pub(super) async fn fill(store: &Store) {
     for step in 0..3_u32 {
         let put = move |tx: &mut crate::store::WriteTx<'_>| -> Result<(), StoreError> {
             (0..400_u32).try_for_each(|row| {
@@ -89,8 +89,10 @@ async fn what_is_restored_is_what_was_there() {
     let bytes = dump(&store).await;
     let other = memory().await;
     assert!(is_empty(&other).await.unwrap());
-    let (_, loaded) = load(bytes.as_slice(), &other).await.unwrap();
+    let (_, import, loaded) = load(bytes.as_slice(), &other).await.unwrap();
     assert_eq!(loaded, summary(&store).await.unwrap());
+    assert!(other.read(import::is_incomplete).await.unwrap(), "it is none before its end");
+    import.finish().await.unwrap();
     assert_eq!(dump(&other).await, bytes);
 }
 
@@ -102,7 +104,7 @@ async fn only_an_empty_store_is_filled() {
     assert!(!is_empty(&store).await.unwrap());
     let refused = load(dump(&store).await.as_slice(), &store).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
-    let refused = copy(memory().await.export().await.unwrap(), &store).await;
+    let refused = copy(&memory().await, &store).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
     assert_eq!(summary(&store).await.unwrap(), before);
 }
@@ -127,7 +129,7 @@ async fn an_export_that_nobody_reads_ends_and_one_that_breaks_off_is_no_end() {
     let store = memory().await;
     fill(&store).await;
     drop(store.export().await.unwrap());
-    let (sink, mut export) = export::channel();
+    let (sink, mut export) = export::channel(None);
     drop(sink);
     assert!(matches!(export.next().await, Err(StoreError::Unavailable { .. })));
     store.close().await;
@@ -150,7 +152,13 @@ async fn every_damage_is_noticed() {
         }
     }
     let longer = [bytes.as_slice(), b"\0"].concat();
-    assert!(matches!(read(&longer, 64), Err(DumpError::Damaged { .. })));
+    for step in [64, longer.len()] {
+        assert!(matches!(read(&longer, step), Err(DumpError::Damaged { .. })));
+    }
+    // However the last bytes come.
+    let empty = memory().await;
+    let refused = load(longer.as_slice(), &empty).await;
+    assert!(matches!(refused, Err(DumpError::Damaged { .. })), "{refused:?}");
 }
 
 proptest! {
@@ -201,19 +209,23 @@ fn a_newer_format_and_a_newer_schema_are_told_apart_from_damage() {
 
 // Files.
 
-fn env() -> crate::env::Env {
+pub(super) fn env() -> crate::env::Env {
     StandingClock::at(NOW).env()
 }
 
-async fn file(path: &Path) -> Store {
+pub(super) async fn file(path: &Path) -> Store {
     Store::open(Location::File(path.to_owned()), env()).await.unwrap()
 }
 
-async fn restore_into(path: &Path, bytes: &[u8], present: Present) -> Result<restore::Restored, RestoreError> {
+pub(super) async fn restore_into(
+    path: &Path,
+    bytes: &[u8],
+    present: Present,
+) -> Result<restore::Restored, RestoreError> {
     restore(bytes, &Location::File(path.to_owned()), present, &env()).await
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(super) fn names(directory: &Path) -> Vec<String> {
     let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();
@@ -264,9 +276,13 @@ async fn a_store_that_is_in_use_or_holds_something_stays() {
     assert!(matches!(refused, Err(RestoreError::NotEmpty { .. })), "{refused:?}");
 
     // Nor does a bad dump do anything, wherever it is bad.
-    let good = dump(&file(&path).await).await;
+    let store = file(&path).await;
+    let good = dump(&store).await;
+    store.close().await;
     for cut in [0, 10, good.len() / 2, good.len() - 1] {
-        assert!(restore_into(&path, &good[..cut], Present::MoveAside).await.is_err());
+        let refused = restore_into(&path, &good[..cut], Present::MoveAside).await;
+        let is_bad = matches!(&refused, Err(RestoreError::Dump(DumpError::NotADump | DumpError::CutShort)));
+        assert!(is_bad, "{refused:?}");
     }
     assert_eq!(names(directory.path()), ["store"]);
     assert_eq!(summary(&file(&path).await).await.unwrap(), before);

@@ -153,11 +153,13 @@ impl Connector {
     /// The writer's connection.
     pub(super) async fn link(&self, missing: Missing) -> Result<Link, Fault> {
         let (link, has_table) = within(CONNECT_TIMEOUT, self.new_link()).await?;
-        if !has_table && missing == Missing::IsAFault {
-            return Err(Fault::Refused(unavailable(format!("the table {}.kv is gone", self.schema))));
-        }
-        if !has_table {
-            within(LOCK_TIMEOUT + ANSWER_TIMEOUT, link.make_table(&self.schema)).await?;
+        match missing {
+            _ if has_table => {}
+            Missing::Make => within(LOCK_TIMEOUT + ANSWER_TIMEOUT, link.make_table(&self.schema)).await?,
+            Missing::IsAFault => {
+                return Err(Fault::Refused(unavailable(format!("the table {}.kv is gone", self.schema))));
+            }
+            Missing::IsNoStore => return Err(Fault::Refused(StoreError::Absent)),
         }
         // Prepared once the table is there.
         within(ANSWER_TIMEOUT, link.prepare(&self.schema)).await
@@ -195,6 +197,8 @@ impl Connector {
 pub(super) enum Missing {
     /// Make it: this is the first start.
     Make,
+    /// Somebody only wants to look.
+    IsNoStore,
     /// It was there before. A store that begins anew would have forgotten what was revoked.
     IsAFault,
 }

@@ -26,9 +26,9 @@ use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::StoreError;
 use super::engine::{self, MAX_READS, ReadTx, Transition, WriteTx};
 use super::stats::Meter;
+use super::{Purpose, StoreError};
 use crate::env::{Env, Timestamp};
 
 mod fetched;
@@ -74,12 +74,13 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Connects to the database, making the table if it is not there.
-    pub(super) async fn open(database: &Database, env: Env) -> Result<Self, StoreError> {
+    /// Connects to the database, making the table if it is not there and the store is not only looked at.
+    pub(super) async fn open(database: &Database, env: Env, purpose: Purpose) -> Result<Self, StoreError> {
         let cannot = |source| StoreError::OpenDatabase { place: database.to_string(), source };
         let tasks = TaskTracker::new();
         let connector = Connector::new(database, tasks.clone()).map_err(|fault| cannot(Arc::new(fault)))?;
-        let link = connector.link(Missing::Make).await.map_err(|fault| match fault.into_error() {
+        let missing = if purpose == Purpose::Look { Missing::IsNoStore } else { Missing::Make };
+        let link = connector.link(missing).await.map_err(|fault| match fault.into_error() {
             StoreError::Unavailable { source } => cannot(source),
             error => error,
         })?;

@@ -56,6 +56,17 @@ pub(super) fn page(schema: &str) -> String {
     format!("SELECT k, v FROM {schema}.kv WHERE tbl = $1 AND k >= $2 ORDER BY tbl, k LIMIT $3")
 }
 
+/// The numbers of all tables that have rows, each found by one look into the primary key.
+pub(super) fn numbers(schema: &str) -> String {
+    format!(
+        "WITH RECURSIVE numbers AS ( \
+         (SELECT tbl FROM {schema}.kv ORDER BY tbl LIMIT 1) UNION ALL \
+         SELECT (SELECT kv.tbl FROM {schema}.kv WHERE kv.tbl > numbers.tbl ORDER BY kv.tbl LIMIT 1) \
+         FROM numbers WHERE numbers.tbl IS NOT NULL) \
+         SELECT tbl FROM numbers WHERE tbl IS NOT NULL"
+    )
+}
+
 /// For each table that has any: rows, bytes of keys and values, and what the rows take as they are stored.
 pub(super) fn count(schema: &str) -> String {
     format!(

@@ -5,6 +5,7 @@
 //! server keeps rows that were changed or removed since.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::StoreError;
@@ -22,13 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(65);
 
 impl Engine {
     /// Streams all rows of one state.
-    pub(in crate::store) async fn export(&self) -> Result<Export, StoreError> {
+    pub(in crate::store) async fn export(&self, limit: Option<Duration>) -> Result<Export, StoreError> {
         let reading = self.begin_walk().await?;
-        let page = statements::page(&self.schema);
-        let (mut sink, export) = export::channel();
+        let (page, numbers) = (statements::page(&self.schema), statements::numbers(&self.schema));
+        let (mut sink, export) = export::channel(limit);
         let (tasks, finished) = (self.tasks.clone(), self.finished.clone());
         let walk = async move {
-            let told = match tell_all(&reading, &page, &mut sink).await {
+            let told = match tell_all(&reading, &numbers, &page, &mut sink).await {
                 Ok(()) => {
                     reading.finish(&tasks);
                     Ok(())
@@ -46,8 +47,26 @@ impl Engine {
         Ok(export)
     }
 
-    /// Counts rows and bytes.
-    pub(in crate::store) async fn stats(&self) -> Result<Stats, StoreError> {
+    /// A table that holds something and that this version does not know.
+    pub(in crate::store) async fn unknown_table(&self) -> Result<Option<String>, StoreError> {
+        let reading = self.begin_walk().await?;
+        let unknown = unknown(&reading, &statements::numbers(&self.schema)).await.map_err(Fault::into_error)?;
+        reading.finish(&self.tasks);
+        Ok(unknown)
+    }
+
+    /// Counts rows and bytes. The count goes on if the returned future is dropped, as it does on the server, and `held`
+    /// with it.
+    pub(in crate::store) async fn stats(self: &Arc<Self>, held: impl Send + 'static) -> Result<Stats, StoreError> {
+        let engine = Arc::clone(self);
+        let count = async move {
+            let _held = held;
+            engine.count().await
+        };
+        self.tasks.spawn(count).await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn count(&self) -> Result<Stats, StoreError> {
         let reading = self.begin_walk().await?;
         let client = reading.client();
         let (count, size) = (statements::count(&self.schema), statements::size(&self.schema));
@@ -112,7 +131,21 @@ impl From<Abandoned> for Stopped {
     }
 }
 
-async fn tell_all(reading: &Reading, page: &str, sink: &mut Sink) -> Result<(), Stopped> {
+/// The number of a table that holds something and that this version does not know.
+async fn unknown(reading: &Reading, numbers: &str) -> Result<Option<String>, Fault> {
+    for row in within(PATIENCE, reading.client().query(numbers, &[])).await? {
+        let found: i16 = row.try_get(0)?;
+        if !Table::ALL.iter().any(|table| number(*table) == found) {
+            return Ok(Some(found.to_string()));
+        }
+    }
+    Ok(None)
+}
+
+async fn tell_all(reading: &Reading, numbers: &str, page: &str, sink: &mut Sink) -> Result<(), Stopped> {
+    if let Some(name) = unknown(reading, numbers).await? {
+        return Err(Fault::Refused(StoreError::UnknownTable { name }).into());
+    }
     let client = reading.client();
     let page = answered(client.prepare(page)).await?;
     for table in export::tables() {

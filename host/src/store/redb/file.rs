@@ -9,28 +9,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::redb::{Builder, Database, DatabaseError};
 
-use super::{Fault, builder, unavailable};
-use crate::store::StoreError;
+use super::{Fault, builder, fault, unavailable};
 use crate::store::stats::{FileStats, TableStats};
+use crate::store::{Purpose, StoreError};
 
 /// redb's page. It is not told by the library; `redb::Builder::set_page_size` is for its tests only.
 const PAGE_BYTES: u64 = 4096;
 
-/// Opens or creates the file, readable for nobody else, and refuses one that was damaged.
-pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
+/// Opens or creates the file, readable for nobody else, and refuses one that was damaged. One that is only looked at has to
+/// be there, and stays readable for whom it was.
+pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Database, StoreError> {
     let cannot = |source: Fault| StoreError::Open { path: path.to_owned(), source };
+    let io = |error: io::Error| cannot(Arc::new(error));
     let is_new = !path.exists();
-    let file = private_file(path).map_err(|error| cannot(Arc::new(error)))?;
+    let file = file_at(path, purpose).map_err(io)?;
+    // An empty file is about to become a store.
+    if purpose == Purpose::Look && file.metadata().map_err(io)?.len() == 0 {
+        return Err(StoreError::Absent);
+    }
+    let same = file.try_clone().map_err(io)?;
     let opened = open_checked(builder(), |builder| builder.create_file(file));
     let database = opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
         error => cannot(Arc::new(error)),
     })?;
+    // Not before it is known to be a store: it might be somebody else's file.
+    if purpose != Purpose::Look && same.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
+        same.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
+    }
     if is_new {
         // The file's name has to survive a power cut as well as its content.
-        sync_parent(path).map_err(|error| cannot(Arc::new(error)))?;
+        sync_parent(path).map_err(io)?;
     }
     Ok(database)
+}
+
+/// Makes a database in a file that is open and locked.
+pub(super) fn fill(file: &File) -> Result<Database, StoreError> {
+    let file = file.try_clone().map_err(unavailable)?;
+    builder().create_file(file).map_err(fault)
 }
 
 /// Opens a database, and looks at every page of it once.
@@ -51,12 +68,9 @@ pub(super) fn open_checked(
     Ok(database)
 }
 
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
+pub(super) fn file_at(path: &Path, purpose: Purpose) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(purpose != Purpose::Look).truncate(false).mode(0o600).open(path)
 }
 
 pub(in crate::store) fn sync_parent(path: &Path) -> io::Result<()> {
@@ -77,7 +91,7 @@ pub(in crate::store) async fn compact(path: &Path) -> Result<(u64, u64), StoreEr
     let compact = move || {
         let length = || Ok::<_, StoreError>(std::fs::metadata(&path).map_err(unavailable)?.len());
         let before = length()?;
-        let mut database = open(&path)?;
+        let mut database = open(&path, Purpose::Look)?;
         // Each round moves what it can; the last one finds nothing.
         while database.compact().map_err(unavailable)? {}
         drop(database);

@@ -12,6 +12,7 @@
 //! The transaction rules are not here but in `engine`. Facts about redb: its `Builder`, `WriteTransaction` and
 //! `StorageBackend` documentation.
 
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,16 +23,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::redb::{
-    AccessGuard, Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTableMetadata, StorageError, TableDefinition, TableError, TransactionError, backends::InMemoryBackend,
+    AccessGuard, Builder, Database, Durability, MultimapTableHandle, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTableMetadata, StorageError, TableDefinition, TableError, TableHandle, TransactionError,
+    backends::InMemoryBackend,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::StoreError;
 use super::engine::{self, Bounds, Direction, Effects, ReadTx, Rows, Snapshot, Table, Transition, WriteTx};
 use super::export::{self, Abandoned, Export};
 use super::stats::{Meter, Stats, TableStats};
+use super::{Purpose, StoreError};
 use crate::env::Env;
 
 #[cfg(test)]
@@ -70,9 +72,14 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens the store in a file, creating it if nothing is there, or one in memory. At most `group` closures share a
-    /// commit.
-    pub(super) async fn open(file: Option<PathBuf>, env: Env, group: usize) -> Result<Self, StoreError> {
+    /// Opens the store in a file, creating it if nothing is there and it is not only looked at, or one in memory. At most
+    /// `group` closures share a commit.
+    pub(super) async fn open(
+        file: Option<PathBuf>,
+        env: Env,
+        group: usize,
+        purpose: Purpose,
+    ) -> Result<Self, StoreError> {
         match file {
             None => {
                 let mut backend = Some(InMemoryBackend::new());
@@ -85,10 +92,15 @@ impl Engine {
             }
             Some(path) => {
                 let at = path.clone();
-                let engine = Self::start(Box::new(move || file::open(&at)), env, group).await?;
+                let engine = Self::start(Box::new(move || file::open(&at, purpose)), env, group).await?;
                 Ok(Self { path: Some(path), ..engine })
             }
         }
+    }
+
+    /// Makes a store in an empty file that is open and locked. The lock is the store's from then on.
+    pub(super) async fn fill(file: File, env: Env) -> Result<Self, StoreError> {
+        Self::start(Box::new(move || file::fill(&file)), env, GROUP).await
     }
 
     /// Starts the writer with its way to open the database.
@@ -172,9 +184,9 @@ impl Engine {
     }
 
     /// Streams all rows of one state, from a thread of its own.
-    pub(super) async fn export(self: &Arc<Self>) -> Result<Export, StoreError> {
+    pub(super) async fn export(self: &Arc<Self>, limit: Option<Duration>) -> Result<Export, StoreError> {
         let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (mut sink, export) = export::channel();
+        let (mut sink, export) = export::channel(limit);
         let (engine, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -197,12 +209,19 @@ impl Engine {
         Ok(export)
     }
 
-    /// Counts rows and pages.
-    pub(super) async fn stats(&self) -> Result<Stats, StoreError> {
+    /// A table that holds something and that this version does not know.
+    pub(super) async fn unknown_table(&self) -> Result<Option<String>, StoreError> {
+        let database = Arc::clone(&self.database);
+        let look = move || database.pages().map_err(|refused| refused.failure)?.unknown_table();
+        tokio::task::spawn_blocking(look).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Counts rows and pages. The count goes on if the returned future is dropped, and `held` with it.
+    pub(super) async fn stats(&self, held: impl Send + 'static) -> Result<Stats, StoreError> {
         let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (database, path, meter) = (Arc::clone(&self.database), self.path.clone(), Arc::clone(&self.meter));
         let count = move || {
-            let _permit = permit;
+            let _held = (permit, held);
             let pages = database.pages().map_err(|refused| refused.failure)?;
             let tables = export::tables().into_iter().map(|table| pages.stats(table)).collect::<Result<Vec<_>, _>>()?;
             let file = path.map(|path| file::stats(&path, &tables)).transpose()?;
@@ -473,6 +492,22 @@ impl Pages {
         Ok(TableStats { table, rows: count, bytes: pages.stored_bytes(), allocated_bytes })
     }
 
+    /// A table that holds something and that this version does not know.
+    fn unknown_table(&self) -> Result<Option<String>, StoreError> {
+        let known = |name: &str| Table::ALL.iter().any(|table| table.name() == name);
+        for handle in self.tx.list_tables().map_err(|error| self.note(error))? {
+            if !known(handle.name()) {
+                let name = handle.name().to_owned();
+                let rows = self.tx.open_untyped_table(handle).map_err(fault)?;
+                if rows.len().map_err(|error| self.note(error))? > 0 {
+                    return Ok(Some(name));
+                }
+            }
+        }
+        let mut multimaps = self.tx.list_multimap_tables().map_err(|error| self.note(error))?;
+        Ok(multimaps.next().map(|handle| handle.name().to_owned()))
+    }
+
     fn note(&self, error: StorageError) -> StoreError {
         // The handle was closed or reopened while this read went on; nothing is wrong with the new one.
         if !matches!(error, StorageError::DatabaseClosed) {
@@ -509,6 +544,11 @@ fn tell_all(
     pages: &Pages,
     mut tell: impl FnMut(Table, engine::Row) -> Result<(), Abandoned>,
 ) -> Option<Result<(), StoreError>> {
+    match pages.unknown_table() {
+        Ok(None) => {}
+        Ok(Some(name)) => return Some(Err(StoreError::UnknownTable { name })),
+        Err(failure) => return Some(Err(failure)),
+    }
     for table in export::tables() {
         let rows = match pages.range(table, &Bounds::all(), Direction::Forward, usize::MAX) {
             Ok(rows) => rows,
@@ -561,7 +601,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::tests::StandingClock;
-    use super::file::private_file;
+    use super::file::file_at;
     use super::*;
 
     const TABLE: Table = Table::Decisions;
@@ -637,7 +677,7 @@ mod tests {
         let (path, disk) = (path.to_owned(), Arc::clone(&faults));
         let open = move || {
             disk.openings.fetch_add(1, Ordering::SeqCst);
-            let file = FileBackend::new(private_file(&path).map_err(unavailable)?).map_err(fault)?;
+            let file = FileBackend::new(file_at(&path, Purpose::Use).map_err(unavailable)?).map_err(fault)?;
             // Without a cache, so that reads meet the disk.
             let mut builder = Builder::new();
             builder.set_cache_size(0).create_with_backend(FaultyDisk { file, faults: Arc::clone(&disk) }).map_err(fault)
@@ -802,7 +842,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_never_opened_twice() {
-        let engine = Engine::open(None, StandingClock::at(0).env(), GROUP).await.unwrap();
+        let engine = Engine::open(None, StandingClock::at(0).env(), GROUP, Purpose::Use).await.unwrap();
         put(&engine, b"kept").await.unwrap();
         engine.send(Message::Failed { opening: 1 }).unwrap();
         eventually(async || put(&engine, b"gone").await.err()).await;

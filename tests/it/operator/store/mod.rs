@@ -110,15 +110,15 @@ async fn a_damaged_backup_is_refused_and_changes_nothing() {
     let flipped = [&good[..middle], &[good[middle] ^ 1], &good[middle + 1..]].concat();
     for (bad, complaint) in [
         (good[..middle].to_vec(), "cut short"),
-        (flipped, "damaged"),
-        ([&good[..], b"more"].concat(), "damaged"),
+        // A flip may make something out of a length that cannot be.
+        (flipped, "the dump"),
+        ([&good[..], b"more"].concat(), "damaged: something follows its end"),
         (b"something else".to_vec(), "not a dump"),
         (Vec::new(), "not a dump"),
     ] {
         fs::write(dir.join("bad.dump"), bad).unwrap();
         let told = run_in(&dir, &["restore", "bad.dump", "--into", STORE, "--replace"]).await.complaint();
-        // A flip may make something out of a length that cannot be.
-        assert!(told.contains(complaint) || (complaint == "damaged" && told.contains("the dump")), "{told}");
+        assert!(told.contains(complaint), "{told}");
     }
     let stores = fs::read_dir(dir.join("data")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(stores.filter(|name| name.contains("redb")).collect::<Vec<_>>(), ["portcullis.redb"]);
