@@ -35,6 +35,8 @@ pub struct NewKey {
 pub enum KeyError {
     #[error("there is a key of this name already")]
     NameTaken,
+    #[error("another key had this name, and has left connections; end those first, or take another name")]
+    StillEnding,
     #[error("there is no key of this name")]
     NotFound,
     #[error("the key is declared in the configuration file and changed there")]
@@ -74,6 +76,7 @@ impl Control {
         match stored::create(&self.store, key.clone(), actor).await? {
             Creation::Created => {}
             Creation::NameTaken | Creation::SecretTaken => return Err(KeyError::NameTaken),
+            Creation::StillEnding => return Err(KeyError::StillEnding),
             Creation::TooMany => return Err(KeyError::TooMany),
         }
         self.publish_keys().await?;

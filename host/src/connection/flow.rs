@@ -58,8 +58,10 @@ words! {
         Redirect = "redirect",
         /// It was claimed before.
         Replay = "replay",
-        /// The holder may not use the upstream.
+        /// The holder may not use the upstream, or it is another upstream now.
         Access = "access",
+        /// The connection that was to be made or renewed has changed meanwhile.
+        Connection = "connection",
     }
 }
 

@@ -180,8 +180,8 @@ impl Grace {
 }
 
 impl Default for Grace {
-    /// 30 seconds and 20 times.
+    /// 30 seconds and 64 times: so many processes may share one token (`security.md` §2).
     fn default() -> Self {
-        Self { window: Duration::from_secs(30), replays: 20 }
+        Self { window: Duration::from_secs(30), replays: 64 }
     }
 }

@@ -1,18 +1,22 @@
 //! Virtual keys that were created through the API or the command line. Those of the configuration file are not here.
 //!
-//! Each verb is one transaction, with its audit row inside. What a key is and permits is `identity::key`.
+//! Each verb is one transaction, with its audit row inside. A key that is disabled or deleted loses what it had granted to
+//! clients, and one that is deleted its data key: who has its name later has nothing of it. What a key is and permits is
+//! `identity::key`.
 
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, Revision, announce, revision};
+use super::connections::{self, Whose};
 use super::table::{Cursor, Index, Older, Page, Typed, unreadable};
-use super::{Store, StoreError, WriteTx, audit, engine::Table};
-use crate::audit::{Actor, AuditEvent};
+use super::{Store, StoreError, WriteTx, audit, data_keys, engine::Table, revocations};
+use crate::audit::{Actor, AuditEvent, RevocationReason};
+use crate::connection::{End, Holder};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
-use crate::ids::KeyName;
+use crate::ids::{KeyName, Owner, Principal};
 use crate::secret::Digest;
 
 /// Most keys in the store.
@@ -37,6 +41,8 @@ pub enum Creation {
     NameTaken,
     /// Another key has the same secret, so that a caller with it would be two principals.
     SecretTaken,
+    /// Connections are left that another key of this name had made: `connections::end_all_of` ends them.
+    StillEnding,
     /// There are [`MAX_KEYS`] already.
     TooMany,
 }
@@ -72,6 +78,9 @@ fn create_in(tx: &mut WriteTx<'_>, name: &KeyName, record: &KeyRecord, actor: Ac
     if KEYS.count(tx, MAX_KEYS)? >= MAX_KEYS {
         return Ok(Creation::TooMany);
     }
+    if connections::are_left(tx, &connections_of(name))? {
+        return Ok(Creation::StillEnding);
+    }
     KEYS.put(tx, record)?;
     audit::append(tx, actor, &AuditEvent::KeyCreated { name: name.clone() })?;
     announce(tx, Change::Keys)?;
@@ -105,23 +114,54 @@ fn set_standing_in(
     }
     KEYS.put(tx, &KeyRecord { standing, ..record })?;
     audit::append(tx, actor, &event)?;
+    if standing == StandingRecord::Disabled {
+        revoke_granted(tx, name, actor)?;
+    }
     announce(tx, Change::Keys)?;
     Ok(StandingChange::Changed)
 }
 
-/// Deletes a key. Its name may be used again; the audit trail keeps both lives.
+/// Deletes a key and ends its connections. Its name may be used again; the audit trail keeps both lives.
 pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Deletion, StoreError> {
-    let name = name.clone();
-    store
-        .write(move |tx| {
-            if KEYS.remove(tx, name.as_str().as_bytes())?.is_none() {
-                return Ok(Deletion::NotFound);
-            }
-            audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
-            announce(tx, Change::Keys)?;
-            Ok(Deletion::Deleted)
-        })
-        .await
+    let of = name.clone();
+    let (deletion, mut has_more) = store.write(move |tx| delete_in(tx, &of, actor)).await?;
+    while has_more {
+        let of = name.clone();
+        has_more = store.write(move |tx| end_more(tx, &of, actor)).await?;
+    }
+    Ok(deletion)
+}
+
+/// What came of it, and whether there may be more connections to end.
+fn delete_in(tx: &mut WriteTx<'_>, name: &KeyName, actor: Actor) -> Result<(Deletion, bool), StoreError> {
+    if KEYS.remove(tx, name.as_str().as_bytes())?.is_none() {
+        return Ok((Deletion::NotFound, false));
+    }
+    audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
+    revoke_granted(tx, name, actor)?;
+    // Nobody can open what is sealed for the key from here on.
+    data_keys::shred_in(tx, &Owner::Principal(Principal::Key(name.clone())), actor)?;
+    announce(tx, Change::Keys)?;
+    let ended = connections::end_some(tx, &connections_of(name), End::HolderGone, actor)?;
+    Ok((Deletion::Deleted, ended.has_more))
+}
+
+/// Ends some more connections of a deleted key, unless there is a new one of this name by now.
+fn end_more(tx: &mut WriteTx<'_>, name: &KeyName, actor: Actor) -> Result<bool, StoreError> {
+    if KEYS.get(tx, name.as_str().as_bytes())?.is_some() {
+        return Ok(false);
+    }
+    Ok(connections::end_some(tx, &connections_of(name), End::HolderGone, actor)?.has_more)
+}
+
+fn connections_of(name: &KeyName) -> Whose {
+    Whose::Holder(Holder::Of(Principal::Key(name.clone())))
+}
+
+/// Revokes what clients were granted in the name of a key.
+fn revoke_granted(tx: &mut WriteTx<'_>, name: &KeyName, actor: Actor) -> Result<(), StoreError> {
+    let whose = revocations::Whose::Principal(Principal::Key(name.clone()));
+    revocations::revoke_all_in(tx, &whose, RevocationReason::PrincipalGone, actor).map(drop)
 }
 
 /// Every key, by name. There are at most [`MAX_KEYS`].
@@ -284,10 +324,14 @@ mod tests {
 
     use tokio::task::JoinSet;
 
+    use super::super::oauth_testing::{engines, grant_id, issue, party};
     use super::super::tests::memory;
+    use super::super::users::tests::{anybody, data_key};
     use super::super::verify::DiscrepancyKind;
+    use super::super::{flows, grants};
     use super::*;
     use crate::audit::OperatorProof;
+    use crate::oauth::grant::Gone;
 
     const ACTOR: Actor = Actor::Operator(OperatorProof::Socket);
 
@@ -374,17 +418,79 @@ mod tests {
         assert_eq!(delete(&store, &ci, ACTOR).await.unwrap(), Deletion::NotFound);
         assert_eq!(set_standing(&store, &ci, Standing::Enabled, ACTOR).await.unwrap(), StandingChange::NotFound);
         assert_eq!(by_digest(&store, Digest::of(b"ci")).await.unwrap(), None);
+        let revoked =
+            AuditEvent::GrantsRevoked { of: "principal:key:ci".to_owned(), reason: RevocationReason::PrincipalGone };
         assert_eq!(
             events(&store).await,
             [
                 AuditEvent::KeyCreated { name: ci.clone() },
                 AuditEvent::KeyDisabled { name: ci.clone() },
+                revoked.clone(),
                 AuditEvent::KeyEnabled { name: ci.clone() },
                 AuditEvent::KeyDeleted { name: ci.clone() },
+                revoked,
             ]
         );
         assert_eq!(store.verify().await.unwrap(), []);
         assert_eq!(create(&store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created);
+    }
+
+    #[tokio::test]
+    async fn who_has_the_name_of_a_deleted_key_has_nothing_else_of_it() {
+        for place in engines().await {
+            let store = &place.store;
+            create(store, key("ci", 5), ACTOR).await.unwrap();
+            let holder = Holder::Of(Principal::Key(name("ci")));
+            let owner = Owner::Principal(Principal::Key(name("ci")));
+            data_keys::create(store, &data_key(&owner)).await.unwrap();
+            for number in 0..120 {
+                connections::tests::connected(store, &holder, &format!("u{number}")).await;
+            }
+            let flow = flows::tests::begun(store, &holder, "tracker", 1).await;
+            issue(store, 1, "a", party("ci", "app")).await;
+            issue(store, 2, "b", party("other", "app")).await;
+
+            assert_eq!(delete(store, &name("ci"), ACTOR).await.unwrap(), Deletion::Deleted);
+            let left = connections::list(store, connections::Filter::default(), anybody, None, 9).await.unwrap();
+            assert_eq!(left.items, []);
+            assert_eq!(flows::get(store, flow.state).await.unwrap(), None);
+            assert_eq!(data_keys::find(store, &owner).await.unwrap().key, None);
+            let end = async |number| grants::get(store, &grant_id(number)).await.unwrap().unwrap().end;
+            assert_eq!((end(1).await, end(2).await), (Some(Gone::Revoked), None));
+
+            assert_eq!(create(store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created);
+            assert_eq!(end(1).await, Some(Gone::Revoked));
+            place.forward(std::time::Duration::from_secs(1));
+            issue(store, 3, "c", party("ci", "app")).await;
+            assert_eq!(end(3).await, None);
+            assert_eq!(store.verify().await.unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_not_free_while_connections_are_left_under_it() {
+        // As of a key that a configuration file had.
+        let store = memory().await;
+        let holder = Holder::Of(Principal::Key(name("ci")));
+        connections::tests::connected(&store, &holder, "notes").await;
+        connections::tests::connected(&store, &Holder::Of(Principal::Key(name("ci2"))), "notes").await;
+        assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::StillEnding);
+        connections::end_all_of(&store, connections_of(&name("ci")), End::HolderGone, ACTOR).await.unwrap();
+        assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created);
+    }
+
+    #[tokio::test]
+    async fn what_a_disabled_key_granted_does_not_come_back() {
+        for place in engines().await {
+            let store = &place.store;
+            create(store, key("ci", 5), ACTOR).await.unwrap();
+            issue(store, 1, "a", party("ci", "app")).await;
+            for standing in [Standing::Disabled, Standing::Enabled] {
+                set_standing(store, &name("ci"), standing, ACTOR).await.unwrap();
+                let grant = grants::get(store, &grant_id(1)).await.unwrap().unwrap();
+                assert_eq!(grant.end, Some(Gone::Revoked), "{standing:?}");
+            }
+        }
     }
 
     #[tokio::test]

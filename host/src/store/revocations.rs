@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::changes::{Change, announce};
 use super::engine::{Bounds, Direction, Table};
 use super::record::{grant, none};
-use super::table::{Cursor, MAX_PAGE, Page, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::table::{Cursor, MAX_PAGE, Page, Single, Typed};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, grants};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::env::Timestamp;
 use crate::ids::{ClientId, GrantId, Principal};
@@ -26,6 +26,11 @@ use crate::secret::Digest;
 const DENIED_FOR: Duration = MAX_ACCESS_TOKEN_LIFE.saturating_add(Duration::from_secs(10 * 60));
 /// For how long a watermark is kept: until nothing from before it can be left.
 const WATERMARK_FOR: Duration = MAX_LIFE.saturating_add(KEPT_AFTER_END);
+/// Entries of one grant: the last of them refuses all of it.
+const MAX_OF_GRANT: usize = MAX_PAGE;
+/// The latest time at which something was consented to, granted or refreshed, in milliseconds. After the clock was set
+/// back it is ahead of that, and so is what has to be revoked.
+const LATEST: Single<u64> = Single::new("latest_granted");
 
 pub(super) const DENIED: Typed<DeniedRecord> = Typed {
     table: Table::Denied,
@@ -129,7 +134,15 @@ impl Whose {
     }
 }
 
-/// Revokes all that was granted until now.
+/// Notes that something is consented to, granted or refreshed at this time.
+pub(super) fn granted_in(tx: &mut WriteTx<'_>, at: Timestamp) -> Result<(), StoreError> {
+    if LATEST.get(tx)?.is_none_or(|latest| latest < at.as_millis()) {
+        LATEST.put(tx, &at.as_millis())?;
+    }
+    Ok(())
+}
+
+/// Revokes all that was granted until now, by whatever the clock showed then.
 pub async fn revoke_all(
     store: &Store,
     whose: Whose,
@@ -147,30 +160,47 @@ pub(super) fn revoke_all_in(
     actor: Actor,
 ) -> Result<Watermark, StoreError> {
     let of = whose.to_string();
-    let before = WATERMARKS.get(tx, of.as_bytes())?.map_or(0, |record| record.not_before_ms);
-    // A clock that was set back takes nothing back.
-    let not_before = tx.now().max(Timestamp::from_millis(before));
-    let record =
-        WatermarkRecord { of: of.clone(), not_before_ms: not_before.as_millis(), reason: reason.as_str().to_owned() };
+    let before_ms = WATERMARKS.get(tx, of.as_bytes())?.map_or(0, |record| record.not_before_ms);
+    // A clock that was set back takes nothing back, and spares nothing that was granted before that.
+    let not_before_ms = tx.now().as_millis().max(before_ms).max(LATEST.get(tx)?.unwrap_or(0));
+    let not_before = Timestamp::from_millis(not_before_ms);
+    let record = WatermarkRecord { of: of.clone(), not_before_ms, reason: reason.as_str().to_owned() };
     WATERMARKS.put(tx, &record)?;
     audit::append(tx, actor, &AuditEvent::GrantsRevoked { of: of.clone(), reason })?;
     announce(tx, Change::Watermark { of })?;
     Ok(Watermark { whose: whose.clone(), not_before, reason })
 }
 
-/// Refuses one access token, by the digest of its `jti`.
+/// Refuses one access token, by the digest of its `jti`. A grant of which so many are refused that they fill a page is
+/// refused as a whole.
 pub async fn revoke_token(store: &Store, grant: GrantId, jti: Digest, actor: Actor) -> Result<(), StoreError> {
     store
         .write(move |tx| {
-            deny_in(tx, &grant, Some(jti))?;
+            if is_denied(tx, &grant, None)? || is_denied(tx, &grant, Some(jti))? {
+                return Ok(());
+            }
+            let within = Bounds::within(grant.as_str().as_bytes());
+            let others = tx.range(Table::Denied, &within, Direction::Forward, MAX_OF_GRANT)?.len();
+            let issued = grants::last_used_in(tx, &grant)?.unwrap_or_default();
+            deny_in(tx, &grant, (others + 1 < MAX_OF_GRANT).then_some(jti), issued)?;
             audit::append(tx, actor, &AuditEvent::TokenRevoked { grant: grant.clone() })
         })
         .await
 }
 
-/// Refuses the access tokens of a grant, or one of them.
-pub(super) fn deny_in(tx: &mut WriteTx<'_>, grant: &GrantId, jti: Option<Digest>) -> Result<(), StoreError> {
-    let until_ms = tx.now().after(DENIED_FOR).as_millis();
+fn is_denied(tx: &mut ReadTx<'_>, grant: &GrantId, jti: Option<Digest>) -> Result<bool, StoreError> {
+    let record = DENIED.get(tx, &denied_key(grant.as_str(), jti.map(Digest::to_hex).as_deref()))?;
+    Ok(record.is_some_and(|record| tx.now().as_millis() < record.until_ms))
+}
+
+/// Refuses the access tokens of a grant, or one of them. The last of them was issued at `issued`, or before now.
+pub(super) fn deny_in(
+    tx: &mut WriteTx<'_>,
+    grant: &GrantId,
+    jti: Option<Digest>,
+    issued: Timestamp,
+) -> Result<(), StoreError> {
+    let until_ms = tx.now().max(issued).after(DENIED_FOR).as_millis();
     DENIED.put(tx, &DeniedRecord { grant: grant.to_string(), token: jti.map(Digest::to_hex), until_ms })?;
     announce(tx, Change::Grant { id: grant.to_string() })
 }
@@ -187,7 +217,7 @@ pub async fn denied(store: &Store, after: Option<Cursor>) -> Result<Page<Denied>
         .await
 }
 
-/// What is refused of a grant, for a gateway that was told of a change: at most [`MAX_PAGE`] entries.
+/// What is refused of a grant, for a gateway that was told of a change. There are at most [`MAX_PAGE`] entries.
 pub async fn denied_of(store: &Store, grant: &GrantId) -> Result<Vec<Denied>, StoreError> {
     let within = Bounds::within(grant.as_str().as_bytes());
     store
@@ -328,10 +358,80 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_is_refused_once_and_a_page_of_them_is_the_whole_grant() {
+        for place in engines().await {
+            let store = &place.store;
+            issue(store, 1, "a", party("ci", "app")).await;
+            let revoke = async |number: usize| {
+                revoke_token(store, grant_id(1), digest(&format!("jti{number}")), Actor::System).await.unwrap();
+            };
+            for number in [0, 0, 1, 0] {
+                revoke(number).await;
+            }
+            assert_eq!(trail(store).await, ["grant.issued", "token.revoked", "token.revoked"]);
+            assert_eq!(announced(store).await.len(), 2);
+            for number in 2..MAX_OF_GRANT - 1 {
+                revoke(number).await;
+            }
+            let whole = || async {
+                let of_grant = denied_of(store, &grant_id(1)).await.unwrap();
+                (of_grant.len(), of_grant.iter().filter(|denied| denied.token.is_none()).count())
+            };
+            assert_eq!(whole().await, (MAX_OF_GRANT - 1, 0));
+            for number in MAX_OF_GRANT - 1..MAX_OF_GRANT + 9 {
+                revoke(number).await;
+                assert_eq!(whole().await, (MAX_OF_GRANT, 1), "what is refused is told of");
+            }
+            verify(store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_granted_before_the_clock_was_set_back_is_revoked_as_well() {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        for place in engines().await {
+            let store = &place.store;
+            for number in 1..=3 {
+                issue(store, number, &format!("t{number}"), party("ci", "app")).await;
+            }
+            let issued = place.now();
+            place.back(HOUR);
+            revoke_all(store, Whose::Principal(key("ci")), RevocationReason::Operator, OPERATOR).await.unwrap();
+            let watermark = watermark(store, Whose::Principal(key("ci"))).await.unwrap().unwrap();
+            assert_eq!(watermark.not_before, issued);
+            let end = async |number| grants::get(store, &grant_id(number)).await.unwrap().unwrap().end;
+            assert_eq!(end(1).await, Some(crate::oauth::grant::Gone::Revoked));
+
+            // Its access token may live as long after the clock was set back as it would have before.
+            issue(store, 4, "t4", party("other", "app")).await;
+            place.forward(HOUR);
+            place
+                .store
+                .write(|tx| grants::revoke_in(tx, &grant_id(4), |_| true, RevocationReason::Operator, OPERATOR))
+                .await
+                .unwrap();
+            issue(store, 5, "t5", party("other", "app")).await;
+            let late = place.now().after(DENIED_FOR);
+            place.back(HOUR);
+            grants::revoke(store, &grant_id(5), RevocationReason::Operator, OPERATOR).await.unwrap();
+            issue(store, 6, "t6", party("other", "app")).await;
+            place.forward(HOUR);
+            assert_eq!(denied_of(store, &grant_id(5)).await.unwrap()[0].until, late);
+            revoke_token(store, grant_id(6), digest("jti"), Actor::System).await.unwrap();
+            assert_eq!(denied_of(store, &grant_id(6)).await.unwrap()[0].until, late);
+
+            place.forward(HOUR);
+            let again = issue(store, 7, "t7", party("ci", "app")).await;
+            assert_eq!(end(7).await, None, "{again:?}");
+            verify(store).await;
+        }
+    }
+
+    #[tokio::test]
     async fn everything_that_is_refused_comes_in_pages() {
         let place = Place::memory().await;
         for number in 0..450 {
-            place.store.write(move |tx| deny_in(tx, &grant_id(number), None)).await.unwrap();
+            place.store.write(move |tx| deny_in(tx, &grant_id(number), None, tx.now())).await.unwrap();
         }
         let (mut seen, mut after) = (0, None);
         loop {

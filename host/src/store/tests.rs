@@ -35,6 +35,11 @@ impl StandingClock {
         self.0.fetch_add(by, Ordering::Relaxed);
     }
 
+    pub(super) fn set_back(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        self.0.fetch_sub(by, Ordering::Relaxed);
+    }
+
     pub(super) fn env(&self) -> Env {
         Env { clock: Arc::new(self.clone()), entropy: Arc::new(SameBytes) }
     }

@@ -173,6 +173,7 @@ impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::NameTaken => Self::new(StatusCode::CONFLICT, "name_taken", error.to_string()),
+            KeyError::StillEnding => Self::new(StatusCode::CONFLICT, "name_still_ending", error.to_string()),
             KeyError::NotFound => Self::not_found("key"),
             KeyError::ManagedByFile => Self::new(StatusCode::CONFLICT, "managed_by_file", error.to_string()),
             KeyError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_keys", error.to_string()),

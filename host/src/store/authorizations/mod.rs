@@ -10,7 +10,7 @@ use super::consents::{self, Remembered};
 use super::counted::Counted;
 use super::engine::Table;
 use super::table::{Single, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, revocations, users};
 use crate::audit::{Actor, AuditEvent, Party};
 use crate::ids::{Principal, RequestId};
 use crate::oauth::Window;
@@ -24,7 +24,7 @@ mod model_tests;
 mod pushed;
 mod record;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use codes::CODES;
 pub use codes::{Redemption, redeem_code};
@@ -71,6 +71,8 @@ pub enum Approval {
     Approved(Box<AuthorizationRequest>),
     /// More was approved than was asked for. Nothing has changed.
     Widened,
+    /// Whoever agreed is a user who is gone, or not active. Nothing has changed.
+    NotActive,
     Refused(Refused),
 }
 
@@ -186,6 +188,9 @@ fn approve_in(
     if !access.is_within(&request.resources, &request.scopes) {
         return Ok(Approval::Widened);
     }
+    if !users::may_be_granted_in(tx, principal)? {
+        return Ok(Approval::NotActive);
+    }
     let code = Code {
         digest: *code,
         client: request.client.clone(),
@@ -196,6 +201,7 @@ fn approve_in(
         access: access.clone(),
         life: Window::starting(tx.now(), *code_life),
     };
+    revocations::granted_in(tx, code.life.from)?;
     CODES.put(tx, &CodeRecord::new(&code, CodeStateRecord::Fresh {}))?;
     REQUESTS.remove(tx, id.as_str().as_bytes())?;
     let party = Party { principal: principal.clone(), client: request.client.clone() };

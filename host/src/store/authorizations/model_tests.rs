@@ -115,6 +115,8 @@ struct Model {
     grants: Vec<ModelGrant>,
     tokens: Vec<ModelToken>,
     watermark: Option<u64>,
+    /// When something was granted last, whatever the clock has shown since.
+    latest: u64,
 }
 
 fn is_open(at: u64, length: u64, now: u64) -> bool {
@@ -136,10 +138,16 @@ impl Model {
     }
 
     fn issue(&mut self, now: u64) -> usize {
+        self.latest = self.latest.max(now);
         let idle = now + IDLE;
         self.grants.push(ModelGrant { created: now, idle, until: now + LIFE, revoked: None, forgotten: false });
         self.tokens.push(ModelToken { grant: self.grants.len() - 1, used: None, forgotten: false });
         self.grants.len() - 1
+    }
+
+    fn approve(&mut self, now: u64) {
+        self.latest = self.latest.max(now);
+        self.codes.push(ModelCode { at: now, burned: false, grant: None, forgotten: false });
     }
 
     fn redeem(&mut self, code: usize, who: Who, now: u64) -> String {
@@ -206,6 +214,7 @@ impl Model {
             self.tokens.push(ModelToken { grant, used: None, forgotten: false });
             self.tokens[token].used = Some(ModelUse { at: now, successor, replays: 0, is_sealed: true });
             self.grants[grant].idle = (now + IDLE).min(self.grants[grant].until);
+            self.latest = self.latest.max(now);
             return "rotated".to_owned();
         }
         let used = self.tokens[token].used.as_mut().unwrap();
@@ -213,6 +222,7 @@ impl Model {
             return "too often".to_owned();
         }
         used.replays += 1;
+        self.latest = self.latest.max(now);
         format!("replayed {}", path.join(" "))
     }
 
@@ -268,14 +278,14 @@ async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, us
             Step::Approve => {
                 let number = model.codes.len();
                 approved(store, number as u64, &format!("code{number}")).await;
-                model.codes.push(ModelCode { at: now, burned: false, grant: None, forgotten: false });
+                model.approve(now);
                 continue;
             }
             Step::SignIn => {
                 let number = model.codes.len();
                 let code = format!("code{number}");
                 approved(store, number as u64, &code).await;
-                model.codes.push(ModelCode { at: now, burned: false, grant: None, forgotten: false });
+                model.approve(now);
                 let new = new_grant(model.grants.len() as u64, &format!("token{}", model.tokens.len()));
                 let answer = redeem_code(store, digest(&code), right(), new).await.unwrap();
                 ("redeem", told_redemption(&answer), model.redeem(number, Who::Right, now))
@@ -319,7 +329,7 @@ async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, us
             }
             Step::RevokeAll => {
                 revoke_all(store, Whose::Everybody, RevocationReason::Operator, OPERATOR).await.unwrap();
-                model.watermark = model.watermark.max(Some(now));
+                model.watermark = model.watermark.max(Some(now.max(model.latest)));
                 continue;
             }
             Step::Forward(by) => {

@@ -21,7 +21,7 @@ fn consent(code: &str) -> Consent {
     Consent { principal: key("ci"), access: access(), code: digest(code), code_life: CODE_LIFE, remember: None }
 }
 
-pub(super) fn right() -> CodeProof {
+pub(in crate::store) fn right() -> CodeProof {
     CodeProof {
         client: client("app"),
         redirect_uri: request(1).redirect_uri,

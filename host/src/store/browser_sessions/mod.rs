@@ -110,12 +110,12 @@ fn begin_in(tx: &mut WriteTx<'_>, new: &NewSession) -> Result<Beginning, StoreEr
     if let Some(replaced) = &new.replaces
         && let Some(old) = SESSIONS.find(tx, Table::BrowserSessionsByDigest, replaced.as_bytes())?
     {
-        SESSIONS.remove(tx, old.id.as_bytes())?;
+        end_one(tx, &old, epoch)?;
     }
     let others =
         SESSIONS.newest_within(tx, (Table::BrowserSessionsByUser, new.user.as_str().as_bytes()), MAX_PER_USER)?;
     for oldest in others.iter().skip(MAX_PER_USER - 1) {
-        SESSIONS.remove(tx, oldest.id.as_bytes())?;
+        end_one(tx, oldest, epoch)?;
     }
     let session = BrowserSession {
         id: new.id.clone(),
@@ -137,6 +137,16 @@ fn begin_in(tx: &mut WriteTx<'_>, new: &NewSession) -> Result<Beginning, StoreEr
     users::signed_in_now(tx, user)?;
     audit::append(tx, oneself, &event)?;
     Ok(Beginning::Begun(Box::new(session)))
+}
+
+/// Ends a session to which a new one succeeds. One that was over anyway ends without a line in the audit trail.
+fn end_one(tx: &mut WriteTx<'_>, record: &Record, epoch: u64) -> Result<(), StoreError> {
+    SESSIONS.remove(tx, record.id.as_bytes())?;
+    if record.epoch != epoch || record.expires() <= tx.now() {
+        return Ok(());
+    }
+    let user = UserId::parse(&record.user).ok_or_else(|| unreadable(Table::BrowserSessions, "a user is none"))?;
+    audit::append(tx, Actor::User(UserTag::from(&user)), &AuditEvent::SignedOut { user, sessions: 1 })
 }
 
 /// The living session of a cookie on one surface, and its active user.

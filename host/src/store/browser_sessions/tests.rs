@@ -43,6 +43,12 @@ pub(in crate::store) async fn begun(store: &Store, user: &User, number: usize) -
     }
 }
 
+/// The last lines of the audit trail, oldest first.
+async fn trail(store: &Store, lines: usize) -> Vec<&'static str> {
+    let page = audit::list(store, None, lines).await.unwrap();
+    page.items.iter().rev().map(|row| row.entry.event.name()).collect()
+}
+
 async fn is_alive(store: &Store, number: usize) -> bool {
     find(store, digest(number), Surface::Public).await.unwrap().is_some()
 }
@@ -74,6 +80,7 @@ async fn an_old_cookie_is_dead_at_once(store: Store) {
     let replacing = NewSession { replaces: Some(digest(1)), ..new_session(&user, 2) };
     assert!(matches!(begin(&store, replacing).await.unwrap(), Beginning::Begun(_)));
     assert!(!is_alive(&store, 1).await && is_alive(&store, 2).await);
+    assert_eq!(trail(&store, 2).await, ["browser.signed_out", "browser.signed_in"]);
 
     let Rotation::Rotated(rotated) = rotate(&store, digest(2), digest(3), None).await.unwrap() else { panic!() };
     assert_eq!((rotated.id.clone(), rotated.authenticated), (session_id(2), first.authenticated));
@@ -120,6 +127,7 @@ async fn one_more_than_there_may_be_ends_the_oldest(store: Store) {
         begun(&store, &user, number).await;
     }
     assert!(!is_alive(&store, 1).await && !is_alive(&store, 2).await && is_alive(&store, 3).await);
+    assert_eq!(trail(&store, 3).await, ["browser.signed_in", "browser.signed_out", "browser.signed_in"]);
     assert_eq!(end_all_of(&store, &user.id, None, ACTOR).await.unwrap(), MAX_PER_USER);
     assert_eq!(store.verify().await.unwrap(), []);
 }

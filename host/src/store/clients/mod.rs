@@ -107,7 +107,7 @@ fn register_in(tx: &mut WriteTx<'_>, client: &Client, most: u64, actor: Actor) -
         return Ok(Registration::Taken);
     }
     let (by, evicted) = match client.source {
-        Source::Registered { .. } => (RegisteredBy::Client, make_room(tx, most)?),
+        Source::Registered { .. } => (RegisteredBy::Client, make_room(tx, most, actor)?),
         Source::Operator => (RegisteredBy::Operator, has_room_for_operators(tx)?.then_some(0)),
     };
     let Some(evicted) = evicted else { return Ok(Registration::QuotaExceeded) };
@@ -118,9 +118,10 @@ fn register_in(tx: &mut WriteTx<'_>, client: &Client, most: u64, actor: Actor) -
     Ok(Registration::Registered(Box::new(client)))
 }
 
-/// Takes out the oldest unused clients until there is room for one, and tells how many; `None` if there is none.
-fn make_room(tx: &mut WriteTx<'_>, most: u64) -> Result<Option<u64>, StoreError> {
-    let mut evicted = 0;
+/// Takes out the oldest unused clients until there is room for one, and tells how many. `None` if there is none even so;
+/// then those that are gone are in the audit trail one by one, since no new one's line tells of them.
+fn make_room(tx: &mut WriteTx<'_>, most: u64, actor: Actor) -> Result<Option<u64>, StoreError> {
+    let mut evicted = Vec::new();
     let surplus = (CLIENTS.len(tx)? + 1).saturating_sub(most);
     if surplus == 0 {
         return Ok(Some(0));
@@ -130,11 +131,17 @@ fn make_room(tx: &mut WriteTx<'_>, most: u64) -> Result<Option<u64>, StoreError>
     let unused = Bounds::within(&[Use::Unused as u8]);
     for (_, id) in tx.range(Table::ClientsByUse, &unused, Direction::Forward, step)? {
         if let Some(client) = CLIENTS.remove(tx, &id)? {
-            announce(tx, Change::Client { id: client.id })?;
-            evicted += 1;
+            announce(tx, Change::Client { id: client.id.clone() })?;
+            evicted.push(client.id);
         }
     }
-    Ok((CLIENTS.len(tx)? < most).then_some(evicted))
+    if CLIENTS.len(tx)? < most {
+        return Ok(Some(evicted.len() as u64));
+    }
+    for id in evicted {
+        audit::append(tx, actor, &AuditEvent::ClientDeleted { client: super::record::client(Table::Clients, &id)? })?;
+    }
+    Ok(None)
 }
 
 fn has_room_for_operators(tx: &mut ReadTx<'_>) -> Result<bool, StoreError> {

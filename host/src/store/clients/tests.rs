@@ -265,5 +265,14 @@ async fn a_client_that_is_used_makes_no_room() {
         assert!(tries < 20, "it never gets in");
     }
     assert_eq!(count(store).await.unwrap(), 10);
+    // Each one that is gone is in the trail: alone, or in the number that made room.
+    let rows = audit::list(store, None, 200).await.unwrap().items;
+    let gone = rows.iter().map(|row| match row.entry.event {
+        AuditEvent::ClientDeleted { .. } => 1,
+        AuditEvent::ClientRegistered { evicted, .. } => evicted,
+        _ => 0,
+    });
+    let registered = rows.iter().filter(|row| row.entry.event.name() == "client.registered").count() as u64;
+    assert_eq!(registered - gone.sum::<u64>(), 10);
     verify(store).await;
 }

@@ -12,7 +12,7 @@ use crate::env::Timestamp;
 use crate::ids::{ConnectionId, UpstreamName};
 use crate::secret::Sealed;
 use crate::store::engine::{Bounds, Direction, Table};
-use crate::store::{Store, StoreError, WriteTx, audit, flows};
+use crate::store::{ReadTx, Store, StoreError, WriteTx, audit, flows};
 
 /// Connections ended in one transaction.
 const STEP: usize = 50;
@@ -108,7 +108,13 @@ pub async fn end_all_of(store: &Store, whose: Whose, why: End, actor: Actor) -> 
     store.write(move |tx| end_some(tx, &whose, why, actor)).await
 }
 
-fn end_some(tx: &mut WriteTx<'_>, whose: &Whose, why: End, actor: Actor) -> Result<Ended, StoreError> {
+/// A step of [`end_all_of`], as a part of the end of whose they are.
+pub(in crate::store) fn end_some(
+    tx: &mut WriteTx<'_>,
+    whose: &Whose,
+    why: End,
+    actor: Actor,
+) -> Result<Ended, StoreError> {
     let (records, flows) = match whose {
         Whose::Holder(holder) => {
             let flows = flows::drop_all_of(tx, holder, None)?;
@@ -127,6 +133,15 @@ fn end_some(tx: &mut WriteTx<'_>, whose: &Whose, why: End, actor: Actor) -> Resu
         end_in(tx, record, why, actor)?;
     }
     Ok(Ended { connections: records.len(), flows, has_more: records.len() == STEP })
+}
+
+/// Whether there are connections of these.
+pub(in crate::store) fn are_left(tx: &mut ReadTx<'_>, whose: &Whose) -> Result<bool, StoreError> {
+    let (table, prefix) = match whose {
+        Whose::Holder(holder) => (Table::Connections, of_holder(&holder.to_string())),
+        Whose::Upstream(upstream) => (Table::ConnectionsByUpstream, [upstream.as_str().as_bytes(), &[0]].concat()),
+    };
+    Ok(!tx.range(table, &Bounds::within(&prefix), Direction::Forward, 1)?.is_empty())
 }
 
 /// Tokens whose revocation is due. Nobody else is told of them before `patience` is over; by then it was

@@ -10,10 +10,10 @@
 
 use std::time::Duration;
 
-use super::changes::{self, Change};
+use super::changes::{self, Change, Revision};
 use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Index, Page, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, users};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::{Access, Connection, Credential, Holder, Place, Reason, Standing, State, Tokens};
 use crate::env::Timestamp;
@@ -31,12 +31,13 @@ pub(super) mod tests;
 pub use ending::{
     Disconnection, Ended, Revocation, Trial, Whose, disconnect, due_revocations, end_all_of, not_revoked, revoked,
 };
+pub(super) use ending::{are_left, end_some};
 use record::{Record, RevocationRecord, StateRecord, at, of_holder};
 pub use refresh::{Commit, Lease, Leasing, commit_refresh, due_for_refresh, give_back, lease_refresh};
 pub(super) use sealing::{SEALED, SEALED_REVOCATIONS};
 pub use sealing::{Secret, sealed_at};
-pub(super) use sweep::is_current;
 pub use sweep::{Swept, sweep};
+pub(super) use sweep::{is_current, is_current_for};
 
 /// Largest secrets of one connection, in bytes as they are sealed.
 pub const MAX_SEALED_BYTES: usize = 96 * 1024;
@@ -90,6 +91,8 @@ pub enum Put {
     Conflict(Option<Box<Connection>>),
     /// Its holder may not use the upstream.
     NoAccess,
+    /// What `may_use` was made of has changed: make it anew, and try again.
+    Outdated,
     TooLarge,
 }
 
@@ -104,32 +107,48 @@ pub enum Mark {
     NotFound,
 }
 
-/// Stores a credential, in the place of the one that was seen.
-pub async fn put<F>(store: &Store, new: NewCredential, may_use: F, actor: Actor) -> Result<Put, StoreError>
+/// Stores a credential, in the place of the one that was seen. `may_use` is of the state at revision `of`.
+pub async fn put<F>(
+    store: &Store,
+    new: NewCredential,
+    of: Revision,
+    may_use: F,
+    actor: Actor,
+) -> Result<Put, StoreError>
 where
     F: Fn(&Place) -> Access + Send + 'static,
 {
-    store.write(move |tx| put_in(tx, &new, &may_use, actor)).await
+    store.write(move |tx| put_in(tx, &new, of, &may_use, actor)).await
 }
 
 /// [`put`], as a part of what makes a connection.
 pub(super) fn put_in(
     tx: &mut WriteTx<'_>,
     new: &NewCredential,
+    of: Revision,
     may_use: &dyn Fn(&Place) -> Access,
     actor: Actor,
 ) -> Result<Put, StoreError> {
     let NewCredential { place, id, replaces, credential } = new;
-    if !may_use(place).is_granted() {
+    if !is_current_for(tx, of, place)? {
+        return Ok(Put::Outdated);
+    }
+    let is_gone = match &place.holder {
+        Holder::Shared => false,
+        Holder::Of(holder) => users::is_gone_in(tx, holder)?,
+    };
+    if is_gone || !may_use(place).is_granted() {
         return Ok(Put::NoAccess);
     }
     if !fits(credential) {
         return Ok(Put::TooLarge);
     }
     let now = tx.now();
+    let mut was_orphaned = false;
     let record = match (CONNECTIONS.get(tx, &at(place))?, replaces) {
         (Some(there), Some(seen)) if there.revision == *seen && there.id == id.as_str() => {
             // Whoever may use it now is no orphan, whatever the sweep has noted.
+            was_orphaned = there.orphaned_since_ms.is_some();
             Record { orphaned_since_ms: None, ..there.renewed(credential, now) }
         }
         (None, None) if tx.get(Table::ConnectionsById, id.as_str().as_bytes())?.is_none() => {
@@ -143,6 +162,10 @@ pub(super) fn put_in(
     CONNECTIONS.put(tx, &record)?;
     let (holder, upstream) = said(place);
     let kind = credential.kind().to_owned();
+    if was_orphaned {
+        let (holder, upstream) = (holder.clone(), upstream.clone());
+        audit::append(tx, actor, &AuditEvent::ConnectionReactivated { holder, upstream })?;
+    }
     audit::append(tx, actor, &AuditEvent::ConnectionStored { holder, upstream, kind })?;
     tell(tx, place)?;
     Ok(Put::Stored(record.revision))

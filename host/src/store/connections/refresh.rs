@@ -8,20 +8,20 @@
 use std::time::Duration;
 
 use super::record::LeaseRecord;
-use super::{CONNECTIONS, Record, at, fits, tell};
-use crate::connection::{Connection, Credential, Place};
+use super::{CONNECTIONS, REVOCATIONS, Record, RevocationRecord, at, fits, tell};
+use crate::connection::{Connection, Credential, Holder, Place};
 use crate::env::Timestamp;
 use crate::ids::ConnectionId;
 use crate::store::engine::{Bounds, Direction, Table};
 use crate::store::table::shorten;
-use crate::store::{ReadTx, Store, StoreError, WriteTx};
+use crate::store::{ReadTx, Store, StoreError, WriteTx, users};
 
 /// Longest time for one refresh.
 const MAX_LEASE: Duration = Duration::from_secs(120);
 /// First pause after a refresh that failed, doubled with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause.
-const LAST_PAUSE: Duration = Duration::from_secs(15 * 60);
+pub(super) const LAST_PAUSE: Duration = Duration::from_secs(15 * 60);
 const MAX_REPLICA_BYTES: usize = 64;
 /// Most connections that [`due_for_refresh`] tells at once.
 const MAX_DUE: usize = 500;
@@ -66,6 +66,8 @@ pub enum Commit {
     Stored(u64),
     /// The connection has moved on without this lease. Nothing was stored.
     LostLease,
+    /// The connection has ended meanwhile, or its user is gone. The tokens wait to be revoked, if anybody can still open them.
+    Ended,
     TooLarge,
 }
 
@@ -95,17 +97,24 @@ fn lease_in(tx: &mut WriteTx<'_>, place: &Place, seen: u64, by: &str, ttl: Durat
     let after_loss = record.lease.is_some();
     if let Some(lease) = &record.lease {
         let until = Timestamp::from_millis(lease.until_ms);
-        if now < until {
+        if is_ahead(until, now, MAX_LEASE) {
             return Ok(Leasing::HeldBy { by: lease.by.clone(), until });
         }
     }
-    if let Some(until) = record.not_before_ms.map(Timestamp::from_millis).filter(|until| now < *until) {
+    let pausing = record.not_before_ms.map(Timestamp::from_millis).filter(|until| is_ahead(*until, now, LAST_PAUSE));
+    if let Some(until) = pausing {
         return Ok(Leasing::Pausing { until });
     }
     let (fence, until) = (record.fence + 1, now.after(ttl));
     let lease = Some(LeaseRecord { by: by.to_owned(), until_ms: until.as_millis() });
     CONNECTIONS.put(tx, &Record { fence, lease, ..record })?;
     Ok(Leasing::Leased(Box::new(Lease { id: connection.id.clone(), fence, until, after_loss, connection })))
+}
+
+/// Whether a time lies ahead that was set at most `longest` before it. One that is further ahead was set before the clock
+/// was set back, and does not count: nothing that should be short becomes long because of a clock.
+fn is_ahead(until: Timestamp, now: Timestamp, longest: Duration) -> bool {
+    now < until && until <= now.after(longest)
 }
 
 /// Stores what a refresh has brought, sealed for the revision after the one that was leased.
@@ -117,14 +126,38 @@ pub async fn commit_refresh(store: &Store, lease: &Lease, credential: Credential
 }
 
 fn commit_in(tx: &mut WriteTx<'_>, lease: &Lease, credential: &Credential) -> Result<Commit, StoreError> {
-    let Some(record) = leased(tx, lease)? else { return Ok(Commit::LostLease) };
     if !fits(credential) {
         return Ok(Commit::TooLarge);
+    }
+    let Some(record) = leased(tx, lease)? else {
+        return Ok(if queue(tx, lease, credential)? { Commit::Ended } else { Commit::LostLease });
+    };
+    if let Holder::Of(holder) = &lease.connection.place.holder
+        && users::is_gone_in(tx, holder)?
+    {
+        // What they were sealed with is destroyed: nobody can use them, and nobody can have them revoked.
+        return Ok(Commit::Ended);
     }
     let renewed = record.renewed(credential, tx.now());
     CONNECTIONS.put(tx, &renewed)?;
     tell(tx, &lease.connection.place)?;
     Ok(Commit::Stored(renewed.revision))
+}
+
+/// Has the tokens revoked that a refresh has brought for a connection that has ended meanwhile, in place of those that it
+/// had used up. Whether it has: a connection that was renewed before it ended left other tokens, which stay in the queue.
+fn queue(tx: &mut WriteTx<'_>, lease: &Lease, credential: &Credential) -> Result<bool, StoreError> {
+    let Lease { id, connection, .. } = lease;
+    let key = id.as_str().as_bytes();
+    let is_left = REVOCATIONS.get(tx, key)?.is_none_or(|left| left.revision == connection.revision);
+    if !is_left || tx.get(Table::ConnectionsById, key)?.is_some() {
+        return Ok(false);
+    }
+    let now = tx.now();
+    let ended = Record { revision: connection.revision + 1, ..Record::first(id, &connection.place, credential, now) };
+    let Some(left) = RevocationRecord::of(&ended, now) else { return Ok(false) };
+    REVOCATIONS.put(tx, &left)?;
+    Ok(true)
 }
 
 /// The record of a lease, if that is still the newest.

@@ -4,18 +4,23 @@
 //! unused. It goes through all connections, a bounded part in each transaction, and asks a function of plain values
 //! that was made of one state of configuration, keys and users. If one of those has changed since, the step
 //! does nothing: on old news nothing is ended.
+//!
+//! Configuration files are each replica's own. That a key or an upstream of one is gone may be the view of one replica,
+//! so its connections are orphaned at first, and ended when nobody has brought it back for long. Only what the store
+//! itself proves is ended at once: that a user was deleted.
 
 use std::time::Duration;
 
 use super::ending::end_in;
 use super::{CONNECTIONS, Record, said, tell};
 use crate::audit::{Actor, AuditEvent};
-use crate::connection::{Access, End, Place};
+use crate::connection::{Access, End, Holder, Place};
 use crate::env::Timestamp;
+use crate::ids::Principal;
 use crate::store::changes::{self, Change, News, Revision};
 use crate::store::engine::{Bounds, Direction, Table};
 use crate::store::table::Cursor;
-use crate::store::{ReadTx, Store, StoreError, WriteTx, audit};
+use crate::store::{ReadTx, Store, StoreError, WriteTx, audit, users};
 
 /// Connections looked at in one transaction.
 const STEP: usize = 500;
@@ -70,7 +75,11 @@ fn sweep_in(
     for (key, row) in rows {
         let record = CONNECTIONS.decode(&row)?;
         let place = record.place()?;
-        match change(&record, may_use(&place), now, kept) {
+        let turn = match &place.holder {
+            Holder::Of(holder) if users::is_gone_in(tx, holder)? => Some(Turn::End(End::HolderGone)),
+            _ => change(&record, may_use(&place), now, kept),
+        };
+        match turn {
             Some(Turn::Orphan) => {
                 note(tx, &Record { orphaned_since_ms: Some(now.as_millis()), ..record }, &place)?;
                 orphaned += 1;
@@ -102,13 +111,15 @@ enum Turn {
 /// What is to become of a connection, if anything.
 fn change(record: &Record, access: Access, now: Timestamp, kept: Duration) -> Option<Turn> {
     let since = record.orphaned_since_ms.map(Timestamp::from_millis);
-    match (access, since) {
-        (Access::Granted, None) => None,
-        (Access::Granted, Some(_)) => Some(Turn::Reactivate),
-        (Access::Withdrawn, None) => Some(Turn::Orphan),
-        (Access::Withdrawn, Some(since)) => (since.after(kept) <= now).then_some(Turn::End(End::Orphaned)),
-        (Access::HolderGone, _) => Some(Turn::End(End::HolderGone)),
-        (Access::UpstreamGone, _) => Some(Turn::End(End::UpstreamGone)),
+    let why = match access {
+        Access::Granted => return since.map(|_| Turn::Reactivate),
+        Access::Withdrawn => End::Orphaned,
+        Access::HolderGone => End::HolderGone,
+        Access::UpstreamGone => End::UpstreamGone,
+    };
+    match since {
+        None => Some(Turn::Orphan),
+        Some(since) => (since.after(kept) <= now).then_some(Turn::End(why)),
     }
 }
 
@@ -123,11 +134,22 @@ fn note(tx: &mut WriteTx<'_>, record: &Record, place: &Place) -> Result<(), Stor
     tell(tx, place)
 }
 
-/// Whether nothing that access depends on has changed since.
+/// Whether nothing that the access of anybody depends on has changed since.
 pub(in crate::store) fn is_current(tx: &mut ReadTx<'_>, of: Revision) -> Result<bool, StoreError> {
     let News::Changes { changes, .. } = changes::since(tx, of)? else { return Ok(false) };
     let is_about_access = |change: &Change| {
         matches!(change, Change::Keys | Change::User { .. } | Change::Upstreams | Change::Grant { .. })
     };
     Ok(changes.len() < MAX_NEWS && !changes.iter().any(is_about_access))
+}
+
+/// Whether nothing that the access to one place depends on has changed since, so that what others do does not count.
+pub(in crate::store) fn is_current_for(tx: &mut ReadTx<'_>, of: Revision, place: &Place) -> Result<bool, StoreError> {
+    let News::Changes { changes, .. } = changes::since(tx, of)? else { return Ok(false) };
+    let is_about_it = |change: &Change| match (change, &place.holder) {
+        (Change::Upstreams, _) | (Change::Keys, Holder::Of(Principal::Key(_))) => true,
+        (Change::User { id }, Holder::Of(Principal::User(user))) => *id == user.as_str(),
+        _ => false,
+    };
+    Ok(changes.len() < MAX_NEWS && !changes.iter().any(is_about_it))
 }

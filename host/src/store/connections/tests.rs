@@ -11,6 +11,7 @@ use super::super::Location;
 use super::super::tests::StandingClock;
 use super::super::users::tests::{anybody, on_memory};
 use super::ending::Trial;
+use super::refresh::LAST_PAUSE;
 use super::*;
 use crate::audit::OperatorProof;
 use crate::connection::End;
@@ -84,6 +85,14 @@ async fn clocked() -> (StandingClock, Store) {
 
 async fn revision(store: &Store) -> changes::Revision {
     store.read(changes::revision).await.unwrap()
+}
+
+/// As [`super::put`], with access as it is now.
+async fn put<F>(store: &Store, new: NewCredential, may_use: F, actor: Actor) -> Result<Put, StoreError>
+where
+    F: Fn(&Place) -> Access + Send + 'static,
+{
+    super::put(store, new, revision(store).await, may_use, actor).await
 }
 
 async fn there_is_one_connection_for_a_place(store: Store) {
@@ -187,15 +196,12 @@ async fn what_is_ended_is_erased_and_its_tokens_wait_to_be_revoked(store: Store)
     let values = Credential::Headers { names: vec!["x-api-key".to_owned()], values: Sealed::from_bytes(*b"v") };
     let new = NewCredential { place: headers.clone(), id: fresh_id(), replaces: None, credential: values };
     put(&store, new, anybody, ACTOR).await.unwrap();
-    let lease = leased(&store, &notes, 1, "a").await;
     let end = |place| disconnect(&store, place, End::Disconnected, ACTOR);
     assert_eq!(end(&notes).await.unwrap(), Disconnection::Ended { is_to_revoke: true });
     assert_eq!(end(&headers).await.unwrap(), Disconnection::Ended { is_to_revoke: false });
     assert_eq!(end(&headers).await.unwrap(), Disconnection::NotFound);
     assert_eq!((get(&store, &notes).await.unwrap(), by_id(&store, &connection.id).await.unwrap()), (None, None));
-    assert_eq!(commit_refresh(&store, &lease, tokens("late", 1)).await.unwrap(), Commit::LostLease);
     stored(&store, &notes, 60_000).await;
-    assert_eq!(commit_refresh(&store, &lease, tokens("late", 1)).await.unwrap(), Commit::LostLease, "another life");
 
     let due = due_revocations(&store, TTL, 9).await.unwrap();
     let [only] = &due[..] else { panic!("{due:?}") };
@@ -206,6 +212,85 @@ async fn what_is_ended_is_erased_and_its_tokens_wait_to_be_revoked(store: Store)
     assert_eq!(not_revoked(&store, &connection.id, false).await.unwrap(), Trial::NotFound);
     let events = audit::list(&store, None, 1).await.unwrap().items;
     assert!(matches!(events[0].entry.event, AuditEvent::TokensRevoked { .. }));
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn a_refresh_that_ends_after_its_connection_leaves_nothing_alive(store: Store) {
+    let notes = place(&key("ci"), "notes");
+    let connection = stored(&store, &notes, 60_000).await;
+    let lease = leased(&store, &notes, 1, "a").await;
+    disconnect(&store, &notes, End::Disconnected, ACTOR).await.unwrap();
+    assert_eq!(due_revocations(&store, TTL, 9).await.unwrap().len(), 1, "somebody is at it already");
+    assert_eq!(commit_refresh(&store, &lease, tokens("late", 1)).await.unwrap(), Commit::Ended);
+    let due = due_revocations(&store, TTL, 9).await.unwrap();
+    let [only] = &due[..] else { panic!("{due:?}") };
+    assert_eq!((&only.connection, &only.place, only.revision, only.attempts), (&connection.id, &notes, 2, 1));
+    assert_eq!(only.access.as_bytes(), b"late");
+    assert_eq!(only.refresh.as_ref().map(Sealed::as_bytes), Some(&b"refresh late"[..]));
+    // The old tokens are revoked before the new ones come.
+    stored(&store, &notes, 60_000).await;
+    let lease = leased(&store, &notes, 1, "a").await;
+    disconnect(&store, &notes, End::Disconnected, ACTOR).await.unwrap();
+    revoked(&store, &lease.id).await.unwrap();
+    stored(&store, &notes, 60_000).await;
+    assert_eq!(commit_refresh(&store, &lease, tokens("later", 1)).await.unwrap(), Commit::Ended, "of another life");
+    let due = due_revocations(&store, TTL, 9).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.access.as_bytes()).collect::<Vec<_>>(), [b"later"]);
+    assert_eq!(access(&get(&store, &notes).await.unwrap().unwrap()), "first");
+    // What was renewed before it ended left other tokens, which are revoked.
+    let lease = leased(&store, &notes, 1, "a").await;
+    stored(&store, &notes, 60_000).await;
+    assert_eq!(commit_refresh(&store, &lease, tokens("lost", 1)).await.unwrap(), Commit::LostLease);
+    disconnect(&store, &notes, End::Disconnected, ACTOR).await.unwrap();
+    assert_eq!(commit_refresh(&store, &lease, tokens("lost", 1)).await.unwrap(), Commit::LostLease);
+    let due = due_revocations(&store, TTL, 9).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.revision).collect::<Vec<_>>(), [2]);
+    assert_eq!(due[0].access.as_bytes(), b"first");
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn nothing_is_stored_for_a_user_who_is_gone(store: Store) {
+    let user = super::super::users::tests::new(1, crate::identity::user::Role::User);
+    let user = super::super::users::tests::created(&store, user).await.id;
+    let notes = place(&Holder::Of(Principal::User(user.clone())), "notes");
+    let there = stored(&store, &notes, 60_000).await;
+    let lease = leased(&store, &notes, 1, "a").await;
+    users::delete(&store, &user, ACTOR).await.unwrap();
+    assert_eq!(commit_refresh(&store, &lease, tokens("late", 1)).await.unwrap(), Commit::Ended);
+    let again =
+        NewCredential { place: notes.clone(), id: there.id, replaces: Some(1), credential: tokens("late", 60_000) };
+    assert_eq!(put(&store, again, anybody, ACTOR).await.unwrap(), Put::NoAccess, "whatever may_use says");
+    assert_eq!(access(&get(&store, &notes).await.unwrap().unwrap()), "first");
+    // The store proves that nobody brings it back.
+    let of = revision(&store).await;
+    let swept = Swept::Step { orphaned: 0, reactivated: 0, ended: 1, next: None };
+    assert_eq!(sweep(&store, of, None, KEPT, anybody).await.unwrap(), swept);
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn on_old_news_nothing_is_stored(store: Store) {
+    let (ci, of) = (place(&key("ci"), "notes"), revision(&store).await);
+    let new = |place: &Place| NewCredential {
+        place: place.clone(),
+        id: fresh_id(),
+        replaces: None,
+        credential: tokens("t", 60_000),
+    };
+    let user = |number| super::super::users::tests::new(number, crate::identity::user::Role::User);
+    let ada = super::super::users::tests::created(&store, user(1)).await.id;
+    let ada = place(&Holder::Of(Principal::User(ada)), "notes");
+    let before_eve = revision(&store).await;
+    super::super::users::tests::created(&store, user(2)).await;
+    assert_eq!(super::put(&store, new(&ci), of, anybody, ACTOR).await.unwrap(), Put::Stored(1), "users are not keys");
+    assert_eq!(super::put(&store, new(&ada), of, anybody, ACTOR).await.unwrap(), Put::Outdated);
+    let stored = super::put(&store, new(&ada), before_eve, anybody, ACTOR).await.unwrap();
+    assert_eq!(stored, Put::Stored(1), "what others do does not count");
+    for (change, outdated) in [(Change::Keys, "key:ci2"), (Change::Upstreams, "shared")] {
+        let of = revision(&store).await;
+        store.write(move |tx| changes::announce(tx, change.clone())).await.unwrap();
+        let of_key = place(&Holder::parse(outdated).unwrap(), "notes");
+        assert_eq!(super::put(&store, new(&of_key), of, anybody, ACTOR).await.unwrap(), Put::Outdated);
+    }
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
@@ -279,7 +364,7 @@ async fn on_old_news_nothing_is_ended(store: Store) {
     let swept = sweep(&store, of, None, KEPT, gone).await.unwrap();
     assert_eq!(
         swept,
-        Swept::Step { orphaned: 0, reactivated: 0, ended: 1, next: None },
+        Swept::Step { orphaned: 1, reactivated: 0, ended: 0, next: None },
         "connections say nothing of access"
     );
     assert_eq!(store.verify().await.unwrap(), []);
@@ -313,6 +398,9 @@ on_memory!(
     what_does_not_work_is_marked_unless_it_was_replaced,
     of_64_that_want_to_refresh_one_does,
     what_is_ended_is_erased_and_its_tokens_wait_to_be_revoked,
+    a_refresh_that_ends_after_its_connection_leaves_nothing_alive,
+    nothing_is_stored_for_a_user_who_is_gone,
+    on_old_news_nothing_is_stored,
     all_of_a_holder_or_an_upstream_end_in_steps,
     lists_show_what_access_is_now,
     on_old_news_nothing_is_ended,
@@ -421,6 +509,59 @@ async fn access_that_comes_back_finds_its_connection_and_what_stays_away_does_no
     let names: Vec<_> =
         audit::list(&store, None, 4).await.unwrap().items.iter().map(|row| row.entry.event.name()).collect();
     assert_eq!(names, ["connection.reactivated", "connection.ended", "connection.orphaned", "connection.orphaned"]);
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_one_replica_does_not_know_of_is_kept_for_a_while() {
+    let (clock, store) = clocked().await;
+    let (of_key, of_upstream) = (place(&key("ci"), "notes"), place(&Holder::Shared, "files"));
+    for place in [&of_key, &of_upstream] {
+        stored(&store, place, 60_000).await;
+    }
+    let of = revision(&store).await;
+    let swept = |orphaned, reactivated, ended| Swept::Step { orphaned, reactivated, ended, next: None };
+    // Another replica's file has neither.
+    let gone = |place: &Place| if place.holder == Holder::Shared { Access::UpstreamGone } else { Access::HolderGone };
+    assert_eq!(sweep(&store, of, None, KEPT, gone).await.unwrap(), swept(2, 0, 0));
+    assert_eq!(sweep(&store, of, None, KEPT, anybody).await.unwrap(), swept(0, 2, 0));
+    assert_eq!(sweep(&store, of, None, KEPT, gone).await.unwrap(), swept(2, 0, 0));
+    clock.advance(KEPT);
+    // One that is made anew meanwhile is not ended for what its predecessor was.
+    stored(&store, &of_upstream, 60_000).await;
+    let names: Vec<_> =
+        audit::list(&store, None, 2).await.unwrap().items.iter().map(|row| row.entry.event.name()).collect();
+    assert_eq!(names, ["connection.stored", "connection.reactivated"]);
+    assert_eq!(sweep(&store, of, None, KEPT, gone).await.unwrap(), swept(1, 0, 1));
+    let event = &audit::list(&store, None, 9).await.unwrap().items;
+    let ended = event.iter().find_map(|row| match &row.entry.event {
+        AuditEvent::ConnectionEnded { why, .. } => Some(why.clone()),
+        _ => None,
+    });
+    assert_eq!(ended.as_deref(), Some("holder_gone"));
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_holds_no_refresh_up() {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let (clock, store) = clocked().await;
+    clock.advance(HOUR);
+    let (held, pausing) = (place(&key("ci"), "held"), place(&key("ci"), "pausing"));
+    for place in [&held, &pausing] {
+        stored(&store, place, 60_000_000).await;
+    }
+    leased(&store, &held, 1, "a").await;
+    let lease = leased(&store, &pausing, 1, "a").await;
+    give_back(&store, &lease, Some(LAST_PAUSE)).await.unwrap();
+    clock.set_back(Duration::from_secs(10));
+    assert!(matches!(lease_refresh(&store, &held, 1, "b", TTL).await.unwrap(), Leasing::HeldBy { .. }));
+    clock.advance(Duration::from_secs(10));
+    assert!(matches!(lease_refresh(&store, &pausing, 1, "b", TTL).await.unwrap(), Leasing::Pausing { .. }));
+    clock.set_back(HOUR);
+    for place in [&held, &pausing] {
+        leased(&store, place, 1, "b").await;
+    }
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
@@ -539,6 +680,7 @@ proptest! {
                                 *there = There { revision, access: name, works: true, lease: None, not_before: 0 };
                             }
                             Commit::LostLease => assert!(!is_newest, "the newest lease was refused"),
+                            Commit::Ended => assert_eq!(by_id(&store, &lease.id).await.unwrap(), None, "it lives"),
                             Commit::TooLarge => panic!("it is small"),
                         }
                     }
@@ -610,7 +752,6 @@ proptest! {
                     3 => {
                         let (of, seen) = (revision(&store).await, may_use(&allowed, &living));
                         let Swept::Step { next: None, .. } = sweep(&store, of, None, KEPT, seen).await.unwrap() else { panic!() };
-                        model.retain(|place, _| may_use(&allowed, &living)(place) != Access::HolderGone);
                         let left = list(&store, Filter::default(), anybody, None, 200).await.unwrap().items;
                         let left: BTreeMap<_, _> = left.into_iter().map(|one| (one.connection.place.clone(), one.connection)).collect();
                         for (place, connection) in &left {

@@ -1,6 +1,7 @@
 //! Device authorizations (RFC 8628): a device polls with one code, a person enters the other.
 //!
 //! Codes a person types are short, so that guessing is counted: per whoever guesses, and over all (`security.md` row T16).
+//! Only [`look_up`] takes one; whoever decides names the device that was found.
 //! The poll that finds the approval makes the grant in its own transaction.
 
 use std::time::Duration;
@@ -9,7 +10,7 @@ use super::counted::Counted;
 use super::engine::Table;
 use super::grants::{self, NewGrant, Revocation};
 use super::table::{Index, Single, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, revocations, users};
 use crate::audit::{Actor, AuditEvent, Party, RevocationReason};
 use crate::env::Timestamp;
 use crate::ids::{ClientId, GrantId, Principal};
@@ -22,7 +23,7 @@ use crate::secret::Digest;
 
 mod record;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use record::{DeviceRecord, MissesRecord};
 
@@ -92,6 +93,8 @@ pub enum Decision {
     Decided,
     /// More was approved than was asked for. Nothing has changed.
     Widened,
+    /// Whoever approved is a user who is gone, or not active. Nothing has changed.
+    NotActive,
     /// There is no such device, its time is over, or it was decided before.
     Gone,
 }
@@ -113,14 +116,15 @@ pub enum Poll {
     Granted(Box<Grant>),
     /// `access_denied`
     Refused,
-    /// The device had its grant already, so that somebody has a copy of its code. The grant counts no more.
+    /// The device has long had its grant, so that somebody has a copy of its code. The grant counts no more.
     Replayed {
         grant: GrantId,
         revoked: Revocation,
     },
     /// It is another client's code, or another key was proven. Nothing has changed.
     Mismatch(Mismatch),
-    /// `expired_token`, or a code that never was.
+    /// `expired_token`, or a code that never was. A device that had its grant and polls on while the code lives has lost the
+    /// answer, and begins anew (RFC 8628 §3.5).
     Gone(Gone),
 }
 
@@ -179,26 +183,41 @@ fn is_waiting(device: &DeviceRequest, now: Timestamp) -> bool {
     device.state == DeviceState::Pending && device.life.is_open(now)
 }
 
-/// Approves or refuses the device that waits for this user code.
-pub async fn decide(store: &Store, user_code: Digest, verdict: Verdict, actor: Actor) -> Result<Decision, StoreError> {
-    store.write(move |tx| decide_in(tx, user_code, &verdict, actor)).await
+/// Approves or refuses the device that [`look_up`] found, by [`DeviceRequest::device_code`].
+pub async fn decide(
+    store: &Store,
+    device_code: Digest,
+    verdict: Verdict,
+    actor: Actor,
+) -> Result<Decision, StoreError> {
+    store.write(move |tx| decide_in(tx, device_code, &verdict, actor)).await
 }
 
-fn decide_in(tx: &mut WriteTx<'_>, user_code: Digest, verdict: &Verdict, actor: Actor) -> Result<Decision, StoreError> {
+fn decide_in(
+    tx: &mut WriteTx<'_>,
+    device_code: Digest,
+    verdict: &Verdict,
+    actor: Actor,
+) -> Result<Decision, StoreError> {
     let now = tx.now();
-    let Some(device) = by_user_code(tx, user_code)?.filter(|device| is_waiting(device, now)) else {
-        return Ok(Decision::Gone);
-    };
+    let device = DEVICES.get(tx, device_code.as_bytes())?.map(DeviceRequest::try_from).transpose()?;
+    let Some(device) = device.filter(|device| is_waiting(device, now)) else { return Ok(Decision::Gone) };
     let client = device.client.clone();
     let (state, event) = match verdict {
         Verdict::Refuse => (DeviceState::Refused, AuditEvent::ConsentRefused { client }),
         Verdict::Approve { access, .. } if !access.is_within(&device.resources, &device.scopes) => {
             return Ok(Decision::Widened);
         }
-        Verdict::Approve { principal, access } => (
-            DeviceState::Approved { principal: principal.clone(), access: access.clone(), at: now },
-            AuditEvent::ConsentGiven(Party { principal: principal.clone(), client }),
-        ),
+        Verdict::Approve { principal, .. } if !users::may_be_granted_in(tx, principal)? => {
+            return Ok(Decision::NotActive);
+        }
+        Verdict::Approve { principal, access } => {
+            revocations::granted_in(tx, now)?;
+            (
+                DeviceState::Approved { principal: principal.clone(), access: access.clone(), at: now },
+                AuditEvent::ConsentGiven(Party { principal: principal.clone(), client }),
+            )
+        }
     };
     DEVICES.replace(tx, &DeviceRecord::from(&DeviceRequest { state, ..device }))?;
     audit::append(tx, actor, &event)?;
@@ -233,6 +252,9 @@ fn poll_in(
         return Ok(Poll::Mismatch(Mismatch::Proof));
     }
     if let DeviceState::Redeemed { grant } = device.state {
+        if device.life.is_open(now) {
+            return Ok(Poll::Gone(Gone::Expired));
+        }
         let revoked = grants::revoke_in(tx, &grant, |_| true, RevocationReason::CodeReplayed, Actor::System)?;
         return Ok(Poll::Replayed { grant, revoked });
     }

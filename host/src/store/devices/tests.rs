@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(600);
 const MANY: u64 = 1_000;
 
-fn device(name: &str) -> DeviceRequest {
+pub(in crate::store) fn device(name: &str) -> DeviceRequest {
     DeviceRequest {
         device_code: digest(&format!("device-{name}")),
         user_code: digest(&format!("user-{name}")),
@@ -39,7 +39,7 @@ fn approve() -> Verdict {
 }
 
 async fn say(store: &Store, name: &str, verdict: Verdict) -> Decision {
-    decide(store, digest(&format!("user-{name}")), verdict, OPERATOR).await.unwrap()
+    decide(store, digest(&format!("device-{name}")), verdict, OPERATOR).await.unwrap()
 }
 
 #[tokio::test]
@@ -57,12 +57,28 @@ async fn a_device_gets_its_grant_once_it_is_approved() {
         let Poll::Granted(grant) = ask(&place.store, "a", 1).await else { panic!("no grant") };
         assert_eq!((grant.principal.clone(), grant.access.clone()), (key("ci"), access()));
         assert_eq!(trail(&place.store).await, ["consent.given", "grant.issued"]);
-        // Whoever comes again with the same code has a copy of it.
+        // A device that has lost the answer asks again, and keeps what it has.
+        assert_eq!(ask(&place.store, "a", 2).await, Poll::Gone(Gone::Expired));
+        place.restart().await;
+        assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap().unwrap().end, None);
+        // Whoever comes again with the same code when no device would has a copy of it.
+        place.forward(LIFE);
         let expected = Poll::Replayed { grant: grant_id(1), revoked: Revocation::Revoked };
         assert_eq!(ask(&place.store, "a", 2).await, expected);
         assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap().unwrap().end, Some(Gone::Revoked));
         verify(&place.store).await;
     }
+}
+
+#[tokio::test]
+async fn a_user_code_decides_nothing() {
+    let place = Place::memory().await;
+    wait(&place.store, "a").await;
+    for verdict in [approve(), Verdict::Refuse] {
+        let answer = decide(&place.store, digest("user-a"), verdict, OPERATOR).await.unwrap();
+        assert_eq!(answer, Decision::Gone, "guesses are for those who count them");
+    }
+    assert_eq!(ask(&place.store, "a", 1).await, Poll::Pending);
 }
 
 #[tokio::test]
@@ -129,7 +145,13 @@ async fn of_64_polls_at_once_one_has_a_grant() {
     }
     let answers = devices.join_all().await;
     assert_eq!(answers.iter().filter(|answer| matches!(answer, Poll::Granted(_))).count(), 1);
-    assert_eq!(answers.iter().filter(|answer| matches!(answer, Poll::Replayed { .. })).count(), 63);
+    assert_eq!(answers.iter().filter(|answer| **answer == Poll::Gone(Gone::Expired)).count(), 63);
+    let [Poll::Granted(grant)] =
+        &answers.iter().filter(|answer| matches!(answer, Poll::Granted(_))).collect::<Vec<_>>()[..]
+    else {
+        panic!()
+    };
+    assert_eq!(grants::get(&place.store, &grant.id).await.unwrap().unwrap().end, None);
     verify(&place.store).await;
 }
 

@@ -11,7 +11,7 @@ use super::connections::{self, NewCredential, Put};
 use super::engine::{Bounds, Direction, Table};
 use super::sealed::{self, SealedIn};
 use super::table::{Cursor, Index, Page, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, upstreams};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::flow::{Callback, Check, Flow, Stage};
 use crate::connection::{Access, Credential, Holder, Place};
@@ -98,6 +98,8 @@ pub enum Claim {
     /// There is no such flow, or its time is over.
     Unknown,
     Refused(Check),
+    /// What `may_use` was made of has changed: make it anew, and try again.
+    Outdated,
 }
 
 /// What came of [`complete`].
@@ -111,6 +113,8 @@ pub enum Completion {
     NoAccess,
     /// The connection that was to be made or renewed has changed meanwhile.
     Conflict,
+    /// What `may_use` was made of has changed: make it anew, and try again. The flow is claimed still.
+    Outdated,
     TooLarge,
 }
 
@@ -181,34 +185,49 @@ fn begin_in(tx: &mut WriteTx<'_>, new: &NewFlow, may_use: &dyn Fn(&Place) -> Acc
 }
 
 /// Claims the flow of an answer. Of any number of callers with the same answer at most one is told that it has it.
-pub async fn claim<F>(store: &Store, callback: Callback, may_use: F) -> Result<Claim, StoreError>
+/// `may_use` is of the state at revision `of`.
+pub async fn claim<F>(store: &Store, callback: Callback, of: Revision, may_use: F) -> Result<Claim, StoreError>
 where
     F: Fn(&Place) -> Access + Send + 'static,
 {
-    store.write(move |tx| claim_in(tx, &callback, &may_use)).await
+    store.write(move |tx| claim_in(tx, &callback, of, &may_use)).await
 }
 
 fn claim_in(
     tx: &mut WriteTx<'_>,
     callback: &Callback,
+    of: Revision,
     may_use: &dyn Fn(&Place) -> Access,
 ) -> Result<Claim, StoreError> {
     let now = tx.now();
     let Some(flow) = alive(tx, &callback.state)? else { return Ok(Claim::Unknown) };
-    let access = if may_use(&flow.place).is_granted() { None } else { Some(Check::Access) };
+    if !connections::is_current_for(tx, of, &flow.place)? {
+        return Ok(Claim::Outdated);
+    }
+    let is_granted = may_use(&flow.place).is_granted() && is_same_upstream(tx, &flow)?;
+    let access = if is_granted { None } else { Some(Check::Access) };
     let Some(check) = flow.check(callback).or(access) else {
         let claimed = Flow { stage: Stage::Claimed, expires: flow.expires.max(now.after(CLAIM)), ..flow };
         FLOWS.put(tx, &Record::from(&claimed))?;
         return Ok(Claim::Claimed(Box::new(claimed)));
     };
-    let (holder, upstream) = (flow.place.holder.to_string(), flow.place.upstream.clone());
-    audit::append(tx, Actor::System, &AuditEvent::FlowRefused { holder, upstream, check: check.to_string() })?;
+    tell_refused(tx, &flow, check, Actor::System)?;
     match check {
         // Not theirs to end, or being exchanged.
         Check::Browser | Check::User | Check::Replay => {}
-        Check::Issuer | Check::Redirect | Check::Access => over(tx, flow)?,
+        Check::Issuer | Check::Redirect | Check::Access | Check::Connection => over(tx, flow)?,
     }
     Ok(Claim::Refused(check))
+}
+
+/// Whether the upstream of a flow is the one that it was begun for, and no later one of the same name.
+fn is_same_upstream(tx: &mut ReadTx<'_>, flow: &Flow) -> Result<bool, StoreError> {
+    Ok(upstreams::declared_in(tx, &flow.place.upstream)?.is_none_or(|declared| declared <= flow.begun))
+}
+
+fn tell_refused(tx: &mut WriteTx<'_>, flow: &Flow, check: Check, actor: Actor) -> Result<(), StoreError> {
+    let (holder, upstream) = (flow.place.holder.to_string(), flow.place.upstream.clone());
+    audit::append(tx, actor, &AuditEvent::FlowRefused { holder, upstream, check: check.to_string() })
 }
 
 /// The flow of a state, if its time is not over.
@@ -224,24 +243,26 @@ fn over(tx: &mut WriteTx<'_>, flow: Flow) -> Result<(), StoreError> {
 }
 
 /// Ends a claimed flow with the connection that it was for, sealed for [`Flow::connection`] and the revision after
-/// [`Flow::renews`].
+/// [`Flow::renews`]. `may_use` is of the state at revision `of`.
 pub async fn complete<F>(
     store: &Store,
     state: Digest,
     credential: Credential,
+    of: Revision,
     may_use: F,
     actor: Actor,
 ) -> Result<Completion, StoreError>
 where
     F: Fn(&Place) -> Access + Send + 'static,
 {
-    store.write(move |tx| complete_in(tx, &state, &credential, &may_use, actor)).await
+    store.write(move |tx| complete_in(tx, &state, &credential, of, &may_use, actor)).await
 }
 
 fn complete_in(
     tx: &mut WriteTx<'_>,
     state: &Digest,
     credential: &Credential,
+    of: Revision,
     may_use: &dyn Fn(&Place) -> Access,
     actor: Actor,
 ) -> Result<Completion, StoreError> {
@@ -253,12 +274,18 @@ fn complete_in(
         replaces: flow.renews,
         credential: credential.clone(),
     };
-    let completion = match connections::put_in(tx, &new, may_use, actor)? {
-        Put::Stored(revision) => Completion::Connected(revision),
-        Put::Conflict(_) => Completion::Conflict,
-        Put::NoAccess => Completion::NoAccess,
-        Put::TooLarge => Completion::TooLarge,
+    let put =
+        if is_same_upstream(tx, &flow)? { connections::put_in(tx, &new, of, may_use, actor)? } else { Put::NoAccess };
+    let (completion, check) = match put {
+        Put::Stored(revision) => (Completion::Connected(revision), None),
+        Put::Conflict(_) => (Completion::Conflict, Some(Check::Connection)),
+        Put::NoAccess => (Completion::NoAccess, Some(Check::Access)),
+        Put::TooLarge => (Completion::TooLarge, None),
+        Put::Outdated => return Ok(Completion::Outdated),
     };
+    if let Some(check) = check {
+        tell_refused(tx, &flow, check, actor)?;
+    }
     over(tx, flow)?;
     Ok(completion)
 }

@@ -72,6 +72,30 @@ fn tokens(access: &str) -> Credential {
     })
 }
 
+/// As [`super::claim`], with access as it is now.
+async fn claim<F>(store: &Store, callback: Callback, may_use: F) -> Result<Claim, StoreError>
+where
+    F: Fn(&Place) -> Access + Send + 'static,
+{
+    let of = store.read(changes::revision).await?;
+    super::claim(store, callback, of, may_use).await
+}
+
+/// As [`super::complete`], with access as it is now.
+async fn complete<F>(
+    store: &Store,
+    state: Digest,
+    credential: Credential,
+    may_use: F,
+    actor: Actor,
+) -> Result<Completion, StoreError>
+where
+    F: Fn(&Place) -> Access + Send + 'static,
+{
+    let of = store.read(changes::revision).await?;
+    super::complete(store, state, credential, of, may_use, actor).await
+}
+
 async fn checks_of_refusals(store: &Store) -> Vec<String> {
     let rows = audit::list(store, None, 200).await.unwrap().items;
     let checks = rows.into_iter().rev().filter_map(|row| match row.entry.event {
@@ -148,7 +172,20 @@ async fn access_is_asked_for_at_each_step(store: Store) {
     let flow = begun(&store, &holder("ci"), "notes", 3).await;
     claim(&store, callback(&flow), anybody).await.unwrap();
     assert!(fail(&store, state(3)).await.unwrap() && !fail(&store, state(3)).await.unwrap());
+    assert_eq!(checks_of_refusals(&store).await, ["access", "access"]);
     assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn on_old_news_nothing_is_claimed_or_connected(store: Store) {
+    let flow = begun(&store, &holder("ci"), "notes", 1).await;
+    let of = store.read(changes::revision).await.unwrap();
+    store.write(|tx| changes::announce(tx, changes::Change::Keys)).await.unwrap();
+    assert_eq!(super::claim(&store, callback(&flow), of, anybody).await.unwrap(), Claim::Outdated);
+    assert!(matches!(claim(&store, callback(&flow), anybody).await.unwrap(), Claim::Claimed(_)));
+    let old = super::complete(&store, state(1), tokens("t"), of, anybody, ACTOR).await.unwrap();
+    assert_eq!(old, Completion::Outdated);
+    assert_eq!(complete(&store, state(1), tokens("t"), anybody, ACTOR).await.unwrap(), Completion::Connected(1));
+    assert_eq!(checks_of_refusals(&store).await, [""; 0]);
 }
 
 async fn of_64_claims_of_one_flow_one_has_it(store: Store) {
@@ -171,6 +208,7 @@ async fn of_two_flows_for_one_place_one_connects(store: Store) {
     }
     assert_eq!(complete(&store, other.state, tokens("t"), anybody, ACTOR).await.unwrap(), Completion::Connected(1));
     assert_eq!(complete(&store, one.state, tokens("t"), anybody, ACTOR).await.unwrap(), Completion::Conflict);
+    assert_eq!(checks_of_refusals(&store).await, ["connection"]);
     let flow = begun(&store, &holder("ci"), "notes", 3).await;
     connections::disconnect(&store, &flow.place, End::Disconnected, ACTOR).await.unwrap();
     assert_eq!(claim(&store, callback(&flow), anybody).await.unwrap(), Claim::Unknown, "flows go first");
@@ -213,6 +251,7 @@ on_memory!(
     a_flow_ends_in_a_connection,
     an_answer_has_to_come_from_where_it_was_asked_for,
     access_is_asked_for_at_each_step,
+    on_old_news_nothing_is_claimed_or_connected,
     of_64_claims_of_one_flow_one_has_it,
     of_two_flows_for_one_place_one_connects,
     a_holder_has_a_bounded_number_of_open_flows,
@@ -236,6 +275,21 @@ async fn a_flow_has_its_time_and_a_claim_a_little_more() {
     let for_ever = NewFlow { life: Duration::MAX, ..new(&holder("ci"), "notes", 3) };
     let Beginning::Begun(flow) = begin(&store, for_ever, anybody).await.unwrap() else { panic!() };
     assert_eq!(flow.expires, clock.env().now().after(MAX_LIFE));
+}
+
+#[tokio::test]
+async fn what_one_upstream_was_asked_for_is_not_given_to_the_next_of_its_name() {
+    let clock = StandingClock::at(1_000);
+    let store = Store::open(Location::Memory, clock.env()).await.unwrap();
+    let (one, two) = (begun(&store, &holder("a"), "notes", 1).await, begun(&store, &holder("b"), "notes", 2).await);
+    assert!(matches!(claim(&store, callback(&one), anybody).await.unwrap(), Claim::Claimed(_)));
+    clock.advance(Duration::from_secs(1));
+    upstreams::tests::declared(&store, "notes").await;
+    assert_eq!(claim(&store, callback(&two), anybody).await.unwrap(), Claim::Refused(Check::Access));
+    assert_eq!(complete(&store, state(1), tokens("t"), anybody, ACTOR).await.unwrap(), Completion::NoAccess);
+    let flow = begun(&store, &holder("a"), "notes", 3).await;
+    assert!(matches!(claim(&store, callback(&flow), anybody).await.unwrap(), Claim::Claimed(_)));
+    assert_eq!(complete(&store, state(3), tokens("t"), anybody, ACTOR).await.unwrap(), Completion::Connected(1));
 }
 
 #[tokio::test]

@@ -5,15 +5,15 @@
 //! its successor stays sealed under the token itself while its grace lasts, in a table of its own whose rows the sweeper
 //! takes out. A refresh changes no rights and has no line in the audit trail; one that is replayed or refused has.
 //!
-//! What a grant rests on is asked in the same transaction: its client is registered, no watermark covers it
-//! ([`super::revocations`]), and the store was not restored since.
+//! What a grant rests on is asked in the same transaction: its client is registered, its user is active, no watermark
+//! covers it ([`super::revocations`]), and the store was not restored since.
 
 use std::time::Duration;
 
 use super::engine::Table;
 use super::revocations::{self, Coverage};
 use super::table::{Cursor, Index, Page, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit, clients};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, clients, users};
 use crate::audit::{Actor, AuditEvent, Party, RevocationReason};
 use crate::env::Timestamp;
 use crate::ids::{ClientId, GrantId, Principal};
@@ -106,7 +106,8 @@ pub(super) fn issue_in(
     consented: Timestamp,
 ) -> Result<Result<Grant, Gone>, StoreError> {
     let Party { principal, client } = party;
-    if revocations::covering(tx, principal, client, consented)?.is_some() {
+    let is_covered = revocations::covering(tx, principal, client, consented)?.is_some();
+    if is_covered || !users::may_be_granted_in(tx, principal)? {
         return Ok(Err(Gone::Revoked));
     }
     // An id that is taken, by a chance of one in 2^48 within a millisecond, makes no grant.
@@ -132,6 +133,7 @@ pub(super) fn issue_in(
         on_reuse: new.on_reuse,
         revoked: None,
     };
+    revocations::granted_in(tx, now)?;
     GRANTS.put(tx, &GrantRecord::from(&grant))?;
     if let Some(digest) = new.refresh {
         let forgotten = until.after(KEPT_AFTER_END);
@@ -196,7 +198,7 @@ pub(super) fn revoke_in(
 fn end_in(tx: &mut WriteTx<'_>, grant: Grant, reason: RevocationReason, actor: Actor) -> Result<(), StoreError> {
     let grant = Grant { revoked: Some((tx.now(), reason)), ..grant };
     GRANTS.put(tx, &GrantRecord::from(&grant))?;
-    revocations::deny_in(tx, &grant.id, None)?;
+    revocations::deny_in(tx, &grant.id, None, grant.last_used)?;
     let Grant { id, principal, client, .. } = grant;
     audit::append(tx, actor, &AuditEvent::GrantRevoked { grant: id, party: Party { principal, client }, reason })
 }
@@ -261,6 +263,12 @@ fn listed_in(
     }
     let end = grant.end(tx.now(), epoch);
     Ok(Listed { grant, end })
+}
+
+/// When a grant was last refreshed, or made.
+pub(super) fn last_used_in(tx: &mut ReadTx<'_>, id: &GrantId) -> Result<Option<Timestamp>, StoreError> {
+    let record = GRANTS.get(tx, id.as_str().as_bytes())?;
+    Ok(record.map(Grant::try_from).transpose()?.map(|grant| grant.last_used))
 }
 
 fn token_in(tx: &mut ReadTx<'_>, token: Digest) -> Result<Option<RefreshToken>, StoreError> {

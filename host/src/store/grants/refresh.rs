@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Store, StoreError, WriteTx, audit, clients};
+use super::super::{Store, StoreError, WriteTx, audit, clients, revocations, users};
 use super::record::{GrantRecord, SealedRecord, TokenRecord};
 use super::{GRANTS, SEALED, TOKENS, end_in, get_in, token_in};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
@@ -71,6 +71,9 @@ fn refresh_in(
     if let Err(mismatch) = grant.check(presented) {
         return Ok(Refresh::Mismatch(mismatch));
     }
+    if !users::may_be_granted_in(tx, &grant.principal)? {
+        return Ok(Refresh::Gone(Gone::Revoked));
+    }
     if !clients::used_in(tx, &grant.client)? {
         return Ok(Refresh::Gone(Gone::Client));
     }
@@ -129,6 +132,7 @@ fn rotate(
     }
     TOKENS.put(tx, &TokenRecord::from(&RefreshToken { used: Some(used), ..token }))?;
     TOKENS.put(tx, &TokenRecord::from(&next))?;
+    revocations::granted_in(tx, now)?;
     let grant = grant.refreshed(now, idle);
     GRANTS.put(tx, &GrantRecord::from(&grant))?;
     Ok(Refresh::Rotated(Box::new(grant)))
@@ -144,6 +148,8 @@ fn replay(
     if !count_replay(tx, token, grace)? {
         return Ok(Refresh::TooOften);
     }
+    // There is a fresh access token in the answer.
+    revocations::granted_in(tx, tx.now())?;
     audit::append(tx, Actor::System, &AuditEvent::RefreshReplayed { grant: grant.id.clone() })?;
     Ok(Refresh::Replayed { grant: Box::new(grant), successors })
 }

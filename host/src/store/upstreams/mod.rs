@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use super::audit::{self, ActorRecord};
 use super::changes::{self, Change};
+use super::connections::{self, Whose};
 use super::engine::Table;
 use super::table::{Cursor, Page, Single, Typed, unreadable};
-use super::{Store, StoreError, WriteTx};
+use super::{ReadTx, Store, StoreError, WriteTx};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::ids::UpstreamName;
@@ -56,6 +57,8 @@ pub enum Declaring {
     Declared(Box<Declaration>),
     /// In the store, or in the file.
     NameTaken,
+    /// Connections are left that were made for another upstream of this name: `connections::end_all_of` ends them.
+    StillEnding,
     TooLarge,
     /// There are [`MAX_UPSTREAMS`] already.
     TooMany,
@@ -82,7 +85,7 @@ pub enum Changing {
 /// What came of [`withdraw`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withdrawal {
-    /// Connections to it are ended by `connections::end_all_of`, or by the next sweep.
+    /// Connections to it are out of use at once, and ended by `connections::end_all_of`; until then the name is not free.
     Withdrawn,
     NotFound,
     Conflict(u64),
@@ -118,6 +121,10 @@ fn declare_in(
     }
     if stored >= MAX_UPSTREAMS as u64 {
         return Ok(Declaring::TooMany);
+    }
+    // What was given to another server is not shown to this one.
+    if connections::are_left(tx, &Whose::Upstream(name.clone()))? {
+        return Ok(Declaring::StillEnding);
     }
     let (now_ms, by) = (tx.now().as_millis(), ActorRecord::from(actor));
     let record = Record {
@@ -207,6 +214,12 @@ pub async fn withdraw(
 pub async fn get(store: &Store, name: &UpstreamName) -> Result<Option<Declaration>, StoreError> {
     let name = name.clone();
     store.read(move |tx| UPSTREAMS.get(tx, name.as_str().as_bytes())?.map(TryFrom::try_from).transpose()).await
+}
+
+/// When an upstream was declared, if the store has it.
+pub(super) fn declared_in(tx: &mut ReadTx<'_>, name: &UpstreamName) -> Result<Option<Timestamp>, StoreError> {
+    let record = UPSTREAMS.get(tx, name.as_str().as_bytes())?;
+    Ok(record.map(|record| Timestamp::from_millis(record.created_ms)))
 }
 
 /// Every declaration, by name, and the revision of the store that they are of. There are at most [`MAX_UPSTREAMS`].

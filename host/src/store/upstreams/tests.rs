@@ -13,7 +13,7 @@ fn name(name: &str) -> UpstreamName {
     UpstreamName::parse(name).unwrap()
 }
 
-async fn declared(store: &Store, of: &str) -> Declaration {
+pub(in crate::store) async fn declared(store: &Store, of: &str) -> Declaration {
     let definition = json!({ "url": format!("https://{of}.example/mcp"), "timeout": 1.50 });
     match declare(store, name(of), definition, BTreeSet::new(), ACTOR).await.unwrap() {
         Declaring::Declared(declaration) => *declaration,
@@ -30,6 +30,20 @@ async fn a_declaration_has_a_name_of_its_own(store: Store) {
     assert_eq!(again("files", BTreeSet::from([name("files")])).await.unwrap(), Declaring::NameTaken);
     let large = json!("x".repeat(MAX_DEFINITION_BYTES));
     assert_eq!(declare(&store, name("large"), large, BTreeSet::new(), ACTOR).await.unwrap(), Declaring::TooLarge);
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn a_name_is_not_free_while_connections_are_left_under_it(store: Store) {
+    declared(&store, "notes").await;
+    let holder = crate::connection::Holder::Shared;
+    connections::tests::connected(&store, &holder, "notes").await;
+    connections::tests::connected(&store, &holder, "notes-2").await;
+    assert_eq!(withdraw(&store, &name("notes"), None, ACTOR).await.unwrap(), Withdrawal::Withdrawn);
+    let again = || declare(&store, name("notes"), json!({}), BTreeSet::new(), ACTOR);
+    assert_eq!(again().await.unwrap(), Declaring::StillEnding);
+    let whose = Whose::Upstream(name("notes"));
+    connections::end_all_of(&store, whose, crate::connection::End::UpstreamGone, ACTOR).await.unwrap();
+    assert!(matches!(again().await.unwrap(), Declaring::Declared(_)));
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
@@ -72,6 +86,7 @@ async fn each_change_is_announced_and_nothing_else(store: Store) {
 
 on_memory!(
     a_declaration_has_a_name_of_its_own,
+    a_name_is_not_free_while_connections_are_left_under_it,
     of_two_changes_of_one_revision_one_is_made,
     each_change_is_announced_and_nothing_else,
 );

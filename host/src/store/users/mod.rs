@@ -2,15 +2,15 @@
 //!
 //! Each verb is one transaction, with its audit rows inside. Once there is an active owner there always is one: what
 //! would take the last one away is refused. Whatever makes an account open less ends its signed-in browsers in the same
-//! transaction. What a user is is `identity::user`; how people come in is [`sign_in`], how they go is [`delete`].
+//! transaction; one that opens nothing any more loses what it had granted to clients. What a user is is `identity::user`; how people come in is [`sign_in`], how they go is [`delete`].
 
 use super::engine::Table;
 use super::table::{Cursor, Index, Page, Single, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes};
-use crate::audit::{Actor, AuditEvent};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes, revocations};
+use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::identity::TokenList;
 use crate::identity::user::{DisplayName, Email, ExternalIdentity, Login, PasswordHash, Role, Status, User};
-use crate::ids::UserId;
+use crate::ids::{Principal, UserId};
 
 mod arrival;
 mod record;
@@ -212,8 +212,29 @@ fn put_changed(tx: &mut WriteTx<'_>, before: &User, after: User, actor: Actor) -
     if opens_other {
         browser_sessions::end_all_in(tx, &after.id, None, actor)?;
     }
+    if before.is_active() && !after.is_active() {
+        revoke_granted(tx, &after.id, actor)?;
+    }
     tell(tx, &after.id)?;
     Ok(after)
+}
+
+/// Revokes what clients were granted in the name of a user.
+fn revoke_granted(tx: &mut WriteTx<'_>, id: &UserId, actor: Actor) -> Result<(), StoreError> {
+    let whose = revocations::Whose::Principal(Principal::User(id.clone()));
+    revocations::revoke_all_in(tx, &whose, RevocationReason::PrincipalGone, actor).map(drop)
+}
+
+/// Whether something may be granted to a principal, as far as users go: one that is a user is there and active.
+pub(super) fn may_be_granted_in(tx: &mut ReadTx<'_>, principal: &Principal) -> Result<bool, StoreError> {
+    let Principal::User(id) = principal else { return Ok(true) };
+    Ok(get_in(tx, id)?.as_ref().is_some_and(User::is_active))
+}
+
+/// Whether a principal is a user who is not there any more.
+pub(super) fn is_gone_in(tx: &mut ReadTx<'_>, principal: &Principal) -> Result<bool, StoreError> {
+    let Principal::User(id) = principal else { return Ok(false) };
+    Ok(get_in(tx, id)?.is_none_or(|user| user.status == Status::Deleted))
 }
 
 /// What is different, as the audit trail tells it.

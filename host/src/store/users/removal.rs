@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{IDENTITIES, LIVING, Record, USERS, get_in, has_other_owner, identities_in, tell};
+use super::{IDENTITIES, LIVING, Record, USERS, get_in, has_other_owner, identities_in, revoke_granted, tell};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::Holder;
 use crate::identity::user::Status;
@@ -24,7 +24,8 @@ pub enum Deletion {
 /// What a user has left: what went with them, and what whoever deleted them has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leavings {
-    /// Under this name stand grants and approvals. The data key in the vault is destroyed in the same transaction.
+    /// Under this name stand grants, which are revoked, and approvals. The data key in the vault is destroyed in the same
+    /// transaction.
     pub principal: Principal,
     /// Ended in the same transaction, like those below.
     pub browser_sessions: usize,
@@ -62,6 +63,7 @@ fn delete_in(tx: &mut WriteTx<'_>, id: &UserId, actor: Actor) -> Result<Deletion
         flows: flows::drop_all_of(tx, &holder, None)?,
         connections: connections::upstreams_of(tx, &holder)?,
     };
+    revoke_granted(tx, id, actor)?;
     // Nobody can open what is sealed for the user from here on.
     data_keys::shred_in(tx, &Owner::Principal(leavings.principal.clone()), actor)?;
     let living = LIVING.get(tx)?.unwrap_or(0);

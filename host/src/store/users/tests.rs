@@ -46,13 +46,9 @@ pub(in crate::store) async fn created(store: &Store, new: NewUser) -> User {
     }
 }
 
-#[tokio::test]
-async fn a_deleted_user_leaves_no_data_key() {
-    let store = memory().await;
-    created(&store, new(1, Role::Owner)).await;
-    let user = created(&store, new(2, Role::Viewer)).await;
-    let owner = Owner::Principal(Principal::User(user.id.clone()));
-    let key = DataKey {
+/// Something in place of a data key.
+pub(in crate::store) fn data_key(owner: &Owner) -> DataKey {
+    DataKey {
         owner: owner.clone(),
         id: DataKeyId([2; 16]),
         kid: KekId::parse("k1").unwrap(),
@@ -60,8 +56,16 @@ async fn a_deleted_user_leaves_no_data_key() {
         root: 0,
         tag: Digest::of(b"tag"),
         created: Timestamp::from_millis(1),
-    };
-    data_keys::create(&store, &key).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_user_leaves_no_data_key() {
+    let store = memory().await;
+    created(&store, new(1, Role::Owner)).await;
+    let user = created(&store, new(2, Role::Viewer)).await;
+    let owner = Owner::Principal(Principal::User(user.id.clone()));
+    data_keys::create(&store, &data_key(&owner)).await.unwrap();
     assert!(matches!(delete(&store, &user.id, ACTOR).await.unwrap(), Deletion::Deleted(_)));
     assert_eq!(data_keys::find(&store, &owner).await.unwrap().key, None);
     assert!(events(&store).await.contains(&AuditEvent::VaultShredded { owner }));

@@ -18,7 +18,7 @@ use crate::store::flows::NewFlow;
 use crate::store::sealed::Place;
 use crate::store::signing_keys::KeyChange;
 use crate::store::vault_secrets::{self, Keeping, Replacement};
-use crate::store::{connections, flows, signing_keys};
+use crate::store::{changes, connections, flows, signing_keys};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Shred;
 use crate::vault::{Opening, Refusal, VaultError};
@@ -180,7 +180,8 @@ async fn connect(store: &Store, vault: &Vault, place: &connection::Place, number
         Credential::Headers { names: vec!["x-api-key".to_owned()], values: sealed(Secret::Headers).await }
     };
     let new = NewCredential { place: place.clone(), id, replaces: None, credential };
-    assert_eq!(connections::put(store, new, |_| Access::Granted, ACTOR).await.unwrap(), Put::Stored(1));
+    let of = store.read(changes::revision).await.unwrap();
+    assert_eq!(connections::put(store, new, of, |_| Access::Granted, ACTOR).await.unwrap(), Put::Stored(1));
 }
 
 #[tokio::test]
