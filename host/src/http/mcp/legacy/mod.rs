@@ -138,7 +138,8 @@ pub(super) fn sweep(mcp: &Mcp) {
     }
 }
 
-/// Ends sessions of principals whose keys open nothing any more.
+/// Ends sessions of principals whose keys open nothing any more and who hear of upstreams outside of requests. Others rest:
+/// whoever asks there has to show a key.
 pub(super) fn end_unwelcome(mcp: &Mcp) {
     for session in mcp.sessions.unwelcome(|principal| mcp.is_welcome(principal)) {
         tracing::debug!(principal = %session.principal, "a session ends with the key of its principal");

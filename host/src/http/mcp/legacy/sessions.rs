@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::log::{ALL_LOGS_BYTES, Budget};
-use super::session::{Opening, Session};
+use super::session::{Opening, STANDING, Session};
 use crate::env::Timestamp;
 use crate::http::error::Refused;
 use crate::ids::{Principal, UpstreamName};
@@ -86,9 +86,11 @@ impl Sessions {
         is_there
     }
 
-    /// Those of principals that are not welcome.
+    /// Those of principals that are not welcome, where something goes on outside of requests.
     pub(super) fn unwelcome(&self, is_welcome: impl Fn(&Principal) -> bool) -> Vec<Arc<Session>> {
-        self.lock().values().filter(|session| !is_welcome(&session.principal)).cloned().collect()
+        let sessions = self.lock();
+        let listening = sessions.values().filter(|session| session.stream(STANDING).is_some());
+        listening.filter(|session| !is_welcome(&session.principal)).cloned().collect()
     }
 
     #[cfg(test)]
