@@ -259,7 +259,7 @@ impl Store {
     /// The same in an empty file that is open and locked, wherever that is.
     async fn fill_file(file: File, env: Env) -> Result<Self, StoreError> {
         let engine = Engine::Redb(Arc::new(redb::Engine::fill(file, env.clone()).await?));
-        Self::prepared(engine, false, env, Purpose::Fill).await
+        Self::prepared(engine, false, &env, Purpose::Fill).await
     }
 
     async fn start(location: Location, env: Env, group: usize, purpose: Purpose) -> Result<Self, StoreError> {
@@ -272,18 +272,18 @@ impl Store {
                 Engine::Postgres(Arc::new(postgres::Engine::open(&database, env.clone(), purpose).await?))
             }
         };
-        Self::prepared(engine, is_shared, env, purpose).await
+        Self::prepared(engine, is_shared, &env, purpose).await
     }
 
-    async fn prepared(engine: Engine, is_shared: bool, env: Env, purpose: Purpose) -> Result<Self, StoreError> {
+    async fn prepared(engine: Engine, is_shared: bool, env: &Env, purpose: Purpose) -> Result<Self, StoreError> {
         let about = About {
-            replica: ReplicaId::generate(&env),
+            replica: ReplicaId::generate(env),
             identity: OnceLock::new(),
             is_shared,
             announced: watch::Sender::new(()),
         };
         let store = Self { about: Arc::new(about), engine };
-        match store.prepare(purpose, &env).await {
+        match store.prepare(purpose, env).await {
             Ok(identity) => {
                 store.about.identity.get_or_init(|| identity);
                 Ok(store)
