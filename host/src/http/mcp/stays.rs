@@ -170,14 +170,14 @@ mod tests {
         let clock = Skewed::right();
         let freshness = Freshness::new(None, clock.env().adjustable().1);
         let edge = Edge::with(limits(), Directory::Alone, None, clock.env(), freshness).await;
-        let hour = Duration::from_secs(3_600);
-        edge.snapshot.store(Arc::new(snapshot_until(&["ann"], Some(clock.env().now().after(hour)))));
+        let minutes = Duration::from_secs(5 * 60);
+        edge.snapshot.store(Arc::new(snapshot_until(&["ann"], Some(clock.env().now().after(minutes)))));
         let (session, without_streams) =
             (edge.session("2025-11-25", "{}").await, edge.session("2025-11-25", "{}").await);
         let (mut streams, door) = streams(&edge, &session).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(edge.post(&session, PING).await.status(), 200, "it is valid");
-        clock.advance(hour);
+        clock.advance(minutes);
         let expired = Instant::now();
         for stream in &mut streams {
             rest(stream).await;
