@@ -401,8 +401,10 @@ async fn the_audit_trail_tells_each_change_and_who_made_it() {
         })
         .collect();
     let expected = [
+        ("grants.revoked", "operator:token", ""),
         ("key.deleted", "operator:token", "b"),
         ("key.enabled", "operator:token", "a"),
+        ("grants.revoked", "operator:socket", ""),
         ("key.disabled", "operator:socket", "a"),
         ("key.created", "operator:token", "b"),
         ("key.created", "operator:socket", "a"),
@@ -412,7 +414,7 @@ async fn the_audit_trail_tells_each_change_and_who_made_it() {
     assert_eq!(told, expected);
     let times: Vec<&str> =
         trail["entries"].as_array().unwrap().iter().map(|entry| entry["at"].as_str().unwrap()).collect();
-    assert_eq!((times[0], times[1]), ("2026-01-01T00:00:01.000Z", "2026-01-01T00:00:00.000Z"));
+    assert_eq!((times[1], times[2]), ("2026-01-01T00:00:01.000Z", "2026-01-01T00:00:00.000Z"));
 }
 
 /// Somebody without a token tries.

@@ -10,8 +10,12 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 /// Lists that the configuration bounds, and documents that are no lists.
-const WHOLE: [&str; 5] = [
+const WHOLE: [&str; 9] = [
     "/api/v1/status",
+    "/api/v1/vault",
+    "/api/v1/store/backup",
+    "/api/v1/store/stats",
+    "/api/v1/store/verify",
     "/api/v1/upstreams",
     "/api/v1/policies",
     "/api/v1/policies/generations",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use portcullis::audit::AuditEvent;
 use portcullis::identity::key::Standing;
 use portcullis::store::engine::Table;
@@ -113,17 +113,23 @@ async fn check_accounts(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The audit trail has no gap: each row went in with its change.
+/// The audit trail has no gap, and with a key that goes stands what was revoked with it: each row went in with its change.
 async fn check_trail(store: &Store) -> anyhow::Result<()> {
     let newest = audit::list(store, None, AUDIT_ROWS).await?.items;
     let is_gapless = newest.windows(2).all(|pair| pair[0].sequence == pair[1].sequence + 1);
     ensure!(is_gapless, "the audit trail has a gap");
-    for recorded in &newest {
-        let is_known = matches!(
-            recorded.entry.event,
-            AuditEvent::KeyCreated { .. } | AuditEvent::KeyDisabled { .. } | AuditEvent::KeyDeleted { .. }
-        );
-        ensure!(is_known, "the audit trail tells what nobody did: {:?}", recorded.entry.event);
+    let mut later: Option<&AuditEvent> = None;
+    for event in newest.iter().map(|recorded| &recorded.entry.event) {
+        match event {
+            AuditEvent::KeyCreated { .. } | AuditEvent::GrantsRevoked { .. } => {}
+            AuditEvent::KeyDisabled { name } | AuditEvent::KeyDeleted { name } => {
+                let of_key = format!("principal:key:{name}");
+                let is_whole = matches!(later, Some(AuditEvent::GrantsRevoked { of, .. }) if *of == of_key);
+                ensure!(is_whole, "{event:?} is in the audit trail without what was revoked with it");
+            }
+            _ => bail!("the audit trail tells what nobody did: {event:?}"),
+        }
+        later = Some(event);
     }
     Ok(())
 }
