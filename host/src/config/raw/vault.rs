@@ -73,7 +73,7 @@ pub enum VaultKeySource {
     Age,
     /// In the transit engine of HashiCorp Vault or OpenBao.
     Transit,
-    /// In a PKCS#11 token. Needs a gateway that was built with the feature `pkcs11`.
+    /// In a PKCS#11 token. Not in a gateway that was built without the feature `pkcs11`.
     Pkcs11,
 }
 
