@@ -56,10 +56,18 @@ impl Keyring {
     /// The caller that a principal is now, if its key is still there and valid: for what goes on after a credential was
     /// checked, such as a stream.
     pub fn holder(&self, principal: &Principal, now: Timestamp) -> Option<Caller> {
+        self.held(principal, now).map(Entry::caller)
+    }
+
+    /// What the principal's credential is told by, if it is valid: another one under the same name is another key.
+    pub fn witness(&self, principal: &Principal, now: Timestamp) -> Option<Digest> {
+        self.held(principal, now).map(|entry| entry.key.digest)
+    }
+
+    fn held(&self, principal: &Principal, now: Timestamp) -> Option<&Entry> {
         let Principal::Key(name) = principal else { return None };
         let entry = self.by_digest.get(self.by_name.get(name)?.as_bytes());
-        let valid = entry.filter(|entry| entry.key.is_valid(now))?;
-        Some(valid.caller())
+        entry.filter(|entry| entry.key.is_valid(now))
     }
 
     /// The caller that a secret stands for. Unknown, disabled and expired keys take the same path; the table is keyed by

@@ -135,7 +135,8 @@ pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Delet
 /// What came of it, and whether there may be more connections to end.
 fn delete_in(tx: &mut WriteTx<'_>, name: &KeyName, actor: Actor) -> Result<(Deletion, bool), StoreError> {
     if KEYS.remove(tx, name.as_str().as_bytes())?.is_none() {
-        return Ok((Deletion::NotFound, false));
+        // An earlier deletion may have been interrupted before its end.
+        return Ok((Deletion::NotFound, connections::are_left(tx, &connections_of(name))?));
     }
     audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
     revoke_granted(tx, name, actor)?;
@@ -475,7 +476,8 @@ mod tests {
         connections::tests::connected(&store, &holder, "notes").await;
         connections::tests::connected(&store, &Holder::Of(Principal::Key(name("ci2"))), "notes").await;
         assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::StillEnding);
-        connections::end_all_of(&store, connections_of(&name("ci")), End::HolderGone, ACTOR).await.unwrap();
+        // As after a deletion that was interrupted.
+        assert_eq!(delete(&store, &name("ci"), ACTOR).await.unwrap(), Deletion::NotFound);
         assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created);
     }
 

@@ -274,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_only_looks_changes_nothing() {
         let clock = StandingClock::at(AT_MS);
-        for (_, text) in FIXTURES {
+        for (schema, text) in FIXTURES {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("portcullis.redb");
             write_file(&path, parse(text)).await;
@@ -282,6 +282,11 @@ mod tests {
 
             let store = Store::open_existing(here.clone(), clock.env()).await.unwrap();
             store.stats().await.unwrap();
+            match store.examine().await {
+                Ok(verification) => assert!(schema == SCHEMA && verification.is_sound()),
+                Err(StoreError::OlderSchema { found, .. }) => assert!(found == schema && schema < SCHEMA),
+                Err(error) => panic!("{error}"),
+            }
             assert_eq!(store.epoch(), 1);
             let rows = parse(text).values().map(Vec::len).sum::<usize>() as u64;
             assert_eq!(super::super::dump::summary(&store).await.unwrap().rows, rows);

@@ -176,21 +176,27 @@ pub(super) fn revoke_all_in(
 pub async fn revoke_token(store: &Store, grant: GrantId, jti: Digest, actor: Actor) -> Result<(), StoreError> {
     store
         .write(move |tx| {
-            if is_denied(tx, &grant, None)? || is_denied(tx, &grant, Some(jti))? {
+            let issued = grants::last_used_in(tx, &grant)?.unwrap_or_default();
+            let whole = denied_until(tx, &grant, None)?;
+            // One that is refused as a whole may have been refreshed since: it is refused for longer then.
+            let is_covered = whole.is_some_and(|until| issued.after(DENIED_FOR) <= until);
+            if is_covered || denied_until(tx, &grant, Some(jti))?.is_some() {
                 return Ok(());
             }
             let within = Bounds::within(grant.as_str().as_bytes());
             let others = tx.range(Table::Denied, &within, Direction::Forward, MAX_OF_GRANT)?.len();
-            let issued = grants::last_used_in(tx, &grant)?.unwrap_or_default();
-            deny_in(tx, &grant, (others + 1 < MAX_OF_GRANT).then_some(jti), issued)?;
+            let is_whole = whole.is_some() || others + 1 >= MAX_OF_GRANT;
+            deny_in(tx, &grant, (!is_whole).then_some(jti), issued)?;
             audit::append(tx, actor, &AuditEvent::TokenRevoked { grant: grant.clone() })
         })
         .await
 }
 
-fn is_denied(tx: &mut ReadTx<'_>, grant: &GrantId, jti: Option<Digest>) -> Result<bool, StoreError> {
+/// Until when a token, or all of the grant's, are refused, if they are.
+fn denied_until(tx: &mut ReadTx<'_>, grant: &GrantId, jti: Option<Digest>) -> Result<Option<Timestamp>, StoreError> {
     let record = DENIED.get(tx, &denied_key(grant.as_str(), jti.map(Digest::to_hex).as_deref()))?;
-    Ok(record.is_some_and(|record| tx.now().as_millis() < record.until_ms))
+    let until = record.map(|record| Timestamp::from_millis(record.until_ms));
+    Ok(until.filter(|until| tx.now() < *until))
 }
 
 /// Refuses the access tokens of a grant, or one of them. The last of them was issued at `issued`, or before now.

@@ -7,7 +7,8 @@
 use serde_json::{Value, json};
 
 use super::engine::{Bounds, Direction, ReadTx, Row, Table};
-use super::{KEPT, Store, StoreError, kept::Kept};
+use super::migrations::STORED_SCHEMA;
+use super::{KEPT, SCHEMA, Store, StoreError, kept::Kept};
 use crate::env::Timestamp;
 use crate::secret::hex;
 
@@ -105,6 +106,10 @@ impl Found {
 
 /// Looks through all tables.
 pub(super) async fn run(store: &Store) -> Result<Verification, StoreError> {
+    let stored = store.read(|tx| STORED_SCHEMA.get(tx)).await?.unwrap_or(SCHEMA);
+    if stored < SCHEMA {
+        return Err(StoreError::OlderSchema { found: stored, known: SCHEMA });
+    }
     let mut all = Verification::default();
     for kept in KEPT {
         let reads = kept.indexes().len() + 2;

@@ -1,5 +1,6 @@
-//! Connections that stay open after their caller was authenticated: each is over once its principal's key opens nothing
-//! any more, and one that has no end of its own also while nobody can know whether it does.
+//! Connections that stay open after their caller was authenticated, to hear of changes or of what another replica holds:
+//! each is over once the key that let it in opens nothing any more, and one that has no end of its own also while nobody
+//! can know whether it does. Calls that run here go on to their answers.
 //!
 //! One task looks after all of them, at once when something was published and otherwise every second, since keys expire by
 //! themselves. Legacy sessions that hear of anything outside of requests end with their keys too, whether anybody reads or
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Mcp, legacy};
 use crate::ids::Principal;
+use crate::secret::Digest;
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,6 +32,8 @@ struct Numbered {
 
 struct Staying {
     principal: Principal,
+    /// Of the key that let it in. A new key of the same name is not that one.
+    witness: Option<Digest>,
     until: Until,
     over: CancellationToken,
 }
@@ -59,14 +63,15 @@ impl Stays {
 impl Stay {
     pub(super) fn begin(mcp: &Mcp, principal: &Principal, until: Until) -> Self {
         let over = CancellationToken::new();
-        let staying = Staying { principal: principal.clone(), until, over: over.clone() };
+        let witness = mcp.witness(principal);
+        let staying = Staying { principal: principal.clone(), witness, until, over: over.clone() };
         let mut numbered = mcp.stays.lock();
         numbered.next += 1;
         let number = numbered.next;
         numbered.stays.insert(number, staying);
         drop(numbered);
         // What changed since the caller was authenticated, nobody may have been told who was not here yet.
-        if mcp.is_over(principal, until, mcp.freshness.is_stale()) {
+        if is_over(until, mcp.freshness.is_stale(), witness, mcp.witness(principal)) {
             over.cancel();
         }
         Self { stays: mcp.stays.clone(), number, over }
@@ -94,9 +99,14 @@ impl Mcp {
         self.snapshot.load().keys.holder(principal, self.services.env.now()).is_some()
     }
 
-    fn is_over(&self, principal: &Principal, until: Until, is_stale: bool) -> bool {
-        (is_stale && until == Until::Left) || !self.is_welcome(principal)
+    fn witness(&self, principal: &Principal) -> Option<Digest> {
+        self.snapshot.load().keys.witness(principal, self.services.env.now())
     }
+}
+
+/// Whether a connection is over, by the key that let it in and the one that its principal has now.
+fn is_over(until: Until, is_stale: bool, then: Option<Digest>, now: Option<Digest>) -> bool {
+    (is_stale && until == Until::Left) || now.is_none() || now != then
 }
 
 /// Looks after all connections and sessions until the gateway ends.
@@ -117,7 +127,7 @@ pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
 fn look(mcp: &Mcp) {
     let is_stale = mcp.freshness.is_stale();
     for staying in mcp.stays.lock().stays.values() {
-        if mcp.is_over(&staying.principal, staying.until, is_stale) {
+        if is_over(staying.until, is_stale, staying.witness, mcp.witness(&staying.principal)) {
             staying.over.cancel();
         }
     }
@@ -135,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::admin::testing::Skewed;
-    use crate::http::mcp::testing::{Edge, limits, piece, snapshot, snapshot_until};
+    use crate::http::mcp::testing::{Edge, limits, piece, snapshot, snapshot_of, snapshot_until, virtual_key};
     use crate::http::replica::Directory;
     use crate::store::follower::Freshness;
 
@@ -187,6 +197,19 @@ mod tests {
         assert_eq!(edge.post(&session, PING).await.status(), 404, "it has ended");
         assert_eq!(edge.post(&without_streams, PING).await.status(), 200, "nothing went on there");
         assert_eq!(edge.send("ann", "POST", &door, &[], PING).await.status(), 404);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_of_a_key_end_when_another_one_takes_its_name() {
+        let edge = Edge::new(limits()).await;
+        let session = edge.session("2025-11-25", "{}").await;
+        let (mut streams, _door) = streams(&edge, &session).await;
+        edge.snapshot.store(Arc::new(snapshot_of([virtual_key("ann", "pk_another")])));
+        let changed = Instant::now();
+        for stream in &mut streams {
+            rest(stream).await;
+        }
+        assert!(changed.elapsed() <= Duration::from_secs(1), "{:?}", changed.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

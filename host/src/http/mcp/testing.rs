@@ -155,19 +155,28 @@ pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
 
 /// The same; the keys expire then.
 pub(super) fn snapshot_until(keys: &[&str], expires: Option<Timestamp>) -> Snapshot {
-    let key = |name: &&str| VirtualKey {
+    snapshot_of(keys.iter().map(|name| VirtualKey { expires, ..virtual_key(name, &format!("pk_{name}")) }))
+}
+
+/// A key for everything that has this secret.
+pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
+    VirtualKey {
         name: KeyName::parse(name).unwrap(),
-        digest: Plaintext::new(format!("pk_{name}")).digest(),
+        digest: Plaintext::new(secret).digest(),
         allow: AllowList(vec![AllowEntry { upstream: Glob::any(), tools: vec![Glob::any()] }]),
         scopes: TokenList::default(),
         groups: TokenList::default(),
         created: Timestamp::default(),
-        expires,
+        expires: None,
         standing: Standing::Enabled,
         managed_by: ManagedBy::Store,
-    };
+    }
+}
+
+/// A snapshot of these keys and nothing else.
+pub(super) fn snapshot_of(keys: impl IntoIterator<Item = VirtualKey>) -> Snapshot {
     Snapshot {
-        keys: Arc::new(Keyring::new(keys.iter().map(key))),
+        keys: Arc::new(Keyring::new(keys)),
         policies: Arc::new(no_policies()),
         catalog: Arc::new(Catalog::default()),
         upstreams: Arc::default(),

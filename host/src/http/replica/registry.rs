@@ -138,7 +138,8 @@ impl Registry {
                 );
             }
         }
-        for other in &others {
+        // Those that are listed no more as well: they were there until now, for all that anybody knows.
+        for other in self.others.load().iter().chain(&others) {
             if let Some(address) = &other.address {
                 self.last_at.insert(other.id.clone(), address.clone());
             }

@@ -129,6 +129,17 @@ async fn a_file_that_cannot_be_opened_is_held_until_it_is_moved_aside() {
 }
 
 #[tokio::test]
+async fn nobody_misses_an_empty_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    std::fs::write(&path, "").unwrap();
+    let (store, bytes) = filled().await;
+    let restored = restore::restore(bytes.as_slice(), &Location::File(path.clone()), Present::Keep, &env()).await;
+    assert_eq!(restored.unwrap().summary, summary(&store).await.unwrap());
+    assert_eq!(names(directory.path()), ["store"]);
+}
+
+#[tokio::test]
 async fn an_import_that_broke_off_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");

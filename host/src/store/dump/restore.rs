@@ -205,6 +205,11 @@ impl Before {
         let store = match Store::open_existing(Location::File(path.to_owned()), env.clone()).await {
             Ok(store) => store,
             Err(in_use @ StoreError::InUse { .. }) => return Err(in_use.into()),
+            // Nobody has written to it, or a failed import has taken out what it had put in.
+            Err(StoreError::Absent) => {
+                let opened = Store::open_to_fill(Location::File(path.to_owned()), env.clone()).await;
+                opened.map_err(unusable)?
+            }
             Err(_) if present == Present::MoveAside => {
                 return match file.try_lock() {
                     Ok(()) => Ok(Some(Self { file, state: State::Unusable })),

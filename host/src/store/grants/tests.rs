@@ -524,3 +524,30 @@ async fn a_grant_of_a_user_who_is_not_active_is_not_refreshed() {
     place.store.write(move |tx| super::super::revocations::WATERMARKS.remove(tx, &key)).await.unwrap();
     assert_eq!(rotate(&place.store, "a", "b").await, "gone Revoked");
 }
+
+#[tokio::test]
+async fn a_token_of_a_grant_that_is_refused_as_a_whole_is_refused_for_its_own_life() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let place = Place::memory().await;
+    let store = &place.store;
+    issue(store, 1, "a", party("ci", "app")).await;
+    let revoke = async |name: String| {
+        super::super::revocations::revoke_token(store, grant_id(1), digest(&name), OPERATOR).await.unwrap();
+    };
+    for number in 0..250 {
+        revoke(format!("jti{number}")).await;
+    }
+    place.forward(59 * MINUTE);
+    assert_eq!(rotate(store, "a", "b").await, "rotated");
+    place.forward(MINUTE);
+    for _ in 0..2 {
+        revoke("late".to_owned()).await;
+    }
+    // The last moment of a token that was issued with the refresh.
+    place.forward(58 * MINUTE);
+    let denied = super::super::revocations::denied_of(store, &grant_id(1)).await.unwrap();
+    assert!(denied.iter().any(|denied| denied.token.is_none() && place.now() < denied.until));
+    let told = trail(store).await.iter().filter(|event| **event == "token.revoked").count();
+    assert_eq!(told, 201, "once for each until all are refused, and once more for the one that came later");
+    verify(store).await;
+}

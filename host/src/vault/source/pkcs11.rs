@@ -28,8 +28,8 @@ const ROOT_LABEL: &[u8] = b"portcullis vault root 1";
 const IV_BYTES: usize = 12;
 const TAG_BITS: u64 = 128;
 
-/// Questions to a token that wait.
-const MAX_WAITING: usize = 16;
+/// Questions to a token that wait: more than the vault asks at once.
+const MAX_WAITING: usize = 256;
 
 /// An AES key in a token. Its thread ends with it.
 pub(in crate::vault) struct Pkcs11 {
