@@ -183,7 +183,9 @@ pub enum StoreError {
     #[error("an import into this store broke off: begin it anew")]
     Incomplete,
     /// Told to whoever looks into a store and would have to know its indexes.
-    #[error("the store has the schema {found} of an earlier version: start the gateway once, which brings it to {known}")]
+    #[error(
+        "the store has the schema {found} of an earlier version: start the gateway once, which brings it to {known}"
+    )]
     OlderSchema { found: u32, known: u32 },
     /// Told to whoever looks into a store or copies it: those make none.
     #[error("there is no store here")]

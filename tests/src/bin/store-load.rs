@@ -13,9 +13,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
-use portcullis::config::{StoreUrl, process_environment};
+use portcullis::config::{self, StoreUrl, VaultKey, VaultKeySource, VaultKeyState, process_environment};
+use portcullis::ids::{KekId, Owner};
+use portcullis::outbound::Outbound;
+use portcullis::secret::Plaintext;
 use portcullis::store::engine::{Bounds, Direction, Table};
 use portcullis::store::{Location, Store, StoreError, WriteTx, dump};
+use portcullis::vault::Vault;
+use portcullis::vault::deployment::Named;
 use portcullis::{Env, gateway};
 use portcullis_tests::proxies::dice::Dice;
 use tempfile::TempDir;
@@ -53,6 +58,7 @@ enum Scenario {
     Reads,
     Growth,
     Start,
+    Sealed,
 }
 
 /// Where the stores of this run are.
@@ -109,6 +115,9 @@ async fn main() -> anyhow::Result<()> {
     if wants(Scenario::Start) {
         start(&place, &arguments).await?;
     }
+    if wants(Scenario::Sealed) {
+        sealed(&place, &arguments).await?;
+    }
     Ok(())
 }
 
@@ -142,21 +151,24 @@ impl Times {
     }
 }
 
-/// Writers that each wait for their answer, for so long: how many were answered in a second, and how long each waited.
-async fn write_for(store: &Store, writers: u64, time: Duration, next: &Arc<AtomicU64>) -> anyhow::Result<(f64, Times)> {
+/// Workers that do one thing after the other for so long: how many in a second, and how long each took.
+async fn work_for<W, F>(workers: u64, time: Duration, work: W) -> anyhow::Result<(f64, Times)>
+where
+    W: Fn() -> F + Clone + Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     let began = Instant::now();
     let mut tasks = JoinSet::new();
-    for _ in 0..writers {
-        let (store, next) = (store.clone(), next.clone());
+    for _ in 0..workers {
+        let work = work.clone();
         tasks.spawn(async move {
             let mut times = Vec::new();
             while began.elapsed() < time {
-                let number = next.fetch_add(1, Ordering::Relaxed);
                 let asked = Instant::now();
-                store.write(move |tx| put(tx, number)).await?;
+                work().await?;
                 times.push(asked.elapsed());
             }
-            Ok::<_, StoreError>(times)
+            Ok::<_, anyhow::Error>(times)
         });
     }
     let mut all = Times::default();
@@ -164,6 +176,30 @@ async fn write_for(store: &Store, writers: u64, time: Duration, next: &Arc<Atomi
         all.0.extend(times??);
     }
     Ok((all.0.len() as f64 / began.elapsed().as_secs_f64(), all))
+}
+
+async fn write_for(store: &Store, writers: u64, time: Duration, next: &Arc<AtomicU64>) -> anyhow::Result<(f64, Times)> {
+    let (store, next) = (store.clone(), next.clone());
+    let write = move || {
+        let (store, number) = (store.clone(), next.fetch_add(1, Ordering::Relaxed));
+        async move { Ok(store.write(move |tx| put(tx, number)).await?) }
+    };
+    work_for(writers, time, write).await
+}
+
+/// Reads of any of the first so many records.
+async fn read_for(store: &Store, readers: u64, time: Duration, records: u64) -> anyhow::Result<(f64, Times)> {
+    let (store, next) = (store.clone(), Arc::new(AtomicU64::new(0)));
+    let read = move || {
+        let number = Dice::new(7, next.fetch_add(1, Ordering::Relaxed)).below(records);
+        let (store, key) = (store.clone(), Dice::new(number, 1).roll().to_be_bytes());
+        async move {
+            let found = store.read(move |tx| tx.get(Table::Decisions, &key)).await?;
+            ensure!(found.is_some(), "a record is missing");
+            Ok(())
+        }
+    };
+    work_for(readers, time, read).await
 }
 
 async fn writes(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
@@ -262,29 +298,75 @@ async fn reads(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
     let store = place.open().await?;
     fill(&store, 0..records).await?;
     for readers in [1, 8, 64] {
-        let began = Instant::now();
         let time = Duration::from_secs_f64(arguments.seconds);
-        let mut tasks = JoinSet::new();
-        for reader in 0..readers {
-            let (store, mut dice) = (store.clone(), Dice::new(7, reader));
-            tasks.spawn(async move {
-                let mut times = Vec::new();
-                while began.elapsed() < time {
-                    let key = Dice::new(dice.below(records), 1).roll().to_be_bytes();
-                    let asked = Instant::now();
-                    let found = store.read(move |tx| tx.get(Table::Decisions, &key)).await?;
-                    ensure!(found.is_some(), "a record is missing");
-                    times.push(asked.elapsed());
-                }
-                Ok(times)
-            });
+        let (rate, mut times) = read_for(&store, readers, time, records).await?;
+        say(&format!("| {readers} | {rate:.0} | {:.3} | {:.3} |", times.quantile(0.5), times.quantile(0.99)))?;
+    }
+    empty(&store).await?;
+    store.close().await;
+    Ok(())
+}
+
+/// Secrets of many owners, sealed and kept, found and opened, in turn with as many writes and reads of plain records.
+async fn sealed(place: &Place, arguments: &Arguments) -> anyhow::Result<()> {
+    const OWNERS: u64 = 1_000;
+    const RECORDS: u64 = 10_000;
+    say(&format!("\n## Sealed: secrets of 40 bytes of {OWNERS} owners, whose data keys are in memory\n"))?;
+    say("| what | workers | a second | p50 ms | p99 ms | × plain |")?;
+    say("|---|---|---|---|---|---|")?;
+    let store = place.open().await?;
+    let key = VaultKeySource::Environment { variable: "LOAD".to_owned(), key: Plaintext::new("07".repeat(32)) };
+    let key = VaultKey { kid: KekId::parse("load")?, state: VaultKeyState::Active, source: key };
+    let cache_ttl = Duration::from_secs(3_600);
+    let settings = config::Vault { keys: vec![key], is_default: false, cache_ttl, allow_core_dumps: false };
+    let vault = Vault::start(&settings, store.clone(), Env::system(), Outbound::new()).await?;
+    let owners: Arc<[Owner]> = (0..OWNERS).filter_map(|number| Owner::parse(&format!("key:load-{number}"))).collect();
+    let secret_of = move |number: u64| (owners[(number % OWNERS) as usize].clone(), format!("secret-{number}"));
+    for number in 0..RECORDS {
+        let (owner, name) = secret_of(number);
+        ensure!(vault.put(&owner, &name, &[7; 40]).await?, "a secret was not kept");
+    }
+    fill(&store, 0..RECORDS).await?;
+    let time = Duration::from_secs_f64(arguments.seconds);
+    let (plain, sealed) = (Arc::new(AtomicU64::new(RECORDS)), Arc::new(AtomicU64::new(RECORDS)));
+    for workers in [1, 64] {
+        for is_put in [true, false] {
+            let [mut rates, mut ratios] = [const { Vec::new() }; 2];
+            let mut times = Times::default();
+            for _ in 0..arguments.rounds {
+                let (rate_plain, _) = if is_put {
+                    write_for(&store, workers, time, &plain).await?
+                } else {
+                    read_for(&store, workers, time, RECORDS).await?
+                };
+                let (vault, next, secret_of) = (vault.clone(), sealed.clone(), secret_of.clone());
+                let work = move || {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let (vault, (owner, name)) =
+                        (vault.clone(), secret_of(if is_put { number } else { number % RECORDS }));
+                    async move {
+                        if is_put {
+                            ensure!(vault.put(&owner, &name, &[7; 40]).await?, "a secret was not kept");
+                        } else {
+                            let found = vault.get(&owner, &name).await?;
+                            ensure!(matches!(found, Named::Secret(_)), "a secret does not open");
+                        }
+                        Ok(())
+                    }
+                };
+                let (rate, waited) = work_for(workers, time, work).await?;
+                rates.push(rate);
+                ratios.push(rate / rate_plain);
+                times.0.extend(waited.0);
+            }
+            let what = if is_put { "put" } else { "get" };
+            let (p50, p99) = (times.quantile(0.5), times.quantile(0.99));
+            say(&format!(
+                "| {what} | {workers} | {:.0} | {p50:.3} | {p99:.3} | {:.2} |",
+                median(rates),
+                median(ratios)
+            ))?;
         }
-        let mut all = Times::default();
-        while let Some(times) = tasks.join_next().await {
-            all.0.extend(times??);
-        }
-        let rate = all.0.len() as f64 / began.elapsed().as_secs_f64();
-        say(&format!("| {readers} | {rate:.0} | {:.3} | {:.3} |", all.quantile(0.5), all.quantile(0.99)))?;
     }
     empty(&store).await?;
     store.close().await;
