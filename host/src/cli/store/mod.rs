@@ -238,7 +238,7 @@ fn place(url: &str) -> anyhow::Result<Location> {
     }
 }
 
-/// Opening a file makes it where there is none, and to look into one or copy it would make no sense then.
+/// What is looked into, copied or compacted has to be there: said in fewer words than opening it would.
 fn must_be_there(place: &Location) -> anyhow::Result<()> {
     if let Location::File(path) = place {
         ensure!(path.exists(), "there is no store at {}", path.display());

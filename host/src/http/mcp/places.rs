@@ -116,10 +116,10 @@ mod tests {
         drop(call);
         assert!(places.call(&ann, None).is_ok());
 
-        let passages: Vec<CallPlace> = (0..1).map(|_| places.passage(&ann).ok().unwrap()).collect();
+        let passage = places.passage(&ann).ok().unwrap();
         assert_eq!(places.passage(&ann).err().map(status), Some(429));
         assert!(places.passage(&bob).is_ok() && places.call(&ann, None).is_ok());
-        drop(passages);
+        drop(passage);
         assert!(places.passage(&ann).is_ok());
 
         let streams: Vec<StreamPlace> = (0..2).map(|_| places.stream(&ann, None).ok().unwrap()).collect();

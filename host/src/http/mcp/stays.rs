@@ -96,7 +96,7 @@ impl Drop for Stay {
 impl Mcp {
     /// Whether this principal's key opens something now.
     pub(super) fn is_welcome(&self, principal: &Principal) -> bool {
-        self.snapshot.load().keys.holder(principal, self.services.env.now()).is_some()
+        self.witness(principal).is_some()
     }
 
     fn witness(&self, principal: &Principal) -> Option<Digest> {

@@ -14,7 +14,6 @@ use super::{Content, Decoder, DumpError, Header, Item, Summary, summary};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::env::{Env, Timestamp};
 use crate::ids::ReplicaId;
-use crate::secret::hex;
 use crate::store::engine::{Bounds, Direction, MAX_RANGE, ReadTx, Row, Table, WriteTx};
 use crate::store::revocations::{Whose, revoke_all_in};
 use crate::store::{Store, StoreError, audit, begin_epoch, browser_sessions, migrations, replicas};
@@ -320,7 +319,7 @@ pub(super) async fn go_on(
         let epoch = begin_epoch(tx, least)?;
         revoke_all_in(tx, &Whose::Everybody, RevocationReason::Operator, Actor::System)?;
         browser_sessions::end_every_in(tx, Actor::System)?;
-        let digest = hex(summary.digest.as_bytes());
+        let digest = summary.digest.to_hex();
         let event = AuditEvent::BackupRestored { taken, rows: summary.rows, digest, epoch };
         audit::append(tx, Actor::System, &event)?;
         tx.remove(Table::Meta, MARK)?;

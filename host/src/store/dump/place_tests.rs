@@ -46,6 +46,18 @@ impl Halfway {
     }
 }
 
+/// Somebody works with a store that has appeared at the place, the only one in its directory: it stays, and the restore is
+/// refused.
+async fn what_has_appeared_stays(restoring: Halfway, gateway: Store, path: &Path) {
+    gateway.write(|tx| tx.put(Table::Decisions, b"acknowledged", b"")).await.unwrap();
+    let refused = restoring.end().await;
+    assert!(matches!(refused, Err(RestoreError::Appeared { .. })), "{refused:?}");
+    gateway.close().await;
+    assert_eq!(names(path.parent().unwrap()), ["store"]);
+    let kept = file(path).await.read(|tx| tx.get(Table::Decisions, b"acknowledged")).await.unwrap();
+    assert!(kept.is_some());
+}
+
 async fn filled() -> (Store, Vec<u8>) {
     let store = crate::store::tests::memory().await;
     fill(&store).await;
@@ -98,13 +110,7 @@ async fn a_store_that_appears_during_a_restore_stays() {
     let (_, bytes) = filled().await;
     let restoring = Halfway::into(&path, &bytes, Present::MoveAside).await;
     let gateway = file(&path).await;
-    gateway.write(|tx| tx.put(Table::Decisions, b"acknowledged", b"")).await.unwrap();
-    let refused = restoring.end().await;
-    assert!(matches!(refused, Err(RestoreError::Appeared { .. })), "{refused:?}");
-    gateway.close().await;
-    assert_eq!(names(directory.path()), ["store"]);
-    let kept = file(&path).await.read(|tx| tx.get(Table::Decisions, b"acknowledged")).await.unwrap();
-    assert!(kept.is_some());
+    what_has_appeared_stays(restoring, gateway, &path).await;
 }
 
 #[tokio::test]
@@ -119,13 +125,7 @@ async fn a_file_that_cannot_be_opened_is_held_until_it_is_moved_aside() {
     // Somebody puts another one there, and works with it.
     let gateway = file(&other).await;
     std::fs::rename(&other, &path).unwrap();
-    gateway.write(|tx| tx.put(Table::Decisions, b"acknowledged", b"")).await.unwrap();
-    let refused = restoring.end().await;
-    assert!(matches!(refused, Err(RestoreError::Appeared { .. })), "{refused:?}");
-    gateway.close().await;
-    assert_eq!(names(directory.path()), ["store"]);
-    let kept = file(&path).await.read(|tx| tx.get(Table::Decisions, b"acknowledged")).await.unwrap();
-    assert!(kept.is_some());
+    what_has_appeared_stays(restoring, gateway, &path).await;
 }
 
 #[tokio::test]

@@ -160,14 +160,21 @@ async fn data_keys_are_wrapped_and_tagged_by_the_engine() {
     assert!(matches!(again.put(&owner("key:forged"), "a", b"x").await, Err(VaultError::DataKeyDamaged { .. })));
 }
 
+/// A vault with a secret of Alice and one of the deployment, both called `a`.
+async fn with_secrets(settings: &config::Vault) -> (Store, Vault) {
+    let store = memory().await;
+    let vault = start(&store, settings).await.unwrap();
+    for of in [owner("key:alice"), Owner::Deployment] {
+        assert!(vault.put(&of, "a", b"1").await.unwrap());
+    }
+    (store, vault)
+}
+
 #[tokio::test]
 async fn an_engine_that_is_sealed_gone_or_another_one_is_told_apart() {
     let (engine, settings, server) = running().await;
-    let store = memory().await;
-    let vault = start(&store, &settings).await.unwrap();
+    let (store, vault) = with_secrets(&settings).await;
     let alice = owner("key:alice");
-    assert!(vault.put(&alice, "a", b"1").await.unwrap());
-    assert!(vault.put(&Owner::Deployment, "a", b"1").await.unwrap());
 
     engine.is_sealed.store(true, Ordering::SeqCst);
     assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)), "it is in memory");
@@ -205,11 +212,8 @@ async fn a_token_that_is_refused_is_a_fault_that_does_not_show_it() {
 #[tokio::test]
 async fn an_engine_that_refuses_what_it_has_wrapped_is_a_fault_and_no_damage() {
     let (engine, settings, _server) = running().await;
-    let store = memory().await;
-    let vault = start(&store, &settings).await.unwrap();
+    let (store, vault) = with_secrets(&settings).await;
     let alice = owner("key:alice");
-    assert!(vault.put(&alice, "a", b"1").await.unwrap());
-    assert!(vault.put(&Owner::Deployment, "a", b"1").await.unwrap());
     vault.forget();
     engine.is_confused.store(true, Ordering::SeqCst);
     assert!(matches!(vault.get(&alice, "a").await, Err(VaultError::Unavailable { .. })));
@@ -237,11 +241,8 @@ async fn a_version_that_nothing_is_wrapped_with_is_damage() {
 #[tokio::test]
 async fn keys_that_stay_as_they_are_need_not_be_in_reach_for_a_reload() {
     let (engine, mut settings, _server) = running().await;
-    let store = memory().await;
-    let vault = start(&store, &settings).await.unwrap();
+    let (_store, vault) = with_secrets(&settings).await;
     let alice = owner("key:alice");
-    assert!(vault.put(&alice, "a", b"1").await.unwrap());
-    assert!(vault.put(&Owner::Deployment, "a", b"1").await.unwrap());
     engine.is_sealed.store(true, Ordering::SeqCst);
     vault.reload(&settings).await.unwrap();
     assert!(matches!(vault.get(&alice, "a").await.unwrap(), Named::Secret(_)), "it is in memory still");
