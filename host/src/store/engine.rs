@@ -21,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::oneshot;
 
 use super::StoreError;
+use super::stats::Meter;
 use crate::env::Timestamp;
 
 /// Largest key, in bytes.
@@ -580,15 +581,22 @@ struct Queued<F, T, E> {
     reply: oneshot::Sender<Result<T, E>>,
 }
 
-/// A transition, and where its answer arrives. Without an answer the engine has ended.
-pub(super) fn transition<T, E, F>(closure: F) -> (Box<dyn Transition>, oneshot::Receiver<Result<T, E>>)
+/// Has an engine's writer run a closure, and waits for the answer. `send` puts it into the writer's queue; without an answer
+/// the engine has ended.
+pub(super) async fn write<T, E, F>(
+    closure: F,
+    meter: &Meter,
+    send: impl FnOnce(Box<dyn Transition>) -> Result<(), StoreError>,
+) -> Result<T, E>
 where
     F: Fn(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    (Box::new(Queued { closure, returned: None, reply }), answer)
+    meter.queue();
+    send(Box::new(Queued { closure, returned: None, reply })).inspect_err(|_| meter.unqueue())?;
+    answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
 }
 
 impl<F, T, E> Transition for Queued<F, T, E>

@@ -163,10 +163,7 @@ impl Engine {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (transition, answer) = engine::transition(closure);
-        self.meter.queue();
-        self.send(transition).inspect_err(|_| self.meter.unqueue())?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        engine::write(closure, &self.meter, |transition| self.send(transition)).await
     }
 
     /// Whether the server answered when it was last asked, which the writer does every second.

@@ -151,24 +151,34 @@ impl Engine {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        let env = self.env.clone();
+        self.look(move |pages| engine::read(pages, env.now(), closure)).await
+    }
+
+    /// Looks at one state, on a thread that may block. If that meets an I/O error, the file is opened again.
+    async fn look<T, E, F>(&self, look: F) -> Result<T, E>
+    where
+        F: FnOnce(&Pages) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let database = Arc::clone(&self.database);
-        let now = self.env.now();
-        let read = tokio::task::spawn_blocking(move || {
+        let looked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let pages = match database.pages() {
                 Ok(pages) => pages,
                 Err(refused) => return (Err(refused.failure.into()), refused.opening),
             };
-            let read = engine::read(&pages, now, closure);
-            (read, pages.has_failed().then_some(pages.opening))
+            let looked = look(&pages);
+            (looked, pages.has_failed().then_some(pages.opening))
         });
-        let (read, failed) = read.await.map_err(|_| StoreError::Closed)?;
+        let (looked, failed) = looked.await.map_err(|_| StoreError::Closed)?;
         if let Some(opening) = failed {
             // A full queue does not matter: the writer meets the same fault at its next commit.
             let _ = self.send(Message::Failed { opening });
         }
-        read
+        looked
     }
 
     pub(super) async fn write<T, E, F>(&self, closure: F) -> Result<T, E>
@@ -177,10 +187,7 @@ impl Engine {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (transition, answer) = engine::transition(closure);
-        self.meter.queue();
-        self.send(Message::Write(transition)).inspect_err(|_| self.meter.unqueue())?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        engine::write(closure, &self.meter, |transition| self.send(Message::Write(transition))).await
     }
 
     /// Streams all rows of one state, from a thread of its own.
@@ -198,7 +205,7 @@ impl Engine {
                 Err(refused) => (Some(Err(refused.failure)), refused.opening),
             };
             if let Some(opening) = failed {
-                // As in `read`.
+                // As in `look`.
                 let _ = engine.send(Message::Failed { opening });
             }
             if let Some(told) = told {
@@ -211,23 +218,19 @@ impl Engine {
 
     /// A table that holds something and that this version does not know.
     pub(super) async fn unknown_table(&self) -> Result<Option<String>, StoreError> {
-        let database = Arc::clone(&self.database);
-        let look = move || database.pages().map_err(|refused| refused.failure)?.unknown_table();
-        tokio::task::spawn_blocking(look).await.map_err(|_| StoreError::Closed)?
+        self.look(Pages::unknown_table).await
     }
 
     /// Counts rows and pages. The count goes on if the returned future is dropped, and `held` with it.
     pub(super) async fn stats(&self, held: impl Send + 'static) -> Result<Stats, StoreError> {
-        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (database, path, meter) = (Arc::clone(&self.database), self.path.clone(), Arc::clone(&self.meter));
-        let count = move || {
-            let _held = (permit, held);
-            let pages = database.pages().map_err(|refused| refused.failure)?;
+        let (path, meter) = (self.path.clone(), Arc::clone(&self.meter));
+        let count = move |pages: &Pages| {
+            let _held = held;
             let tables = export::tables().into_iter().map(|table| pages.stats(table)).collect::<Result<Vec<_>, _>>()?;
             let file = path.map(|path| file::stats(&path, &tables)).transpose()?;
             Ok(Stats { tables, file, writer: meter.read() })
         };
-        tokio::task::spawn_blocking(count).await.map_err(|_| StoreError::Closed)?
+        self.look(count).await
     }
 
     /// Takes no more writes, finishes those that are queued, and lets go of the file.
