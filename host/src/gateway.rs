@@ -7,30 +7,39 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
+use crate::authorization::clients::Clients;
+use crate::authorization::resource::{self, ProtectedResource, Trusted};
+use crate::authorization::signing::{Rules, SigningKeys};
+use crate::authorization::standing::Standing;
+use crate::authorization::{AuthorizationServer, Fault, Parts};
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::env::Env;
-use crate::http::api::{Api, Upkeep};
+use crate::http::api::{Api, Operators, Upkeep};
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
+use crate::http::oauth::OAuth;
+use crate::http::oauth::cookies::Kind;
 use crate::http::replica::{Directory, Replicas};
 use crate::http::serve::{self as edge, Socket};
 use crate::http::{admin_router, public_router, replica_router};
-use crate::outbound::Outbound;
+use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::Services;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
-use crate::store::follower::Follower;
+use crate::store::follower::{Follower, Subscriber};
 use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::tasks::Tasks;
@@ -80,6 +89,8 @@ pub enum StartError {
     Vault(#[from] vault::OpenError),
     #[error("the vault does not give the deployment secret")]
     DeploymentSecret(#[from] DeploymentSecretError),
+    #[error("the keys that sign access tokens cannot be used")]
+    SigningKeys(#[source] Fault),
     #[error("the policy engine cannot be started")]
     Engine(#[source] policy::EngineError),
     #[error(transparent)]
@@ -92,6 +103,13 @@ pub enum StartError {
     },
     #[error("the listener has no address")]
     Listener(#[source] io::Error),
+    #[error("the authorization server cannot be started")]
+    Authorization(#[from] Fault),
+    #[error(
+        "auth.required = false on {listener} would let in everybody who reaches it: listen on a loopback address, or set \
+         auth.anonymous_on_network = true if that is meant"
+    )]
+    Anonymous { listener: SocketAddr },
     #[error("an entry of allowed_hosts or allowed_origins is not valid")]
     Guard(#[source] crate::http::guard::InvalidEntry),
 }
@@ -181,7 +199,20 @@ impl Gateway {
         let control =
             Control::build(config.clone(), env.clone(), state, engine, secret(), vault, &self.background).await?;
         self.control = Some(control.clone());
-        self.background.spawn(follower.run(vec![control.clone()], self.background.stopping().clone()));
+        let standing = Standing::load(store.clone(), env.clone()).await?;
+        let snapshot = control.snapshot.clone();
+        let rules = move || {
+            let auth = snapshot.load().auth.clone();
+            auth.has_server().then(|| Rules::from(&auth.tokens))
+        };
+        let issuer = config.public_url.as_str().to_owned();
+        let signing = SigningKeys::start(store.clone(), control.vault.clone(), env.clone(), issuer, rules);
+        let signing = signing.await.map_err(StartError::SigningKeys)?;
+        self.background.spawn(signing.clone().run(self.background.stopping().clone()));
+        let clients = Clients::default();
+        let followers: Vec<Arc<dyn Subscriber>> =
+            vec![standing.clone(), Arc::new(signing.clone()), Arc::new(clients.clone()), control.clone()];
+        self.background.spawn(follower.run(followers, self.background.stopping().clone()));
         self.background.spawn(control.clone().follow_policies());
 
         let (shadows, runner) = policy::shadows();
@@ -200,21 +231,57 @@ impl Gateway {
             task_tools: Services::task_tools(),
             spent: Services::spent(),
         });
+        let server = Arc::new(AuthorizationServer::new(Parts {
+            env: env.clone(),
+            store: store.clone(),
+            vault: control.vault.clone(),
+            snapshot: control.snapshot.clone(),
+            services: services.clone(),
+            issuer: config.public_url.as_str().to_owned(),
+            fetcher: Fetcher::new(config.outbound.clone()),
+            secret: secret(),
+            signing: signing.clone(),
+            clients,
+        }));
+        let oauth = Arc::new(OAuth::new(server.clone()));
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
         let api = Arc::new(Api {
             control: control.clone(),
+            server,
             services: services.clone(),
             upkeep: Upkeep { clock, sweeper: sweeping },
             replicas: replicas.clone(),
-            operator_token: operator_token.digest(),
+            signing: signing.clone(),
+            operators: Operators::new(operator_token.digest()),
         });
         let settings = mcp::Settings {
             limits: config.limits.clone(),
             legacy_sse: config.mcp.legacy_sse,
             body_timeout: config.edge.body_timeout,
         };
+        refuse_strangers(&config, &listeners.public)?;
+        let browsers = {
+            let (server, cookies) = (oauth.server.clone(), oauth.cookies.clone());
+            move |headers: &::http::HeaderMap| {
+                let (server, cookie) = (server.clone(), cookies.read(headers, Kind::Session));
+                let who = async move { server.peek(cookie.as_ref()).await };
+                Box::pin(who) as BoxFuture<'static, _>
+            }
+        };
+        let is_local = listeners.public.local_addr().map_err(StartError::Listener)?.ip().to_canonical().is_loopback();
+        let gate = ProtectedResource::new(resource::Parts {
+            env: env.clone(),
+            issuer: config.public_url.as_str().to_owned(),
+            store: store.clone(),
+            secret: secret(),
+            snapshot: control.snapshot.clone(),
+            standing,
+            trust: Box::new(move || Trusted { verifier: signing.verifier(), epoch: signing.epoch() }),
+            browsers: Some(Box::new(browsers)),
+            is_local,
+        });
         let mcp = Mcp::new(
-            control.snapshot.clone(),
+            gate,
             services,
             (control.published.subscribe(), freshness),
             settings,
@@ -230,7 +297,7 @@ impl Gateway {
         };
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
         let for_replicas = replica_router(mcp.clone());
-        let public = public_router(mcp, control.clone(), guard(public_front)?);
+        let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),
             (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?)),
@@ -320,6 +387,19 @@ impl Gateway {
         self.admin_socket = Some(path.to_owned());
         Ok(listener)
     }
+}
+
+/// Serves callers without a credential to this machine alone, unless an operator has said that others are meant.
+fn refuse_strangers(config: &Config, public: &TcpListener) -> Result<(), StartError> {
+    if config.auth.required {
+        return Ok(());
+    }
+    let listener = public.local_addr().map_err(StartError::Listener)?;
+    if !listener.ip().to_canonical().is_loopback() && !config.auth.anonymous_on_network {
+        return Err(StartError::Anonymous { listener });
+    }
+    tracing::warn!(%listener, "auth.required is false: EVERYBODY who reaches this listener may call without a credential");
+    Ok(())
 }
 
 /// Removes a socket that nobody listens on. One that somebody does is an error.
@@ -566,6 +646,47 @@ mod tests {
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let status: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_else(|_| panic!("{answer}"));
         status["store"]["swept"].as_u64().unwrap()
+    }
+
+    /// The status line with which `/mcp` answers somebody who presents nothing.
+    async fn knock(address: SocketAddr) -> String {
+        let body = r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#;
+        let head =
+            format!("POST /mcp HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json");
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_reload_does_not_open_a_listener_for_others_to_strangers() {
+        for (bound, is_opened) in [("0.0.0.0:0", false), ("127.0.0.1:0", true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let public = TcpListener::bind(bound).await.unwrap();
+            let port = public.local_addr().unwrap().port();
+            let file = dir.path().join("portcullis.toml");
+            let write = |host: &str, auth: &str| {
+                let url = format!("public_url = \"http://127.0.0.1:{port}\"");
+                let listen = format!("[listen]\npublic = \"{host}:{port}\"\nadmin = \"off\"");
+                fs::write(&file, format!("data_dir = \"data\"\n{url}\n{listen}\n{auth}\n"))
+            };
+            write(bound.trim_end_matches(":0"), "").unwrap();
+            let config = config::load(&file, &|_| None, Env::system().now()).unwrap();
+            let mut gateway = Gateway::new(Duration::from_secs(1));
+            let listeners = Listeners { public, admin: None, replica: None };
+            gateway.start(listeners, config, Env::system()).await.unwrap();
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            assert!(knock(address).await.contains(" 401 "));
+            // As by somebody who means to start it again.
+            write("127.0.0.1", "[auth]\nrequired = false").unwrap();
+            gateway.control.clone().unwrap().reload(Actor::System).await.unwrap();
+            let answer = knock(address).await;
+            assert_eq!(!answer.contains(" 401 "), is_opened, "{bound}: {answer}");
+            assert!(gateway.stop().await, "all tasks end in time");
+        }
     }
 
     #[tokio::test]

@@ -106,6 +106,8 @@ pub enum Principal {
     User(UserId),
     /// A person without one.
     Guest(GuestId),
+    /// Whoever presents nothing, where nothing has to be presented.
+    Anonymous,
     /// The gateway itself, when it reads an upstream's catalog.
     Gateway,
 }
@@ -118,6 +120,7 @@ impl Principal {
             Some(("user", id)) => UserId::parse(id).map(Self::User),
             Some(("guest", id)) => GuestId::parse(id).map(Self::Guest),
             None if text == "gateway" => Some(Self::Gateway),
+            None if text == "anonymous" => Some(Self::Anonymous),
             _ => None,
         }
     }
@@ -129,6 +132,7 @@ impl fmt::Display for Principal {
             Self::Key(name) => write!(f, "key:{name}"),
             Self::User(id) => write!(f, "user:{id}"),
             Self::Guest(id) => write!(f, "guest:{id}"),
+            Self::Anonymous => f.write_str("anonymous"),
             Self::Gateway => f.write_str("gateway"),
         }
     }
@@ -294,6 +298,8 @@ random_ids! {
     GrantId, "a grant";
     /// Identifies one authorization request while somebody is asked to consent to it.
     RequestId, "an authorization request";
+    /// Identifies one access token: its `jti`.
+    TokenId, "an access token";
     /// Identifies one guest: who consented without naming themselves, for as long as the grant lives.
     GuestId, "a guest";
     /// Identifies one running gateway among those that share a store, for as long as it runs.
@@ -458,6 +464,7 @@ mod tests {
             Principal::User(UserId::generate(&env)),
             Principal::Guest(GuestId::generate(&env)),
             Principal::Gateway,
+            Principal::Anonymous,
         ];
         for principal in of {
             assert_eq!(Principal::parse(&principal.to_string()), Some(principal));

@@ -11,6 +11,7 @@ mod words;
 
 pub mod admin;
 pub mod audit;
+pub mod authorization;
 pub mod builtin;
 pub mod cli;
 pub mod config;

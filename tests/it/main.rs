@@ -5,6 +5,7 @@
 mod bridge;
 mod fidelity;
 mod mcp;
+mod oauth;
 mod operator;
 mod policy;
 mod postgres;

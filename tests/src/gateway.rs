@@ -42,6 +42,9 @@ pub struct Builder {
     /// What `[store]` says, in place of a store in memory.
     store: Option<String>,
     replica: Option<std::net::TcpListener>,
+    public: Option<SocketAddr>,
+    /// The address that callers use, where that is not where the gateway listens.
+    front: Option<SocketAddr>,
 }
 
 impl Builder {
@@ -119,6 +122,20 @@ impl Builder {
         self
     }
 
+    /// Listens here instead of at a free port: where another life of the same gateway did.
+    #[must_use]
+    pub fn at(mut self, public: SocketAddr) -> Self {
+        self.public = Some(public);
+        self
+    }
+
+    /// Is reached at this address, by whoever passes requests on.
+    #[must_use]
+    pub fn behind(mut self, front: SocketAddr) -> Self {
+        self.front = Some(front);
+        self
+    }
+
     /// Makes it one of several replicas: others reach it at `listener`, and it reaches them at `peers`. All of them have the
     /// same deployment secret.
     #[must_use]
@@ -144,7 +161,8 @@ impl Builder {
 
     /// The same; if it fails, the directory comes back.
     pub async fn try_start_in(mut self, dir: TempDir, clock: TestClock) -> Result<Gateway, (StartError, TempDir)> {
-        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let public = TcpListener::bind(self.public.unwrap_or(anywhere)).await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (public_address, admin_address) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
         self.write(dir.path(), public_address, admin_address);
@@ -186,8 +204,9 @@ impl Builder {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
         let store = self.store.as_deref().unwrap_or("url = \"memory:\"");
+        let front = self.front.unwrap_or(public);
         let mut text = format!(
-            "public_url = \"http://{public}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\n{store}\n{}",
+            "public_url = \"http://{front}\"\ndata_dir = \"data\"\n{}\n[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[store]\n{store}\n{}",
             self.top, self.sections
         );
         for (name, allow) in &self.keys {

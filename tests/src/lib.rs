@@ -6,6 +6,7 @@
 pub mod caller;
 pub mod clock;
 pub mod gateway;
+pub mod oauth;
 pub mod postgres;
 pub mod proxies;
 pub mod replicas;

@@ -4,6 +4,7 @@
 //
 //   node clients.mjs               starts the servers and the gateway
 //   node clients.mjs --full        long forms as well
+//   node clients.mjs --sign-in     only those that sign in
 //
 // Byte-for-byte comparison and mixed revisions belong to the Rust suites; here other people's clients judge.
 
@@ -17,6 +18,7 @@ import {
 } from './lib.mjs';
 import { checkContent, checkNotices, checkQuestions, rememberer } from './features.mjs';
 import { connectV1, connectV1Sse, connectV1Stdio, connectV2, identity } from './peers.mjs';
+import { checkSignIn } from './sign-in.mjs';
 
 const full = process.argv.includes('--full');
 
@@ -103,6 +105,7 @@ const refusedWith = (code, promise) => assert.rejects(promise, (error) => {
 // ---- the suite ------------------------------------------------------------------------------------------------
 
 await suite('clients', async (report) => {
+  if (process.argv.includes('--sign-in')) return await checkSignIn(report);
   const servers = await startServers();
   const { gateway, url, sent } = await startBefore(servers);
   const reference = await connectV1(servers.everything);
@@ -128,6 +131,7 @@ await suite('clients', async (report) => {
   await checkKeys(report, { url, sent });
   await checkInspector(report, { url, servers, reference, wantedTools });
   await reference.close();
+  await checkSignIn(report);
   await checkEnd(report, gateway);
 });
 

@@ -4,23 +4,27 @@
 // Server mode judges the gateway as callers see it, with our fixture upstream behind it: once speaking both eras, once only
 // that with sessions and once only that without, so that the gateway's translation between the eras is judged too. Client
 // mode judges the gateway as upstreams see it: the suite starts conformance-client, which puts a gateway in front of the
-// suite's own server.
+// suite's own server. Authorization mode judges the authorization server, with a person at Chromium, and then the gateway as a
+// server once more, for callers with access tokens and for callers without anything.
 //
-//   node conformance.mjs [server|client]    starts what it needs; both modes, or one
-//   node conformance.mjs --url URL          judges a server that runs already
+//   node conformance.mjs [server|client|authorization]    starts what it needs; all modes, or one
+//   node conformance.mjs --url URL                        judges a server that runs already
 //
 // The suite cannot send `Authorization`; a relay in front of the gateway adds it and passes everything else through as it
-// came. Without authentication there is nothing to judge yet: the gateway always wants a key. What may fail is in
+// came. What may fail is in
 // conformance-expected.yaml, and nothing else may. A listed line that passes, or that names nothing the suite ran, fails as
 // well: the list never says more than the truth.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 
+import { EVERYBODY, PERSON, addPerson, operator, register, request, startGatekeeper } from './gatekeeper.mjs';
 import {
   built, freePort, installed, relay, run, scratch, start, startGateway, suite, suiteFile, toml, until,
 } from './lib.mjs';
+import { Visitor, callback, closeChromium } from './visitor.mjs';
 
 const KEY = 'pk_conformance-suite-0000000000000000000000';
 /** Longest run of one requirement set. Each takes a few seconds; each of its scenarios has 30. */
@@ -75,7 +79,8 @@ const ATTEMPTS = { 'sse-retry': 3, 'server-stateless': 3 };
 await suite('conformance', async (report) => {
   const expected = readExpected(suiteFile('conformance-expected.yaml'));
   const given = process.argv.indexOf('--url');
-  const modes = given !== -1 ? ['server'] : ['server', 'client'].filter((mode) => [undefined, mode].includes(process.argv[2]));
+  const all = ['server', 'client', 'authorization'];
+  const modes = given !== -1 ? ['server'] : all.filter((mode) => [undefined, mode].includes(process.argv[2]));
   const upstreams = given !== -1 ? ['unknown'] : Object.keys(UPSTREAMS);
   for (const upstream of modes.includes('server') ? upstreams : []) {
     const url = given !== -1 ? process.argv[given + 1] : await startServers(upstream);
@@ -84,13 +89,17 @@ await suite('conformance', async (report) => {
   for (const revision of modes.includes('client') ? REVISIONS : []) {
     await judgeClient(report, revision, expected.client[revision]);
   }
+  if (modes.includes('authorization')) await judgeAuthorization(report, expected);
   reportUnused(report, modes.flatMap((mode) => Object.values(expected[mode]).flat()));
 });
 
 // ---- the gateway as a server ----------------------------------------------------------------------------------
 
-/** Starts a fixture upstream of these eras and a gateway before it; the URL that the suite is given. */
-async function startServers(upstream) {
+/**
+ * Starts a fixture upstream of these eras and a gateway before it; the URL that the suite is given. `credential` says what the
+ * suite's requests carry, if not the key.
+ */
+async function startServers(upstream, { settings = '', credential = () => KEY } = {}) {
   const [fixturePort, gatewayPort, frontPort] = [await freePort(), await freePort(), await freePort()];
   const program = [built('fixture-upstream'), 'http', String(fixturePort), ...UPSTREAMS[upstream]];
   const fixture = start(`conformance-fixture-${upstream}`, program);
@@ -101,9 +110,10 @@ async function startServers(upstream) {
   // The relay is what callers reach, as behind any reverse proxy: the public URL is its address.
   const front = `http://127.0.0.1:${frontPort}`;
   const gateway = `http://127.0.0.1:${gatewayPort}`;
+  const data = scratch();
   await startGateway(`conformance-gateway-${upstream}`, `
     public_url = ${toml(front)}
-    data_dir = ${toml(scratch())}
+    data_dir = ${toml(data)}
     [listen]
     public = ${toml(`127.0.0.1:${gatewayPort}`)}
     admin = "off"
@@ -116,19 +126,24 @@ async function startServers(upstream) {
     [keys.conformance]
     secret = "env:PORTCULLIS_TEST_KEY"
     allow = [{ upstream = "*", tools = ["*"] }]
+    ${settings}
   `, { origin: gateway, env: { PORTCULLIS_TEST_KEY: KEY } });
-  await relay({ port: frontPort, target: gateway, add: { authorization: `Bearer ${KEY}` } });
+  // Until there is something to add, the relay adds nothing: whoever signs in comes by here as well.
+  const add = {};
+  await relay({ port: frontPort, target: gateway, add });
+  const carried = await credential({ front, operate: operator(path.join(data, 'admin.sock')) });
+  if (carried !== undefined) add.authorization = `Bearer ${carried}`;
   return `${front}/mcp`;
 }
 
 /** Runs one requirement set, and each extension's scenario beside it, and reports every scenario. */
-async function judgeServer(report, revision, upstream, url, expected) {
+async function judgeServer(report, revision, upstream, url, expected, how = '') {
   const { scored, unscored } = requirements(revision, 'server');
   const whole = await conformance(['server', '--url', url, '--requirements', revision], RUN_MS);
   const results = new Map([...scored, ...unscored].map((scenario) => [scenario, whole.checks(scenario)]));
   const failing = scored.filter((scenario) => results.get(scenario)?.some(({ status }) => status === 'FAILURE'));
   // Its exit code must agree with what was read, or its output has changed its shape.
-  await report.check(`${revision}, upstream ${upstream}: the suite comes to the same verdict`, () => {
+  await report.check(`${revision}, ${how}upstream ${upstream}: the suite comes to the same verdict`, () => {
     assert.deepEqual(scored.filter((scenario) => results.get(scenario) === undefined), [], 'these left no checks');
     // A warning is none of its own, and one more failing scenario of a kind we cannot see is.
     assert.equal(whole.code === 0, failing.length === 0, `it ended with ${whole.code}, and these fail: ${failing}`);
@@ -149,7 +164,7 @@ async function judgeServer(report, revision, upstream, url, expected) {
   });
   const excuses = [...expected, ...unbridged];
   for (const [scenario, checks] of results) {
-    judge(report, `${revision}, upstream ${upstream}: ${scenario}`, scenario, checks, excuses);
+    judge(report, `${revision}, ${how}upstream ${upstream}: ${scenario}`, scenario, checks, excuses);
   }
 }
 
@@ -173,6 +188,84 @@ async function judgeClient(report, revision, expected) {
     if (one.code !== 0 && !checks.some(isBad)) checks.push({ id: 'client', status: 'FAILURE', errorMessage: one.output });
     judge(report, `${revision}, client: ${scenario}`, scenario, checks, expected);
   }
+}
+
+// ---- the gateway as an authorization server -------------------------------------------------------------------
+
+/** Of a sign-in at it, with everything that a person may be. */
+async function judgeAuthorization(report, expected) {
+  for (const revision of REVISIONS) {
+    const { gateway, origin, url } = await startGatekeeper(`conformance-authorization-${revision}`, {
+      settings: 'mcp = "oauth"\n[auth.tokens]\naccess_life = "1h"\n',
+    });
+    for (const [as, who] of Object.entries(EVERYBODY)) {
+      const port = await freePort();
+      const client = await register(origin, { redirect_uris: [`http://127.0.0.1:${port}/callback`] });
+      const one = await signInFor(
+        ['authorization', '--url', origin, '--client-id', client.client_id, '--resource', url, '-p', String(port),
+          '--spec-version', revision],
+        { origin, who },
+      );
+      for (const scenario of ['authorization-server-metadata-endpoint', 'authorization-code-grant']) {
+        judge(report, `${revision}, ${as}: ${scenario}`, scenario, one.checks(scenario), expected.authorization[revision]);
+      }
+    }
+    await gateway.stop();
+
+    // The same callers as in server mode, with a token in place of the key, and where tokens are all that counts.
+    const token = { settings: '[auth]\nmcp = "oauth"\n[auth.tokens]\naccess_life = "1h"\n', credential: accessToken };
+    const withToken = await startServers('both', token);
+    await judgeServer(report, revision, 'both', withToken, expected.server[revision], 'with an access token, ');
+    const nothing = { settings: '[auth]\nrequired = false\n', credential: () => undefined };
+    const without = await startServers('both', nothing);
+    await judgeServer(report, revision, 'both', without, expected.server[revision], 'without credentials, ');
+  }
+  await closeChromium();
+}
+
+/** Runs the suite's command line, and consents to what it asks for. */
+async function signInFor(args, { origin, who }) {
+  const results = scratch();
+  const program = installed('@modelcontextprotocol/conformance/dist/index.js');
+  const child = spawn(process.execPath, [program, ...args, '-o', results], {
+    env: { PATH: process.env.PATH, HOME: scratch() }, stdio: ['ignore', 'pipe', 'pipe'], timeout: CLIENT_RUN_MS,
+    killSignal: 'SIGKILL',
+  });
+  let said = '';
+  let address;
+  const visitor = await Visitor.arrive({ origin });
+  const consented = new Promise((resolve) => {
+    const listen = (text) => {
+      said += text;
+      const [found] = new RegExp(`${origin}/oauth2/authorize\\?\\S+`).exec(said) ?? [];
+      if (found === undefined || address !== undefined || !/\s$/.test(said)) return;
+      address = found;
+      resolve(visitor.consent(address, who).catch((error) => { said += `\n${error.stack}`; }));
+    };
+    for (const stream of ['stdout', 'stderr']) child[stream].setEncoding('utf8').on('data', listen);
+    child.once('close', resolve);
+  });
+  const code = await new Promise((resolve) => child.once('close', (exit, signal) => resolve(exit ?? signal)));
+  await consented;
+  visitor.assertUntroubled();
+  await visitor.leave();
+  console.log(`\n$ conformance ${args.join(' ')}\n${said}`);
+  return { code, output: said, checks: checksIn(results) };
+}
+
+/** A token of a person, for an hour. */
+async function accessToken({ front, operate }) {
+  await addPerson(operate, PERSON);
+  const back = await callback();
+  const { client_id: id } = await register(front, { redirect_uris: [back.url] });
+  const begun = request(front, { id, redirect: back.url });
+  const visitor = await Visitor.arrive({ origin: front });
+  const sent = new URL(await visitor.consent(begun.url, PERSON));
+  await visitor.leave();
+  back.close();
+  const answer = await begun.redeem(sent.searchParams.get('code'));
+  assert.equal(answer.status, 200, JSON.stringify(answer));
+  return answer.access_token;
 }
 
 // ---- verdicts -------------------------------------------------------------------------------------------------
@@ -219,15 +312,17 @@ async function conformance(args, within) {
   const program = installed('@modelcontextprotocol/conformance/dist/index.js');
   const { stdout, stderr, code } = await run([process.execPath, program, ...args, '-o', results], { within });
   console.log(`\n$ conformance ${args.join(' ')}\n${stdout}${stderr}`);
+  return { code, output: stderr, checks: checksIn(results) };
+}
+
+/** The checks of a scenario, by what a run of the suite left. */
+function checksIn(results) {
   const folders = readdirSync(results);
-  return {
-    code,
-    output: stderr,
-    checks(scenario) {
-      const folder = folders.find((name) => new RegExp(`^(server-)?${scenario}-\\d{4}-\\d\\d-\\d\\dT`).test(name));
-      if (folder === undefined) return undefined;
-      return JSON.parse(readFileSync(path.join(results, folder, 'checks.json'), 'utf8'));
-    },
+  return (scenario) => {
+    const named = new RegExp(`^(server-|authorization-server-)?${scenario}-\\d{4}-\\d\\d-\\d\\dT`);
+    const folder = folders.find((name) => named.test(name));
+    if (folder === undefined) return undefined;
+    return JSON.parse(readFileSync(path.join(results, folder, 'checks.json'), 'utf8'));
   };
 }
 
@@ -251,7 +346,7 @@ function requirements(revision, leg) {
  */
 function readExpected(file) {
   const expected = {};
-  for (const mode of ['server', 'client']) expected[mode] = Object.fromEntries(REVISIONS.map((revision) => [revision, []]));
+  for (const mode of ['server', 'client', 'authorization']) expected[mode] = Object.fromEntries(REVISIONS.map((revision) => [revision, []]));
   let section;
   for (const [index, line] of readFileSync(file, 'utf8').split('\n').entries()) {
     const heading = /^"(\S+) (\S+)":( \[\])?$/.exec(line);

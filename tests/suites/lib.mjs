@@ -185,8 +185,9 @@ export function start(name, command, { env = {}, cwd } = {}) {
 }
 
 /** Runs a program to its end and returns what it said. */
-export async function run(command, { env = {}, within = CHECK_MS } = {}) {
+export async function run(command, { env = {}, cwd, within = CHECK_MS } = {}) {
   const child = spawn(command[0], command.slice(1), {
+    cwd,
     env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: within,
@@ -257,14 +258,16 @@ export async function freePort() {
 
 /**
  * Passes HTTP from `port` to the origin `target` as it came, `Host` and `Origin` included. `add` holds headers that
- * the client cannot send itself; `seen` is called with each request's header object and whole body.
+ * the client cannot send itself; `seen` is called with each request's header object and whole body; `from` names the address
+ * of this machine that each request comes from.
  */
-export async function relay({ port, target, add = {}, seen = () => {} }) {
+export async function relay({ port, target, add = {}, seen = () => {}, from = () => '127.0.0.1' }) {
   const { hostname, port: targetPort } = new URL(target);
   const server = http.createServer((request, response) => {
     const headers = [...request.rawHeaders, ...Object.entries(add).flat()];
     const onward = http.request({
       host: hostname, port: targetPort, method: request.method, path: request.url, headers, setHost: false,
+      localAddress: from(),
     });
     const body = [];
     request.on('data', (chunk) => body.push(chunk));
@@ -285,11 +288,11 @@ export async function relay({ port, target, add = {}, seen = () => {} }) {
 
 // ---- the gateway ----------------------------------------------------------------------------------------------
 
-/** Starts the gateway with a configuration text and waits until it says that it is ready. */
-export async function startGateway(name, config, { origin, env }) {
+/** Starts the gateway with a configuration text and waits until it says that it is ready. `before` is what runs it, if anything does. */
+export async function startGateway(name, config, { origin, env, before = [] }) {
   const file = path.join(scratch(), 'portcullis.toml');
   writeFileSync(file, config);
-  const gateway = start(name, [built('portcullis'), 'serve', '--config', file], { env });
+  const gateway = start(name, [...before, built('portcullis'), 'serve', '--config', file], { env });
   await until(`${name} is ready`, async () => {
     gateway.assertRunning();
     return (await fetch(`${origin}/readyz`)).ok;

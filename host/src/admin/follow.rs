@@ -1,8 +1,9 @@
 //! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
 //! than [`Control`] are behind.
 //!
-//! Virtual keys and pins are read again, and data keys that may have been destroyed are forgotten. What an operator did about policies somewhere else is done here as well: on a
-//! reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
+//! Virtual keys and pins are read again, and data keys that may have been destroyed are forgotten. Whoever looks after lists
+//! and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
+//! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
 //! stays, and that is told.
 
@@ -53,6 +54,10 @@ impl Control {
                 self.read_pins_again(&upstreams, *revision).await?;
                 if changes.iter().any(|change| matches!(change, Change::Policies { .. })) {
                     self.note_asked().await?;
+                }
+                // What somebody sees and may watch depends on who they are, as on what was published.
+                if changes.iter().any(|change| matches!(change, Change::User { .. })) {
+                    self.published.send_modify(|count| *count += 1);
                 }
             }
             News::Everything { revision } => {

@@ -24,7 +24,7 @@ use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Pu
 use crate::secret::DeploymentSecret;
 use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
-use crate::store::{Store, StoreError, keys as stored_keys, recordings};
+use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
@@ -33,6 +33,7 @@ use crate::vault::Vault;
 pub mod approvals;
 pub mod counters;
 mod follow;
+pub mod grants;
 pub mod keys;
 pub mod pins;
 mod recorded;
@@ -43,6 +44,7 @@ pub mod store;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod users;
 pub mod vault;
 
 use rollback::Cause;
@@ -55,6 +57,8 @@ pub struct Control {
     /// Counts published snapshots; who follows it sees each change, or several at once.
     pub published: watch::Sender<u64>,
     pub config: ArcSwap<Config>,
+    /// What the gateway was started with: some settings are read then and never again.
+    begun_with: Arc<Config>,
     pub started: Timestamp,
     engine: policy::Engine,
     outbound: Outbound,
@@ -128,6 +132,9 @@ impl Control {
         let first = Loading { counters: counters.clone(), pulled, ..Loading::first(&config, &engine) };
         let policies = Arc::new(load(first).await?.policies);
         let (stored, at) = stored_keys::all_at(&store).await?;
+        for name in file_keys::settle(&store, &config.keys, &stored).await? {
+            tracing::warn!(key = %name, "the file has another key of this name, or none: what was granted in its name is revoked");
+        }
         let known_keys = keys::KnownKeys { file: config.keys.clone(), stored, at };
         let keys = known_keys.ring();
         let tasks = tasks.clone();
@@ -138,8 +145,9 @@ impl Control {
             .collect();
         let pinned = pins::Pinned::default();
         let catalog = catalog_of(&upstreams, &pinned);
-        let snapshot = Snapshot { keys, policies: policies.clone(), catalog, upstreams: Arc::new(upstreams) };
-        let started = env.now();
+        let auth = config.auth.clone();
+        let snapshot = Snapshot { auth, keys, policies: policies.clone(), catalog, upstreams: Arc::new(upstreams) };
+        let (started, config) = (env.now(), Arc::new(config));
         let control = Arc::new(Self {
             last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started)),
             seen: ArcSwap::from_pointee(seen),
@@ -148,7 +156,8 @@ impl Control {
             store,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             published: watch::Sender::new(0),
-            config: ArcSwap::from_pointee(config),
+            begun_with: config.clone(),
+            config: ArcSwap::new(config),
             engine,
             outbound,
             depot,
@@ -200,6 +209,7 @@ impl Control {
     fn publish(&self, change: impl Fn(&mut Snapshot)) {
         self.snapshot.rcu(|old| {
             let mut new = Snapshot {
+                auth: old.auth.clone(),
                 keys: old.keys.clone(),
                 policies: old.policies.clone(),
                 catalog: old.catalog.clone(),

@@ -6,7 +6,7 @@
 //! Before new policies come into force, the last recorded decisions are put to them once more. What they would have said
 //! otherwise is told with the reload, and is no reason to refuse it: that they decide differently is usually the point.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,15 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::rollback::Cause;
 use super::{BuildError, Control, catalog_of, start_upstream, watched_files};
-use crate::audit::{Actor, AuditEvent};
-use crate::config::{self, Config, Mistakes};
+use crate::audit::{Actor, AuditEvent, RevocationReason};
+use crate::config::{self, Auth, Config, Mistakes};
 use crate::env::Timestamp;
-use crate::ids::UpstreamName;
+use crate::identity::key::{Standing, VirtualKey};
+use crate::ids::{ClientId, KeyName, Principal, UpstreamName};
 use crate::pipeline::Upstreams;
 use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
-use crate::store::{audit as trail, keys as stored_keys};
+use crate::store::revocations::{self, Whose};
+use crate::store::{audit as trail, file_keys, keys as stored_keys};
 use crate::upstream::Upstream;
 
 /// Changes that come in one burst are read once.
@@ -163,14 +165,22 @@ impl Control {
         let watched = watched_files(&config);
         let new = watched.iter().filter(|path| !seen.contains_key(*path)).cloned().collect();
         seen.extend(digests(new).await);
-        warn_of_restart(&running, &config);
+        if self.awaits_restart(&config) {
+            tracing::warn!(
+                "changes of public_url, data_dir, vault.allow_core_dumps, policy.max_components, [listen], [replica], [store], [edge], [limits], [mcp] and [outbound] take effect at the next start"
+            );
+        }
+        warn_of_strangers(&running.auth, &config.auth);
         let snapshot = self.snapshot.load_full();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         let published = self.load_policies(&config, generation).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
-        // The last thing that may refuse the new configuration.
+        // The last things that may refuse the new configuration. What cannot be revoked stays in force.
         self.vault.reload(&config.vault).await.map_err(BuildError::Vault)?;
+        let revoked = no_longer_granted(&running, &config, &stored);
+        revocations::revoke_each(&self.store, revoked, actor).await.map_err(BuildError::Store)?;
+        file_keys::remember(&self.store, &config.keys).await.map_err(BuildError::Store)?;
 
         let mut upstreams = BTreeMap::new();
         for settings in &config.upstreams {
@@ -185,6 +195,7 @@ impl Control {
         }
         let upstreams = Arc::new(upstreams);
         self.publish_with_keys(Some(config.keys.clone()), stored, at, |new| {
+            new.auth = config.auth.clone();
             new.policies = policies.clone();
             new.upstreams = upstreams.clone();
             new.catalog = catalog_of(&upstreams, &self.pinned);
@@ -197,6 +208,24 @@ impl Control {
         drop(snapshot);
         self.tasks.spawn(retire(old, upstreams, self.tasks.stopping().clone()));
         Ok((generation, published.changes.map(Arc::new)))
+    }
+
+    /// Whether this says otherwise than what the gateway was started with in something that is read at the start only.
+    pub(super) fn awaits_restart(&self, new: &Config) -> bool {
+        let begun = &*self.begun_with;
+        let is_same = begun.listen == new.listen
+            && begun.replica == new.replica
+            && begun.store == new.store
+            && begun.upkeep == new.upkeep
+            && begun.data_dir == new.data_dir
+            && begun.edge == new.edge
+            && begun.limits == new.limits
+            && begun.mcp == new.mcp
+            && begun.public_url == new.public_url
+            && begun.outbound == new.outbound
+            && begun.policy.max_components == new.policy.max_components
+            && begun.vault.allow_core_dumps == new.vault.allow_core_dumps;
+        !is_same
     }
 
     /// Reloads whenever a watched file has changed, until the gateway stops.
@@ -221,6 +250,35 @@ impl Control {
     }
 }
 
+/// Whose grants end with a new file: those of keys that are other keys from now on, disabled or gone, and those of clients that
+/// are gone. A grant knows either by its name only, and would open for another one of this name.
+fn no_longer_granted(running: &Config, new: &Config, stored: &[VirtualKey]) -> Vec<(Whose, RevocationReason)> {
+    fn by_name(keys: &[VirtualKey]) -> HashMap<&KeyName, &VirtualKey> {
+        keys.iter().map(|key| (&key.name, key)).collect()
+    }
+    let (before, after, stored) = (by_name(&running.keys), by_name(&new.keys), by_name(stored));
+    let is_out = |old: &VirtualKey| {
+        let stays = |now: &&VirtualKey| {
+            now.digest == old.digest && (now.standing == Standing::Enabled || old.standing == Standing::Disabled)
+        };
+        !after.get(&old.name).is_some_and(stays)
+    };
+    // One of the file comes before one of the store.
+    let takes_over = |now: &&VirtualKey| {
+        let other = stored.get(&now.name).is_some_and(|stored| stored.digest != now.digest);
+        other && !before.contains_key(&now.name)
+    };
+    let changed = running.keys.iter().filter(|old| is_out(old)).chain(new.keys.iter().filter(takes_over));
+    let of_key = |key: &VirtualKey| {
+        let whose = Whose::Principal(Principal::Key(key.name.clone()));
+        (whose, RevocationReason::PrincipalGone)
+    };
+    let known: HashSet<&ClientId> = new.auth.clients.known.iter().map(|known| &known.client.id).collect();
+    let clients = running.auth.clients.known.iter().map(|known| &known.client.id).filter(|id| !known.contains(id));
+    let of_client = |id: &ClientId| (Whose::Client(id.clone()), RevocationReason::ClientDeleted);
+    changed.map(of_key).chain(clients.map(of_client)).collect()
+}
+
 /// Ends the upstreams that are not among the new ones, once no request can still be using them.
 async fn retire(old: Arc<Upstreams>, new: Arc<Upstreams>, stopping: CancellationToken) {
     let gone = |(name, upstream): (&UpstreamName, &Arc<Upstream>)| {
@@ -238,21 +296,12 @@ async fn retire(old: Arc<Upstreams>, new: Arc<Upstreams>, stopping: Cancellation
     }
 }
 
-/// Some settings are read at the start only.
-fn warn_of_restart(running: &Config, new: &Config) {
-    let same = running.listen == new.listen
-        && running.store == new.store
-        && running.upkeep == new.upkeep
-        && running.data_dir == new.data_dir
-        && running.edge == new.edge
-        && running.limits == new.limits
-        && running.mcp == new.mcp
-        && running.public_url == new.public_url
-        && running.vault.allow_core_dumps == new.vault.allow_core_dumps;
-    if !same {
-        tracing::warn!(
-            "changes of public_url, data_dir, vault.allow_core_dumps, [listen], [store], [edge], [limits] and [mcp] take effect at the next start"
-        );
+/// Who opens the gateway to callers without a credential is told so.
+fn warn_of_strangers(running: &Auth, new: &Auth) {
+    let who = |auth: &Auth| auth.admits_anonymous().then_some(auth.anonymous_on_network);
+    if let Some(others) = who(new).filter(|_| who(new) != who(running)) {
+        let whom = if others { "EVERYBODY who reaches the public listener" } else { "every program on this machine" };
+        tracing::warn!("auth.required is false: {whom} may call without a credential");
     }
 }
 

@@ -60,9 +60,19 @@ pub(crate) struct Replica {
 impl Replica {
     /// Bound to the names of these policies, which are all the same module.
     pub(crate) async fn new(store: Store, clock: &Skewed, max_staleness: Duration, policies: &[&str]) -> Self {
+        Self::configured(store, clock, max_staleness, (policies, "")).await
+    }
+
+    /// The same, configured with more from the start.
+    pub(crate) async fn configured(
+        store: Store,
+        clock: &Skewed,
+        max_staleness: Duration,
+        (policies, more): (&[&str], &str),
+    ) -> Self {
         static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::start(1).unwrap());
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), policies);
+        write(dir.path(), policies, more);
         let (env, offset) = clock.env().adjustable();
         let config = config::load(&dir.path().join("portcullis.toml"), &|_| None, env.now()).unwrap();
         let follower = Follower::begin(store.clone(), offset, max_staleness).await.unwrap();
@@ -88,7 +98,12 @@ impl Replica {
 
     /// Writes the configuration anew.
     pub(crate) fn configure(&self, policies: &[&str]) {
-        write(self.dir.path(), policies);
+        write(self.dir.path(), policies, "");
+    }
+
+    /// The same with more in it, and without policies.
+    pub(crate) fn configure_with(&self, more: &str) {
+        write(self.dir.path(), &[], more);
     }
 
     pub(crate) async fn stop(self) {
@@ -96,7 +111,7 @@ impl Replica {
     }
 }
 
-fn write(dir: &Path, policies: &[&str]) {
+fn write(dir: &Path, policies: &[&str], more: &str) {
     let bindings =
         policies.iter().map(|name| format!("[[policies]]\nname = \"{name}\"\nmodule = \"builtin:template\"\n"));
     // Gateways on one store have the same key.
@@ -104,7 +119,7 @@ fn write(dir: &Path, policies: &[&str]) {
     std::fs::write(&key, "07".repeat(32)).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let vault = format!("[[vault.keys]]\nkid = \"k1\"\nsource = \"file\"\npath = {key:?}\n");
-    std::fs::write(dir.join("portcullis.toml"), bindings.chain([vault]).collect::<String>()).unwrap();
+    std::fs::write(dir.join("portcullis.toml"), bindings.chain([vault, more.to_owned()]).collect::<String>()).unwrap();
 }
 
 /// A store that several gateways may share, and the clock that counts there.

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use super::keys::NewKey;
 use super::testing::{Replica, Skewed, shared, until};
-use crate::audit::{Actor, AuditEvent, OperatorProof};
+use crate::audit::{Actor, AuditEvent, OperatorProof, RevocationReason};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowList, Standing};
-use crate::ids::{KeyName, Owner, UpstreamName};
+use crate::identity::user::{DisplayName, Role};
+use crate::ids::{KeyName, Owner, UpstreamName, UserId};
 use crate::secret::{Digest, Plaintext};
 use crate::store::changes::{KEPT, Revision};
+use crate::store::revocations::{self, Whose};
 use crate::store::sweeper::sweep;
-use crate::store::{Store, audit, pins};
+use crate::store::{Store, audit, pins, users};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Shred;
 
@@ -143,6 +145,26 @@ async fn pins_are_read_again_where_they_are_known() {
     b.stop().await;
 }
 
+#[tokio::test]
+async fn who_follows_what_is_published_is_told_of_changed_people() {
+    let (store, clock) = shared().await;
+    let replica = Replica::start(store.as_replica(1), &clock, &[]).await;
+    let mut published = replica.control.published.subscribe();
+    let new = users::NewUser {
+        id: UserId::generate(&clock.env()),
+        login: None,
+        name: DisplayName::of("Ada"),
+        email: None,
+        role: Role::User,
+        groups: TokenList::default(),
+        invited: false,
+        password: None,
+    };
+    users::create(&store.as_replica(2), new, OPERATOR).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), published.changed()).await.expect("it is told").unwrap();
+    replica.stop().await;
+}
+
 fn policies(replica: &Replica) -> Vec<String> {
     let snapshot = replica.control.snapshot.load();
     snapshot.policies.bindings().iter().map(|bound| bound.name().to_string()).collect()
@@ -206,6 +228,114 @@ async fn a_reload_that_cannot_be_followed_is_told_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_waits_for_the_next_start_waits_whatever_is_reloaded_meanwhile() {
+    let (store, clock) = shared().await;
+    let replica = Replica::new(store, &clock, SOON, &[]).await;
+    let awaits = async |more: &str| {
+        replica.configure_with(more);
+        replica.control.reload(OPERATOR).await.unwrap();
+        replica.control.awaits_restart(&replica.control.config.load())
+    };
+    assert!(
+        !awaits("[keys.ann]\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\n").await
+    );
+    for more in
+        ["[limits]\nlist_page = 7\n", "[replica]\nlisten = \"127.0.0.1:7999\"\n", "[policy]\nmax_components = 7\n"]
+    {
+        assert!(awaits(more).await, "{more}");
+        assert!(awaits(more).await, "the second time as well: {more}");
+    }
+    assert!(!awaits("").await, "as it runs");
+    replica.stop().await;
+}
+
+/// Whose grants were revoked.
+async fn revoked(store: &Store) -> Vec<String> {
+    let page = revocations::watermarks(store, None).await.unwrap();
+    page.items.iter().map(|watermark| watermark.whose.to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_was_granted_to_a_key_or_a_client_of_the_file_ends_with_it() {
+    let key =
+        |name: &str, secret: &str| format!("[keys.{name}]\nsha256 = \"{}\"\n", Digest::of(secret.as_bytes()).to_hex());
+    let client =
+        |id: &str| format!("[auth.clients.known.{id}]\nname = \"{id}\"\nredirect_uris = [\"http://127.0.0.1/{id}\"]\n");
+    let first = [key("ann", "a"), key("bob", "b"), key("cat", "c"), client("editor"), client("shell")].concat();
+    for (what, then, expected) in [
+        ("nothing changes", first.clone(), vec![]),
+        ("another secret", first.replace(&key("ann", "a"), &key("ann", "x")), vec!["principal:key:ann"]),
+        ("taken out", first.replace(&key("bob", "b"), ""), vec!["principal:key:bob"]),
+        (
+            "disabled",
+            first.replace(&key("cat", "c"), &format!("{}disabled = true\n", key("cat", "c"))),
+            vec!["principal:key:cat"],
+        ),
+        ("more of it", format!("{first}{}", key("eve", "e")), vec![]),
+        ("a client less", first.replace(&client("shell"), ""), vec!["client:shell"]),
+    ] {
+        let (store, clock) = shared().await;
+        let replica = Replica::new(store.clone(), &clock, SOON, &[]).await;
+        replica.configure_with(&first);
+        replica.control.reload(OPERATOR).await.unwrap();
+        assert_eq!(revoked(&store).await, Vec::<String>::new(), "all of it is new");
+        replica.configure_with(&then);
+        replica.control.reload(OPERATOR).await.unwrap();
+        assert_eq!(revoked(&store).await, expected, "{what}");
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_changes_in_the_file_while_no_gateway_runs_is_noticed_at_the_start() {
+    let key =
+        |name: &str, secret: &str| format!("[keys.{name}]\nsha256 = \"{}\"\n", Digest::of(secret.as_bytes()).to_hex());
+    let first = [key("ann", "a"), key("bob", "b"), key("cat", "c")].concat();
+    let then = [key("ann", "x"), key("cat", "c"), key("eve", "e")].concat();
+    let (store, clock) = shared().await;
+    let run = async |more: &str, reload: Option<&str>| {
+        let replica = Replica::configured(store.clone(), &clock, SOON, (&[], more)).await;
+        if let Some(more) = reload {
+            replica.configure_with(more);
+            replica.control.reload(OPERATOR).await.unwrap();
+        }
+        replica.stop().await;
+        revoked(&store).await
+    };
+    assert_eq!(run(&first, None).await, [""; 0]);
+    assert_eq!(run(&first, None).await, [""; 0], "nothing has changed");
+    let mut over = run(&then, None).await;
+    over.sort();
+    assert_eq!(over, ["principal:key:ann", "principal:key:bob"]);
+    // What a reload has ended is not ended once more.
+    let cat = Whose::parse("principal:key:cat").unwrap();
+    run(&then, Some(&key("ann", "x"))).await;
+    let before = revocations::watermark(&store, cat.clone()).await.unwrap().expect("it is gone");
+    clock.advance(Duration::from_secs(1));
+    run(&key("ann", "x"), None).await;
+    assert_eq!(revocations::watermark(&store, cat).await.unwrap(), Some(before));
+}
+
+#[tokio::test]
+async fn a_key_of_the_file_does_not_take_over_what_was_granted_to_one_of_the_store() {
+    let (store, clock) = shared().await;
+    let replica = Replica::new(store.clone(), &clock, SOON, &[]).await;
+    replica.control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    let taken = format!("[keys.ci]\nsha256 = \"{}\"\n", Digest::of(b"another").to_hex());
+    replica.configure_with(&taken);
+    replica.control.reload(OPERATOR).await.unwrap();
+    assert_eq!(revoked(&store).await, ["principal:key:ci"]);
+    let first = revocations::watermark(&store, Whose::parse("principal:key:ci").unwrap()).await.unwrap().unwrap();
+    clock.advance(Duration::from_secs(1));
+    // And back: what was granted to the one of the file is not that of the store.
+    replica.configure_with("");
+    replica.control.reload(OPERATOR).await.unwrap();
+    let second = revocations::watermark(&store, first.whose).await.unwrap().unwrap();
+    assert!(second.not_before > first.not_before);
+    replica.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_shredded_on_one_is_forgotten_on_the_others() {
     let (store, clock) = shared().await;
     let [a, b, c] = three(&store, [&clock; 3]).await;
@@ -224,4 +354,27 @@ async fn what_is_shredded_on_one_is_forgotten_on_the_others() {
     let took = until("it opens nowhere", async || !opens(&b).await && !opens(&c).await).await;
     assert!(took < SOON, "{took:?}");
     assert_eq!(cached(&b).await, before - 1, "the other one's stays in memory");
+}
+
+#[tokio::test]
+async fn what_was_granted_in_the_name_of_a_key_of_the_file_goes_with_it() {
+    let (store, clock) = shared().await;
+    let replica = Replica::start(store.clone(), &clock, &[]).await;
+    let with = async |keys: &[(&str, &str)]| {
+        let key = |(name, secret): &(&str, &str)| {
+            format!("[keys.{name}]\nsha256 = \"{}\"\n", Plaintext::new(*secret).digest().to_hex())
+        };
+        replica.configure_with(&keys.iter().map(key).collect::<String>());
+        replica.control.reload(OPERATOR).await.unwrap();
+    };
+    let revoked = async |name: &str| {
+        let whose = Whose::Principal(crate::ids::Principal::Key(KeyName::parse(name).unwrap()));
+        revocations::watermark(&store, whose).await.unwrap().map(|watermark| watermark.reason)
+    };
+    with(&[("ci", "pk_1"), ("laptop", "pk_2"), ("other", "pk_3")]).await;
+    with(&[("ci", "pk_9"), ("other", "pk_3")]).await;
+    for (name, expected) in [("ci", true), ("laptop", true), ("other", false)] {
+        assert_eq!(revoked(name).await, expected.then_some(RevocationReason::PrincipalGone), "{name}");
+    }
+    replica.stop().await;
 }

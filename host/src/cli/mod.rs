@@ -21,12 +21,16 @@ use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication};
 
 mod admin;
 mod approval;
+mod client;
 mod example;
+mod grant;
 mod import;
 mod pin;
 mod policy;
 mod quickstart;
+mod signing_key;
 mod store;
+mod user;
 mod vault;
 
 /// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
@@ -50,6 +54,12 @@ enum Command {
     /// Make, list, disable and delete virtual keys of the running gateway.
     #[command(subcommand)]
     Key(admin::KeyCommand),
+    /// Add, list, show and remove OAuth clients of the running gateway.
+    #[command(subcommand)]
+    Client(client::ClientCommand),
+    /// Look after people's accounts: make, list, suspend, delete them, give passwords.
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Show or reload what the running gateway has, and look at policy modules.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -62,6 +72,12 @@ enum Command {
     /// Compare the definitions of tools with those that were agreed to, and agree to others.
     #[command(subcommand)]
     Pin(pin::PinCommand),
+    /// List and revoke what people have let OAuth clients do.
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    /// Look after the keys that sign access tokens: list, rotate, revoke.
+    #[command(subcommand)]
+    SigningKey(signing_key::SigningKeyCommand),
     /// Look after the keys that encrypt secrets: rotate, verify, destroy.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
@@ -127,10 +143,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(with) => check(&with),
         Command::Schema => print(&format!("{:#}", config::schema())),
         Command::Key(command) => command.run(),
+        Command::Client(command) => command.run(),
+        Command::User(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Upstream(command) => command.run(),
         Command::Approval(command) => command.run(),
         Command::Pin(command) => command.run(),
+        Command::Grant(command) => command.run(),
+        Command::SigningKey(command) => command.run(),
         Command::Vault(command) => command.run(),
         Command::Decisions(command) => command.run(),
         Command::Status(with) => admin::status(&with),

@@ -8,12 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::key::VirtualKey;
 use crate::ids::UpstreamName;
+use crate::outbound::Trusted;
 use crate::secret::{Digest, Plaintext};
 
+pub mod auth;
 pub mod import;
 pub mod raw;
 pub mod resolve;
@@ -27,6 +30,7 @@ mod shape;
 mod value;
 mod vault;
 
+pub use auth::{Auth, AuthMode};
 pub use mistake::{Mistake, Mistakes};
 pub use places::Lines;
 pub use policy::{
@@ -61,6 +65,9 @@ pub struct Config {
     pub edge: Edge,
     pub limits: Limits,
     pub mcp: Mcp,
+    pub auth: Arc<Auth>,
+    /// What addresses that others supplied may lead to besides public ones.
+    pub outbound: Trusted,
     /// In name order.
     pub upstreams: Vec<Upstream>,
     /// Virtual keys declared in the file.

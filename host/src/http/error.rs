@@ -7,10 +7,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_FRAME_OPTIONS,
+};
 use serde_json::json;
 
 use super::body::BodyError;
+use crate::authorization::proofs::NONCE_HEADER;
 use crate::ids::BindingName;
 use crate::mcp::call::Outcome;
 use crate::mcp::error::{
@@ -29,6 +33,9 @@ use crate::upstream::UpstreamError;
 pub const REFUSAL_META: &str = "portcullis/refusal";
 /// Key in a tool result's `_meta` under which the approval stands that the call waits for.
 pub const APPROVAL_META: &str = "portcullis/approval";
+/// What a page without forms may do.
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 /// When a caller may come again after the store failed.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -37,14 +44,21 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 pub struct Refused {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// JSON text.
+    /// JSON text, or a page.
     body: String,
+    is_page: bool,
+    lacking: Option<LacksScopes>,
 }
+
+/// Rides on a response: with these scopes it would have been another one. Whoever knows the endpoint and what the client has
+/// writes the challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LacksScopes(pub Vec<String>);
 
 impl Refused {
     /// With a JSON-RPC error.
     pub fn rpc(status: StatusCode, id: Option<&RequestId>, error: &RpcError) -> Self {
-        Self { status, headers: Vec::new(), body: message::error(id, &error.to_raw()) }
+        Self { status, headers: Vec::new(), body: message::error(id, &error.to_raw()), is_page: false, lacking: None }
     }
 
     /// Before there is a JSON-RPC message to answer.
@@ -75,9 +89,25 @@ impl Refused {
         self.status.is_server_error()
     }
 
-    fn challenge(mut self, challenge: &str) -> Self {
+    /// A page for a person whose browser came where programs do.
+    pub fn page(status: StatusCode, html: String) -> Self {
+        Self { status, headers: Vec::new(), body: html, is_page: true, lacking: None }
+    }
+
+    /// How to authenticate (RFC 9110 §11.6.1).
+    #[must_use]
+    pub fn challenge(mut self, challenge: &str) -> Self {
         if let Ok(challenge) = HeaderValue::try_from(challenge) {
             self.headers.push((WWW_AUTHENTICATE, challenge));
+        }
+        self
+    }
+
+    /// For the next proof of a key (RFC 9449 §9).
+    #[must_use]
+    pub fn nonce(mut self, nonce: &str) -> Self {
+        if let Ok(nonce) = HeaderValue::try_from(nonce) {
+            self.headers.push((HeaderName::from_static(NONCE_HEADER), nonce));
         }
         self
     }
@@ -160,7 +190,8 @@ impl Refused {
                 let error =
                     RpcError::new(REFUSED_BY_POLICY, sentence(refusal)).with_data(to_raw(&explanation(refusal)));
                 let challenge = format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
-                Self::rpc(StatusCode::FORBIDDEN, Some(id), &error).challenge(&challenge)
+                let lacking = Some(LacksScopes(scopes.clone()));
+                Self { lacking, ..Self::rpc(StatusCode::FORBIDDEN, Some(id), &error).challenge(&challenge) }
             }
             _ => {
                 let (code, data) = match refusal {
@@ -212,21 +243,34 @@ impl Refused {
             Outcome::Error(error) => message::error(Some(id), &error),
             Outcome::NeedsInput(needs) => message::result(id, &needs.0.to_raw()),
         };
-        Self { status: StatusCode::OK, headers: Vec::new(), body }
+        Self { status: StatusCode::OK, headers: Vec::new(), body, is_page: false, lacking: None }
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = json_response(self.status, self.body);
+        if self.is_page {
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, html);
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+            headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+        }
         response.headers_mut().extend(self.headers);
+        if let Some(lacking) = self.lacking {
+            response.extensions_mut().insert(lacking);
+        }
         response
     }
 }
 
-/// 401 for a request without a valid credential: the same for every reason (RFC 6750 §3).
-pub fn unauthenticated() -> Refused {
-    Refused::plain(StatusCode::UNAUTHORIZED, "a valid key is required").challenge(r#"Bearer realm="portcullis""#)
+/// 503 where the store, the vault or a key kept us from deciding.
+pub fn undecided() -> Refused {
+    let message = "the gateway cannot decide at the moment: try again";
+    Refused::plain(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(STORE_RETRY)
 }
 
 /// 503 while it is not known what other gateways have changed in the store.

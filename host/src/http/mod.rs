@@ -18,19 +18,23 @@ pub mod body;
 pub mod error;
 pub mod guard;
 pub mod mcp;
+pub mod oauth;
 pub mod replica;
 pub mod serve;
 
 use guard::HostGuard;
+use oauth::pages::Site;
 
 /// What the public listener serves.
-pub fn public_router(mcp: Arc<mcp::Mcp>, control: Arc<Control>, guard: HostGuard) -> Router {
-    guarded(followed(mcp.router(), control), guard)
+pub fn public_router(mcp: Arc<mcp::Mcp>, oauth: Arc<oauth::OAuth>, control: Arc<Control>, guard: HostGuard) -> Router {
+    let guard = guard.open_at(oauth::is_for_everybody);
+    let site = oauth.site.clone();
+    guarded(followed(mcp.router().merge(oauth::router(oauth)), site, control), guard)
 }
 
 /// What callers reach as long as the store is followed, and how to ask for the gateway's health.
-fn followed(callers: Router, control: Arc<Control>) -> Router {
-    let callers = callers.route_layer(middleware::from_fn_with_state(control.clone(), refuse_when_stale));
+fn followed(callers: Router, site: Site, control: Arc<Control>) -> Router {
+    let callers = callers.route_layer(middleware::from_fn_with_state((control.clone(), site), refuse_when_stale));
     callers.merge(Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(control))
 }
 
@@ -55,11 +59,20 @@ async fn healthz() -> &'static str {
 }
 
 /// Answers 503 as long as it is not known what other gateways have changed in the store: a key may have been revoked.
-async fn refuse_when_stale(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
-    if control.is_stale() {
-        return error::out_of_date().into_response();
+/// People are told with a page, and each kind of client in the words of its protocol.
+async fn refuse_when_stale(
+    State((control, site)): State<(Arc<Control>, Site)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !control.is_stale() {
+        return next.run(request).await;
     }
-    next.run(request).await
+    match oauth::access(request.uri().path()) {
+        Some(oauth::Access::Browser) => oauth::pages::unavailable(&site),
+        Some(_) => oauth::out_of_date(),
+        None => error::out_of_date().into_response(),
+    }
 }
 
 /// Requests can be served: every upstream has been tried once, the store can be reached, and nothing in it went
@@ -90,6 +103,7 @@ mod tests {
 
     use axum::body::Body;
     use axum::routing::any;
+    use http::HeaderValue;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -104,11 +118,22 @@ mod tests {
     async fn callers_are_refused_as_long_as_the_store_is_not_followed() {
         let (store, clock) = shared().await;
         let mut replica = Replica::new(store.as_replica(1), &clock, Duration::from_millis(700), &[]).await;
-        let router = followed(Router::new().route("/mcp", any(|| async { "here" })), replica.control.clone());
+        let here = || any(|| async { "here" });
+        let callers = Router::new().route("/mcp", here()).route("/oauth2/consent/{request}", here());
+        let callers = callers.route("/oauth2/token", here());
+        let router = followed(callers, Site::new("https://gateway.example"), replica.control.clone());
         let status = async |path| ask(&router, path).await.status().as_u16();
         until("nobody knows what has changed", async || status("/mcp").await == 503).await;
         let refused = ask(&router, "/mcp").await;
         assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(refused.headers()["content-type"], "application/json");
+        let page = ask(&router, "/oauth2/consent/1").await;
+        assert_eq!(page.status(), StatusCode::SERVICE_UNAVAILABLE);
+        oauth::pages::testing::assert_protected(&page);
+        let client = ask(&router, "/oauth2/token").await;
+        assert_eq!((client.status().as_u16(), &client.headers()["retry-after"]), (503, &HeaderValue::from_static("1")));
+        let body = axum::body::to_bytes(client.into_body(), 1 << 10).await.unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap()["error"], "server_error");
         assert_eq!((status("/readyz").await, status("/healthz").await), (503, 200));
         assert!(!replica.control.is_ready());
 
@@ -122,7 +147,8 @@ mod tests {
     async fn a_store_that_nobody_else_writes_to_is_never_out_of_date() {
         let (store, clock) = shared().await;
         let replica = Replica::new(store, &clock, Duration::ZERO, &[]).await;
-        let router = followed(Router::new().route("/mcp", any(|| async { "here" })), replica.control.clone());
+        let callers = Router::new().route("/mcp", any(|| async { "here" }));
+        let router = followed(callers, Site::new("https://gateway.example"), replica.control.clone());
         tokio::time::sleep(Duration::from_millis(5)).await;
         for path in ["/mcp", "/readyz", "/healthz"] {
             assert_eq!(ask(&router, path).await.status(), StatusCode::OK, "{path}");

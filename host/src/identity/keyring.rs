@@ -27,11 +27,9 @@ struct Entry {
 impl Entry {
     fn caller(&self) -> Caller {
         Caller {
-            principal: Principal::Key(self.key.name.clone()),
-            client: None,
-            allow: self.allow.clone(),
             scopes: self.key.scopes.clone(),
             groups: self.key.groups.clone(),
+            ..Caller::new(Principal::Key(self.key.name.clone()), self.allow.clone())
         }
     }
 }

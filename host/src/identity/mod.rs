@@ -9,8 +9,10 @@ pub mod caller;
 pub mod key;
 pub mod keyring;
 pub mod tokens;
+pub mod tool_scope;
 pub mod user;
 
-pub use caller::Caller;
+pub use caller::{Caller, Pass};
 pub use keyring::Keyring;
 pub use tokens::TokenList;
+pub use tool_scope::ToolScope;

@@ -45,6 +45,12 @@ impl TokenList {
         }
         Ok(Self(tokens.into()))
     }
+
+    /// Those that `other` has as well.
+    #[must_use]
+    pub fn in_common_with(&self, other: &Self) -> Self {
+        Self(self.0.iter().filter(|token| other.0.contains(token)).cloned().collect())
+    }
 }
 
 /// `1*( %x21 / %x23-5B / %x5D-7E )`

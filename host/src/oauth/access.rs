@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::identity::TokenList;
+use crate::identity::{TokenList, ToolScope};
 use crate::secret::Digest;
 
 /// What was asked for, or given.
@@ -12,6 +13,22 @@ pub struct Access {
     pub resources: ResourceList,
     pub scopes: TokenList,
     pub identities: IdentitySet,
+    /// What policies have taken away.
+    pub limits: AccessLimits,
+}
+
+/// What policies have taken away of an access, and what they say of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessLimits {
+    pub tools: ToolScope,
+    /// Longest life of an access token, where that is less than the gateway's own.
+    pub access_life: Option<Duration>,
+    /// Further claims of access tokens: a JSON object.
+    pub claims: Option<Arc<str>>,
+    /// Longest life of the grant, where that is less than the gateway's own. Of no length: there is no refresh token.
+    pub refresh_life: Option<Duration>,
+    /// Whether tokens have to be bound to a key that the client proves to have.
+    pub sender_constrained: bool,
 }
 
 impl Access {
@@ -80,9 +97,10 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// A digest that differs if anything here does. The order of resources and scopes is none of it.
+    /// A digest that differs if anything here does, but for what policies say: they are asked each time. The order of
+    /// resources and scopes is none of it.
     pub fn digest(&self) -> Digest {
-        let Self { redirect_host, access: Access { resources, scopes, identities } } = self;
+        let Self { redirect_host, access: Access { resources, scopes, identities, limits: _ } } = self;
         let mut bytes = Vec::new();
         let mut add = |members: &[String]| {
             let mut sorted: Vec<&String> = members.iter().collect();
@@ -116,6 +134,7 @@ mod tests {
                 resources: ResourceList::parse(list(resources)).unwrap(),
                 scopes: TokenList::parse(list(scopes)).unwrap(),
                 identities: IdentitySet::parse(list(identities)).unwrap(),
+                limits: AccessLimits::default(),
             },
         }
     }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::grant::OnReuse;
+use super::redirect::RedirectUri;
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::ClientId;
@@ -87,6 +88,8 @@ pub struct Metadata {
     pub policy_uri: Option<String>,
     pub software_id: Option<String>,
     pub software_version: Option<String>,
+    /// `dpop_bound_access_tokens`: it wants no token that is not bound to a key of its own (RFC 9449 §5.2).
+    pub requires_proof: bool,
 }
 
 /// What a client may present at the token endpoint.
@@ -123,6 +126,75 @@ pub enum TooLarge {
     Keys,
 }
 
+/// A client that may come to the authorization server, however it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownClient {
+    pub id: ClientId,
+    pub origin: ClientOrigin,
+    pub metadata: Metadata,
+    pub authentication: Authentication,
+    pub on_reuse: OnReuse,
+    /// Whether it has to push its authorization requests (RFC 9126 §6).
+    pub requires_pushed: bool,
+    /// Whether its tokens are bound to a key that it proves to have (RFC 9449 §5.2).
+    pub requires_proof: bool,
+}
+
+/// Where what is known of a client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientOrigin {
+    /// It registered itself (RFC 7591).
+    Registered,
+    /// An operator added it.
+    Operator,
+    /// The configuration has it.
+    Configured,
+    /// From the document that its id is the address of.
+    Document,
+}
+
+impl KnownClient {
+    /// Whether an operator of this gateway vouches for it.
+    pub fn is_verified(&self) -> bool {
+        matches!(self.origin, ClientOrigin::Operator | ClientOrigin::Configured)
+    }
+
+    /// Whether it is there only as long as the store has it.
+    pub fn is_stored(&self) -> bool {
+        matches!(self.origin, ClientOrigin::Registered | ClientOrigin::Operator)
+    }
+
+    /// Whether it may present this at the token endpoint.
+    pub fn allows(&self, grant_type: GrantType) -> bool {
+        self.metadata.grant_types.contains(&grant_type)
+    }
+
+    /// Whether it proves who it is.
+    pub fn is_confidential(&self) -> bool {
+        self.authentication != Authentication::Public
+    }
+
+    /// The registered redirect URI that `presented` counts as, if any does. `schemes` are those of applications that the
+    /// operator trusts: what was registered under another rule does not count any more.
+    pub fn redirect<'a>(&'a self, presented: &str, schemes: &[String]) -> Option<RedirectUri<'a>> {
+        let registered = self.metadata.redirect_uris.iter();
+        let parsed = registered.filter_map(|uri| RedirectUri::parse(uri, schemes).ok());
+        parsed.into_iter().find(|uri| uri.matches(presented))
+    }
+}
+
+impl From<Client> for KnownClient {
+    fn from(client: Client) -> Self {
+        let Client { id, source, metadata, authentication, on_reuse, created: _, last_used: _ } = client;
+        let origin = match source {
+            Source::Registered { .. } => ClientOrigin::Registered,
+            Source::Operator => ClientOrigin::Operator,
+        };
+        let requires_proof = metadata.requires_proof;
+        Self { id, origin, metadata, authentication, on_reuse, requires_pushed: false, requires_proof }
+    }
+}
+
 impl Metadata {
     pub const MAX_REDIRECTS: usize = 10;
     pub const MAX_URI: usize = 2048;
@@ -150,6 +222,7 @@ impl Client {
             policy_uri,
             software_id,
             software_version,
+            requires_proof: _,
         } = &self.metadata;
         let fits = |text: &String, most: usize| text.len() <= most;
         let require = |fits: bool, failure| if fits { Ok(()) } else { Err(failure) };

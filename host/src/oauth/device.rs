@@ -1,5 +1,6 @@
 //! Device authorization (RFC 8628): a device waits with one code while a person enters another one elsewhere.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Window;
@@ -26,6 +27,8 @@ pub struct DeviceRequest {
     pub scopes: TokenList,
     /// Thumbprint of the key that the device proved to have (DPoP).
     pub proof: Option<Digest>,
+    /// From where it asked, for the person who decides.
+    pub from: Option<IpAddr>,
     pub life: Window,
     /// How long the device has to wait between two polls.
     pub interval: Duration,
@@ -77,6 +80,7 @@ mod tests {
             resources: ResourceList::default(),
             scopes: TokenList::default(),
             proof: None,
+            from: None,
             life: Window::starting(at(0), Duration::from_secs(600)),
             interval: Duration::from_secs(5),
             last_poll: None,

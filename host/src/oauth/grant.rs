@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Window;
-use super::access::Access;
+use super::access::{Access, ResourceList};
 use super::request::Mismatch;
 use crate::audit::RevocationReason;
 use crate::env::Timestamp;
@@ -16,12 +16,19 @@ use crate::secret::{Digest, Sealed};
 
 /// Longest life of a grant that may be set.
 pub const MAX_LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// How long a grant and its tokens are remembered after their end, so that a copy is recognised as one.
+/// How long a grant and its tokens are remembered after their end, where nothing else is set.
 pub const KEPT_AFTER_END: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Longest such time that may be set.
+pub const MAX_KEPT_AFTER_END: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// How far ahead of now the making of a grant may be: so much, a clock that is right now may have been wrong. One from
+/// further ahead counts no more, so that a clock that once was far ahead leaves nothing that cannot be revoked.
+pub const MAX_AHEAD: Duration = Duration::from_secs(60 * 60);
 /// Longest sealed successor, in bytes.
 pub const MAX_SEALED_BYTES: usize = 1024;
 /// Links that lead from a token that comes back to the head, at most.
 pub const MAX_LINKS: usize = 8;
+/// Most refresh tokens of one grant: each of them is remembered for as long as it is. One a minute for two months are fewer.
+pub const MAX_GENERATIONS: u32 = 100_000;
 
 /// A grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub struct Grant {
     /// Which life of the store it was made in. A store that was restored from a backup has begun another one.
     pub epoch: u64,
     pub on_reuse: OnReuse,
+    /// How long it is remembered after its end.
+    pub kept: Duration,
     /// When and why it was revoked, if it was.
     pub revoked: Option<(Timestamp, RevocationReason)>,
 }
@@ -77,7 +86,7 @@ impl Grant {
             Some(Gone::Revoked)
         } else if self.epoch != epoch {
             Some(Gone::Restored)
-        } else if now >= self.until || now >= self.idle_until {
+        } else if now >= self.until || now >= self.idle_until || now.after(MAX_AHEAD) < self.created {
             Some(Gone::Expired)
         } else {
             None
@@ -87,7 +96,7 @@ impl Grant {
     /// When it may be forgotten.
     pub fn forgotten(&self) -> Timestamp {
         let end = self.idle_until.min(self.until);
-        self.revoked.map_or(end, |(at, _)| at.min(end)).after(KEPT_AFTER_END)
+        self.revoked.map_or(end, |(at, _)| at.min(end)).after(self.kept)
     }
 
     /// The same after a refresh.
@@ -100,13 +109,13 @@ impl Grant {
     /// # Errors
     /// What does not fit.
     pub fn check(&self, presented: &Presented) -> Result<(), Mismatch> {
-        let Presented { token: _, client, proof, scopes, resource } = presented;
+        let Presented { token: _, client, proof, scopes, resources, is_stored: _ } = presented;
         let require = |fits: bool, failure| if fits { Ok(()) } else { Err(failure) };
         require(*client == self.client, Mismatch::Client)?;
         require(self.proof.is_none() || self.proof == *proof, Mismatch::Proof)?;
         let mut wanted = scopes.iter().flat_map(|scopes| scopes.iter());
         require(wanted.all(|scope| self.access.scopes.contains(scope)), Mismatch::Scope)?;
-        require(resource.iter().all(|resource| self.access.resources.contains(resource)), Mismatch::Resource)
+        require(resources.iter().all(|resource| self.access.resources.contains(resource)), Mismatch::Resource)
     }
 }
 
@@ -143,7 +152,10 @@ pub struct Presented {
     pub proof: Option<Digest>,
     /// The scopes that are asked for, if they are to be fewer.
     pub scopes: Option<TokenList>,
-    pub resource: Option<String>,
+    /// The resources that are asked for; none: all that were granted.
+    pub resources: ResourceList,
+    /// Whether the client is there only as long as the store has it ([`super::client::KnownClient::is_stored`]).
+    pub is_stored: bool,
 }
 
 /// The refresh token that takes the place of the one that is presented, made beforehand.
@@ -152,6 +164,8 @@ pub struct Successor {
     pub digest: Digest,
     /// The token itself, readable only with the token that it succeeds.
     pub sealed: Sealed,
+    /// When the access token says that it was issued that is answered with it.
+    pub signed: Timestamp,
 }
 
 /// How often and how long a used refresh token may come back.

@@ -8,13 +8,23 @@ use std::time::Duration;
 use crate::env::Timestamp;
 
 pub mod access;
+pub mod assertion;
 pub mod client;
 pub mod device;
+pub mod document;
+pub mod dpop;
 pub mod grant;
+pub mod id_jag;
+pub mod metadata;
+pub mod redirect;
+pub mod registration;
 pub mod request;
 pub mod signing;
+pub mod signing_key;
+pub mod succession;
+pub mod token;
 
-pub use access::{Access, IdentitySet, ResourceList};
+pub use access::{Access, AccessLimits, IdentitySet, ResourceList};
 pub use client::Client;
 pub use grant::Grant;
 

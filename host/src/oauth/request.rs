@@ -6,7 +6,7 @@ use super::Window;
 use super::access::{Access, ResourceList};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
-use crate::ids::{ClientId, Principal, RequestId};
+use crate::ids::{BrowserSessionId, ClientId, Principal, RequestId};
 use crate::secret::Digest;
 
 /// How long somebody may take to consent.
@@ -33,8 +33,23 @@ pub struct AuthorizationRequest {
     pub scopes: TokenList,
     /// Digest of the cookie of the browser.
     pub browser: Digest,
+    /// A person counts only if they have shown who they are since then (`prompt=login` and `max_age`, OpenID Connect Core
+    /// §3.1.2.1).
+    pub signed_in_since: Option<Timestamp>,
+    /// As whom the person goes on. They may go back and choose again.
+    pub chosen: Option<Chosen>,
     pub created: Timestamp,
     pub until: Timestamp,
+}
+
+/// The identity that was chosen for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    pub principal: Principal,
+    /// Who was signed in when it was chosen: with somebody else, the choice is made again (`security.md` row A15).
+    pub session: Option<BrowserSessionId>,
+    /// What was revoked of the principal since then revokes the choice too.
+    pub at: Timestamp,
 }
 
 impl AuthorizationRequest {
@@ -73,10 +88,10 @@ pub struct Code {
 pub struct CodeProof {
     pub client: ClientId,
     pub redirect_uri: String,
-    /// Digest of the `code_verifier`.
-    pub verifier: Digest,
-    /// If it was sent, it has to be one of those that were granted.
-    pub resource: Option<String>,
+    /// Digest of the `code_verifier`. `None` if there was none, or none that RFC 7636 §4.1 allows: that fits no challenge.
+    pub verifier: Option<Digest>,
+    /// Those that were named have to be among those that were granted.
+    pub resources: ResourceList,
     /// Thumbprint of the key that was proven (DPoP).
     pub proof: Option<Digest>,
 }
@@ -100,12 +115,12 @@ impl Code {
     /// # Errors
     /// What does not fit.
     pub fn check(&self, presented: &CodeProof) -> Result<(), Mismatch> {
-        let CodeProof { client, redirect_uri, verifier, resource, proof } = presented;
+        let CodeProof { client, redirect_uri, verifier, resources, proof } = presented;
         let require = |fits: bool, failure| if fits { Ok(()) } else { Err(failure) };
         require(*client == self.client, Mismatch::Client)?;
         require(*redirect_uri == self.redirect_uri, Mismatch::RedirectUri)?;
-        require(resource.iter().all(|resource| self.access.resources.contains(resource)), Mismatch::Resource)?;
+        require(resources.iter().all(|resource| self.access.resources.contains(resource)), Mismatch::Resource)?;
         require(self.proof.is_none() || self.proof == *proof, Mismatch::Proof)?;
-        require(*verifier == self.challenge, Mismatch::Verifier)
+        require(*verifier == Some(self.challenge), Mismatch::Verifier)
     }
 }

@@ -23,7 +23,9 @@ use http::Uri;
 
 pub use address::{Host, Network, Special, special};
 pub use depot::Depot;
-pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault};
+#[cfg(test)]
+pub(crate) use guarded::tests::DocumentHost;
+pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault, is_passing};
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
 pub use registry::{MaxSizes, PullError};
 pub use socket::{ask_socket, ask_socket_patiently, stream_from_socket};

@@ -19,6 +19,7 @@ use crate::policy::{
     self, ApprovalWanted, CallContext, Failure, Hook, ItemFacts, Permit, PolicySet, Reason, Satisfied, Trail,
 };
 use crate::secret::Digest;
+use crate::store::StoreError;
 use crate::store::approvals::{self as stored, Approval, Consumption, Memory, Request, State, Subject, Use, Wish};
 
 /// Approvals that one request may take; so often, and once more, the policies are asked about it.
@@ -304,7 +305,7 @@ async fn use_up(services: &Services, uses: &[Use]) -> Result<bool, Refusal> {
     Ok(consumption == Consumption::Consumed)
 }
 
-enum Asked {
+pub(super) enum Asked {
     Given(Box<Approval>),
     Not(Standing),
 }
@@ -316,8 +317,18 @@ async fn ask(
     wanted: &ApprovalWanted,
     arguments: &str,
 ) -> Result<Asked, Refusal> {
+    ask_for(services, subject, wish(wanted), arguments).await.map_err(Refusal::Store)
+}
+
+/// The same, as it is wished for.
+pub(super) async fn ask_for(
+    services: &Services,
+    subject: Subject,
+    wish: Wish,
+    arguments: &str,
+) -> Result<Asked, StoreError> {
     let bound_to = subject.digest();
-    let found = stored::find(&services.store, bound_to).await.map_err(Refusal::Store)?;
+    let found = stored::find(&services.store, bound_to).await?;
     let counts = |approval: &Approval| {
         let standing = approval.standing(services.env.now());
         !matches!(standing, stored::Standing::Lapsed | stored::Standing::Used)
@@ -328,8 +339,7 @@ async fn ask(
             let sealed = (arguments.len() <= MAX_KEPT_ARGUMENTS)
                 .then(|| services.secret.seal(ARGUMENTS, bound_to.as_bytes(), arguments.as_bytes()));
             let id = ApprovalId::generate(&services.env);
-            let asked = stored::request(&services.store, id, subject, wish(wanted), sealed).await;
-            match asked.map_err(Refusal::Store)? {
+            match stored::request(&services.store, id, subject, wish, sealed).await? {
                 Request::Found(approval) => *approval,
                 Request::TooMany => return Ok(Asked::Not(Standing::TooMany)),
             }
@@ -343,7 +353,8 @@ async fn ask(
     })
 }
 
-fn wish(wanted: &ApprovalWanted) -> Wish {
+/// An approval as a policy wants it.
+pub(super) fn wish(wanted: &ApprovalWanted) -> Wish {
     Wish {
         title: wanted.title.clone(),
         summary: wanted.summary.clone(),

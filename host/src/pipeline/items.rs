@@ -159,7 +159,7 @@ fn unknown(request: &Request, name: &str) -> Refusal {
 
 /// Whether the endpoint, the narrowing headers and the allow-list have an upstream's prompts, resources and skills.
 pub(super) fn reaches_items(origin: &Origin, upstream: &UpstreamName) -> bool {
-    origin.scope.has(upstream) && origin.caller.allow.permits_items(upstream)
+    origin.scope.has(upstream) && origin.caller.may_use_items(upstream)
 }
 
 fn prompt(snapshot: &Snapshot, origin: &Origin, name: &str) -> Result<(UpstreamName, String), Refusal> {

@@ -171,7 +171,7 @@ impl<'a> Listing<'a> {
 
 /// Whether the endpoint, the narrowing headers and the allow-list have this tool.
 pub(super) fn is_within_reach(origin: &Origin, tool: &Tool) -> bool {
-    origin.scope.has_tool(&tool.upstream, &tool.exposed) && origin.caller.allow.permits(&tool.upstream, &tool.name)
+    origin.scope.has_tool(&tool.upstream, &tool.exposed) && origin.caller.may_use(&tool.upstream, &tool.name)
 }
 
 /// A tool's definition as this caller sees it.
@@ -225,7 +225,7 @@ pub fn offered(snapshot: &Snapshot, caller: &Caller, scope: &Scope) -> (Offered,
     for upstream in view.upstreams().filter(|name| reached(name)) {
         let Some(about) = view.about(upstream) else { continue };
         let has = &about.capabilities;
-        if caller.allow.permits_items(upstream) {
+        if caller.may_use_items(upstream) {
             offered.prompts |= has.prompts;
             offered.resources |= has.resources;
             offered.subscribe |= has.resources_subscribe;

@@ -6,8 +6,9 @@
 //! began, so that a reload in between changes nothing for it.
 //!
 //! [`calls`] is the life of a `tools/call`, [`items`] that of everything else that goes to an upstream, [`lists`] what a
-//! caller sees. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream wants to
-//! know in between, [`questions`] says whether it may, [`state`] is what a caller brings back.
+//! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
+//! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
+//! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::RecordedOutcome;
+use crate::config::Auth;
 use crate::env::Env;
 use crate::identity::{Caller, Keyring};
 use crate::ids::{ReplicaId, UpstreamName};
@@ -33,15 +35,19 @@ use crate::upstream::catalog::{Catalog, Tool, View};
 use crate::upstream::{PartyKey, Upstream, UpstreamError};
 
 pub mod approvals;
+pub mod authority;
 mod calls;
 mod items;
 mod lists;
 mod questions;
 mod recording;
+pub mod registration;
+pub mod renewal;
 mod rounds;
 mod scope;
 pub mod state;
 mod tasks;
+pub mod unattended;
 
 use approvals::Unapproved;
 pub use items::{may_watch, watch};
@@ -53,6 +59,7 @@ pub use tasks::{exposed, task_owner};
 
 /// What requests are decided on. Immutable; a change is a new one, swapped whole.
 pub struct Snapshot {
+    pub auth: Arc<Auth>,
     pub keys: Arc<Keyring>,
     pub policies: Arc<PolicySet>,
     pub catalog: Arc<Catalog>,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::approvals::{Standing, Unapproved};
+use super::renewal::Presenter;
 use super::state::Carried;
 use super::{Origin, Services, Snapshot};
 use crate::audit::{DecisionRecord, DecisionStep, RecordedMode, RecordedOutcome, RecordedVerdict};
-use crate::ids::{ApprovalId, DecisionId, UpstreamName};
-use crate::policy::{self, CallContext, Charges, Recorded, Satisfied, Shadow, Step, Trail};
+use crate::ids::{ApprovalId, DecisionId, Principal, UpstreamName};
+use crate::policy::{self, CallContext, Charges, Recorded, Satisfied, Shadow, Step, Trail, Transport};
 use crate::store::approvals::Use;
 use crate::store::{decisions, recordings};
 
@@ -137,6 +138,24 @@ impl Recording {
         }
     }
 
+    /// The same around a decision about authority, which no message of MCP asks for.
+    pub(super) fn context_of<'a>(&'a self, services: &Services, presenter: &Presenter<'a>) -> CallContext<'a> {
+        CallContext {
+            decision: self.decision.clone(),
+            caller: presenter.caller,
+            revision: "",
+            session: None,
+            transport: Transport::Internal,
+            remote_ip: presenter.remote_ip,
+            user_agent: presenter.user_agent,
+            trace_id: None,
+            now: services.env.now(),
+            charges: &self.charges,
+            satisfied: &self.satisfied,
+            view: None,
+        }
+    }
+
     /// Ends a request for something that there is not.
     pub(super) fn unknown(self, snapshot: &Snapshot, services: &Services, origin: &Origin, reason: &str) {
         let reason = Some(reason.to_owned());
@@ -145,6 +164,12 @@ impl Recording {
 
     /// Ends a request that the policies refused.
     pub(super) fn refuse(self, snapshot: &Snapshot, services: &Services, origin: &Origin, refusal: &policy::Refusal) {
+        let (verdict, reason) = self.verdict_of(refusal);
+        self.end(snapshot, services, origin, verdict, Some(reason), RecordedOutcome::Refused);
+    }
+
+    /// What the trail calls a refusal, and the reason that it has for it.
+    pub(super) fn verdict_of(&self, refusal: &policy::Refusal) -> (RecordedVerdict, String) {
         use policy::Refusal as R;
         let verdict = match refusal {
             R::Hidden => RecordedVerdict::Hidden,
@@ -155,8 +180,7 @@ impl Recording {
             R::PolicyFailed { .. } => RecordedVerdict::Error,
         };
         let decided_by = self.steps.iter().rev().find_map(|step| step.code.clone());
-        let reason = decided_by.unwrap_or_else(|| refusal.check().to_owned());
-        self.end(snapshot, services, origin, verdict, Some(reason), RecordedOutcome::Refused);
+        (verdict, decided_by.unwrap_or_else(|| refusal.check().to_owned()))
     }
 
     /// Ends a request that nobody agreed to.
@@ -194,12 +218,44 @@ impl Recording {
         reason_code: Option<String>,
         outcome: RecordedOutcome,
     ) {
+        let (principal, revision) = (&origin.caller.principal, origin.revision.as_str());
+        self.conclude(snapshot, services, (principal, revision), verdict, reason_code, outcome);
+    }
+
+    /// Ends a request that is none of MCP, with this verdict or with what policies have against it.
+    pub(super) fn answered(
+        self,
+        snapshot: &Snapshot,
+        services: &Services,
+        principal: &Principal,
+        checked: Result<RecordedVerdict, &policy::Refusal>,
+    ) {
+        let (verdict, reason, outcome) = match checked {
+            Ok(verdict) => (verdict, None, RecordedOutcome::Result),
+            Err(refusal) => {
+                let (verdict, reason) = self.verdict_of(refusal);
+                (verdict, Some(reason), RecordedOutcome::Refused)
+            }
+        };
+        self.conclude(snapshot, services, (principal, ""), verdict, reason, outcome);
+    }
+
+    /// Ends a request of whoever this is; where it is none of MCP, there is no revision.
+    pub(super) fn conclude(
+        self,
+        snapshot: &Snapshot,
+        services: &Services,
+        (principal, revision): (&Principal, &str),
+        verdict: RecordedVerdict,
+        reason_code: Option<String>,
+        outcome: RecordedOutcome,
+    ) {
         let elapsed = self.started.elapsed();
         let generation = snapshot.policies.generation();
         tracing::info!(
             decision = %self.decision,
-            principal = %origin.caller.principal,
-            revision = %origin.revision,
+            %principal,
+            revision,
             operation = self.operation,
             upstream = self.upstream.as_ref().map(UpstreamName::as_str),
             tool = self.item.as_deref(),
@@ -214,11 +270,11 @@ impl Recording {
         let record = DecisionRecord {
             id: self.decision.as_str().to_owned(),
             at: services.env.now(),
-            principal: origin.caller.principal.clone(),
+            principal: principal.clone(),
             operation: self.operation.to_owned(),
             upstream: self.upstream,
             tool: self.item,
-            revision: origin.revision.as_str().to_owned(),
+            revision: revision.to_owned(),
             verdict,
             reason_code,
             generation,

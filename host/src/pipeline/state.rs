@@ -1,5 +1,5 @@
-//! `requestState` as callers see it (2026-07-28, patterns § MRTR): sealed, and good only for the principal, the endpoint,
-//! the method and the name it was given for, for a quarter of an hour.
+//! `requestState` as callers see it (2026-07-28, patterns § MRTR): sealed, and good only for the principal, the client, the
+//! endpoint, the method and the name it was given for, for a quarter of an hour.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::approvals::digest;
 use super::{Origin, Refusal, Services};
 use crate::env::Timestamp;
+use crate::identity::Caller;
 use crate::ids::{ApprovalId, Principal, ReplicaId, UpstreamName};
 use crate::mcp::call::Params;
 use crate::secret::Digest;
@@ -94,6 +95,8 @@ impl Carried {
 #[derive(Clone, Copy)]
 pub struct Purpose<'a> {
     pub principal: &'a Principal,
+    /// The client that acts, if one does.
+    pub client: Option<&'a str>,
     /// The one upstream whose endpoint the request was made at, if it was not the common one.
     pub endpoint: Option<&'a UpstreamName>,
     pub method: &'a str,
@@ -103,12 +106,22 @@ pub struct Purpose<'a> {
 
 impl<'a> Purpose<'a> {
     pub fn of(origin: &'a Origin, method: &'a str, name: &'a str) -> Self {
-        Self { principal: &origin.caller.principal, endpoint: origin.scope.endpoint(), method, name }
+        let Caller { principal, client, .. } = &origin.caller;
+        Self { principal, client: client.as_deref(), endpoint: origin.scope.endpoint(), method, name }
     }
 
     fn binding(&self) -> Vec<u8> {
         let endpoint = self.endpoint.map_or("", UpstreamName::as_str);
-        format!("{}\n{endpoint}\n{}\n{}", self.principal, self.method, self.name).into_bytes()
+        let holder = held_by(self.principal, self.client);
+        format!("{holder}\n{endpoint}\n{}\n{}", self.method, self.name).into_bytes()
+    }
+}
+
+/// Whose something is: a principal's, through the client that acts for it. No name of an upstream has a space.
+pub(super) fn held_by(principal: &Principal, client: Option<&str>) -> String {
+    match client {
+        Some(client) => format!("{principal}\nclient {client}"),
+        None => principal.to_string(),
     }
 }
 
@@ -193,13 +206,15 @@ mod tests {
     async fn a_state_is_good_for_its_request_and_caller_alone() {
         let services = Services::for_tests().await;
         let ci = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
-        let purpose = Purpose { principal: &ci, endpoint: None, method: "tools/call", name: "notes__add" };
+        let purpose =
+            Purpose { principal: &ci, client: None, endpoint: None, method: "tools/call", name: "notes__add" };
         let state = State::Upstream { upstream: UpstreamName::parse("notes").unwrap(), state: Some("s".into()) };
         let sealed = seal(&services, &purpose, state.clone());
         assert_eq!(open(&services, &purpose, &sealed).unwrap(), state);
         let other = Principal::Key(crate::ids::KeyName::parse("ic").unwrap());
         for wrong in [
             Purpose { principal: &other, ..purpose },
+            Purpose { client: Some("app"), ..purpose },
             Purpose { endpoint: Some(&UpstreamName::parse("notes").unwrap()), ..purpose },
             Purpose { method: "prompts/get", ..purpose },
             Purpose { name: "notes__delete", ..purpose },
@@ -207,13 +222,20 @@ mod tests {
             assert!(open(&services, &wrong, &sealed).is_err());
         }
         assert!(open(&services, &purpose, "").is_err());
+        let of_client = Purpose { client: Some("app"), ..purpose };
+        let sealed = seal(&services, &of_client, state.clone());
+        assert_eq!(open(&services, &of_client, &sealed).unwrap(), state);
+        for wrong in [purpose, Purpose { client: Some("other"), ..purpose }] {
+            assert!(open(&services, &wrong, &sealed).is_err());
+        }
     }
 
     #[tokio::test]
     async fn what_a_round_has_done_is_known_to_the_next_one_alone() {
         let services = Services::for_tests().await;
         let ci = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
-        let purpose = Purpose { principal: &ci, endpoint: None, method: "tools/call", name: "notes__add" };
+        let purpose =
+            Purpose { principal: &ci, client: None, endpoint: None, method: "tools/call", name: "notes__add" };
         let notes = UpstreamName::parse("notes").unwrap();
         let used = Use { id: ApprovalId::parse(&"0a".repeat(12)).unwrap(), bound_to: Digest::of(b"subject"), round: 0 };
         let carried = Carried::of(&services, Some(r#"{"id": 7}"#), vec![used.clone()]);
@@ -241,7 +263,8 @@ mod tests {
     async fn an_upstream_gets_its_own_state_back_and_no_other() {
         let services = Services::for_tests().await;
         let ci = Principal::Key(crate::ids::KeyName::parse("ci").unwrap());
-        let purpose = Purpose { principal: &ci, endpoint: None, method: "tools/call", name: "notes__add" };
+        let purpose =
+            Purpose { principal: &ci, client: None, endpoint: None, method: "tools/call", name: "notes__add" };
         let (notes, tracker) = (UpstreamName::parse("notes").unwrap(), UpstreamName::parse("tracker").unwrap());
         let retry = |state: State| Params {
             retry: Some(Retry { responses: None, state: Some(seal(&services, &purpose, state)) }),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::recording::Recording;
-use super::state::Carried;
+use super::state::{Carried, held_by};
 use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, questions, settled, upstream, view};
-use crate::ids::{Principal, ReplicaId, UpstreamName};
+use crate::identity::Caller;
+use crate::ids::{ReplicaId, UpstreamName};
 use crate::mcp::call::{Access, Item, NeedsInput, Outcome, Params, Verb};
 use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::{Answer, TASKS_EXTENSION, v2026_07_28};
@@ -46,14 +47,17 @@ async fn life(
     id: &str,
     mut params: Params,
 ) -> Result<Outcome, Refusal> {
-    let found = open(services, &origin.caller.principal, id).filter(|task| origin.scope.has(&task.upstream));
+    let found = open(services, &origin.caller, id).filter(|task| origin.scope.has(&task.upstream));
     let Known { owner, upstream: name, own } = found.ok_or(Refusal::UnknownTask)?;
     recording.about(Some(&name), &own);
     let tool = services.task_tools.get(&(name.clone(), own.clone()));
     let may_know = match &tool {
-        Some(tool) => origin.caller.allow.permits(&tool.upstream, &tool.name),
+        Some(tool) => origin.caller.may_use(&tool.upstream, &tool.name),
         // Nobody can tell any more which tool it is of: policies about results could not be asked.
-        None => origin.caller.allow.reaches(&name) && !snapshot.policies.has(Hook::ToolResult),
+        None => {
+            let reaches = origin.caller.allow.reaches(&name) && origin.caller.has_every_tool(&name);
+            reaches && !snapshot.policies.has(Hook::ToolResult)
+        }
     };
     if !may_know {
         return Err(Refusal::UnknownTask);
@@ -73,8 +77,8 @@ async fn life(
 }
 
 /// The replica that knows more of a task than this one does: which tool it is of.
-pub fn task_owner(services: &Services, principal: &Principal, id: &str) -> Option<ReplicaId> {
-    let Known { owner, upstream, own } = open(services, principal, id)?;
+pub fn task_owner(services: &Services, caller: &Caller, id: &str) -> Option<ReplicaId> {
+    let Known { owner, upstream, own } = open(services, caller, id)?;
     (owner != services.replica && !services.task_tools.contains_key(&(upstream, own))).then_some(owner)
 }
 
@@ -221,7 +225,7 @@ fn rename_in_text(services: &Services, origin: &Origin, at: Where<'_>, text: Box
         return text;
     }
     let Ok(mut members) = Members::parse(text.get()) else { return text };
-    let seal = |own: &str| seal(services, &origin.caller.principal, at, own);
+    let seal = |own: &str| seal(services, &origin.caller, at, own);
     let mut changed = rename_in(&mut members, &seal);
     changed |= rename_within(&mut members, "task", &seal);
     if let Some(meta) = members.get("_meta")
@@ -251,8 +255,8 @@ fn rename_in(members: &mut Members, seal: &impl Fn(&str) -> String) -> bool {
 }
 
 /// The same for each mention of a task, so that callers can compare.
-fn seal(services: &Services, principal: &Principal, (upstream, owner): Where<'_>, own: &str) -> String {
-    services.secret.sign(&purpose(principal), format!("{owner}\n{upstream}\n{own}").as_bytes())
+fn seal(services: &Services, caller: &Caller, (upstream, owner): Where<'_>, own: &str) -> String {
+    services.secret.sign(&purpose(caller), format!("{owner}\n{upstream}\n{own}").as_bytes())
 }
 
 /// A task, as its id says.
@@ -265,15 +269,15 @@ struct Known {
     own: String,
 }
 
-fn open(services: &Services, principal: &Principal, id: &str) -> Option<Known> {
-    let payload = String::from_utf8(services.secret.open(&purpose(principal), id)?).ok()?;
+fn open(services: &Services, caller: &Caller, id: &str) -> Option<Known> {
+    let payload = String::from_utf8(services.secret.open(&purpose(caller), id)?).ok()?;
     let (owner, rest) = payload.split_once('\n')?;
     let (upstream, own) = rest.split_once('\n')?;
     Some(Known { owner: ReplicaId::parse(owner)?, upstream: UpstreamName::parse(upstream).ok()?, own: own.to_owned() })
 }
 
-fn purpose(principal: &Principal) -> String {
-    format!("task of {principal}")
+fn purpose(caller: &Caller) -> String {
+    format!("task of {}", held_by(&caller.principal, caller.client.as_deref()))
 }
 
 #[cfg(test)]
@@ -282,7 +286,8 @@ mod tests {
 
     use super::*;
     use crate::config::{PolicySettings, WhenAllAbstain};
-    use crate::identity::{Caller, Keyring};
+    use crate::identity::Keyring;
+    use crate::ids::Principal;
     use crate::mcp::client::Client;
     use crate::mcp::json::raw;
     use crate::mcp::revision::Revision;
@@ -295,7 +300,8 @@ mod tests {
             PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, ..PolicySettings::default() };
         let policies = PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap();
         let keys = Arc::new(Keyring::new([]));
-        Snapshot { keys, policies: Arc::new(policies), catalog: Arc::default(), upstreams: Arc::default() }
+        let auth = Arc::new(crate::config::Auth::keys_only());
+        Snapshot { auth, keys, policies: Arc::new(policies), catalog: Arc::default(), upstreams: Arc::default() }
     }
 
     fn origin(revision: Revision, capabilities: &str) -> Origin {
@@ -353,18 +359,25 @@ mod tests {
     #[tokio::test]
     async fn a_task_is_its_callers_alone() {
         let services = Services::for_tests().await;
-        let principal = |name: &str| Principal::Key(crate::ids::KeyName::parse(name).unwrap());
+        let caller =
+            |name: &str| Caller::new(Principal::Key(crate::ids::KeyName::parse(name).unwrap()), Arc::default());
+        let through = |client: &str| Caller { client: Some(client.into()), ..caller("ci") };
         let notes = UpstreamName::parse("notes").unwrap();
         let other = ReplicaId::generate(&services.env);
-        let sealed = |owner: &ReplicaId| seal(&services, &principal("ci"), (&notes, owner), "a\nb");
+        let sealed = |owner: &ReplicaId| seal(&services, &caller("ci"), (&notes, owner), "a\nb");
         let id = sealed(&other);
         assert_eq!(id, sealed(&other));
         let known = Known { owner: other.clone(), upstream: notes.clone(), own: "a\nb".to_owned() };
-        assert_eq!(open(&services, &principal("ci"), &id), Some(known));
-        assert_eq!(open(&services, &principal("ic"), &id), None);
-        assert_eq!(open(&services, &principal("ci"), "a"), None);
+        assert_eq!(open(&services, &caller("ci"), &id), Some(known));
+        assert_eq!(open(&services, &caller("ic"), &id), None);
+        assert_eq!(open(&services, &through("app"), &id), None, "it is the key's, and not its client's");
+        let of_client = seal(&services, &through("app"), (&notes, &other), "a");
+        assert!(open(&services, &through("app"), &of_client).is_some());
+        assert_eq!(open(&services, &through("other"), &of_client), None);
+        assert_eq!(open(&services, &caller("ci"), &of_client), None);
+        assert_eq!(open(&services, &caller("ci"), "a"), None);
 
-        let owner = |name: &str, id: &str| task_owner(&services, &principal(name), id);
+        let owner = |name: &str, id: &str| task_owner(&services, &caller(name), id);
         assert_eq!((owner("ci", &id), owner("ic", &id), owner("ci", "a")), (Some(other), None, None));
         assert_eq!(owner("ci", &sealed(&services.replica)), None, "whoever began it knows as much as anyone");
     }

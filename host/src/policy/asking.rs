@@ -20,7 +20,7 @@ use crate::config::Mode;
 use crate::env::Timestamp;
 use crate::identity::caller::Caller;
 use crate::ids::{DecisionId, Principal, UpstreamName};
-use crate::mcp::json::{ObjectWriter, to_raw};
+use crate::mcp::json::{Members, ObjectWriter, to_raw};
 use crate::upstream::catalog::{PinStanding, Tool, View};
 
 const MAX_USER_AGENT_BYTES: usize = 512;
@@ -80,7 +80,7 @@ impl CallContext<'_> {
 
     /// What policies see of this context. No credential is in it, and no header as it came.
     pub(super) fn shown<'a>(&'a self, texts: &'a ContextTexts) -> types::Context<&'a str> {
-        // All are vouched for by the gateway itself; nobody has claims yet.
+        // All are vouched for by the gateway itself, which knows people by ids of its own. Claims are for who needs them.
         let caller = types::Caller {
             subject: subject(&self.caller.principal),
             kind: subject_kind(&self.caller.principal),
@@ -121,6 +121,7 @@ fn subject(principal: &Principal) -> &str {
         Principal::Key(name) => name.as_str(),
         Principal::User(id) => id.as_str(),
         Principal::Guest(id) => id.as_str(),
+        Principal::Anonymous => "anonymous",
         Principal::Gateway => "gateway",
     }
 }
@@ -129,7 +130,7 @@ const fn subject_kind(principal: &Principal) -> types::SubjectKind {
     match principal {
         Principal::Key(_) | Principal::Gateway => types::SubjectKind::Service,
         Principal::User(_) => types::SubjectKind::User,
-        Principal::Guest(_) => types::SubjectKind::Anonymous,
+        Principal::Guest(_) | Principal::Anonymous => types::SubjectKind::Anonymous,
     }
 }
 
@@ -264,7 +265,8 @@ impl<'a> Asking<'a> {
         judge: impl FnOnce(K::Answer) -> Result<(Decision, Told), Failure>,
     ) -> Result<Option<Decision>, Refusal> {
         debug_assert_eq!(K::HOOK, self.hook);
-        let context = self.context_for(policy);
+        let claims = self.claims_for(policy);
+        let context = self.context_for(policy, claims.as_deref());
         let mut ran = if self.elsewhere || policy.prepared.is_slow() {
             // Elsewhere, one after another, with all the time that it has.
             let limit = policy.binding().time;
@@ -316,9 +318,30 @@ impl<'a> Asking<'a> {
     }
 
     /// What this policy sees of the context: what was satisfied is for who wanted it.
-    fn context_for(&self, policy: &BoundPolicy) -> types::Context<&'a str> {
+    fn context_for<'c>(&self, policy: &BoundPolicy, claims: Option<&'c str>) -> types::Context<&'c str>
+    where
+        'a: 'c,
+    {
         let own = self.ctx.satisfied.iter().filter(|satisfied| satisfied.binding == *policy.name());
-        types::Context { satisfied: own.map(|satisfied| satisfied.code.as_str()).collect(), ..self.shown.clone() }
+        let satisfied = own.map(|satisfied| satisfied.code.as_str()).collect();
+        let mut context: types::Context<&'c str> = types::Context { satisfied, ..self.shown.clone() };
+        if let Some(claims) = claims {
+            context.caller.claims = claims;
+        }
+        context
+    }
+
+    /// The claims of the caller that this policy's manifest asks for, as a JSON object.
+    fn claims_for(&self, policy: &BoundPolicy) -> Option<String> {
+        let claims = self.ctx.caller.claims.as_deref()?;
+        let wanted = policy.module().manifest.claims(self.hook);
+        if wanted.is_empty() {
+            return None;
+        }
+        // Only `authorization` makes claims, and makes objects.
+        let mut claims = Members::parse(claims).ok()?;
+        claims.retain(|name| wanted.iter().any(|wanted| wanted == "*" || wanted == name));
+        Some(claims.to_raw().get().to_owned())
     }
 
     fn run<K: HookType>(

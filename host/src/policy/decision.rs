@@ -317,6 +317,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether nothing is refused for good: a policy has failed, or lets it happen later.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::PolicyFailed { .. } | Self::Throttled { .. })
+    }
+
     /// The word for logs: which check refused.
     pub const fn check(&self) -> &'static str {
         match self {

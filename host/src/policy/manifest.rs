@@ -98,6 +98,12 @@ impl Manifest {
         }
     }
 
+    /// The names of the caller's claims that `hook` is sent; `*` stands for all.
+    pub(super) fn claims(&self, hook: Hook) -> &[String] {
+        let need = self.needs.iter().find(|need| need.hook == hook);
+        need.map_or(&[], |need| &need.claims)
+    }
+
     pub(super) fn mutates(&self, hook: Hook) -> bool {
         self.mutates.contains(&hook)
     }

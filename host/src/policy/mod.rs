@@ -59,7 +59,7 @@ mod wasi;
 mod workers;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use asking::{CallContext, Transport};
 pub use binary::{MAX_MODULE_BYTES, componentize};

@@ -201,6 +201,7 @@ fn key(ctx: &CallContext<'_>, view: &Arc<View>) -> [u8; 32] {
     push(&(Arc::as_ptr(view).addr() as u64).to_be_bytes());
     push(ctx.caller.principal.to_string().as_bytes());
     push(ctx.caller.client_id().as_bytes());
+    push(ctx.caller.claims.as_deref().unwrap_or_default().as_bytes());
     for list in [&ctx.caller.scopes, &ctx.caller.groups] {
         push(&(list.len() as u64).to_be_bytes());
         list.iter().for_each(|token| push(token.as_bytes()));

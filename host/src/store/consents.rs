@@ -146,8 +146,8 @@ pub async fn forget(store: &Store, party: Party, terms: Terms, actor: Actor) -> 
         .await
 }
 
-/// What a consent of these parties is found by.
-fn terms_of(party: &Party, terms: &Terms) -> Digest {
+/// What a consent of these parties is found by: it tells those of one principal apart.
+pub fn terms_of(party: &Party, terms: &Terms) -> Digest {
     Digest::of(&[&terms.digest().as_bytes()[..], party.client.as_str().as_bytes()].concat())
 }
 

@@ -197,6 +197,8 @@ tables! {
     VaultSecrets = 22 "vault_secrets",
     /// Gateways that share this store, by id.
     Replicas = 100 "replicas",
+    /// Guests by id, which begins with the time.
+    Guests = 101 "guests",
 }
 
 /// One row.

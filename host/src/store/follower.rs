@@ -94,12 +94,14 @@ impl Follower {
     pub async fn begin(store: Store, clock: ClockOffset, max_staleness: Duration) -> Result<Self, StoreError> {
         let freshness = Freshness::new(store.is_shared().then_some(max_staleness), clock.clone());
         let mut follower = Self { store, clock, seen: Revision::default(), freshness };
+        let announced = *follower.store.announced().borrow();
         let asked = follower.clock.local();
         let (now, seen) = follower.store.read(|tx| Ok::<_, StoreError>((tx.now(), changes::revision(tx)?))).await?;
         if follower.store.is_shared() {
             follower.clock.measured(now, asked, follower.clock.local());
         }
         follower.seen = seen;
+        follower.store.followed_to(announced);
         Ok(follower)
     }
 
@@ -117,25 +119,29 @@ impl Follower {
         let mut has_failed = false;
         loop {
             // Seen before it is read: what is announced meanwhile is read again.
-            announced.mark_unchanged();
+            let told = *announced.borrow_and_update();
             let failure = match tokio::time::timeout(PATIENCE, self.poll(subscribers)).await {
                 Ok(Ok(has_more)) => {
                     if has_failed {
                         tracing::info!("changes in the store are followed again");
                     }
                     has_failed = false;
+                    self.store.follows_in_vain(false);
                     if has_more {
                         continue;
                     }
+                    self.store.followed_to(told);
                     None
                 }
                 Ok(Err(failure)) => Some(failure.to_string()),
                 Err(_) => Some(format!("it did not answer within {} s", PATIENCE.as_secs())),
             };
-            if let Some(failure) = &failure
-                && !has_failed
-            {
-                tracing::warn!(failure, "changes in the store cannot be followed; trying on");
+            if let Some(failure) = &failure {
+                // Once may be a hiccup, which is worth waiting for.
+                self.store.follows_in_vain(has_failed);
+                if !has_failed {
+                    tracing::warn!(failure, "changes in the store cannot be followed; trying on");
+                }
                 has_failed = true;
             }
             let wait = match failure {
@@ -258,6 +264,33 @@ mod tests {
         let clock = StandingClock::at(10_000_000);
         let store = Store::open(Location::Memory, clock.env()).await.unwrap();
         (clock, store)
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_what_was_announced_here_finds_it_taken_in() {
+        let (clock, store) = memory().await;
+        let patience = Duration::from_millis(20);
+        announce_one(&store, Change::Keys).await;
+        store.caught_up(patience).await.unwrap();
+        let (listener, tasks) = (Arc::new(Listener::default()), Tasks::new());
+        follow(&store, &clock.env(), &listener, &tasks).await;
+        for number in 0..20 {
+            announce_one(&store, Change::Grant { id: number.to_string() }).await;
+            store.caught_up(Duration::from_secs(60)).await.unwrap();
+            assert_eq!(listener.changes().len(), number + 1, "no request comes in between");
+        }
+        listener.is_broken.store(true, Ordering::Relaxed);
+        announce_one(&store, Change::Keys).await;
+        assert!(matches!(store.caught_up(patience).await, Err(StoreError::Busy)), "nobody is let in on a guess");
+        // Whoever comes once that has lasted for a while does not even wait.
+        until("it is known", || store.about.is_failing.load(Ordering::Relaxed)).await;
+        let began = Instant::now();
+        assert!(matches!(store.caught_up(Duration::from_secs(60)).await, Err(StoreError::Busy)));
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        listener.is_broken.store(false, Ordering::Relaxed);
+        until("it is over", || !store.about.is_failing.load(Ordering::Relaxed)).await;
+        store.caught_up(Duration::from_secs(60)).await.unwrap();
+        assert!(tasks.stop(Duration::from_secs(10)).await);
     }
 
     #[tokio::test]

@@ -27,6 +27,11 @@ pub(super) trait Kept: Sync {
         self.indexes().len() + 2
     }
 
+    /// Most reads that forgetting one record takes.
+    fn reads(&self) -> usize {
+        2
+    }
+
     /// Whether a row of this table can be read, and is in every index where it should be.
     fn check(&self, tx: &mut ReadTx<'_>, row: &Row, found: &mut Found) -> Result<(), StoreError>;
 

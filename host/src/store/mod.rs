@@ -53,7 +53,9 @@ pub mod authorizations;
 pub mod clients;
 pub mod consents;
 pub mod devices;
+pub mod file_keys;
 pub mod grants;
+pub mod guests;
 pub mod marks;
 pub mod revocations;
 pub mod signing_keys;
@@ -72,7 +74,7 @@ pub mod users;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod oauth_testing;
+pub(crate) mod oauth_testing;
 #[cfg(test)]
 mod tests;
 
@@ -118,6 +120,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &data_keys::DATA_KEYS,
     &vault_secrets::SECRETS,
     &replicas::REPLICAS,
+    &guests::Kept,
 ];
 
 /// Every table with sealed fields, for what the vault does to all alike.
@@ -220,9 +223,18 @@ struct About {
     identity: OnceLock<Identity>,
     /// Whether other processes may write to the same store.
     is_shared: bool,
-    /// Sends whenever a write of this process that announced something has been committed.
-    announced: watch::Sender<()>,
+    /// Counts the writes of this process that announced something and have been committed.
+    announced: watch::Sender<u64>,
+    /// How many of them were taken in by whoever keeps copies ([`follower`]); [`UNFOLLOWED`] where nobody does.
+    followed: watch::Sender<u64>,
+    /// Whether they were not again and again.
+    is_failing: AtomicBool,
+    #[cfg(test)]
+    reads: std::sync::atomic::AtomicU64,
 }
+
+/// Nobody follows, so that nobody is behind.
+const UNFOLLOWED: u64 = u64::MAX;
 
 /// Whose store it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +297,11 @@ impl Store {
             replica: ReplicaId::generate(env),
             identity: OnceLock::new(),
             is_shared,
-            announced: watch::Sender::new(()),
+            announced: watch::Sender::new(0),
+            followed: watch::Sender::new(UNFOLLOWED),
+            is_failing: AtomicBool::new(false),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicU64::new(0),
         };
         let store = Self { about: Arc::new(about), engine };
         match store.prepare(purpose, env).await {
@@ -307,6 +323,8 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        #[cfg(test)]
+        self.about.reads.fetch_add(1, Ordering::Relaxed);
         match &self.engine {
             Engine::Redb(engine) => engine.read(closure).await,
             Engine::Postgres(engine) => engine.read(closure).await,
@@ -321,16 +339,61 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let wake = Wake { announced: self.about.announced.clone(), is_due: AtomicBool::new(false) };
+        let wake = Arc::new(Wake { announced: self.about.announced.clone(), is_due: AtomicBool::new(false) });
+        let in_closure = wake.clone();
         let closure = move |tx: &mut WriteTx<'_>| {
             let returned = closure(tx);
-            wake.is_due.store(returned.is_ok() && tx.has_announced(), Ordering::Relaxed);
+            in_closure.is_due.store(returned.is_ok() && tx.has_announced(), Ordering::Relaxed);
             returned
         };
-        match &self.engine {
+        let written = match &self.engine {
             Engine::Redb(engine) => engine.write(closure).await,
             Engine::Postgres(engine) => engine.write(closure).await,
+        };
+        // Whoever made the change knows that it is told of, whenever the engine lets go of the closure.
+        wake.tell();
+        written
+    }
+
+    /// Waits until whoever keeps copies has taken in what this process has announced so far: what was revoked here is
+    /// felt by every request that comes after the answer to that. Asks nothing of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if that takes longer than `patience`, and at once where nothing is taken in for longer already.
+    pub async fn caught_up(&self, patience: Duration) -> Result<(), StoreError> {
+        let announced = *self.about.announced.borrow();
+        if *self.about.followed.borrow() >= announced {
+            return Ok(());
         }
+        if self.about.is_failing.load(Ordering::Relaxed) {
+            return Err(StoreError::Busy);
+        }
+        let mut followed = self.about.followed.subscribe();
+        match tokio::time::timeout(patience, followed.wait_for(|followed| *followed >= announced)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::Busy),
+        }
+    }
+
+    /// Whether copies do not know what this process has announced, and will not soon.
+    pub fn is_behind(&self) -> bool {
+        self.about.is_failing.load(Ordering::Relaxed) && *self.about.followed.borrow() < *self.about.announced.borrow()
+    }
+
+    /// Notes that copies have taken in as many of this process's announcements.
+    fn followed_to(&self, announced: u64) {
+        self.about.followed.send_replace(announced);
+    }
+
+    /// Notes whether copies take in nothing, however often it is tried.
+    fn follows_in_vain(&self, is_failing: bool) {
+        self.about.is_failing.store(is_failing, Ordering::Relaxed);
+    }
+
+    /// How many questions it was asked.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> u64 {
+        self.about.reads.load(Ordering::Relaxed)
     }
 
     /// Whether other processes may write to the same store.
@@ -358,7 +421,7 @@ impl Store {
     }
 
     /// Changes whenever a write of this process that announced something has been committed.
-    fn announced(&self) -> watch::Receiver<()> {
+    fn announced(&self) -> watch::Receiver<u64> {
         self.about.announced.subscribe()
     }
 
@@ -454,15 +517,22 @@ pub fn begin_epoch(tx: &mut WriteTx<'_>, least: u64) -> Result<u64, StoreError> 
 /// Goes down with the closure of a write, once it was answered: then it is committed, if it ever will be. That somebody
 /// is woken for nothing does no harm.
 struct Wake {
-    announced: watch::Sender<()>,
+    announced: watch::Sender<u64>,
     is_due: AtomicBool,
+}
+
+impl Wake {
+    /// Once, however often it is called.
+    fn tell(&self) {
+        if self.is_due.swap(false, Ordering::Relaxed) {
+            self.announced.send_modify(|announced| *announced += 1);
+        }
+    }
 }
 
 impl Drop for Wake {
     fn drop(&mut self) {
-        if *self.is_due.get_mut() {
-            self.announced.send_replace(());
-        }
+        self.tell();
     }
 }
 
@@ -475,7 +545,11 @@ impl Store {
             replica,
             identity: OnceLock::from(self.identity()),
             is_shared: true,
-            announced: watch::Sender::new(()),
+            announced: watch::Sender::new(0),
+            followed: watch::Sender::new(UNFOLLOWED),
+            is_failing: AtomicBool::new(false),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicU64::new(0),
         };
         Self { engine: self.engine.clone(), about: Arc::new(about) }
     }

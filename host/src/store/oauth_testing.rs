@@ -17,15 +17,15 @@ use super::grants::NewGrant;
 use super::table::{Typed, expiry_key};
 use super::tests::SameBytes;
 use super::{KEPT, Location, ReadTx, Store, StoreError, audit, changes};
-use super::{authorizations, clients, consents, devices, grants, marks, revocations};
+use super::{authorizations, clients, consents, devices, grants, guests, marks, revocations};
 use crate::audit::{Actor, AuditEvent, OperatorProof, Party};
 use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
 use crate::ids::{ClientId, GrantId, KeyName, Principal, RequestId};
 use crate::oauth::client::{Authentication, GrantType, Lives, Metadata, Source};
-use crate::oauth::grant::OnReuse;
-use crate::oauth::request::AuthorizationRequest;
-use crate::oauth::{Access, Client, Grant, IdentitySet, ResourceList};
+use crate::oauth::grant::{KEPT_AFTER_END, OnReuse};
+use crate::oauth::request::{AuthorizationRequest, Chosen};
+use crate::oauth::{Access, AccessLimits, Client, Grant, IdentitySet, ResourceList};
 use crate::secret::Digest;
 
 pub(super) const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
@@ -114,7 +114,7 @@ pub(super) fn digest(name: &str) -> Digest {
 }
 
 /// A client that is not registered, and need not be.
-pub(super) fn client(name: &str) -> ClientId {
+pub(crate) fn client(name: &str) -> ClientId {
     ClientId::parse(&format!("https://{name}.example/client.json")).unwrap()
 }
 
@@ -139,10 +139,11 @@ pub(super) fn access() -> Access {
         resources: resources(&["https://gateway.example/mcp", "https://gateway.example/mcp/notes"]),
         scopes: tokens(&["read", "write"]),
         identities: IdentitySet::parse(vec!["key:ci".to_owned(), "upstream:notes".to_owned()]).unwrap(),
+        limits: AccessLimits::default(),
     }
 }
 
-pub(super) fn grant_id(number: u64) -> GrantId {
+pub(crate) fn grant_id(number: u64) -> GrantId {
     GrantId::parse(&format!("{number:024x}")).unwrap()
 }
 
@@ -150,19 +151,28 @@ pub(super) fn request_id(number: u64) -> RequestId {
     RequestId::parse(&format!("{number:024x}")).unwrap()
 }
 
-pub(super) fn new_grant(number: u64, refresh: &str) -> NewGrant {
+pub(crate) fn new_grant(number: u64, refresh: &str) -> NewGrant {
     NewGrant {
         id: grant_id(number),
         refresh: Some(digest(refresh)),
         life: 90 * DAY,
         idle: 30 * DAY,
         on_reuse: OnReuse::RevokeFamily,
+        kept: KEPT_AFTER_END,
+        signed: Timestamp::default(),
+        is_stored: true,
     }
 }
 
 /// A grant of these, with this first refresh token.
-pub(super) async fn issue(store: &Store, number: u64, refresh: &str, of: Party) -> Grant {
+pub(crate) async fn issue(store: &Store, number: u64, refresh: &str, of: Party) -> Grant {
     issue_as(store, new_grant(number, refresh), of, None).await
+}
+
+/// Has a consent remembered for a day, with answers to this host.
+pub(crate) async fn remember(store: &Store, of: Party, host: &str) {
+    let remembered = consents::Remembered { redirect_host: host.to_owned(), life: DAY };
+    store.write(move |tx| consents::remember_in(tx, &of, &access(), &remembered)).await.unwrap();
 }
 
 pub(super) async fn issue_as(store: &Store, new: NewGrant, of: Party, proof: Option<Digest>) -> Grant {
@@ -187,6 +197,8 @@ pub(super) fn request(number: u64) -> AuthorizationRequest {
         resources: access().resources,
         scopes: access().scopes,
         browser: digest("browser"),
+        signed_in_since: None,
+        chosen: Some(Chosen { principal: key("ci"), session: None, at: Timestamp::default() }),
         created: Timestamp::default(),
         until: Timestamp::default(),
     }
@@ -204,6 +216,7 @@ pub(super) fn registered(id: &str) -> Client {
             contacts: vec!["ops@app.example".to_owned()],
             client_uri: Some("https://app.example/".to_owned()),
             software_version: Some("1.2".to_owned()),
+            requires_proof: true,
             ..Metadata::default()
         },
         authentication: Authentication::SecretBasic(digest("secret")),
@@ -244,6 +257,7 @@ fn verify_in(tx: &mut ReadTx<'_>) -> Result<(), StoreError> {
         check_count(tx, &authorizations::REQUESTS, &mut expected)?,
         check_count(tx, &authorizations::PUSHED, &mut expected)?,
         check_count(tx, &devices::DEVICES, &mut expected)?,
+        check_count(tx, &guests::GUESTS, &mut expected)?,
     ] {
         assert!(counted, "a count is wrong");
     }

@@ -10,9 +10,9 @@ use super::StoreError;
 use super::engine::Table;
 use super::table::unreadable;
 use crate::env::Timestamp;
-use crate::identity::TokenList;
+use crate::identity::{TokenList, ToolScope};
 use crate::ids::{ClientId, GrantId, Principal};
-use crate::oauth::{Access, IdentitySet, ResourceList, Window};
+use crate::oauth::{Access, AccessLimits, IdentitySet, ResourceList, Window};
 use crate::secret::Digest;
 
 /// A digest as unpadded base64url.
@@ -58,22 +58,57 @@ pub(super) struct AccessRecord {
     resources: Vec<String>,
     scopes: Vec<String>,
     identities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsRecord>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsRecord {
+    tools: Vec<Vec<String>>,
+    access_life_ms: Option<u64>,
+    #[serde(default)]
+    refresh_life_ms: Option<u64>,
+    claims: Option<String>,
+    sender_constrained: bool,
 }
 
 impl From<&Access> for AccessRecord {
     fn from(access: &Access) -> Self {
-        let Access { resources, scopes, identities } = access;
-        Self { resources: resources.to_vec(), scopes: scopes.to_vec(), identities: identities.to_vec() }
+        let Access { resources, scopes, identities, limits } = access;
+        let AccessLimits { tools, access_life, claims, refresh_life, sender_constrained } = limits;
+        let limits = (*limits != AccessLimits::default()).then(|| LimitsRecord {
+            tools: tools.to_texts(),
+            access_life_ms: access_life.map(millis),
+            refresh_life_ms: refresh_life.map(millis),
+            claims: claims.as_deref().map(str::to_owned),
+            sender_constrained: *sender_constrained,
+        });
+        Self { resources: resources.to_vec(), scopes: scopes.to_vec(), identities: identities.to_vec(), limits }
     }
 }
 
 impl AccessRecord {
     pub(super) fn read(self, table: Table) -> Result<Access, StoreError> {
-        let Self { resources, scopes, identities } = self;
+        let Self { resources, scopes, identities, limits } = self;
         Ok(Access {
             resources: self::resources(table, resources)?,
             scopes: self::scopes(table, scopes)?,
             identities: IdentitySet::parse(identities).ok_or_else(|| none(table, "a set of identities"))?,
+            limits: limits.map(|limits| limits.read(table)).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl LimitsRecord {
+    fn read(self, table: Table) -> Result<AccessLimits, StoreError> {
+        let Self { tools, access_life_ms, refresh_life_ms, claims, sender_constrained } = self;
+        Ok(AccessLimits {
+            tools: ToolScope::parse(&tools).ok_or_else(|| none(table, "a scope of tools"))?,
+            access_life: access_life_ms.map(Duration::from_millis),
+            refresh_life: refresh_life_ms.map(Duration::from_millis),
+            claims: claims.map(Into::into),
+            sender_constrained,
         })
     }
 }

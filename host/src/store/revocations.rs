@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, announce};
 use super::engine::{Bounds, Direction, Table};
+use super::grants::Revocation;
 use super::record::{grant, none};
 use super::table::{Cursor, MAX_PAGE, Page, Single, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, grants};
@@ -24,12 +25,18 @@ use crate::secret::Digest;
 
 /// For how long access tokens are refused that belong to what was revoked: their longest life, and some for clocks.
 const DENIED_FOR: Duration = MAX_ACCESS_TOKEN_LIFE.saturating_add(Duration::from_secs(10 * 60));
-/// For how long a watermark is kept: until nothing from before it can be left.
-const WATERMARK_FOR: Duration = MAX_LIFE.saturating_add(KEPT_AFTER_END);
+/// For how long a watermark is kept: until nothing from before it can count.
+pub const WATERMARK_FOR: Duration = MAX_LIFE.saturating_add(KEPT_AFTER_END);
+/// Watermarks that one transaction sets, well below what it may write.
+const REVOKED_AT_ONCE: usize = 100;
 /// Entries of one grant: the last of them refuses all of it.
 const MAX_OF_GRANT: usize = MAX_PAGE;
-/// The latest time at which something was consented to, granted or refreshed, in milliseconds. After the clock was set
-/// back it is ahead of that, and so is what has to be revoked.
+/// How far the clock may have been ahead of itself. A grant that is from further ahead counts no more
+/// ([`crate::oauth::grant::MAX_AHEAD`]), so that a watermark covers no more of the future than this.
+const MAX_AHEAD: Duration = crate::oauth::grant::MAX_AHEAD;
+/// The latest time at which something was consented to, granted, refreshed or signed with that, in milliseconds. After the
+/// clock was set back it is ahead of that, and so is what has to be revoked; never further than [`MAX_AHEAD`], once anything is granted
+/// or revoked by the right clock.
 const LATEST: Single<u64> = Single::new("latest_granted");
 
 pub(super) const DENIED: Typed<DeniedRecord> = Typed {
@@ -92,11 +99,16 @@ impl PrincipalKind {
             Principal::Key(_) => Some(Self::Key),
             Principal::User(_) => Some(Self::User),
             Principal::Guest(_) => Some(Self::Guest),
-            Principal::Gateway => None,
+            Principal::Anonymous | Principal::Gateway => None,
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    /// The kind of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Key, Self::User, Self::Guest].into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",
             Self::User => "user",
@@ -123,10 +135,7 @@ impl Whose {
             return Some(Self::Everybody);
         }
         match text.split_once(':')? {
-            ("kind", kind) => [PrincipalKind::Key, PrincipalKind::User, PrincipalKind::Guest]
-                .into_iter()
-                .find(|known| known.as_str() == kind)
-                .map(Self::Kind),
+            ("kind", kind) => PrincipalKind::parse(kind).map(Self::Kind),
             ("principal", principal) => Principal::parse(principal).map(Self::Principal),
             ("client", client) => ClientId::parse(client).map(Self::Client),
             _ => None,
@@ -136,10 +145,17 @@ impl Whose {
 
 /// Notes that something is consented to, granted or refreshed at this time.
 pub(super) fn granted_in(tx: &mut WriteTx<'_>, at: Timestamp) -> Result<(), StoreError> {
-    if LATEST.get(tx)?.is_none_or(|latest| latest < at.as_millis()) {
-        LATEST.put(tx, &at.as_millis())?;
+    let latest = LATEST.get(tx)?;
+    let wanted = bounded(tx, latest.unwrap_or(0)).max(at.as_millis());
+    if latest != Some(wanted) {
+        LATEST.put(tx, &wanted)?;
     }
     Ok(())
+}
+
+/// A time that some clock showed, as far as it can count.
+fn bounded(tx: &ReadTx<'_>, millis: u64) -> u64 {
+    millis.min(tx.now().after(MAX_AHEAD).as_millis())
 }
 
 /// Revokes all that was granted until now, by whatever the clock showed then.
@@ -152,6 +168,18 @@ pub async fn revoke_all(
     store.write(move |tx| revoke_all_in(tx, &whose, reason, actor)).await
 }
 
+/// The same for several at once.
+pub async fn revoke_each(store: &Store, these: Vec<(Whose, RevocationReason)>, actor: Actor) -> Result<(), StoreError> {
+    for some in these.chunks(REVOKED_AT_ONCE) {
+        let some = some.to_vec();
+        let revoke = move |tx: &mut WriteTx<'_>| {
+            some.iter().try_for_each(|(whose, reason)| revoke_all_in(tx, whose, *reason, actor).map(drop))
+        };
+        store.write(revoke).await?;
+    }
+    Ok(())
+}
+
 /// The same inside the transaction of what it follows from, such as the deletion of a client.
 pub(super) fn revoke_all_in(
     tx: &mut WriteTx<'_>,
@@ -162,7 +190,8 @@ pub(super) fn revoke_all_in(
     let of = whose.to_string();
     let before_ms = WATERMARKS.get(tx, of.as_bytes())?.map_or(0, |record| record.not_before_ms);
     // A clock that was set back takes nothing back, and spares nothing that was granted before that.
-    let not_before_ms = tx.now().as_millis().max(before_ms).max(LATEST.get(tx)?.unwrap_or(0));
+    let latest = before_ms.max(LATEST.get(tx)?.unwrap_or(0));
+    let not_before_ms = bounded(tx, latest).max(tx.now().as_millis());
     let not_before = Timestamp::from_millis(not_before_ms);
     let record = WatermarkRecord { of: of.clone(), not_before_ms, reason: reason.as_str().to_owned() };
     WATERMARKS.put(tx, &record)?;
@@ -171,8 +200,8 @@ pub(super) fn revoke_all_in(
     Ok(Watermark { whose: whose.clone(), not_before, reason })
 }
 
-/// Refuses one access token, by the digest of its `jti`. A grant of which so many are refused that they fill a page is
-/// refused as a whole.
+/// Refuses one access token, by the digest of its `jti`. A grant of which so many are refused that they fill a page ends: what
+/// is refused as a whole must give nothing new, of which every token would be refused as well.
 pub async fn revoke_token(store: &Store, grant: GrantId, jti: Digest, actor: Actor) -> Result<(), StoreError> {
     store
         .write(move |tx| {
@@ -186,7 +215,13 @@ pub async fn revoke_token(store: &Store, grant: GrantId, jti: Digest, actor: Act
             let within = Bounds::within(grant.as_str().as_bytes());
             let others = tx.range(Table::Denied, &within, Direction::Forward, MAX_OF_GRANT)?.len();
             let is_whole = whole.is_some() || others + 1 >= MAX_OF_GRANT;
-            deny_in(tx, &grant, (!is_whole).then_some(jti), issued)?;
+            if !is_whole {
+                deny_in(tx, &grant, Some(jti), issued)?;
+            } else if grants::revoke_in(tx, &grant, |_| true, RevocationReason::Client, actor)? == Revocation::NotFound
+            {
+                // It had ended otherwise, and tokens of it may live.
+                deny_in(tx, &grant, None, issued)?;
+            }
             audit::append(tx, actor, &AuditEvent::TokenRevoked { grant: grant.clone() })
         })
         .await
@@ -223,13 +258,40 @@ pub async fn denied(store: &Store, after: Option<Cursor>) -> Result<Page<Denied>
         .await
 }
 
-/// What is refused of a grant, for a gateway that was told of a change. There are at most [`MAX_PAGE`] entries.
+/// What is refused of a grant. There are at most [`MAX_PAGE`] entries.
 pub async fn denied_of(store: &Store, grant: &GrantId) -> Result<Vec<Denied>, StoreError> {
+    let grant = grant.clone();
+    store.read(move |tx| denied_in(tx, &grant)).await
+}
+
+fn denied_in(tx: &mut ReadTx<'_>, grant: &GrantId) -> Result<Vec<Denied>, StoreError> {
     let within = Bounds::within(grant.as_str().as_bytes());
+    let rows = tx.range(Table::Denied, &within, Direction::Forward, MAX_PAGE)?;
+    rows.iter().map(|(_, row)| DENIED.decode(row)?.try_into()).collect()
+}
+
+/// What was revoked of some grants and others, and is still.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Of {
+    /// For each grant.
+    pub denied: Vec<(GrantId, Vec<Denied>)>,
+    /// For each of the others.
+    pub watermarks: Vec<(Whose, Option<Watermark>)>,
+}
+
+/// What is revoked of these, for a gateway that was told of changes: asked in one question, however many they are. No more
+/// than one step of what has changed together.
+pub async fn of(store: &Store, grants: Vec<GrantId>, whose: Vec<Whose>) -> Result<Of, StoreError> {
     store
         .read(move |tx| {
-            let rows = tx.range(Table::Denied, &within, Direction::Forward, MAX_PAGE)?;
-            rows.iter().map(|(_, row)| DENIED.decode(row)?.try_into()).collect()
+            let mut of = Of::default();
+            for grant in &grants {
+                of.denied.push((grant.clone(), denied_in(tx, grant)?));
+            }
+            for whose in &whose {
+                of.watermarks.push((whose.clone(), get(tx, whose)?));
+            }
+            Ok(of)
         })
         .await
 }
@@ -241,7 +303,7 @@ pub async fn watermarks(store: &Store, after: Option<Cursor>) -> Result<Page<Wat
         .await
 }
 
-/// The watermark of this, for a gateway that was told of a change.
+/// The watermark of this.
 pub async fn watermark(store: &Store, whose: Whose) -> Result<Option<Watermark>, StoreError> {
     store.read(move |tx| get(tx, &whose)).await
 }
@@ -388,8 +450,55 @@ mod tests {
                 revoke(number).await;
                 assert_eq!(whole().await, (MAX_OF_GRANT, 1), "what is refused is told of");
             }
+            let end = grants::get(store, &grant_id(1)).await.unwrap().unwrap().end;
+            assert_eq!(end, Some(crate::oauth::grant::Gone::Revoked), "nothing more comes of it");
+            assert!(trail(store).await.ends_with(&["grant.revoked", "token.revoked"]));
             verify(store).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_a_clock_ahead_of_the_stores_has_signed_is_covered() {
+        const AHEAD: Duration = Duration::from_secs(3);
+        for place in engines().await {
+            let store = &place.store;
+            let revoked_up_to = async || {
+                let whose = Whose::Principal(key("ci"));
+                revoke_all(store, whose, RevocationReason::Operator, OPERATOR).await.unwrap().not_before
+            };
+            let signed = place.now().after(AHEAD);
+            issue_as(store, grants::NewGrant { signed, ..new_grant(1, "a") }, party("ci", "app"), None).await;
+            assert!(revoked_up_to().await >= signed, "the first one");
+            place.forward(Duration::from_secs(60));
+            issue(store, 2, "b", party("ci", "app")).await;
+            for next in ["c", "d"] {
+                // The first use, and one more in its grace.
+                let signed = place.now().after(AHEAD);
+                let successor = crate::oauth::grant::Successor {
+                    digest: digest(next),
+                    sealed: crate::secret::Sealed::from_bytes(*b"sealed"),
+                    signed,
+                };
+                let presented = crate::oauth::grant::Presented {
+                    token: digest("b"),
+                    client: client("app"),
+                    proof: None,
+                    scopes: None,
+                    resources: crate::oauth::ResourceList::default(),
+                    is_stored: true,
+                };
+                let grace = crate::oauth::grant::Grace::default();
+                let idle = Duration::from_secs(3_600);
+                grants::refresh(store, presented, successor, grace, idle).await.unwrap();
+                assert_eq!(latest(store).await, signed.as_millis(), "{next}");
+                place.forward(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// Up to where a revocation reaches.
+    async fn latest(store: &Store) -> u64 {
+        store.read(|tx| LATEST.get(tx)).await.unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -429,6 +538,41 @@ mod tests {
             place.forward(HOUR);
             let again = issue(store, 7, "t7", party("ci", "app")).await;
             assert_eq!(end(7).await, None, "{again:?}");
+            verify(store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_once_was_far_ahead_leaves_no_watermark_in_the_future() {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        for place in engines().await {
+            let store = &place.store;
+            issue(store, 1, "t1", party("ci", "app")).await;
+            place.forward(YEAR);
+            issue(store, 2, "t2", party("ci", "app")).await;
+            revoke_all(store, Whose::Client(client("app")), RevocationReason::Operator, OPERATOR).await.unwrap();
+            place.back(YEAR);
+            let end = async |number| grants::get(store, &grant_id(number)).await.unwrap().unwrap().end;
+            assert!(end(2).await.is_some(), "it is from a time that has not come");
+
+            // Of those that were granted by a clock that was wrong by less, all are covered.
+            place.forward(MAX_AHEAD - Duration::from_secs(1));
+            issue(store, 3, "t3", party("ci", "other")).await;
+            place.back(MAX_AHEAD - Duration::from_secs(1));
+            let whose = Whose::Principal(key("ci"));
+            for which in [whose, Whose::Client(client("app"))] {
+                let revoked = revoke_all(store, which.clone(), RevocationReason::Operator, OPERATOR).await.unwrap();
+                assert_eq!(revoked.not_before, place.now().after(MAX_AHEAD), "{which}: and no more of the future");
+            }
+            assert_eq!(end(3).await, Some(crate::oauth::grant::Gone::Revoked));
+
+            // That is over with the hour, and does not move on with the clock.
+            place.forward(2 * MAX_AHEAD);
+            let revoked = revoke_all(store, Whose::Everybody, RevocationReason::Operator, OPERATOR).await.unwrap();
+            assert_eq!(revoked.not_before, place.now());
+            place.forward(Duration::from_millis(1));
+            issue(store, 4, "t4", party("ci", "app")).await;
+            assert_eq!(end(4).await, None);
             verify(store).await;
         }
     }

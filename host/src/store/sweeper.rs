@@ -188,7 +188,7 @@ fn forget(tx: &mut WriteTx<'_>, at: Option<&[u8]>) -> Result<Swept, StoreError> 
             continue;
         };
         effects += kept.effects() + 1;
-        reads += 2;
+        reads += kept.reads();
         if effects > STEP_EFFECTS || reads > STEP_READS {
             break;
         }

@@ -17,6 +17,8 @@ const SAMPLE: &str = include_str!("../sample.json");
 /// Most rules of one hook.
 const MAX_RULES: usize = 500;
 const SECONDS_OF_A_DAY: u64 = 24 * 60 * 60;
+/// How long an operator may take to answer: nobody waits for it, the client comes again.
+const ANSWER_TIME: Duration = Duration::from_secs(SECONDS_OF_A_DAY);
 
 /// What the operator writes.
 #[derive(Deserialize)]
@@ -218,8 +220,8 @@ fn denial(code: &str, message: Option<&str>, default: &str, rule: String) -> Den
 }
 
 fn approval(code: &str, title: String, message: Option<&str>, rule: String) -> Approval {
-    let reason = Reason::new(code, "An operator has to agree first.").rule(rule);
-    Approval::new(reason, title.clone(), message.map_or(title, ToOwned::to_owned)).by_operator()
+    let reason = Reason::new(code, message.unwrap_or("An operator has to agree first.")).rule(rule);
+    Approval::new(reason, title.clone(), message.map_or(title, ToOwned::to_owned)).by_operator().ttl(ANSWER_TIME)
 }
 
 impl GrantRule {

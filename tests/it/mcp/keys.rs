@@ -76,17 +76,25 @@ async fn without_a_valid_key_all_look_the_same() {
     ];
     let requests = bodies.iter().map(|body| ("POST", body.as_str())).chain([("POST", ""), ("GET", ""), ("DELETE", "")]);
     for (method, body) in requests {
-        let expected = visible(&gateway.stranger().send(method, "/mcp", body.to_owned()).await);
-        assert_eq!(expected.0, StatusCode::UNAUTHORIZED);
-        let challenge =
-            expected.1.iter().find(|(name, _)| name == "www-authenticate").map(|(_, value)| value.to_str().unwrap());
-        assert_eq!(challenge, Some(r#"Bearer realm="portcullis""#));
+        // All are told where tokens come from, and those who presented one that it is not valid. No more than that.
+        let about = format!(
+            r#"scope="mcp", resource_metadata="http://{}/.well-known/oauth-protected-resource/mcp""#,
+            gateway.public
+        );
+        let missing = visible(&gateway.stranger().send(method, "/mcp", body.to_owned()).await);
+        let invalid = visible(&bearer("pk_unknown".to_owned()).send(method, "/mcp", body.to_owned()).await);
+        for (expected, challenge) in
+            [(&missing, format!("Bearer {about}")), (&invalid, format!(r#"Bearer error="invalid_token", {about}"#))]
+        {
+            assert_eq!(expected.0, StatusCode::UNAUTHORIZED);
+            let told = expected.1.iter().find(|(name, _)| name == "www-authenticate");
+            assert_eq!(told.map(|(_, value)| value.to_str().unwrap()), Some(&*challenge));
+        }
+        assert_eq!(missing.2, invalid.2);
         for (what, caller) in &callers {
-            assert_eq!(
-                visible(&caller.send(method, "/mcp", body.to_owned()).await),
-                expected,
-                "{what}: {method} {body}"
-            );
+            let seen = visible(&caller.send(method, "/mcp", body.to_owned()).await);
+            let is_bearer = !["missing", "of another scheme", "without a scheme"].contains(what);
+            assert_eq!(seen, *if is_bearer { &invalid } else { &missing }, "{what}: {method} {body}");
         }
     }
     assert_eq!(up.stats().calls, 0);
@@ -115,8 +123,9 @@ async fn a_key_is_not_taken_from_the_query_or_a_cookie() {
     let (headers, body) = gateway.stranger().modern_request("tools/list", json!({}));
     let mut caller = gateway.stranger();
     caller.headers = headers;
-    for query in [format!("key={secret}"), format!("access_token={secret}")] {
-        assert_eq!(caller.send("POST", &format!("/mcp?{query}"), body.clone()).await.status, StatusCode::UNAUTHORIZED);
+    // What is called a token there is told to be one, where tokens are taken.
+    for (name, status) in [("key", StatusCode::UNAUTHORIZED), ("access_token", StatusCode::BAD_REQUEST)] {
+        assert_eq!(caller.send("POST", &format!("/mcp?{name}={secret}"), body.clone()).await.status, status, "{name}");
     }
     let caller = caller.with("cookie", &format!("key={secret}"));
     assert_eq!(caller.post(body).await.status, StatusCode::UNAUTHORIZED);

@@ -27,6 +27,9 @@ async fn set_disabled(gateway: &Gateway, name: &str, disabled: bool) -> StatusCo
     gateway.operator("PATCH", &format!("/api/v1/keys/{name}"), Some(json!({ "disabled": disabled }))).await.status
 }
 
+/// Without an authorization server, which would write down that it makes its keys.
+const KEYS_ONLY: &str = "[auth]\nmcp = \"keys\"\n";
+
 #[tokio::test]
 async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
     let up = Fixture::start().await;
@@ -368,7 +371,7 @@ async fn no_secret_is_on_disk() {
 
 #[tokio::test]
 async fn the_audit_trail_tells_each_change_and_who_made_it() {
-    let gateway = Gateway::builder().key("file").start().await;
+    let gateway = Gateway::builder().key("file").section(KEYS_ONLY).start().await;
     let token = with_token(&gateway);
     create(&gateway, json!({ "name": "a" })).await;
     assert_eq!(
@@ -425,7 +428,7 @@ async fn at_nobody(gateway: &Gateway) {
 
 #[tokio::test]
 async fn the_audit_trail_survives_a_restart_and_comes_in_pages() {
-    let builder = || Gateway::builder().on_disk();
+    let builder = || Gateway::builder().on_disk().section(KEYS_ONLY);
     let gateway = builder().try_start(TempDir::new().unwrap(), Default::default()).await.unwrap();
     for name in ["a", "b"] {
         create(&gateway, json!({ "name": name })).await;

@@ -15,7 +15,9 @@ mod pins;
 mod policy_cli;
 mod recordings;
 mod replicas;
+mod signing_keys;
 mod store;
+mod users;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {

@@ -20,12 +20,12 @@ use tempfile::TempDir;
 use super::{Process, free_port};
 
 /// A secret and what it is.
-struct Canary {
+pub(crate) struct Canary {
     what: &'static str,
     secret: String,
 }
 
-struct Canaries(Vec<Canary>);
+pub(crate) struct Canaries(Vec<Canary>);
 
 impl Canaries {
     fn new() -> Self {
@@ -43,19 +43,28 @@ impl Canaries {
         canaries
     }
 
+    /// Secrets of these kinds.
+    pub(crate) fn of(kinds: &[&'static str]) -> Self {
+        let mut canaries = Self(Vec::new());
+        for what in kinds {
+            canaries.add(what, if what.contains("key") { "pk_" } else { "" });
+        }
+        canaries
+    }
+
     /// One more secret: 64 hexadecimal digits behind a prefix, the same in no two runs.
-    fn add(&mut self, what: &'static str, prefix: &str) {
+    pub(crate) fn add(&mut self, what: &'static str, prefix: &str) {
         let random = portcullis::Env::system().random::<32>();
         let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.push(Canary { what, secret: format!("{prefix}{digits}") });
     }
 
     /// One that the gateway has drawn.
-    fn adopt(&mut self, what: &'static str, secret: &str) {
+    pub(crate) fn adopt(&mut self, what: &'static str, secret: &str) {
         self.0.push(Canary { what, secret: secret.to_owned() });
     }
 
-    fn get(&self, what: &str) -> &str {
+    pub(crate) fn get(&self, what: &str) -> &str {
         &self.0.iter().find(|canary| canary.what == what).unwrap_or_else(|| panic!("no canary {what}")).secret
     }
 }
@@ -87,20 +96,20 @@ impl Canary {
 
 /// Everything that the gateway wrote, and where.
 #[derive(Default)]
-struct Written(Vec<(String, Vec<u8>)>);
+pub(crate) struct Written(Vec<(String, Vec<u8>)>);
 
 impl Written {
-    fn add(&mut self, place: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+    pub(crate) fn add(&mut self, place: impl Into<String>, bytes: impl Into<Vec<u8>>) {
         self.0.push((place.into(), bytes.into()));
     }
 
-    fn add_reply(&mut self, place: &str, reply: &portcullis_tests::Reply) {
+    pub(crate) fn add_reply(&mut self, place: &str, reply: &portcullis_tests::Reply) {
         self.add(format!("{place}, headers"), format!("{:?}", reply.headers));
         self.add(place, reply.body.to_vec());
     }
 
     /// Files of a directory and of those in it, but for those where the operator put a secret.
-    fn add_files(&mut self, dir: &Path, but: &[&str]) {
+    pub(crate) fn add_files(&mut self, dir: &Path, but: &[&str]) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -112,7 +121,7 @@ impl Written {
         }
     }
 
-    fn leaks(&self, canaries: &Canaries) -> Vec<String> {
+    pub(crate) fn leaks(&self, canaries: &Canaries) -> Vec<String> {
         let forms: Vec<_> = canaries
             .0
             .iter()
@@ -138,7 +147,7 @@ impl Written {
     }
 }
 
-fn private(path: &Path, content: &str) {
+pub(crate) fn private(path: &Path, content: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -82,7 +82,7 @@ async fn keys_are_rotated_and_retired_while_the_gateway_runs() {
     assert!(rotated.contains("1 data keys were wrapped anew by two, done"), "{rotated}");
     assert!(printed(&path, &["rewrap"]).await.contains("0 data keys"));
     let verified = printed(&path, &["verify"]).await;
-    assert!(verified.contains("1 data keys and 1 sealed fields: all can be opened"), "{verified}");
+    assert!(verified.contains("1 data keys and 2 sealed fields: all can be opened"), "{verified}");
     let reloaded = gateway.operator("POST", "/api/v1/policies/reload", Some(json!({}))).await;
     assert!(reloaded.status.is_success(), "{}", reloaded.text());
     let view = gateway.operator("GET", "/api/v1/vault", None).await.json();

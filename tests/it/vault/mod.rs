@@ -7,16 +7,16 @@ use portcullis_tests::caller::send_unix;
 use portcullis_tests::gateway::SOON;
 use portcullis_tests::program;
 
-mod canary;
+pub(crate) mod canary;
 mod commands;
 mod process;
 mod reach;
 
 /// The real program, serving a directory until this is dropped.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    async fn start(dir: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) async fn start(dir: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program("portcullis"));
         command.arg("serve").current_dir(dir).env_remove("PORTCULLIS_CONFIG").stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -38,12 +38,12 @@ impl Process {
         process
     }
 
-    fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// Asks it to stop and waits until it has.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let id = self.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         let ended = async {
@@ -64,6 +64,6 @@ impl Drop for Process {
 }
 
 /// A free port of loopback, as far as that lasts.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -14,12 +14,17 @@ use serde::Deserialize;
 
 pub mod defaults;
 
+mod auth;
 mod keys;
 mod policies;
 mod upstreams;
 mod values;
 mod vault;
 
+pub use auth::{
+    Admit, Auth, AuthAllow, AuthMode, Clients, Grants, KnownClient, OnReuse, Outbound, Provider, SignIn,
+    SigningAlgorithm, Tokens, TrustedIssuer,
+};
 pub use keys::{Allow, Key};
 pub use policies::{
     Binding, Match, Mode, NamedKey, Policy, PolicyLimits, Reuse, Set, SetFile, Signatures, TrustedKey, WhenAllAbstain,
@@ -54,6 +59,10 @@ pub struct File {
     pub limits: Limits,
     /// How MCP is spoken with callers.
     pub mcp: Mcp,
+    /// Who may call, and how they show who they are.
+    pub auth: Auth,
+    /// Requests of the gateway to addresses that others supplied.
+    pub outbound: Outbound,
     /// The MCP servers behind the gateway, by name.
     pub upstreams: BTreeMap<NameOfUpstream, Upstream>,
     /// Virtual keys that callers authenticate with, by name.

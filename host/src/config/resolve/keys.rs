@@ -38,9 +38,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     let checked = KeyName::parse(name.as_str()).map_err(|error| Fault::new(error.to_string()));
     let checked = checked.map_err(|fault| checks.mistake(name.place(), fault)).ok();
     let digest = digest(checks, name, raw);
-    let path = format!("keys.{}.allow", name.as_str());
-    let entries = raw.allow.iter().enumerate();
-    let allow = entries.filter_map(|(index, at)| entry(checks, &format!("{path}.{index}"), at, declared)).collect();
+    let allow = allow_list(checks, &format!("keys.{}.allow", name.as_str()), &raw.allow, declared);
     let scopes = tokens(checks, "scopes", &raw.scopes);
     let groups = tokens(checks, "groups", &raw.groups);
     let expires = checks.setting("expires", &raw.expires, |moment| value::moment(&moment.0));
@@ -48,7 +46,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     Some(VirtualKey {
         name: checked?,
         digest: digest?,
-        allow: AllowList(allow),
+        allow,
         scopes,
         groups,
         created: checks.now,
@@ -58,7 +56,18 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     })
 }
 
-fn tokens(checks: &mut Checks<'_>, name: &str, raw: &[At<String>]) -> TokenList {
+/// The allow-list at `path`.
+pub(super) fn allow_list(
+    checks: &mut Checks<'_>,
+    path: &str,
+    raw: &[At<raw::Allow>],
+    declared: &Declared<'_>,
+) -> AllowList {
+    let entries = raw.iter().enumerate();
+    AllowList(entries.filter_map(|(index, at)| entry(checks, &format!("{path}.{index}"), at, declared)).collect())
+}
+
+pub(super) fn tokens(checks: &mut Checks<'_>, name: &str, raw: &[At<String>]) -> TokenList {
     let list = TokenList::parse(raw.iter().map(|token| token.value().clone()).collect());
     list.unwrap_or_else(|(position, error)| {
         let fault = Fault::new(error.to_string()).of(format_args!("an entry of {name}"));

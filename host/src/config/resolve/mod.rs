@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::mistake::{Checked, Fault, Found, Mistakes, did_you_mean};
@@ -20,6 +21,7 @@ use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::secret::Digest;
 
+mod auth;
 mod database;
 mod keys;
 mod matching;
@@ -100,6 +102,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
+    strangers(checks, &file.auth, &listen);
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),
@@ -110,6 +113,8 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
         edge: edge(checks, &file.edge),
         limits: limits(checks, &file.limits),
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
+        auth: Arc::new(auth::resolve(checks, &file.auth, &declared)),
+        outbound: auth::outbound(checks, &file.outbound),
         upstreams: upstreams::resolve(checks, &file.upstreams),
         keys: keys::resolve(checks, &file.keys, &declared),
         policy: policies::resolve(checks, file, lines, &declared),
@@ -140,6 +145,20 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
         checks.mistake(place, Fault::new(message).hint("set listen.admin_socket to a shorter path"));
     }
     Listen { public, admin, admin_socket }
+}
+
+/// Callers without a credential are served to this machine alone, unless others are meant.
+fn strangers(checks: &mut Checks<'_>, raw: &raw::Auth, listen: &Listen) {
+    let is = |setting: &Setting<bool>, default| setting.value().copied().unwrap_or(default);
+    if let Some(at) = raw.required.get()
+        && !is(&raw.required, true)
+        && !is(&raw.anonymous_on_network, false)
+        && !listen.public.ip().to_canonical().is_loopback()
+    {
+        let fault = Fault::new("auth.required = false on this listen.public lets in everybody who reaches it");
+        let hint = "listen on a loopback address, or set auth.anonymous_on_network = true if that is meant";
+        checks.mistake(at.place(), fault.hint(hint));
+    }
 }
 
 fn address(checks: &mut Checks<'_>, name: &str, setting: &Setting<String>, default: &str) -> SocketAddr {

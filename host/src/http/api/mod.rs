@@ -5,6 +5,7 @@
 //! (RFC 9457) with a stable `code`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
@@ -22,6 +23,9 @@ use super::body::{self, read_limited};
 use super::serve::Peer;
 use crate::admin::Control;
 use crate::audit::{Actor, OperatorProof};
+use crate::authorization::doors::Door;
+use crate::authorization::signing::SigningKeys;
+use crate::authorization::{AuthorizationServer, Fault};
 use crate::env::ClockOffset;
 use crate::secret::{Digest, Plaintext};
 use crate::store::sweeper::SweeperState;
@@ -29,19 +33,23 @@ use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
 
 mod approvals;
+mod clients;
+mod grants;
 mod keys;
 mod pins;
 mod policies;
 mod recordings;
+mod signing_keys;
 mod status;
 mod store;
 mod trails;
 mod upstreams;
+mod users;
 mod vault;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
-const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows on a page, unless asked for fewer or more; at most as many as the store gives.
 const DEFAULT_PAGE: usize = 50;
 
@@ -68,6 +76,21 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || get(keys::show) },
     Route { method: "PATCH", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || patch(keys::change) },
     Route { method: "DELETE", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || delete(keys::remove) },
+    Route { method: "GET", path: "/api/v1/clients", access: Access::Operator, handler: || get(clients::list) },
+    Route { method: "POST", path: "/api/v1/clients", access: Access::Operator, handler: || post(clients::add) },
+    Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Operator, handler: || get(clients::show) },
+    Route {
+        method: "PATCH",
+        path: "/api/v1/clients/{id}",
+        access: Access::Operator,
+        handler: || patch(clients::change),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/clients/{id}",
+        access: Access::Operator,
+        handler: || delete(clients::remove),
+    },
     Route { method: "GET", path: "/api/v1/upstreams", access: Access::Operator, handler: || get(upstreams::list) },
     Route {
         method: "POST",
@@ -126,6 +149,49 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
     Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
     Route { method: "POST", path: "/api/v1/pins/forget", access: Access::Operator, handler: || post(pins::forget) },
+    Route { method: "GET", path: "/api/v1/grants", access: Access::Operator, handler: || get(grants::list) },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/grants/{id}",
+        access: Access::Operator,
+        handler: || delete(grants::remove),
+    },
+    Route { method: "POST", path: "/api/v1/grants/revoke", access: Access::Operator, handler: || post(grants::revoke) },
+    Route {
+        method: "GET",
+        path: "/api/v1/signing-keys",
+        access: Access::Operator,
+        handler: || get(signing_keys::list),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/signing-keys/rotate",
+        access: Access::Operator,
+        handler: || post(signing_keys::rotate),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/signing-keys/{id}/revoke",
+        access: Access::Operator,
+        handler: || post(signing_keys::revoke),
+    },
+    Route { method: "GET", path: "/api/v1/users", access: Access::Operator, handler: || get(users::list) },
+    Route { method: "POST", path: "/api/v1/users", access: Access::Operator, handler: || post(users::create) },
+    Route { method: "GET", path: "/api/v1/users/{id}", access: Access::Operator, handler: || get(users::show) },
+    Route { method: "PATCH", path: "/api/v1/users/{id}", access: Access::Operator, handler: || patch(users::change) },
+    Route { method: "DELETE", path: "/api/v1/users/{id}", access: Access::Operator, handler: || delete(users::remove) },
+    Route {
+        method: "GET",
+        path: "/api/v1/users/{id}/sessions",
+        access: Access::Operator,
+        handler: || get(users::sessions),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/users/{id}/sessions",
+        access: Access::Operator,
+        handler: || delete(users::end_sessions),
+    },
     Route { method: "GET", path: "/api/v1/vault", access: Access::Operator, handler: || get(vault::show) },
     Route { method: "POST", path: "/api/v1/vault/rotate", access: Access::Operator, handler: || post(vault::rotate) },
     Route { method: "POST", path: "/api/v1/vault/rewrap", access: Access::Operator, handler: || post(vault::rewrap) },
@@ -139,10 +205,28 @@ pub const ROUTES: &[Route] = &[
 /// What the handlers work with.
 pub struct Api {
     pub control: Arc<Control>,
+    pub server: Arc<AuthorizationServer>,
     pub upkeep: Upkeep,
     pub services: Arc<crate::pipeline::Services>,
     pub replicas: Arc<super::replica::Replicas>,
-    pub operator_token: Digest,
+    pub signing: SigningKeys,
+    pub operators: Operators,
+}
+
+/// Tells who is an operator.
+#[derive(Debug)]
+pub struct Operators {
+    token: Digest,
+    wrong: Door,
+}
+
+/// Who a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Operator(OperatorProof),
+    Nobody,
+    /// Nobody, and from where nobody comes too often.
+    Waits(Duration),
 }
 
 /// What keeps the store right and tidy, to be looked at.
@@ -169,25 +253,52 @@ async fn check(State((api, access)): State<(Arc<Api>, Access)>, request: Request
 
 async fn check_operator(api: &Api, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
-    let Some(proof) = proof(api, peer, request.headers()) else {
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the operator token is required");
-        let mut response = problem.into_response();
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="portcullis admin""#));
-        return response;
+    let proof = match api.operators.look(peer, request.headers()) {
+        Shown::Operator(proof) => proof,
+        Shown::Nobody => {
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the operator token is required");
+            let mut response = problem.into_response();
+            let challenge = HeaderValue::from_static(r#"Bearer realm="portcullis admin""#);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return response;
+        }
+        Shown::Waits(wait) => {
+            let detail = "too many tokens that are wrong come from there: wait";
+            let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", detail).into_response();
+            let seconds = wait.as_secs().saturating_add(1);
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+            return response;
+        }
     };
     request.extensions_mut().insert(Operator(Actor::Operator(proof)));
     next.run(request).await
 }
 
-fn proof(api: &Api, peer: Option<Peer>, headers: &HeaderMap) -> Option<OperatorProof> {
-    if let Some(Peer::Unix { uid, .. }) = peer
-        && (uid == 0 || uid == rustix::process::geteuid().as_raw())
-    {
-        return Some(OperatorProof::Socket);
+impl Operators {
+    /// Operators have the token of this digest, or come over the socket as who runs the gateway.
+    pub fn new(token: Digest) -> Self {
+        Self { token, wrong: Door::of_wrong_credentials() }
     }
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let is_right = scheme.eq_ignore_ascii_case("bearer") && Plaintext::new(token.trim()).digest() == api.operator_token;
-    is_right.then_some(OperatorProof::Token)
+
+    /// Looks at what is shown, and counts it if it is wrong (`security.md` row T20).
+    fn look(&self, peer: Option<Peer>, headers: &HeaderMap) -> Shown {
+        if let Some(Peer::Unix { uid, .. }) = peer
+            && (uid == 0 || uid == rustix::process::geteuid().as_raw())
+        {
+            return Shown::Operator(OperatorProof::Socket);
+        }
+        let Some(shown) = headers.get(AUTHORIZATION) else { return Shown::Nobody };
+        let is_right = |(scheme, token): (&str, &str)| {
+            scheme.eq_ignore_ascii_case("bearer") && Plaintext::new(token.trim()).digest() == self.token
+        };
+        if shown.to_str().ok().and_then(|shown| shown.split_once(' ')).is_some_and(is_right) {
+            return Shown::Operator(OperatorProof::Token);
+        }
+        match self.wrong.count(peer.and_then(Peer::ip)) {
+            Ok(()) => Shown::Nobody,
+            Err(wait) => Shown::Waits(wait),
+        }
+    }
 }
 
 /// The operator that a request comes from.
@@ -220,6 +331,19 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed an operator's request");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Store(error) => error.into(),
+            Fault::Vault(error) => error.into(),
+            fault => {
+                tracing::error!(%fault, "the authorization server failed an operator's request");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "authorization_unavailable", fault.to_string())
+            }
+        }
     }
 }
 
@@ -317,4 +441,28 @@ impl Paging {
 
 fn next_cursor(api: &Api, list: &str, next: Option<&Cursor>) -> Option<String> {
     next.map(|next| api.services.secret.sign(list, next.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t20_many_wrong_tokens_of_one_address_have_to_wait_and_the_right_one_never() {
+        let operators = Operators::new(Plaintext::new("right").digest());
+        let look = |address: &str, shown: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(shown.map(|shown| (AUTHORIZATION, HeaderValue::from_str(shown).unwrap())));
+            operators.look(Some(Peer::Tcp(format!("{address}:50000").parse().unwrap())), &headers)
+        };
+        for wrong in ["Bearer wrong", "Basic right", "right"] {
+            for _ in 0..200 {
+                assert_eq!(look("192.0.2.1", Some(wrong)), Shown::Nobody, "{wrong}");
+            }
+        }
+        assert!(matches!(look("192.0.2.1", Some("Bearer wrong")), Shown::Waits(wait) if wait > Duration::ZERO));
+        assert_eq!(look("192.0.2.1", Some("Bearer right")), Shown::Operator(OperatorProof::Token));
+        assert_eq!(look("192.0.2.1", None), Shown::Nobody, "who shows nothing tries nothing");
+        assert_eq!(look("192.0.2.2", Some("Bearer wrong")), Shown::Nobody, "another address");
+    }
 }

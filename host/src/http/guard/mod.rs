@@ -88,6 +88,8 @@ pub struct HostGuard {
     front: Front,
     hosts: Vec<AllowedHost>,
     origins: Vec<Origin>,
+    /// Paths of what pages of every origin may read.
+    is_for_everybody: fn(&str) -> bool,
 }
 
 impl HostGuard {
@@ -120,7 +122,14 @@ impl HostGuard {
         for entry in allowed_origins {
             origins.push(parse_origin("allowed_origins", entry)?);
         }
-        Ok(Self { front, hosts, origins })
+        Ok(Self { front, hosts, origins, is_for_everybody: |_| false })
+    }
+
+    /// The same, with paths at which every `Origin` will do: of documents that are the same for everybody and change
+    /// nothing. Which `Host` was meant is still asked.
+    #[must_use]
+    pub fn open_at(self, is_for_everybody: fn(&str) -> bool) -> Self {
+        Self { is_for_everybody, ..self }
     }
 
     /// Whether a request with this head may pass.
@@ -130,6 +139,9 @@ impl HostGuard {
             if !self.answers_to(&host) {
                 return Err(Refused::ForbiddenHost);
             }
+        }
+        if (self.is_for_everybody)(uri.path()) {
+            return Ok(());
         }
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {

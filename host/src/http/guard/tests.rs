@@ -280,3 +280,18 @@ async fn refusals_are_small_json() {
         assert_eq!(body, json!({ "error": code, "message": refused.to_string() }));
     }
 }
+
+#[test]
+fn what_is_for_everybody_is_read_from_every_origin_and_by_the_right_host_only() {
+    let guard = guard(tcp("10.0.0.1:7400"), "https://gw.example.com").open_at(|path| path == "/open");
+    let host: &[&[u8]] = &[b"gw.example.com"];
+    for origins in [&["https://evil.example"][..], &["null"], &["https://a.example", "https://b.example"], &[]] {
+        assert_eq!(check(&guard, Version::HTTP_11, "/open", host, origins), Ok(()));
+        assert_eq!(check(&guard, Version::HTTP_11, "/open?x=1", host, origins), Ok(()));
+        let expected = if origins.is_empty() { Ok(()) } else { Err(ForbiddenOrigin) };
+        for path in ["/mcp", "/open/", "/openness", "//open"] {
+            assert_eq!(check(&guard, Version::HTTP_11, path, host, origins), expected, "{path}");
+        }
+    }
+    assert_eq!(check(&guard, Version::HTTP_11, "/open", &[b"evil.example"], &[]), Err(ForbiddenHost));
+}

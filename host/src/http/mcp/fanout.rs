@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Mcp;
 use super::watches::Watches;
+use crate::authorization::resource::Unadmitted;
 use crate::mcp::revision::ListKind;
 use crate::pipeline::{self, Origin, Services, Snapshot};
 use crate::secret::Digest;
@@ -217,16 +218,70 @@ async fn look_around(mcp: &Mcp) -> bool {
         let numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
         numbered.listeners.values().cloned().collect()
     };
-    let mut is_known = true;
+    let (mut is_known, mut is_followed) = (true, true);
     for listener in listeners {
-        let now = mcp.services.env.now();
-        // Whoever is not here any more hears nothing more, and is seen out elsewhere (`super::stays`).
-        if let Some(caller) = snapshot.keys.holder(&listener.origin.caller.principal, now) {
-            let origin = Origin { caller, ..(*listener.origin).clone() };
-            is_known &= listener.look(&snapshot, &mcp.services, &origin).await;
+        let then = &listener.origin.caller;
+        // What cannot be known of one token cannot be known of any, and keys do not wait for them.
+        if !is_followed && then.pass.is_some() {
+            continue;
+        }
+        match mcp.gate.again(&then.principal, then.pass.as_ref()).await {
+            Ok(caller) => {
+                let origin = Origin { caller, ..(*listener.origin).clone() };
+                is_known &= listener.look(&snapshot, &mcp.services, &origin).await;
+            }
+            // Whoever is not here any more hears nothing more, and is seen out elsewhere (`super::stays`).
+            Err(Unadmitted::Refused(_)) => {}
+            Err(Unadmitted::Fault(_)) => (is_known, is_followed) = (false, false),
         }
         // Policies are asked for each: others get their turn in between.
         tokio::task::yield_now().await;
     }
     is_known
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::audit::{Actor, RevocationReason};
+    use crate::authorization::tokens::{signed, token};
+    use crate::config::{Auth, AuthMode};
+    use crate::env::Env;
+    use crate::http::mcp::testing::{Edge, knock, limits, origin, snapshot_with};
+    use crate::ids::ClientId;
+    use crate::mcp::revision::Revision;
+    use crate::store::follower::Follower;
+    use crate::store::revocations::{self, Whose};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_listens_with_a_key_does_not_wait_for_what_was_revoked() {
+        let edge = Edge::new(limits()).await;
+        edge.admit(Auth { mcp: AuthMode::Both, guests: true, ..Auth::unset() });
+        let (ann, _inbox) = origin(&edge.mcp, Revision::V2026_07_28, "{}");
+        let guest = token("guest:0a0a0a0a0a0a0a0a0a0a0a0a", Env::system().now());
+        let mut headers = HeaderMap::new();
+        let credential = format!("Bearer {}", signed(&guest));
+        headers.insert("authorization", HeaderValue::try_from(credential).unwrap());
+        let guest = Origin { caller: edge.mcp.gate.admit(&knock(&headers)).await.unwrap(), ..ann.clone() };
+        let listen = |origin: &Origin| {
+            Listening::begin(&edge.mcp, Arc::new(origin.clone()), Kinds::ALL, Arc::new(Watches::default()))
+        };
+        let guests: Vec<Listening> = (0..20).map(|_| listen(&guest)).collect();
+        let ann = listen(&ann);
+        // Nobody takes it in.
+        let clock = Env::system().adjustable().1;
+        let _follower = Follower::begin(edge.store.clone(), clock, Duration::from_secs(10)).await.unwrap();
+        let whose = Whose::Client(ClientId::parse("other").unwrap());
+        revocations::revoke_all(&edge.store, whose, RevocationReason::Operator, Actor::System).await.unwrap();
+        let auth = edge.snapshot.load().auth.clone();
+        edge.snapshot.store(Arc::new(Snapshot { auth, ..snapshot_with(&["add"], &[]) }));
+        let began = Instant::now();
+        assert!(!look_around(&edge.mcp).await, "of the guests nothing is known");
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert_eq!(ann.change().await, ListKind::Tools);
+        drop(guests);
+    }
 }

@@ -35,7 +35,7 @@ pub(super) fn open(
     client: Arc<Client>,
     filter: Filter,
 ) -> Result<Response, Refused> {
-    let place = mcp.places.stream(&from.caller.principal, Some(&id))?;
+    let place = mcp.places.stream(from.payer(), Some(&id))?;
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     let origin = from.origin(Revision::V2026_07_28, party(from, client, None), events, mcp.closing.child_token());
     let (pieces, body) = Pieces::new(mcp.settings.limits.stall_timeout);
@@ -65,7 +65,8 @@ impl Subscription {
     async fn tell(&self, filter: Filter, mut inbox: mpsc::Receiver<Event>) -> Result<(), Gone> {
         let kinds = Kinds { tools: filter.tools, prompts: filter.prompts, resources: filter.resources };
         let watches = Arc::new(Watches::default());
-        let stay = Stay::begin(&self.mcp, &self.origin.caller.principal, Until::Left);
+        let caller = &self.origin.caller;
+        let stay = Stay::begin(&self.mcp, &caller.principal, caller.pass.as_ref(), Until::Left);
         let listening = Listening::begin(&self.mcp, self.origin.clone(), kinds, watches.clone());
         let Some(granted) = self.mcp.closing.run_until_cancelled(self.watch(filter, &watches)).await else {
             return self.end().await;

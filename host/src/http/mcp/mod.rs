@@ -1,7 +1,7 @@
 //! `/mcp` and `/mcp/{upstream}`: MCP over streamable HTTP, both eras on one URL.
 //!
-//! Ordered checks, each yielding a narrower value: who calls, which endpoint, what the headers promise, the body, one
-//! message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
+//! Ordered checks, each yielding a narrower value: who calls ([`entrance`]), which endpoint, what the headers promise, the
+//! body, one message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
 //! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
 //! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds
 //! it all, and [`stays`] ends it. What another replica holds is answered through [`owners`].
@@ -22,11 +22,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, read_limited};
-use super::error::{Refused, out_of_date, unauthenticated};
+use super::error::{Refused, out_of_date};
 use super::replica::Replicas;
 use super::serve::Peer;
+use crate::authorization::resource::ProtectedResource;
 use crate::config::Limits;
-use crate::identity::{Caller, bearer};
+use crate::identity::Caller;
 use crate::mcp::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
 use crate::mcp::message::{Malformed, Message};
 use crate::mcp::revision::{self, Era, Head, Revision};
@@ -36,6 +37,9 @@ use crate::policy::Transport;
 use crate::store::follower::Freshness;
 use crate::tasks::Tasks;
 
+mod entrance;
+#[cfg(test)]
+mod entrance_tests;
 mod fanout;
 mod legacy;
 mod listen;
@@ -54,11 +58,13 @@ mod tests;
 mod watches;
 mod work;
 
+use entrance::StepsUp;
+pub(super) use entrance::misdirected;
 use fanout::Listeners;
 use legacy::{Doors, Sessions};
 use owners::Passing;
 use parked::Parking;
-use places::Places;
+use places::{Payer, Places};
 use stays::Stays;
 
 /// Path before the name of an upstream that has an endpoint of its own.
@@ -78,6 +84,8 @@ pub struct Settings {
 
 /// What `/mcp` works with.
 pub struct Mcp {
+    /// Who comes in.
+    gate: Arc<ProtectedResource>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     services: Arc<Services>,
     settings: Settings,
@@ -98,7 +106,7 @@ impl Mcp {
     /// `published` changes whenever a snapshot was published, and `freshness` is that of snapshots; `closing` is cancelled
     /// when the gateway begins to end, before `tasks`, which owns the requests in flight, is told to stop.
     pub fn new(
-        snapshot: Arc<ArcSwap<Snapshot>>,
+        gate: Arc<ProtectedResource>,
         services: Arc<Services>,
         (published, freshness): (watch::Receiver<u64>, Freshness),
         settings: Settings,
@@ -116,7 +124,8 @@ impl Mcp {
             places: Places::new(limits),
             replicas,
             freshness,
-            snapshot,
+            snapshot: gate.snapshot().clone(),
+            gate,
             services,
             settings,
             closing,
@@ -139,14 +148,23 @@ impl Mcp {
         routes.with_state(self)
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
-        let snapshot = self.snapshot.load();
-        bearer::authenticate(headers, &snapshot.keys, self.services.env.now()).map_err(|_| unauthenticated())
+    /// Who asks, by a credential that opens the endpoint of the request.
+    async fn enter(&self, parts: &request::Parts) -> Result<Caller, Refused> {
+        entrance::enter(&self.gate, parts, false).await
+    }
+
+    /// The same for a request that [`Self::enter`] has let in, as everything is now.
+    async fn enter_again(&self, parts: &request::Parts) -> Result<Caller, Refused> {
+        entrance::enter(&self.gate, parts, true).await
     }
 
     /// Who asks, and of what: the checks that come before anything of the protocol.
-    fn admit<'a>(&self, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
-        let caller = self.authenticate(&parts.headers)?;
+    async fn admit<'a>(&self, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
+        self.admit_entered(self.enter(parts).await?, parts)
+    }
+
+    /// The same once it was let in.
+    fn admit_entered<'a>(&self, caller: Caller, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
         let from = self.admit_caller(caller, parts)?;
         let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
         Ok(From { peer: parts.extensions.get().copied(), passing, ..from })
@@ -169,10 +187,13 @@ impl Mcp {
 
     async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
         let (parts, body) = request.into_parts();
-        self.admit(&parts)?;
+        self.admit(&parts).await?;
         check_headers(&parts.headers)?;
         let body = self.read(body).await?;
-        self.posted(self.admit(&parts)?, &body).await
+        let from = self.admit_entered(self.enter_again(&parts).await?, &parts)?;
+        let steps_up = StepsUp::of(&from);
+        let answer = self.posted(from, &body).await.unwrap_or_else(IntoResponse::into_response);
+        Ok(steps_up.complete(&self.gate, answer))
     }
 
     /// Reads the body of a request. That takes as long as its sender likes: who may call is to be asked again, and is known.
@@ -234,6 +255,11 @@ struct From<'a> {
 }
 
 impl From<'_> {
+    /// Whose places it takes.
+    fn payer(&self) -> Payer<'_> {
+        Payer::of(&self.caller.principal, self.peer.and_then(Peer::ip))
+    }
+
     /// The same for the pipeline.
     fn origin(
         &self,
@@ -263,13 +289,13 @@ async fn take_post(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
 
 async fn take_get(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let stream = async { mcp.get(mcp.admit(&parts)?, &parts.method).await };
+    let stream = async { mcp.get(mcp.admit(&parts).await?, &parts.method).await };
     stream.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn take_delete(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let ended = async { legacy::end(&mcp, &mcp.admit(&parts)?).await };
+    let ended = async { legacy::end(&mcp, &mcp.admit(&parts).await?).await };
     ended.await.unwrap_or_else(IntoResponse::into_response)
 }
 

@@ -87,7 +87,7 @@ fn begin(
     log_level: Option<LogLevel>,
     request: Request,
 ) -> Result<Work, Refused> {
-    let place = mcp.places.call(&from.caller.principal, Some(id))?;
+    let place = mcp.places.call(from.payer(), Some(id))?;
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     let param_headers = if matches!(request, Request::CallTool { .. }) { param_headers(from) } else { Vec::new() };
     let cancelled = mcp.tasks.stopping().child_token();
@@ -141,7 +141,8 @@ async fn resume(
     let Some(retry @ Retry { state: Some(sealed), .. }) = retry else { return Ok(Resumed::Nothing) };
     let principal = &from.caller.principal;
     let endpoint = from.scope.endpoint();
-    let purpose = Purpose { principal, endpoint, method: about.method, name: &about.name };
+    let client = from.caller.client.as_deref();
+    let purpose = Purpose { principal, client, endpoint, method: about.method, name: &about.name };
     let refuse = |refusal: &Refusal| {
         let refused = Refused::from_refusal(refusal, id, Revision::V2026_07_28);
         refused.unwrap_or_else(|| Refused::plain(http::StatusCode::BAD_REQUEST, "`requestState` is not valid"))
@@ -152,11 +153,11 @@ async fn resume(
         return Ok(Resumed::Nothing);
     };
     if owner != *mcp.replicas.id() && !mcp.replicas.is_alone() {
-        let place = mcp.places.call(principal, Some(id))?;
+        let place = mcp.places.call(from.payer(), Some(id))?;
         let passed = owners::pass_on(mcp, from, &owner, Some(id), body, place).await?;
         return passed.map(Resumed::Elsewhere).ok_or_else(|| owners::gone(Some(id)));
     }
-    let dialog = mcp.parking.claim(principal, spot).await;
+    let dialog = mcp.parking.claim(&from.caller, spot).await;
     let mut dialog = dialog.ok_or_else(|| refuse(&Refusal::BadState))?;
     dialog.answer(v2026_07_28::input_responses(retry));
     Ok(Resumed::Here(Box::new(dialog)))
@@ -297,7 +298,7 @@ impl Exchange {
         );
         let outcome = Outcome::NeedsInput(v2026_07_28::needs_input(&requests, &state));
         let answer = Answer::Done { method: about.method, outcome };
-        match self.mcp.clone().parking.park(spot, self.dialog) {
+        match self.mcp.clone().parking.park(&self.mcp, spot, self.dialog) {
             Ok(()) => Ok(Last::answer(answer, &self.id, self.ear.revision)),
             Err(dialog) => {
                 self.dialog = *dialog;

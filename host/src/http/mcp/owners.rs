@@ -17,11 +17,12 @@ use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode, Uri};
 use serde_json::json;
 
+use super::entrance::{self, StepsUp};
 use super::legacy::{self, sse_transport};
 use super::stays::{Stay, Until};
 use super::{ENDPOINT, From, Mcp, accepts_events, check_headers};
 use crate::http::body::{BodyError, read_limited};
-use crate::http::error::{Refused, out_of_date, unauthenticated};
+use crate::http::error::{Refused, out_of_date};
 use crate::http::replica::{self, Forwarded, Forwarding, OVERHEAD, Received, Undelivered};
 use crate::http::serve::Peer;
 use crate::ids::ReplicaId;
@@ -64,6 +65,7 @@ pub(super) async fn pass_on(
         uri,
         headers: from.headers,
         principal: &from.caller.principal,
+        pass: from.caller.pass.as_deref(),
         peer: from.peer.and_then(Peer::ip),
         body,
     };
@@ -73,7 +75,11 @@ pub(super) async fn pass_on(
     match mcp.replicas.forward(owner, forwarding, patience, place).await {
         Ok(response) => {
             let until = if *method == Method::GET { Until::Left } else { Until::Answered };
-            Ok(Some(staying(response, Stay::begin(mcp, &from.caller.principal, until), until)))
+            Ok(Some(staying(
+                response,
+                Stay::begin(mcp, &from.caller.principal, from.caller.pass.as_ref(), until),
+                until,
+            )))
         }
         Err(Undelivered::Alone | Undelivered::Gone) => Ok(None),
         Err(Undelivered::Unknown) => Err(unanswered(id)),
@@ -127,11 +133,10 @@ pub(super) async fn of_task(
     body: &[u8],
 ) -> Result<Option<Response>, Refused> {
     let revision::Request::Task { id: task, .. } = request else { return Ok(None) };
-    let principal = &from.caller.principal;
-    let Some(owner) = pipeline::task_owner(&mcp.services, principal, task).filter(|_| from.passing.is_some()) else {
+    let Some(owner) = pipeline::task_owner(&mcp.services, &from.caller, task).filter(|_| from.passing.is_some()) else {
         return Ok(None);
     };
-    let place = mcp.places.call(principal, Some(id))?;
+    let place = mcp.places.call(from.payer(), Some(id))?;
     pass_on(mcp, from, &owner, Some(id), body, place).await
 }
 
@@ -183,14 +188,15 @@ async fn take(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
 
 /// Answers a caller whom another replica authenticated, as far as the caller's key still opens anything here.
 async fn serve(mcp: &Arc<Mcp>, forwarded: Forwarded) -> Result<Response, Refused> {
-    let Forwarded { method, uri, headers, principal, peer, body } = forwarded;
+    let Forwarded { method, uri, headers, principal, pass, peer, body } = forwarded;
     let limit = mcp.settings.limits.request_bytes;
     if body.len() > limit {
         return Err(Refused::from_body(&BodyError::TooLarge { limit }));
     }
-    let caller = mcp.snapshot.load().keys.holder(&principal, mcp.services.env.now()).ok_or_else(unauthenticated)?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+    let caller = mcp.gate.again(&principal, pass.as_ref()).await;
+    let caller = caller.map_err(|unadmitted| entrance::refuse(&mcp.gate, &parts, &unadmitted))?;
     let peer = peer.map(|ip| Peer::Tcp(SocketAddr::new(ip, 0)));
 
     let path = parts.uri.path();
@@ -205,7 +211,9 @@ async fn serve(mcp: &Arc<Mcp>, forwarded: Forwarded) -> Result<Response, Refused
     match parts.method {
         Method::POST => {
             check_headers(&parts.headers)?;
-            mcp.posted(from, &body).await
+            let steps_up = StepsUp::of(&from);
+            let answer = mcp.posted(from, &body).await.unwrap_or_else(Refused::into_response);
+            Ok(steps_up.complete(&mcp.gate, answer))
         }
         Method::GET => mcp.get(from, &parts.method).await,
         Method::DELETE => legacy::end(mcp, &from).await,

@@ -12,8 +12,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::Mcp;
+use super::stays::{Stay, Until};
 use super::work::{Ended, Step, Work};
-use crate::ids::Principal;
+use crate::identity::Caller;
+use crate::ids::{GrantId, Principal};
 use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
 use crate::mcp::json::Members;
@@ -48,8 +51,8 @@ impl Dialog {
         &self.work.origin
     }
 
-    fn principal(&self) -> &Principal {
-        &self.origin().caller.principal
+    fn caller(&self) -> &Caller {
+        &self.origin().caller
     }
 
     /// What happens next. Safe to be dropped and called again.
@@ -130,6 +133,9 @@ pub(super) struct Parking {
 
 struct Spot {
     principal: Principal,
+    client: Option<Arc<str>>,
+    /// Of the token that it was let in with. The next tokens of the same grant are as good.
+    grant: Option<GrantId>,
     claim: oneshot::Sender<oneshot::Sender<Dialog>>,
 }
 
@@ -139,31 +145,37 @@ impl Parking {
         Arc::new(Self { spots: Mutex::default(), capacity, patience, tasks, closing })
     }
 
-    /// Parks a call under an id that nobody can guess. Where there is no place, it is given back.
-    pub(super) fn park(self: &Arc<Self>, id: u64, dialog: Dialog) -> Result<(), Box<Dialog>> {
+    /// Parks a call under an id that nobody can guess. Where there is no place, it is given back. It waits for as long as what
+    /// let its caller in opens something.
+    pub(super) fn park(self: &Arc<Self>, mcp: &Mcp, id: u64, dialog: Dialog) -> Result<(), Box<Dialog>> {
         let (claim, claimed) = oneshot::channel();
         {
             let mut spots = self.spots.lock().unwrap_or_else(PoisonError::into_inner);
-            let principal = dialog.principal().clone();
+            let Caller { principal, client, pass, .. } = dialog.caller().clone();
+            let grant = pass.map(|pass| pass.grant.clone());
             let own = spots.values().filter(|spot| spot.principal == principal).count();
             if spots.len() >= self.capacity || own >= MAX_PER_PRINCIPAL || spots.contains_key(&id) {
                 return Err(Box::new(dialog));
             }
-            spots.insert(id, Spot { principal, claim });
+            spots.insert(id, Spot { principal, client, grant, claim });
         }
         let (parking, patience, closing) = (self.clone(), self.patience, self.closing.clone());
+        let caller = dialog.caller();
+        let stay = Stay::begin(mcp, &caller.principal, caller.pass.as_ref(), Until::Answered);
         self.tasks.spawn(async move {
-            wait(dialog, claimed, patience, &closing).await;
+            wait(dialog, claimed, patience, &stay, &closing).await;
             parking.spots.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
         Ok(())
     }
 
-    /// Takes a call out, for the principal that parked it.
-    pub(super) async fn claim(&self, principal: &Principal, id: u64) -> Option<Dialog> {
+    /// Takes a call out, for the principal that parked it, through the same client with the same grant.
+    pub(super) async fn claim(&self, caller: &Caller, id: u64) -> Option<Dialog> {
         let spot = {
             let mut spots = self.spots.lock().unwrap_or_else(PoisonError::into_inner);
-            if spots.get(&id)?.principal != *principal {
+            let spot = spots.get(&id)?;
+            let grant = caller.pass.as_ref().map(|pass| &pass.grant);
+            if spot.principal != caller.principal || spot.client != caller.client || spot.grant.as_ref() != grant {
                 return None;
             }
             spots.remove(&id)?
@@ -179,12 +191,14 @@ async fn wait(
     mut dialog: Dialog,
     claimed: oneshot::Receiver<oneshot::Sender<Dialog>>,
     patience: Duration,
+    stay: &Stay,
     closing: &CancellationToken,
 ) {
     let hand = tokio::select! {
         hand = claimed => hand,
         never = dialog.go_on() => match never {},
         () = tokio::time::sleep(patience) => return,
+        () = stay.over() => return,
         () = closing.cancelled() => return,
     };
     if let Ok(hand) = hand {

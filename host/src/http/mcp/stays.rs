@@ -1,6 +1,10 @@
 //! Connections that stay open after their caller was authenticated, to hear of changes or of what another replica holds:
-//! each is over once the key that let it in opens nothing any more, and one that has no end of its own also while nobody
+//! each is over once what let it in opens nothing any more, and one that has no end of its own also while nobody
 //! can know whether it does. Calls that run here go on to their answers.
+//!
+//! What lets in is a key, or the grant behind a token with the key, user or guest that it acts for. A token's own end cuts
+//! nothing at once: clients fetch a new one every few minutes and keep the streams that they have, so that a stream that
+//! began in a token's life goes on, for an hour after it at most.
 //!
 //! One task looks after all of them, at once when something was published and otherwise every second, since keys expire by
 //! themselves. Legacy sessions that hear of anything outside of requests end with their keys too, whether anybody reads or
@@ -14,8 +18,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Mcp, legacy};
+use crate::authorization::resource::Witness;
+use crate::identity::Pass;
 use crate::ids::Principal;
-use crate::secret::Digest;
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,8 +37,9 @@ struct Numbered {
 
 struct Staying {
     principal: Principal,
-    /// Of the key that let it in. A new key of the same name is not that one.
-    witness: Option<Digest>,
+    pass: Option<Arc<Pass>>,
+    /// Of what let it in. A new key of the same name is not that one.
+    witness: Option<Witness>,
     until: Until,
     over: CancellationToken,
 }
@@ -61,17 +67,19 @@ impl Stays {
 }
 
 impl Stay {
-    pub(super) fn begin(mcp: &Mcp, principal: &Principal, until: Until) -> Self {
+    pub(super) fn begin(mcp: &Mcp, principal: &Principal, pass: Option<&Arc<Pass>>, until: Until) -> Self {
         let over = CancellationToken::new();
-        let witness = mcp.witness(principal);
-        let staying = Staying { principal: principal.clone(), witness, until, over: over.clone() };
+        let now = || mcp.gate.witness(principal, pass.map(|pass| &**pass));
+        let witness = now();
+        let staying = Staying { principal: principal.clone(), pass: pass.cloned(), witness, until, over: over.clone() };
         let mut numbered = mcp.stays.lock();
         numbered.next += 1;
         let number = numbered.next;
         numbered.stays.insert(number, staying);
         drop(numbered);
         // What changed since the caller was authenticated, nobody may have been told who was not here yet.
-        if is_over(until, mcp.freshness.is_stale(), witness, mcp.witness(principal)) {
+        let is_stale = mcp.freshness.is_stale() || (pass.is_some() && mcp.gate.is_behind());
+        if is_over(until, is_stale, witness, now()) {
             over.cancel();
         }
         Self { stays: mcp.stays.clone(), number, over }
@@ -94,18 +102,14 @@ impl Drop for Stay {
 }
 
 impl Mcp {
-    /// Whether this principal's key opens something now.
-    pub(super) fn is_welcome(&self, principal: &Principal) -> bool {
-        self.witness(principal).is_some()
-    }
-
-    fn witness(&self, principal: &Principal) -> Option<Digest> {
-        self.snapshot.load().keys.witness(principal, self.services.env.now())
+    /// Whether what let this principal in opens something now.
+    pub(super) fn is_welcome(&self, principal: &Principal, pass: Option<&Pass>) -> bool {
+        self.gate.witness(principal, pass).is_some()
     }
 }
 
-/// Whether a connection is over, by the key that let it in and the one that its principal has now.
-fn is_over(until: Until, is_stale: bool, then: Option<Digest>, now: Option<Digest>) -> bool {
+/// Whether a connection is over, by what let it in and what there is of that now.
+fn is_over(until: Until, is_stale: bool, then: Option<Witness>, now: Option<Witness>) -> bool {
     (is_stale && until == Until::Left) || now.is_none() || now != then
 }
 
@@ -125,9 +129,11 @@ pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
 }
 
 fn look(mcp: &Mcp) {
-    let is_stale = mcp.freshness.is_stale();
+    let (is_stale, is_behind) = (mcp.freshness.is_stale(), mcp.gate.is_behind());
     for staying in mcp.stays.lock().stays.values() {
-        if is_over(staying.until, is_stale, staying.witness, mcp.witness(&staying.principal)) {
+        let now = mcp.gate.witness(&staying.principal, staying.pass.as_deref());
+        let is_stale = is_stale || (staying.pass.is_some() && is_behind);
+        if is_over(staying.until, is_stale, staying.witness, now) {
             staying.over.cancel();
         }
     }

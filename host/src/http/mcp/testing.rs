@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::work::{EVENT_QUEUE, Leaving, Work};
 use super::{From, Mcp, Settings};
-use crate::config::{Limits, PolicySettings, WhenAllAbstain};
+use crate::authorization::resource::{Browsers, Knock, Parts, ProtectedResource, Trusted};
+use crate::authorization::standing;
+use crate::authorization::tokens;
+use crate::config::{Auth, Limits, PolicySettings, WhenAllAbstain};
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::http::replica::{Directory, Replicas};
@@ -30,12 +33,18 @@ use crate::mcp::talk::{Ask, Event, Party, Question};
 use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::secret::{DeploymentSecret, Plaintext};
-use crate::store::follower::Freshness;
+use crate::store::Store;
+use crate::store::follower::{Follower, Freshness};
 use crate::tasks::Tasks;
 use crate::upstream::catalog::{Catalog, Definition, Offer, PinStanding, Shelf, ToolDefinition};
 
 pub(super) fn key(name: &str) -> Principal {
     Principal::Key(KeyName::parse(name).unwrap())
+}
+
+/// The holder of such a key.
+pub(super) fn caller(name: &str) -> Caller {
+    Caller::new(key(name), Arc::default())
 }
 
 pub(super) fn limits() -> Limits {
@@ -62,6 +71,8 @@ pub(super) struct Edge {
     pub(super) published: watch::Sender<u64>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) closing: CancellationToken,
+    pub(super) standing: Arc<standing::Standing>,
+    pub(super) store: Store,
 }
 
 impl Edge {
@@ -93,10 +104,36 @@ impl Edge {
         let secret = DeploymentSecret::new(&[7; 32]);
         let id = services.replica.clone();
         let replicas = Replicas::new(services.env.clone(), secret, id, directory, address, "00".repeat(32));
+        let standing = standing::Standing::load(services.store.clone(), services.env.clone()).await.unwrap();
+        let gate = resource_of(&services, &snapshot, standing.clone(), None, true);
+        let store = services.store.clone();
         let services = Arc::new(services);
-        let mcp =
-            Mcp::new(snapshot.clone(), services, (seen, freshness), settings, replicas, closing.clone(), Tasks::new());
-        Self { mcp, published, snapshot, closing }
+        let mcp = Mcp::new(gate, services, (seen, freshness), settings, replicas, closing.clone(), Tasks::new());
+        Self { mcp, published, snapshot, closing, standing, store }
+    }
+
+    /// What is revoked in the store is felt from now on.
+    pub(super) async fn follow(&self) {
+        let clock = Env::system().adjustable().1;
+        let follower = Follower::begin(self.store.clone(), clock, Duration::from_secs(10)).await.unwrap();
+        self.mcp.tasks.spawn(follower.run(vec![self.standing.clone()], self.mcp.tasks.stopping().clone()));
+    }
+
+    /// Who may come in from now on, and what they go by.
+    pub(super) fn admit(&self, auth: Auth) {
+        let old = self.snapshot.load_full();
+        let (keys, policies) = (old.keys.clone(), old.policies.clone());
+        let (catalog, upstreams) = (old.catalog.clone(), old.upstreams.clone());
+        self.snapshot.store(Arc::new(Snapshot { auth: Arc::new(auth), keys, policies, catalog, upstreams }));
+    }
+
+    /// A request with these headers and no others, through the routes.
+    pub(super) async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        use tower::ServiceExt as _;
+        let request = Request::builder().method(method).uri(target).header("content-type", "application/json");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        self.mcp.clone().router().oneshot(request).await.into_response()
     }
 
     /// A request as `name`'s, through the routes.
@@ -148,6 +185,34 @@ impl Edge {
     }
 }
 
+/// Who comes in, by these keys and by tokens that [`tokens`] signs.
+pub(super) fn resource_of(
+    services: &Services,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    standing: Arc<standing::Standing>,
+    browsers: Option<Browsers>,
+    is_local: bool,
+) -> Arc<ProtectedResource> {
+    let epoch = services.store.epoch();
+    let trust = Box::new(move || Trusted { verifier: tokens::VERIFIER.clone(), epoch });
+    ProtectedResource::new(Parts {
+        env: services.env.clone(),
+        issuer: tokens::ISSUER.to_owned(),
+        store: services.store.clone(),
+        secret: DeploymentSecret::new(&[7; 32]),
+        snapshot: snapshot.clone(),
+        standing,
+        trust,
+        browsers,
+        is_local,
+    })
+}
+
+/// A call with these headers.
+pub(super) fn knock(headers: &HeaderMap) -> Knock<'_> {
+    Knock { method: "POST", path: "/mcp", query: None, headers, upstream: None, is_again: false }
+}
+
 /// What there is without upstreams, for the holders of these keys.
 pub(super) fn snapshot(keys: &[&str]) -> Snapshot {
     snapshot_until(keys, None)
@@ -176,6 +241,7 @@ pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
 /// A snapshot of these keys and nothing else.
 pub(super) fn snapshot_of(keys: impl IntoIterator<Item = VirtualKey>) -> Snapshot {
     Snapshot {
+        auth: Arc::new(Auth::keys_only()),
         keys: Arc::new(Keyring::new(keys)),
         policies: Arc::new(no_policies()),
         catalog: Arc::new(Catalog::default()),

@@ -11,14 +11,20 @@ use tokio::time::Instant;
 
 use super::accepts_events;
 use super::parked::Dialog;
-use super::testing::{Edge, ask, key, limits, piece, snapshot, snapshot_with, text, work};
+use super::testing::{Edge, ask, caller, knock, limits, piece, snapshot, snapshot_with, text, work};
 use super::work::{Ended, Step, Work};
-use crate::config::Limits;
+use crate::audit::{Actor, RevocationReason};
+use crate::authorization::tokens::{signed, token};
+use crate::config::{Auth, AuthMode, Limits};
+use crate::env::Env;
 use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
 use crate::mcp::json::{Members, raw};
 use crate::mcp::revision::{Answer, Revision};
 use crate::mcp::talk::{Event, Notice, Question};
+use crate::oauth::token::AccessToken;
+use crate::pipeline::Origin;
+use crate::store::revocations::{self, Whose};
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
@@ -149,12 +155,12 @@ async fn a_parked_call_goes_on_with_what_its_caller_brings() {
     let edge = Edge::new(limits()).await;
     let mut dialog = asking(&edge, Question::ElicitationForm);
     until_it_asks(&mut dialog).await;
-    edge.mcp.parking.park(1, dialog).ok().unwrap();
+    edge.mcp.parking.park(&edge.mcp, 1, dialog).ok().unwrap();
     tokio::time::sleep(Duration::from_secs(500)).await;
-    assert!(edge.mcp.parking.claim(&key("bob"), 1).await.is_none(), "it is not his");
-    assert!(edge.mcp.parking.claim(&key("ann"), 2).await.is_none());
-    let mut dialog = edge.mcp.parking.claim(&key("ann"), 1).await.unwrap();
-    assert!(edge.mcp.parking.claim(&key("ann"), 1).await.is_none(), "one call, one retry");
+    assert!(edge.mcp.parking.claim(&caller("bob"), 1).await.is_none(), "it is not his");
+    assert!(edge.mcp.parking.claim(&caller("ann"), 2).await.is_none());
+    let mut dialog = edge.mcp.parking.claim(&caller("ann"), 1).await.unwrap();
+    assert!(edge.mcp.parking.claim(&caller("ann"), 1).await.is_none(), "one call, one retry");
 
     dialog.answer(Members::parse(r#"{"9":{"action":"accept"}}"#).unwrap());
     let questions = dialog.questions(&Client::new(None, raw(r#"{"elicitation":{}}"#.to_owned())));
@@ -185,9 +191,47 @@ async fn a_parked_call_that_nobody_comes_back_for_is_taken_back() {
     }));
     until_it_asks(&mut dialog).await;
     let parked = Instant::now();
-    edge.mcp.parking.park(1, dialog).ok().unwrap();
+    edge.mcp.parking.park(&edge.mcp, 1, dialog).ok().unwrap();
     assert_eq!(taken_back.await.unwrap() - parked, Duration::from_secs(600));
-    assert!(edge.mcp.parking.claim(&key("ann"), 1).await.is_none());
+    assert!(edge.mcp.parking.claim(&caller("ann"), 1).await.is_none());
+}
+
+#[tokio::test]
+async fn a_parked_call_is_of_the_grant_that_it_began_with_and_ends_with_it() {
+    let edge = Edge::new(limits()).await;
+    edge.admit(Auth { mcp: AuthMode::Both, guests: true, ..Auth::unset() });
+    edge.follow().await;
+    let fresh = || token("guest:0a0a0a0a0a0a0a0a0a0a0a0a", Env::system().now());
+    let own = fresh();
+    let next = AccessToken { id: fresh().id, ..own.clone() };
+    let other = fresh();
+    assert!(own.grant != other.grant && own.client == other.client);
+    let admitted = async |token: &AccessToken| {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {}", signed(token)).try_into().unwrap());
+        edge.mcp.gate.admit(&knock(&headers)).await.unwrap()
+    };
+    let caller = admitted(&own).await;
+    let parked = |id: u64| {
+        let (taking_back, taken_back) = oneshot::channel();
+        let mut work = work(&edge.mcp, Revision::V2026_07_28, "{}", |origin| async move {
+            origin.cancelled.cancelled().await;
+            taking_back.send(()).unwrap();
+            Ok(Answer::Empty)
+        });
+        work.origin = Arc::new(Origin { caller: caller.clone(), ..(*work.origin).clone() });
+        edge.mcp.parking.park(&edge.mcp, id, Dialog::new(work)).ok().unwrap();
+        taken_back
+    };
+    let _taken_back = parked(1);
+    assert!(edge.mcp.parking.claim(&admitted(&other).await, 1).await.is_none(), "for the same person and client");
+    assert!(edge.mcp.parking.claim(&admitted(&next).await, 1).await.is_some(), "the next token of the same grant");
+
+    let taken_back = parked(2);
+    let whose = Whose::Principal(caller.principal.clone());
+    revocations::revoke_all(&edge.store, whose, RevocationReason::Operator, Actor::System).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), taken_back).await.expect("it is taken back").unwrap();
+    assert!(edge.mcp.parking.claim(&caller, 2).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,12 +240,12 @@ async fn parked_calls_are_bounded_and_end_with_the_gateway() {
     for number in 0..17 {
         let mut dialog = asking(&edge, Question::Roots);
         until_it_asks(&mut dialog).await;
-        let parked = edge.mcp.parking.park(number, dialog);
+        let parked = edge.mcp.parking.park(&edge.mcp, number, dialog);
         assert_eq!(parked.is_ok(), number < 16, "{number}");
     }
     edge.closing.cancel();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(edge.mcp.parking.claim(&key("ann"), 3).await.is_none());
+    assert!(edge.mcp.parking.claim(&caller("ann"), 3).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,9 +262,9 @@ async fn a_parked_call_may_end_before_its_caller_is_back() {
         Ok(done("nobody answered in time"))
     }));
     until_it_asks(&mut dialog).await;
-    edge.mcp.parking.park(1, dialog).ok().unwrap();
+    edge.mcp.parking.park(&edge.mcp, 1, dialog).ok().unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
-    let mut dialog = edge.mcp.parking.claim(&key("ann"), 1).await.unwrap();
+    let mut dialog = edge.mcp.parking.claim(&caller("ann"), 1).await.unwrap();
     assert_eq!(answer_of(&mut dialog).await, r#"{"text":"nobody answered in time"}"#);
 }
 
@@ -250,6 +294,8 @@ async fn a_get_needs_a_session_and_a_stream_that_is_known() {
     assert_eq!(edge.send("bob", "GET", "/mcp", &[own, EVENTS], "").await.status(), 404);
     assert_eq!(edge.send("ann", "HEAD", "/mcp", &[own, EVENTS], "").await.status(), 405);
     assert_eq!(edge.send("ann", "GET", "/mcp/none", &[own, EVENTS], "").await.status(), 404);
+    let nothing = edge.send("ann", "DELETE", "/mcp", &[], "").await;
+    assert_eq!((nothing.status().as_u16(), nothing.headers()["allow"].to_str().unwrap()), (405, "POST"));
     assert_eq!(edge.send("ann", "DELETE", "/mcp", &[own], "").await.status(), 204);
     assert_eq!(edge.send("ann", "GET", "/mcp", &[own, EVENTS], "").await.status(), 404);
 }

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::registry::Whereabouts;
-use super::wire::{self, Damaged, Envelope, Head, Opener, Part, What};
+use super::wire::{self, Damaged, Envelope, Given, Head, Opener, Part, What};
 use super::{PASS, PASS_PURPOSE, PATH, Replicas};
+use crate::identity::Pass;
 use crate::ids::{Principal, ReplicaId};
 use crate::outbound::{OutboundError, Pieces};
 use crate::store::StoreError;
@@ -39,6 +40,8 @@ pub struct Forwarding<'a> {
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
     pub principal: &'a Principal,
+    /// What a token gave to it, if one let it in.
+    pub pass: Option<&'a Pass>,
     /// Where the caller's connection comes from.
     pub peer: Option<IpAddr>,
     pub body: &'a [u8],
@@ -96,12 +99,13 @@ impl Replicas {
             Whereabouts::LastAt(address) => (address, false),
         };
         let permit = self.forwards.clone().try_acquire_owned().map_err(|_| Undelivered::Busy)?;
-        let Forwarding { method, uri, headers, principal, peer, body } = forwarding;
+        let Forwarding { method, uri, headers, principal, pass, peer, body } = forwarding;
         let what = What::Request {
             method: method.as_str().to_owned(),
             target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
             headers: wire::write_headers(headers.iter().filter(|(name, _)| travels(name))),
             principal: principal.to_string(),
+            pass: pass.map(|pass| Box::new(Given::from(pass))),
             peer,
         };
         let asked = self.ask(&address, Some(owner.clone()), what, body, patience).await;

@@ -1,7 +1,7 @@
 //! Taking what another replica hands on, and sealing the answer for it alone.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,6 +16,7 @@ use super::forward::About;
 use super::wire::{self, Envelope, Head, Opened, Sealer, What};
 use super::{MAX_SKEW, PASS, PASS_PURPOSE, Replicas};
 use crate::env::Timestamp;
+use crate::identity::Pass;
 use crate::ids::Principal;
 
 /// Least time between two warnings about clocks.
@@ -29,6 +30,8 @@ pub struct Forwarded {
     pub headers: HeaderMap,
     /// Whom the other replica authenticated.
     pub principal: Principal,
+    /// What a token gave to it, if one let it in there.
+    pub pass: Option<Arc<Pass>>,
     /// Where the caller's connection to it comes from.
     pub peer: Option<IpAddr>,
     pub body: Bytes,
@@ -104,10 +107,10 @@ impl Replicas {
         if (from == *self.id() && what != What::Who) || !self.is_new(nonce) {
             return Err(Rejected::Replayed);
         }
-        let (method, target, headers, principal, peer) = match (to, what) {
+        let (method, target, headers, principal, pass, peer) = match (to, what) {
             (None, What::Who) => return Ok(Received::Answered(self.introduce(sealer))),
-            (Some(to), What::Request { method, target, headers, principal, peer }) if to == *self.id() => {
-                (method, target, headers, principal, peer)
+            (Some(to), What::Request { method, target, headers, principal, pass, peer }) if to == *self.id() => {
+                (method, target, headers, principal, pass, peer)
             }
             (Some(_), What::Request { .. }) => {
                 let body = [sealer.head(&Head::NotHere), sealer.end()].concat();
@@ -120,6 +123,7 @@ impl Replicas {
             uri: target.parse().map_err(|_| Rejected::Forged)?,
             headers: wire::read_headers(&headers).map_err(|_| Rejected::Forged)?,
             principal: Principal::parse(&principal).ok_or(Rejected::Forged)?,
+            pass: pass.map(|given| Pass::try_from(*given).map(Arc::new)).transpose().map_err(|_| Rejected::Forged)?,
             peer,
             body,
         };

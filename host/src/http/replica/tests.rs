@@ -42,6 +42,7 @@ fn request() -> What {
         target: "/mcp".to_owned(),
         headers: vec![("mcp-session-id".to_owned(), "s".to_owned())],
         principal: "key:ci".to_owned(),
+        pass: None,
         peer: None,
     }
 }
@@ -115,9 +116,11 @@ async fn what_makes_no_sense_is_refused_whoever_sealed_it() {
     let replica = replica();
     let own = || Some(replica.id().clone());
     let with = |change: &dyn Fn(&mut String, &mut String, &mut String)| {
-        let What::Request { mut method, mut target, headers, mut principal, peer } = request() else { unreachable!() };
+        let What::Request { mut method, mut target, headers, mut principal, pass, peer } = request() else {
+            unreachable!()
+        };
         change(&mut method, &mut target, &mut principal);
-        What::Request { method, target, headers, principal, peer }
+        What::Request { method, target, headers, principal, pass, peer }
     };
     for (nonce, to, what) in [
         (1, None, request()),
@@ -197,4 +200,32 @@ async fn nonces_are_remembered_for_as_long_as_they_count() {
     // The clock stands: only the nonce is left to refuse it.
     tokio::time::advance(2 * MAX_SKEW - Duration::from_millis(1)).await;
     assert_eq!(rejected(&replica, &message), Some(Rejected::Replayed));
+}
+
+#[test]
+fn what_a_token_gave_arrives_as_it_was() {
+    use crate::authorization::tokens::scopes;
+    use crate::identity::{Pass, ToolScope};
+    use crate::ids::{ClientId, GrantId, TokenId};
+    let env = Env::system();
+    let pass = Pass {
+        token: TokenId::generate(&env),
+        grant: GrantId::generate(&env),
+        client: ClientId::parse("https://app.example/client.json").unwrap(),
+        scopes: scopes("mcp notes:read"),
+        tools: ToolScope::parse(&[vec!["notes/*".to_owned()], Vec::new()]).unwrap(),
+        claims: Some(r#"{"a":1.0}"#.into()),
+        issued: env.now(),
+        expires: env.now().after(Duration::from_secs(600)),
+        epoch: 3,
+    };
+    let given = serde_json::to_string(&wire::Given::from(&pass)).unwrap();
+    let read: wire::Given = serde_json::from_str(&given).unwrap();
+    assert_eq!(Pass::try_from(read).unwrap(), pass);
+    for (from, to) in [("\"mcp\"", "\"a b\""), (pass.grant.as_str(), "x"), (pass.client.as_str(), "")] {
+        let damaged = given.replace(from, to);
+        assert_ne!(damaged, given);
+        let read: wire::Given = serde_json::from_str(&damaged).unwrap();
+        assert!(Pass::try_from(read).is_err(), "{damaged}");
+    }
 }

@@ -16,7 +16,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ReplicaId;
+use crate::env::Timestamp;
+use crate::identity::{Pass, TokenList, ToolScope};
+use crate::ids::{ClientId, GrantId, ReplicaId, TokenId};
 use crate::secret::DeploymentSecret;
 
 /// What this program speaks. Another one is refused like a forgery.
@@ -63,9 +65,63 @@ pub(super) enum What {
         headers: Vec<(String, String)>,
         /// Whom the sender authenticated.
         principal: String,
+        /// What a token gave to that one, if one let it in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pass: Option<Box<Given>>,
         /// Where that one's connection came from.
         peer: Option<IpAddr>,
     },
+}
+
+/// What an access token gave to a caller. The token itself stays where it was presented.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Given {
+    token: String,
+    grant: String,
+    client: String,
+    scopes: Vec<String>,
+    tools: Vec<Vec<String>>,
+    claims: Option<String>,
+    issued_ms: u64,
+    expires_ms: u64,
+    epoch: u64,
+}
+
+impl From<&Pass> for Given {
+    fn from(pass: &Pass) -> Self {
+        let Pass { token, grant, client, scopes, tools, claims, issued, expires, epoch } = pass;
+        Self {
+            token: token.as_str().to_owned(),
+            grant: grant.as_str().to_owned(),
+            client: client.as_str().to_owned(),
+            scopes: scopes.to_vec(),
+            tools: tools.to_texts(),
+            claims: claims.as_deref().map(str::to_owned),
+            issued_ms: issued.as_millis(),
+            expires_ms: expires.as_millis(),
+            epoch: *epoch,
+        }
+    }
+}
+
+impl TryFrom<Given> for Pass {
+    type Error = Damaged;
+
+    fn try_from(given: Given) -> Result<Self, Damaged> {
+        let Given { token, grant, client, scopes, tools, claims, issued_ms, expires_ms, epoch } = given;
+        Ok(Self {
+            token: TokenId::parse(&token).ok_or(Damaged)?,
+            grant: GrantId::parse(&grant).ok_or(Damaged)?,
+            client: ClientId::parse(&client).ok_or(Damaged)?,
+            scopes: TokenList::parse(scopes).map_err(|_| Damaged)?,
+            tools: ToolScope::parse(&tools).ok_or(Damaged)?,
+            claims: claims.map(Into::into),
+            issued: Timestamp::from_millis(issued_ms),
+            expires: Timestamp::from_millis(expires_ms),
+            epoch,
+        })
+    }
 }
 
 /// How an answer begins.
@@ -348,6 +404,7 @@ mod tests {
                 target: "/mcp?x=1".to_owned(),
                 headers: vec![("accept".to_owned(), "ü\u{ff}".to_owned())],
                 principal: "key:ci".to_owned(),
+                pass: None,
                 peer: Some(IpAddr::from([127, 0, 0, 1])),
             },
         }

@@ -198,6 +198,28 @@ pub enum FetchError {
     Encoded,
 }
 
+impl FetchError {
+    /// Whether it may be otherwise in a moment: then nobody knows what there is.
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Busy
+            | Self::Unresolved { .. }
+            | Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Broken(_)
+            | Self::TimedOut => true,
+            Self::Url(_) | Self::Address { .. } | Self::RequestTooLarge | Self::TooLarge { .. } | Self::Encoded => {
+                false
+            }
+        }
+    }
+}
+
+/// Whether what answers with this status may answer otherwise in a moment.
+pub fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
 /// Why a TLS handshake failed, in our words: rustls' own repeat names from the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsFault {
@@ -579,4 +601,4 @@ fn system_resolver() -> Resolve {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

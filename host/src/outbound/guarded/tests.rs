@@ -21,6 +21,64 @@ struct Server {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
+/// A host that gives documents over TLS, as tests elsewhere want them: `as.example`, with an answer that can be changed.
+pub(crate) struct DocumentHost {
+    server: Server,
+    answer: Arc<Mutex<String>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl DocumentHost {
+    pub(crate) fn start() -> Self {
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(BASE64_STANDARD.decode(KEY).unwrap()));
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate()], key).unwrap();
+        let answer = Arc::new(Mutex::new(String::new()));
+        let given = Arc::clone(&answer);
+        let respond = Arc::new(move |wire: &mut dyn Wire| {
+            let answer = given.lock().unwrap().clone();
+            wire.write_all(answer.as_bytes()).unwrap_or_default();
+        });
+        Self { server: Server::start(Some(Arc::new(config)), respond), answer, asked: Arc::default() }
+    }
+
+    /// What is answered from now on, whatever the path. Nothing: the connection stays open and silent.
+    pub(crate) fn answers(&self, status: &str, headers: &[&str], body: &str) {
+        let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let length = body.len();
+        *self.answer.lock().unwrap() = format!("HTTP/1.1 {status}\r\n{lines}content-length: {length}\r\n\r\n{body}");
+    }
+
+    pub(crate) fn says_nothing(&self) {
+        self.answer.lock().unwrap().clear();
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://as.example:{}{path}", self.server.port)
+    }
+
+    /// How often it was asked.
+    pub(crate) fn requests(&self) -> usize {
+        self.server.requests().len()
+    }
+
+    /// A fetcher that trusts this host and its certificate, and to which other names lead into a private network, if
+    /// anywhere.
+    pub(crate) fn fetcher(&self) -> Fetcher {
+        let asked = Arc::clone(&self.asked);
+        let resolve: Resolve = Arc::new(move |name| {
+            asked.lock().unwrap().push(name.to_owned());
+            let answer = match name {
+                "as.example" => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+                "private.example" => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+                _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+            };
+            ready(answer).boxed()
+        });
+        Fetcher::build(self.server.trusted(), resolve, trusting_the_certificate())
+    }
+}
+
 trait Wire: Read + Write {}
 impl<T: Read + Write> Wire for T {}
 

@@ -31,7 +31,7 @@ use crate::ids::UpstreamName;
 use answer::{Granting, Releasing};
 pub use client::{ClientRequest, ClientSource};
 pub(super) use question::AuthorityQuestion;
-pub use terms::{ConsentWanted, CredentialTerms, GrantTerms, LifetimeCaps, ToolScope};
+pub use terms::{ConsentWanted, CredentialTerms, GrantTerms, LifetimeCaps};
 use terms::{Consenting, Narrowing};
 
 /// How authority is asked for.

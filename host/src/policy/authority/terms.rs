@@ -15,7 +15,7 @@ use super::super::tally::strictest;
 use super::answer::{Consent, Releasing};
 use super::{CredentialRequest, GrantDecision, GrantRequest, RefreshRequest, seconds};
 use crate::glob::Glob;
-use crate::ids::UpstreamName;
+use crate::identity::ToolScope;
 use crate::mcp::json::ObjectWriter;
 
 /// Most warnings that a person is shown, of all policies together.
@@ -60,39 +60,11 @@ impl PartialEq for GrantTerms {
     }
 }
 
-/// The tools that authority reaches: of each list, one pattern over `upstream/tool` must fit. Without lists, all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ToolScope(pub Vec<Vec<Glob>>);
-
-impl ToolScope {
-    /// Whether a tool is within it.
-    pub fn permits(&self, upstream: &UpstreamName, tool: &str) -> bool {
-        if self.0.is_empty() {
-            return true;
-        }
-        let name = format!("{upstream}/{tool}");
-        self.0.iter().all(|patterns| patterns.iter().any(|pattern| pattern.matches(&name)))
-    }
-
-    fn narrow(&mut self, patterns: Vec<Glob>) {
-        if !self.0.contains(&patterns) {
-            self.0.push(patterns);
-        }
-    }
-
-    /// One list for policies to read: of several, the patterns that every other list covers. It may say less than is
-    /// permitted, never more.
-    fn shown(&self) -> Option<Vec<String>> {
-        let covered = |pattern: &Glob, by: &[Glob]| by.iter().any(|wider| wider.matches(pattern.as_str()));
-        let mut shown: Vec<String> = Vec::new();
-        for pattern in self.0.iter().flatten() {
-            let is_permitted = self.0.iter().all(|list| covered(pattern, list));
-            if is_permitted && !shown.iter().any(|known| known == pattern.as_str()) {
-                shown.push(pattern.as_str().to_owned());
-            }
-        }
-        (!self.0.is_empty()).then_some(shown)
-    }
+/// One list of patterns for policies to read: of several, those that every other list covers. It may say less than is
+/// permitted, never more. `None` where all tools are permitted.
+fn shown_tools(tools: &ToolScope) -> Option<Vec<String>> {
+    let shown = || tools.common().iter().map(|pattern| pattern.as_str().to_owned()).collect();
+    (!tools.0.is_empty()).then(shown)
 }
 
 /// What one policy's answer takes away.
@@ -179,7 +151,7 @@ impl GrantTerms {
         let note = |note: &Note| types::Note { key: note.key.clone(), value: note.value.clone() };
         grant::Terms {
             scopes: self.scopes.clone(),
-            tools: self.tools.shown(),
+            tools: shown_tools(&self.tools),
             access_ttl_s: Some(seconds(self.access_ttl)),
             refresh_ttl_s: self.refresh_ttl.map(seconds),
             require_sender_constraint: self.require_sender_constraint,
@@ -249,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::UpstreamName;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -361,7 +334,7 @@ mod tests {
         #[test]
         fn what_is_shown_of_tools_is_permitted(lists in proptest::collection::vec(patterns(), 1..4)) {
             let scope = ToolScope(lists);
-            let shown = scope.shown().unwrap();
+            let shown = shown_tools(&scope).unwrap();
             for (upstream, tool) in tools() {
                 let name = format!("{upstream}/{tool}");
                 let is_shown = shown.iter().any(|pattern| Glob::parse(pattern).unwrap().matches(&name));
@@ -397,7 +370,7 @@ mod tests {
             (vec![globs(&["a/*"]), globs(&["b/*"])], Some(vec![])),
         ] {
             let shown = shown.map(|shown| shown.into_iter().map(ToOwned::to_owned).collect::<Vec<String>>());
-            assert_eq!(ToolScope(lists.clone()).shown(), shown, "{lists:?}");
+            assert_eq!(shown_tools(&ToolScope(lists.clone())), shown, "{lists:?}");
         }
     }
 }

@@ -9,11 +9,12 @@ use super::scene::{bind, caller, context, load, now, settings, told};
 use crate::config::WhenAllAbstain;
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::ToolScope;
 use crate::ids::UpstreamName;
 use crate::mcp::json::raw;
 use crate::policy::authority::{
     ClientFacts, ClientRequest, ClientSource, ConsentWanted, CredentialKind, CredentialPurpose, CredentialRequest,
-    GrantDecision, GrantKind, GrantRequest, GrantTerms, LifetimeCaps, RefreshRequest, ToolScope,
+    GrantDecision, GrantKind, GrantRequest, GrantTerms, LifetimeCaps, RefreshRequest,
 };
 use crate::policy::{Hook, PolicySet, Refusal};
 

@@ -562,6 +562,29 @@ fn scopes_and_groups_of_a_caller_reach_policies() {
 }
 
 #[test]
+fn a_policy_sees_the_claims_that_it_asks_for_and_no_others() {
+    let claims = r#"{"department":"ops","level":3}"#;
+    let caller = crate::identity::Caller { claims: Some(claims.into()), ..caller() };
+    let all = || Guest::new().answers(Hook::ToolCall, json!("abstain"));
+    for (wanted, seen) in [
+        (&[][..], json!({})),
+        (&["level"], json!({ "level": 3 })),
+        (&["*"], json!({ "department": "ops", "level": 3 })),
+        (&["team"], json!({})),
+    ] {
+        let guest = all().needs_claims(Hook::ToolCall, wanted);
+        let (mut settings, modules) = settings(vec![bind("one", &guest)]);
+        settings.record = true;
+        let set = PolicySet::load(&settings, &[], engine(), &modules, None, 1).unwrap();
+        let (_, trail) = now(set.check(&context(&caller), call(&tool("notes", "add"), None)));
+        let recorded: serde_json::Value =
+            serde_json::from_str(&trail.steps[0].recorded.as_ref().unwrap().input).unwrap();
+        assert_eq!(recorded["context"]["caller"]["claims"], seen, "{wanted:?}");
+        assert_eq!(recorded["context"]["caller"]["issuer"], "portcullis");
+    }
+}
+
+#[test]
 fn decisions_are_recorded_word_for_word_if_the_operator_says_so() {
     let (mut wanted, modules) = settings(vec![bind("one", &verdict(deny("no")).sees_all())]);
     let caller = caller();

@@ -109,6 +109,12 @@ impl Guest {
         self.manifest("needs", json!(needs))
     }
 
+    /// A hook that is shown these claims of the caller.
+    pub(super) fn needs_claims(self, hook: Hook, claims: &[&str]) -> Self {
+        let need = json!({ "hook": hook.as_str(), "arguments": "none", "output": "none", "texts": false, "claims": claims, "ext": [] });
+        self.manifest("needs", json!([need]))
+    }
+
     pub(super) fn mutates(self, hook: Hook) -> Self {
         self.manifest("mutates", json!([hook.as_str()]))
     }

@@ -100,6 +100,7 @@ fn what_policies_can_see_keeps_callers_apart() {
         Caller { scopes: token("x"), ..caller.clone() },
         Caller { groups: token("x"), ..caller.clone() },
         Caller { client: Some("x".into()), ..caller.clone() },
+        Caller { claims: Some(r#"{"x":1}"#.into()), ..caller.clone() },
     ];
     for different in &callers {
         assert_eq!(seen(&set, &CallContext { caller: different, ..ctx.clone() }, &all).1, 1, "{different:?}");

@@ -26,6 +26,12 @@ pub(in super::super) const CODES: Typed<CodeRecord> = Typed {
     expires: Some(CodeRecord::forgotten),
 };
 
+/// What a code stands for, for tests.
+#[cfg(test)]
+pub async fn code(store: &Store, digest: Digest) -> Result<Option<Code>, StoreError> {
+    store.read(move |tx| CODES.get(tx, digest.as_bytes())?.map(|record| Ok(record.read()?.0)).transpose()).await
+}
+
 /// What came of [`redeem_code`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redemption {
@@ -39,23 +45,36 @@ pub enum Redemption {
     /// Something does not belong to the code. If it is the verifier, the code is void; else nothing has changed.
     Mismatch(Mismatch),
     Gone(Gone),
+    /// It could be redeemed, and whoever presents it has brought no grant. Nothing has changed.
+    Unprepared,
 }
 
-/// Makes a grant of a code, once.
+/// The code, if it can still be redeemed: for what is to be known before it is. [`redeem_code`] decides.
+pub async fn fresh_code(store: &Store, code: Digest) -> Result<Option<Code>, StoreError> {
+    store
+        .read(move |tx| {
+            let Some(record) = CODES.get(tx, code.as_bytes())? else { return Ok(None) };
+            let (code, state) = record.read()?;
+            Ok(Some(code).filter(|code| matches!(state, CodeStateRecord::Fresh {}) && code.life.is_open(tx.now())))
+        })
+        .await
+}
+
+/// Makes a grant of a code, once. Who brings none is told what is wrong with the code, and what has to come of that is done.
 pub async fn redeem_code(
     store: &Store,
     code: Digest,
     presented: CodeProof,
-    new: NewGrant,
+    new: Option<NewGrant>,
 ) -> Result<Redemption, StoreError> {
-    store.write(move |tx| redeem_in(tx, code, &presented, &new)).await
+    store.write(move |tx| redeem_in(tx, code, &presented, new.as_ref())).await
 }
 
 fn redeem_in(
     tx: &mut WriteTx<'_>,
     code: Digest,
     presented: &CodeProof,
-    new: &NewGrant,
+    new: Option<&NewGrant>,
 ) -> Result<Redemption, StoreError> {
     let Some(record) = CODES.get(tx, code.as_bytes())? else { return Ok(Redemption::Gone(Gone::Unknown)) };
     let (code, state) = record.read()?;
@@ -81,6 +100,7 @@ fn redeem_in(
         Err(Mismatch::Verifier) => return burn(tx, &code, party),
         Err(mismatch) => return Ok(Redemption::Mismatch(mismatch)),
     }
+    let Some(new) = new else { return Ok(Redemption::Unprepared) };
     // A client that proves to have a key gets a grant for that key, whether or not it had announced it.
     let given = (&code.access, presented.proof);
     match grants::issue_in(tx, new, &party, given, code.life.from)? {

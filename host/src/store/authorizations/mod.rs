@@ -1,21 +1,23 @@
 //! Authorization requests in progress, from the browser that brings one to the code that the client redeems.
 //!
 //! A request belongs to one browser, by the digest of a cookie; every verb asks for it, and who comes with another changes
-//! nothing (`security.md` row A9). Approving a request takes it away and leaves a code in the same transaction, so there is
+//! nothing (`security.md` row A9). Somebody chooses as whom to go on before anything is approved, and may choose again;
+//! a guest lives as long as the request for which it was made, or the grant that came of it ([`super::guests`]). Approving a request takes it away and leaves a code in the same transaction, so there is
 //! one code for a consent; refusing takes it away too. What is opened by strangers is counted, and bounded.
 
 use std::time::Duration;
 
 use super::consents::{self, Remembered};
 use super::counted::Counted;
-use super::engine::Table;
+use super::engine::{Bounds, Direction, Table};
 use super::table::{Single, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit, revocations, users};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, guests, revocations, users};
 use crate::audit::{Actor, AuditEvent, Party};
-use crate::ids::{Principal, RequestId};
+use crate::env::Timestamp;
+use crate::ids::{BrowserSessionId, GuestId, Principal, RequestId};
 use crate::oauth::Window;
 use crate::oauth::access::Access;
-use crate::oauth::request::{AuthorizationRequest, Code};
+use crate::oauth::request::{AuthorizationRequest, Chosen, Code};
 use crate::secret::Digest;
 
 mod codes;
@@ -27,7 +29,9 @@ mod record;
 pub(super) mod tests;
 
 pub(super) use codes::CODES;
-pub use codes::{Redemption, redeem_code};
+#[cfg(test)]
+pub use codes::code;
+pub use codes::{Redemption, fresh_code, redeem_code};
 pub(super) use pushed::PUSHED;
 pub use pushed::{MAX_PUSHED_BYTES, Push, Pushed, push, take_pushed};
 use record::{CodeRecord, CodeStateRecord, RequestRecord};
@@ -44,11 +48,14 @@ pub(super) const REQUESTS: Counted<RequestRecord> = Counted {
     count: Single::new("authorization_requests"),
 };
 
+/// How many of the oldest requests are looked at for one that makes room.
+const OLDEST: usize = 32;
+
 /// What came of [`begin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     Begun,
-    /// As many are open as may be.
+    /// As many are open as may be, and the oldest are being answered.
     TooMany,
     /// Its redirect URI or its state is too long.
     TooLarge,
@@ -71,8 +78,20 @@ pub enum Approval {
     Approved(Box<AuthorizationRequest>),
     /// More was approved than was asked for. Nothing has changed.
     Widened,
-    /// Whoever agreed is a user who is gone, or not active. Nothing has changed.
+    /// Whoever agreed is not whom the request has as chosen. Nothing has changed.
+    NotChosen,
+    /// Whoever agreed is a user who is gone, or not active, or had everything revoked since they were chosen. Nothing has
+    /// changed.
     NotActive,
+    Refused(Refused),
+}
+
+/// What came of [`choose_guest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestChoice {
+    Chosen,
+    /// There are as many guests as may be.
+    TooMany,
     Refused(Refused),
 }
 
@@ -88,7 +107,8 @@ pub struct Consent {
     pub remember: Option<Remembered>,
 }
 
-/// Opens a request, as one of at most `most`. It is created now, and has `life` to be approved.
+/// Opens a request, as one of at most `most`. It is created now, and has `life` to be approved. Where there is no room, the
+/// oldest that nobody has begun to answer makes some: strangers who open many shut nobody out, but are shut out themselves.
 pub async fn begin(
     store: &Store,
     request: AuthorizationRequest,
@@ -102,15 +122,29 @@ pub async fn begin(
             }
             let key = request.id.as_str().as_bytes();
             // An id that is taken is no room either.
-            if REQUESTS.len(tx)? >= most || REQUESTS.get(tx, key)?.is_some() {
+            if REQUESTS.get(tx, key)?.is_some() || REQUESTS.len(tx)? >= most && !make_room_in(tx)? {
                 return Ok(Begin::TooMany);
             }
             let Window { from, until } = Window::starting(tx.now(), life);
-            let request = AuthorizationRequest { created: from, until, ..request.clone() };
+            let chosen = request.chosen.clone().map(|chosen| Chosen { at: from, ..chosen });
+            let request = AuthorizationRequest { created: from, until, chosen, ..request.clone() };
             REQUESTS.add(tx, &RequestRecord::from(&request))?;
             Ok(Begin::Begun)
         })
         .await
+}
+
+/// Takes out the oldest request in which nobody has chosen who they are. Ids sort by time.
+fn make_room_in(tx: &mut WriteTx<'_>) -> Result<bool, StoreError> {
+    let oldest = tx.range(Table::AuthorizationRequests, &Bounds::all(), Direction::Forward, OLDEST)?;
+    for (key, _) in oldest {
+        let request = REQUESTS.get(tx, &key)?.map(AuthorizationRequest::try_from).transpose()?;
+        if request.is_some_and(|request| request.chosen.is_none()) {
+            REQUESTS.remove(tx, &key)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The request, for the browser that it belongs to.
@@ -143,6 +177,80 @@ pub async fn extend(
     change(store, id, browser, move |request, now| request.extended(now, time)).await
 }
 
+/// Goes on as a user or a key, in place of whoever was chosen before.
+pub async fn choose(
+    store: &Store,
+    id: &RequestId,
+    browser: Digest,
+    principal: Principal,
+    session: Option<BrowserSessionId>,
+) -> Result<Result<(), Refused>, StoreError> {
+    let id = id.clone();
+    store
+        .write(move |tx| {
+            let chosen = Chosen { principal: principal.clone(), session: session.clone(), at: tx.now() };
+            Ok(choose_in(tx, &id, browser, Some(chosen))?.map(drop))
+        })
+        .await
+}
+
+/// Goes on as a new guest, one of at most `most`.
+pub async fn choose_guest(
+    store: &Store,
+    id: &RequestId,
+    browser: Digest,
+    guest: GuestId,
+    session: Option<BrowserSessionId>,
+    most: u64,
+) -> Result<GuestChoice, StoreError> {
+    let id = id.clone();
+    store
+        .write(move |tx| {
+            let principal = Principal::Guest(guest.clone());
+            let chosen = Chosen { principal, session: session.clone(), at: tx.now() };
+            let request = match choose_in(tx, &id, browser, Some(chosen.clone()))? {
+                Ok(request) => request,
+                Err(refused) => return Ok(GuestChoice::Refused(refused)),
+            };
+            if guests::admit_in(tx, &guest, request.until, most)? {
+                return Ok(GuestChoice::Chosen);
+            }
+            REQUESTS.replace(tx, &RequestRecord::from(&AuthorizationRequest { chosen: None, ..request }))?;
+            Ok(GuestChoice::TooMany)
+        })
+        .await
+}
+
+/// Takes back the choice, so that another one is made.
+pub async fn unchoose(store: &Store, id: &RequestId, browser: Digest) -> Result<Result<(), Refused>, StoreError> {
+    let id = id.clone();
+    store.write(move |tx| Ok(choose_in(tx, &id, browser, None)?.map(drop))).await
+}
+
+/// Changes who is chosen. A guest who was is forgotten: nothing can have come of them yet.
+fn choose_in(
+    tx: &mut WriteTx<'_>,
+    id: &RequestId,
+    browser: Digest,
+    chosen: Option<Chosen>,
+) -> Result<Result<AuthorizationRequest, Refused>, StoreError> {
+    let request = match open_in(tx, id, browser)? {
+        Ok(request) => request,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    forget_guest_in(tx, &request)?;
+    let request = AuthorizationRequest { chosen, ..request };
+    REQUESTS.replace(tx, &RequestRecord::from(&request))?;
+    Ok(Ok(request))
+}
+
+fn forget_guest_in(tx: &mut WriteTx<'_>, request: &AuthorizationRequest) -> Result<(), StoreError> {
+    match &request.chosen {
+        Some(Chosen { principal: Principal::Guest(guest), .. }) => guests::forget_in(tx, guest),
+        _ => Ok(()),
+    }
+}
+
 async fn change<F>(
     store: &Store,
     id: &RequestId,
@@ -150,13 +258,19 @@ async fn change<F>(
     changed: F,
 ) -> Result<Result<(), Refused>, StoreError>
 where
-    F: Fn(AuthorizationRequest, crate::env::Timestamp) -> AuthorizationRequest + Send + 'static,
+    F: Fn(AuthorizationRequest, Timestamp) -> AuthorizationRequest + Send + 'static,
 {
     let id = id.clone();
     store
-        .write(move |tx| match open_in(tx, &id, browser)? {
-            Err(refused) => Ok(Err(refused)),
-            Ok(request) => REQUESTS.replace(tx, &RequestRecord::from(&changed(request, tx.now()))).map(Ok),
+        .write(move |tx| {
+            let request = match open_in(tx, &id, browser)? {
+                Err(refused) => return Ok(Err(refused)),
+                Ok(request) => changed(request, tx.now()),
+            };
+            if let Some(Chosen { principal: Principal::Guest(guest), .. }) = &request.chosen {
+                guests::keep_in(tx, guest, request.until)?;
+            }
+            REQUESTS.replace(tx, &RequestRecord::from(&request)).map(Ok)
         })
         .await
 }
@@ -188,7 +302,11 @@ fn approve_in(
     if !access.is_within(&request.resources, &request.scopes) {
         return Ok(Approval::Widened);
     }
-    if !users::may_be_granted_in(tx, principal)? {
+    let Some(chosen) = request.chosen.as_ref().filter(|chosen| chosen.principal == *principal) else {
+        return Ok(Approval::NotChosen);
+    };
+    let is_covered = revocations::covering(tx, principal, &request.client, chosen.at)?.is_some();
+    if is_covered || !users::may_be_granted_in(tx, principal)? {
         return Ok(Approval::NotActive);
     }
     let code = Code {
@@ -202,6 +320,9 @@ fn approve_in(
         life: Window::starting(tx.now(), *code_life),
     };
     revocations::granted_in(tx, code.life.from)?;
+    if let Principal::Guest(guest) = principal {
+        guests::keep_in(tx, guest, code.life.until)?;
+    }
     CODES.put(tx, &CodeRecord::new(&code, CodeStateRecord::Fresh {}))?;
     REQUESTS.remove(tx, id.as_str().as_bytes())?;
     let party = Party { principal: principal.clone(), client: request.client.clone() };
@@ -224,6 +345,7 @@ pub async fn deny(
         .write(move |tx| {
             let found = open_in(tx, &id, browser)?;
             if let Ok(request) = &found {
+                forget_guest_in(tx, request)?;
                 REQUESTS.remove(tx, id.as_str().as_bytes())?;
                 audit::append(tx, actor, &AuditEvent::ConsentRefused { client: request.client.clone() })?;
             }

@@ -8,12 +8,15 @@ use proptest::prelude::*;
 use super::super::grants::{self, Refresh, Revocation, refresh};
 use super::super::oauth_testing::*;
 use super::super::revocations::{Whose, revoke_all};
-use super::tests::{approved, right};
+use super::Approval;
+use super::tests::{right, tried};
 use super::{Redemption, redeem_code};
 use crate::audit::RevocationReason;
 use crate::oauth::grant::{Gone, Grace, OnReuse, Presented, Successor};
 use crate::secret::Sealed;
 
+/// How far ahead a clock may have been ([`crate::oauth::grant::MAX_AHEAD`]).
+const AHEAD_MS: u64 = 3_600_000;
 const LIFE: u64 = 90 * 24 * 60 * 60 * 1000;
 const IDLE: u64 = LIFE / 3;
 const GRACE: u64 = 30_000;
@@ -130,24 +133,35 @@ impl Model {
             Some("Unknown")
         } else if of.revoked.is_some() || self.watermark.is_some_and(|mark| of.created <= mark) {
             Some("Revoked")
-        } else if now >= of.idle || now >= of.until {
+        } else if now >= of.idle || now >= of.until || now + AHEAD_MS < of.created {
             Some("Expired")
         } else {
             None
         }
     }
 
+    /// What was granted last is remembered, as far as a clock that was wrong by less could have had it.
+    fn granted(&mut self, now: u64) {
+        self.latest = self.latest.min(now + AHEAD_MS).max(now);
+    }
+
     fn issue(&mut self, now: u64) -> usize {
-        self.latest = self.latest.max(now);
+        self.granted(now);
         let idle = now + IDLE;
         self.grants.push(ModelGrant { created: now, idle, until: now + LIFE, revoked: None, forgotten: false });
         self.tokens.push(ModelToken { grant: self.grants.len() - 1, used: None, forgotten: false });
         self.grants.len() - 1
     }
 
-    fn approve(&mut self, now: u64) {
-        self.latest = self.latest.max(now);
+    /// Whether there is a code then. What is revoked up to now, or to when the clock showed more, is revoked for whoever
+    /// begins now.
+    fn approve(&mut self, now: u64) -> bool {
+        if self.watermark.is_some_and(|mark| now <= mark) {
+            return false;
+        }
+        self.granted(now);
         self.codes.push(ModelCode { at: now, burned: false, grant: None, forgotten: false });
+        true
     }
 
     fn redeem(&mut self, code: usize, who: Who, now: u64) -> String {
@@ -214,7 +228,7 @@ impl Model {
             self.tokens.push(ModelToken { grant, used: None, forgotten: false });
             self.tokens[token].used = Some(ModelUse { at: now, successor, replays: 0, is_sealed: true });
             self.grants[grant].idle = (now + IDLE).min(self.grants[grant].until);
-            self.latest = self.latest.max(now);
+            self.granted(now);
             return "rotated".to_owned();
         }
         let used = self.tokens[token].used.as_mut().unwrap();
@@ -222,7 +236,7 @@ impl Model {
             return "too often".to_owned();
         }
         used.replays += 1;
-        self.latest = self.latest.max(now);
+        self.granted(now);
         format!("replayed {}", path.join(" "))
     }
 
@@ -243,12 +257,21 @@ impl Model {
     }
 }
 
+fn told_approval(answer: &Approval) -> String {
+    match answer {
+        Approval::Approved(_) => "approved".to_owned(),
+        Approval::NotActive => "refused".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
 fn told_redemption(answer: &Redemption) -> String {
     match answer {
         Redemption::Granted(_) => "granted".to_owned(),
         Redemption::Replayed { revoked, .. } => format!("replayed {}", *revoked == Revocation::Revoked),
         Redemption::Mismatch(mismatch) => format!("mismatch {mismatch:?}"),
         Redemption::Gone(gone) => format!("gone {gone:?}"),
+        Redemption::Unprepared => unreachable!("a grant is brought each time"),
     }
 }
 
@@ -270,6 +293,7 @@ fn told_refresh(answer: &Refresh) -> String {
 /// Counts what was seen, so that a test that never gets anywhere fails.
 async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, usize>) {
     let mut model = Model::default();
+    let mut requests = 0;
     let last = |of: usize, pick: usize| of.checked_sub(1 + pick % of.max(1));
     for step in steps {
         let now = place.now().as_millis();
@@ -277,17 +301,21 @@ async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, us
         let (verb, answer, expected) = match *step {
             Step::Approve => {
                 let number = model.codes.len();
-                approved(store, number as u64, &format!("code{number}")).await;
-                model.approve(now);
-                continue;
+                requests += 1;
+                let answer = tried(store, requests, &format!("code{number}")).await;
+                ("approve", told_approval(&answer), if model.approve(now) { "approved" } else { "refused" }.to_owned())
             }
             Step::SignIn => {
                 let number = model.codes.len();
                 let code = format!("code{number}");
-                approved(store, number as u64, &code).await;
-                model.approve(now);
+                requests += 1;
+                let answer = tried(store, requests, &code).await;
+                assert_eq!(matches!(answer, Approval::Approved(_)), model.approve(now), "{answer:?}");
+                if !matches!(answer, Approval::Approved(_)) {
+                    continue;
+                }
                 let new = new_grant(model.grants.len() as u64, &format!("token{}", model.tokens.len()));
-                let answer = redeem_code(store, digest(&code), right(), new).await.unwrap();
+                let answer = redeem_code(store, digest(&code), right(), Some(new)).await.unwrap();
                 ("redeem", told_redemption(&answer), model.redeem(number, Who::Right, now))
             }
             Step::Redeem { code, who } => {
@@ -298,21 +326,33 @@ async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, us
                 match who {
                     Who::Right => {}
                     Who::WrongClient => with.client = client("other"),
-                    Who::WrongVerifier => with.verifier = digest("wrong"),
-                    Who::WrongResource => with.resource = Some("https://elsewhere.example".to_owned()),
+                    Who::WrongVerifier => with.verifier = Some(digest("wrong")),
+                    Who::WrongResource => with.resources = resources(&["https://elsewhere.example"]),
                 }
-                let answer = redeem_code(store, digest(&format!("code{code}")), with, new).await.unwrap();
+                let answer = redeem_code(store, digest(&format!("code{code}")), with, Some(new)).await.unwrap();
                 ("redeem", told_redemption(&answer), model.redeem(code, who, now))
             }
             Step::Refresh { token, who } => {
                 let Some(token) = last(model.tokens.len(), token) else { continue };
                 let next = model.tokens.len().to_string();
                 let of = if matches!(who, Who::WrongClient) { "other" } else { "app" };
-                let resource = matches!(who, Who::WrongResource).then(|| "https://elsewhere.example".to_owned());
+                let foreign: &[&str] =
+                    if matches!(who, Who::WrongResource) { &["https://elsewhere.example"] } else { &[] };
                 let token_digest = digest(&format!("token{token}"));
-                let with = Presented { token: token_digest, client: client(of), proof: None, scopes: None, resource };
-                let successor =
-                    Successor { digest: digest(&format!("token{next}")), sealed: Sealed::from_bytes(next.as_bytes()) };
+                let resources = resources(foreign);
+                let with = Presented {
+                    token: token_digest,
+                    client: client(of),
+                    proof: None,
+                    scopes: None,
+                    resources,
+                    is_stored: true,
+                };
+                let successor = Successor {
+                    digest: digest(&format!("token{next}")),
+                    sealed: Sealed::from_bytes(next.as_bytes()),
+                    signed: crate::env::Timestamp::default(),
+                };
                 let grace = Grace::new(Duration::from_millis(GRACE), REPLAYS);
                 let answer = refresh(store, with, successor, grace, Duration::from_millis(IDLE)).await.unwrap();
                 ("refresh", told_refresh(&answer), model.refresh(token, who, now))
@@ -329,7 +369,7 @@ async fn follow(mut place: Place, steps: &[Step], seen: &mut BTreeMap<String, us
             }
             Step::RevokeAll => {
                 revoke_all(store, Whose::Everybody, RevocationReason::Operator, OPERATOR).await.unwrap();
-                model.watermark = model.watermark.max(Some(now.max(model.latest)));
+                model.watermark = Some(model.watermark.unwrap_or(0).max(model.latest).min(now + AHEAD_MS).max(now));
                 continue;
             }
             Step::Forward(by) => {

@@ -7,9 +7,9 @@ use super::super::engine::Table;
 use super::super::record::{AccessRecord, DigestRecord, WindowRecord, client, none, principal, resources, scopes};
 use super::codes::REMEMBERED;
 use crate::env::Timestamp;
-use crate::ids::{ClientId, RequestId};
+use crate::ids::{BrowserSessionId, ClientId, RequestId};
 use crate::oauth::Window;
-use crate::oauth::request::{AuthorizationRequest, Code};
+use crate::oauth::request::{AuthorizationRequest, Chosen, Code};
 use crate::secret::Digest;
 
 /// Codec version 1.
@@ -25,8 +25,20 @@ pub(in super::super) struct RequestRecord {
     resources: Vec<String>,
     scopes: Vec<String>,
     browser: DigestRecord,
+    #[serde(default)]
+    signed_in_since_ms: Option<u64>,
+    #[serde(default)]
+    chosen: Option<ChosenRecord>,
     created_ms: u64,
     until_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChosenRecord {
+    principal: String,
+    session: Option<String>,
+    at_ms: u64,
 }
 
 /// Codec version 1.
@@ -87,6 +99,8 @@ impl From<&AuthorizationRequest> for RequestRecord {
             resources,
             scopes,
             browser,
+            signed_in_since,
+            chosen,
             created,
             until,
         } = request;
@@ -100,6 +114,8 @@ impl From<&AuthorizationRequest> for RequestRecord {
             resources: resources.to_vec(),
             scopes: scopes.to_vec(),
             browser: (*browser).into(),
+            signed_in_since_ms: signed_in_since.map(Timestamp::as_millis),
+            chosen: chosen.as_ref().map(ChosenRecord::from),
             created_ms: created.as_millis(),
             until_ms: until.as_millis(),
         }
@@ -121,6 +137,8 @@ impl TryFrom<RequestRecord> for AuthorizationRequest {
             resources: wanted,
             scopes: wanted_scopes,
             browser,
+            signed_in_since_ms,
+            chosen,
             created_ms,
             until_ms,
         } = record;
@@ -134,8 +152,33 @@ impl TryFrom<RequestRecord> for AuthorizationRequest {
             resources: resources(TABLE, wanted)?,
             scopes: scopes(TABLE, wanted_scopes)?,
             browser: browser.into(),
+            signed_in_since: signed_in_since_ms.map(Timestamp::from_millis),
+            chosen: chosen.map(ChosenRecord::read).transpose()?,
             created: Timestamp::from_millis(created_ms),
             until: Timestamp::from_millis(until_ms),
+        })
+    }
+}
+
+impl From<&Chosen> for ChosenRecord {
+    fn from(Chosen { principal, session, at }: &Chosen) -> Self {
+        Self {
+            principal: principal.to_string(),
+            session: session.as_ref().map(BrowserSessionId::to_string),
+            at_ms: at.as_millis(),
+        }
+    }
+}
+
+impl ChosenRecord {
+    fn read(self) -> Result<Chosen, StoreError> {
+        const TABLE: Table = Table::AuthorizationRequests;
+        let Self { principal: by, session, at_ms } = self;
+        let session = session.map(|id| BrowserSessionId::parse(&id).ok_or_else(|| none(TABLE, "a browser session")));
+        Ok(Chosen {
+            principal: principal(TABLE, &by)?,
+            session: session.transpose()?,
+            at: Timestamp::from_millis(at_ms),
         })
     }
 }

@@ -9,7 +9,7 @@ use super::super::revocations::{Whose, revoke_all};
 use super::*;
 use crate::audit::RevocationReason;
 use crate::ids::ClientId;
-use crate::oauth::access::Terms;
+use crate::oauth::access::{ResourceList, Terms};
 use crate::oauth::grant::Gone;
 use crate::oauth::request::{CODE_LIFE, CONSENT_LIFE, CodeProof, MAX_CONSENT_LIFE, Mismatch};
 
@@ -25,8 +25,8 @@ pub(in crate::store) fn right() -> CodeProof {
     CodeProof {
         client: client("app"),
         redirect_uri: request(1).redirect_uri,
-        verifier: digest("verifier"),
-        resource: None,
+        verifier: Some(digest("verifier")),
+        resources: ResourceList::default(),
         proof: None,
     }
 }
@@ -36,13 +36,19 @@ async fn begun(store: &Store, number: u64) {
 }
 
 pub(super) async fn approved(store: &Store, number: u64, code: &str) {
-    begun(store, number).await;
-    let answer = approve(store, &request_id(number), digest("browser"), consent(code), OPERATOR).await.unwrap();
+    let answer = tried(store, number, code).await;
     assert!(matches!(answer, Approval::Approved(_)), "{answer:?}");
 }
 
+/// Begins a request and tries to approve it.
+pub(super) async fn tried(store: &Store, number: u64, code: &str) -> Approval {
+    begun(store, number).await;
+    approve(store, &request_id(number), digest("browser"), consent(code), OPERATOR).await.unwrap()
+}
+
 async fn redeem(store: &Store, code: &str, with: CodeProof, grant: u64) -> Redemption {
-    redeem_code(store, digest(code), with, new_grant(grant, &format!("refresh{grant}"))).await.unwrap()
+    let new = new_grant(grant, &format!("refresh{grant}"));
+    redeem_code(store, digest(code), with, Some(new)).await.unwrap()
 }
 
 #[tokio::test]
@@ -51,10 +57,9 @@ async fn a_consent_becomes_a_code_and_a_code_a_grant() {
         begun(&place.store, 1).await;
         place.restart().await;
         let waiting = get(&place.store, &request_id(1), digest("browser")).await.unwrap().unwrap();
-        assert_eq!(
-            waiting,
-            AuthorizationRequest { created: place.now(), until: place.now().after(CONSENT_LIFE), ..request(1) }
-        );
+        let chosen = request(1).chosen.map(|chosen| Chosen { at: place.now(), ..chosen });
+        let until = place.now().after(CONSENT_LIFE);
+        assert_eq!(waiting, AuthorizationRequest { created: place.now(), until, chosen, ..request(1) });
         let answer = approve(&place.store, &request_id(1), digest("browser"), consent("code"), OPERATOR).await.unwrap();
         assert_eq!(answer, Approval::Approved(Box::new(waiting)));
         place.restart().await;
@@ -168,6 +173,24 @@ async fn there_are_as_many_open_requests_as_there_may_be() {
 }
 
 #[tokio::test]
+async fn whoever_opens_many_requests_shuts_nobody_out() {
+    for place in engines().await {
+        let store = &place.store;
+        let unchosen = |number| AuthorizationRequest { chosen: None, ..request(number) };
+        // The first is being answered; strangers open more than there may be.
+        assert_eq!(begin(store, request(1), CONSENT_LIFE, 10).await.unwrap(), Begin::Begun);
+        for number in 2..=30 {
+            assert_eq!(begin(store, unchosen(number), CONSENT_LIFE, 10).await.unwrap(), Begin::Begun, "{number}");
+        }
+        let is_open = async |number| get(store, &request_id(number), digest("browser")).await.unwrap().is_ok();
+        assert!(is_open(1).await, "nobody is interrupted");
+        assert!(!is_open(2).await && !is_open(21).await, "the oldest have made room");
+        assert!(is_open(22).await && is_open(30).await);
+        verify(store).await;
+    }
+}
+
+#[tokio::test]
 async fn a_code_is_for_its_client_redirect_resource_key_and_verifier() {
     for place in engines().await {
         let store = &place.store;
@@ -179,20 +202,20 @@ async fn a_code_is_for_its_client_redirect_resource_key_and_verifier() {
         let before = trail(store).await;
         for (wrong, mismatch) in [
             // Whatever else is wrong as well: the client comes first, the verifier last.
-            (CodeProof { client: client("other"), verifier: digest("wrong"), ..right() }, Mismatch::Client),
+            (CodeProof { client: client("other"), verifier: Some(digest("wrong")), ..right() }, Mismatch::Client),
             (
-                CodeProof { redirect_uri: "http://127.0.0.1/".to_owned(), verifier: digest("wrong"), ..right() },
+                CodeProof { redirect_uri: "http://127.0.0.1/".to_owned(), verifier: Some(digest("wrong")), ..right() },
                 Mismatch::RedirectUri,
             ),
-            (CodeProof { resource: Some("https://elsewhere.example".to_owned()), ..right() }, Mismatch::Resource),
+            (CodeProof { resources: resources(&["https://elsewhere.example"]), ..right() }, Mismatch::Resource),
             (CodeProof { proof: None, ..right() }, Mismatch::Proof),
-            (CodeProof { proof: Some(digest("other")), verifier: digest("wrong"), ..right() }, Mismatch::Proof),
+            (CodeProof { proof: Some(digest("other")), verifier: Some(digest("wrong")), ..right() }, Mismatch::Proof),
         ] {
             assert_eq!(redeem(store, "code", wrong, 1).await, Redemption::Mismatch(mismatch));
         }
         assert_eq!(trail(store).await, before, "nothing has changed");
-        let resource = Some("https://gateway.example/mcp/notes".to_owned());
-        let Redemption::Granted(grant) = redeem(store, "code", CodeProof { resource, ..right() }, 1).await else {
+        let resources = resources(&["https://gateway.example/mcp/notes"]);
+        let Redemption::Granted(grant) = redeem(store, "code", CodeProof { resources, ..right() }, 1).await else {
             panic!("no grant")
         };
         assert_eq!(grant.proof, Some(digest("jkt")));
@@ -204,11 +227,49 @@ async fn a_code_is_for_its_client_redirect_resource_key_and_verifier() {
 async fn a_wrong_verifier_burns_the_code() {
     for mut place in engines().await {
         approved(&place.store, 1, "code").await;
-        let wrong = CodeProof { verifier: digest("wrong"), ..right() };
+        let wrong = CodeProof { verifier: Some(digest("wrong")), ..right() };
         assert_eq!(redeem(&place.store, "code", wrong, 1).await, Redemption::Mismatch(Mismatch::Verifier));
         place.restart().await;
         assert_eq!(redeem(&place.store, "code", right(), 1).await, Redemption::Gone(Gone::Revoked));
         assert_eq!(trail(&place.store).await, ["consent.given", "code.burned"]);
+    }
+}
+
+#[tokio::test]
+async fn no_verifier_is_a_wrong_one() {
+    let place = Place::memory().await;
+    approved(&place.store, 1, "code").await;
+    let none = CodeProof { verifier: None, ..right() };
+    assert_eq!(redeem(&place.store, "code", none, 1).await, Redemption::Mismatch(Mismatch::Verifier));
+    assert_eq!(redeem(&place.store, "code", right(), 1).await, Redemption::Gone(Gone::Revoked));
+}
+
+#[tokio::test]
+async fn a_code_is_fresh_until_it_is_redeemed_burned_or_old() {
+    let place = Place::memory().await;
+    let is_fresh = async |code| fresh_code(&place.store, digest(code)).await.unwrap().is_some();
+    assert!(!is_fresh("one").await);
+    for (number, code) in [(1, "one"), (2, "two"), (3, "three")] {
+        approved(&place.store, number, code).await;
+        assert!(is_fresh(code).await);
+    }
+    assert!(matches!(redeem(&place.store, "one", right(), 1).await, Redemption::Granted(_)));
+    redeem(&place.store, "two", CodeProof { verifier: None, ..right() }, 2).await;
+    assert!(!is_fresh("one").await && !is_fresh("two").await && is_fresh("three").await);
+    place.forward(CODE_LIFE);
+    assert!(!is_fresh("three").await);
+}
+
+#[tokio::test]
+async fn who_brings_no_grant_uses_no_code_up() {
+    for place in engines().await {
+        approved(&place.store, 1, "code").await;
+        let look = async |with| redeem_code(&place.store, digest("code"), with, None).await.unwrap();
+        assert_eq!(look(right()).await, Redemption::Unprepared);
+        assert_eq!(trail(&place.store).await, ["consent.given"]);
+        assert!(matches!(redeem(&place.store, "code", right(), 1).await, Redemption::Granted(_)));
+        let replayed = Redemption::Replayed { grant: grant_id(1), revoked: Revocation::Revoked };
+        assert_eq!(look(right()).await, replayed, "what a copy leads to does not wait for a grant");
     }
 }
 

@@ -41,7 +41,18 @@ pub(super) const SESSIONS: Typed<Record> = Typed {
 };
 
 /// Sessions that were begun before this do not count, or rather: of a lower number.
-const EPOCH: Single<u64> = Single::new("browser_epoch");
+const EPOCH: Single<u64> = Single::new(EPOCH_NAME);
+const EPOCH_NAME: &str = "browser_epoch";
+
+/// Makes everything about sessions unreadable, or readable again: for tests of whoever signs people in.
+#[cfg(test)]
+pub(crate) async fn damage(store: &Store, is_damaged: bool) {
+    let written = store.write(move |tx| match is_damaged {
+        true => Single::<String>::new(EPOCH_NAME).put(tx, &"no number".to_owned()),
+        false => EPOCH.put(tx, &0),
+    });
+    written.await.unwrap();
+}
 
 /// A session to be begun.
 #[derive(Clone, Debug)]

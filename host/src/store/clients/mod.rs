@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::changes::{Change, announce};
+use super::changes::{self, Change, Revision, announce};
 use super::counted::Counted;
 use super::engine::{Bounds, Direction, Table};
 use super::revocations::{self, Whose};
@@ -215,6 +215,12 @@ fn has_say(client: &Client, authority: &Authority) -> bool {
 pub async fn get(store: &Store, id: &ClientId) -> Result<Option<Client>, StoreError> {
     let id = id.clone();
     store.read(move |tx| get_in(tx, &id)).await
+}
+
+/// The same, and the revision of the state that it is of: what is kept of it is void once the client changes later.
+pub async fn get_at(store: &Store, id: &ClientId) -> Result<(Option<Client>, Revision), StoreError> {
+    let id = id.clone();
+    store.read(move |tx| Ok::<_, StoreError>((get_in(tx, &id)?, changes::revision(tx)?))).await
 }
 
 pub(super) fn get_in(tx: &mut ReadTx<'_>, id: &ClientId) -> Result<Option<Client>, StoreError> {

@@ -46,6 +46,8 @@ struct MetadataRecord {
     policy_uri: Option<String>,
     software_id: Option<String>,
     software_version: Option<String>,
+    #[serde(default)]
+    requires_proof: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +194,7 @@ impl From<&Metadata> for MetadataRecord {
             policy_uri,
             software_id,
             software_version,
+            requires_proof,
         } = metadata.clone();
         Self {
             name,
@@ -205,6 +208,7 @@ impl From<&Metadata> for MetadataRecord {
             policy_uri,
             software_id,
             software_version,
+            requires_proof,
         }
     }
 }
@@ -225,6 +229,7 @@ impl TryFrom<MetadataRecord> for Metadata {
             policy_uri,
             software_id,
             software_version,
+            requires_proof,
         } = record;
         Ok(Self {
             name,
@@ -238,6 +243,7 @@ impl TryFrom<MetadataRecord> for Metadata {
             policy_uri,
             software_id,
             software_version,
+            requires_proof,
         })
     }
 }

@@ -7,6 +7,7 @@ use super::super::oauth_testing::*;
 use super::super::revocations::watermarks;
 use super::*;
 use crate::audit::Party;
+use crate::oauth::ResourceList;
 use crate::oauth::client::{KeySource, Lives};
 use crate::oauth::grant::{Gone, Grace, Presented, Successor};
 use crate::secret::Sealed;
@@ -42,8 +43,16 @@ async fn make_use(store: &Store, name: &str, number: u64) {
 
 async fn refresh_of(store: &Store, name: &str) -> Refresh {
     let token = digest(&format!("refresh-{name}"));
-    let presented = Presented { token, client: id(name), proof: None, scopes: None, resource: None };
-    let successor = Successor { digest: digest(&format!("next-{name}")), sealed: Sealed::from_bytes(*b"sealed") };
+    let presented = Presented {
+        token,
+        client: id(name),
+        proof: None,
+        scopes: None,
+        resources: ResourceList::default(),
+        is_stored: true,
+    };
+    let (digest, sealed) = (digest(&format!("next-{name}")), Sealed::from_bytes(*b"sealed"));
+    let successor = Successor { digest, sealed, signed: Timestamp::default() };
     refresh(store, presented, successor, Grace::default(), 30 * DAY).await.unwrap()
 }
 

@@ -148,6 +148,11 @@ pub async fn begin(store: &Store, request: DeviceRequest, life: Duration, most: 
         .await
 }
 
+/// A device by its own code, whatever its state.
+pub async fn get(store: &Store, device_code: Digest) -> Result<Option<DeviceRequest>, StoreError> {
+    store.read(move |tx| DEVICES.get(tx, device_code.as_bytes())?.map(TryFrom::try_from).transpose()).await
+}
+
 /// The device that waits for this user code. Wrong ones are counted, under the digest of where they come from.
 pub async fn look_up(store: &Store, user_code: Digest, from: Digest, guesses: Guesses) -> Result<LookUp, StoreError> {
     store.write(move |tx| look_up_in(tx, user_code, from, guesses)).await
@@ -224,15 +229,16 @@ fn decide_in(
     Ok(Decision::Decided)
 }
 
-/// Answers a device that polls, with a grant if it is approved.
+/// Answers a device that polls, with a grant if it is approved. Who has brought none hears that it is pending: the device
+/// asks again, and by then somebody has seen what was approved.
 pub async fn poll(
     store: &Store,
     device_code: Digest,
     client: ClientId,
     proof: Option<Digest>,
-    new: NewGrant,
+    new: Option<NewGrant>,
 ) -> Result<Poll, StoreError> {
-    store.write(move |tx| poll_in(tx, device_code, &client, proof, &new)).await
+    store.write(move |tx| poll_in(tx, device_code, &client, proof, new.as_ref())).await
 }
 
 fn poll_in(
@@ -240,7 +246,7 @@ fn poll_in(
     device_code: Digest,
     client: &ClientId,
     proof: Option<Digest>,
-    new: &NewGrant,
+    new: Option<&NewGrant>,
 ) -> Result<Poll, StoreError> {
     let now = tx.now();
     let Some(record) = DEVICES.get(tx, device_code.as_bytes())? else { return Ok(Poll::Gone(Gone::Unknown)) };
@@ -267,9 +273,9 @@ fn poll_in(
         return Ok(Poll::SlowDown(device.interval));
     }
     let device = device.polled(now);
-    let (answer, device) = match device.state.clone() {
-        DeviceState::Pending => (Poll::Pending, device),
-        DeviceState::Approved { principal, access, at } => {
+    let (answer, device) = match (device.state.clone(), new) {
+        (DeviceState::Pending, _) | (DeviceState::Approved { .. }, None) => (Poll::Pending, device),
+        (DeviceState::Approved { principal, access, at }, Some(new)) => {
             let party = Party { principal, client: client.clone() };
             match grants::issue_in(tx, new, &party, (&access, proof), at)? {
                 Err(gone) => (Poll::Gone(gone), device),
@@ -279,7 +285,7 @@ fn poll_in(
                 }
             }
         }
-        DeviceState::Refused | DeviceState::Redeemed { .. } => (Poll::Refused, device),
+        (DeviceState::Refused | DeviceState::Redeemed { .. }, _) => (Poll::Refused, device),
     };
     DEVICES.replace(tx, &DeviceRecord::from(&device))?;
     Ok(answer)

@@ -1,5 +1,6 @@
 //! A device that waits, and the wrong user codes of one address, as they are stored.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,11 @@ use crate::oauth::Window;
 use crate::oauth::device::{DeviceRequest, DeviceState};
 use crate::secret::Digest;
 
-/// How long a device's code is remembered after its time.
+/// How long a code that was redeemed is remembered after its time, so that one that comes back is recognised.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
+/// The same for a code for which there was nothing: its device hears that it has expired. Devices are bounded, those that
+/// are remembered among them.
+const LATE: Duration = Duration::from_secs(60);
 
 /// Codec version 1.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub(in super::super) struct DeviceRecord {
     resources: Vec<String>,
     scopes: Vec<String>,
     proof: Option<DigestRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<IpAddr>,
     life: WindowRecord,
     interval_ms: u64,
     last_poll_ms: Option<u64>,
@@ -62,7 +68,11 @@ impl DeviceRecord {
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
-        Some(Timestamp::from_millis(self.life.until_ms).after(REMEMBERED))
+        let remembered = match self.state {
+            DeviceStateRecord::Redeemed { .. } => REMEMBERED,
+            _ => LATE,
+        };
+        Some(Timestamp::from_millis(self.life.until_ms).after(remembered))
     }
 }
 
@@ -101,6 +111,7 @@ impl From<&DeviceRequest> for DeviceRecord {
             resources,
             scopes,
             proof,
+            from,
             life,
             interval,
             last_poll,
@@ -113,6 +124,7 @@ impl From<&DeviceRequest> for DeviceRecord {
             resources: resources.to_vec(),
             scopes: scopes.to_vec(),
             proof: proof.map(DigestRecord),
+            from: *from,
             life: (*life).into(),
             interval_ms: millis(*interval),
             last_poll_ms: last_poll.map(Timestamp::as_millis),
@@ -142,6 +154,7 @@ impl TryFrom<DeviceRecord> for DeviceRequest {
             resources: wanted,
             scopes: wanted_scopes,
             proof,
+            from,
             life,
             interval_ms,
             last_poll_ms,
@@ -154,6 +167,7 @@ impl TryFrom<DeviceRecord> for DeviceRequest {
             resources: resources(TABLE, wanted)?,
             scopes: scopes(TABLE, wanted_scopes)?,
             proof: proof.map(|DigestRecord(digest)| digest),
+            from,
             life: life.into(),
             interval: Duration::from_millis(interval_ms),
             last_poll: last_poll_ms.map(Timestamp::from_millis),

@@ -18,6 +18,7 @@ pub(in crate::store) fn device(name: &str) -> DeviceRequest {
         resources: access().resources,
         scopes: access().scopes,
         proof: None,
+        from: Some([192, 0, 2, 1].into()),
         life: Window { from: Timestamp::default(), until: Timestamp::default() },
         interval: 5 * SECOND,
         last_poll: None,
@@ -31,7 +32,7 @@ async fn wait(store: &Store, name: &str) {
 
 async fn ask(store: &Store, name: &str, grant: u64) -> Poll {
     let new = new_grant(grant, &format!("refresh{grant}"));
-    poll(store, digest(&format!("device-{name}")), client("app"), None, new).await.unwrap()
+    poll(store, digest(&format!("device-{name}")), client("app"), None, Some(new)).await.unwrap()
 }
 
 fn approve() -> Verdict {
@@ -67,6 +68,21 @@ async fn a_device_gets_its_grant_once_it_is_approved() {
         assert_eq!(ask(&place.store, "a", 2).await, expected);
         assert_eq!(grants::get(&place.store, &grant_id(1)).await.unwrap().unwrap().end, Some(Gone::Revoked));
         verify(&place.store).await;
+    }
+}
+
+#[tokio::test]
+async fn an_approval_waits_for_whoever_has_something_to_grant() {
+    for place in engines().await {
+        let store = &place.store;
+        wait(store, "a").await;
+        assert_eq!(say(store, "a", approve()).await, Decision::Decided);
+        let unprepared = poll(store, digest("device-a"), client("app"), None, None).await.unwrap();
+        assert_eq!(unprepared, Poll::Pending);
+        assert_eq!(trail(store).await, ["consent.given"]);
+        place.forward(5 * SECOND);
+        assert!(matches!(ask(store, "a", 1).await, Poll::Granted(_)));
+        verify(store).await;
     }
 }
 
@@ -111,7 +127,8 @@ async fn a_code_is_for_its_own_client_key_and_access() {
     let widened = Verdict::Approve { principal: key("ci"), access: wider };
     assert_eq!(say(store, "a", widened).await, Decision::Widened);
     assert_eq!(say(store, "a", approve()).await, Decision::Decided);
-    let with = async |of, proof| poll(store, digest("device-a"), client(of), proof, new_grant(1, "r")).await.unwrap();
+    let new = || Some(new_grant(1, "r"));
+    let with = async |of, proof| poll(store, digest("device-a"), client(of), proof, new()).await.unwrap();
     assert_eq!(with("other", Some(digest("jkt"))).await, Poll::Mismatch(Mismatch::Client));
     assert_eq!(with("app", None).await, Poll::Mismatch(Mismatch::Proof));
     let Poll::Granted(grant) = with("app", Some(digest("jkt"))).await else { panic!("no grant") };
@@ -193,9 +210,18 @@ async fn codes_are_drawn_anew_where_they_are_taken_and_devices_are_bounded() {
     let same_device = DeviceRequest { user_code: digest("other"), ..device("a") };
     assert_eq!(begin(store, same_device, LIFE, MANY).await.unwrap(), Begin::Taken);
     assert_eq!(begin(store, device("b"), LIFE, 1).await.unwrap(), Begin::TooMany);
-    place.forward(DAY);
+    // A place is free again soon after a device has given up, and later where it got what a copy could come for.
+    place.forward(LIFE + 60 * SECOND);
     while place.sweep().await > 0 {}
     assert_eq!(begin(store, device("b"), LIFE, 1).await.unwrap(), Begin::Begun);
+    assert_eq!(say(store, "b", approve()).await, Decision::Decided);
+    assert!(matches!(ask(store, "b", 1).await, Poll::Granted(_)));
+    place.forward(LIFE + 60 * SECOND);
+    while place.sweep().await > 0 {}
+    assert_eq!(begin(store, device("c"), LIFE, 1).await.unwrap(), Begin::TooMany);
+    place.forward(DAY);
+    while place.sweep().await > 0 {}
+    assert_eq!(begin(store, device("c"), LIFE, 1).await.unwrap(), Begin::Begun);
     verify(store).await;
 }
 

@@ -11,6 +11,7 @@ use super::restore::{Present, RestoreError, Restored, migrate};
 use super::tests::{NOW, dump, env, file, fill, names, restore_into};
 use super::*;
 use crate::audit::Actor;
+use crate::oauth::ResourceList;
 use crate::oauth::grant::{Gone, Grace, Presented, Successor};
 use crate::store::grants::{Refresh, refresh};
 use crate::store::oauth_testing::{client, digest, issue, party};
@@ -214,10 +215,16 @@ async fn what_a_newer_version_has_put_beside_is_never_left_out() {
 }
 
 async fn use_token(store: &Store, token: &str, next: &str) -> Refresh {
-    let presented =
-        Presented { token: digest(token), client: client("app"), proof: None, scopes: None, resource: None };
+    let presented = Presented {
+        token: digest(token),
+        client: client("app"),
+        proof: None,
+        scopes: None,
+        resources: ResourceList::default(),
+        is_stored: true,
+    };
     let sealed = crate::secret::Sealed::from_bytes(next.as_bytes());
-    let successor = Successor { digest: digest(next), sealed };
+    let successor = Successor { digest: digest(next), sealed, signed: crate::env::Timestamp::default() };
     refresh(store, presented, successor, Grace::default(), Duration::from_secs(3_600)).await.unwrap()
 }
 

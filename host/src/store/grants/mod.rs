@@ -18,15 +18,17 @@ use crate::audit::{Actor, AuditEvent, Party, RevocationReason};
 use crate::env::Timestamp;
 use crate::ids::{ClientId, GrantId, Principal};
 use crate::oauth::access::Access;
-use crate::oauth::grant::{Gone, Grant, KEPT_AFTER_END, MAX_LIFE, OnReuse, RefreshToken};
+use crate::oauth::grant::{Gone, Grant, MAX_KEPT_AFTER_END, MAX_LIFE, OnReuse, RefreshToken};
 use crate::secret::Digest;
 
 mod record;
 mod refresh;
+mod search;
 #[cfg(test)]
 mod tests;
 
 pub use refresh::{Refresh, refresh};
+pub use search::{Names, State, Wanted, names, search};
 
 use record::{GrantRecord, SealedRecord, TokenRecord};
 
@@ -71,6 +73,12 @@ pub struct NewGrant {
     /// Its life from each use on.
     pub idle: Duration,
     pub on_reuse: OnReuse,
+    /// How long it is remembered after its end, at most [`MAX_KEPT_AFTER_END`].
+    pub kept: Duration,
+    /// When its first access token says that it was issued.
+    pub signed: Timestamp,
+    /// Whether the client is there only as long as the store has it.
+    pub is_stored: bool,
 }
 
 /// What came of a revocation.
@@ -96,6 +104,23 @@ pub struct Listed {
     pub end: Option<Gone>,
 }
 
+/// Makes a grant that nobody was asked for: an operator has bound the client to its principal, or trusts whoever vouches for
+/// the principal.
+pub async fn issue_unasked(
+    store: &Store,
+    new: NewGrant,
+    party: Party,
+    access: Access,
+    proof: Option<Digest>,
+) -> Result<Result<Grant, Gone>, StoreError> {
+    store
+        .write(move |tx| {
+            let now = tx.now();
+            issue_in(tx, &new, &party, (&access, proof), now)
+        })
+        .await
+}
+
 /// Makes a grant of what somebody consented to at `consented`, or tells why that counts no more. The transaction of the code
 /// that is redeemed, or of the device that polls.
 pub(super) fn issue_in(
@@ -114,7 +139,7 @@ pub(super) fn issue_in(
     if GRANTS.get(tx, new.id.as_str().as_bytes())?.is_some() {
         return Ok(Err(Gone::Unknown));
     }
-    if !clients::used_in(tx, client)? {
+    if new.is_stored && !clients::used_in(tx, client)? {
         return Ok(Err(Gone::Client));
     }
     let now = tx.now();
@@ -131,12 +156,14 @@ pub(super) fn issue_in(
         until,
         epoch: super::epoch(tx)?,
         on_reuse: new.on_reuse,
+        kept: new.kept.min(MAX_KEPT_AFTER_END),
         revoked: None,
     };
-    revocations::granted_in(tx, now)?;
+    // The clock that a token was signed by may be a little ahead of the store's.
+    revocations::granted_in(tx, now.max(new.signed))?;
     GRANTS.put(tx, &GrantRecord::from(&grant))?;
     if let Some(digest) = new.refresh {
-        let forgotten = until.after(KEPT_AFTER_END);
+        let forgotten = until.after(grant.kept);
         let token = RefreshToken { digest, grant: new.id.clone(), generation: 0, issued: now, used: None, forgotten };
         TOKENS.put(tx, &TokenRecord::from(&token))?;
     }
@@ -263,6 +290,22 @@ fn listed_in(
     }
     let end = grant.end(tx.now(), epoch);
     Ok(Listed { grant, end })
+}
+
+/// Until when something counts at the longest that was granted to a principal: of the newest `most` grants.
+pub(super) fn counts_until_in(
+    tx: &mut ReadTx<'_>,
+    principal: &Principal,
+    most: usize,
+) -> Result<Option<Timestamp>, StoreError> {
+    let theirs = record::prefix(&principal.to_string());
+    let records = GRANTS.newest_within(tx, (Table::GrantsByPrincipal, &theirs), most)?;
+    let (epoch, mut coverage, mut until) = (super::epoch(tx)?, Coverage::default(), None);
+    for record in records {
+        let Listed { grant, end } = listed_in(tx, record, epoch, &mut coverage)?;
+        until = until.max(end.is_none().then(|| grant.idle_until.min(grant.until)));
+    }
+    Ok(until)
 }
 
 /// When a grant was last refreshed, or made.

@@ -1,11 +1,13 @@
 //! A grant, a refresh token and a sealed successor as they are stored.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::StoreError;
 use super::super::clients::OnReuseRecord;
 use super::super::engine::Table;
-use super::super::record::{AccessRecord, DigestRecord, WindowRecord, client, grant, none, principal};
+use super::super::record::{AccessRecord, DigestRecord, WindowRecord, client, grant, millis, none, principal};
 use crate::audit::RevocationReason;
 use crate::env::Timestamp;
 use crate::oauth::grant::{Grant, KEPT_AFTER_END, RefreshToken, Used};
@@ -16,8 +18,8 @@ use crate::secret::Sealed;
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct GrantRecord {
     id: String,
-    principal: String,
-    client: String,
+    pub(super) principal: String,
+    pub(super) client: String,
     access: AccessRecord,
     proof: Option<DigestRecord>,
     created_ms: u64,
@@ -27,6 +29,13 @@ pub(in super::super) struct GrantRecord {
     epoch: u64,
     on_reuse: OnReuseRecord,
     revoked: Option<RevokedRecord>,
+    /// Records from before it could be set have none.
+    #[serde(default = "usually_kept")]
+    kept_ms: u64,
+}
+
+fn usually_kept() -> u64 {
+    millis(KEPT_AFTER_END)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,7 +96,7 @@ impl GrantRecord {
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
         let end_ms = self.idle_until_ms.min(self.until_ms);
         let end_ms = self.revoked.as_ref().map_or(end_ms, |revoked| revoked.at_ms.min(end_ms));
-        Some(Timestamp::from_millis(end_ms).after(KEPT_AFTER_END))
+        Some(Timestamp::from_millis(end_ms).after(Duration::from_millis(self.kept_ms)))
     }
 }
 
@@ -125,6 +134,7 @@ impl From<&Grant> for GrantRecord {
             until,
             epoch,
             on_reuse,
+            kept,
             revoked,
         } = grant;
         Self {
@@ -141,6 +151,7 @@ impl From<&Grant> for GrantRecord {
             on_reuse: (*on_reuse).into(),
             revoked: revoked
                 .map(|(at, reason)| RevokedRecord { at_ms: at.as_millis(), reason: reason.as_str().to_owned() }),
+            kept_ms: millis(*kept),
         }
     }
 }
@@ -162,6 +173,7 @@ impl TryFrom<GrantRecord> for Grant {
             epoch,
             on_reuse,
             revoked: ended,
+            kept_ms,
         } = record;
         let revoked = |RevokedRecord { at_ms, reason }| {
             let reason = RevocationReason::parse(&reason).ok_or_else(|| none(Table::Grants, "a reason"))?;
@@ -179,6 +191,7 @@ impl TryFrom<GrantRecord> for Grant {
             until: Timestamp::from_millis(until_ms),
             epoch,
             on_reuse: on_reuse.into(),
+            kept: Duration::from_millis(kept_ms),
             revoked: ended.map(revoked).transpose()?,
         })
     }

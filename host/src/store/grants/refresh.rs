@@ -6,9 +6,10 @@ use super::super::{Store, StoreError, WriteTx, audit, clients, revocations, user
 use super::record::{GrantRecord, SealedRecord, TokenRecord};
 use super::{GRANTS, SEALED, TOKENS, end_in, get_in, token_in};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
+use crate::env::Timestamp;
 use crate::oauth::Window;
 use crate::oauth::grant::{
-    Gone, Grace, Grant, MAX_LINKS, MAX_SEALED_BYTES, OnReuse, Presented, RefreshToken, Successor, Used,
+    Gone, Grace, Grant, MAX_GENERATIONS, MAX_LINKS, MAX_SEALED_BYTES, OnReuse, Presented, RefreshToken, Successor, Used,
 };
 use crate::oauth::request::Mismatch;
 use crate::secret::Sealed;
@@ -74,12 +75,12 @@ fn refresh_in(
     if !users::may_be_granted_in(tx, &grant.principal)? {
         return Ok(Refresh::Gone(Gone::Revoked));
     }
-    if !clients::used_in(tx, &grant.client)? {
+    if presented.is_stored && !clients::used_in(tx, &grant.client)? {
         return Ok(Refresh::Gone(Gone::Client));
     }
     match position(tx, &token, grace)? {
         Position::Head => rotate(tx, token, grant, successor, grace, idle),
-        Position::InGrace(successors) => replay(tx, token, grant, successors, grace),
+        Position::InGrace(successors) => replay(tx, token, grant, (successors, successor.signed), grace),
         Position::Reused => reuse(tx, token, grant, grace),
     }
 }
@@ -109,6 +110,9 @@ fn rotate(
     grace: Grace,
     idle: Duration,
 ) -> Result<Refresh, StoreError> {
+    if token.generation >= MAX_GENERATIONS {
+        return Ok(Refresh::Gone(Gone::Expired));
+    }
     let now = tx.now();
     let grace = Window::starting(now, grace.window());
     let next = RefreshToken {
@@ -132,7 +136,7 @@ fn rotate(
     }
     TOKENS.put(tx, &TokenRecord::from(&RefreshToken { used: Some(used), ..token }))?;
     TOKENS.put(tx, &TokenRecord::from(&next))?;
-    revocations::granted_in(tx, now)?;
+    revocations::granted_in(tx, now.max(successor.signed))?;
     let grant = grant.refreshed(now, idle);
     GRANTS.put(tx, &GrantRecord::from(&grant))?;
     Ok(Refresh::Rotated(Box::new(grant)))
@@ -142,15 +146,19 @@ fn replay(
     tx: &mut WriteTx<'_>,
     token: RefreshToken,
     grant: Grant,
-    successors: Vec<Sealed>,
+    (successors, signed): (Vec<Sealed>, Timestamp),
     grace: Grace,
 ) -> Result<Refresh, StoreError> {
+    let is_first = token.used.as_ref().is_some_and(|used| used.replays == 0);
     if !count_replay(tx, token, grace)? {
         return Ok(Refresh::TooOften);
     }
     // There is a fresh access token in the answer.
-    revocations::granted_in(tx, tx.now())?;
-    audit::append(tx, Actor::System, &AuditEvent::RefreshReplayed { grant: grant.id.clone() })?;
+    revocations::granted_in(tx, tx.now().max(signed))?;
+    // One line for each token, however often it comes back.
+    if is_first {
+        audit::append(tx, Actor::System, &AuditEvent::RefreshReplayed { grant: grant.id.clone() })?;
+    }
     Ok(Refresh::Replayed { grant: Box::new(grant), successors })
 }
 

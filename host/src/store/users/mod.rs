@@ -284,6 +284,18 @@ pub(super) fn signed_in_now(tx: &mut WriteTx<'_>, user: User) -> Result<(), Stor
     USERS.put(tx, &Record::from(&User { last_sign_in, ..user }))
 }
 
+/// Keeps the password that somebody has as a hash that costs more, which is no change of the account. One that has changed
+/// meanwhile stays as it is.
+pub async fn strengthen(store: &Store, id: &UserId, seen: u64, password: PasswordHash) -> Result<(), StoreError> {
+    let id = id.clone();
+    store
+        .write(move |tx| match get_in(tx, &id)?.filter(|user| user.revision == seen && user.password.is_some()) {
+            Some(user) => USERS.put(tx, &Record::from(&User { password: Some(password.clone()), ..user })),
+            None => Ok(()),
+        })
+        .await
+}
+
 /// The user with this login.
 pub async fn by_login(store: &Store, login: &Login) -> Result<Option<User>, StoreError> {
     let key = of_login(login.as_str());

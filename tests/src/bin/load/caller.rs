@@ -56,7 +56,12 @@ impl Drop for Caller {
 impl Caller {
     /// Connects with the key of this number; in the legacy era, also opens a session.
     pub(crate) async fn connect(target: &Target, era: Era, key_number: usize) -> anyhow::Result<Self> {
-        let mut caller = Self::connect_only(target, era, key_number).await?;
+        Self::connect_as(target, era, &key(key_number)).await
+    }
+
+    /// The same with this credential.
+    pub(crate) async fn connect_as(target: &Target, era: Era, credential: &str) -> anyhow::Result<Self> {
+        let mut caller = Self::open(target, era, credential).await?;
         if era == Era::Legacy {
             let session = caller.open_session().await?;
             caller.headers.insert(SESSION, session);
@@ -66,12 +71,16 @@ impl Caller {
     }
 
     pub(crate) async fn connect_only(target: &Target, era: Era, key_number: usize) -> anyhow::Result<Self> {
+        Self::open(target, era, &key(key_number)).await
+    }
+
+    async fn open(target: &Target, era: Era, credential: &str) -> anyhow::Result<Self> {
         let address = target.process.address;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        Ok(Self { sender, driver, headers: headers(address, key_number), path: target.path, era })
+        Ok(Self { sender, driver, headers: headers(address, credential), path: target.path, era })
     }
 
     /// Opens a session, over whatever connection; its id.
@@ -152,12 +161,12 @@ pub(crate) fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-fn headers(address: SocketAddr, key_number: usize) -> HeaderMap {
+fn headers(address: SocketAddr, credential: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(HOST, HeaderValue::try_from(address.to_string()).expect("an address is a host"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-    let key = HeaderValue::try_from(format!("Bearer {}", key(key_number))).expect("a key is a header value");
-    headers.insert(AUTHORIZATION, key);
+    let credential = format!("Bearer {credential}");
+    headers.insert(AUTHORIZATION, HeaderValue::try_from(credential).expect("a credential is a header value"));
     headers
 }

@@ -120,7 +120,12 @@ pub(crate) async fn compare(
 }
 
 /// Calls until the time is up. Microseconds of each call.
-async fn work(mut caller: Caller, prepared: Prepared, least_bytes: usize, until: Instant) -> anyhow::Result<Vec<u32>> {
+pub(crate) async fn work(
+    mut caller: Caller,
+    prepared: Prepared,
+    least_bytes: usize,
+    until: Instant,
+) -> anyhow::Result<Vec<u32>> {
     let mut latencies = Vec::new();
     while Instant::now() < until || latencies.is_empty() {
         let started = Instant::now();

@@ -6,7 +6,8 @@
 //!
 //! Scenarios, in this order: [`calls`] (tools/call, by size of the result), [`list`] (tools/list of 1 000 tools over 20
 //! upstreams), [`streams`] (1 000 calls at once that report progress), [`idle`] (memory of sessions, connections and
-//! streams that rest) and [`allocations`] (of memory, per call).
+//! streams that rest), [`allocations`] (of memory, per call) and [`tokens`] (refreshes at the token endpoint, and calls with an
+//! access token beside calls with a key).
 
 #![expect(clippy::disallowed_methods, reason = "its tasks end with the program, and it measures real time")]
 
@@ -18,6 +19,7 @@ mod list;
 mod programs;
 mod report;
 mod streams;
+mod tokens;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,6 +65,7 @@ enum Scenario {
     Streams,
     Idle,
     Allocations,
+    Tokens,
 }
 
 impl Arguments {
@@ -95,6 +98,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if arguments.wants(Scenario::Allocations) {
         allocations::run(&programs, &arguments, &mut report).await?;
+    }
+    if arguments.wants(Scenario::Tokens) {
+        tokens::run(&programs, &arguments, &mut report).await?;
     }
     match &arguments.json {
         Some(file) => report.write(file),

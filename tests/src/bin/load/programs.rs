@@ -42,6 +42,14 @@ pub(crate) struct Process {
     counter: Option<SocketAddr>,
 }
 
+/// Where a gateway has its store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Memory,
+    /// In the temporary directory.
+    File,
+}
+
 /// What calls go to.
 pub(crate) struct Target {
     pub(crate) name: String,
@@ -102,7 +110,21 @@ impl Programs {
     /// A gateway in front of upstreams, given by name and URL, with so many policies.
     pub(crate) async fn gateway(&self, upstreams: &[(String, String)], policies: usize) -> anyhow::Result<Process> {
         let address = free_address().await?;
-        let config = self.write_config(address, upstreams, policies)?;
+        let config = self.write_config(address, upstreams, policies, (Place::Memory, ""))?;
+        let child = self.start("portcullis", &["serve", "--config", &config])?;
+        Process::listening(child, address, None).await?.ready().await
+    }
+
+    /// A gateway in front of one upstream that signs tokens with this algorithm.
+    pub(crate) async fn authorization_server(
+        &self,
+        upstream: SocketAddr,
+        algorithm: &str,
+        place: Place,
+    ) -> anyhow::Result<Process> {
+        let address = free_address().await?;
+        let tokens = format!("[auth.tokens]\nalgorithm = \"{algorithm}\"\naccess_life = \"1h\"\n");
+        let config = self.write_config(address, &one_upstream(upstream), 0, (place, &tokens))?;
         let child = self.start("portcullis", &["serve", "--config", &config])?;
         Process::listening(child, address, None).await?.ready().await
     }
@@ -118,7 +140,7 @@ impl Programs {
     /// A gateway, counting its allocations.
     pub(crate) async fn counted_gateway(&self, upstream: SocketAddr, policies: usize) -> anyhow::Result<Process> {
         let (address, counter) = (free_address().await?, free_address().await?);
-        let config = self.write_config(address, &one_upstream(upstream), policies)?;
+        let config = self.write_config(address, &one_upstream(upstream), policies, (Place::Memory, ""))?;
         let child = self.start("counted", &["gateway", &counter.to_string(), &config])?;
         Process::listening(child, address, Some(counter)).await?.ready().await
     }
@@ -139,12 +161,17 @@ impl Programs {
         address: SocketAddr,
         upstreams: &[(String, String)],
         policies: usize,
+        (place, settings): (Place, &str),
     ) -> anyhow::Result<String> {
         let dir = self.scratch.path().join(self.gateways.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir_all(&dir)?;
+        let store = match place {
+            Place::Memory => "[store]\nurl = \"memory:\"\n",
+            Place::File => "",
+        };
         let mut text = format!(
-            "public_url = \"http://{address}\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n[store]\nurl = \"memory:\"\n[vault]\nallow_core_dumps = true\n\
-             [limits]\ncalls_per_principal = 10000\nsessions = 100000\n[edge]\nmax_connections = 20000\n"
+            "public_url = \"http://{address}\"\ndata_dir = \"data\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n{store}[vault]\nallow_core_dumps = true\n\
+             [limits]\ncalls_per_principal = 10000\nsessions = 100000\n[edge]\nmax_connections = 20000\n{settings}"
         );
         for (name, url) in upstreams {
             writeln!(text, "[upstreams.{name}]\nurl = \"{url}\"")?;

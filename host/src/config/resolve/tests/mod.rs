@@ -428,6 +428,10 @@ fn mistakes_of_addresses_and_paths() {
         ("[listen]\npublic = '0.0.0.0:7400'", &["2: public_url is missing, and 0.0.0.0:7400 cannot"]),
         ("[listen]\npublic = '[fe80::1%2]:7400'", &["2: public_url is missing, and [fe80::1%2]:7400 cannot"]),
         ("[listen]\npublic = '127.0.0.1:0'", &["2: public_url is missing"]),
+        (
+            "public_url = 'http://x'\n[listen]\npublic = '0.0.0.0:7400'\nadmin = 'off'\n[auth]\nrequired = false",
+            &["6: auth.required = false on this listen.public lets in everybody"],
+        ),
         ("[listen]\nadmin = 'none'", &["2: listen.admin is not an IP address and a port"]),
         ("[listen]\n\nadmin = '192.0.2.1:7401'", &["3: listen.admin must be a loopback address"]),
         ("[listen]\nadmin = '127.0.0.1:7400'", &["2: listen.public and listen.admin must differ"]),
@@ -451,6 +455,8 @@ fn mistakes_of_what_is_kept() {
         ("[store]\n\naudit_retention = '0s'", &["3: store.audit_retention must not be zero"]),
         ("[store]\naudit_retention = '-1d'", &["2: store.audit_retention must not be negative"]),
         ("[store]\naudit_retention = '59s'", &["2: store.audit_retention must not be shorter than a minute"]),
+        ("[auth.tokens]\nkeep_ended = '2years'", &["2: keep_ended must not be longer than 1year 18h"]),
+        ("[auth.tokens]\nkeep_ended = '30s'", &["2: keep_ended must not be shorter than a minute"]),
         ("[store]\naudit_retention = '11years'", &["2: store.audit_retention must not be longer than ten years"]),
         ("[store]\naudit_retention = 'forever'", &["2: store.audit_retention is not a duration"]),
         (

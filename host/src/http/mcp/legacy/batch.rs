@@ -32,7 +32,7 @@ enum Part {
 
 /// Takes a body that is a JSON array.
 pub(in crate::http::mcp) async fn take(mcp: &Arc<Mcp>, from: From<'_>, body: &[u8]) -> Result<Response, Refused> {
-    let place = || mcp.places.call(&from.caller.principal, None);
+    let place = || mcp.places.call(from.payer(), None);
     let session = match owned::reach(mcp, &from, None, body, place).await {
         Ok(Reached::Here(session)) => Some(session),
         Ok(Reached::Elsewhere(response)) => return Ok(response),

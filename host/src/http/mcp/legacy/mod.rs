@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
+use http::header::ALLOW;
 use http::{HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -59,7 +60,7 @@ pub(super) async fn request(
         response.headers_mut().insert(SESSION_HEADER, session_id);
         return Ok(response);
     }
-    let place = || mcp.places.call(&from.caller.principal, Some(&id));
+    let place = || mcp.places.call(from.payer(), Some(&id));
     let session = match owned::reach(mcp, &from, Some(&id), body, place).await? {
         Reached::Here(session) => session,
         Reached::Elsewhere(response) => return Ok(response),
@@ -94,6 +95,8 @@ fn open(
     let opening = Opening {
         id: session_id.unwrap_or_else(|| owned::new_id(mcp, from, revision)),
         principal: principal.clone(),
+        acting: from.caller.client.clone(),
+        pass: from.caller.pass.clone(),
         endpoint: from.scope.endpoint().cloned(),
         revision,
         client: Arc::new(client),
@@ -104,12 +107,12 @@ fn open(
     Ok((mcp.sessions.open(opening, mcp.services.env.now())?, result))
 }
 
-/// DELETE: ends the session and what is in flight in it.
+/// DELETE: ends the session and what is in flight in it. Without one there is nothing to end.
 pub(super) async fn end(mcp: &Mcp, from: &From<'_>) -> Result<Response, Refused> {
     if !from.headers.contains_key(SESSION_HEADER) {
-        return Err(Refused::plain(StatusCode::METHOD_NOT_ALLOWED, "only a session can be deleted"));
+        return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST")]).into_response());
     }
-    match owned::reach(mcp, from, None, &[], || mcp.places.passage(&from.caller.principal)).await? {
+    match owned::reach(mcp, from, None, &[], || mcp.places.passage(from.payer())).await? {
         Reached::Here(session) => end_session(mcp, &session),
         Reached::Elsewhere(response) => return Ok(response),
         Reached::Orphaned(name) => {
@@ -138,10 +141,11 @@ pub(super) fn sweep(mcp: &Mcp) {
     }
 }
 
-/// Ends sessions of principals whose keys open nothing any more and who hear of upstreams outside of requests. Others rest:
+/// Ends sessions of principals whose keys and grants open nothing any more and who hear of upstreams outside of requests. Others rest:
 /// whoever asks there has to show a key.
 pub(super) fn end_unwelcome(mcp: &Mcp) {
-    for session in mcp.sessions.unwelcome(|principal| mcp.is_welcome(principal)) {
+    let is_welcome = |session: &Session| mcp.is_welcome(&session.principal, session.pass().as_deref());
+    for session in mcp.sessions.unwelcome(is_welcome) {
         tracing::debug!(principal = %session.principal, "a session ends with the key of its principal");
         end_session(mcp, &session);
     }
@@ -155,7 +159,7 @@ pub(super) async fn notification(
     params: Option<&RawValue>,
     body: &[u8],
 ) -> Result<Response, Refused> {
-    let session = match owned::reach(mcp, from, None, body, || mcp.places.passage(&from.caller.principal)).await? {
+    let session = match owned::reach(mcp, from, None, body, || mcp.places.passage(from.payer())).await? {
         Reached::Here(session) => session,
         Reached::Elsewhere(response) => return Ok(response),
         Reached::Orphaned(name) => owned::adopt(mcp, from, name)?,
@@ -174,7 +178,7 @@ fn hear(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>, method: &str, p
         }
         ROOTS_CHANGED => {
             // It costs a place, like a request. Without one it is lost, as a notification may be.
-            let Ok(place) = mcp.places.call(&session.principal, None) else { return };
+            let Ok(place) = mcp.places.call(from.payer(), None) else { return };
             let (events, _) = mpsc::channel(1);
             let origin = from.origin(session.revision, session.party(), events, session.ended.clone());
             let (mcp, params) = (mcp.clone(), params.map(ToOwned::to_owned));
@@ -190,7 +194,7 @@ fn hear(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>, method: &str, p
 
 /// The client's answer to what it was asked.
 pub(super) async fn answer(mcp: &Mcp, from: &From<'_>, answer: Message<'_>, body: &[u8]) -> Result<Response, Refused> {
-    match owned::reach(mcp, from, None, body, || mcp.places.passage(&from.caller.principal)).await? {
+    match owned::reach(mcp, from, None, body, || mcp.places.passage(from.payer())).await? {
         Reached::Here(session) => take_answer(&session, answer),
         Reached::Elsewhere(response) => return Ok(response),
         // Who asked is gone, and nobody waits for it.
@@ -247,7 +251,7 @@ impl Call {
             let error = RpcError::new(INVALID_REQUEST, "a request with this id is still in flight");
             Refused::rpc(StatusCode::BAD_REQUEST, Some(&id), &error)
         })?;
-        let place = mcp.places.call(&session.principal, Some(&id))?;
+        let place = mcp.places.call(from.payer(), Some(&id))?;
         let until_end = (in_flight, place);
         let progress_token = request.progress_token().map(ToOwned::to_owned);
         if let Request::SetLevel(level) = &request {

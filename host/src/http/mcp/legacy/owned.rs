@@ -1,6 +1,6 @@
 //! Which replica a session belongs to, and what becomes of it without that replica.
 //!
-//! A session's id is sealed for its principal at its endpoint, and says which replica opened it, when, and in which
+//! A session's id is sealed for its principal and client at its endpoint, and says which replica opened it, when, and in which
 //! revision. Whatever belongs to it goes there: its requests, answers, streams and end. When that replica is gone, the
 //! session goes on at whichever replica is asked, which knows no more of it than the id says: it has no streams there,
 //! and its client is asked nothing.
@@ -16,7 +16,8 @@ use super::sweep;
 use crate::env::Timestamp;
 use crate::http::error::Refused;
 use crate::http::mcp::{From, Mcp, owners};
-use crate::ids::{Principal, ReplicaId, UpstreamName};
+use crate::identity::Caller;
+use crate::ids::{ReplicaId, UpstreamName};
 use crate::mcp::client::Client;
 use crate::mcp::message::RequestId;
 use crate::mcp::revision::{Revision, SESSION_HEADER};
@@ -43,20 +44,28 @@ pub(super) enum Reached {
     Orphaned(Name),
 }
 
-fn binding(principal: &Principal, endpoint: Option<&UpstreamName>) -> Vec<u8> {
-    format!("{principal}\n{}", endpoint.map_or("", UpstreamName::as_str)).into_bytes()
+/// Whom something belongs to: a principal, and the client that acts if one does. Neither has a line break.
+fn holder(caller: &Caller) -> String {
+    match &caller.client {
+        Some(client) => format!("{}\n{client}", caller.principal),
+        None => caller.principal.to_string(),
+    }
+}
+
+fn binding(caller: &Caller, endpoint: Option<&UpstreamName>) -> Vec<u8> {
+    format!("{}\n{}", holder(caller), endpoint.map_or("", UpstreamName::as_str)).into_bytes()
 }
 
 /// The id of a session that this replica opens. No two are the same, since no two texts are sealed the same.
 pub(super) fn new_id(mcp: &Mcp, from: &From<'_>, revision: Revision) -> Arc<str> {
     let opened = mcp.services.env.now().as_millis();
     let payload = format!("{}\n{opened}\n{revision}", mcp.replicas.id());
-    let binding = binding(&from.caller.principal, from.scope.endpoint());
+    let binding = binding(&from.caller, from.scope.endpoint());
     mcp.services.secret.seal(PURPOSE, &binding, payload.as_bytes()).into()
 }
 
 fn read(mcp: &Mcp, from: &From<'_>, text: &str) -> Option<Name> {
-    let binding = binding(&from.caller.principal, from.scope.endpoint());
+    let binding = binding(&from.caller, from.scope.endpoint());
     let payload = String::from_utf8(mcp.services.secret.unseal(PURPOSE, &binding, text)?).ok()?;
     let mut lines = payload.split('\n');
     let (owner, opened, revision) = (lines.next()?, lines.next()?, lines.next()?);
@@ -66,14 +75,14 @@ fn read(mcp: &Mcp, from: &From<'_>, text: &str) -> Option<Name> {
 }
 
 /// The name of a stream of HTTP with server-sent events that this replica opens.
-pub(super) fn new_door_id(mcp: &Mcp, principal: &Principal) -> Arc<str> {
+pub(super) fn new_door_id(mcp: &Mcp, caller: &Caller) -> Arc<str> {
     let owner = mcp.replicas.id().as_str().as_bytes();
-    mcp.services.secret.seal(PURPOSE_OF_DOORS, principal.to_string().as_bytes(), owner).into()
+    mcp.services.secret.seal(PURPOSE_OF_DOORS, holder(caller).as_bytes(), owner).into()
 }
 
-/// The replica that opened such a stream for this principal.
-pub(super) fn owner_of_door(mcp: &Mcp, principal: &Principal, text: &str) -> Option<ReplicaId> {
-    let owner = mcp.services.secret.unseal(PURPOSE_OF_DOORS, principal.to_string().as_bytes(), text)?;
+/// The replica that opened such a stream for this caller.
+pub(super) fn owner_of_door(mcp: &Mcp, caller: &Caller, text: &str) -> Option<ReplicaId> {
+    let owner = mcp.services.secret.unseal(PURPOSE_OF_DOORS, holder(caller).as_bytes(), text)?;
     ReplicaId::parse(std::str::from_utf8(&owner).ok()?)
 }
 
@@ -106,7 +115,7 @@ pub(super) async fn reach<P: Send + 'static>(
 }
 
 fn find(mcp: &Mcp, from: &From<'_>, id: &str) -> Option<Arc<Session>> {
-    mcp.sessions.find(&from.caller.principal, from.scope.endpoint(), id, mcp.services.env.now())
+    mcp.sessions.find(&from.caller, from.scope.endpoint(), id, mcp.services.env.now())
 }
 
 /// The session that goes on here without its replica, if it does already.
@@ -131,6 +140,8 @@ pub(super) fn adopt(mcp: &Mcp, from: &From<'_>, name: Name) -> Result<Arc<Sessio
     let opening = Opening {
         id: name.text,
         principal: principal.clone(),
+        acting: from.caller.client.clone(),
+        pass: from.caller.pass.clone(),
         endpoint: from.scope.endpoint().cloned(),
         revision: name.revision,
         client: Arc::new(Client::gateway()),

@@ -1,7 +1,7 @@
 //! Sessions: what a legacy caller has with us between `initialize` and its end.
 //!
-//! A session belongs to the principal that opened it, at the endpoint where it did, and proves nothing: whoever else
-//! names it gets 404, as for one that does not exist (2025-11-25, security § session hijacking; threat M3). It is
+//! A session belongs to the principal that opened it through the client that did, at the endpoint where it was, and proves
+//! nothing: whoever else names it gets 404, as for one that does not exist (2025-11-25, security § session hijacking; threat M3). It is
 //! bounded in all that it holds, and what it does not use it does not allocate.
 
 use std::collections::hash_map::Entry;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::watches::Watches;
 use super::log::{Budget, EventLog, Ids};
 use crate::env::Timestamp;
+use crate::identity::{Caller, Pass};
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
@@ -37,6 +38,8 @@ pub(super) const STANDING: u64 = 0;
 pub(in crate::http::mcp) struct Session {
     pub(super) id: Arc<str>,
     pub(super) principal: Principal,
+    /// The OAuth client that acts.
+    pub(super) acting: Option<Arc<str>>,
     pub(super) endpoint: Option<UpstreamName>,
     pub(super) revision: Revision,
     pub(super) client: Arc<Client>,
@@ -48,6 +51,8 @@ pub(in crate::http::mcp) struct Session {
     pub(super) watches: Arc<Watches>,
     /// Another replica opened it and is gone: it goes on here without streams, and asks its client nothing.
     pub(super) is_adopted: bool,
+    /// What the last token gave that was presented for it.
+    pass: Mutex<Option<Arc<Pass>>>,
     budget: Arc<Budget>,
     /// Milliseconds since the epoch.
     last_used: AtomicU64,
@@ -78,6 +83,8 @@ pub(super) struct Standing {
 pub(super) struct Opening {
     pub(super) id: Arc<str>,
     pub(super) principal: Principal,
+    pub(super) acting: Option<Arc<str>>,
+    pub(super) pass: Option<Arc<Pass>>,
     pub(super) endpoint: Option<UpstreamName>,
     pub(super) revision: Revision,
     pub(super) client: Arc<Client>,
@@ -88,12 +95,15 @@ pub(super) struct Opening {
 
 impl Session {
     pub(super) fn new(opening: Opening, budget: Arc<Budget>, now: Timestamp) -> Arc<Self> {
-        let Opening { id, principal, endpoint, revision, client, ended, only_stream, is_adopted } = opening;
+        let Opening { id, principal, acting, pass, endpoint, revision, client, ended, only_stream, is_adopted } =
+            opening;
         let last_used = AtomicU64::new(now.as_millis());
-        let (watches, kept) = (Arc::default(), Mutex::default());
+        let (watches, kept, pass) = (Arc::default(), Mutex::default(), Mutex::new(pass));
         Arc::new(Self {
             id,
             principal,
+            acting,
+            pass,
             endpoint,
             revision,
             client,
@@ -109,6 +119,20 @@ impl Session {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last token gave that was presented for it; none where a key was.
+    pub(super) fn pass(&self) -> Option<Arc<Pass>> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it belongs to this caller, who then is its last one.
+    pub(super) fn is_of(&self, caller: &Caller) -> bool {
+        let is_own = self.principal == caller.principal && self.acting == caller.client;
+        if is_own && caller.pass.is_some() {
+            self.pass.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&caller.pass);
+        }
+        is_own
     }
 
     /// Milliseconds since the epoch.
@@ -294,6 +318,8 @@ mod tests {
         let opening = Opening {
             id: "s".into(),
             principal: key("ann"),
+            acting: None,
+            pass: None,
             endpoint: None,
             revision: Revision::V2025_11_25,
             client: Arc::new(Client::gateway()),

@@ -10,6 +10,7 @@ use super::log::{ALL_LOGS_BYTES, Budget};
 use super::session::{Opening, STANDING, Session};
 use crate::env::Timestamp;
 use crate::http::error::Refused;
+use crate::identity::Caller;
 use crate::ids::{Principal, UpstreamName};
 
 /// Sessions that one principal may have.
@@ -58,16 +59,16 @@ impl Sessions {
         Ok(session)
     }
 
-    /// The session of this id, if it is this principal's at this endpoint and not idle for too long.
+    /// The session of this id, if it is this caller's at this endpoint and not idle for too long.
     pub(super) fn find(
         &self,
-        principal: &Principal,
+        caller: &Caller,
         endpoint: Option<&UpstreamName>,
         id: &str,
         now: Timestamp,
     ) -> Option<Arc<Session>> {
         let session = self.lock().get(id).cloned()?;
-        let is_own = session.principal == *principal && session.endpoint.as_ref() == endpoint;
+        let is_own = session.endpoint.as_ref() == endpoint && session.is_of(caller);
         if !is_own || session.only_stream.is_some() || session.ended.is_cancelled() || self.is_idle(&session, now) {
             return None;
         }
@@ -87,10 +88,10 @@ impl Sessions {
     }
 
     /// Those of principals that are not welcome, where something goes on outside of requests.
-    pub(super) fn unwelcome(&self, is_welcome: impl Fn(&Principal) -> bool) -> Vec<Arc<Session>> {
+    pub(super) fn unwelcome(&self, is_welcome: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let sessions = self.lock();
         let listening = sessions.values().filter(|session| session.stream(STANDING).is_some());
-        listening.filter(|session| !is_welcome(&session.principal)).cloned().collect()
+        listening.filter(|session| !is_welcome(session)).cloned().collect()
     }
 
     #[cfg(test)]
@@ -120,7 +121,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::http::mcp::testing::key;
+    use crate::http::mcp::testing::{caller, key};
     use crate::mcp::client::Client;
     use crate::mcp::message::RequestId;
     use crate::mcp::revision::Revision;
@@ -133,6 +134,8 @@ mod tests {
         Opening {
             id: id.into(),
             principal: key(principal),
+            acting: None,
+            pass: None,
             endpoint: endpoint.map(|name| UpstreamName::parse(name).unwrap()),
             revision: Revision::V2025_11_25,
             client: Arc::new(Client::gateway()),
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn a_session_is_its_principals_alone_and_ends() {
         let sessions = Sessions::new(10, Duration::from_secs(60));
-        let find = |principal: &str, id: &str, now| sessions.find(&key(principal), None, id, at(now));
+        let find = |principal: &str, id: &str, now| sessions.find(&caller(principal), None, id, at(now));
         assert!(sessions.open(opening("s", "a", None), at(0)).is_ok());
         assert!(find("a", "s", 59).is_some());
         assert!(find("b", "s", 59).is_none());
@@ -158,13 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn m3_a_session_belongs_to_the_client_through_which_it_was_opened() {
+        let sessions = Sessions::new(10, Duration::from_secs(60));
+        let through = |client: Option<&str>| Caller { client: client.map(Into::into), ..caller("a") };
+        for (id, acting) in [("own", None), ("app", Some("app"))] {
+            let opening = Opening { acting: acting.map(Into::into), ..opening(id, "a", None) };
+            sessions.open(opening, at(0)).ok().unwrap();
+            for client in [None, Some("app"), Some("other")] {
+                let found = sessions.find(&through(client), None, id, at(1));
+                assert_eq!(found.is_some(), client == acting, "{id} through {client:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_session_belongs_to_the_endpoint_where_it_was_opened() {
         let sessions = Sessions::new(10, Duration::from_secs(60));
         for (id, endpoint) in [("common", None), ("notes", Some("notes"))] {
             sessions.open(opening(id, "a", endpoint), at(0)).ok().unwrap();
             for at_endpoint in [None, Some("notes"), Some("tracker")] {
                 let upstream = at_endpoint.map(|name| UpstreamName::parse(name).unwrap());
-                let found = sessions.find(&key("a"), upstream.as_ref(), id, at(1));
+                let found = sessions.find(&caller("a"), upstream.as_ref(), id, at(1));
                 assert_eq!(found.is_some(), at_endpoint == endpoint, "{id} at {at_endpoint:?}");
             }
         }
@@ -183,7 +200,7 @@ mod tests {
         assert!(!open("3", at(59)) && sweep(at(59)) == 0);
         assert_eq!(sweep(at(60)), 1);
         assert!(open("3", at(60)));
-        assert!(sessions.find(&key("a"), None, "2", at(60)).is_some());
+        assert!(sessions.find(&caller("a"), None, "2", at(60)).is_some());
     }
 
     #[test]
@@ -192,7 +209,7 @@ mod tests {
         let session = sessions.open(opening("s", "a", None), at(0)).ok().unwrap();
         let in_flight = session.begin(&RequestId::number(1), &CancellationToken::new());
         assert!(sessions.sweep(at(100), Duration::from_secs(45)).is_empty());
-        assert!(sessions.find(&key("a"), None, "s", at(500)).is_some(), "a request is in flight");
+        assert!(sessions.find(&caller("a"), None, "s", at(500)).is_some(), "a request is in flight");
         drop(in_flight);
         let reader = session.open_stream().attach(None, None);
         assert!(sessions.sweep(at(600), Duration::from_secs(45)).is_empty(), "somebody reads");

@@ -18,7 +18,7 @@ use crate::http::mcp::owners::{self, Passing};
 use crate::http::mcp::{From, Mcp, accepts_events, check_body_headers, refuse_malformed};
 use crate::http::serve::Peer;
 use crate::identity::Caller;
-use crate::ids::{Principal, ReplicaId};
+use crate::ids::ReplicaId;
 use crate::mcp::error::{INVALID_REQUEST, RpcError};
 use crate::mcp::message::{self, Message};
 use crate::mcp::revision::Head;
@@ -37,7 +37,8 @@ pub(in crate::http::mcp) struct Doors(Mutex<HashMap<Arc<str>, Arc<Door>>>);
 /// A stream, and the session once it was initialized.
 struct Door {
     id: Arc<str>,
-    principal: Principal,
+    /// Who opened it.
+    caller: Caller,
     scope: Scope,
     log: Arc<EventLog>,
     session: OnceLock<Arc<Session>>,
@@ -50,8 +51,8 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn principal(&self) -> &Principal {
-        &self.door.principal
+    pub(super) fn caller(&self) -> &Caller {
+        &self.door.caller
     }
 }
 
@@ -68,24 +69,19 @@ impl Drop for Open {
 /// `GET /sse`.
 pub(in crate::http::mcp) async fn take_get(State(mcp): State<Arc<Mcp>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    open_door(&mcp, &parts).unwrap_or_else(IntoResponse::into_response)
+    open_door(&mcp, &parts).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-fn open_door(mcp: &Arc<Mcp>, parts: &request::Parts) -> Result<Response, Refused> {
-    let from = mcp.admit(parts)?;
+async fn open_door(mcp: &Arc<Mcp>, parts: &request::Parts) -> Result<Response, Refused> {
+    let from = mcp.admit(parts).await?;
     if parts.method == Method::HEAD || !accepts_events(&parts.headers) {
         return Err(Refused::plain(StatusCode::NOT_ACCEPTABLE, "Accept must have text/event-stream"));
     }
-    let place = mcp.places.stream(&from.caller.principal, None)?;
-    let id = owned::new_door_id(mcp, &from.caller.principal);
+    let place = mcp.places.stream(from.payer(), None)?;
+    let id = owned::new_door_id(mcp, &from.caller);
     let log = EventLog::new(STANDING, Ids::Plain, mcp.sessions.budget.clone());
-    let door = Door {
-        id: id.clone(),
-        principal: from.caller.principal,
-        scope: from.scope,
-        log: log.clone(),
-        session: OnceLock::new(),
-    };
+    let door =
+        Door { id: id.clone(), caller: from.caller, scope: from.scope, log: log.clone(), session: OnceLock::new() };
     let door = Arc::new(door);
     mcp.doors.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), door.clone());
     let open = Open { mcp: mcp.clone(), door };
@@ -100,11 +96,11 @@ pub(in crate::http::mcp) async fn take_post(State(mcp): State<Arc<Mcp>>, request
 
 async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
-    find(mcp, &mcp.authenticate(&parts.headers)?.principal, parts.uri.query())?;
+    find(mcp, &mcp.enter(&parts).await?, parts.uri.query())?;
     check_body_headers(&parts.headers)?;
     let body = mcp.read(body).await?;
-    let caller = mcp.authenticate(&parts.headers)?;
-    let place = find(mcp, &caller.principal, parts.uri.query())?;
+    let caller = mcp.enter_again(&parts).await?;
+    let place = find(mcp, &caller, parts.uri.query())?;
     let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
     let peer = parts.extensions.get().copied();
     let from = |scope| From { caller, scope, headers: &parts.headers, peer, passing, transport: Transport::Sse };
@@ -112,7 +108,7 @@ async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
         Place::Here(door) => posted(mcp, &from(door.scope.clone()), &door, &body).await,
         Place::At(owner) => {
             let from = from(Scope::default());
-            let passage = mcp.places.passage(&from.caller.principal)?;
+            let passage = mcp.places.passage(from.payer())?;
             let passed = owners::pass_on(mcp, &from, &owner, None, &body, passage).await?;
             passed.ok_or_else(unknown)
         }
@@ -127,7 +123,7 @@ pub(in crate::http::mcp) async fn forwarded(
     peer: Option<Peer>,
     body: &[u8],
 ) -> Result<Response, Refused> {
-    let Place::Here(door) = find(mcp, &caller.principal, parts.uri.query())? else { return Err(unknown()) };
+    let Place::Here(door) = find(mcp, &caller, parts.uri.query())? else { return Err(unknown()) };
     let scope = door.scope.clone();
     let from = From { caller, scope, headers: &parts.headers, peer, passing: None, transport: Transport::Sse };
     posted(mcp, &from, &door, body).await
@@ -148,13 +144,15 @@ enum Place {
     At(ReplicaId),
 }
 
-fn find(mcp: &Mcp, principal: &Principal, query: Option<&str>) -> Result<Place, Refused> {
+fn find(mcp: &Mcp, caller: &Caller, query: Option<&str>) -> Result<Place, Refused> {
     let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix(SESSION)).unwrap_or_default();
     let door = mcp.doors.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-    if let Some(door) = door.filter(|door| door.principal == *principal) {
+    if let Some(door) =
+        door.filter(|door| door.caller.principal == caller.principal && door.caller.client == caller.client)
+    {
         return Ok(Place::Here(door));
     }
-    let owner = owned::owner_of_door(mcp, principal, id).filter(|owner| owner != mcp.replicas.id());
+    let owner = owned::owner_of_door(mcp, caller, id).filter(|owner| owner != mcp.replicas.id());
     owner.map(Place::At).ok_or_else(unknown)
 }
 

@@ -95,7 +95,7 @@ impl Call {
 
 /// GET: the stream of the session, or the rest of the stream that `Last-Event-ID` names.
 pub(in crate::http::mcp) async fn get(mcp: &Arc<Mcp>, from: &From<'_>) -> Result<Response, Refused> {
-    let place = || mcp.places.stream(&from.caller.principal, None);
+    let place = || mcp.places.stream(from.payer(), None);
     let session = match owned::reach(mcp, from, None, &[], place).await? {
         Reached::Here(session) => session,
         Reached::Elsewhere(response) => return Ok(response),
@@ -110,7 +110,7 @@ pub(in crate::http::mcp) async fn get(mcp: &Arc<Mcp>, from: &From<'_>) -> Result
         let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
         return Err(Refused::plain(status, &rejection.error.message));
     }
-    let place = mcp.places.stream(&session.principal, None)?;
+    let place = mcp.places.stream(from.payer(), None)?;
     let Some(last) = from.headers.get(LAST_EVENT_ID) else {
         let standing = standing(mcp, from, &session);
         return Ok(Reader::new(mcp, &session, standing.log, None, Some(place)).into_response());
@@ -218,7 +218,7 @@ impl Reader {
         } else {
             (mcp.tasks.stopping().clone(), Until::Answered)
         };
-        let stay = Stay::begin(mcp, &session.principal, ends);
+        let stay = Stay::begin(mcp, &session.principal, session.pass().as_ref(), ends);
         Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting), until, stay, is_leaving: false }
     }
 
@@ -231,7 +231,7 @@ impl Reader {
         place: StreamPlace,
     ) -> Self {
         let cursor = log.attach(None, Some(place));
-        let stay = Stay::begin(mcp, open.principal(), Until::Left);
+        let stay = Stay::begin(mcp, &open.caller().principal, open.caller().pass.as_ref(), Until::Left);
         let (whose, until) = (Whose::Door { _open: open }, mcp.closing.clone());
         Self { mcp: mcp.clone(), whose, log, cursor, greeting: Some(greeting.into()), until, stay, is_leaving: false }
     }

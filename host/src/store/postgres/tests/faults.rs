@@ -1,21 +1,37 @@
 //! A server that is killed and comes back, and connections that are cut: no transition is lost, none is doubled.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::proxy::{Cut, Proxy};
 use super::*;
 
+/// What those who write know of the test, and the other way round.
+#[derive(Default)]
+struct Watch {
+    is_over: AtomicBool,
+    /// Times that the server began to be killed, and that it was dead.
+    begun: AtomicU64,
+    dead: AtomicU64,
+    /// Those of these times that met a write: it began before the server was dead, and was answered after that, or failed.
+    met: Mutex<BTreeSet<u64>>,
+}
+
 /// Takes steps from many tasks until told to stop, and some more.
-async fn traffic(store: &Store, tasks: u64, is_over: &Arc<AtomicBool>) -> Ledger {
+async fn traffic(store: &Store, tasks: u64, watch: &Arc<Watch>) -> Ledger {
     let ids = Arc::new(AtomicU64::new(0));
     let mut set = JoinSet::new();
     for _ in 0..tasks {
-        let (store, ids, is_over) = (store.clone(), Arc::clone(&ids), Arc::clone(is_over));
+        let (store, ids, watch) = (store.clone(), Arc::clone(&ids), Arc::clone(watch));
         set.spawn(async move {
             let mut ledger = Ledger::default();
-            while !is_over.load(Ordering::SeqCst) {
+            while !watch.is_over.load(Ordering::SeqCst) {
                 let id = ids.fetch_add(1, Ordering::SeqCst);
+                let before = watch.dead.load(Ordering::SeqCst);
                 let answer = store.write(step(id)).await;
+                let after = if answer.is_ok() { &watch.dead } else { &watch.begun };
+                watch.met.lock().unwrap().extend(before + 1..=after.load(Ordering::SeqCst));
                 if answer.is_err() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -37,16 +53,18 @@ async fn traffic(store: &Store, tasks: u64, is_over: &Arc<AtomicBool>) -> Ledger
 async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
     let server = Arc::new(Server::start(server::Sync::On));
     let store = open(&database(&server, "killed")).await;
-    let is_over = Arc::new(AtomicBool::new(false));
+    let watch = Arc::new(Watch::default());
     let mut working = JoinSet::new();
     {
-        let (store, is_over) = (store.clone(), Arc::clone(&is_over));
-        working.spawn(async move { traffic(&store, 16, &is_over).await });
+        let (store, watch) = (store.clone(), Arc::clone(&watch));
+        working.spawn(async move { traffic(&store, 16, &watch).await });
     }
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(400)).await;
         let killed = Arc::clone(&server);
+        watch.begun.fetch_add(1, Ordering::SeqCst);
         tokio::task::spawn_blocking(move || killed.kill()).await.unwrap();
+        watch.dead.fetch_add(1, Ordering::SeqCst);
         eventually("the store is out of reach", async || (!store.is_reachable()).then_some(())).await;
         let read = store.read(count).await;
         assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
@@ -56,9 +74,14 @@ async fn a_server_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
         eventually("it can be read", async || store.read(count).await.ok()).await;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    is_over.store(true, Ordering::SeqCst);
+    watch.is_over.store(true, Ordering::SeqCst);
     let ledger = working.join_next().await.unwrap().unwrap();
     assert!(!ledger.done.is_empty());
+    assert_eq!(
+        *watch.met.lock().unwrap(),
+        BTreeSet::from([1, 2, 3]),
+        "each time it was killed in the middle of a write"
+    );
     ledger.check(&store).await;
     store.close().await;
 }
@@ -102,11 +125,11 @@ async fn connections_that_are_cut_anywhere_lose_and_double_nothing() {
     let database = database(Server::shared(), &Server::shared().new_schema());
     let proxy = Proxy::before(Server::shared().port()).await;
     let store = open(&through(proxy.port(), &database)).await;
-    let is_over = Arc::new(AtomicBool::new(false));
+    let watch = Arc::new(Watch::default());
     let mut working = JoinSet::new();
     {
-        let (store, is_over) = (store.clone(), Arc::clone(&is_over));
-        working.spawn(async move { traffic(&store, 8, &is_over).await });
+        let (store, watch) = (store.clone(), Arc::clone(&watch));
+        working.spawn(async move { traffic(&store, 8, &watch).await });
     }
     // A new connection says some twenty packets before the first transaction; the rest are anywhere in one.
     for packets in 25..55 {
@@ -116,7 +139,7 @@ async fn connections_that_are_cut_anywhere_lose_and_double_nothing() {
     }
     proxy.cut(Cut::Never, 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    is_over.store(true, Ordering::SeqCst);
+    watch.is_over.store(true, Ordering::SeqCst);
     let ledger = working.join_next().await.unwrap().unwrap();
     assert_eq!(proxy.cuts(), 30);
     assert!(!ledger.done.is_empty());

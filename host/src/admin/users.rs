@@ -1,0 +1,101 @@
+//! Operator verbs on people's accounts. Passwords come hashed: that is `authorization::passwords`.
+
+use super::Control;
+use crate::audit::Actor;
+use crate::identity::browser::BrowserSession;
+use crate::identity::user::{ExternalIdentity, Login, User};
+use crate::ids::UserId;
+use crate::store::browser_sessions::{self, MAX_PER_USER};
+use crate::store::users::{self as stored, Change, Creation, Deletion, Edit, Filter, NewUser};
+use crate::store::{Cursor, Page, StoreError};
+
+/// Why a verb did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    #[error("there is no such user")]
+    NotFound,
+    #[error("somebody has this login already")]
+    LoginTaken,
+    #[error("there are as many users as there may be")]
+    TooMany,
+    #[error("this is the last owner: make somebody else one first")]
+    LastOwner,
+    #[error("the account was changed meanwhile: its revision is {0}")]
+    Conflict(u64),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Control {
+    /// Makes an account.
+    pub async fn create_user(&self, new: NewUser, actor: Actor) -> Result<User, UserError> {
+        match stored::create(&self.store, new, actor).await? {
+            Creation::Created(user) => Ok(*user),
+            Creation::LoginTaken => Err(UserError::LoginTaken),
+            Creation::TooMany => Err(UserError::TooMany),
+        }
+    }
+
+    /// Changes an account. One that opens less than before loses its browsers in the same transaction.
+    pub async fn change_user(
+        &self,
+        id: &UserId,
+        expected: Option<u64>,
+        edits: Vec<Edit>,
+        actor: Actor,
+    ) -> Result<User, UserError> {
+        match stored::change(&self.store, id, expected, edits, actor).await? {
+            Change::Changed(user) | Change::Unchanged(user) => Ok(*user),
+            Change::NotFound => Err(UserError::NotFound),
+            Change::Conflict(revision) => Err(UserError::Conflict(revision)),
+            Change::LoginTaken => Err(UserError::LoginTaken),
+            Change::LastOwner => Err(UserError::LastOwner),
+        }
+    }
+
+    /// Deletes an account with its browsers, identities, grants and data key.
+    pub async fn delete_user(&self, id: &UserId, actor: Actor) -> Result<(), UserError> {
+        match stored::delete(&self.store, id, actor).await? {
+            Deletion::Deleted(_) => Ok(()),
+            Deletion::NotFound => Err(UserError::NotFound),
+            Deletion::LastOwner => Err(UserError::LastOwner),
+        }
+    }
+
+    /// The user with this id.
+    pub async fn user(&self, id: &UserId) -> Result<User, UserError> {
+        stored::get(&self.store, id).await?.ok_or(UserError::NotFound)
+    }
+
+    /// The user with this login, if there is one.
+    pub async fn user_with_login(&self, login: &Login) -> Result<Option<User>, StoreError> {
+        stored::by_login(&self.store, login).await
+    }
+
+    /// How identity providers know a user.
+    pub async fn user_identities(&self, id: &UserId) -> Result<Vec<ExternalIdentity>, StoreError> {
+        stored::identities(&self.store, id).await
+    }
+
+    /// A page of users, newest first.
+    pub async fn list_users(
+        &self,
+        filter: Filter,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page<User>, StoreError> {
+        stored::list(&self.store, filter, after, limit).await
+    }
+
+    /// The browsers where a user is signed in, newest first.
+    pub async fn user_sessions(&self, id: &UserId) -> Result<Vec<BrowserSession>, UserError> {
+        self.user(id).await?;
+        Ok(browser_sessions::list(&self.store, id, None, MAX_PER_USER).await?.items)
+    }
+
+    /// Signs a user out everywhere, and tells in how many browsers that was.
+    pub async fn end_user_sessions(&self, id: &UserId, actor: Actor) -> Result<usize, UserError> {
+        self.user(id).await?;
+        Ok(browser_sessions::end_all_of(&self.store, id, None, actor).await?)
+    }
+}

@@ -1,0 +1,122 @@
+//! OAuth clients of the running gateway: added, listed, shown, removed.
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::admin::{ask, every_page, segment, table, text};
+use super::approval::plain;
+use super::{WithConfig, print};
+
+#[derive(Subcommand)]
+pub(super) enum ClientCommand {
+    /// Add a client. It stays until it is removed; its secret, if it has one, is shown once.
+    Add(Add),
+    /// List clients: those of the configuration file, those that were added, and those that registered themselves.
+    List(WithConfig),
+    /// Show what is known of a client.
+    Show(OneClient),
+    /// Remove a client, and revoke all that was granted to it.
+    Remove(OneClient),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Add {
+    /// What people are told that it is called.
+    name: String,
+    /// Where the browser may be sent back to. May be given several times.
+    #[arg(long = "redirect-uri", value_name = "URI")]
+    redirect_uris: Vec<String>,
+    /// How it proves who it is: `none`, `client_secret_basic` or `client_secret_post`.
+    #[arg(long, value_name = "METHOD", default_value = "none")]
+    auth_method: String,
+    /// What it may present at the token endpoint, such as `client_credentials`. May be given several times; without it,
+    /// `authorization_code` and `refresh_token`.
+    #[arg(long = "grant-type", value_name = "TYPE")]
+    grant_types: Vec<String>,
+    /// A scope that it may ask for. May be given several times; without it, all.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+#[derive(clap::Args)]
+pub(super) struct OneClient {
+    id: String,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+impl ClientCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Add(new) => add(&new),
+            Self::List(with) => list(&with),
+            Self::Show(one) => {
+                let client = ask(&one.with, Method::GET, &path(&one)?, None)?;
+                print(&plain(&in_full(&client)))
+            }
+            Self::Remove(one) => {
+                ask(&one.with, Method::DELETE, &path(&one)?, None)?;
+                print(&format!("{} is removed, and what was granted to it is revoked", one.id))
+            }
+        }
+    }
+}
+
+fn path(one: &OneClient) -> anyhow::Result<String> {
+    Ok(format!("/api/v1/clients/{}", segment(&one.id)?))
+}
+
+fn add(Add { name, redirect_uris, auth_method, grant_types, scopes, with }: &Add) -> anyhow::Result<()> {
+    let mut body = Map::new();
+    let mut say = |member: &str, value: Value| _ = body.insert(member.to_owned(), value);
+    say("client_name", json!(name));
+    say("redirect_uris", json!(redirect_uris));
+    say("token_endpoint_auth_method", json!(auth_method));
+    if !grant_types.is_empty() {
+        say("grant_types", json!(grant_types));
+    }
+    if !scopes.is_empty() {
+        say("scope", json!(scopes.join(" ")));
+    }
+    let client = ask(with, Method::POST, "/api/v1/clients", Some(Value::Object(body)))?;
+    let id = text(&client["client_id"]);
+    match client["client_secret"].as_str() {
+        Some(secret) => print(&format!("client_id      {id}\nclient_secret  {secret}\nThe secret is shown once.")),
+        None => print(&format!("client_id      {id}")),
+    }
+}
+
+fn list(with: &WithConfig) -> anyhow::Result<()> {
+    let clients = every_page(with, "/api/v1/clients", "clients")?;
+    let row = |client: &Value| {
+        let cell = |name: &str| text(&client[name]).to_owned();
+        let or = |name: &str, other: &str| client[name].as_str().unwrap_or(other).to_owned();
+        vec![
+            cell("client_id"),
+            cell("client_name"),
+            cell("origin"),
+            cell("token_endpoint_auth_method"),
+            or("last_used", "never"),
+            or("expires", "never"),
+        ]
+    };
+    let head = ["ID", "NAME", "ORIGIN", "PROVES ITSELF BY", "LAST USED", "EXPIRES"];
+    print(&plain(&table(&head, clients.iter().map(row))))
+}
+
+/// All there is to know of a client.
+fn in_full(client: &Value) -> String {
+    let members = client.as_object().into_iter().flatten();
+    let shown = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            items.iter().map(text).collect::<Vec<_>>().join(" ")
+        }
+        value => value.to_string(),
+    };
+    let known = members.filter(|(_, value)| !value.is_null());
+    table(&[], known.map(|(name, value)| vec![name.clone(), shown(value)]))
+}

@@ -1,0 +1,151 @@
+//! Grants: what people have let clients do, listed and revoked.
+
+use anyhow::bail;
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::admin::{ask, every_page, segment, table, text, words};
+use super::approval::plain;
+use super::{WithConfig, print};
+
+#[derive(Subcommand)]
+pub(super) enum GrantCommand {
+    /// List grants, newest first.
+    List {
+        /// Only of this client, by its id.
+        #[arg(long)]
+        client: Option<String>,
+        /// Only of this principal, such as user:ID or key:ci.
+        #[arg(long)]
+        principal: Option<String>,
+        /// Only of this kind of principal: key, user or guest.
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only those that are active, revoked or expired.
+        #[arg(long)]
+        state: Option<String>,
+        #[command(flatten)]
+        with: WithConfig,
+    },
+    /// Revoke one grant, or all of a client, of a principal, of a kind of principal, or of anybody.
+    Revoke(Revoke),
+}
+
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true)))]
+pub(super) struct Revoke {
+    /// The id of one grant.
+    #[arg(group = "whose")]
+    id: Option<String>,
+    /// All of this client, by its id.
+    #[arg(long, group = "whose")]
+    client: Option<String>,
+    /// All of this principal, such as user:ID or key:ci.
+    #[arg(long, group = "whose")]
+    principal: Option<String>,
+    /// All of this kind of principal: key, user or guest.
+    #[arg(long, group = "whose")]
+    kind: Option<String>,
+    /// All that there are.
+    #[arg(long, group = "whose")]
+    all: bool,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+impl GrantCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::List { client, principal, kind, state, with } => {
+                let filters = [("client", client), ("principal", principal), ("kind", kind), ("state", state)];
+                print(&plain(&listed(&every_page(&with, &list_path(&filters)?, "grants")?)))
+            }
+            Self::Revoke(revoke) => revoke.run(),
+        }
+    }
+}
+
+impl Revoke {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { id, client, principal, kind, all, with } = self;
+        let (wanted, told) = match (id, client, principal, kind, all) {
+            (Some(id), None, None, None, false) => {
+                ask(&with, Method::DELETE, &format!("/api/v1/grants/{}", segment(&id)?), None)?;
+                return print(&format!("{id} is revoked"));
+            }
+            (None, Some(client), None, None, false) => (json!({ "client": client }), format!("the client {client}")),
+            (None, None, Some(principal), None, false) => (json!({ "principal": principal }), principal),
+            (None, None, None, Some(kind), false) => (json!({ "kind": kind }), format!("the kind {kind}")),
+            (None, None, None, None, true) => (json!({ "all": true }), "anybody".to_owned()),
+            _ => bail!("name one grant, --client, --principal or --kind, or say --all"),
+        };
+        ask(&with, Method::POST, "/api/v1/grants/revoke", Some(wanted))?;
+        print(&plain(&format!("all that was granted to {told} until now is revoked")))
+    }
+}
+
+fn list_path(filters: &[(&str, Option<String>)]) -> anyhow::Result<String> {
+    let mut path = "/api/v1/grants".to_owned();
+    for (name, value) in filters {
+        if let Some(value) = value {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&format!("{name}={}", segment(value)?));
+        }
+    }
+    Ok(path)
+}
+
+fn listed(grants: &[Value]) -> String {
+    let row = |grant: &Value| {
+        let cell = |name: &str| text(&grant[name]).replace('\n', " ");
+        let named = |id: &str, name: &str| match grant[name].as_str() {
+            Some(name) if !cell(id).ends_with(&format!(":{name}")) => {
+                format!("{} ({name})", cell(id)).replace('\n', " ")
+            }
+            _ => cell(id),
+        };
+        vec![
+            cell("id"),
+            cell("state"),
+            named("principal", "principal_name"),
+            named("client", "client_name"),
+            words(&grant["scopes"]),
+            cell("last_used"),
+            cell("idle_until"),
+        ]
+    };
+    table(&["GRANT", "STATE", "PRINCIPAL", "CLIENT", "SCOPES", "LAST USED", "ENDS"], grants.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_is_one_line_with_the_names_of_both() {
+        let grant = json!({
+            "id": "0001", "state": "active", "principal": "user:7", "principal_name": "Ann\nB", "client": "app",
+            "client_name": "An app", "scopes": ["mcp", "notes"], "last_used": "T1", "idle_until": "T2",
+        });
+        let key = json!({
+            "id": "0002", "state": "revoked", "principal": "key:ci", "principal_name": "ci", "client": "app",
+            "client_name": null, "scopes": [], "last_used": "T1", "idle_until": "T2",
+        });
+        let lines = listed(&[grant, key]);
+        let lines: Vec<Vec<&str>> = lines
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        assert_eq!(lines[1], ["0001", "active", "user:7 (Ann B)", "app (An app)", "mcp notes", "T1", "T2"]);
+        assert_eq!(lines[2], ["0002", "revoked", "key:ci", "app", "T1", "T2"]);
+    }
+
+    #[test]
+    fn filters_stand_in_the_query() {
+        let some = |value: &str| Some(value.to_owned());
+        assert_eq!(list_path(&[("client", None), ("kind", None)]).unwrap(), "/api/v1/grants");
+        let path = list_path(&[("client", some("https://a/b?c")), ("kind", some("user"))]).unwrap();
+        assert_eq!(path, "/api/v1/grants?client=https%3A%2F%2Fa%2Fb%3Fc&kind=user");
+    }
+}

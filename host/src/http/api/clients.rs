@@ -1,0 +1,159 @@
+//! OAuth clients.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::IntoResponse as _;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
+use crate::authorization::clients::operators::{self, Change, Listed, Refused};
+use crate::oauth::client::{Client, ClientOrigin};
+use crate::oauth::grant::OnReuse;
+use crate::oauth::registration::describe;
+use crate::policy;
+use crate::secret::Plaintext;
+
+const LIST: &str = "clients";
+
+/// What a refresh token that comes back after its grace does, as in the configuration file.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OnReuseWord {
+    RevokeFamily,
+    Reject,
+}
+
+/// A client: the words of RFC 7591 §2, and our own. The verb refuses members that it does not know.
+#[derive(Deserialize)]
+pub(super) struct ClientRequest {
+    #[serde(default)]
+    on_reuse: Option<OnReuseWord>,
+    #[serde(flatten)]
+    members: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ClientChange {
+    /// Whether the client gets another secret.
+    #[serde(default)]
+    new_secret: bool,
+    #[serde(flatten)]
+    members: Map<String, Value>,
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
+    let page = operators::list(&api.server, paging.cursor(&api, LIST)?, paging.limit()).await?;
+    let clients: Vec<Value> = page.items.iter().map(view).collect();
+    Ok(ok(&json!({ "clients": clients, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
+}
+
+pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
+    let client = operators::show(&api.server, &id).await?.ok_or_else(|| Problem::not_found("client"))?;
+    Ok(ok(&view(&client)))
+}
+
+pub(super) async fn add(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Json(ClientRequest { on_reuse, members }): Json<ClientRequest>,
+) -> Answer {
+    let on_reuse = match on_reuse {
+        None => OnReuse::default(),
+        Some(OnReuseWord::RevokeFamily) => OnReuse::RevokeFamily,
+        Some(OnReuseWord::Reject) => OnReuse::Reject,
+    };
+    let (client, secret) = operators::add(&api.server, members, on_reuse, operator.0).await??;
+    Ok(respond(StatusCode::CREATED, &told(client, secret)))
+}
+
+pub(super) async fn change(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path,
+    Json(ClientChange { new_secret, members }): Json<ClientChange>,
+) -> Answer {
+    let change = Change { members, new_secret };
+    let (client, secret) = operators::change(&api.server, &id, change, operator.0).await??;
+    Ok(ok(&told(client, secret)))
+}
+
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path,
+) -> Answer {
+    operators::delete(&api.server, &id, operator.0).await??;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A client with its secret, which is told this once.
+fn told(client: Client, secret: Option<Plaintext>) -> Value {
+    let mut view = view(&Listed::Stored(Box::new(client)));
+    if let Some(secret) = secret {
+        view["client_secret"] = secret.expose().into();
+    }
+    view
+}
+
+fn view(client: &Listed) -> Value {
+    let (metadata, authentication, on_reuse) = match client {
+        Listed::Configured(client) => (&client.metadata, &client.authentication, client.on_reuse),
+        Listed::Stored(client) => (&client.metadata, &client.authentication, client.on_reuse),
+    };
+    let mut view = describe(metadata, authentication);
+    let mut say = |name: &str, value: Value| _ = view.insert(name.to_owned(), value);
+    say("client_id", json!(client.id().as_str()));
+    say(
+        "on_reuse",
+        json!(match on_reuse {
+            OnReuse::RevokeFamily => "revoke-family",
+            OnReuse::Reject => "reject",
+        }),
+    );
+    match client {
+        Listed::Configured(client) => {
+            say("origin", json!("file"));
+            say("managed_by", json!("file"));
+            say("verified", json!(client.is_verified()));
+            say("requires_pushed", json!(client.requires_pushed));
+            say("requires_proof", json!(client.requires_proof));
+        }
+        Listed::Stored(client) => {
+            let known = crate::oauth::client::KnownClient::from(Client::clone(client));
+            say("origin", json!(if known.origin == ClientOrigin::Operator { "operator" } else { "registered" }));
+            say("managed_by", json!("store"));
+            say("verified", json!(known.is_verified()));
+            say("created", json!(client.created.to_string()));
+            say("last_used", json!(client.last_used.map(|used| used.to_string())));
+            say("expires", json!(client.expires().map(|expires| expires.to_string())));
+        }
+    }
+    Value::Object(view)
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::NotFound => Self::not_found("client"),
+            Refused::ManagedByFile => Self::new(StatusCode::CONFLICT, "managed_by_file", text),
+            Refused::TooMany => Self::new(StatusCode::CONFLICT, "too_many_clients", text),
+            Refused::NoSecret => Self::new(StatusCode::CONFLICT, "no_secret", text),
+            Refused::UnknownMember(_) => Self::invalid(text),
+            Refused::Unacceptable(unacceptable) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, unacceptable.code(), text)
+            }
+            Refused::Policy(policy::Refusal::Denied { reason, .. }) => {
+                Self::new(StatusCode::FORBIDDEN, "policy_denied", reason.message)
+            }
+            Refused::Policy(refusal) if refusal.is_passing() => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "policy_undecided", text)
+            }
+            Refused::Policy(_) => Self::new(StatusCode::FORBIDDEN, "policy_denied", text),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Grants: what people have let clients do, looked for and revoked.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::IntoResponse as _;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::ids::{ClientId, GrantId, Principal};
+use crate::oauth::Grant;
+use crate::store::grants::{self, Listed, Names, Of, Revocation, Wanted};
+use crate::store::revocations::{PrincipalKind, Watermark, Whose};
+
+const LIST: &str = "grants";
+
+/// Paging and filter in one, since a query string is flat.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
+    client: Option<String>,
+    /// Such as `user:…`.
+    principal: Option<String>,
+    /// `key`, `user` or `guest`.
+    kind: Option<String>,
+    /// `active`, `revoked` or `expired`.
+    state: Option<String>,
+}
+
+/// One of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToRevoke {
+    /// One grant, with all refresh tokens that follow from it.
+    #[serde(default)]
+    family: Option<String>,
+    #[serde(default)]
+    client: Option<String>,
+    #[serde(default)]
+    principal: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<GrantQuery>) -> Answer {
+    let GrantQuery { limit, cursor, client, principal, kind, state } = query;
+    let paging = Paging { limit, cursor };
+    let client = client.as_deref().map(read_client).transpose()?;
+    let principal = principal.as_deref().map(read_principal).transpose()?;
+    let kind = kind.as_deref().map(read_kind).transpose()?;
+    let state = state.map(|word| {
+        let words = "`state` is active, revoked or expired";
+        grants::State::parse(&word).ok_or_else(|| Problem::invalid(words))
+    });
+    let (of, client) = match (principal, client) {
+        (Some(principal), client) => (Of::Principal(principal), client),
+        (None, Some(client)) => (Of::Client(client), None),
+        (None, None) => (Of::All, None),
+    };
+    let wanted = Wanted { of, client, kind, state: state.transpose()? };
+    // Each filter is a list of its own.
+    let list = format!("{LIST} {wanted:?}");
+    let (page, names) = api.control.grants(wanted, paging.cursor(&api, &list)?, paging.limit()).await?;
+    let rows: Vec<Value> = page.items.iter().map(|listed| view(listed, &names)).collect();
+    Ok(ok(&json!({ "grants": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+}
+
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path,
+) -> Answer {
+    revoke_one(&api, &id, operator).await
+}
+
+pub(super) async fn revoke(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Json(wanted): Json<ToRevoke>,
+) -> Answer {
+    let whose = match wanted {
+        ToRevoke { family: Some(id), client: None, principal: None, kind: None, all: false } => {
+            return revoke_one(&api, &id, operator).await;
+        }
+        ToRevoke { family: None, client: Some(id), principal: None, kind: None, all: false } => {
+            Whose::Client(read_client(&id)?)
+        }
+        ToRevoke { family: None, client: None, principal: Some(principal), kind: None, all: false } => {
+            Whose::Principal(read_principal(&principal)?)
+        }
+        ToRevoke { family: None, client: None, principal: None, kind: Some(kind), all: false } => {
+            Whose::Kind(read_kind(&kind)?)
+        }
+        ToRevoke { family: None, client: None, principal: None, kind: None, all: true } => Whose::Everybody,
+        _ => return Err(Problem::invalid("name one of `family`, `client`, `principal` and `kind`, or say `all`")),
+    };
+    let Watermark { whose, not_before, reason: _ } = api.control.revoke_grants(whose, operator.0).await?;
+    Ok(ok(&json!({ "revoked": whose.to_string(), "granted_until": not_before.to_string() })))
+}
+
+async fn revoke_one(api: &Api, id: &str, operator: Operator) -> Answer {
+    let not_found = || Problem::not_found("grant, or it counts no more");
+    let id = GrantId::parse(id).ok_or_else(not_found)?;
+    match api.control.revoke_grant(&id, operator.0).await? {
+        Revocation::Revoked => Ok(StatusCode::NO_CONTENT.into_response()),
+        Revocation::NotFound => Err(not_found()),
+    }
+}
+
+fn read_client(id: &str) -> Result<ClientId, Problem> {
+    ClientId::parse(id).ok_or_else(|| Problem::invalid("`client` is no id of a client"))
+}
+
+fn read_principal(text: &str) -> Result<Principal, Problem> {
+    // Others give no consent.
+    let principal = Principal::parse(text).filter(|principal| PrincipalKind::of(principal).is_some());
+    principal.ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID` or `guest:ID`"))
+}
+
+fn read_kind(word: &str) -> Result<PrincipalKind, Problem> {
+    PrincipalKind::parse(word).ok_or_else(|| Problem::invalid("`kind` is key, user or guest"))
+}
+
+fn view(listed: &Listed, names: &Names) -> Value {
+    let Grant {
+        id,
+        principal,
+        client,
+        access,
+        proof,
+        created,
+        last_used,
+        idle_until,
+        until,
+        epoch: _,
+        on_reuse: _,
+        kept: _,
+        revoked,
+    } = &listed.grant;
+    let principal_name = match principal {
+        Principal::Key(name) => Some(name.as_str()),
+        Principal::User(id) => names.users.get(id).map(String::as_str),
+        Principal::Guest(_) | Principal::Anonymous | Principal::Gateway => None,
+    };
+    json!({
+        "id": id,
+        "state": listed.state().as_str(),
+        "kind": PrincipalKind::of(principal).map(PrincipalKind::as_str),
+        "principal": principal.to_string(),
+        "principal_name": principal_name,
+        "client": client.as_str(),
+        "client_name": names.clients.get(client),
+        "resources": access.resources.to_vec(),
+        "scopes": access.scopes.to_vec(),
+        "identities": access.identities.to_vec(),
+        "tools": access.limits.tools.to_texts(),
+        "sender_constrained": proof.is_some(),
+        "created": created.to_string(),
+        "last_used": last_used.to_string(),
+        "idle_until": idle_until.to_string(),
+        "until": until.to_string(),
+        "revoked": revoked.as_ref().map(|(at, reason)| json!({ "at": at.to_string(), "reason": reason.as_str() })),
+    })
+}
