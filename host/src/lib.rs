@@ -16,6 +16,7 @@ pub mod builtin;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod connections;
 pub mod env;
 pub mod gateway;
 pub mod glob;

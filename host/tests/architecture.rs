@@ -27,6 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "audit",
             "authorization",
             "config",
+            "connection",
+            "connections",
             "env",
             "http",
             "outbound",
@@ -46,6 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "audit",
             "authorization",
             "config",
+            "connection",
+            "connections",
             "env",
             "glob",
             "identity",
@@ -63,14 +67,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Verbs.
+    // Keeps the credentials that `pipeline` and `upstream` borrow through the trait in `connection`.
+    (
+        "connections",
+        &[
+            "audit", "config", "connection", "env", "identity", "ids", "oauth", "outbound", "pipeline", "secret",
+            "store", "tasks", "vault",
+        ],
+    ),
     (
         "pipeline",
-        &["audit", "config", "env", "glob", "identity", "ids", "mcp", "policy", "secret", "store", "upstream"],
+        &["audit", "config", "connection", "env", "glob", "identity", "ids", "mcp", "policy", "secret", "store", "upstream"],
     ),
     (
         "admin",
         &[
-            "audit", "builtin", "config", "env", "identity", "ids", "oci", "outbound", "pipeline", "policy", "secret",
+            "audit", "builtin", "config", "connection", "env", "identity", "ids", "oci", "outbound", "pipeline", "policy", "secret",
             "store", "tasks", "upstream", "vault",
         ],
     ),
@@ -85,7 +97,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store"]),
     // Adapters.
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
-    ("upstream", &["config", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
+    ("upstream", &["config", "connection", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
     ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
     ("outbound", &["oci", "secret"]),
     // Nouns.

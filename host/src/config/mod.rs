@@ -27,6 +27,7 @@ mod policy;
 mod reference;
 mod sets;
 mod shape;
+mod upstream_auth;
 mod value;
 mod vault;
 
@@ -41,6 +42,7 @@ pub use raw::schema;
 pub use reference::read_secret;
 pub use resolve::{load, parse};
 pub use sets::Sets;
+pub use upstream_auth::{ClientCredentials, OAuthClient, UpstreamAuth};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// A variable of this process, for references such as `env:NAME`.
@@ -275,6 +277,7 @@ pub struct Upstream {
     /// The operator's trust label for policies.
     pub trust: String,
     pub labels: Vec<String>,
+    pub auth: UpstreamAuth,
 }
 
 /// Which revisions of MCP an upstream speaks over HTTP.

@@ -12,6 +12,8 @@ use crate::ids::{ConnectionId, Owner, Principal, UpstreamName};
 use crate::secret::Sealed;
 
 pub mod flow;
+pub mod lending;
+pub mod link;
 
 pub use flow::Flow;
 

@@ -10,7 +10,7 @@ use super::{Checks, MOST};
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfUpstream, Transport, defaults};
 use crate::config::reference::{Reference, header_is_credential, variable_is_credential};
-use crate::config::{Protocol, Upstream, UpstreamTransport, value};
+use crate::config::{Protocol, Upstream, UpstreamAuth, UpstreamTransport, value};
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
 
@@ -66,6 +66,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Upstream) -> O
         sync_interval,
         trust: raw.trust.value().cloned().unwrap_or_default(),
         labels: raw.labels.iter().map(|label| label.value().clone()).collect(),
+        auth: UpstreamAuth::None,
     })
 }
 

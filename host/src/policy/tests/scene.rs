@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guest::Guest;
-use crate::config::{Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamTransport};
+use crate::config::{Binding, ModuleSource, PolicySettings, Protocol, Upstream, UpstreamAuth, UpstreamTransport};
 use crate::env::{Env, Timestamp};
 use crate::identity::caller::Caller;
 use crate::identity::key::AllowList;
@@ -83,6 +83,7 @@ pub(super) fn upstream(name: &str) -> Upstream {
         sync_interval: Duration::from_secs(30),
         trust: "high".to_owned(),
         labels: vec!["internal".to_owned()],
+        auth: UpstreamAuth::None,
     }
 }
 

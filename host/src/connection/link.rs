@@ -1,0 +1,108 @@
+//! Connect links: where a person goes to make a connection that a call lacked.
+//!
+//! Pure. A link says for whom and for which upstream it is and until when, under the gateway's seal, so that giving one out
+//! costs no write; that it opens once is for whoever opens it to see to (`store::links`). For a signed-in person the seal is
+//! part of the path, since the page asks who they are; for keys and guests, whom nobody can ask, having it is all that there
+//! is, so it stands in the fragment, which no server and no log gets to see.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::env::{Env, Timestamp};
+use crate::ids::{Principal, UpstreamName};
+use crate::secret::{DeploymentSecret, hex};
+
+/// How long a link opens.
+pub const LIFE: Duration = Duration::from_secs(15 * 60);
+/// What links are sealed for.
+const PURPOSE: &str = "connect-link";
+
+/// Where a person makes a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// 128 random bits in hexadecimal digits; also the id of the elicitation that carries it.
+    pub id: String,
+    pub principal: Principal,
+    pub upstream: UpstreamName,
+    pub expires: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    id: String,
+    principal: String,
+    upstream: String,
+    expires_ms: u64,
+}
+
+impl Link {
+    /// A new one.
+    pub fn new(env: &Env, principal: Principal, upstream: UpstreamName) -> Self {
+        let id = hex(&env.random::<16>());
+        Self { id, principal, upstream, expires: env.now().after(LIFE) }
+    }
+
+    /// What [`Self::read`] reads.
+    pub fn sealed(&self, secret: &DeploymentSecret) -> String {
+        let written = Written {
+            id: self.id.clone(),
+            principal: self.principal.to_string(),
+            upstream: self.upstream.to_string(),
+            expires_ms: self.expires.as_millis(),
+        };
+        secret.seal(PURPOSE, b"", &serde_json::to_vec(&written).expect("texts and a number"))
+    }
+
+    /// The link under this seal, if it is ours and its time is not over.
+    pub fn read(secret: &DeploymentSecret, text: &str, now: Timestamp) -> Option<Self> {
+        let Written { id, principal, upstream, expires_ms } =
+            serde_json::from_slice(&secret.unseal(PURPOSE, b"", text)?).ok()?;
+        let (principal, upstream) = (Principal::parse(&principal)?, UpstreamName::parse(&upstream).ok()?);
+        let expires = Timestamp::from_millis(expires_ms);
+        (now < expires).then_some(Self { id, principal, upstream, expires })
+    }
+
+    /// The address that its person opens, under the gateway's public URL.
+    pub fn url(&self, public_url: &str, secret: &DeploymentSecret) -> String {
+        let (base, sealed) = (public_url.trim_end_matches('/'), self.sealed(secret));
+        match self.principal {
+            Principal::User(_) => format!("{base}/connect/link/{sealed}"),
+            _ => format!("{base}/connect/link#{sealed}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{KeyName, UserId};
+
+    fn link(principal: Principal) -> (Env, DeploymentSecret, Link) {
+        let env = Env::system();
+        let link = Link::new(&env, principal, UpstreamName::parse("notes").unwrap());
+        (env, DeploymentSecret::new(&[7; 32]), link)
+    }
+
+    #[test]
+    fn a_link_is_read_until_its_time_is_over_and_by_nobody_else() {
+        let (env, secret, link) = link(Principal::Key(KeyName::parse("ci").unwrap()));
+        let text = link.sealed(&secret);
+        assert_eq!(Link::read(&secret, &text, env.now()), Some(link.clone()));
+        assert_eq!(Link::read(&secret, &text, link.expires), None);
+        assert_eq!(Link::read(&DeploymentSecret::new(&[8; 32]), &text, env.now()), None);
+        let mut forged = text.into_bytes();
+        forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
+        assert_eq!(Link::read(&secret, &String::from_utf8(forged).unwrap(), env.now()), None);
+    }
+
+    #[test]
+    fn what_opens_without_a_sign_in_stands_in_the_fragment() {
+        let (_, secret, of_key) = link(Principal::Key(KeyName::parse("ci").unwrap()));
+        assert!(of_key.url("https://g.example/x/", &secret).starts_with("https://g.example/x/connect/link#"));
+        let (env, secret, _) = link(Principal::Gateway);
+        let user = Principal::User(UserId::generate(&env));
+        let url = Link::new(&env, user, UpstreamName::parse("notes").unwrap()).url("https://g.example", &secret);
+        assert!(url.starts_with("https://g.example/connect/link/") && !url.contains('#'));
+    }
+}

@@ -1,0 +1,1 @@
+//! A person's way to a connection: begun, answered, completed.

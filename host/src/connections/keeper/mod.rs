@@ -1,0 +1,1 @@
+//! The keeper: opens, renews, lends and ends connections.

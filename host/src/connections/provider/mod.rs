@@ -1,0 +1,1 @@
+//! Authorization servers of upstreams: found, registered with, asked.
