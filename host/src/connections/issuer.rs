@@ -44,7 +44,9 @@ pub enum NotIssued {
 pub enum NotRevoked {
     /// Asking again is of no use: the server has no such endpoint, or will not.
     Never,
-    Later { retry_after: Option<Duration> },
+    Later {
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What a person's way to an authorization server begins with.
@@ -114,11 +116,7 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`NotIssued`].
-    fn refresh<'a>(
-        &'a self,
-        source: &'a Source,
-        refresh: &'a Plaintext,
-    ) -> BoxFuture<'a, Result<Issued, NotIssued>>;
+    fn refresh<'a>(&'a self, source: &'a Source, refresh: &'a Plaintext) -> BoxFuture<'a, Result<Issued, NotIssued>>;
 
     /// Revokes the refresh token, then the access token (RFC 7009).
     ///

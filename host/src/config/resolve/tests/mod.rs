@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamTransport, raw::schema};
+use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamAuth, UpstreamTransport, raw::schema};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
@@ -317,6 +317,7 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         sync_interval: Duration::from_secs(300),
         trust: String::new(),
         labels: Vec::new(),
+        auth: UpstreamAuth::None,
     };
     let notes = Upstream {
         name: UpstreamName::parse("notes").unwrap(),
@@ -342,6 +343,7 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         sync_interval: Duration::from_secs(120),
         trust: "internal".to_owned(),
         labels: vec!["a".to_owned(), "b".to_owned()],
+        auth: UpstreamAuth::None,
     };
     vec![guessed, notes, tracker]
 }
