@@ -222,6 +222,8 @@ impl Gateway {
             env: env.clone(),
             replica: replicas.id().clone(),
             secret: secret(),
+            public_url: config.public_url.as_str().to_owned(),
+            lender: control.lender.clone(),
             store: store.clone(),
             decisions: recorder,
             recordings,

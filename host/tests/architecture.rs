@@ -140,7 +140,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("outbound", &["oci", "secret"]),
     // Nouns.
     ("config", &["builtin", "env", "glob", "identity", "ids", "oauth", "oci", "outbound", "secret"]),
-    ("mcp", &["ids", "upstream"]),
+    // A party shows an upstream what it was lent.
+    ("mcp", &["connection", "ids", "upstream"]),
     ("connection", &["env", "identity", "ids", "secret"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("oauth", &["audit", "env", "identity", "ids", "secret"]),

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::audit::Actor;
 use crate::config::{self, Config, PolicySettings};
+use crate::connection::lending::Later;
 use crate::env::{Env, Timestamp};
 use crate::ids::UpstreamName;
 use crate::oci::Pulled;
@@ -62,6 +63,8 @@ pub struct Control {
     pub started: Timestamp,
     engine: policy::Engine,
     outbound: Outbound,
+    /// Keeps what upstreams are shown on callers' behalf.
+    pub lender: Arc<Later>,
     /// Modules from registries.
     depot: Depot,
     /// Opens what was sealed for operators to read.
@@ -127,6 +130,7 @@ impl Control {
         let seen = reload::digests(watched_files(&config)).await;
         let counters = if store.is_shared() { Counters::shared() } else { Counters::default() };
         let outbound = Outbound::new();
+        let lender = Arc::<Later>::default();
         let depot = Depot::new(outbound.clone(), &config.data_dir);
         let pulled = pull(&depot, &config.policy).await;
         let first = Loading { counters: counters.clone(), pulled, ..Loading::first(&config, &engine) };
@@ -141,7 +145,7 @@ impl Control {
         let upstreams: BTreeMap<_, _> = config
             .upstreams
             .iter()
-            .map(|upstream| (upstream.name.clone(), start_upstream(upstream, &outbound, &config, &tasks)))
+            .map(|upstream| (upstream.name.clone(), start_upstream(upstream, (&outbound, &lender), &config, &tasks)))
             .collect();
         let pinned = pins::Pinned::default();
         let catalog = catalog_of(&upstreams, &pinned);
@@ -160,6 +164,7 @@ impl Control {
             config: ArcSwap::new(config),
             engine,
             outbound,
+            lender,
             depot,
             secret,
             vault,
@@ -247,8 +252,13 @@ impl Control {
     }
 }
 
-fn start_upstream(settings: &config::Upstream, outbound: &Outbound, config: &Config, tasks: &Tasks) -> Arc<Upstream> {
-    Upstream::start(settings.clone(), outbound, &config.limits, &config.data_dir, tasks)
+fn start_upstream(
+    settings: &config::Upstream,
+    (outbound, lender): (&Outbound, &Arc<Later>),
+    config: &Config,
+    tasks: &Tasks,
+) -> Arc<Upstream> {
+    Upstream::start(settings.clone(), (outbound, lender.clone()), &config.limits, &config.data_dir, tasks)
 }
 
 /// What these upstreams offer now, and how that stands to what is pinned.

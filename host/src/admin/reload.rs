@@ -187,7 +187,7 @@ impl Control {
             let kept =
                 snapshot.upstreams.get(&settings.name).filter(|upstream| upstream.settings() == settings).cloned();
             let upstream = kept.unwrap_or_else(|| {
-                let started = start_upstream(settings, &self.outbound, &config, &self.tasks);
+                let started = start_upstream(settings, (&self.outbound, &self.lender), &config, &self.tasks);
                 self.keep_synced(started.clone());
                 started
             });

@@ -4,7 +4,8 @@
 //! when the upstream would not have it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::future::ready;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue};
@@ -40,43 +41,68 @@ pub struct Lent {
     pub connection: ConnectionId,
     /// Of the connection: what is said of this credential is said of no later one.
     pub revision: u64,
+    /// Of a token; none where scopes are not known.
+    pub scopes: Vec<String>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Why there is no credential for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Withheld {
     /// Its person has something to do first.
+    #[error("{0}")]
     Missing(Lack),
-    /// It carries more than the policies let go out.
+    #[error("the stored credential carries more than the policies let go out")]
     TooWide,
     /// Whoever renews it cannot be reached, or asks for patience: later, perhaps.
+    #[error("the stored credential cannot be renewed at the moment")]
     Unavailable { retry_after: Option<Duration> },
     /// The store or the vault failed; the log has more.
+    #[error("the stored credential cannot be had at the moment")]
     Fault,
 }
 
 /// What a person has to do something about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
     /// There is no connection, or none that its holder may use.
+    #[error("it is not connected")]
     NotConnected,
     /// The one that is there does not work any more.
+    #[error("it has to be connected again")]
     NeedsReauth(Reason),
     /// Values for these headers were never given.
+    #[error("it asks for more: {}", .0.join(", "))]
     NeedsUpdate(Vec<String>),
     /// It is older than a policy accepts, and cannot be renewed without its person.
+    #[error("it was connected too long ago")]
     TooOld,
-    /// The upstream wants these scopes besides.
+    /// The upstream wants these scopes, those that the connection has included.
+    #[error("it asks for more rights: {}", .0.join(" "))]
     NeedsScopes(Vec<String>),
 }
 
+impl Lack {
+    /// The word for machines.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::NeedsReauth(_) => "needs_reauth",
+            Self::NeedsUpdate(_) => "needs_update",
+            Self::TooOld => "too_old",
+            Self::NeedsScopes(_) => "insufficient_scope",
+        }
+    }
+}
+
 /// What an upstream said of a credential.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// 401 (RFC 6750 §3.1 `invalid_token`).
+    #[error("the credential is not accepted")]
     Unauthorized,
     /// 403 `insufficient_scope`, with the scopes that it asks for.
+    #[error("the credential does not reach that far")]
     InsufficientScope(Vec<String>),
 }
 
@@ -98,4 +124,36 @@ pub trait Lender: fmt::Debug + Send + Sync {
         lent: &'a Lent,
         why: &'a Rejected,
     ) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>>;
+}
+
+/// A lender that is there later: upstreams are started before the keeper, which looks at what they are part of.
+#[derive(Debug, Default)]
+pub struct Later(OnceLock<Arc<dyn Lender>>);
+
+impl Later {
+    /// From now on it is this one. A second one is not taken.
+    pub fn is(&self, lender: Arc<dyn Lender>) {
+        _ = self.0.set(lender);
+    }
+}
+
+impl Lender for Later {
+    fn lend<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
+        match self.0.get() {
+            Some(lender) => lender.lend(wanted),
+            None => Box::pin(ready(Err(Withheld::Fault))),
+        }
+    }
+
+    fn rejected<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        lent: &'a Lent,
+        why: &'a Rejected,
+    ) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
+        match self.0.get() {
+            Some(lender) => lender.rejected(wanted, lent, why),
+            None => Box::pin(ready(Err(Withheld::Fault))),
+        }
+    }
 }

@@ -26,6 +26,7 @@ use crate::mcp::message::{self, RequestId};
 use crate::mcp::revision::{Answer, Rejection, Revision};
 use crate::pipeline::Refusal;
 use crate::pipeline::approvals::{Standing as Approval, Unapproved};
+use crate::pipeline::credentials::Unconnected;
 use crate::policy;
 use crate::upstream::UpstreamError;
 
@@ -155,6 +156,10 @@ impl Refused {
             }
             Refusal::Policy(refusal) => Some(Self::from_policy(refusal, id, revision)),
             Refusal::PolicyOnItem(refusal) => Some(Self::from_policy_on_item(refusal, id)),
+            Refusal::Unconnected(unconnected) => {
+                let Unconnected { method, answer, .. } = &**unconnected;
+                Some(Self::answered(method, answer.clone(), id, revision))
+            }
             Refusal::Unapproved(unapproved) => Some(Self::unapproved(unapproved, id, revision)),
             Refusal::Store(_) => {
                 let error = RpcError::new(INTERNAL_ERROR, "the gateway cannot decide at the moment: try again");
@@ -237,8 +242,12 @@ impl Refused {
     /// A tool result that the model can read and act on.
     fn tool_error(text: &str, meta: &serde_json::Value, id: &RequestId, revision: Revision) -> Self {
         let result = json!({ "content": [{ "type": "text", "text": text }], "isError": true, "_meta": meta });
-        let outcome = Outcome::Result(to_raw(&result));
-        let body = match revision.encode(Answer::Done { method: "tools/call", outcome }) {
+        Self::answered("tools/call", Outcome::Result(to_raw(&result)), id, revision)
+    }
+
+    /// An answer in the revision's own form.
+    fn answered(method: &'static str, outcome: Outcome, id: &RequestId, revision: Revision) -> Self {
+        let body = match revision.encode(Answer::Done { method, outcome }) {
             Outcome::Result(result) => message::result(id, &result),
             Outcome::Error(error) => message::error(Some(id), &error),
             Outcome::NeedsInput(needs) => message::result(id, &needs.0.to_raw()),
@@ -358,6 +367,8 @@ fn upstream_reason(error: &UpstreamError) -> &'static str {
         UpstreamError::NoResource => "no_resource",
         UpstreamError::Busy => "busy",
         UpstreamError::Cancelled => "cancelled",
+        UpstreamError::Rejected(_) => "credential_rejected",
+        UpstreamError::Withheld(_) => "credential_unavailable",
     }
 }
 

@@ -157,7 +157,7 @@ impl Verb {
 }
 
 /// What came of a request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
     /// The JSON-RPC `result`, as the upstream wrote it.
     Result(Box<RawValue>),
@@ -168,7 +168,7 @@ pub enum Outcome {
 }
 
 /// A result that asks for more input: all its members, as they came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NeedsInput(pub Members);
 
 impl NeedsInput {

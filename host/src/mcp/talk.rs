@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::lending::Lent;
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
@@ -102,6 +103,8 @@ pub struct Party {
     pub log_level: Option<LogLevel>,
     /// Takes what upstreams say to this caller outside of any request; `None` while nobody listens.
     pub standing: Option<mpsc::Sender<Event>>,
+    /// What the upstream that is asked is shown for it, if it is shown anything.
+    pub lent: Option<Arc<Lent>>,
 }
 
 impl Party {
@@ -113,6 +116,7 @@ impl Party {
             client: Arc::new(Client::gateway()),
             log_level: None,
             standing: None,
+            lent: None,
         }
     }
 }

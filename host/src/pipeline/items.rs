@@ -1,6 +1,7 @@
 //! The life of a request for something else than a tool: prompts, resources, skills, completions, subscriptions. Resolve,
 //! permit, send, inspect; and a record of it, however it ends.
 
+use super::credentials::Loan;
 use super::recording::Recording;
 use super::state::{self, Carried, Purpose};
 use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, rounds, settled, upstream, view};
@@ -118,7 +119,10 @@ async fn subscribe(
     let name = target.access.upstream.clone();
     recording.about(Some(&name), target.access.item.name());
     let permit = permit(snapshot, services, origin, recording, target, Carried::default()).await?;
-    let watched = upstream(snapshot, &name)?.watch(permit, uri, origin.via()).await;
+    let upstream = upstream(snapshot, &name)?;
+    let purpose = Purpose::of(origin, recording.operation(), uri);
+    let loan = Loan::obtain(snapshot, services, origin, upstream, &purpose, recording, None).await?;
+    let watched = upstream.watch(permit, uri, loan.via(origin)).await;
     watched.map_err(|error| Refusal::Upstream { name, error })
 }
 

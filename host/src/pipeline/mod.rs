@@ -8,7 +8,8 @@
 //! [`calls`] is the life of a `tools/call`, [`items`] that of everything else that goes to an upstream, [`lists`] what a
 //! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
 //! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
-//! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back.
+//! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back. [`credentials`] borrows what an upstream is
+//! shown on the caller's behalf.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::RecordedOutcome;
 use crate::config::Auth;
+use crate::connection::lending::Lender;
 use crate::env::Env;
 use crate::identity::{Caller, Keyring};
 use crate::ids::{ReplicaId, UpstreamName};
@@ -37,6 +39,7 @@ use crate::upstream::{PartyKey, Upstream, UpstreamError};
 pub mod approvals;
 pub mod authority;
 mod calls;
+pub mod credentials;
 mod items;
 mod lists;
 mod questions;
@@ -50,6 +53,7 @@ mod tasks;
 pub mod unattended;
 
 use approvals::Unapproved;
+use credentials::Unconnected;
 pub use items::{may_watch, watch};
 pub use lists::{listing_digest, offered};
 pub use questions::admit;
@@ -75,6 +79,10 @@ pub struct Services {
     /// This one among the replicas of the gateway.
     pub replica: ReplicaId,
     pub secret: DeploymentSecret,
+    /// Where people open the gateway's pages.
+    pub public_url: String,
+    /// Keeps what upstreams are shown on callers' behalf.
+    pub lender: Arc<dyn Lender>,
     /// For approvals.
     pub store: Store,
     pub decisions: Recorder,
@@ -116,6 +124,7 @@ impl Services {
 impl Services {
     /// With a store in memory and a secret of its own.
     pub(crate) async fn for_tests() -> Self {
+        use crate::connection::lending::Later;
         use crate::store::{Location, decisions};
         let env = Env::system();
         let store = Store::open(Location::Memory, env.clone()).await.expect("memory is there");
@@ -128,6 +137,8 @@ impl Services {
             replica: ReplicaId::generate(&env),
             env,
             secret,
+            public_url: "http://127.0.0.1:7400".to_owned(),
+            lender: Arc::new(Later::default()),
             store,
             decisions,
             recordings,
@@ -194,6 +205,8 @@ pub enum Refusal {
     PolicyOnItem(crate::policy::Refusal),
     /// The policies want somebody to agree, and nobody has.
     Unapproved(Box<Unapproved>),
+    /// Its upstream is used with somebody's own account, and none is connected.
+    Unconnected(Box<Unconnected>),
     /// Whether somebody agreed cannot be known.
     Store(StoreError),
     Upstream {
@@ -299,6 +312,9 @@ fn end<T>(
         Ok(answer) => recording.allow(snapshot, services, origin, ending(answer)),
         Err(Refusal::Policy(refusal)) => recording.refuse(snapshot, services, origin, refusal),
         Err(Refusal::Unapproved(unapproved)) => recording.unapproved(snapshot, services, origin, unapproved),
+        Err(Refusal::Unconnected(unconnected)) => {
+            recording.unconnected(snapshot, services, origin, &unconnected.lack);
+        }
         Err(Refusal::Store(_)) => recording.undecided(snapshot, services, origin),
         Err(Refusal::Upstream { error: UpstreamError::Cancelled, .. }) => {
             recording.allow(snapshot, services, origin, RecordedOutcome::Cancelled);

@@ -9,6 +9,7 @@ use super::renewal::Presenter;
 use super::state::Carried;
 use super::{Origin, Services, Snapshot};
 use crate::audit::{DecisionRecord, DecisionStep, RecordedMode, RecordedOutcome, RecordedVerdict};
+use crate::connection::lending::Lack;
 use crate::ids::{ApprovalId, DecisionId, Principal, UpstreamName};
 use crate::policy::{self, CallContext, Charges, Recorded, Satisfied, Shadow, Step, Trail, Transport};
 use crate::store::approvals::Use;
@@ -196,6 +197,12 @@ impl Recording {
             Standing::Denied { .. } => RecordedVerdict::Deny,
         };
         self.end(snapshot, services, origin, verdict, Some(reason.code.clone()), RecordedOutcome::Refused);
+    }
+
+    /// Ends a request that the policies let pass, and that lacked a connection.
+    pub(super) fn unconnected(self, snapshot: &Snapshot, services: &Services, origin: &Origin, lack: &Lack) {
+        let reason = Some(lack.as_str().to_owned());
+        self.end(snapshot, services, origin, RecordedVerdict::Allow, reason, RecordedOutcome::Refused);
     }
 
     /// Ends a request that could not be decided: the store failed.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::credentials::Loan;
 use super::recording::Recording;
 use super::state::{self, MAX_UPSTREAM_STATE, Purpose, State};
 use super::{Origin, Refusal, Services, Snapshot, questions};
@@ -27,6 +28,9 @@ const MAX_ROUNDS: usize = 10;
 
 /// What goes to an upstream once it is permitted.
 pub(super) trait Goes: WithParams + Clone + Send + Sized {
+    /// The upstream's own name for the tool that is called.
+    fn tool(&self) -> Option<&str>;
+
     fn go(
         upstream: &Upstream,
         permit: Permit<Self>,
@@ -35,12 +39,20 @@ pub(super) trait Goes: WithParams + Clone + Send + Sized {
 }
 
 impl Goes for Call {
+    fn tool(&self) -> Option<&str> {
+        Some(&self.tool.name)
+    }
+
     async fn go(upstream: &Upstream, permit: Permit<Self>, via: Via) -> Result<Outcome, UpstreamError> {
         upstream.call(permit, via).await
     }
 }
 
 impl Goes for Access {
+    fn tool(&self) -> Option<&str> {
+        None
+    }
+
     async fn go(upstream: &Upstream, permit: Permit<Self>, via: Via) -> Result<Outcome, UpstreamError> {
         upstream.access(permit, via).await
     }
@@ -57,11 +69,13 @@ pub(super) async fn until_done<T: Goes>(
     mut permit: Permit<T>,
 ) -> Result<Outcome, Refusal> {
     let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
+    let tool = permit.get().tool();
+    let mut loan = Loan::obtain(snapshot, services, origin, upstream, purpose, recording, tool).await?;
     let is_legacy = origin.revision.is_legacy();
     let may_be_asked = is_legacy && upstream.known_about().is_some_and(|about| about.era == Era::Modern);
     let spare = may_be_asked.then(|| permit.repeat(Retry::default()));
     for _ in 0..MAX_ROUNDS {
-        match (T::go(upstream, permit, origin.via()).await.map_err(failed)?, &spare) {
+        match (loan.send(services, origin, purpose, recording, permit).await?, &spare) {
             (Outcome::NeedsInput(needs), Some(spare)) => {
                 let requests =
                     questions::permitted(snapshot, services, origin, recording, upstream.name(), &needs).await?;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::credentials::Loan;
 use super::recording::Recording;
-use super::state::{Carried, held_by};
+use super::state::{Carried, Purpose, held_by};
 use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, questions, settled, upstream, view};
 use crate::identity::Caller;
 use crate::ids::{ReplicaId, UpstreamName};
@@ -68,8 +69,11 @@ async fn life(
     let (facts, carried) = (ItemFacts::default(), Carried::default());
     let permit = approvals::permit_access(snapshot, services, origin, recording, access, facts, carried).await?;
 
-    let sent = upstream(snapshot, &name)?.access(permit, origin.via()).await;
-    let outcome = sent.map_err(|error| Refusal::Upstream { name: name.clone(), error })?;
+    let upstream = upstream(snapshot, &name)?;
+    let purpose = Purpose::of(origin, recording.operation(), id);
+    let of_tool = tool.as_ref().map(|tool| tool.name.as_str());
+    let mut loan = Loan::obtain(snapshot, services, origin, upstream, &purpose, recording, of_tool).await?;
+    let outcome = loan.send(services, origin, &purpose, recording, permit).await?;
     check_questions(snapshot, services, origin, recording, &name, &outcome).await?;
 
     let outcome = inspect(snapshot, services, origin, recording, &used, tool.as_ref(), outcome).await?;
@@ -311,7 +315,7 @@ mod tests {
             caller: Caller::new(principal.clone(), Arc::default()),
             revision,
             scope: super::super::Scope::default(),
-            party: Party { principal, session: None, client, log_level: None, standing: None },
+            party: Party { principal, session: None, client, log_level: None, standing: None, lent: None },
             transport: Transport::StreamableHttp,
             remote_ip: None,
             user_agent: None,

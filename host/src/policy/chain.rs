@@ -64,6 +64,13 @@ impl<T> Permit<T> {
     }
 }
 
+impl<T: Clone> Permit<T> {
+    /// The very same once more, for an upstream that said that nothing happened.
+    pub fn again(&self) -> Self {
+        Self { permitted: self.permitted.clone(), timeout: self.timeout }
+    }
+}
+
 impl<T: WithParams + Clone> Permit<T> {
     /// The same once more, with the answers that the upstream wanted.
     pub fn repeat(&self, retry: Retry) -> Self {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, UpstreamTransport};
+use crate::connection::lending::{Lender, Rejected, Wanted, Withheld};
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::{Access, Call, Item, Outcome, Params, Verb};
 use crate::mcp::error::RESOURCE_NOT_FOUND;
@@ -32,12 +33,14 @@ use crate::tasks::Tasks;
 pub mod catalog;
 pub mod naming;
 
+mod credential;
 mod deadline;
 mod http;
 mod stdio;
 mod sync;
 
 use catalog::{Offer, Shelf};
+use credential::Own;
 use deadline::Deadline;
 
 /// Deepest nesting of an answer, or of what is told before it, that is passed on.
@@ -70,6 +73,12 @@ pub enum UpstreamError {
     Busy,
     #[error("cancelled by the caller")]
     Cancelled,
+    /// What it was shown is not good enough; nothing happened.
+    #[error("{0}")]
+    Rejected(Rejected),
+    /// There is nothing to show it.
+    #[error("{0}")]
+    Withheld(Withheld),
 }
 
 impl UpstreamError {
@@ -187,6 +196,7 @@ pub struct Upstream {
     offer: ArcSwapOption<Offer>,
     health: ArcSwap<Health>,
     signals: Signals,
+    own: Arc<Own>,
     tasks: Tasks,
 }
 
@@ -209,13 +219,14 @@ impl Upstream {
     /// Starts what the transport needs (a child process, say). Reaching the server is left to [`Self::keep_synced`].
     pub fn start(
         settings: config::Upstream,
-        outbound: &Outbound,
+        (outbound, lender): (&Outbound, Arc<dyn Lender>),
         limits: &config::Limits,
         data_dir: &Path,
         tasks: &Tasks,
     ) -> Arc<Self> {
         let tasks = tasks.subgroup();
         let signals = Signals::default();
+        let own = Arc::new(Own::new(&settings, lender));
         let link_limits = LinkLimits {
             message_bytes: limits.upstream_message_bytes,
             sessions: limits.upstream_sessions,
@@ -225,7 +236,8 @@ impl Upstream {
             UpstreamTransport::StreamableHttp { url, protocol, headers } => {
                 let (name, url, headers) = (settings.name.clone(), url.clone(), headers.clone());
                 let endpoint = http::Endpoint { name, url, protocol: *protocol, headers };
-                Link::Http(http::HttpLink::new(endpoint, outbound.clone(), link_limits, signals.clone(), tasks.clone()))
+                let shared = http::Shared { outbound: outbound.clone(), signals: signals.clone(), own: own.clone() };
+                Link::Http(http::HttpLink::new(endpoint, shared, link_limits, tasks.clone()))
             }
             UpstreamTransport::Stdio {
                 command,
@@ -257,6 +269,7 @@ impl Upstream {
             offer: ArcSwapOption::empty(),
             health: ArcSwap::from_pointee(Health::Starting),
             signals,
+            own,
             tasks,
         })
     }
@@ -271,6 +284,11 @@ impl Upstream {
 
     pub fn health(&self) -> Arc<Health> {
         self.health.load_full()
+    }
+
+    /// The credential that requests for `principal` need; `None` where it takes none but those of its configuration.
+    pub fn wanted(&self, principal: &Principal) -> Option<Wanted> {
+        credential::wanted(&self.settings, principal)
     }
 
     /// What it says of itself, once it was reached.
@@ -346,11 +364,19 @@ impl Upstream {
         either!(&self.link, link => link.end_session(key));
     }
 
-    /// Asks for one of the upstream's lists, say, in the gateway's own name.
+    /// Asks for one of the upstream's lists, say, in the gateway's own name and with its credential.
     async fn ask(&self, method: &'static str, params: Params, longest: Duration) -> Result<Outcome, UpstreamError> {
-        let (events, _) = mpsc::channel(1);
-        let via = Via { party: Party::gateway(), events, cancelled: CancellationToken::new() };
-        self.exchange(method, None, Vec::new(), params, via, longest.min(self.settings.call_timeout)).await
+        let longest = longest.min(self.settings.call_timeout);
+        let asked = async |party: &Party, params| {
+            let (events, _) = mpsc::channel(1);
+            let via = Via { party: party.clone(), events, cancelled: CancellationToken::new() };
+            self.exchange(method, None, Vec::new(), params, via, longest).await
+        };
+        let party = self.own.party().await?;
+        match asked(&party, params.clone()).await {
+            Err(error @ UpstreamError::Rejected(_)) => asked(&self.own.party_after(&party, error).await?, params).await,
+            other => other,
+        }
     }
 
     /// What the upstream says of itself; asked anew if the link does not know.

@@ -13,6 +13,7 @@ use crate::authorization::testing::signing;
 use crate::authorization::{AuthorizationServer, Parts};
 use crate::builtin;
 use crate::config::{self, VaultKey, VaultKeySource, VaultKeyState};
+use crate::connection::lending::{Later, Lender};
 use crate::identity::browser::{Method, Surface};
 use crate::identity::user::{DisplayName, Login, Role, User};
 use crate::identity::{Keyring, TokenList};
@@ -78,7 +79,9 @@ impl Scene {
         let vault = Vault::start(&settings, store.clone(), env.clone(), Outbound::new()).await.unwrap();
         let start = |settings: &config::Upstream| {
             let outbound = Outbound::new();
-            let upstream = Upstream::start(settings.clone(), &outbound, &config.limits, Path::new("/"), &Tasks::new());
+            let lender = Arc::new(Later::default());
+            let ways = (&outbound, lender as Arc<dyn Lender>);
+            let upstream = Upstream::start(settings.clone(), ways, &config.limits, Path::new("/"), &Tasks::new());
             (settings.name.clone(), upstream)
         };
         let policies = PolicySet::load(&config.policy, &config.upstreams, &ENGINE, &builtin::module, None, 1);

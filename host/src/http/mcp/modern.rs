@@ -98,7 +98,7 @@ fn begin(
 
 /// On whose behalf a modern request goes upstream: it has no session, and nobody listens outside of it.
 pub(super) fn party(from: &From<'_>, client: Arc<Client>, log_level: Option<LogLevel>) -> Party {
-    Party { principal: from.caller.principal.clone(), session: None, client, log_level, standing: None }
+    Party { principal: from.caller.principal.clone(), session: None, client, log_level, standing: None, lent: None }
 }
 
 fn param_headers(from: &From<'_>) -> Vec<(HeaderName, HeaderValue)> {

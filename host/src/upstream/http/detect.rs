@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::modern;
-use super::peer::Peer;
+use super::peer::{self, Peer};
 use super::stream::{self, Messages};
+use crate::connection::lending::Lent;
 use crate::mcp::message::{self, Message, RequestId};
 use crate::mcp::revision::{About, Revision, v2026_07_28};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, credential};
 
 /// Longest wait for the answer to the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,16 +65,16 @@ enum Said<'a> {
     Nothing,
 }
 
-/// Asks the upstream.
+/// Asks the upstream, and shows it this.
 ///
 /// # Errors
 /// What decides nothing: it was not reached, it wants credentials, it is overloaded or broken.
-pub(super) async fn probe(peer: &Peer) -> Result<Found, UpstreamError> {
+pub(super) async fn probe(peer: &Peer, lent: Option<&Lent>) -> Result<Found, UpstreamError> {
     let asking = async {
         let mut tries = 0;
         loop {
             tries += 1;
-            match ask(peer).await? {
+            match ask(peer, lent).await? {
                 Verdict::Modern(about) => {
                     return Ok(Found { about: about.map(Arc::new), ..Found::now(Dialect::Modern) });
                 }
@@ -89,15 +90,16 @@ pub(super) async fn probe(peer: &Peer) -> Result<Found, UpstreamError> {
     timed.unwrap_or(Err(UpstreamError::TimedOut { after: PROBE_TIMEOUT }))
 }
 
-async fn ask(peer: &Peer) -> Result<Verdict, UpstreamError> {
+async fn ask(peer: &Peer, lent: Option<&Lent>) -> Result<Verdict, UpstreamError> {
     let id = peer.fresh_id();
     let body = message::request(&id, v2026_07_28::DISCOVER, &v2026_07_28::probe());
     let mut request = peer.post(&peer.endpoint, body);
+    peer::show(&mut request, lent);
     modern::set_headers(&mut request, v2026_07_28::DISCOVER, None, &[]);
     let response = peer.send(request).await?;
     let status = response.status();
     if decides_nothing(status) {
-        return Err(UpstreamError::Status { status: status.as_u16() });
+        return Err(credential::refused(status, response.headers(), lent));
     }
     if !status.is_success() {
         let refusal = stream::read_refusal(response).await;

@@ -23,7 +23,7 @@ use crate::mcp::call::Outcome;
 use crate::mcp::message::{self, Message};
 use crate::mcp::revision::{legacy, v2026_07_28};
 use crate::mcp::talk::{Event, Notice};
-use crate::upstream::{Exchange, UpstreamError, read_notice};
+use crate::upstream::{Exchange, UpstreamError, credential, read_notice};
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -78,7 +78,7 @@ impl Session {
         if status.is_success() {
             return Ok(self.read(response, exchange).await?);
         }
-        let error = UpstreamError::Status { status: status.as_u16() };
+        let error = credential::refused(status, response.headers(), self.shown().as_deref());
         if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             _ = drain(response).await;
             return Err(error.into());
@@ -198,8 +198,8 @@ impl Session {
                 _ = drain(response).await;
                 return Ok(());
             }
+            let error = credential::refused(status, response.headers(), self.shown().as_deref());
             _ = drain(response).await;
-            let error = UpstreamError::Status { status: status.as_u16() };
             match status {
                 StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Err(Failure::SessionGone(error)),
                 _ => Err(error.into()),

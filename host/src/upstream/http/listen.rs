@@ -43,26 +43,31 @@ impl Inner {
 
     /// Listens until a stream ends. `missed`: whether changes may have been missed since the last one.
     async fn listen_once(self: &Arc<Self>, missed: &mut bool) -> Result<ControlFlow<()>, UpstreamError> {
-        let about = self.about().await?;
+        let party = self.peer.own.party().await?;
+        let about = self.about(&party).await?;
         if !about.capabilities.any_list_changed() {
             return Ok(ControlFlow::Break(()));
         }
-        if self.found().await?.dialect == Dialect::Modern {
-            return self.listen_modern(&about, missed).await;
+        if self.found(party.lent.as_ref()).await?.dialect == Dialect::Modern {
+            return self.listen_modern(&party, &about, missed).await;
         }
-        let session = self.session(&Party::gateway()).await.map_err(|failed| failed.error)?;
+        let session = self.session(&party).await.map_err(|failed| failed.error)?;
         Ok(listen_legacy(&session, missed).await)
     }
 
-    async fn listen_modern(&self, about: &About, missed: &mut bool) -> Result<ControlFlow<()>, UpstreamError> {
+    async fn listen_modern(
+        &self,
+        party: &Party,
+        about: &About,
+        missed: &mut bool,
+    ) -> Result<ControlFlow<()>, UpstreamError> {
         let filter = Filter {
             tools: about.capabilities.tools_list_changed,
             prompts: about.capabilities.prompts_list_changed,
             resources: about.capabilities.resources_list_changed,
             uris: Vec::new(),
         };
-        let party = Party::gateway();
-        let opened = tokio::time::timeout(AGREE_TIMEOUT, Listening::open(&self.peer, &party, &filter)).await;
+        let opened = tokio::time::timeout(AGREE_TIMEOUT, Listening::open(&self.peer, party, &filter)).await;
         let mut listening = match opened.unwrap_or(Err(UpstreamError::TimedOut { after: AGREE_TIMEOUT })) {
             Err(UpstreamError::Unsupported { .. }) => return Ok(ControlFlow::Break(())),
             opened => opened?,

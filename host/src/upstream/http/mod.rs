@@ -17,9 +17,11 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::credential::Own;
 use super::deadline::Deadline;
 use super::{Exchange, LinkLimits, PartyKey, Signals, Subscription, UpstreamError, Watch};
 use crate::config::Protocol;
+use crate::connection::lending::Lent;
 use crate::ids::UpstreamName;
 use crate::mcp::call::Outcome;
 use crate::mcp::message;
@@ -72,6 +74,14 @@ pub(super) struct Endpoint {
     pub(super) headers: BTreeMap<String, Plaintext>,
 }
 
+/// What a link shares with the rest of its upstream.
+pub(super) struct Shared {
+    pub(super) outbound: Outbound,
+    pub(super) signals: Signals,
+    /// The credential for what the gateway itself asks.
+    pub(super) own: Arc<Own>,
+}
+
 pub(super) struct HttpLink(Arc<Inner>);
 
 struct Inner {
@@ -115,16 +125,10 @@ impl From<NotOpened> for Failure {
 }
 
 impl HttpLink {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        outbound: Outbound,
-        limits: LinkLimits,
-        signals: Signals,
-        tasks: Tasks,
-    ) -> Self {
-        let Endpoint { name, url, protocol, headers } = endpoint;
+    pub(super) fn new(endpoint: Endpoint, shared: Shared, limits: LinkLimits, tasks: Tasks) -> Self {
+        let protocol = endpoint.protocol;
         let inner = Arc::new(Inner {
-            peer: Arc::new(Peer::new(name, url, &headers, outbound, limits, signals, tasks)),
+            peer: Arc::new(Peer::new(endpoint, shared, limits, tasks)),
             protocol,
             found: Once::default(),
             sessions: Sessions::new(limits.sessions, limits.session_idle),
@@ -143,7 +147,7 @@ impl HttpLink {
 
     /// What the upstream says of itself, to the gateway.
     pub(super) async fn about(&self, deadline: &Deadline) -> Result<Arc<About>, UpstreamError> {
-        within(deadline, self.0.about()).await
+        within(deadline, self.0.about_with_own()).await
     }
 
     /// Makes a request. If it is taken back or runs out of time, the upstream is told so.
@@ -199,16 +203,16 @@ impl HttpLink {
 }
 
 impl Inner {
-    /// What the upstream speaks.
-    async fn found(self: &Arc<Self>) -> Result<Arc<Found>, UpstreamError> {
+    /// What the upstream speaks. `lent`: what it is shown if it has to be asked.
+    async fn found(self: &Arc<Self>, lent: Option<&Arc<Lent>>) -> Result<Arc<Found>, UpstreamError> {
         let make = || {
-            let inner = self.clone();
+            let (inner, lent) = (self.clone(), lent.cloned());
             async move {
                 let found = match inner.protocol {
                     Protocol::Legacy => Found::now(Dialect::Legacy),
                     Protocol::Sse => Found::now(Dialect::Sse),
-                    Protocol::Auto => detect::probe(&inner.peer).await?,
-                    Protocol::Modern => match detect::probe(&inner.peer).await? {
+                    Protocol::Auto => detect::probe(&inner.peer, lent.as_deref()).await?,
+                    Protocol::Modern => match detect::probe(&inner.peer, lent.as_deref()).await? {
                         found if found.dialect == Dialect::Modern => found,
                         _ => Found::now(Dialect::Modern),
                     },
@@ -221,21 +225,33 @@ impl Inner {
         found.unwrap_or(Err(UpstreamError::Cancelled))
     }
 
-    async fn about(self: &Arc<Self>) -> Result<Arc<About>, UpstreamError> {
-        let mut found = self.found().await?;
+    /// What the upstream says of itself to the gateway, whose credential is renewed if need be.
+    async fn about_with_own(self: &Arc<Self>) -> Result<Arc<About>, UpstreamError> {
+        let party = self.peer.own.party().await?;
+        match self.about(&party).await {
+            Err(error @ UpstreamError::Rejected(_)) => {
+                self.about(&self.peer.own.party_after(&party, error).await?).await
+            }
+            other => other,
+        }
+    }
+
+    async fn about(self: &Arc<Self>, party: &Party) -> Result<Arc<About>, UpstreamError> {
+        let lent = party.lent.as_ref();
+        let mut found = self.found(lent).await?;
         if found.dialect == Dialect::Modern && found.at.elapsed() >= ABOUT_LIFETIME {
             self.found.forget(|known| Arc::ptr_eq(known, &found));
-            found = self.found().await?;
+            found = self.found(lent).await?;
         }
         if found.dialect == Dialect::Modern {
             let silent = UpstreamError::Protocol { what: "it does not answer `server/discover`" };
             return found.about.clone().ok_or(silent);
         }
         let began = Instant::now();
-        match self.session(&Party::gateway()).await {
+        match self.session(party).await {
             Ok(session) => Ok(session.about.clone()),
             Err(failed) if failed.is_refused && self.is_mistaken(&found, began) => {
-                let now = self.found().await?;
+                let now = self.found(lent).await?;
                 match &now.about {
                     Some(about) => Ok(about.clone()),
                     None => Err(failed.error),
@@ -248,7 +264,8 @@ impl Inner {
     /// Makes a request, once more if it turns out that the upstream speaks something else by now.
     async fn exchange(self: &Arc<Self>, exchange: &Exchange) -> Result<Outcome, UpstreamError> {
         let began = Instant::now();
-        let found = self.patiently(exchange, self.found()).await?;
+        let lent = exchange.via.party.lent.as_ref();
+        let found = self.patiently(exchange, self.found(lent)).await?;
         let told = match self.attempt(&found, exchange).await {
             Ok(outcome) => return Ok(outcome),
             Err(Failure::Misspoken(told)) => told,
@@ -257,7 +274,7 @@ impl Inner {
         if !self.is_mistaken(&found, began) {
             return told;
         }
-        let now = self.patiently(exchange, self.found()).await?;
+        let now = self.patiently(exchange, self.found(lent)).await?;
         // One that refused its own revision a moment ago may have been in the middle of an update.
         let is_worth_it = now.dialect != found.dialect || (told.is_ok() && now.dialect == Dialect::Modern);
         if !is_worth_it {
@@ -307,11 +324,20 @@ impl Inner {
         result
     }
 
-    /// The party's session. What is spoken must be known to be of the legacy era.
+    /// The party's session, which shows from now on what the party was lent. What is spoken must be known to be of the
+    /// legacy era.
     async fn session(self: &Arc<Self>, party: &Party) -> Result<Arc<Session>, NotOpened> {
         let dialect = self.found.known().map_or(Dialect::Legacy, |found| found.dialect);
         let open = || opening::open(self.clone(), dialect, party.clone());
-        self.sessions.get(&PartyKey::of(party), &self.peer.tasks, open).await
+        let key = PartyKey::of(party);
+        let session = self.sessions.get(&key, &self.peer.tasks, open).await?;
+        if session.show(party.lent.as_ref()) {
+            return Ok(session);
+        }
+        // It was opened with another connection, perhaps of another account.
+        self.sessions.forget(&session);
+        session.abandon();
+        self.sessions.get(&key, &self.peer.tasks, open).await
     }
 
     /// Works while the exchange has time and is wanted. Nothing is lost if it is given up.

@@ -6,7 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::peer::{Peer, drain};
+use super::peer::{self, Peer, drain};
 use super::stream::{self, ANOTHER_REQUEST, Messages, NOT_A_MESSAGE};
 use super::{Failure, within};
 use crate::mcp::call::Outcome;
@@ -14,7 +14,7 @@ use crate::mcp::error::HEADER_MISMATCH;
 use crate::mcp::message::{self, Message};
 use crate::mcp::revision::v2026_07_28;
 use crate::mcp::talk::Event;
-use crate::upstream::{Exchange, UpstreamError, read_notice};
+use crate::upstream::{Exchange, UpstreamError, credential, read_notice};
 
 /// Makes a request.
 pub(super) async fn exchange(peer: &Peer, exchange: &Exchange) -> Result<Outcome, Failure> {
@@ -40,13 +40,15 @@ async fn ask(peer: &Peer, exchange: &Exchange) -> Result<Outcome, Failure> {
     let progress = exchange.params.progress_token.as_ref().map(|_| &exchange.id);
     let params = v2026_07_28::request_params(&exchange.params, &exchange.via.party, progress);
     let mut request = peer.post(&peer.endpoint, message::request(&exchange.id, exchange.method, &params));
+    let lent = exchange.via.party.lent.as_deref();
+    peer::show(&mut request, lent);
     set_headers(&mut request, exchange.method, exchange.name.as_deref(), &exchange.headers);
     let response = peer.send(request).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(read(peer, response, exchange).await?);
     }
-    let error = UpstreamError::Status { status: status.as_u16() };
+    let error = credential::refused(status, response.headers(), lent);
     if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
         _ = drain(response).await;
         return Err(error.into());

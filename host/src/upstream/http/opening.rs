@@ -9,18 +9,19 @@ use http::{Request, Response, StatusCode, Uri};
 use serde_json::value::RawValue;
 
 use super::detect::{Dialect, Found, decides_nothing};
-use super::peer::{Peer, drain};
+use super::peer::{self, Peer, drain};
 use super::questions::answer_to_upstream;
 use super::session::{Carrier, Session};
 use super::sse_transport::{self, SseStream};
 use super::stream::{self, ANOTHER_REQUEST, Messages};
 use super::{Inner, watch};
 use crate::config;
+use crate::connection::lending::Lent;
 use crate::mcp::error::METHOD_NOT_FOUND;
 use crate::mcp::message::{self, Message, RequestId};
 use crate::mcp::revision::{About, SESSION_HEADER, legacy, v2026_07_28};
 use crate::mcp::talk::Party;
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, credential};
 
 /// Longest opening of a session.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +39,13 @@ pub(super) struct NotOpened {
 impl NotOpened {
     fn refused(error: UpstreamError) -> Self {
         Self { error, is_refused: true }
+    }
+
+    /// By an error status, given what was shown.
+    pub(super) fn refused_as<B>(response: &Response<B>, lent: Option<&Lent>) -> Self {
+        let status = response.status();
+        let error = credential::refused(status, response.headers(), lent);
+        Self { error, is_refused: !decides_nothing(status) }
     }
 
     fn status(status: StatusCode) -> Self {
@@ -72,7 +80,10 @@ pub(super) async fn open(inner: Arc<Inner>, dialect: Dialect, party: Party) -> R
 async fn open_streamable(inner: &Arc<Inner>, party: &Party) -> Result<Arc<Session>, NotOpened> {
     let peer = &inner.peer;
     let (id, body) = initialize(party);
-    let response = peer.send(peer.post(&peer.endpoint, body)).await?;
+    let lent = party.lent.as_deref();
+    let mut request = peer.post(&peer.endpoint, body);
+    peer::show(&mut request, lent);
+    let response = peer.send(request).await?;
     let status = response.status();
     if matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
         let refusal = stream::read_refusal(response).await;
@@ -89,38 +100,41 @@ async fn open_streamable(inner: &Arc<Inner>, party: &Party) -> Result<Arc<Sessio
         return Ok(session);
     }
     if !status.is_success() {
+        let refused = NotOpened::refused_as(&response, lent);
         _ = drain(response).await;
-        return Err(NotOpened::status(status));
+        return Err(refused);
     }
     let session_id = read_session_id(&response)?;
     let mut messages = Messages::of(response, peer.limits.message_bytes).map_err(NotOpened::refused)?;
     let result = read_initialized(&mut messages, &id, None).await?;
     let session = new_session(peer, party, Carrier::Streamable { id: session_id }, &result)?;
     let response = peer.send(session.post(message::notification("notifications/initialized", None))).await?;
-    let status = response.status();
-    if !status.is_success() {
-        return Err(NotOpened::status(status));
+    if !response.status().is_success() {
+        return Err(NotOpened::refused_as(&response, lent));
     }
     drain(response).await?;
     Ok(session)
 }
 
 async fn open_sse(peer: &Arc<Peer>, party: &Party) -> Result<Arc<Session>, NotOpened> {
-    let SseStream { endpoint, mut messages } = sse_transport::open(peer).await?;
+    let lent = party.lent.as_deref();
+    let SseStream { endpoint, mut messages } = sse_transport::open(peer, lent).await?;
     let (id, body) = initialize(party);
-    let posting = post(peer, peer.post(&endpoint, body));
-    let ((), result) = tokio::try_join!(posting, read_initialized(&mut messages, &id, Some((peer, &endpoint))))?;
+    let mut request = peer.post(&endpoint, body);
+    peer::show(&mut request, lent);
+    let posting = post(peer, request, lent);
+    let ((), result) = tokio::try_join!(posting, read_initialized(&mut messages, &id, Some((peer, &endpoint, lent))))?;
     let session = new_session(peer, party, Carrier::Sse { endpoint }, &result)?;
-    post(peer, session.post(message::notification("notifications/initialized", None))).await?;
+    post(peer, session.post(message::notification("notifications/initialized", None)), lent).await?;
     sse_transport::keep(session.clone(), messages);
     Ok(session)
 }
 
-async fn post(peer: &Peer, request: Request<bytes::Bytes>) -> Result<(), NotOpened> {
+async fn post(peer: &Peer, request: Request<bytes::Bytes>, lent: Option<&Lent>) -> Result<(), NotOpened> {
     let response = peer.send(request).await?;
-    let status = response.status();
+    let posted = if response.status().is_success() { Ok(()) } else { Err(NotOpened::refused_as(&response, lent)) };
     _ = drain(response).await;
-    if status.is_success() { Ok(()) } else { Err(NotOpened::status(status)) }
+    posted
 }
 
 fn initialize(party: &Party) -> (RequestId, String) {
@@ -144,7 +158,7 @@ fn read_session_id<B>(response: &Response<B>) -> Result<Option<HeaderValue>, Not
 async fn read_initialized(
     messages: &mut Messages,
     id: &RequestId,
-    aside: Option<(&Arc<Peer>, &Uri)>,
+    aside: Option<(&Arc<Peer>, &Uri, Option<&Lent>)>,
 ) -> Result<Box<RawValue>, NotOpened> {
     while let Some(text) = messages.next().await? {
         let mut initialized = None;
@@ -157,9 +171,10 @@ async fn read_initialized(
                 }
                 Message::Result { .. } | Message::Error { .. } => return Err(ANOTHER_REQUEST.into()),
                 Message::Request { id, method, .. } => {
-                    if let Some((peer, endpoint)) = aside {
-                        let answer = answer_to_upstream(&id, &method);
-                        peer.send_aside(peer.post(endpoint, answer)).await;
+                    if let Some((peer, endpoint, lent)) = aside {
+                        let mut answer = peer.post(endpoint, answer_to_upstream(&id, &method));
+                        peer::show(&mut answer, lent);
+                        peer.send_aside(answer).await;
                     }
                 }
                 Message::Notification { .. } => {}

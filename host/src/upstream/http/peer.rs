@@ -1,6 +1,7 @@
 //! The upstream as everything in this folder knows it: where it is, what each request carries, and the bounds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::{Endpoint, Shared};
+use crate::connection::lending::Lent;
 use crate::ids::UpstreamName;
 use crate::mcp::json::{quote, raw};
 use crate::mcp::message::RequestId;
 use crate::outbound::{Outbound, read_all};
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
+use crate::upstream::credential::Own;
 use crate::upstream::{LinkLimits, Signals, UpstreamError};
 
 /// For messages that nobody waits for: answers to the upstream, cancellations, ends of sessions.
@@ -30,6 +34,7 @@ pub(super) struct Peer {
     pub(super) endpoint: Uri,
     headers: HeaderMap,
     outbound: Outbound,
+    pub(super) own: Arc<Own>,
     pub(super) limits: LinkLimits,
     pub(super) signals: Signals,
     pub(super) tasks: Tasks,
@@ -41,20 +46,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(
-        name: UpstreamName,
-        endpoint: Uri,
-        headers: &BTreeMap<String, Plaintext>,
-        outbound: Outbound,
-        limits: LinkLimits,
-        signals: Signals,
-        tasks: Tasks,
-    ) -> Self {
+    pub(super) fn new(endpoint: Endpoint, shared: Shared, limits: LinkLimits, tasks: Tasks) -> Self {
+        let Endpoint { name, url, protocol: _, headers } = endpoint;
+        let Shared { outbound, signals, own } = shared;
         Self {
             name,
-            endpoint,
-            headers: configured_headers(headers),
+            endpoint: url,
+            headers: configured_headers(&headers),
             outbound,
+            own,
             limits,
             signals,
             tasks,
@@ -140,6 +140,13 @@ fn configured_headers(headers: &BTreeMap<String, Plaintext>) -> HeaderMap {
         map.insert(name, value);
     }
     map
+}
+
+/// Shows a credential with a request. What is configured never stands in the place of a person's own.
+pub(super) fn show(request: &mut Request<Bytes>, lent: Option<&Lent>) {
+    for (name, value) in lent.iter().flat_map(|lent| &lent.headers) {
+        request.headers_mut().insert(name.clone(), value.clone());
+    }
 }
 
 /// A point in time that is none of a request's bounds.

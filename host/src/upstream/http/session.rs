@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request, Uri};
@@ -15,9 +16,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::desk::{Desk, InFlight};
-use super::peer::{ASIDE_TIMEOUT, Peer};
+use super::peer::{self, ASIDE_TIMEOUT, Peer};
 use super::sessions;
 use super::watch::Order;
+use crate::connection::lending::Lent;
 use crate::mcp::call::{Outcome, Params};
 use crate::mcp::json::{Members, raw};
 use crate::mcp::message::{self, Message, RequestId};
@@ -32,6 +34,8 @@ pub(super) struct Session {
     /// Whose it is, without the way to whoever listens, which changes.
     pub(super) party: Party,
     pub(super) carrier: Carrier,
+    /// What it is shown with each request.
+    lent: ArcSwapOption<Lent>,
     /// What the upstream says in the version header's place.
     version: HeaderValue,
     pub(super) about: Arc<About>,
@@ -65,7 +69,8 @@ impl Session {
             over: peer.tasks.stopping().child_token(),
             peer,
             key: PartyKey::of(&party),
-            party: Party { standing: None, ..party },
+            lent: ArcSwapOption::new(party.lent.clone()),
+            party: Party { standing: None, lent: None, ..party },
             carrier,
             version,
             about,
@@ -85,8 +90,30 @@ impl Session {
         matches!(&self.carrier, Carrier::Streamable { id: Some(_) })
     }
 
+    /// Shows this from now on, unless it has shown something newer. `false` where it was opened with another connection: its
+    /// upstream may know it as somebody else's.
+    pub(super) fn show(&self, lent: Option<&Arc<Lent>>) -> bool {
+        let shown = self.lent.load();
+        match (shown.as_ref(), lent) {
+            (None, None) => true,
+            (Some(shown), Some(lent)) if shown.connection == lent.connection => {
+                if shown.revision < lent.revision {
+                    self.lent.store(Some(lent.clone()));
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What it is shown with each request.
+    pub(super) fn shown(&self) -> Option<Arc<Lent>> {
+        self.lent.load_full()
+    }
+
     /// The session's own headers on a request.
     pub(super) fn within(&self, mut request: Request<Bytes>) -> Request<Bytes> {
+        peer::show(&mut request, self.lent.load().as_deref());
         if let Carrier::Streamable { id } = &self.carrier {
             request.headers_mut().insert(VERSION_HEADER, self.version.clone());
             if let Some(id) = id {

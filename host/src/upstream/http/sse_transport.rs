@@ -8,9 +8,10 @@ use http::Uri;
 use http::uri::{Parts, PathAndQuery};
 
 use super::opening::NotOpened;
-use super::peer::{Peer, drain};
+use super::peer::{self, Peer, drain};
 use super::session::Session;
 use super::stream::{self, Messages};
+use crate::connection::lending::Lent;
 use crate::upstream::UpstreamError;
 
 /// Longest wait for the event that names the endpoint.
@@ -26,17 +27,22 @@ pub(super) struct SseStream {
 
 /// Opens the stream and waits for the endpoint, which the upstream has to name first. One at another origin is refused: our
 /// credential would go there.
-pub(super) async fn open(peer: &Peer) -> Result<SseStream, NotOpened> {
+pub(super) async fn open(peer: &Peer, lent: Option<&Lent>) -> Result<SseStream, NotOpened> {
     let opening = async {
-        let response = peer.send(peer.get()).await?;
-        let status = response.status();
-        if !status.is_success() || !stream::is_event_stream(&response) {
-            _ = drain(response).await;
-            let error = match status.is_success() {
-                true => UpstreamError::Protocol { what: "it has no stream of events" },
-                false => UpstreamError::Status { status: status.as_u16() },
+        let mut request = peer.get();
+        peer::show(&mut request, lent);
+        let response = peer.send(request).await?;
+        let is_success = response.status().is_success();
+        if !is_success || !stream::is_event_stream(&response) {
+            let refused = match is_success {
+                true => {
+                    let error = UpstreamError::Protocol { what: "it has no stream of events" };
+                    NotOpened { error, is_refused: true }
+                }
+                false => NotOpened::refused_as(&response, lent),
             };
-            return Err(NotOpened { error, is_refused: !super::detect::decides_nothing(status) });
+            _ = drain(response).await;
+            return Err(refused);
         }
         let mut messages = Messages::of(response, peer.limits.message_bytes)?;
         let first = messages.next_event().await?.ok_or(UpstreamError::Died)?;

@@ -6,13 +6,13 @@ use serde_json::value::RawValue;
 
 use super::detect::decides_nothing;
 use super::modern;
-use super::peer::{Peer, drain};
+use super::peer::{self, Peer, drain};
 use super::stream::{ANOTHER_REQUEST, Messages, NOT_A_MESSAGE};
 use crate::mcp::json::Members;
 use crate::mcp::message::{self, Message, RequestId};
 use crate::mcp::revision::{Filter, v2026_07_28};
 use crate::mcp::talk::Party;
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, credential};
 
 /// Key in `_meta` that names the subscription that a message belongs to.
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -40,12 +40,14 @@ impl Listening {
         let id = peer.fresh_id();
         let body = message::request(&id, v2026_07_28::LISTEN, &v2026_07_28::listen_params(party, filter));
         let mut request = peer.post(&peer.endpoint, body);
+        let lent = party.lent.as_deref();
+        peer::show(&mut request, lent);
         modern::set_headers(&mut request, v2026_07_28::LISTEN, None, &[]);
         let response = peer.send(request).await?;
         let status = response.status();
         if !status.is_success() {
+            let refused = credential::refused(status, response.headers(), lent);
             _ = drain(response).await;
-            let refused = UpstreamError::Status { status: status.as_u16() };
             return Err(if decides_nothing(status) { refused } else { UNSUPPORTED });
         }
         let messages = Messages::of(response, peer.limits.message_bytes)?;

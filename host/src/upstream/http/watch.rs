@@ -21,7 +21,7 @@ use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::Filter;
 use crate::mcp::talk::{Event, Notice, Via};
 use crate::upstream::deadline::Deadline;
-use crate::upstream::{Subscription, UpstreamError, Watch};
+use crate::upstream::{PartyKey, Subscription, UpstreamError, Watch};
 
 /// Waits before a lost subscription is made again double from the first to the last.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl Inner {
                 Some(ready) => _ = ready.send(Ok(())),
                 None => _ = via.events.try_send(perhaps_updated(subscription)),
             };
-            let ended = match self.found().await {
+            let ended = match self.found(via.party.lent.as_ref()).await {
                 Ok(found) if found.dialect == Dialect::Modern => self.watch_modern(subscription, via, &mut begun).await,
                 Ok(found) => self.watch_legacy(&found, subscription, via, &mut begun).await,
                 Err(error) => Err(error),
@@ -141,12 +141,16 @@ impl Inner {
         via: &Via,
         begun: &mut impl FnMut(),
     ) -> Result<(), UpstreamError> {
-        let session = self.session(&via.party).await.map_err(|failed| {
-            if failed.is_refused {
-                self.is_mistaken(found, Instant::now());
-            }
-            failed.error
-        })?;
+        // A session that is there shows what is newest; what was lent for this may have been renewed since.
+        let session = match self.sessions.known(&PartyKey::of(&via.party)) {
+            Some(session) => session,
+            None => self.session(&via.party).await.map_err(|failed| {
+                if failed.is_refused {
+                    self.is_mistaken(found, Instant::now());
+                }
+                failed.error
+            })?,
+        };
         if !session.about.capabilities.resources_subscribe {
             return Err(UNSUPPORTED);
         }

@@ -161,6 +161,7 @@ impl Session {
             client: self.client.clone(),
             log_level: kept.log_level,
             standing: kept.standing.as_ref().map(|standing| standing.origin.events.clone()),
+            lent: None,
         }
     }
 

@@ -26,8 +26,9 @@ use crate::mcp::talk::{Event, LogLevel, Notice, Party, Via};
 use crate::outbound::Outbound;
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
+use crate::upstream::credential::Own;
 use crate::upstream::deadline::Deadline;
-use crate::upstream::http::{Endpoint, HttpLink};
+use crate::upstream::http::{Endpoint, HttpLink, Shared};
 use crate::upstream::{Exchange, LinkLimits, Signals, UpstreamError};
 
 pub(super) const MODERN: &str = "2026-07-28";
@@ -200,7 +201,9 @@ impl Scene {
         let signals = Signals::default();
         let name = UpstreamName::parse("up").unwrap();
         let endpoint = Endpoint { name, url, protocol, headers };
-        let link = HttpLink::new(endpoint, Outbound::new(), limits, signals.clone(), tasks.clone());
+        let own = Arc::new(Own::nothing());
+        let shared = Shared { outbound: Outbound::new(), signals: signals.clone(), own };
+        let link = HttpLink::new(endpoint, shared, limits, tasks.clone());
         Self { link, signals, tasks, seen, next_id: AtomicU64::new(1) }
     }
 
@@ -321,6 +324,7 @@ fn caller_with(name: &str, capabilities: &str) -> Party {
         client: Arc::new(client),
         log_level: None,
         standing: None,
+        lent: None,
     }
 }
 

@@ -1,0 +1,266 @@
+//! What an upstream is shown on a caller's behalf: borrowed from whoever keeps credentials, released by the policies of
+//! `credential.release`, and shown to that upstream alone. The caller's own token or key is never among it.
+//!
+//! A request that lacks a credential is answered with where its person can connect one, in the form that the client knows:
+//! an elicitation by URL, or a text that a model can read with the same for machines.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::recording::Recording;
+use super::rounds::Goes;
+use super::state::{self, Purpose, State};
+use super::{Origin, Refusal, Services, Snapshot, settled};
+use crate::config::UpstreamAuth;
+use crate::connection::lending::{Kind, Lack, Lent, Rejected, Wanted, Withheld};
+use crate::connection::link::Link;
+use crate::ids::{Principal, UpstreamName};
+use crate::mcp::call::Outcome;
+use crate::mcp::error::{RpcError, UPSTREAM_FAILED, URL_ELICITATION_REQUIRED};
+use crate::mcp::json::to_raw;
+use crate::mcp::revision::v2026_07_28::{self, InputRequest};
+use crate::mcp::talk::{Question, Via};
+use crate::policy::Permit;
+use crate::policy::authority::{CredentialKind, CredentialPurpose, CredentialRequest};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// Key in a tool result's `_meta`, and in an error's `data`, under which the connections stand that a request lacked.
+pub const CONNECTIONS_META: &str = "portcullis/connections";
+
+/// A request that lacks a connection.
+#[derive(Debug)]
+pub struct Unconnected {
+    pub upstream: UpstreamName,
+    pub lack: Lack,
+    /// The protocol's method.
+    pub method: &'static str,
+    /// What its caller is answered.
+    pub answer: Outcome,
+}
+
+/// What a request goes to its upstream with.
+pub(super) struct Loan<'a> {
+    upstream: &'a Upstream,
+    /// `None`: the upstream takes nothing but what its configuration has.
+    borrowed: Option<(Wanted, Arc<Lent>)>,
+}
+
+impl<'a> Loan<'a> {
+    /// Borrows what the upstream is to be shown, if the policies release it. `tool`: the upstream's own name for it.
+    ///
+    /// # Errors
+    /// [`Refusal::Unconnected`] where its person has something to do first, [`Refusal::Policy`], and
+    /// [`Refusal::Upstream`] where the credential cannot be had now.
+    pub(super) async fn obtain(
+        snapshot: &Snapshot,
+        services: &Services,
+        origin: &Origin,
+        upstream: &'a Upstream,
+        purpose: &Purpose<'_>,
+        recording: &mut Recording,
+        tool: Option<&str>,
+    ) -> Result<Self, Refusal> {
+        let Some(mut wanted) = upstream.wanted(&origin.caller.principal) else {
+            return Ok(Self { upstream, borrowed: None });
+        };
+        let lent = services.lender.lend(&wanted).await;
+        // A person is not sent to connect what the policies would not release anyway.
+        let (scopes, asked_for) = match &lent {
+            Ok(lent) => (lent.scopes.clone(), CredentialPurpose::Call),
+            Err(Withheld::Missing(_)) => (Vec::new(), CredentialPurpose::Connect),
+            Err(withheld) => return Err(unavailable(upstream.name(), withheld.clone())),
+        };
+        let request = CredentialRequest {
+            upstream: upstream.name().clone(),
+            kind: kind(&upstream.settings().auth),
+            account: None,
+            purpose: asked_for,
+            tool: tool.map(str::to_owned),
+            scopes,
+        };
+        let checked = snapshot.policies.check_credential(&recording.context(services, origin), &request).await;
+        let terms = settled(recording, checked)?;
+        let missing = |withheld| refusal(services, origin, upstream, purpose, recording, withheld);
+        let lent = lent.map_err(missing)?;
+        if terms.scopes.len() < request.scopes.len() || terms.max_age.is_some() {
+            wanted.scopes = Some(terms.scopes);
+            wanted.max_age = terms.max_age;
+            let lent = services.lender.lend(&wanted).await.map_err(missing)?;
+            return Ok(Self { upstream, borrowed: Some((wanted, lent)) });
+        }
+        Ok(Self { upstream, borrowed: Some((wanted, lent)) })
+    }
+
+    /// The way back to the caller, with what was borrowed.
+    pub(super) fn via(&self, origin: &Origin) -> Via {
+        let mut via = origin.via();
+        via.party.lent = self.borrowed.as_ref().map(|(_, lent)| lent.clone());
+        via
+    }
+
+    /// Sends what was permitted. Where the upstream will not have the credential, and there is a better one, it is sent once
+    /// more: such a refusal says that nothing happened.
+    ///
+    /// # Errors
+    /// As for [`Self::obtain`], and [`Refusal::Upstream`].
+    pub(super) async fn send<T: Goes>(
+        &mut self,
+        services: &Services,
+        origin: &Origin,
+        purpose: &Purpose<'_>,
+        recording: &Recording,
+        permit: Permit<T>,
+    ) -> Result<Outcome, Refusal> {
+        let failed = |error| Refusal::Upstream { name: self.upstream.name().clone(), error };
+        let Some((wanted, lent)) = &self.borrowed else {
+            return T::go(self.upstream, permit, self.via(origin)).await.map_err(failed);
+        };
+        let spare = permit.again();
+        let why = match T::go(self.upstream, permit, self.via(origin)).await {
+            Err(UpstreamError::Rejected(why)) => why,
+            other => return other.map_err(failed),
+        };
+        let missing = |withheld| refusal(services, origin, self.upstream, purpose, recording, withheld);
+        let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(missing)?;
+        self.borrowed = Some((wanted.clone(), renewed.clone()));
+        match T::go(self.upstream, spare, self.via(origin)).await {
+            Err(UpstreamError::Rejected(why)) => {
+                Err(self.refused_again(services, origin, purpose, recording, &why).await)
+            }
+            other => other.map_err(|error| Refusal::Upstream { name: self.upstream.name().clone(), error }),
+        }
+    }
+
+    /// Hears that even the renewed credential was refused, and asks for no third one.
+    async fn refused_again(
+        &self,
+        services: &Services,
+        origin: &Origin,
+        purpose: &Purpose<'_>,
+        recording: &Recording,
+        why: &Rejected,
+    ) -> Refusal {
+        let error =
+            || Refusal::Upstream { name: self.upstream.name().clone(), error: UpstreamError::Rejected(why.clone()) };
+        let Some((wanted, lent)) = &self.borrowed else { return error() };
+        match services.lender.rejected(wanted, lent, why).await {
+            Ok(_) => error(),
+            Err(withheld) => refusal(services, origin, self.upstream, purpose, recording, withheld),
+        }
+    }
+}
+
+/// The contract's word for where a credential comes from.
+const fn kind(auth: &UpstreamAuth) -> CredentialKind {
+    match auth {
+        UpstreamAuth::None => CredentialKind::StaticHeaders,
+        UpstreamAuth::SharedOAuth(_) => CredentialKind::SharedOauth,
+        UpstreamAuth::PerUserOAuth(_) => CredentialKind::PerUserOauth,
+        UpstreamAuth::PerUserHeaders(_) => CredentialKind::PerUserHeaders,
+    }
+}
+
+fn unavailable(upstream: &UpstreamName, withheld: Withheld) -> Refusal {
+    Refusal::Upstream { name: upstream.clone(), error: UpstreamError::Withheld(withheld) }
+}
+
+/// What a caller is told who has no credential.
+fn refusal(
+    services: &Services,
+    origin: &Origin,
+    upstream: &Upstream,
+    purpose: &Purpose<'_>,
+    recording: &Recording,
+    withheld: Withheld,
+) -> Refusal {
+    let Withheld::Missing(lack) = withheld else { return unavailable(upstream.name(), withheld) };
+    let answer = match link(services, origin, upstream) {
+        Some(link) => with_link(services, origin, upstream, purpose, recording, (&lack, &link)),
+        None => told(purpose, &without_link(origin, upstream, &lack), &about(upstream, &lack, None)),
+    };
+    let (upstream, method) = (upstream.name().clone(), recording.operation());
+    Refusal::Unconnected(Box::new(Unconnected { upstream, lack, method, answer }))
+}
+
+/// Where the caller's person connects. Whoever is nobody has nothing to connect, and what is for all is an operator's.
+fn link(services: &Services, origin: &Origin, upstream: &Upstream) -> Option<Link> {
+    let principal = &origin.caller.principal;
+    let is_own = !matches!(upstream.settings().auth, UpstreamAuth::SharedOAuth(_));
+    let is_somebody = matches!(principal, Principal::User(_) | Principal::Key(_) | Principal::Guest(_));
+    (is_own && is_somebody).then(|| Link::new(&services.env, principal.clone(), upstream.name().clone()))
+}
+
+fn without_link(origin: &Origin, upstream: &Upstream, lack: &Lack) -> String {
+    let name = upstream.name();
+    match origin.caller.principal {
+        Principal::Anonymous => format!("{name} is used with an account of one's own: sign in to the gateway first."),
+        _ => format!("{name} cannot be used now: {lack}. An operator of the gateway has to connect it."),
+    }
+}
+
+/// For machines: what is missing, and where it is had.
+fn about(upstream: &Upstream, lack: &Lack, link: Option<(&Link, &str)>) -> Value {
+    let mut missing = json!({ "upstream": upstream.name(), "state": lack.as_str() });
+    if let Some(wanted) = upstream.wanted(&Principal::Gateway) {
+        match wanted.kind {
+            Kind::OAuth => missing["kind"] = json!("oauth"),
+            Kind::Headers(names) => {
+                missing["kind"] = json!("headers");
+                missing["headers"] = json!(names);
+            }
+        }
+    }
+    match lack {
+        Lack::NeedsReauth(reason) => missing["reason"] = json!(reason.to_string()),
+        Lack::NeedsUpdate(names) => missing["missing"] = json!(names),
+        Lack::NeedsScopes(scopes) => missing["scopes"] = json!(scopes),
+        Lack::NotConnected | Lack::TooOld => {}
+    }
+    if let Some((link, url)) = link {
+        missing["url"] = json!(url);
+        missing["expires"] = json!(link.expires.to_string());
+    }
+    json!([missing])
+}
+
+/// The link in the form that the client knows.
+fn with_link(
+    services: &Services,
+    origin: &Origin,
+    upstream: &Upstream,
+    purpose: &Purpose<'_>,
+    recording: &Recording,
+    (lack, link): (&Lack, &Link),
+) -> Outcome {
+    let url = link.url(&services.public_url, &services.secret);
+    let missing = about(upstream, lack, Some((link, &url)));
+    let sentence = format!("{} has to be connected for you first: {lack}.", upstream.name());
+    let knows_urls = origin.party.client.answers(Question::ElicitationUrl) && origin.revision.traits().elicitation_url;
+    if !knows_urls {
+        let text = format!("{sentence} Open this in a browser within 15 minutes, then try again:\n{url}");
+        return told(purpose, &text, &missing);
+    }
+    let question = json!({ "mode": "url", "message": sentence, "url": url, "elicitationId": link.id });
+    if origin.revision.is_legacy() {
+        let data = json!({ "elicitations": [question], CONNECTIONS_META: missing });
+        return Outcome::Error(RpcError::new(URL_ELICITATION_REQUIRED, sentence).with_data(to_raw(&data)).to_raw());
+    }
+    let key = format!("connect-{}", upstream.name());
+    let request = InputRequest { key, question: Question::ElicitationUrl, params: Some(to_raw(&question)) };
+    let state = state::seal_round(services, purpose, State::Again, recording.carried());
+    let mut needs = v2026_07_28::needs_input(&[request], &state);
+    needs.0.set("_meta", to_raw(&json!({ CONNECTIONS_META: missing })));
+    Outcome::NeedsInput(needs)
+}
+
+/// As a text: a result that a model reads where a tool was called, an error elsewhere.
+fn told(purpose: &Purpose<'_>, text: &str, missing: &Value) -> Outcome {
+    if purpose.method == super::calls::METHOD {
+        let content = json!([{ "type": "text", "text": text }]);
+        let result = json!({ "content": content, "isError": true, "_meta": { CONNECTIONS_META: missing } });
+        return Outcome::Result(to_raw(&result));
+    }
+    let data = json!({ "reason": "not_connected", CONNECTIONS_META: missing });
+    Outcome::Error(RpcError::new(UPSTREAM_FAILED, text).with_data(to_raw(&data)).to_raw())
+}

@@ -1,0 +1,98 @@
+//! Which credential an upstream takes, and the gateway's own for what it asks itself.
+
+use std::sync::Arc;
+
+use ::http::header::WWW_AUTHENTICATE;
+use ::http::{HeaderMap, StatusCode};
+
+use super::UpstreamError;
+use crate::config::{self, UpstreamAuth};
+#[cfg(test)]
+use crate::connection::lending::Later;
+use crate::connection::lending::{Kind, Lender, Lent, Rejected, Wanted};
+use crate::connection::{Holder, Place};
+use crate::ids::Principal;
+use crate::mcp::talk::Party;
+
+/// The credential that requests for `principal` need; `None` where the upstream takes none but those of its configuration.
+pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Option<Wanted> {
+    let own = || Holder::Of(principal.clone());
+    let (holder, kind) = match &settings.auth {
+        UpstreamAuth::None => return None,
+        UpstreamAuth::SharedOAuth(_) => (Holder::Shared, Kind::OAuth),
+        UpstreamAuth::PerUserOAuth(_) => (own(), Kind::OAuth),
+        UpstreamAuth::PerUserHeaders(names) => (own(), Kind::Headers(names.clone())),
+    };
+    let place = Place { holder, upstream: settings.name.clone() };
+    Some(Wanted { place, kind, scopes: None, max_age: None })
+}
+
+/// What the gateway is shown as when it reads lists and hears of changes.
+pub(super) struct Own {
+    lender: Arc<dyn Lender>,
+    wanted: Option<Wanted>,
+}
+
+impl Own {
+    pub(super) fn new(settings: &config::Upstream, lender: Arc<dyn Lender>) -> Self {
+        Self { lender, wanted: wanted(settings, &Principal::Gateway) }
+    }
+
+    /// For an upstream that takes nothing.
+    #[cfg(test)]
+    pub(super) fn nothing() -> Self {
+        Self { lender: Arc::new(Later::default()), wanted: None }
+    }
+
+    /// The gateway, with its credential.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Withheld`].
+    pub(super) async fn party(&self) -> Result<Party, UpstreamError> {
+        let lent = match &self.wanted {
+            None => None,
+            Some(wanted) => Some(self.lender.lend(wanted).await.map_err(UpstreamError::Withheld)?),
+        };
+        Ok(Party { lent, ..Party::gateway() })
+    }
+
+    /// The gateway with another credential than the one that was refused; the error as it was where there is none to be had.
+    pub(super) async fn party_after(&self, refused: &Party, error: UpstreamError) -> Result<Party, UpstreamError> {
+        let (Some(wanted), Some(lent), UpstreamError::Rejected(why)) = (&self.wanted, &refused.lent, &error) else {
+            return Err(error);
+        };
+        let lent = self.lender.rejected(wanted, lent, why).await.map_err(UpstreamError::Withheld)?;
+        Ok(Party { lent: Some(lent), ..Party::gateway() })
+    }
+}
+
+/// What an error status says, given what was shown: a credential of somebody's own may be renewed, one of the configuration
+/// may not.
+pub(super) fn refused(status: StatusCode, headers: &HeaderMap, lent: Option<&Lent>) -> UpstreamError {
+    let error = UpstreamError::Status { status: status.as_u16() };
+    if lent.is_none() {
+        return error;
+    }
+    match status {
+        StatusCode::UNAUTHORIZED => UpstreamError::Rejected(Rejected::Unauthorized),
+        StatusCode::FORBIDDEN => {
+            let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+            match insufficient_scope(texts) {
+                Some(scopes) => UpstreamError::Rejected(Rejected::InsufficientScope(scopes)),
+                None => error,
+            }
+        }
+        _ => error,
+    }
+}
+
+/// The scopes that a challenge asks for because those of the token do not do (RFC 6750 §3.1).
+fn insufficient_scope<'a>(mut challenges: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
+    let parameter = |text: &'a str, name: &str| {
+        let (_, rest) = text.split_once(&format!("{name}=\""))?;
+        Some(rest.split('"').next().unwrap_or_default())
+    };
+    let said = challenges.find(|text| parameter(text, "error") == Some("insufficient_scope"))?;
+    let scopes = parameter(said, "scope").unwrap_or_default();
+    Some(scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect())
+}
