@@ -24,7 +24,8 @@ use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Pu
 use crate::secret::DeploymentSecret;
 use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
-use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings, users};
+use crate::store::users::people;
+use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
@@ -148,7 +149,7 @@ impl Control {
         let pinned = pins::Pinned::default();
         let catalog = catalog_of(&upstreams, &pinned);
         let auth = config.auth.clone();
-        let people = users::people(&store).await?;
+        let people = people(&store).await?;
         let (policies_now, upstreams) = (policies.clone(), Arc::new(upstreams));
         let snapshot = Snapshot { auth, keys, people, policies: policies_now, catalog, upstreams, revision: began };
         reload::warn_of_insecure(None, &config);

@@ -13,6 +13,7 @@ use crate::config::auth::{
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfKey, Setting, defaults};
 use crate::config::reference::Reference;
+use crate::config::value;
 use crate::glob::Glob;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList};

@@ -11,7 +11,7 @@ use super::Snapshot;
 use crate::connection::{Access, Holder, Place};
 use crate::env::Timestamp;
 use crate::identity::Person;
-use crate::identity::key::AllowList;
+use crate::identity::key::{AllowEntry, AllowList};
 use crate::ids::{KeyName, Principal, UpstreamName, UserId};
 
 /// Whether the holder of a connection may use its upstream now. That a key expires is a matter of time, so `now` belongs to
@@ -59,8 +59,8 @@ fn of_key(snapshot: &Snapshot, name: &KeyName, upstream: &UpstreamName, now: Tim
 pub fn of_user(snapshot: &Snapshot, id: &UserId, now: Timestamp) -> Arc<AllowList> {
     let everybody = &snapshot.auth.allow.users;
     let Some(person) = snapshot.people.get(id) else { return everybody.clone() };
-    let entries = |lists: &mut dyn Iterator<Item = &AllowList>| lists.flat_map(|list| list.0.iter().cloned()).collect();
-    let more: Vec<_> = entries(&mut lists_of(snapshot, person, now).skip(1));
+    let besides = lists_of(snapshot, person, now).skip(1);
+    let more: Vec<AllowEntry> = besides.flat_map(|list| list.0.iter().cloned()).collect();
     // Mostly there is nothing besides, and nothing to copy.
     if more.is_empty() {
         return everybody.clone();

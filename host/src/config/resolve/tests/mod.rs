@@ -14,6 +14,7 @@ use crate::secret::{Digest, Plaintext};
 
 mod policies;
 mod replica;
+mod upstream_auth;
 mod vault;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
