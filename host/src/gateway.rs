@@ -214,6 +214,7 @@ impl Gateway {
             vec![standing.clone(), Arc::new(signing.clone()), Arc::new(clients.clone()), control.clone()];
         self.background.spawn(follower.run(followers, self.background.stopping().clone()));
         self.background.spawn(control.clone().follow_policies());
+        self.background.spawn(control.clone().reconcile(sweeping.clone()));
 
         let (shadows, runner) = policy::shadows();
         self.background.spawn(runner.run(self.background.stopping().clone()));

@@ -1,8 +1,8 @@
 //! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
 //! than [`Control`] are behind.
 //!
-//! Virtual keys and pins are read again, and data keys that may have been destroyed are forgotten. Whoever looks after lists
-//! and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
+//! Virtual keys, people and pins are read again, and data keys that may have been destroyed are forgotten. Then the snapshot says
+//! which revision of the store it is of. Whoever looks after lists and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
 //! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
 //! stays, and that is told.
@@ -15,10 +15,11 @@ use tokio::sync::watch;
 
 use super::Control;
 use crate::audit::{Actor, AuditEvent};
-use crate::ids::{Owner, UpstreamName};
+use crate::ids::{Owner, UpstreamName, UserId};
+use crate::pipeline::Snapshot;
 use crate::store::changes::{self, Change, News, PolicyAct, Revision};
 use crate::store::follower::Subscriber;
-use crate::store::{StoreError, audit as trail};
+use crate::store::{StoreError, audit as trail, users};
 
 /// What an operator did about policies last, if that was somewhere else.
 pub(super) type Asked = watch::Sender<Option<(Revision, PolicyAct)>>;
@@ -55,10 +56,12 @@ impl Control {
                 if changes.iter().any(|change| matches!(change, Change::Policies { .. })) {
                     self.note_asked().await?;
                 }
-                // What somebody sees and may watch depends on who they are, as on what was published.
-                if changes.iter().any(|change| matches!(change, Change::User { .. })) {
-                    self.published.send_modify(|count| *count += 1);
-                }
+                let of_user = |change: &Change| match change {
+                    Change::User { id } => UserId::parse(id),
+                    _ => None,
+                };
+                self.read_people_again(changes.iter().filter_map(of_user).collect()).await?;
+                self.reach(*revision);
             }
             News::Everything { revision } => {
                 tracing::warn!("too many changes in the store were missed: everything is read again");
@@ -66,8 +69,24 @@ impl Control {
                 self.publish_keys().await?;
                 self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
                 self.note_asked().await?;
+                let people = users::people(&self.store).await?;
+                self.publish(|new| new.people = people.clone());
+                // Not what an earlier life of the store had reached, if it was restored.
+                self.snapshot.rcu(|old| Snapshot { revision: *revision, ..old.as_ref().clone() });
             }
         }
+        Ok(())
+    }
+
+    /// Reads what is to these people. What somebody sees and may watch depends on who they are, as on what was published.
+    async fn read_people_again(&self, ids: BTreeSet<UserId>) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let known = users::people_of(&self.store, ids.into_iter().collect()).await?;
+        self.publish(|new| {
+            new.people = known.iter().fold(new.people.clone(), |all, (id, person)| all.with(id, person.clone()));
+        });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::config;
 use crate::env::Timestamp;
 use crate::identity::key::{AllowList, ManagedBy, Standing, VirtualKey};
 use crate::identity::{Keyring, TokenList};
-use crate::ids::KeyName;
+use crate::ids::{KeyName, UpstreamName};
 use crate::pipeline::Snapshot;
 use crate::secret::Plaintext;
 use crate::store::changes::Revision;
@@ -68,6 +68,7 @@ impl Control {
             allow,
             scopes,
             groups,
+            owner: None,
             created: now,
             expires,
             standing: Standing::Enabled,
@@ -171,18 +172,18 @@ impl Control {
         Ok(())
     }
 
-    /// Publishes keys, of the `file` if those are others now, together with what else `change` does. Keys of the store
+    /// Publishes keys, those of this file if there is a new one, together with what else `change` does. Keys of the store
     /// that are older than those that are published change nothing.
     pub(super) fn publish_with_keys(
         &self,
-        file: Option<Vec<VirtualKey>>,
+        file: Option<&config::Config>,
         stored: Vec<VirtualKey>,
         at: Revision,
         change: impl Fn(&mut Snapshot),
     ) {
         let mut known = lock(&self.known_keys);
         if let Some(file) = file {
-            known.file = file;
+            (known.file, known.for_all) = (file.keys.clone(), upstreams_for_all(file));
         }
         if at >= known.at {
             (known.stored, known.at) = (stored, at);
@@ -196,18 +197,26 @@ impl Control {
     }
 }
 
+/// The upstreams that every key may use.
+pub(super) fn upstreams_for_all(config: &config::Config) -> Vec<UpstreamName> {
+    let open = config.upstreams.iter().filter(|upstream| upstream.allow_on_all_keys);
+    open.map(|upstream| upstream.name.clone()).collect()
+}
+
 /// What the published keyring is made of.
 pub(super) struct KnownKeys {
     pub(super) file: Vec<VirtualKey>,
     pub(super) stored: Vec<VirtualKey>,
     /// The revision that the stored ones are the state of.
     pub(super) at: Revision,
+    /// Upstreams that each of them may use.
+    pub(super) for_all: Vec<UpstreamName>,
 }
 
 impl KnownKeys {
     /// Keys of the file before keys of the store, so that the file wins where both have a name.
     pub(super) fn ring(&self) -> Arc<Keyring> {
-        Arc::new(Keyring::new(self.file.iter().chain(&self.stored).cloned()))
+        Arc::new(Keyring::with(self.file.iter().chain(&self.stored).cloned(), &self.for_all))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Pu
 use crate::secret::DeploymentSecret;
 use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
+use crate::store::users::people;
 use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
 use crate::upstream::Upstream;
@@ -37,6 +38,7 @@ mod follow;
 pub mod grants;
 pub mod keys;
 pub mod pins;
+pub mod reconcile;
 mod recorded;
 pub mod reload;
 pub mod rollback;
@@ -139,7 +141,8 @@ impl Control {
         for name in file_keys::settle(&store, &config.keys, &stored).await? {
             tracing::warn!(key = %name, "the file has another key of this name, or none: what was granted in its name is revoked");
         }
-        let known_keys = keys::KnownKeys { file: config.keys.clone(), stored, at };
+        let for_all = keys::upstreams_for_all(&config);
+        let known_keys = keys::KnownKeys { file: config.keys.clone(), stored, at, for_all };
         let keys = known_keys.ring();
         let tasks = tasks.clone();
         let upstreams: BTreeMap<_, _> = config
@@ -150,7 +153,10 @@ impl Control {
         let pinned = pins::Pinned::default();
         let catalog = catalog_of(&upstreams, &pinned);
         let auth = config.auth.clone();
-        let snapshot = Snapshot { auth, keys, policies: policies.clone(), catalog, upstreams: Arc::new(upstreams) };
+        let people = people(&store).await?;
+        let (policies_now, upstreams) = (policies.clone(), Arc::new(upstreams));
+        let snapshot = Snapshot { auth, keys, people, policies: policies_now, catalog, upstreams, revision: began };
+        reload::warn_of_insecure(None, &config);
         let (started, config) = (env.now(), Arc::new(config));
         let control = Arc::new(Self {
             last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started)),
@@ -213,17 +219,20 @@ impl Control {
     /// Publishes a snapshot that differs from the present one in what `change` does.
     fn publish(&self, change: impl Fn(&mut Snapshot)) {
         self.snapshot.rcu(|old| {
-            let mut new = Snapshot {
-                auth: old.auth.clone(),
-                keys: old.keys.clone(),
-                policies: old.policies.clone(),
-                catalog: old.catalog.clone(),
-                upstreams: old.upstreams.clone(),
-            };
+            let mut new = old.as_ref().clone();
             change(&mut new);
             new
         });
         self.published.send_modify(|count| *count += 1);
+    }
+
+    /// Notes that what is published is the state of this revision too, since nothing that it is made of has changed up to
+    /// there, or that was taken in. Nobody sees anything else than before.
+    fn reach(&self, revision: Revision) {
+        self.snapshot.rcu(|old| {
+            let revision = old.revision.max(revision);
+            Snapshot { revision, ..old.as_ref().clone() }
+        });
     }
 
     /// Ends all upstreams, waiting for them at most `patience`. Whether they have ended.
@@ -258,6 +267,8 @@ fn start_upstream(
     config: &Config,
     tasks: &Tasks,
 ) -> Arc<Upstream> {
+    let secured = settings.tls.as_ref().map(|tls| outbound.secured(tls));
+    let outbound = secured.as_ref().unwrap_or(outbound);
     Upstream::start(settings.clone(), (outbound, lender.clone()), &config.limits, &config.data_dir, tasks)
 }
 

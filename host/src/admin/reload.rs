@@ -171,6 +171,7 @@ impl Control {
             );
         }
         warn_of_strangers(&running.auth, &config.auth);
+        warn_of_insecure(Some(&running), &config);
         let snapshot = self.snapshot.load_full();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         let published = self.load_policies(&config, generation).await?;
@@ -194,7 +195,7 @@ impl Control {
             upstreams.insert(settings.name.clone(), upstream);
         }
         let upstreams = Arc::new(upstreams);
-        self.publish_with_keys(Some(config.keys.clone()), stored, at, |new| {
+        self.publish_with_keys(Some(&config), stored, at, |new| {
             new.auth = config.auth.clone();
             new.policies = policies.clone();
             new.upstreams = upstreams.clone();
@@ -302,6 +303,20 @@ fn warn_of_strangers(running: &Auth, new: &Auth) {
     if let Some(others) = who(new).filter(|_| who(new) != who(running)) {
         let whom = if others { "EVERYBODY who reaches the public listener" } else { "every program on this machine" };
         tracing::warn!("auth.required is false: {whom} may call without a credential");
+    }
+}
+
+/// Who takes any certificate of an upstream is told so, whenever that is new.
+pub(super) fn warn_of_insecure(running: Option<&Config>, new: &Config) {
+    let takes_any = |upstream: &&config::Upstream| upstream.tls.as_ref().is_some_and(crate::outbound::Tls::takes_any);
+    let was = |name: &UpstreamName| {
+        running.is_some_and(|config| config.upstreams.iter().filter(takes_any).any(|upstream| upstream.name == *name))
+    };
+    for upstream in new.upstreams.iter().filter(takes_any).filter(|upstream| !was(&upstream.name)) {
+        tracing::warn!(
+            upstream = %upstream.name,
+            "tls.insecure is true: WHOEVER STANDS BETWEEN the gateway and this upstream can read and change everything"
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use crate::env::Timestamp;
 use crate::identity::user::User;
 use crate::identity::{Caller, TokenList};
 use crate::ids::{ClientId, Principal};
-use crate::pipeline::Snapshot;
+use crate::pipeline::{Snapshot, access};
 use crate::store::users;
 
 use super::{AuthorizationServer, Fault};
@@ -44,7 +44,8 @@ impl AuthorizationServer {
             Principal::Key(_) => snapshot.keys.holder(principal, now),
             Principal::User(id) => {
                 let user = users::get(&self.store, id).await?.filter(User::is_active);
-                user.map(|user| Caller { groups: user.groups, ..Caller::new(principal.clone(), allow.users.clone()) })
+                let allow = access::of_user(snapshot, id, now);
+                user.map(|user| Caller { groups: user.groups, ..Caller::new(principal.clone(), allow) })
             }
             Principal::Guest(_) => snapshot.auth.guests.then(|| Caller::new(principal.clone(), allow.guests.clone())),
             Principal::Anonymous | Principal::Gateway => None,

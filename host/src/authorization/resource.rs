@@ -30,7 +30,7 @@ use crate::ids::{Principal, UserId};
 use crate::oauth::MAX_ACCESS_TOKEN_LIFE;
 use crate::oauth::metadata::{Challenge, Server, resource};
 use crate::oauth::token::{AccessToken, Invalid, Verifier};
-use crate::pipeline::Snapshot;
+use crate::pipeline::{Snapshot, access};
 use crate::secret::{DeploymentSecret, Digest, Plaintext};
 use crate::store::Store;
 
@@ -386,7 +386,7 @@ impl ProtectedResource {
             }
             Principal::User(id) => {
                 let facts = self.standing.user(id).await?.filter(|facts| facts.is_active).ok_or(Refusal::User)?;
-                let own = Caller::new(principal.clone(), snapshot.auth.allow.users.clone());
+                let own = Caller::new(principal.clone(), access::of_user(snapshot, id, now));
                 Caller { groups: facts.groups.clone(), scopes: pass.scopes.clone(), ..own }
             }
             Principal::Guest(_) if !snapshot.auth.guests => return Err(Refusal::Guest.into()),

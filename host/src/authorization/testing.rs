@@ -35,7 +35,6 @@ use crate::pipeline::{Services, Snapshot};
 use crate::policy::{Engine, PolicySet};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
 use crate::store::{Location, Store, audit, authorizations, clients, decisions};
-use crate::upstream::catalog::Catalog;
 use crate::vault::Vault;
 
 pub(crate) const ISSUER: &str = "https://gateway.example";
@@ -142,13 +141,7 @@ impl Scene {
     /// Puts another snapshot into force.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
         let now = self.server.snapshot.load();
-        let mut next = Snapshot {
-            auth: now.auth.clone(),
-            keys: now.keys.clone(),
-            policies: now.policies.clone(),
-            catalog: now.catalog.clone(),
-            upstreams: now.upstreams.clone(),
-        };
+        let mut next = now.as_ref().clone();
         change(&mut next);
         self.server.snapshot.store(Arc::new(next));
     }
@@ -294,6 +287,7 @@ pub(crate) fn virtual_key(name: &str) -> VirtualKey {
         allow: AllowList::default(),
         scopes: TokenList::default(),
         groups: TokenList::default(),
+        owner: None,
         created: Timestamp::default(),
         expires: None,
         standing: Standing::Enabled,
@@ -307,13 +301,7 @@ pub(crate) fn no_grace() -> Grace {
 }
 
 fn snapshot(auth: Auth) -> Snapshot {
-    Snapshot {
-        auth: Arc::new(auth),
-        keys: Arc::new(Keyring::new([virtual_key("ci")])),
-        policies: Arc::new(policies(Vec::new(), WhenAllAbstain::Allow)),
-        catalog: Arc::new(Catalog::default()),
-        upstreams: Arc::default(),
-    }
+    Snapshot::for_tests(auth, Keyring::new([virtual_key("ci")]), policies(Vec::new(), WhenAllAbstain::Allow))
 }
 
 fn policies(bindings: Vec<Binding>, when_all_abstain: WhenAllAbstain) -> PolicySet {

@@ -1,5 +1,6 @@
 //! Who may call, and what the authorization server goes by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,10 @@ pub struct ScopeWords {
 /// What principals without an allow-list of their own may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthAllow {
+    /// For every person with an account.
     pub users: Arc<AllowList>,
+    /// For the members of groups besides, by group.
+    pub groups: BTreeMap<String, AllowList>,
     /// For the anonymous principal as well.
     pub guests: Arc<AllowList>,
 }

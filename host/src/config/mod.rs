@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::identity::key::VirtualKey;
 use crate::ids::UpstreamName;
-use crate::outbound::Trusted;
+use crate::outbound::{Tls, Trusted};
 use crate::secret::{Digest, Plaintext};
 
 pub mod auth;
@@ -180,6 +180,8 @@ pub struct Upkeep {
     pub max_staleness: Duration,
     /// How long the audit trail is kept.
     pub audit_retention: Duration,
+    /// How long a connection is kept whose holder may not use its upstream.
+    pub orphan_retention: Duration,
     pub decisions: Keeping,
     pub recordings: Keeping,
 }
@@ -278,6 +280,10 @@ pub struct Upstream {
     pub trust: String,
     pub labels: Vec<String>,
     pub auth: UpstreamAuth,
+    /// Whether every virtual key may use it, whatever its allow-list says.
+    pub allow_on_all_keys: bool,
+    /// How it proves who it is, and we to it, if not as everybody does.
+    pub tls: Option<Tls>,
 }
 
 /// Which revisions of MCP an upstream speaks over HTTP.

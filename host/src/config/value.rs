@@ -19,6 +19,23 @@ const LONGEST_KEPT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// Shortest time that anything is kept: less is a typing mistake.
 const SHORTEST_KEPT: Duration = Duration::from_secs(60);
 
+/// An issuer identifier (RFC 8414 §2), or http for one on a private network that `outbound.allow` or the origin itself makes
+/// trusted.
+pub(super) fn issuer(text: &str) -> Checked<String> {
+    let hint = "write it as the provider does, such as \"https://id.example.com\"";
+    let uri: Uri = text.parse().map_err(|_| Fault::new("is not a URL").hint(hint))?;
+    let is_web = matches!(uri.scheme_str(), Some("https" | "http"));
+    let is_plain = !text.contains(['?', '#', '@']) && uri.host().is_some_and(|host| !host.is_empty());
+    if is_web && is_plain { Ok(text.to_owned()) } else { Err(Fault::new("is not an issuer").hint(hint)) }
+}
+
+/// A name or a label.
+pub(super) fn word(text: &str) -> Checked<String> {
+    let text = text.trim();
+    let fits = (1..=256).contains(&text.len()) && !text.contains(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err(Fault::new("must be one line of 1 to 256 bytes")) }
+}
+
 /// A length of time, zero included.
 pub(super) fn duration(text: &str) -> Checked<Duration> {
     let hint = "write a number and a unit, such as \"500ms\", \"30s\" or \"5m\"";

@@ -12,6 +12,7 @@ use crate::ids::{ConnectionId, Owner, Principal, UpstreamName};
 use crate::secret::Sealed;
 
 pub mod flow;
+pub mod header;
 pub mod lending;
 pub mod link;
 

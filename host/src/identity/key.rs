@@ -4,6 +4,7 @@
 //! [`super::Caller`] is `identity::bearer`.
 
 use super::tokens::TokenList;
+use super::user::Login;
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::ids::{KeyName, UpstreamName};
@@ -22,6 +23,8 @@ pub struct VirtualKey {
     pub scopes: TokenList,
     /// For policies to read, as the caller's.
     pub groups: TokenList,
+    /// Whoever has this login may use what the key may, as themselves.
+    pub owner: Option<Login>,
     pub created: Timestamp,
     pub expires: Option<Timestamp>,
     pub standing: Standing,
@@ -68,6 +71,14 @@ pub struct AllowEntry {
     pub upstream: Glob,
     /// Patterns over the upstream's own tool names.
     pub tools: Vec<Glob>,
+}
+
+impl AllowEntry {
+    /// All of an upstream.
+    pub fn whole(upstream: &UpstreamName) -> Self {
+        let upstream = Glob::parse(upstream.as_str()).expect("a name is a pattern without a star");
+        Self { upstream, tools: vec![Glob::any()] }
+    }
 }
 
 impl AllowList {
@@ -124,6 +135,7 @@ mod tests {
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
+            owner: None,
             created: Timestamp::from_millis(0),
             expires: Some(Timestamp::from_millis(1_000)),
             standing: Standing::Enabled,

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::caller::Caller;
-use super::key::{AllowList, VirtualKey};
+use super::key::{AllowEntry, AllowList, VirtualKey};
+use super::user::Login;
 use crate::env::Timestamp;
-use crate::ids::{KeyName, Principal};
+use crate::ids::{KeyName, Principal, UpstreamName};
 use crate::secret::{Digest, Plaintext};
 
 /// The keys that open the gateway.
@@ -16,6 +17,8 @@ pub struct Keyring {
     by_digest: HashMap<[u8; 32], Entry>,
     /// For those keys that are found by digest, and no others.
     by_name: HashMap<KeyName, Digest>,
+    /// Keys that somebody owns, of the same.
+    by_owner: HashMap<Login, Vec<Digest>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,11 @@ impl Entry {
 impl Keyring {
     /// Of these keys; where two have the same secret or name, the first counts.
     pub fn new(keys: impl IntoIterator<Item = VirtualKey>) -> Self {
+        Self::with(keys, &[])
+    }
+
+    /// The same, where each key may use all of `for_all` besides what its own list has.
+    pub fn with(keys: impl IntoIterator<Item = VirtualKey>, for_all: &[UpstreamName]) -> Self {
         let mut ring = Self::default();
         let mut names = HashSet::new();
         for key in keys {
@@ -44,7 +52,11 @@ impl Keyring {
                 && let Unoccupied(place) = ring.by_digest.entry(*key.digest.as_bytes())
             {
                 ring.by_name.insert(key.name.clone(), key.digest);
-                let allow = Arc::new(key.allow.clone());
+                if let Some(owner) = &key.owner {
+                    ring.by_owner.entry(owner.clone()).or_default().push(key.digest);
+                }
+                let own = key.allow.0.iter().cloned();
+                let allow = Arc::new(AllowList(own.chain(for_all.iter().map(AllowEntry::whole)).collect()));
                 place.insert(Entry { key, allow });
             }
         }
@@ -60,6 +72,18 @@ impl Keyring {
     /// What the principal's credential is told by, if it is valid: another one under the same name is another key.
     pub fn witness(&self, principal: &Principal, now: Timestamp) -> Option<Digest> {
         self.held(principal, now).map(|entry| entry.key.digest)
+    }
+
+    /// Whether there is a key of this name, valid or not.
+    pub fn has(&self, name: &KeyName) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// What the valid keys of an owner may use.
+    pub fn allowed_to_owner(&self, owner: &Login, now: Timestamp) -> impl Iterator<Item = &Arc<AllowList>> {
+        let owned = self.by_owner.get(owner).into_iter().flatten();
+        let entries = owned.filter_map(|digest| self.by_digest.get(digest.as_bytes()));
+        entries.filter(move |entry| entry.key.is_valid(now)).map(|entry| &entry.allow)
     }
 
     fn held(&self, principal: &Principal, now: Timestamp) -> Option<&Entry> {
@@ -90,6 +114,7 @@ mod tests {
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
+            owner: None,
             created: Timestamp::default(),
             expires: Some(Timestamp::from_millis(10)),
             standing: Standing::Enabled,

@@ -8,11 +8,13 @@ pub mod browser;
 pub mod caller;
 pub mod key;
 pub mod keyring;
+pub mod people;
 pub mod tokens;
 pub mod tool_scope;
 pub mod user;
 
 pub use caller::{Caller, Pass};
 pub use keyring::Keyring;
+pub use people::{People, Person};
 pub use tokens::TokenList;
 pub use tool_scope::ToolScope;

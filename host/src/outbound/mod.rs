@@ -1,7 +1,7 @@
 //! The one place that opens HTTP connections outward.
 //!
 //! There are two ways out, and which one a URL takes depends on who wrote it. What an operator configured as an upstream
-//! goes through the pooled client, [`Outbound`]. What was discovered or came from a client (authorization metadata,
+//! goes through the pooled client, [`Outbound`], with the [`Tls`] that it is configured with. What was discovered or came from a client (authorization metadata,
 //! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
 //! it connects. Policy modules from registries ([`Depot`]) take both: the registry is the operator's, what it points at is not.
 //! [`ask_socket`], [`ask_socket_patiently`] and [`stream_from_socket`] speak to our own admin socket.
@@ -17,6 +17,7 @@ mod pool;
 mod registry;
 mod slots;
 mod socket;
+mod tls;
 mod trust;
 
 use http::Uri;
@@ -29,6 +30,9 @@ pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
 pub use registry::{MaxSizes, PullError};
 pub use socket::{ask_socket, ask_socket_patiently, stream_from_socket};
+#[cfg(test)]
+pub(crate) use tls::tests as tls_testing;
+pub use tls::{Tls, TlsError, TlsSettings};
 pub use trust::{TrustError, Trusted, TrustedEntry};
 
 /// Scheme and authority, for messages that must not show a path or query.

@@ -1,8 +1,9 @@
 //! The pooled client of the data path.
 //!
-//! Sockets are pooled per origin for all principals; credentials travel with each request. It reaches whatever an
+//! Sockets are pooled per origin and TLS identity for all principals; credentials travel with each request. It reaches whatever an
 //! operator configured and judges no address: URLs that came from elsewhere go through [`super::Fetcher`].
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
+use super::tls::Tls;
+
 /// Until a connection is established, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same to another replica, which is near or gone.
@@ -26,6 +29,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION: Duration = Duration::from_millis(1_500);
 /// Unused connections kept for each origin.
 const MAX_IDLE_PER_ORIGIN: usize = 64;
+/// TLS identities whose clients are kept for whoever asks next.
+const MAX_SECURED: usize = 32;
 
 /// Why nothing came back from the other side.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +50,12 @@ pub enum OutboundError {
 /// The client that all outward HTTP goes through. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient,
+    /// Clients of other TLS identities, oldest first.
+    secured: Arc<Mutex<Vec<(Tls, HttpsClient)>>>,
 }
+
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 impl Outbound {
     /// A client that trusts the operating system's certificate authorities. Where those cannot be read, plain http
@@ -62,6 +71,24 @@ impl Outbound {
         Self::with(builder.https_or_http().enable_all_versions().wrap_connector(connector(CONNECT_TIMEOUT)))
     }
 
+    /// The client that proves who it is, and has servers prove who they are, as `tls` says. There is one for each of the last
+    /// few that were asked for, so that upstreams with one identity share their connections.
+    #[must_use]
+    pub fn secured(&self, tls: &Tls) -> Self {
+        let mut known = self.secured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = known.iter().find(|(other, _)| other == tls) {
+            return Self { client: client.clone(), secured: self.secured.clone() };
+        }
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls.config());
+        let connector = builder.https_or_http().enable_all_versions().wrap_connector(connector(CONNECT_TIMEOUT));
+        let client = client(connector);
+        if known.len() == MAX_SECURED {
+            known.remove(0);
+        }
+        known.push((tls.clone(), client.clone()));
+        Self { client, secured: self.secured.clone() }
+    }
+
     /// A client for other replicas of this gateway: plain http, to addresses in the neighbourhood.
     pub fn between_replicas() -> Self {
         let builder = HttpsConnectorBuilder::new().with_tls_config(without_roots());
@@ -73,16 +100,8 @@ impl Outbound {
         Self::with(builder.https_or_http().enable_http1().wrap_connector(connector))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that makes an HTTP client")]
     fn with(connector: HttpsConnector<HttpConnector>) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(MAX_IDLE_PER_ORIGIN)
-            .http2_adaptive_window(true)
-            .build(connector);
-        Self { client }
+        Self { client: client(connector), secured: Arc::default() }
     }
 
     /// Sends a request and waits for the headers of the answer, until `deadline`.
@@ -92,6 +111,17 @@ impl Outbound {
             if error.is_connect() { OutboundError::Connect(error) } else { OutboundError::Broken(error.into()) }
         })
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that makes an HTTP client")]
+fn client(connector: HttpsConnector<HttpConnector>) -> HttpsClient {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_max_idle_per_host(MAX_IDLE_PER_ORIGIN)
+        .http2_adaptive_window(true)
+        .build(connector)
 }
 
 fn connector(connect_timeout: Duration) -> HttpConnector {

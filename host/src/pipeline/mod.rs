@@ -5,7 +5,7 @@
 //! the policies, and only a permit can be sent. Everything is decided on one [`Snapshot`], pinned when the request
 //! began, so that a reload in between changes nothing for it.
 //!
-//! [`calls`] is the life of a `tools/call`, [`items`] that of everything else that goes to an upstream, [`lists`] what a
+//! [`access`] says who may use which upstream at all. [`calls`] is the life of a `tools/call`, [`items`] that of everything else that goes to an upstream, [`lists`] what a
 //! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
 //! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
 //! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back. [`credentials`] borrows what an upstream is
@@ -23,7 +23,7 @@ use crate::audit::RecordedOutcome;
 use crate::config::Auth;
 use crate::connection::lending::Lender;
 use crate::env::Env;
-use crate::identity::{Caller, Keyring};
+use crate::identity::{Caller, Keyring, People};
 use crate::ids::{ReplicaId, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::param_headers;
@@ -31,11 +31,13 @@ use crate::mcp::revision::{Answer, Discovery, Request, Revision, capabilities};
 use crate::mcp::talk::{Event, Party, Question, Via};
 use crate::policy::{self, PolicySet, Shadows, Transport};
 use crate::secret::DeploymentSecret;
+use crate::store::changes;
 use crate::store::decisions::Recorder;
 use crate::store::{Store, StoreError, recordings};
 use crate::upstream::catalog::{Catalog, Tool, View};
 use crate::upstream::{PartyKey, Upstream, UpstreamError};
 
+pub mod access;
 pub mod approvals;
 pub mod authority;
 mod calls;
@@ -61,13 +63,35 @@ use recording::Recording;
 pub use scope::{Scope, ScopeError};
 pub use tasks::{exposed, task_owner};
 
-/// What requests are decided on. Immutable; a change is a new one, swapped whole.
+/// What requests are decided on. Immutable; a change is a new one, swapped whole. Cheap to clone.
+#[derive(Clone)]
 pub struct Snapshot {
     pub auth: Arc<Auth>,
     pub keys: Arc<Keyring>,
+    /// What people with an account are to access.
+    pub people: People,
     pub policies: Arc<PolicySet>,
     pub catalog: Arc<Catalog>,
     pub upstreams: Arc<Upstreams>,
+    /// The revision of the store that keys and people are the state of, or an earlier one: whatever has changed since says
+    /// whether that still holds.
+    pub revision: changes::Revision,
+}
+
+#[cfg(test)]
+impl Snapshot {
+    /// Without upstreams and people, as an empty store has it.
+    pub(crate) fn for_tests(auth: Auth, keys: Keyring, policies: PolicySet) -> Self {
+        Self {
+            auth: Arc::new(auth),
+            keys: Arc::new(keys),
+            people: People::default(),
+            policies: Arc::new(policies),
+            catalog: Arc::default(),
+            upstreams: Arc::default(),
+            revision: changes::Revision::default(),
+        }
+    }
 }
 
 /// The upstreams, by name.

@@ -303,9 +303,7 @@ mod tests {
         let settings =
             PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, ..PolicySettings::default() };
         let policies = PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap();
-        let keys = Arc::new(Keyring::new([]));
-        let auth = Arc::new(crate::config::Auth::keys_only());
-        Snapshot { auth, keys, policies: Arc::new(policies), catalog: Arc::default(), upstreams: Arc::default() }
+        Snapshot::for_tests(crate::config::Auth::keys_only(), Keyring::new([]), policies)
     }
 
     fn origin(revision: Revision, capabilities: &str) -> Origin {

@@ -110,6 +110,7 @@ mod tests {
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
+            owner: None,
             created: Timestamp::default(),
             expires: None,
             standing: Standing::Enabled,

@@ -119,6 +119,7 @@ async fn fill_keys(store: &Store) {
             allow: AllowList(vec![AllowEntry { upstream: glob("notes"), tools: vec![glob("read_*"), glob("add")] }]),
             scopes: TokenList::parse(vec!["read".to_owned()]).unwrap(),
             groups: TokenList::parse(vec!["ops".to_owned()]).unwrap(),
+            owner: None,
             created: Timestamp::from_millis(AT_MS),
             expires: expires.map(Timestamp::from_millis),
             standing: Standing::Enabled,

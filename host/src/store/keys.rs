@@ -257,8 +257,9 @@ enum StandingRecord {
 
 impl From<&VirtualKey> for KeyRecord {
     fn from(key: &VirtualKey) -> Self {
-        // Whatever is in the store is managed by it.
-        let VirtualKey { name, digest, allow, scopes, groups, created, expires, standing, managed_by: _ } = key;
+        // Whatever is in the store is managed by it. Only a file says who owns a key.
+        let VirtualKey { name, digest, allow, scopes, groups, owner: _, created, expires, standing, managed_by: _ } =
+            key;
         Self {
             name: name.as_str().to_owned(),
             digest: *digest.as_bytes(),
@@ -297,6 +298,7 @@ impl TryFrom<KeyRecord> for VirtualKey {
             allow: AllowList(allow.into_iter().map(AllowEntry::try_from).collect::<Result<_, _>>()?),
             scopes: tokens(scopes)?,
             groups: tokens(groups)?,
+            owner: None,
             created: Timestamp::from_millis(created_ms),
             expires: expires_ms.map(Timestamp::from_millis),
             standing: match standing {
@@ -348,6 +350,7 @@ mod tests {
             allow: AllowList(vec![AllowEntry { upstream: glob("notes"), tools: vec![glob("read_*"), glob("add")] }]),
             scopes: TokenList::parse(vec!["read".to_owned(), "notes:write".to_owned()]).unwrap(),
             groups: TokenList::parse(vec!["ops".to_owned()]).unwrap(),
+            owner: None,
             created: Timestamp::from_millis(created_ms),
             expires: Some(Timestamp::from_millis(9_000)),
             standing: Standing::Enabled,

@@ -65,13 +65,7 @@ impl Scene {
 
     fn publish(&self, auth: Arc<Auth>, policies: Arc<PolicySet>) {
         let old = self.server.snapshot.load_full();
-        let new = Snapshot {
-            auth,
-            policies,
-            keys: old.keys.clone(),
-            catalog: old.catalog.clone(),
-            upstreams: old.upstreams.clone(),
-        };
+        let new = Snapshot { auth, policies, ..old.as_ref().clone() };
         self.server.snapshot.store(Arc::new(new));
     }
 

@@ -19,8 +19,8 @@ use crate::ids::{ClientId, Principal, UpstreamName};
 use crate::oauth::access::Terms;
 use crate::oauth::client::{ClientOrigin, GrantType, KnownClient};
 use crate::oauth::{Access, AccessLimits, IdentitySet, ResourceList};
-use crate::pipeline::Snapshot;
 use crate::pipeline::authority::{Asker, Granting, grant};
+use crate::pipeline::{Snapshot, access};
 use crate::policy::authority::{ClientFacts, GrantKind, GrantRequest, GrantTerms, LifetimeCaps};
 use crate::secret::Digest;
 use crate::store::consents;
@@ -43,7 +43,8 @@ pub(in crate::authorization) fn caller_of(
     let caller = match principal {
         Principal::User(id) => {
             let (_, user) = person.filter(|(_, user)| user.id == *id && user.is_active())?;
-            Caller { groups: user.groups.clone(), ..Caller::new(principal.clone(), settings.allow.users.clone()) }
+            let allow = access::of_user(snapshot, id, now);
+            Caller { groups: user.groups.clone(), ..Caller::new(principal.clone(), allow) }
         }
         Principal::Key(_) => snapshot.keys.holder(principal, now)?,
         Principal::Guest(_) if settings.guests => Caller::new(principal.clone(), settings.allow.guests.clone()),

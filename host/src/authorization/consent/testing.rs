@@ -85,12 +85,10 @@ impl Scene {
             (settings.name.clone(), upstream)
         };
         let policies = PolicySet::load(&config.policy, &config.upstreams, &ENGINE, &builtin::module, None, 1);
+        let policies = policies.unwrap_or_else(|wrong| panic!("{wrong}"));
         let snapshot = Snapshot {
-            auth: config.auth.clone(),
-            keys: Arc::new(Keyring::new(config.keys.clone())),
-            policies: Arc::new(policies.unwrap_or_else(|wrong| panic!("{wrong}"))),
-            catalog: Arc::default(),
             upstreams: Arc::new(config.upstreams.iter().map(start).collect()),
+            ..Snapshot::for_tests(config.auth.as_ref().clone(), Keyring::new(config.keys.clone()), policies)
         };
         let services = Services { env: env.clone(), store: store.clone(), ..Services::for_tests().await };
         let signing = signing((&store, &vault, &env), ISSUER, &config.auth.tokens).await;
@@ -114,13 +112,7 @@ impl Scene {
     /// Puts other policies into force.
     pub(crate) fn decide(&self, policies: PolicySet) {
         let now = self.server.snapshot.load();
-        let next = Snapshot {
-            auth: now.auth.clone(),
-            keys: now.keys.clone(),
-            policies: Arc::new(policies),
-            catalog: now.catalog.clone(),
-            upstreams: now.upstreams.clone(),
-        };
+        let next = Snapshot { policies: Arc::new(policies), ..now.as_ref().clone() };
         self.server.snapshot.store(Arc::new(next));
     }
 

@@ -35,13 +35,7 @@ impl House {
         let mut auth = Auth::unset();
         change(&mut auth);
         let published = replica.control.snapshot.load();
-        let snapshot = Snapshot {
-            auth: Arc::new(auth),
-            keys: published.keys.clone(),
-            policies: published.policies.clone(),
-            catalog: published.catalog.clone(),
-            upstreams: published.upstreams.clone(),
-        };
+        let snapshot = Snapshot { auth: Arc::new(auth), ..published.as_ref().clone() };
         let tokens = &snapshot.auth.tokens;
         let signing = signing((&store, &replica.control.vault, &clock.env()), public_url, tokens).await;
         let server = AuthorizationServer::new(Parts {

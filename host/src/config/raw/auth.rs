@@ -59,6 +59,9 @@ pub enum AuthMode {
 pub struct AuthAllow {
     /// What people with an account may use. Without it, everything.
     pub users: Setting<Vec<At<Allow>>>,
+    /// What the members of groups may use besides, by group: upstreams, where `*` stands for any run of characters.
+    /// Needs `users`.
+    pub groups: BTreeMap<At<String>, Vec<At<String>>>,
     /// What guests and the anonymous principal may use. Without it, everything.
     pub guests: Setting<Vec<At<Allow>>>,
 }

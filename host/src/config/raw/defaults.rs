@@ -5,6 +5,7 @@ pub const LISTEN_PUBLIC: &str = "127.0.0.1:7400";
 pub const LISTEN_ADMIN: &str = "127.0.0.1:7401";
 pub const MAX_STALENESS: &str = "10s";
 pub const AUDIT_RETENTION: &str = "400d";
+pub const ORPHAN_RETENTION: &str = "30d";
 pub const DECISION_RETENTION: &str = "7d";
 pub const DECISION_SPACE: &str = "1GiB";
 pub const RECORDING_RETENTION: &str = "7d";

@@ -22,6 +22,8 @@ pub struct Key {
     pub scopes: Vec<At<String>>,
     /// Groups of the key's caller, for policies to read and to be bound by.
     pub groups: Vec<At<String>>,
+    /// Login of the person whose key it is. Whoever has that login may use what the key may use, as themselves.
+    pub owner: Setting<String>,
     /// When the key ends (RFC 3339). Without it, never.
     pub expires: Setting<Moment>,
     /// Whether the key is refused for now.

@@ -29,7 +29,7 @@ pub use keys::{Allow, Key};
 pub use policies::{
     Binding, Match, Mode, NamedKey, Policy, PolicyLimits, Reuse, Set, SetFile, Signatures, TrustedKey, WhenAllAbstain,
 };
-pub use upstreams::{Protocol, Transport, Upstream};
+pub use upstreams::{Protocol, Transport, Upstream, UpstreamAuth, UpstreamAuthKind, UpstreamTls};
 pub use values::{At, Moment, Name, NameOfKey, NameOfSet, NameOfUpstream, Setting, Size, Time};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
@@ -106,6 +106,9 @@ pub struct Store {
     /// How long the audit trail is kept.
     #[schemars(extend("default" = defaults::AUDIT_RETENTION))]
     pub audit_retention: Setting<Time>,
+    /// How long a connection to an upstream is kept that its holder may not use any more, in case access comes back.
+    #[schemars(extend("default" = defaults::ORPHAN_RETENTION))]
+    pub orphan_retention: Setting<Time>,
     /// How long decisions are kept.
     #[schemars(extend("default" = defaults::DECISION_RETENTION))]
     pub decision_retention: Setting<Time>,

@@ -57,6 +57,77 @@ pub struct Upstream {
     pub trust: Setting<String>,
     /// Your own labels, for policies to read.
     pub labels: Vec<At<String>>,
+    /// Whether every virtual key may use the server, whatever its allow-list says. Policies are asked all the same.
+    #[schemars(extend("default" = false))]
+    pub allow_on_all_keys: Setting<bool>,
+    /// What the server is shown as a credential besides `headers` and `environment`, and whose that is.
+    pub auth: UpstreamAuth,
+    /// How the server proves who it is, and the gateway to the server. For `https` addresses only.
+    pub tls: Setting<UpstreamTls>,
+}
+
+/// What an upstream is shown as a credential, and whose that is.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct UpstreamAuth {
+    /// Where the credential comes from.
+    #[schemars(extend("default" = "none"))]
+    pub kind: Setting<UpstreamAuthKind>,
+    /// The issuer identifier of its authorization server. For `shared-oauth` and `per-user-oauth` only; without it, the
+    /// one that the server names.
+    #[schemars(extend("pattern" = "^https?://[^?#@]+$"))]
+    pub issuer: Setting<String>,
+    /// What this gateway is called at the authorization server. For `shared-oauth` and `per-user-oauth` only; without it,
+    /// the gateway registers itself.
+    pub client_id: Setting<String>,
+    /// Reference to the gateway's secret at the authorization server, `env:NAME` or `file:PATH`. Without it, the gateway
+    /// is a public client.
+    #[schemars(extend("pattern" = "^(env|file):.+$"))]
+    pub client_secret: Setting<String>,
+    /// Scopes to ask for. For `shared-oauth` and `per-user-oauth` only; without them, those that the server asks for.
+    pub scopes: Setting<Vec<At<String>>>,
+    /// Names of the headers that each person gives values for. For `per-user-headers` only.
+    #[schemars(length(min = 1))]
+    pub headers: Setting<Vec<At<String>>>,
+}
+
+/// Where the credential of an upstream comes from.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpstreamAuthKind {
+    /// There is none but what `headers` and `environment` have.
+    None,
+    /// The same, said by those who mean it: `headers` have it.
+    StaticHeaders,
+    /// One connection that an operator makes, for everybody.
+    #[serde(rename = "shared-oauth")]
+    SharedOAuth,
+    /// Each principal's own connection to the authorization server.
+    #[serde(rename = "per-user-oauth")]
+    PerUserOAuth,
+    /// Header values of each principal's own.
+    PerUserHeaders,
+}
+
+/// How an upstream proves who it is, and the gateway to the upstream.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct UpstreamTls {
+    /// PEM file of the certificate authorities that the server's certificate may be of, in place of those that the
+    /// operating system trusts.
+    pub ca_file: Setting<String>,
+    /// PEM file of the certificate that the gateway shows to the server, with those that lead to its authority.
+    pub client_certificate: Setting<String>,
+    /// Reference to the private key of `client_certificate` in PEM, `env:NAME` or `file:PATH`.
+    #[schemars(extend("pattern" = "^(env|file):.+$"))]
+    pub client_key: Setting<String>,
+    /// Whether any certificate is taken, so that whoever stands in between reads and changes everything. Needs
+    /// `insecure_confirmed`.
+    #[schemars(extend("default" = false))]
+    pub insecure: Setting<bool>,
+    /// Confirms `insecure = true`.
+    #[schemars(extend("default" = false))]
+    pub insecure_confirmed: Setting<bool>,
 }
 
 /// Which revisions of MCP an upstream speaks over HTTP.

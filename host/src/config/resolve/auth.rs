@@ -13,6 +13,7 @@ use crate::config::auth::{
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfKey, Setting, defaults};
 use crate::config::reference::Reference;
+use crate::config::value;
 use crate::glob::Glob;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList};
@@ -57,6 +58,7 @@ pub(super) fn resolve(checks: &mut Checks<'_>, raw: &raw::Auth, declared: &Decla
         scopes: scopes(checks, &raw.scopes),
         allow: AuthAllow {
             users: allow(checks, "auth.allow.users", raw.allow.users.value().map(Vec::as_slice), declared),
+            groups: groups(checks, &raw.allow, declared),
             guests: allow(checks, "auth.allow.guests", raw.allow.guests.value().map(Vec::as_slice), declared),
         },
         tokens: token_settings(checks, &raw.tokens),
@@ -117,6 +119,26 @@ fn allow(
             AllowList(vec![AllowEntry { upstream: any(), tools: vec![any()] }])
         }
     })
+}
+
+/// Lists of whole upstreams, by group.
+fn groups(checks: &mut Checks<'_>, raw: &raw::AuthAllow, declared: &Declared<'_>) -> BTreeMap<String, AllowList> {
+    let mut groups = BTreeMap::new();
+    let needless = raw.users.get().is_none();
+    for (group, upstreams) in &raw.groups {
+        if let Err((_, error)) = TokenList::parse(vec![group.value().clone()]) {
+            checks.mistake(group.place(), Fault::new(error.to_string()).of(format_args!("group {:?}", group.value())));
+        }
+        let name = format!("auth.allow.groups.{}", group.value());
+        let whole = |upstream| AllowEntry { upstream, tools: vec![Glob::any()] };
+        let entries = upstreams.iter().filter_map(|at| checks.upstream_pattern(&name, at, declared)).map(whole);
+        groups.insert(group.value().clone(), AllowList(entries.collect()));
+    }
+    if needless && let Some(first) = raw.groups.keys().min_by_key(|group| group.place().start) {
+        let fault = Fault::new("auth.allow.groups has no meaning without auth.allow.users");
+        checks.mistake(first.place(), fault.hint("without users = […] every person may use everything"));
+    }
+    groups
 }
 
 fn token_settings(checks: &mut Checks<'_>, raw: &raw::Tokens) -> TokenSettings {
@@ -267,12 +289,12 @@ fn provider(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Provider) -> O
         let fault = Fault::new(format!("provider {} needs issuer and client_id", name.as_str()));
         checks.missing(&format!("auth.providers.{}", name.as_str()), name.place(), fault);
     }
-    let issuer = checks.setting("issuer", &raw.issuer, |text| issuer(text));
-    let client_id = checks.setting("client_id", &raw.client_id, |text| word(text));
+    let issuer = checks.setting("issuer", &raw.issuer, |text| value::issuer(text));
+    let client_id = checks.setting("client_id", &raw.client_id, |text| value::word(text));
     let client_secret = checks.secret("client_secret", &raw.client_secret);
     let scopes = tokens(checks, "scopes", &raw.scopes);
-    let label = checks.setting("label", &raw.label, |text| word(text));
-    let groups_claim = checks.setting("groups_claim", &raw.groups_claim, |text| word(text));
+    let label = checks.setting("label", &raw.label, |text| value::word(text));
+    let groups_claim = checks.setting("groups_claim", &raw.groups_claim, |text| value::word(text));
     Some(Provider {
         label: label.unwrap_or_else(|| name.as_str().to_owned()),
         name: checked?,
@@ -292,8 +314,8 @@ fn grants(checks: &mut Checks<'_>, raw: &raw::Grants) -> Grants {
         if trusted.issuer.get().is_none() {
             checks.mistake(at.place(), Fault::new("an entry of identity_assertions needs issuer"));
         }
-        let jwks_uri = checks.setting("jwks_uri", &trusted.jwks_uri, |text| issuer(text));
-        if let Some(issuer) = checks.setting("issuer", &trusted.issuer, |text| issuer(text)) {
+        let jwks_uri = checks.setting("jwks_uri", &trusted.jwks_uri, |text| value::issuer(text));
+        if let Some(issuer) = checks.setting("issuer", &trusted.issuer, |text| value::issuer(text)) {
             identity_assertions.push(TrustedIssuer { issuer, jwks_uri });
         }
     }
@@ -305,25 +327,9 @@ fn grants(checks: &mut Checks<'_>, raw: &raw::Grants) -> Grants {
     }
 }
 
-/// An issuer identifier (RFC 8414 §2), or http for one on a private network that `outbound.allow` or the origin itself makes
-/// trusted.
-fn issuer(text: &str) -> Checked<String> {
-    let hint = "write it as the provider does, such as \"https://id.example.com\"";
-    let uri: http::Uri = text.parse().map_err(|_| Fault::new("is not a URL").hint(hint))?;
-    let is_web = matches!(uri.scheme_str(), Some("https" | "http"));
-    let is_plain = !text.contains(['?', '#', '@']) && uri.host().is_some_and(|host| !host.is_empty());
-    if is_web && is_plain { Ok(text.to_owned()) } else { Err(Fault::new("is not an issuer").hint(hint)) }
-}
-
-fn word(text: &str) -> Checked<String> {
-    let text = text.trim();
-    let fits = (1..=256).contains(&text.len()) && !text.contains(char::is_control);
-    if fits { Ok(text.to_owned()) } else { Err(Fault::new("must be one line of 1 to 256 bytes")) }
-}
-
 impl Checks<'_> {
     /// What a reference leads to.
-    fn secret(&mut self, name: &str, setting: &Setting<String>) -> Option<Plaintext> {
+    pub(super) fn secret(&mut self, name: &str, setting: &Setting<String>) -> Option<Plaintext> {
         let at = setting.get()?;
         let hint = "keep the secret out of this file and refer to it: \"env:NAME\" or \"file:PATH\"";
         let reference = Reference::parse(at.value()).ok_or_else(|| Fault::new("must be a reference").hint(hint));

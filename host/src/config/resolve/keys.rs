@@ -10,6 +10,7 @@ use crate::config::value;
 use crate::glob::Glob;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, KEY_PREFIX, ManagedBy, Standing, VirtualKey};
+use crate::identity::user::Login;
 use crate::ids::KeyName;
 use crate::secret::{Digest, Plaintext};
 
@@ -41,6 +42,9 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     let allow = allow_list(checks, &format!("keys.{}.allow", name.as_str()), &raw.allow, declared);
     let scopes = tokens(checks, "scopes", &raw.scopes);
     let groups = tokens(checks, "groups", &raw.groups);
+    let owner = checks.setting("owner", &raw.owner, |login| {
+        Login::parse(login).ok_or_else(|| Fault::new("is no login: those are printable ASCII without spaces"))
+    });
     let expires = checks.setting("expires", &raw.expires, |moment| value::moment(&moment.0));
     let is_disabled = raw.disabled.value().copied().unwrap_or(false);
     Some(VirtualKey {
@@ -49,6 +53,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
         allow,
         scopes,
         groups,
+        owner,
         created: checks.now,
         expires,
         standing: if is_disabled { Standing::Disabled } else { Standing::Enabled },

@@ -30,6 +30,8 @@ mod sets;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod upstream_auth;
+mod upstream_tls;
 mod upstreams;
 mod vault;
 
@@ -200,6 +202,7 @@ fn upkeep(checks: &mut Checks<'_>, raw: &raw::Store) -> Upkeep {
     Upkeep {
         max_staleness: max_staleness(checks, raw),
         audit_retention: checks.retention("store.audit_retention", &raw.audit_retention, defaults::AUDIT_RETENTION),
+        orphan_retention: checks.retention("store.orphan_retention", &raw.orphan_retention, defaults::ORPHAN_RETENTION),
         decisions: Keeping {
             age: checks.retention("store.decision_retention", &raw.decision_retention, decisions),
             bytes: bytes(checks.size("store.decision_space", &raw.decision_space, defaults::DECISION_SPACE)),

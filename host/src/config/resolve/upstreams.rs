@@ -4,34 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 
-use super::{Checks, MOST};
+use super::{Checks, MOST, upstream_auth, upstream_tls};
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfUpstream, Transport, defaults};
 use crate::config::reference::{Reference, header_is_credential, variable_is_credential};
-use crate::config::{Protocol, Upstream, UpstreamAuth, UpstreamTransport, value};
+use crate::config::{Protocol, Upstream, UpstreamTransport, value};
+use crate::connection::header;
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
-
-/// Headers that belong to the connection or to the protocol, and are the gateway's to set.
-const OUR_HEADERS: &[&str] = &[
-    "accept",
-    "accept-encoding",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "last-event-id",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 pub(super) fn resolve(checks: &mut Checks<'_>, raw: &BTreeMap<NameOfUpstream, raw::Upstream>) -> Vec<Upstream> {
     at_most_one_bare(checks, raw);
@@ -56,6 +38,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Upstream) -> O
     let checked = UpstreamName::parse(name.as_str()).map_err(|error| Fault::new(error.to_string()));
     let checked = checked.map_err(|fault| checks.mistake(name.place(), fault)).ok();
     let transport = transport(checks, name, raw);
+    let tls = upstream_tls::resolve(checks, raw);
     let call_timeout = checks.duration("call_timeout", &raw.call_timeout, defaults::CALL_TIMEOUT);
     let sync_interval = checks.duration("sync_interval", &raw.sync_interval, defaults::SYNC_INTERVAL);
     Some(Upstream {
@@ -66,7 +49,9 @@ fn one(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Upstream) -> O
         sync_interval,
         trust: raw.trust.value().cloned().unwrap_or_default(),
         labels: raw.labels.iter().map(|label| label.value().clone()).collect(),
-        auth: UpstreamAuth::None,
+        auth: upstream_auth::resolve(checks, name, raw),
+        allow_on_all_keys: raw.allow_on_all_keys.value().copied().unwrap_or(false),
+        tls,
     })
 }
 
@@ -104,6 +89,7 @@ fn not_of_this_transport(checks: &mut Checks<'_>, transport: Transport, raw: &ra
         ("url", raw.url.get().map(At::place)),
         ("protocol", raw.protocol.get().map(At::place)),
         ("headers", first(&raw.headers)),
+        ("tls", raw.tls.get().map(At::place)),
     ];
     let stdio = [
         ("command", raw.command.get().map(At::place)),
@@ -157,12 +143,7 @@ fn headers(checks: &mut Checks<'_>, raw: &BTreeMap<At<String>, At<String>>) -> B
 
 /// The name in lower case.
 pub(in crate::config) fn header_name(name: &str) -> Checked<String> {
-    let name = HeaderName::try_from(name).map_err(|_| Fault::new("is not a header name"))?;
-    let name = name.as_str();
-    if OUR_HEADERS.contains(&name) || name.starts_with("mcp-") {
-        return Err(Fault::new("is set by the gateway itself"));
-    }
-    Ok(name.to_owned())
+    header::name(name).map_err(|error| Fault::new(error.to_string()))
 }
 
 fn header_value(checks: &Checks<'_>, name: &str, text: &str) -> Checked<Plaintext> {

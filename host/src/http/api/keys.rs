@@ -64,7 +64,8 @@ struct KeyView {
 
 impl KeyView {
     fn of(key: &VirtualKey) -> Self {
-        let VirtualKey { name, digest: _, allow, scopes, groups, created, expires, standing, managed_by } = key;
+        let VirtualKey { name, digest: _, allow, scopes, groups, owner: _, created, expires, standing, managed_by } =
+            key;
         let line = |entry: &AllowEntry| AllowLine {
             upstream: entry.upstream.as_str().to_owned(),
             tools: entry.tools.iter().map(|tool| tool.as_str().to_owned()).collect(),

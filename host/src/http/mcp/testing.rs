@@ -122,9 +122,7 @@ impl Edge {
     /// Who may come in from now on, and what they go by.
     pub(super) fn admit(&self, auth: Auth) {
         let old = self.snapshot.load_full();
-        let (keys, policies) = (old.keys.clone(), old.policies.clone());
-        let (catalog, upstreams) = (old.catalog.clone(), old.upstreams.clone());
-        self.snapshot.store(Arc::new(Snapshot { auth: Arc::new(auth), keys, policies, catalog, upstreams }));
+        self.snapshot.store(Arc::new(Snapshot { auth: Arc::new(auth), ..old.as_ref().clone() }));
     }
 
     /// A request with these headers and no others, through the routes.
@@ -231,6 +229,7 @@ pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
         allow: AllowList(vec![AllowEntry { upstream: Glob::any(), tools: vec![Glob::any()] }]),
         scopes: TokenList::default(),
         groups: TokenList::default(),
+        owner: None,
         created: Timestamp::default(),
         expires: None,
         standing: Standing::Enabled,
@@ -240,13 +239,7 @@ pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
 
 /// A snapshot of these keys and nothing else.
 pub(super) fn snapshot_of(keys: impl IntoIterator<Item = VirtualKey>) -> Snapshot {
-    Snapshot {
-        auth: Arc::new(Auth::keys_only()),
-        keys: Arc::new(Keyring::new(keys)),
-        policies: Arc::new(no_policies()),
-        catalog: Arc::new(Catalog::default()),
-        upstreams: Arc::default(),
-    }
+    Snapshot::for_tests(Auth::keys_only(), Keyring::new(keys), no_policies())
 }
 
 /// The same with an upstream that has these tools and prompts.

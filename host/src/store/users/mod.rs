@@ -13,6 +13,7 @@ use crate::identity::user::{DisplayName, Email, ExternalIdentity, Login, Passwor
 use crate::ids::{Principal, UserId};
 
 mod arrival;
+mod people;
 mod record;
 mod removal;
 
@@ -20,6 +21,7 @@ mod removal;
 pub(super) mod tests;
 
 pub use arrival::{Admission, Arrival, Arrived, Linking, Unlinking, link, sign_in, unlink};
+pub use people::{people, people_of};
 use record::{IdentityRecord, Record, of_email, of_identity, of_login, of_role};
 pub use removal::{Deletion, Leavings, delete};
 

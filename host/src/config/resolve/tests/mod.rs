@@ -14,6 +14,7 @@ use crate::secret::{Digest, Plaintext};
 
 mod policies;
 mod replica;
+mod upstream_auth;
 mod vault;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -318,6 +319,8 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         trust: String::new(),
         labels: Vec::new(),
         auth: UpstreamAuth::None,
+        allow_on_all_keys: false,
+        tls: None,
     };
     let notes = Upstream {
         name: UpstreamName::parse("notes").unwrap(),
@@ -344,6 +347,8 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         trust: "internal".to_owned(),
         labels: vec!["a".to_owned(), "b".to_owned()],
         auth: UpstreamAuth::None,
+        allow_on_all_keys: false,
+        tls: None,
     };
     vec![guessed, notes, tracker]
 }
@@ -358,6 +363,7 @@ fn expected_keys() -> Vec<VirtualKey> {
         allow: AllowList(vec![entry("notes", &["add", "list_*"]), entry("t*", &[])]),
         scopes: tokens(&["read", "notes:write"]),
         groups: tokens(&["ops"]),
+        owner: None,
         created: NOW,
         expires: Some(Timestamp::from_millis(1_798_761_600_000)),
         standing: Standing::Disabled,
@@ -483,15 +489,16 @@ fn what_is_kept_is_kept_as_long_as_the_file_says() {
     let expected = Upkeep {
         max_staleness: Duration::from_secs(10),
         audit_retention: days(400),
+        orphan_retention: days(30),
         decisions: week,
         recordings: week,
     };
     assert_eq!(upkeep, expected);
-    let text = "[store]\naudit_retention = '5years'\ndecision_retention = '1m'\nrecording_space = '4MiB'\nmax_staleness = '2s'";
+    let text = "[store]\norphan_retention = '2d'\naudit_retention = '5years'\ndecision_retention = '1m'\nrecording_space = '4MiB'\nmax_staleness = '2s'";
     let upkeep = parsed(text).unwrap().upkeep;
     assert!(upkeep.audit_retention > days(5 * 365) && upkeep.audit_retention < days(5 * 366));
     assert_eq!((upkeep.decisions.age, upkeep.recordings.bytes), (Duration::from_secs(60), 4 << 20));
-    assert_eq!(upkeep.max_staleness, Duration::from_secs(2));
+    assert_eq!((upkeep.max_staleness, upkeep.orphan_retention), (Duration::from_secs(2), days(2)));
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! `[upstreams.NAME.auth]`, `[upstreams.NAME.tls]`, and who may use an upstream.
+
+use super::*;
+use crate::config::{ClientCredentials, OAuthClient};
+use crate::identity::user::Login;
+use crate::outbound::tls_testing::{AUTHORITY, CLIENT, CLIENT_KEY};
+
+/// An upstream with this `auth`, which begins in line 4.
+fn with(auth: &str) -> String {
+    format!("[upstreams.notes]\nurl = 'https://x'\n[upstreams.notes.auth]\n{auth}")
+}
+
+fn auth_of(text: &str) -> UpstreamAuth {
+    let config = parsed(text).unwrap_or_else(|mistakes| panic!("{text}\n{mistakes}"));
+    config.upstreams[0].auth.clone()
+}
+
+#[test]
+fn an_upstream_is_shown_the_credential_that_the_file_says() {
+    assert_eq!(auth_of("[upstreams.notes]\nurl = 'http://x'"), UpstreamAuth::None);
+    assert_eq!(auth_of(&with("kind = 'none'")), UpstreamAuth::None);
+    let fixed = "[upstreams.notes]\nurl = 'http://x'\nauth.kind = 'static-headers'\nheaders = { x-team = 'a' }";
+    assert_eq!(auth_of(fixed), UpstreamAuth::None);
+    let nothing = || Box::new(OAuthClient::default());
+    assert_eq!(auth_of(&with("kind = 'per-user-oauth'")), UpstreamAuth::PerUserOAuth(nothing()));
+    assert_eq!(auth_of(&with("kind = 'shared-oauth'")), UpstreamAuth::SharedOAuth(nothing()));
+    let whole = "kind = 'per-user-oauth'\nissuer = 'https://id.example/a'\nclient_id = 'gateway'\nclient_secret = 'env:TOKEN'\nscopes = ['read', 'write']";
+    let secret = environment("TOKEN").map(Plaintext::new);
+    let expected = OAuthClient {
+        issuer: Some("https://id.example/a".to_owned()),
+        client: Some(ClientCredentials { id: "gateway".to_owned(), secret }),
+        scopes: Some(TokenList::parse(vec!["read".to_owned(), "write".to_owned()]).unwrap()),
+    };
+    assert_eq!(auth_of(&with(whole)), UpstreamAuth::PerUserOAuth(Box::new(expected)));
+    for issuer in ["http://127.0.0.1:9000", "http://localhost/x", "http://[::1]:1"] {
+        auth_of(&with(&format!("kind = 'shared-oauth'\nissuer = '{issuer}'")));
+    }
+    let names = vec!["x-api-key".to_owned(), "authorization".to_owned()];
+    let headers = with("kind = 'per-user-headers'\nheaders = [' X-Api-Key', 'Authorization']");
+    assert_eq!(auth_of(&headers), UpstreamAuth::PerUserHeaders(names));
+}
+
+#[test]
+fn u11_mistakes_of_auth() {
+    let headers = |list: &str| with(&format!("kind = 'per-user-headers'\nheaders = {list}"));
+    let fixed = "[upstreams.notes]\nurl = 'http://x'\nheaders = { X-Team = 'a', Authorization = 'Bearer env:TOKEN' }\n[upstreams.notes.auth]\n";
+    each_mistake_is_told(&[
+        (&with("kind = 'both'"), &["4: kind must be one of none, static-headers, shared-oauth, per-user-oauth"]),
+        (&with("issuer = 'https://x'"), &["4: auth.issuer has no meaning with auth.kind \"none\""]),
+        (&with("kind = 'shared-oauth'\nheaders = ['a']"), &["5: auth.headers has no meaning with auth.kind \"shared"]),
+        (&with("kind = 'per-user-headers'\nheaders = ['a']\nscopes = []"), &["6: auth.scopes has no meaning"]),
+        (&with("kind = 'static-headers'"), &["4: auth.kind \"static-headers\" needs headers"]),
+        (
+            &with("kind = 'per-user-oauth'\nclient_secret = 'env:TOKEN'"),
+            &["5: auth.client_secret needs auth.client_id"],
+        ),
+        (
+            &with("kind = 'per-user-oauth'\nclient_id = 'a'\nclient_secret = 'hunter2'"),
+            &["6: auth.client_secret must be a reference"],
+        ),
+        (&with("kind = 'per-user-oauth'\nissuer = 'http://id.example'"), &["5: auth.issuer must be an https URL"]),
+        (
+            &with("kind = 'per-user-oauth'\nissuer = 'http://127.0.0.1.example'"),
+            &["5: auth.issuer must be an https URL"],
+        ),
+        (&with("kind = 'per-user-oauth'\nissuer = 'https://x?a'"), &["5: auth.issuer is not an issuer"]),
+        (&with("kind = 'per-user-oauth'\nscopes = ['a', 'a']"), &["5: an entry of auth.scopes is there twice"]),
+        (&with("kind = 'per-user-headers'"), &["4: auth.kind \"per-user-headers\" needs auth.headers"]),
+        (&headers("[]"), &["5: auth.kind \"per-user-headers\" needs auth.headers"]),
+        (&headers("['a', 'A ']"), &["5: auth.headers \"A \" is there twice"]),
+        (&headers("['Host']"), &["5: auth.headers \"Host\" is set by the gateway itself"]),
+        (
+            &headers("['x_forwarded_for', 'a b']"),
+            &["5: auth.headers \"x_forwarded_for\" is set by", "5: auth.headers \"a b\" is not a header name"],
+        ),
+        (
+            &format!("{fixed}kind = 'per-user-headers'\nheaders = ['x-team']"),
+            &["6: auth.headers \"x-team\" is among the upstream's headers already"],
+        ),
+        (&format!("{fixed}kind = 'shared-oauth'"), &["3: the header \"authorization\" is sent by auth already"]),
+        (
+            "[upstreams.notes]\ncommand = ['x']\n[upstreams.notes.auth]\nkind = 'per-user-headers'\nheaders = ['a']",
+            &["4: auth.kind \"per-user-headers\" does not go with a program yet"],
+        ),
+    ]);
+    let many: Vec<String> = (0..33).map(|number| format!("'h{number}'")).collect();
+    each_mistake_is_told(&[(
+        &headers(&format!("[{}]", many.join(", "))),
+        &["5: auth.headers must not be more than 32"],
+    )]);
+}
+
+#[test]
+fn an_upstream_has_tls_of_its_own_and_insecure_has_to_be_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("ca.pem", AUTHORITY), ("client.pem", CLIENT), ("client.key", CLIENT_KEY)] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let parsed = |tls: &str| {
+        let text = format!("[upstreams.notes]\nurl = 'https://x'\n[upstreams.notes.tls]\n{tls}");
+        parse(&text, dir.path(), &environment, NOW)
+    };
+    let made = |tls: &str| parsed(tls).unwrap_or_else(|mistakes| panic!("{mistakes}")).upstreams[0].tls.clone();
+    let whole = "ca_file = 'ca.pem'\nclient_certificate = 'client.pem'\nclient_key = 'file:client.key'";
+    assert!(made(whole).is_some_and(|tls| !tls.takes_any()) && made(whole) == made(whole));
+    assert!(made(whole) != made("ca_file = 'ca.pem'"));
+    assert!(made("insecure = true\ninsecure_confirmed = true").is_some_and(|tls| tls.takes_any()));
+    for (text, expected) in [
+        ("insecure = true", "tls.insecure = true lets whoever stands in between read and change everything"),
+        ("insecure_confirmed = true", "tls.insecure_confirmed has no meaning without"),
+        ("insecure = true\ninsecure_confirmed = true\nca_file = 'ca.pem'", "tls.ca_file has no meaning"),
+        ("ca_file = 'none.pem'", "tls.ca_file does not exist"),
+        ("ca_file = 'client.key'", "tls: there is no certificate authority in the file"),
+        ("client_certificate = 'client.pem'", "tls: a certificate needs its private key"),
+        ("client_key = 'file:client.key'", "tls: a private key needs its certificate"),
+        ("client_key = 'hunter2'", "tls.client_key must be a reference"),
+    ] {
+        let mistakes = parsed(text).unwrap_err();
+        let told: Vec<&str> = mistakes.iter().map(|mistake| &*mistake.message).collect();
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{text}: {told:?}");
+        assert!(
+            mistakes.iter().all(|mistake| mistake.line.is_some_and(|line| line >= 3))
+                && !mistakes.to_string().contains("hunter")
+        );
+    }
+    each_mistake_is_told(&[
+        (
+            "[upstreams.notes]\nurl = 'http://x'\n[upstreams.notes.tls]\n",
+            &["3: tls has no meaning where the url is not https"],
+        ),
+        (
+            "[upstreams.notes]\ncommand = ['x']\n[upstreams.notes.tls]\n",
+            &["3: tls has no meaning with the transport stdio"],
+        ),
+    ]);
+}
+
+#[test]
+fn who_may_use_an_upstream_is_told_by_lists_groups_owners_and_the_upstream() {
+    let text = "[upstreams.notes]\nurl = 'http://x'\nallow_on_all_keys = true\n[upstreams.tracker]\nurl = 'http://x'\n\
+        [auth.allow]\nusers = []\n[auth.allow.groups]\nops = ['notes', 't*']\nnobody = []\n\
+        [keys.ci]\nsha256 = 'abababababababababababababababababababababababababababababababab'\nowner = ' Ada'";
+    let config = parsed(text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.upstreams.iter().map(|upstream| upstream.allow_on_all_keys).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(config.keys[0].owner, Login::parse("ada"));
+    let allow = &config.auth.allow;
+    assert_eq!(*allow.users, AllowList::default());
+    let entry = |upstream: &str| AllowEntry { upstream: Glob::parse(upstream).unwrap(), tools: globs(&["*"]) };
+    assert_eq!(allow.groups["ops"], AllowList(vec![entry("notes"), entry("t*")]));
+    assert_eq!(allow.groups["nobody"], AllowList::default());
+    each_mistake_is_told(&[
+        ("[auth.allow.groups]\nops = ['*']", &["2: auth.allow.groups has no meaning without auth.allow.users"]),
+        (
+            "[auth.allow]\nusers = []\n[auth.allow.groups]\nops = ['notes']",
+            &["4: auth.allow.groups.ops names the upstream \"notes\", which is not declared"],
+        ),
+        ("[auth.allow]\nusers = []\n[auth.allow.groups]\n'a b' = ['*']", &["4: group \"a b\" must be"]),
+        (
+            "[keys.ci]\nowner = 'a b'\nsha256 = 'abababababababababababababababababababababababababababababababab'",
+            &["2: owner is no login"],
+        ),
+        ("[store]\norphan_retention = '0s'", &["2: store.orphan_retention must not be zero"]),
+        ("[store]\norphan_retention = '-1d'", &["2: store.orphan_retention must not be negative"]),
+    ]);
+}
