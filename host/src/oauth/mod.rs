@@ -23,6 +23,7 @@ pub mod signing;
 pub mod signing_key;
 pub mod succession;
 pub mod token;
+pub mod upstream;
 
 pub use access::{Access, AccessLimits, IdentitySet, ResourceList};
 pub use client::Client;
