@@ -2,6 +2,7 @@
 //! RFC 8414 §3, OpenID Connect Discovery §4, MCP authorization § discovery).
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::address::{Address, Vouched};
 use super::{Unfit, scopes};
@@ -42,6 +43,11 @@ fn places<const N: usize>(texts: [String; N]) -> Vec<Address> {
         }
     }
     places
+}
+
+/// Whether a body may be a document at all: hosts answer with a page of their own at places where they have none.
+pub fn is_document(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'{') && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
 
 /// What an upstream says of itself (RFC 9728 §2).

@@ -41,6 +41,6 @@ words! {
         NoRegistration = "the authorization server registers nobody: a client has to be configured",
         NotRegistered = "the authorization server refused to register a client: one has to be configured",
         Registered = "the authorization server registered a client that cannot be used",
-        TooLong = "what the authorization server gives is too long",
+        Guarded = "an address that is named there leads where the gateway does not go",
     }
 }
