@@ -97,7 +97,7 @@ impl Finding {
 
     async fn first_of(&self, site: &Site<'_>, issuers: &[String]) -> Result<Arc<Metadata>, DiscoverError> {
         let mut refusal = Unfit::NoServers;
-        for issuer in issuers {
+        for issuer in issuers.iter().take(discovery::MAX_TRIED) {
             match self.server(issuer, &site.vouched).await {
                 Err(DiscoverError::Unfit(unfit)) => refusal = unfit,
                 // One that cannot be asked now is not passed over: people would be sent to another one each time.

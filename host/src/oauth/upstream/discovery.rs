@@ -8,8 +8,9 @@ use super::address::{Address, Vouched};
 use super::{Unfit, scopes};
 use crate::identity::TokenList;
 
-/// Authorization servers of one upstream that are looked at.
-pub const MAX_SERVERS: usize = 4;
+/// Authorization servers that an upstream may name, and those of them that are looked at for a new connection.
+const MAX_SERVERS: usize = 32;
+pub const MAX_TRIED: usize = 4;
 
 const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
 const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
@@ -55,7 +56,7 @@ pub fn is_document(body: &[u8]) -> bool {
 pub struct ProtectedResource {
     /// What tokens are asked for (RFC 8707).
     pub resource: String,
-    /// The issuers that may give them: at least one, at most [`MAX_SERVERS`].
+    /// The issuers that may give them: at least one.
     pub servers: Vec<String>,
     pub scopes: Option<TokenList>,
 }
@@ -206,7 +207,6 @@ mod tests {
             "https://b.example/t",
             "https://c.example",
             "https://d.example",
-            "https://e.example",
         ]);
         let found =
             read(json!({ "authorization_servers": all, "scopes_supported": ["a", "b c", "a"], "more": [1] })).unwrap();
@@ -215,6 +215,8 @@ mod tests {
             ["https://a.example", "https://b.example/t", "https://c.example", "https://d.example"]
         );
         assert_eq!(found.scopes.unwrap().join(" "), "a");
+        let many: Vec<String> = (0..100).map(|number| format!("https://as{number}.example")).collect();
+        assert_eq!(read(json!({ "authorization_servers": many })).unwrap().servers.len(), MAX_SERVERS);
         for (document, unfit) in [
             (json!({}), Unfit::NoServers),
             (json!({ "authorization_servers": [] }), Unfit::NoServers),
