@@ -149,7 +149,7 @@ pub fn life(headers: &HeaderMap) -> Duration {
 
 /// Seconds from the beginning of the year 1 to a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7); the
 /// obsolete forms are not read.
-fn seconds_of_date(text: &str) -> Option<u64> {
+pub(super) fn seconds_of_date(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     const BEFORE: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     let (_, date) = text.strip_suffix(" GMT")?.split_once(", ")?;

@@ -1,7 +1,8 @@
 //! What the authorization server speaks of: clients, requests, grants, refresh tokens, keys that sign (OAuth 2.1).
 //!
 //! Pure. Each state is an enum with the data of that state, and what happens to a thing is a function of the thing and the
-//! time; what is written when is `store`. Nothing here knows a secret: codes, tokens and cookies are digests.
+//! time; what is written when is `store`. Nothing here knows a secret: codes, tokens and cookies are digests. [`upstream`] is
+//! the other side, where we are the client, and writes the forms that secrets are shown in.
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub mod signing;
 pub mod signing_key;
 pub mod succession;
 pub mod token;
+pub mod upstream;
 
 pub use access::{Access, AccessLimits, IdentitySet, ResourceList};
 pub use client::Client;

@@ -153,7 +153,7 @@ impl<'a> RedirectUri<'a> {
 }
 
 /// Hosts for which http is taken, and whose port may differ.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     matches!(host, "127.0.0.1" | "[::1]" | "localhost")
 }
 
@@ -175,7 +175,7 @@ const fn is_own(address: Ipv4Addr) -> bool {
 }
 
 /// Host, and what comes behind the port, of `//host:port/path?query`.
-fn authority(after_scheme: &str) -> Result<(&str, &str), InvalidRedirect> {
+pub(super) fn authority(after_scheme: &str) -> Result<(&str, &str), InvalidRedirect> {
     let after = after_scheme.strip_prefix("//").ok_or(InvalidRedirect::Scheme)?;
     let end = after.find(['/', '?']).unwrap_or(after.len());
     let (authority, rest) = after.split_at(end);
@@ -212,7 +212,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// What a browser would resolve or decode before it goes there.
-fn check_path(rest: &str) -> Result<(), InvalidRedirect> {
+pub(super) fn check_path(rest: &str) -> Result<(), InvalidRedirect> {
     let path = rest.split('?').next().unwrap_or_default();
     let escaped = path.to_ascii_lowercase();
     let has_escape = ["%2e", "%2f", "%5c"].iter().any(|escape| escaped.contains(escape));

@@ -185,6 +185,8 @@ tables! {
     FlowsByPlace = 81 "connection_flows_by_place",
     /// Upstreams that operators declare in the store, by name.
     Upstreams = 84 "upstreams",
+    /// Our registrations at upstreams' authorization servers, by upstream and digest of issuer, redirect URI and client id.
+    UpstreamClients = 88 "upstream_clients",
     /// What each replica has counted, by counter and replica.
     Counters = 86 "counters",
     /// In which order replicas told of their counts → counter and replica.

@@ -68,6 +68,7 @@ pub mod browser_sessions;
 pub mod connections;
 pub mod counters;
 pub mod flows;
+pub mod upstream_clients;
 pub mod upstreams;
 pub mod users;
 
@@ -115,6 +116,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &connections::CONNECTIONS,
     &connections::REVOCATIONS,
     &flows::FLOWS,
+    &upstream_clients::CLIENTS,
     &upstreams::UPSTREAMS,
     &counters::COUNTERS,
     &data_keys::DATA_KEYS,
@@ -130,6 +132,7 @@ pub const SEALED: &[&dyn sealed::Sealing] = &[
     &connections::SEALED,
     &connections::SEALED_REVOCATIONS,
     &flows::SEALED,
+    &upstream_clients::SEALED,
 ];
 
 /// Where a store is kept.

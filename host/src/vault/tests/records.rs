@@ -11,14 +11,16 @@ use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::{ConnectionId, FlowId, UpstreamName};
 use crate::oauth::signing::{Algorithm, SigningKey, Stage};
+use crate::oauth::upstream::Method;
 use crate::secret;
 use crate::store::connections::{NewCredential, Put, Secret};
 use crate::store::data_keys::{self, Creation};
 use crate::store::flows::NewFlow;
 use crate::store::sealed::Place;
 use crate::store::signing_keys::KeyChange;
+use crate::store::upstream_clients::{Putting, Registration};
 use crate::store::vault_secrets::{self, Keeping, Replacement};
-use crate::store::{changes, connections, flows, signing_keys};
+use crate::store::{changes, connections, flows, signing_keys, upstream_clients};
 use crate::vault::deployment::Named;
 use crate::vault::rotation::Shred;
 use crate::vault::{Opening, Refusal, VaultError};
@@ -228,7 +230,21 @@ async fn verifying_reaches_the_sealed_fields_of_every_table() {
     };
     assert!(matches!(flows::begin(&store, flow, |_| Access::Granted).await, Ok(flows::Beginning::Begun(_))));
 
-    assert_eq!(verified(&vault).await, (9, 0, Vec::new()));
+    let registration = Registration {
+        upstream: UpstreamName::parse("notes").unwrap(),
+        issuer: "https://id.example".to_owned(),
+        redirect: "https://gateway.example/connect/callback/1".to_owned(),
+        client: "c1".to_owned(),
+        method: Method::Basic,
+        secret: None,
+        created: Timestamp::from_millis(7),
+        expires: None,
+    };
+    let secret = vault.seal(&registration.secret_at(), b"secret").await.unwrap();
+    let registration = Registration { secret: Some(secret), ..registration };
+    assert_eq!(upstream_clients::put(&store, registration).await.unwrap(), Putting::Kept);
+
+    assert_eq!(verified(&vault).await, (10, 0, Vec::new()));
 
     // Without the data keys, each of them is told.
     for of in ["key:alice", "shared:notes"] {
@@ -245,7 +261,7 @@ async fn verifying_reaches_the_sealed_fields_of_every_table() {
         "key:alice connections refresh",
         "key:alice connection_flows verifier",
     ];
-    assert_eq!(verified(&vault).await, (9, 0, expected.map(str::to_owned).to_vec()));
+    assert_eq!(verified(&vault).await, (10, 0, expected.map(str::to_owned).to_vec()));
 }
 
 #[tokio::test]
