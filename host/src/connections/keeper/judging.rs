@@ -29,7 +29,7 @@ pub(super) enum Verdict {
 pub(super) fn judge(opened: &Opened, wanted: &Wanted, now: Timestamp) -> Verdict {
     match (&opened.of, &wanted.kind) {
         (Of::OAuth { .. }, Kind::OAuth) => token(opened, wanted, now),
-        (Of::Headers, Kind::Headers(declared)) => headers(opened, declared, wanted, now),
+        (Of::Headers { told }, Kind::Headers(declared)) => headers(opened, (declared, told), wanted, now),
         // The upstream was configured anew: what its holder has is for something else.
         _ => Verdict::Withhold(Withheld::Missing(Lack::NotConnected)),
     }
@@ -66,10 +66,13 @@ fn is_too_old(opened: &Opened, wanted: &Wanted, now: Timestamp) -> bool {
     wanted.max_age.is_some_and(|max_age| opened.stored.after(max_age) < now)
 }
 
-fn headers(opened: &Opened, declared: &[String], wanted: &Wanted, now: Timestamp) -> Verdict {
+fn headers(opened: &Opened, (declared, told): (&[String], &[String]), wanted: &Wanted, now: Timestamp) -> Verdict {
     let lent = &opened.lent;
     let has = |name: &String| lent.headers.iter().any(|(stored, _)| stored.as_str() == name);
     let missing: Vec<String> = declared.iter().filter(|name| !has(name)).cloned().collect();
+    if !missing.is_empty() && missing == told {
+        return Verdict::Withhold(Withheld::Missing(Lack::NeedsUpdate(missing)));
+    }
     if !missing.is_empty() {
         return Verdict::Mark(Trouble::Update(missing.clone()), Lack::NeedsUpdate(missing));
     }
@@ -118,6 +121,10 @@ mod tests {
         let scopes = TokenList::parse(words(&["read", "write"])).unwrap();
         let of = Of::OAuth { issuer: "https://id.example".to_owned(), scopes, expires: Some(expires), is_renewable };
         opened(of, &["authorization"], expires.before(Duration::from_secs(3_600)))
+    }
+
+    fn given() -> Of {
+        Of::Headers { told: Vec::new() }
     }
 
     fn wanted(kind: Kind) -> Wanted {
@@ -194,7 +201,7 @@ mod tests {
     fn what_is_too_old_is_renewed_or_not_lent() {
         // Both were stored ten minutes ago.
         let (renewable, other) = (token_until(3_000, true), token_until(3_000, false));
-        let key = opened(Of::Headers, &["x-api-key"], NOW.before(Duration::from_secs(600)));
+        let key = opened(given(), &["x-api-key"], NOW.before(Duration::from_secs(600)));
         for (seconds, of_renewable, of_other, of_key) in [
             (600, "lend authorization", "lend authorization", "lend x-api-key"),
             (599, "renew", "Missing(TooOld)", "Missing(TooOld)"),
@@ -211,7 +218,19 @@ mod tests {
     fn another_kind_of_credential_is_none() {
         let missing = "Missing(NotConnected)";
         assert_eq!(verdict(&token_until(3_000, true), &wanted(Kind::Headers(words(&["authorization"])))), missing);
-        assert_eq!(verdict(&opened(Of::Headers, &["authorization"], NOW), &wanted(Kind::OAuth)), missing);
+        assert_eq!(verdict(&opened(given(), &["authorization"], NOW), &wanted(Kind::OAuth)), missing);
+    }
+
+    #[test]
+    fn what_lists_show_already_is_not_marked_again() {
+        let opened = opened(Of::Headers { told: words(&["x-team"]) }, &["x-api-key"], NOW);
+        for (declared, expected) in [
+            (&["x-api-key", "x-team"][..], "Missing(NeedsUpdate([\"x-team\"]))"),
+            (&["x-api-key", "x-user"], "mark NeedsUpdate([\"x-user\"])"),
+            (&["x-api-key"], "lend x-api-key"),
+        ] {
+            assert_eq!(verdict(&opened, &wanted(Kind::Headers(words(declared)))), expected);
+        }
     }
 
     proptest! {
@@ -220,7 +239,7 @@ mod tests {
             let names = |bits: u8| (0..5).filter(|bit| bits & (1 << bit) != 0).map(|bit| format!("x-{bit}")).collect();
             let (stored, declared): (Vec<String>, Vec<String>) = (names(stored), names(declared));
             let names: Vec<&str> = stored.iter().map(String::as_str).collect();
-            let opened = opened(Of::Headers, &names, NOW);
+            let opened = opened(given(), &names, NOW);
             let missing: Vec<String> = declared.iter().filter(|name| !stored.contains(name)).cloned().collect();
             match judge(&opened, &wanted(Kind::Headers(declared.clone())), NOW) {
                 Verdict::Lend(lent) => {

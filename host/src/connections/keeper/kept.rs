@@ -46,7 +46,10 @@ pub(super) enum Of {
         /// Whether there is a refresh token.
         is_renewable: bool,
     },
-    Headers,
+    Headers {
+        /// Headers that lists show as missing already.
+        told: Vec<String>,
+    },
 }
 
 impl Opened {
@@ -157,7 +160,7 @@ mod tests {
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         let headers = vec![(header_name("x-api-key").unwrap(), value)];
         let lent = Arc::new(Lent { place: place.clone(), connection, revision: 1, headers });
-        Arc::new(Opened { lent, of: Of::Headers, stored: Timestamp::default() })
+        Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, stored: Timestamp::default() })
     }
 
     #[test]

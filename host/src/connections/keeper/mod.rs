@@ -17,13 +17,14 @@ use futures_util::future::BoxFuture;
 use moka::sync::Cache;
 use tokio::sync::{Notify, watch};
 
+use crate::audit::Actor;
 use crate::connection::lending::{Lack, Lender, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Access, Place};
 use crate::connections::issuer::Issuer;
 use crate::env::Env;
 use crate::ids::{ConnectionId, ReplicaId};
 use crate::pipeline::Snapshot;
-use crate::store::connections::{self, Trouble};
+use crate::store::connections::{self, Mark, Trouble};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::vault::{Vault, VaultError};
@@ -131,37 +132,27 @@ impl Keeper {
 
     /// The credential of a place, once it was waited for what is asked for it.
     async fn find(&self, wanted: &Wanted) -> Result<Arc<Lent>, Withheld> {
-        let mut was_renewed = false;
+        // That it could not be renewed, or that it was and is to be renewed again: nobody asks in a circle.
+        let mut tried = None;
         for _ in 0..LOOKS {
             let opened = self.look(&wanted.place).await?;
             match judge(&opened, wanted, self.0.env.now()) {
                 Verdict::Lend(lent) => return Ok(lent),
                 Verdict::Withhold(withheld) => return Err(withheld),
                 Verdict::Mark(trouble, lack) => {
-                    self.mark(&opened.lent, trouble).await?;
-                    return Err(Withheld::Missing(lack));
-                }
-                Verdict::Renew { otherwise } => {
-                    // A server whose tokens end at once is not asked in a circle.
-                    let renewal = if was_renewed { Renewal::Later(None) } else { self.renewed(&opened).await };
-                    was_renewed = true;
-                    match renewal {
-                        Renewal::Done => {}
-                        Renewal::Later(_) | Renewal::Fault if otherwise.is_some() => {
-                            return self.still(&wanted.place, otherwise);
-                        }
-                        other => return Err(other.withheld()),
+                    if self.mark(&opened.lent, trouble).await? {
+                        return Err(Withheld::Missing(lack));
                     }
                 }
+                Verdict::Renew { otherwise } => match tried.take() {
+                    Some(withheld) => return otherwise.ok_or(withheld),
+                    // What works still is looked at once more: it took a while.
+                    None => tried = Some(self.renewed(&opened).await.withheld()?),
+                },
             }
         }
+        tracing::warn!(place = %wanted.place, "a connection changes faster than it can be lent");
         Err(Withheld::Fault)
-    }
-
-    /// What could not be renewed and works still, if its holder may have it still.
-    fn still(&self, place: &Place, otherwise: Option<Arc<Lent>>) -> Result<Arc<Lent>, Withheld> {
-        self.check_access(place)?;
-        otherwise.ok_or(Withheld::Fault)
     }
 
     /// The credential of a place as it is stored now, opened.
@@ -198,19 +189,21 @@ impl Keeper {
         (self.0.may_use)(&self.0.snapshot.load(), place)
     }
 
-    /// Has lists show what is wrong with what was lent. If other secrets were stored meanwhile, nothing is said of them.
-    async fn mark(&self, lent: &Lent, trouble: Trouble) -> Result<(), Withheld> {
-        self.mark_at(&lent.place, lent.revision, trouble).await.map_err(|error| store_fault(&error))
+    /// Has lists show what is wrong with what was lent. Whether that is said of what is stored: if other secrets were stored
+    /// meanwhile, nothing is said of them.
+    async fn mark(&self, lent: &Lent, trouble: Trouble) -> Result<bool, Withheld> {
+        let marked = self.mark_at(&lent.place, lent.revision, trouble).await.map_err(|error| store_fault(&error))?;
+        Ok(matches!(marked, Mark::Marked | Mark::Unchanged))
     }
 
-    async fn mark_at(&self, place: &Place, revision: u64, trouble: Trouble) -> Result<(), StoreError> {
-        let marked =
-            connections::mark(&self.0.store, place, revision, trouble.clone(), crate::audit::Actor::System).await;
+    async fn mark_at(&self, place: &Place, revision: u64, trouble: Trouble) -> Result<Mark, StoreError> {
+        let marked = connections::mark(&self.0.store, place, revision, trouble.clone(), Actor::System).await;
         self.0.kept.forget(place);
-        if marked? == connections::Mark::Marked {
+        let marked = marked?;
+        if marked == Mark::Marked {
             tracing::warn!(%place, ?trouble, "a connection does not work any more");
         }
-        Ok(())
+        Ok(marked)
     }
 }
 

@@ -82,7 +82,11 @@ impl Keeper {
             Credential::Headers { names: _, values } => {
                 let (place, id) = (&connection.place, &connection.id);
                 let opened = self.open((place, id, connection.revision), Secret::Headers, values).await?;
-                (opened.as_ref().and_then(values::read).and_then(|values| headers(&values)), Of::Headers)
+                let told = match &connection.state {
+                    State::NeedsUpdate { missing, .. } => missing.clone(),
+                    _ => Vec::new(),
+                };
+                (opened.as_ref().and_then(values::read).and_then(|values| headers(&values)), Of::Headers { told })
             }
         };
         let Connection { id, place, revision, stored, .. } = connection;
@@ -124,7 +128,7 @@ impl Keeper {
     pub(super) async fn tell_unreadable(&self, connection: &Connection) -> Found {
         let trouble = Trouble::Reauth(Reason::Unreadable);
         match self.mark_at(&connection.place, connection.revision, trouble).await {
-            Ok(()) => Found::Lacking(Lack::NeedsReauth(Reason::Unreadable)),
+            Ok(_) => Found::Lacking(Lack::NeedsReauth(Reason::Unreadable)),
             Err(error) => {
                 store_fault(&error);
                 Found::Fault

@@ -43,7 +43,7 @@ impl Keeper {
     /// Another credential than this one, which the upstream does not take any more.
     async fn replace(&self, wanted: &Wanted, opened: &Opened) -> Result<Arc<Lent>, Withheld> {
         let is_renewable = match &opened.of {
-            Of::Headers => return Err(self.count_refusal(&opened.lent).await),
+            Of::Headers { .. } => return Err(self.count_refusal(&opened.lent).await),
             Of::OAuth { is_renewable, .. } => *is_renewable,
         };
         if !is_renewable || is_fresh(opened.stored, self.0.env.now()) {
@@ -51,7 +51,7 @@ impl Keeper {
         }
         match self.renewed(opened).await {
             Renewal::Done => self.find(wanted).await,
-            other => Err(other.withheld()),
+            other => Err(other.withheld().unwrap_or_else(|lacking| lacking)),
         }
     }
 
@@ -67,7 +67,8 @@ impl Keeper {
 
     async fn unauthorized(&self, lent: &Lent) -> Withheld {
         match self.mark(lent, Trouble::Reauth(Reason::Unauthorized)).await {
-            Ok(()) => Withheld::Missing(Lack::NeedsReauth(Reason::Unauthorized)),
+            // If something newer is there, the next call has it.
+            Ok(_) => Withheld::Missing(Lack::NeedsReauth(Reason::Unauthorized)),
             Err(fault) => fault,
         }
     }

@@ -15,7 +15,7 @@ use crate::connections::issuer::{Issued, NotIssued, Source};
 use crate::env::Timestamp;
 use crate::secret::Plaintext;
 use crate::store::StoreError;
-use crate::store::connections::{self, Commit, Lease, Leasing, Secret, Trouble, sealed_at};
+use crate::store::connections::{self, Commit, Lease, Leasing, Mark, Secret, Trouble, sealed_at};
 use crate::vault::VaultError;
 
 /// How long whoever wants a credential waits for a renewal.
@@ -48,12 +48,16 @@ pub(super) enum Renewal {
 }
 
 impl Renewal {
-    /// What whoever wanted it renewed is told.
-    pub(super) fn withheld(self) -> Withheld {
+    /// What whoever wanted it renewed is told, should that be of no avail.
+    ///
+    /// # Errors
+    /// The same, where it is certain that its person has something to do.
+    pub(super) fn withheld(self) -> Result<Withheld, Withheld> {
         match self {
-            Self::Lacking(lack) => Withheld::Missing(lack),
-            Self::Later(retry_after) => Withheld::Unavailable { retry_after },
-            Self::Done | Self::Fault => Withheld::Fault,
+            Self::Lacking(lack) => Err(Withheld::Missing(lack)),
+            Self::Later(retry_after) => Ok(Withheld::Unavailable { retry_after }),
+            Self::Done => Ok(Withheld::Unavailable { retry_after: None }),
+            Self::Fault => Ok(Withheld::Fault),
         }
     }
 }
@@ -166,10 +170,11 @@ impl Keeper {
     /// Notes that its person has to connect anew. What is stored stays.
     async fn lost(&self, lease: &Lease, reason: Reason) -> Renewal {
         let Connection { place, revision, .. } = &lease.connection;
-        if let Err(error) = self.mark_at(place, *revision, Trouble::Reauth(reason)).await {
-            return error.into();
+        match self.mark_at(place, *revision, Trouble::Reauth(reason)).await {
+            Ok(Mark::Marked | Mark::Unchanged) => Renewal::Lacking(Lack::NeedsReauth(reason)),
+            Ok(Mark::Outdated(_) | Mark::NotFound) => Renewal::Done,
+            Err(error) => error.into(),
         }
-        Renewal::Lacking(Lack::NeedsReauth(reason))
     }
 
     /// Ends a lease that has brought nothing. How long nobody tries again, if it was ours still and the store answers; if not,

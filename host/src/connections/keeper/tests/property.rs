@@ -85,7 +85,7 @@ impl Model {
     }
 
     /// What was lent is for this place, whose holder may have it, and works by what is stored.
-    async fn check(&mut self, place: &Place, lent: Result<Arc<Lent>, Withheld>) {
+    async fn check(&mut self, place: &Place, lent: Result<Arc<Lent>, Withheld>, was_followed: bool) {
         let Ok(lent) = lent else {
             assert_ne!(lent.unwrap_err(), Withheld::Fault, "nothing has failed");
             return;
@@ -93,7 +93,7 @@ impl Model {
         assert!(self.is_granted(place), "{place} may have it");
         assert_eq!(&lent.place, place);
         // What was ended elsewhere is felt once that was told of.
-        if self.is_followed().await {
+        if was_followed {
             let stored = self.scene.get(place).await.expect("it is there");
             assert_eq!((&stored.id, stored.revision), (&lent.connection, lent.revision), "it is the newest");
             assert_eq!(stored.state, State::Connected);
@@ -149,17 +149,19 @@ impl Model {
                 }
             }
             Step::Lend { of } => {
+                let was_followed = self.is_followed().await;
                 let lent = self.scene.keeper.lend(&wanted(&here(of))).await;
-                self.check(&here(of), lent).await;
+                self.check(&here(of), lent, was_followed).await;
             }
             Step::Refuse { of } => {
                 let Some(old) = self.lent.get(&here(of)).cloned() else { return };
                 let wish = wanted(&here(of));
+                let was_followed = self.is_followed().await;
                 let lent = self.scene.keeper.rejected(&wish, &old, &Rejected::Unauthorized).await;
                 if let Ok(lent) = &lent {
                     assert_ne!((&lent.connection, lent.revision), (&old.connection, old.revision));
                 }
-                self.check(&here(of), lent).await;
+                self.check(&here(of), lent, was_followed).await;
             }
             Step::Follow => self.follow().await,
             Step::Race { of } => self.race(&here(of)).await,
@@ -187,10 +189,10 @@ async fn holds(steps: Vec<Step>) {
     for step in steps {
         model.take(step).await;
     }
-    model.follow().await;
     for number in 0..PLACES {
+        model.follow().await;
         let lent = model.scene.keeper.lend(&wanted(&here(number))).await;
-        model.check(&here(number), lent).await;
+        model.check(&here(number), lent, true).await;
     }
     assert_eq!(model.scene.store.verify().await.unwrap(), []);
 }
