@@ -300,7 +300,8 @@ pub(crate) fn no_grace() -> Grace {
     Grace::new(Duration::ZERO, 64)
 }
 
-fn snapshot(auth: Auth) -> Snapshot {
+/// With the key `ci` and nothing else.
+pub(crate) fn snapshot(auth: Auth) -> Snapshot {
     Snapshot::for_tests(auth, Keyring::new([virtual_key("ci")]), policies(Vec::new(), WhenAllAbstain::Allow))
 }
 
@@ -322,7 +323,7 @@ pub(crate) async fn signing(
     SigningKeys::start(store.clone(), vault.clone(), env.clone(), issuer.to_owned(), rules).await.unwrap()
 }
 
-async fn vault(store: &Store, env: &Env) -> Vault {
+pub(crate) async fn vault(store: &Store, env: &Env) -> Vault {
     let source = VaultKeySource::Environment { variable: "K1".to_owned(), key: Plaintext::new(hex(&[1; 32])) };
     let key = VaultKey { kid: KekId::parse("k1").unwrap(), state: VaultKeyState::Active, source };
     let cache_ttl = Duration::from_secs(300);

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod header;
 pub mod lending;
 pub mod link;
+pub mod values;
 
 pub use flow::Flow;
 
@@ -158,6 +159,8 @@ words! {
         RefreshRefused = "refresh_refused",
         /// A refresh was begun and its answer lost, and the token that it used is refused.
         RefreshLost = "refresh_lost",
+        /// The token has ended, and there is nothing to renew it with.
+        Expired = "expired",
         /// The upstream refuses a fresh token.
         Unauthorized = "unauthorized",
         /// The upstream wants scopes that were not granted.

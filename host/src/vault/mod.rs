@@ -34,7 +34,7 @@ pub mod rotation;
 mod source;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use crate::store::sealed::Place;
 pub use format::{MAX_PLAINTEXT, Refusal};

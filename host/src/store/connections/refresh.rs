@@ -20,8 +20,10 @@ use crate::store::{ReadTx, Store, StoreError, WriteTx, users};
 const MAX_LEASE: Duration = Duration::from_secs(120);
 /// First pause after a refresh that failed, doubled with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Longest pause.
+/// Longest pause, without its jitter.
 pub(super) const LAST_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// Longest pause with all of its jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60 * 5 / 4);
 const MAX_REPLICA_BYTES: usize = 64;
 /// Most connections that [`due_for_refresh`] tells at once.
 const MAX_DUE: usize = 500;
@@ -101,7 +103,7 @@ fn lease_in(tx: &mut WriteTx<'_>, place: &Place, seen: u64, by: &str, ttl: Durat
             return Ok(Leasing::HeldBy { by: lease.by.clone(), until });
         }
     }
-    let pausing = record.not_before_ms.map(Timestamp::from_millis).filter(|until| is_ahead(*until, now, LAST_PAUSE));
+    let pausing = record.not_before_ms.map(Timestamp::from_millis).filter(|until| is_ahead(*until, now, LONGEST_PAUSE));
     if let Some(until) = pausing {
         return Ok(Leasing::Pausing { until });
     }
@@ -167,13 +169,21 @@ fn leased(tx: &mut ReadTx<'_>, lease: &Lease) -> Result<Option<Record>, StoreErr
 }
 
 /// Ends a lease without a result: the server could not be asked, or does not answer now. Tells until when nobody tries
-/// again: a pause that doubles each time, or what the server asks for. `None` where the lease was lost.
-pub async fn give_back(store: &Store, lease: &Lease, asked: Option<Duration>) -> Result<Option<Timestamp>, StoreError> {
+/// again: a pause that doubles each time, or what the server asks for, and up to a quarter of that besides. `jitter` says
+/// how much of the quarter, so that those that failed together do not all come back together. `None` where the lease was
+/// lost.
+pub async fn give_back(
+    store: &Store,
+    lease: &Lease,
+    asked: Option<Duration>,
+    jitter: u8,
+) -> Result<Option<Timestamp>, StoreError> {
     let lease = lease.clone();
     store
         .write(move |tx| {
             let Some(record) = leased(tx, &lease)? else { return Ok(None) };
-            let until = tx.now().after(pause(record.failures).max(asked.unwrap_or_default()).min(LAST_PAUSE));
+            let pause = pause(record.failures).max(asked.unwrap_or_default()).min(LAST_PAUSE);
+            let until = tx.now().after(pause + pause / 4 * u32::from(jitter) / u32::from(u8::MAX));
             let failures = record.failures.saturating_add(1);
             let not_before_ms = Some(until.as_millis());
             CONNECTIONS.put(tx, &Record { lease: None, failures, not_before_ms, ..record })?;

@@ -419,7 +419,7 @@ async fn a_lost_lease_never_commits() {
     let second = leased(&store, &notes, 1, "b").await;
     assert!(second.after_loss && second.fence > first.fence);
     assert_eq!(commit_refresh(&store, &first, tokens("a", 1)).await.unwrap(), Commit::LostLease);
-    assert_eq!(give_back(&store, &first, None).await.unwrap(), None);
+    assert_eq!(give_back(&store, &first, None, 0).await.unwrap(), None);
     clock.advance(TTL);
     let commit = commit_refresh(&store, &second, tokens("b", 1)).await.unwrap();
     assert_eq!(commit, Commit::Stored(2), "late, and nobody else has asked");
@@ -436,7 +436,7 @@ async fn who_fails_to_refresh_pauses_longer_each_time() {
     let mut pauses = Vec::new();
     for _ in 0..12 {
         let lease = leased(&store, &notes, 1, "a").await;
-        let until = give_back(&store, &lease, None).await.unwrap().unwrap();
+        let until = give_back(&store, &lease, None, 0).await.unwrap().unwrap();
         assert_eq!(lease_refresh(&store, &notes, 1, "a", TTL).await.unwrap(), Leasing::Pausing { until });
         let pause = until.as_millis() - clock.env().now().as_millis();
         pauses.push(pause / 1_000);
@@ -444,8 +444,13 @@ async fn who_fails_to_refresh_pauses_longer_each_time() {
     }
     assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]);
     let lease = leased(&store, &notes, 1, "a").await;
-    let asked = give_back(&store, &lease, Some(Duration::from_secs(9_000))).await.unwrap().unwrap();
+    let asked = give_back(&store, &lease, Some(Duration::from_secs(9_000)), 0).await.unwrap().unwrap();
     assert_eq!(asked, clock.env().now().after(Duration::from_secs(900)), "a server cannot ask for ever");
+    clock.advance(Duration::from_secs(900));
+    let lease = leased(&store, &notes, 1, "a").await;
+    let asked = give_back(&store, &lease, None, u8::MAX).await.unwrap().unwrap();
+    assert_eq!(asked, clock.env().now().after(Duration::from_secs(1_125)), "and a quarter at most besides");
+    assert_eq!(lease_refresh(&store, &notes, 1, "a", TTL).await.unwrap(), Leasing::Pausing { until: asked });
     assert_eq!(due_for_refresh(&store, asked, 9).await.unwrap(), [], "not before it may be tried");
     assert_eq!(due_for_refresh(&store, far, 9).await.unwrap().len(), 1);
     assert_eq!(store.verify().await.unwrap(), []);
@@ -553,7 +558,7 @@ async fn a_clock_that_is_set_back_holds_no_refresh_up() {
     }
     leased(&store, &held, 1, "a").await;
     let lease = leased(&store, &pausing, 1, "a").await;
-    give_back(&store, &lease, Some(LAST_PAUSE)).await.unwrap();
+    give_back(&store, &lease, Some(LAST_PAUSE), 0).await.unwrap();
     clock.set_back(Duration::from_secs(10));
     assert!(matches!(lease_refresh(&store, &held, 1, "b", TTL).await.unwrap(), Leasing::HeldBy { .. }));
     clock.advance(Duration::from_secs(10));
@@ -686,7 +691,7 @@ proptest! {
                     }
                     Step::GiveBack(by) => {
                         let Some(lease) = leases[*by].take() else { continue };
-                        if let Some(until) = give_back(&store, &lease, None).await.unwrap() {
+                        if let Some(until) = give_back(&store, &lease, None, 0).await.unwrap() {
                             let there = there.as_mut().unwrap();
                             assert_eq!(there.lease.take().map(|(holder, _)| holder), Some(*by));
                             there.not_before = until.as_millis();

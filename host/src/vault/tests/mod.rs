@@ -75,7 +75,7 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 /// A key that can be out of reach or take its time, and that counts how often it was asked.
-struct Remote {
+pub(crate) struct Remote {
     local: Local,
     is_down: AtomicBool,
     /// Whoever holds this has it not answer.
@@ -87,6 +87,10 @@ impl Remote {
     fn new(byte: u8) -> Arc<Self> {
         let answering = tokio::sync::Mutex::default();
         Arc::new(Self { local: local(byte), is_down: AtomicBool::new(false), answering, asked: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
     }
 
     async fn ask<T>(&self, answer: T) -> Result<T, SourceError> {
@@ -127,6 +131,13 @@ async fn pass_the_pause() {
 /// A vault whose only key is this one.
 async fn vault_with(store: &Store, source: Arc<dyn KeySource>, ttl: Duration) -> Vault {
     vault_of(store, vec![Kek::of("k1", VaultKeyState::Active, source)], ttl).await
+}
+
+/// A vault that asks for each data key anew, and the key that it asks.
+pub(crate) async fn asking_each_time(store: &Store) -> (Arc<Remote>, Vault) {
+    let remote = Remote::new(1);
+    let vault = vault_with(store, remote.clone(), Duration::ZERO).await;
+    (remote, vault)
 }
 
 async fn vault_of(store: &Store, keys: Vec<Kek>, ttl: Duration) -> Vault {
