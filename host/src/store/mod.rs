@@ -68,6 +68,7 @@ pub mod browser_sessions;
 pub mod connections;
 pub mod counters;
 pub mod flows;
+pub mod links;
 pub mod upstreams;
 pub mod users;
 
@@ -115,6 +116,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &connections::CONNECTIONS,
     &connections::REVOCATIONS,
     &flows::FLOWS,
+    &links::LINKS,
     &upstreams::UPSTREAMS,
     &counters::COUNTERS,
     &data_keys::DATA_KEYS,
