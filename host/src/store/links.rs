@@ -227,7 +227,8 @@ mod tests {
             let store = &place.store;
             assert_eq!(open(store, &link, digest("a")).await.unwrap(), Opened::Again(first.clone()));
             assert_eq!(open(store, &link, digest("b")).await.unwrap(), Opened::Taken);
-            let found = async |browser: &str, at: &str| of_browser(store, digest(browser), &upstream(at)).await.unwrap();
+            let found =
+                async |browser: &str, at: &str| of_browser(store, digest(browser), &upstream(at)).await.unwrap();
             assert_eq!(found("a", "notes").await.as_ref(), Some(&*first));
             assert_eq!((found("b", "notes").await, found("a", "note").await), (None, None));
             verify(store).await;

@@ -1,5 +1,7 @@
 //! How a way begins: a flow in the store, and the address that the browser is sent to.
 
+use std::fmt;
+
 use super::state::{self, MAX_NEXT};
 use super::{Connecting, Fault, Pinned};
 use crate::connection::Place;
@@ -27,10 +29,16 @@ pub struct Beginner {
 }
 
 /// A way that is begun.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Begun {
     /// Where the browser is sent. It has secrets in it.
     pub url: String,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// What is known of a way before it is begun.
@@ -65,12 +73,7 @@ impl Connecting {
     ///
     /// # Errors
     /// [`NotBegun`].
-    pub async fn begin(
-        &self,
-        beginner: Beginner,
-        scopes: &[String],
-        next: Option<&str>,
-    ) -> Result<Begun, NotBegun> {
+    pub async fn begin(&self, beginner: Beginner, scopes: &[String], next: Option<&str>) -> Result<Begun, NotBegun> {
         debug_assert!(next.is_none_or(|next| next.len() <= MAX_NEXT), "paths to go on to are our own");
         for _ in 0..DRAWS {
             let state = state::new(&self.0.env, &self.0.secret, next);
@@ -116,7 +119,9 @@ impl Connecting {
             Beginning::NoAccess => Err(NotBegun::NoAccess),
             Beginning::TooMany => Err(NotBegun::TooMany),
             Beginning::Taken => Ok(None),
-            Beginning::TooLarge => Err(NoWay::Unfit { what: "the authorization server's addresses are too long" }.into()),
+            Beginning::TooLarge => {
+                Err(NoWay::Unfit { what: "the authorization server's addresses are too long" }.into())
+            }
         }
     }
 
@@ -156,7 +161,8 @@ impl Connecting {
     /// Scopes to ask for besides what the upstream is asked for anyway: those that are there do not get lost.
     async fn with_those_it_has(&self, place: &Place, scopes: &[String]) -> Result<Vec<String>, Fault> {
         let there = connections::get(&self.0.store, place).await?;
-        let has = there.as_ref().and_then(|there| there.tokens()).map(|tokens| tokens.scopes.clone()).unwrap_or_default();
+        let has =
+            there.as_ref().and_then(|there| there.tokens()).map(|tokens| tokens.scopes.clone()).unwrap_or_default();
         let mut all = has.to_vec();
         all.extend(scopes.iter().filter(|scope| !has.contains(scope)).cloned());
         all.truncate(TokenList::MAX_COUNT);

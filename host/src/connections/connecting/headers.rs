@@ -144,10 +144,7 @@ fn is_asked_for(pinned: &Pinned, place: &Place, names: &[String]) -> bool {
 }
 
 /// What was given, by canonical names. What is empty is left out.
-fn checked(
-    given: BTreeMap<String, Plaintext>,
-    declared: &[String],
-) -> Result<BTreeMap<String, Plaintext>, NotStored> {
+fn checked(given: BTreeMap<String, Plaintext>, declared: &[String]) -> Result<BTreeMap<String, Plaintext>, NotStored> {
     let mut checked = BTreeMap::new();
     let mut invalid = Vec::new();
     for (name, value) in given {

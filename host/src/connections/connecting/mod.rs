@@ -39,7 +39,7 @@ mod tests;
 pub mod values;
 
 pub use answering::{Answer, Connected, NotConnected, Why};
-pub use beginning::{Ahead, Begun, Beginner, NotBegun};
+pub use beginning::{Ahead, Beginner, Begun, NotBegun};
 pub use headers::{NotStored, Stored};
 
 /// Whether a holder may use an upstream, by a snapshot.
