@@ -12,7 +12,6 @@ use crate::connections::connecting::Stand;
 use crate::http::oauth::OAuth;
 use crate::http::oauth::connect::{Back, path_of};
 use crate::http::oauth::pages::{self, moment};
-use crate::http::oauth::sign_in::Person;
 use crate::identity::user::User;
 use crate::ids::{Principal, UpstreamName, UserTag};
 use crate::store::connections::Disconnection;
@@ -21,18 +20,18 @@ use crate::store::connections::Disconnection;
 const DISCONNECT: &str = "disconnect";
 
 pub(super) struct ConnectionRow {
-    upstream: String,
-    is_good: bool,
-    state: &'static str,
-    since: Option<String>,
+    pub(super) upstream: String,
+    pub(super) is_good: bool,
+    pub(super) state: &'static str,
+    pub(super) since: Option<String>,
     /// Of the form that ends it, if there is one.
-    token: Option<String>,
+    pub(super) token: Option<String>,
     /// Where it is made, or made anew, unless it is out of reach.
-    connect: Option<String>,
+    pub(super) connect: Option<String>,
 }
 
 impl ConnectionRow {
-    fn of(stand: &Stand, token: &impl Fn(&'static str, &str) -> String) -> Self {
+    pub(super) fn of(stand: &Stand, token: &impl Fn(&'static str, &str) -> String) -> Self {
         let upstream = &stand.place.upstream;
         let (is_good, state) = match stand.standing {
             None => (false, "Not connected"),
@@ -58,15 +57,10 @@ fn holder(user: &User) -> Holder {
 }
 
 /// What somebody has and could have.
-pub(super) async fn rows(
-    oauth: &OAuth,
-    person: &Person,
-    token: &impl Fn(&'static str, &str) -> String,
-) -> Result<Vec<ConnectionRow>, Response> {
+pub(super) async fn stands(oauth: &OAuth, user: &User) -> Result<Vec<Stand>, Response> {
     let Some(connections) = &oauth.connections else { return Ok(Vec::new()) };
-    let stands = connections.connecting.look_at_all(&holder(&person.user)).await;
-    let stands = stands.map_err(|fault| oauth.connections_fault(&fault))?;
-    Ok(stands.iter().map(|stand| ConnectionRow::of(stand, token)).collect())
+    let stands = connections.connecting.look_at_all(&holder(user)).await;
+    stands.map_err(|fault| oauth.connections_fault(&fault))
 }
 
 /// Ends one of somebody's own. What is somebody else's has another place, and is not there.

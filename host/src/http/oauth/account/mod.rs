@@ -138,6 +138,7 @@ async fn answer(
     (status, done, password_problem): (StatusCode, Option<&'static str>, Option<String>),
 ) -> Result<Response, Response> {
     let holdings = oauth.server.holdings(&person.user, after).await.map_err(|fault| oauth.fault(&fault))?;
+    let connected = connections::stands(oauth, &person.user).await?;
     let token = |purpose, subject: &str| oauth.form_token(&form(person, purpose, subject));
     let Holdings { grants, older, sessions, consents } = holdings;
     let user = &person.user;
@@ -159,7 +160,7 @@ async fn answer(
         sessions: sessions.into_iter().map(|session| SessionRow::of(&session, person, &token)).collect(),
         end_others: has_others.then(|| token(END_OTHERS, "")),
         consents: consents.into_iter().map(|consent| ConsentRow::of(consent, &token)).collect(),
-        connections: connections::rows(oauth, person, &token).await?,
+        connections: connected.iter().map(|stand| ConnectionRow::of(stand, &token)).collect(),
         password: may_change.then(|| token(PASSWORD, "")),
         password_problem,
     };

@@ -24,7 +24,7 @@ use super::pages::{self, Problem, see_other, with_cookie};
 use super::sign_in::{Next, address};
 use super::{Access, OAuth, Route};
 use crate::audit::Actor;
-use crate::authorization::consent::{self, Connection, Look, Person, ServicesStep, Visit};
+use crate::authorization::consent::{self, Connection, Look, Person, Visit};
 use crate::authorization::mint::{self, mint};
 use crate::connection::{self, Holder, Place};
 use crate::connections::connecting::{Connecting, Fault, Stand};
@@ -198,10 +198,6 @@ impl Visitor {
         Form { purpose: CONNECT, subject, cookie: self.browser.digest() }
     }
 
-    fn path(&self) -> String {
-        path_of(&self.place.upstream, self.back.as_ref())
-    }
-
     /// Whether a link has led here that has done its work.
     fn is_done(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.is_done)
@@ -301,16 +297,15 @@ impl OAuth {
     /// The same step with how things stand between the identity and each service.
     pub(super) async fn with_connections(&self, look: Look) -> Result<Look, Response> {
         let Some(Connections { connecting, .. }) = &self.connections else { return Ok(look) };
-        let Look::Services(step) = look else { return Ok(look) };
+        let Look::Services(mut step) = look else { return Ok(look) };
         let holder = Holder::Of(step.principal.clone());
         let stands = connecting.look_at_all(&holder).await.map_err(|fault| self.connections_fault(&fault))?;
-        let services = step.services.into_iter().map(|service| {
-            let stand = stands.iter().find(|stand| stand.place.upstream == service.upstream);
-            let connection = stand.map_or(service.connection, |stand| connection_of(stand));
-            consent::Service { connection, ..service }
-        });
-        let services = services.collect();
-        Ok(Look::Services(Box::new(ServicesStep { services, ..*step })))
+        for service in &mut step.services {
+            if let Some(stand) = stands.iter().find(|stand| stand.place.upstream == service.upstream) {
+                service.connection = connection_of(stand);
+            }
+        }
+        Ok(Look::Services(step))
     }
 }
 
