@@ -36,6 +36,7 @@ mod deadline;
 mod http;
 mod stdio;
 mod sync;
+mod trying;
 
 use catalog::{Offer, Shelf};
 use deadline::Deadline;

@@ -36,11 +36,13 @@ mod state;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
 pub mod values;
 
 pub use answering::{Answer, Connected, NotConnected, Why};
 pub use beginning::{Ahead, Beginner, Begun, NotBegun};
 pub use headers::{NotStored, Stored};
+pub use trial::AtUpstream;
 
 /// Whether a holder may use an upstream, by a snapshot.
 pub type MayUse = Arc<dyn Fn(&Snapshot, &Place) -> Access + Send + Sync>;
