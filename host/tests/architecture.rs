@@ -67,7 +67,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Verbs.
-    // Keeps the credentials that `pipeline` and `upstream` borrow through the trait in `connection`.
+    // Keeps the credentials that `pipeline` and `upstream` borrow through the trait in `connection`; `upstream` for trying
+    // what a person gives for headers where it is meant for.
     (
         "connections",
         &[
@@ -83,6 +84,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "upstream",
             "vault",
         ],
     ),

@@ -12,6 +12,9 @@ const AUTHORIZE: u32 = 60;
 const FORMS: u32 = 120;
 /// Ways to an identity provider and back, at once and a minute: each has this gateway ask the provider something.
 const PROVIDERS: u32 = 60;
+/// Pages on which connections are made, and links to them, at once and a minute: each may have this gateway ask an
+/// authorization server or an upstream something.
+const CONNECTIONS: u32 = 60;
 /// Virtual keys that are presented on a page, at once and a minute.
 const KEYS: u32 = 10;
 /// Guests an hour (design §13.26).
@@ -33,6 +36,7 @@ pub struct Doors {
     pub authorize: Door,
     pub forms: Door,
     pub providers: Door,
+    pub connections: Door,
     pub keys: Door,
     pub guests: Door,
     pub devices: Door,
@@ -47,6 +51,7 @@ impl Default for Doors {
             authorize: per_minute(AUTHORIZE),
             forms: per_minute(FORMS),
             providers: per_minute(PROVIDERS),
+            connections: per_minute(CONNECTIONS),
             keys: per_minute(KEYS),
             guests: Door::of(Limit::per_hour(GUESTS)),
             devices: per_minute(DEVICES),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::env::{Env, Timestamp};
+use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
 use crate::secret::{DeploymentSecret, hex};
 
@@ -25,6 +26,8 @@ pub struct Link {
     pub id: String,
     pub principal: Principal,
     pub upstream: UpstreamName,
+    /// Scopes that the upstream asked for besides those that a connection has.
+    pub scopes: TokenList,
     pub expires: Timestamp,
 }
 
@@ -33,6 +36,8 @@ struct Written {
     id: String,
     principal: String,
     upstream: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<String>,
     expires_ms: u64,
 }
 
@@ -40,7 +45,13 @@ impl Link {
     /// A new one.
     pub fn new(env: &Env, principal: Principal, upstream: UpstreamName) -> Self {
         let id = hex(&env.random::<16>());
-        Self { id, principal, upstream, expires: env.now().after(LIFE) }
+        Self { id, principal, upstream, scopes: TokenList::default(), expires: env.now().after(LIFE) }
+    }
+
+    /// The same for a connection with these scopes as well.
+    #[must_use]
+    pub fn asking_for(self, scopes: TokenList) -> Self {
+        Self { scopes, ..self }
     }
 
     /// What [`Self::read`] reads.
@@ -49,6 +60,7 @@ impl Link {
             id: self.id.clone(),
             principal: self.principal.to_string(),
             upstream: self.upstream.to_string(),
+            scopes: self.scopes.to_vec(),
             expires_ms: self.expires.as_millis(),
         };
         secret.seal(PURPOSE, b"", &serde_json::to_vec(&written).expect("texts and a number"))
@@ -56,11 +68,11 @@ impl Link {
 
     /// The link under this seal, if it is ours and its time is not over.
     pub fn read(secret: &DeploymentSecret, text: &str, now: Timestamp) -> Option<Self> {
-        let Written { id, principal, upstream, expires_ms } =
+        let Written { id, principal, upstream, scopes, expires_ms } =
             serde_json::from_slice(&secret.unseal(PURPOSE, b"", text)?).ok()?;
         let (principal, upstream) = (Principal::parse(&principal)?, UpstreamName::parse(&upstream).ok()?);
-        let expires = Timestamp::from_millis(expires_ms);
-        (now < expires).then_some(Self { id, principal, upstream, expires })
+        let (scopes, expires) = (TokenList::parse(scopes).ok()?, Timestamp::from_millis(expires_ms));
+        (now < expires).then_some(Self { id, principal, upstream, scopes, expires })
     }
 
     /// The address that its person opens, under the gateway's public URL.
@@ -90,6 +102,8 @@ mod tests {
         let text = link.sealed(&secret);
         assert_eq!(Link::read(&secret, &text, env.now()), Some(link.clone()));
         assert_eq!(Link::read(&secret, &text, link.expires), None);
+        let wider = link.clone().asking_for(TokenList::parse(vec!["notes:write".to_owned()]).unwrap());
+        assert_eq!(Link::read(&secret, &wider.sealed(&secret), env.now()), Some(wider));
         assert_eq!(Link::read(&DeploymentSecret::new(&[8; 32]), &text, env.now()), None);
         let mut forged = text.into_bytes();
         forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };

@@ -183,6 +183,12 @@ tables! {
     Flows = 80 "connection_flows",
     /// Holder, upstream and id of a flow → digest of its state.
     FlowsByPlace = 81 "connection_flows_by_place",
+    /// Connect links that were opened, by id.
+    Links = 90 "connect_links",
+    /// Browser, upstream and id of a link → id.
+    LinksByBrowser = 91 "connect_links_by_browser",
+    /// Principal and id of a link → id.
+    LinksByPrincipal = 92 "connect_links_by_principal",
     /// Upstreams that operators declare in the store, by name.
     Upstreams = 84 "upstreams",
     /// Our registrations at upstreams' authorization servers, by upstream and digest of issuer, redirect URI and client id.

@@ -13,8 +13,9 @@ use super::counted::Counted;
 use super::engine::{Row, Table};
 use super::table::{Single, Typed};
 use super::verify::Found;
-use super::{ReadTx, StoreError, WriteTx, data_keys, grants};
+use super::{ReadTx, StoreError, WriteTx, connections, data_keys, grants};
 use crate::audit::Actor;
+use crate::connection::{End, Holder};
 use crate::env::Timestamp;
 use crate::ids::{GuestId, Owner, Principal};
 
@@ -75,12 +76,20 @@ pub(super) fn keep_in(tx: &mut WriteTx<'_>, guest: &GuestId, until: Timestamp) -
     Ok(())
 }
 
-/// Forgets a guest on whom nothing rests, with what is sealed for them.
+/// Forgets a guest on whom nothing rests, with what is sealed for them and what they connected. Of very many connections
+/// the reconciling sweep ends the rest, which nobody can open or use any more.
 pub(super) fn forget_in(tx: &mut WriteTx<'_>, guest: &GuestId) -> Result<(), StoreError> {
     if GUESTS.remove(tx, guest.as_str().as_bytes())?.is_some() {
+        let holder = Holder::Of(Principal::Guest(guest.clone()));
+        connections::end_some(tx, &connections::Whose::Holder(holder), End::HolderGone, Actor::System)?;
         shred_in(tx, guest)?;
     }
     Ok(())
+}
+
+/// Whether there is such a guest.
+pub(super) fn is_there_in(tx: &mut ReadTx<'_>, guest: &GuestId) -> Result<bool, StoreError> {
+    Ok(GUESTS.get(tx, guest.as_str().as_bytes())?.is_some())
 }
 
 fn shred_in(tx: &mut WriteTx<'_>, guest: &GuestId) -> Result<(), StoreError> {
@@ -145,6 +154,7 @@ impl super::kept::Kept for Kept {
 #[cfg(test)]
 mod tests {
     use super::super::authorizations::{self, GuestChoice, Refused};
+    use super::super::connections::tests::connected;
     use super::super::oauth_testing::*;
     use super::super::revocations::{Whose, revoke_all};
     use super::super::{Store, grants as granted};
@@ -211,6 +221,38 @@ mod tests {
             place.forward(CONSENT_LIFE);
             while place.sweep().await > 0 {}
             assert_eq!(count(store).await, 0);
+            verify(store).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_connected_goes_with_the_consent_that_is_abandoned() {
+        for place in engines().await {
+            let store = &place.store;
+            let holder = |number| Holder::Of(Principal::Guest(guest(number)));
+            let at = |number| crate::connection::Place {
+                holder: holder(number),
+                upstream: crate::ids::UpstreamName::parse("notes").unwrap(),
+            };
+            for number in 1..=3 {
+                begun(store, number).await;
+                assert_eq!(chosen(store, number, 9).await, GuestChoice::Chosen);
+                connected(store, &holder(number), "notes").await;
+            }
+            authorizations::unchoose(store, &request_id(1), digest("browser")).await.unwrap().unwrap();
+            authorizations::deny(store, &request_id(2), digest("browser"), Actor::System).await.unwrap().unwrap();
+            for number in 1..=2 {
+                assert_eq!(connections::get(store, &at(number)).await.unwrap(), None);
+            }
+            assert!(connections::get(store, &at(3)).await.unwrap().is_some());
+            // What time takes away, the reconciling sweep ends.
+            place.forward(CONSENT_LIFE);
+            while place.sweep().await > 0 {}
+            assert_eq!(count(store).await, 0);
+            let of = store.read(super::super::changes::revision).await.unwrap();
+            let swept = connections::sweep(store, of, None, DAY, |_| crate::connection::Access::Granted).await.unwrap();
+            assert!(matches!(swept, connections::Swept::Step { ended: 1, .. }), "{swept:?}");
+            assert_eq!(connections::get(store, &at(3)).await.unwrap(), None);
             verify(store).await;
         }
     }

@@ -68,6 +68,7 @@ pub mod browser_sessions;
 pub mod connections;
 pub mod counters;
 pub mod flows;
+pub mod links;
 pub mod upstream_clients;
 pub mod upstreams;
 pub mod users;
@@ -116,6 +117,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &connections::CONNECTIONS,
     &connections::REVOCATIONS,
     &flows::FLOWS,
+    &links::LINKS,
     &upstream_clients::CLIENTS,
     &upstreams::UPSTREAMS,
     &counters::COUNTERS,

@@ -38,6 +38,7 @@ mod deadline;
 mod http;
 mod stdio;
 mod sync;
+mod trying;
 
 use catalog::{Offer, Shelf};
 use credential::Own;

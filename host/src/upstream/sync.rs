@@ -128,7 +128,7 @@ impl Upstream {
     }
 
     /// Reads all lists that the upstream declares, and keeps what it finds.
-    async fn see(&self) -> Result<Seen, UpstreamError> {
+    pub(super) async fn see(&self) -> Result<Seen, UpstreamError> {
         let known_about = self.known_about();
         let about = self.read_about(PAGE_TIMEOUT).await?;
         let (name, declared) = (&self.settings.name, &about.capabilities);
@@ -204,12 +204,12 @@ impl Upstream {
 }
 
 /// What came of reading everything.
-struct Seen {
-    offer: Arc<Offer>,
+pub(super) struct Seen {
+    pub(super) offer: Arc<Offer>,
     /// Whether anything differs from what was known before.
-    is_news: bool,
+    pub(super) is_news: bool,
     /// Lists that could not be read.
-    trouble: Option<String>,
+    pub(super) trouble: Option<String>,
 }
 
 /// Doubles `retry` up to `longest`, and gives what it was before.

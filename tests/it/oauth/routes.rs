@@ -21,7 +21,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Each row: its method and path with something for each parameter, what it answers to nobody, and what to a person who is
 /// signed in there.
-const ANSWERS: [(&str, &str, u16, u16); 35] = [
+const ANSWERS: [(&str, &str, u16, u16); 43] = [
     ("DELETE", "/oauth2/register/x", 401, 401),
     ("GET", "/.well-known/jwks.json", 200, 200),
     ("GET", "/.well-known/oauth-authorization-server", 200, 200),
@@ -32,6 +32,11 @@ const ANSWERS: [(&str, &str, u16, u16); 35] = [
     ("GET", "/.well-known/openid-configuration/x", 404, 404),
     ("GET", "/account", 303, 200),
     ("GET", "/assets/x", 404, 404),
+    ("GET", "/connect/callback/x", 400, 400),
+    ("GET", "/connect/client", 404, 404),
+    ("GET", "/connect/link", 200, 200),
+    ("GET", "/connect/link/x", 400, 400),
+    ("GET", "/connect/x", 303, 404),
     ("GET", "/device", 303, 200),
     ("GET", "/oauth2/authorize", 400, 400),
     ("GET", "/oauth2/consent/x", 400, 400),
@@ -39,11 +44,14 @@ const ANSWERS: [(&str, &str, u16, u16); 35] = [
     ("GET", "/sign-in", 200, 303),
     ("GET", "/sign-in/x", 404, 404),
     ("GET", "/sign-in/x/callback", 404, 404),
+    ("POST", "/account/connections/x/disconnect", 403, 403),
     ("POST", "/account/consents/x/forget", 403, 403),
     ("POST", "/account/grants/x/revoke", 403, 403),
     ("POST", "/account/password", 403, 403),
     ("POST", "/account/sessions/end-others", 403, 403),
     ("POST", "/account/sessions/x/end", 403, 403),
+    ("POST", "/connect/link", 403, 403),
+    ("POST", "/connect/x", 403, 403),
     ("POST", "/device", 303, 403),
     ("POST", "/oauth2/authorize", 400, 400),
     ("POST", "/oauth2/consent/x/back", 403, 403),

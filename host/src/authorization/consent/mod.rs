@@ -14,7 +14,7 @@ use crate::identity::browser::BrowserSession;
 use crate::identity::user::User;
 use crate::identity::{Caller, TokenList};
 use crate::ids::{GuestId, Principal, RequestId, UpstreamName, UserTag};
-use crate::oauth::request::{AuthorizationRequest, Chosen};
+use crate::oauth::request::{AuthorizationRequest, CONSENT_LIFE, Chosen};
 use crate::pipeline::Snapshot;
 use crate::pipeline::authority::Granting;
 use crate::policy::authority::GrantTerms;
@@ -84,6 +84,30 @@ async fn stand(server: &AuthorizationServer, visit: Visit<'_>, request: &Authori
     }
 }
 
+/// As whom a request goes on, as long as that choice stands: what is connected on its way is theirs. Nothing is changed.
+pub async fn chosen(
+    server: &AuthorizationServer,
+    visit: Visit<'_>,
+) -> Result<Result<Option<Principal>, Refused>, Fault> {
+    let request = match authorizations::get(&server.store, visit.request, visit.browser).await? {
+        Ok(request) => request,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let Some(chosen) = request.chosen.as_ref().filter(|chosen| gone(chosen, &request, visit.person).is_none()) else {
+        return Ok(Ok(None));
+    };
+    let snapshot = server.snapshot.load_full();
+    let caller = caller_of(&snapshot, &chosen.principal, visit.person, &request.client, server.env.now());
+    Ok(Ok(caller.map(|caller| caller.principal)))
+}
+
+/// Gives a request more time, since a connection was made on its way that took some (design §13.26). A request that is over
+/// stays so.
+pub async fn extend(server: &AuthorizationServer, visit: Visit<'_>) -> Result<(), Fault> {
+    authorizations::extend(&server.store, visit.request, visit.browser, CONSENT_LIFE).await?.ok();
+    Ok(())
+}
+
 /// Why a choice does not stand any more (row A15).
 fn gone(chosen: &Chosen, request: &AuthorizationRequest, person: Option<&Person>) -> Option<Notice> {
     let Principal::User(id) = &chosen.principal else {
@@ -139,7 +163,8 @@ fn identity(
     Look::Identity(Box::new(IdentityStep { asking, person, guests: settings.guests, notice }))
 }
 
-fn name_of(user: &User) -> String {
+/// What people are told that somebody is called.
+pub fn name_of(user: &User) -> String {
     let login = user.login.as_ref().map(ToString::to_string);
     let email = user.email.as_ref().map(ToString::to_string);
     let name = Some(user.name.to_string()).filter(|name| !name.is_empty());
@@ -197,7 +222,7 @@ async fn services(
     }
     let is_narrowed = scopes[..] != request.scopes[..] || !terms.tools.0.is_empty();
     let shown = shown(&caller.principal, &terms, &services, headline.as_deref(), &warnings);
-    // Upstreams have no credentials of a caller's own yet.
+    // Whoever shows it says how things stand: that is for eyes, and nothing that is agreed to.
     let service = |upstream| Service { upstream, connection: Connection::NoneNeeded };
     Ok(Look::Services(Box::new(ServicesStep {
         may_remember: is_person && asking.destination.may_be_remembered(),

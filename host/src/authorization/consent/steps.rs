@@ -102,8 +102,19 @@ pub enum Connection {
     /// The upstream wants no credential of the identity's own.
     NoneNeeded,
     Connected,
+    /// What is stored does not work any more, or is not all that is asked for.
+    NeedsConnecting,
     /// It can be connected before or after the client is let in.
     NotConnected,
+    /// The identity may not use it now.
+    OutOfReach,
+}
+
+impl Connection {
+    /// Whether there is something to be done about it.
+    pub const fn is_missing(self) -> bool {
+        matches!(self, Self::NeedsConnecting | Self::NotConnected)
+    }
 }
 
 /// The page where it does not go on.

@@ -13,6 +13,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, USER_AGENT};
 
 use super::authorize::too_often;
+use super::connect::{ALL, Back, path_of};
 use super::consent_pages::{self as show, Shown};
 use super::cookies::Kind;
 use super::csrf::{Fields, Form, read_form};
@@ -110,9 +111,36 @@ async fn look(State(oauth): State<Arc<OAuth>>, Path(id): Path<String>, request: 
         Ok(visitor) => visitor,
         Err(page) => return page,
     };
-    match consent::look(&oauth.server, visitor.visit()).await {
-        Ok(look) => show::look(&oauth, &look, visitor.shown(&oauth), StatusCode::OK),
-        Err(fault) => oauth.fault(&fault),
+    let look = match consent::look(&oauth.server, visitor.visit()).await {
+        Ok(look) => look,
+        Err(fault) => return oauth.fault(&fault),
+    };
+    let look = match oauth.with_connections(look).await {
+        Ok(look) => look,
+        Err(page) => return page,
+    };
+    if request.uri().query() == Some(ALL)
+        && let Some(next) = to_connect(&look)
+    {
+        return see_other(&oauth.site.address(&next));
+    }
+    show::look(&oauth, &look, visitor.shown(&oauth), StatusCode::OK)
+}
+
+/// The page of the first service that is to be connected, which leads back here for those behind it. Whoever cannot
+/// connect one is led back without the rest.
+fn to_connect(look: &Look) -> Option<String> {
+    let Look::Services(step) = look else { return None };
+    let missing = step.services.iter().find(|service| service.connection.is_missing())?;
+    let back = Back::Consent { request: step.asking.request.clone(), all: true };
+    Some(path_of(&missing.upstream, Some(&back)))
+}
+
+/// The page for where a request stands, with how things stand between its identity and the services.
+async fn page_of(oauth: &OAuth, look: Look, with: Shown, status: StatusCode) -> Response {
+    match oauth.with_connections(look).await {
+        Ok(look) => show::look(oauth, &look, with, status),
+        Err(page) => page,
     }
 }
 
@@ -145,7 +173,7 @@ async fn choose(State(oauth): State<Arc<OAuth>>, Path(id): Path<String>, request
     match consent::look(&oauth.server, visitor.visit()).await {
         Ok(look) => {
             let shown = Shown { problem: Some(problem), ..visitor.shown(&oauth) };
-            let page = show::look(&oauth, &look, shown, status);
+            let page = page_of(&oauth, look, shown, status).await;
             if status == StatusCode::SERVICE_UNAVAILABLE { retry_after(page, seconds(RETRY)) } else { page }
         }
         Err(fault) => oauth.fault(&fault),
@@ -179,7 +207,7 @@ async fn finish(State(oauth): State<Arc<OAuth>>, Path(id): Path<String>, request
             let changed = "What you are asked for has changed meanwhile. Look at it again.";
             let problem = matches!(look, Look::Services(_)).then_some(changed);
             let shown = Shown { problem, ..visitor.shown(&oauth) };
-            show::look(&oauth, &look, shown, StatusCode::CONFLICT)
+            page_of(&oauth, look, shown, StatusCode::CONFLICT).await
         }
         Err(fault) => oauth.fault(&fault),
     }

@@ -121,6 +121,8 @@ struct ServicesPage<'a> {
     problem: Option<&'static str>,
     name: String,
     services: &'a [Service],
+    /// Whether something is to be connected.
+    is_any_missing: bool,
     /// Whether it asks for the endpoint of all services, and so for those that are added later.
     is_for_all: bool,
     headline: Option<String>,
@@ -199,6 +201,7 @@ fn services(oauth: &OAuth, step: &ServicesStep, with: Shown, status: StatusCode)
         problem,
         name: shown(&step.name, MAX_NAME),
         services: &step.services,
+        is_any_missing: step.services.iter().any(|service| service.connection.is_missing()),
         is_for_all: step.asking.resources.contains(&resource(&oauth.server.issuer, None)),
         headline: step.headline.as_deref().map(|headline| shown(headline, MAX_HEADLINE)),
         warnings: step.warnings.iter().map(|warning| shown(warning, MAX_MESSAGE)).collect(),

@@ -17,9 +17,9 @@ use crate::oauth::client::{GrantType, Metadata};
 use crate::policy::tests::about_grants;
 use crate::secret::Plaintext;
 
-struct Gate {
-    scene: Scene,
-    router: Router,
+pub(super) struct Gate {
+    pub(super) scene: Scene,
+    pub(super) router: Router,
 }
 
 impl Gate {
@@ -35,14 +35,14 @@ const REQUEST: &str = "__Host-portcullis-request-";
 
 /// A browser: it keeps cookies and follows nothing by itself.
 #[derive(Clone, Default)]
-struct Browser(std::collections::BTreeMap<String, String>);
+pub(super) struct Browser(pub(super) std::collections::BTreeMap<String, String>);
 
 impl Browser {
-    fn signed_in(cookie: &Plaintext) -> Self {
+    pub(super) fn signed_in(cookie: &Plaintext) -> Self {
         Self([("__Host-portcullis-session".to_owned(), cookie.expose().to_owned())].into())
     }
 
-    async fn send(&mut self, gate: &Gate, request: Request<Body>) -> Response {
+    pub(super) async fn send(&mut self, gate: &Gate, request: Request<Body>) -> Response {
         let (mut parts, body) = request.into_parts();
         let line: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if !line.is_empty() {
@@ -62,11 +62,11 @@ impl Browser {
         response
     }
 
-    async fn get(&mut self, gate: &Gate, path: &str) -> Response {
+    pub(super) async fn get(&mut self, gate: &Gate, path: &str) -> Response {
         self.send(gate, Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    async fn post(&mut self, gate: &Gate, path: &str, fields: &[(&str, &str)]) -> Response {
+    pub(super) async fn post(&mut self, gate: &Gate, path: &str, fields: &[(&str, &str)]) -> Response {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let request = Request::post(path)
             .header("origin", ISSUER)
@@ -76,7 +76,7 @@ impl Browser {
     }
 
     /// Comes from a client: the path of the consent page.
-    async fn arrive(&mut self, gate: &Gate, changed: &[(&str, &str)]) -> String {
+    pub(super) async fn arrive(&mut self, gate: &Gate, changed: &[(&str, &str)]) -> String {
         let response = self.get(gate, &format!("/oauth2/authorize?{}", query(changed))).await;
         assert_eq!(response.status(), 303);
         let address = location(&response);
@@ -84,7 +84,7 @@ impl Browser {
     }
 
     /// A page that is fine.
-    async fn page(&mut self, gate: &Gate, path: &str) -> String {
+    pub(super) async fn page(&mut self, gate: &Gate, path: &str) -> String {
         let response = self.get(gate, path).await;
         assert_eq!(response.status(), 200);
         assert_protected(&response);
@@ -93,22 +93,22 @@ impl Browser {
 }
 
 /// The whole body.
-async fn text(response: Response) -> String {
+pub(super) async fn text(response: Response) -> String {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-fn location(response: &Response) -> String {
+pub(super) fn location(response: &Response) -> String {
     response.headers()["location"].to_str().unwrap().to_owned()
 }
 
 /// The value of a hidden field.
-fn field(page: &str, name: &str) -> String {
+pub(super) fn field(page: &str, name: &str) -> String {
     let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("{name}: {page}"));
     rest.split('"').next().unwrap().to_owned()
 }
 
-fn token(page: &str) -> String {
+pub(super) fn token(page: &str) -> String {
     field(page, "form_token")
 }
 

@@ -25,10 +25,12 @@ pub enum Kind {
     SignIn,
     /// The browser that was sent to an OpenID provider.
     Provider,
+    /// The browser in which connections are made. It opens what that browser has opened or begun, and nothing else.
+    Connect,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Session, Self::Request, Self::SignIn, Self::Provider];
+    const ALL: [Self; 5] = [Self::Session, Self::Request, Self::SignIn, Self::Provider, Self::Connect];
 
     const fn word(self) -> &'static str {
         match self {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Request => "request",
             Self::SignIn => "sign-in",
             Self::Provider => "provider",
+            Self::Connect => "connect",
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each file has its own rows of the table of routes; [`routes`] is all of them. A row says who is expected there, which
 //! drives the coverage test. Handlers parse, call a verb of `authorization` and encode. Where `auth.mcp` is `keys` there is
-//! no authorization server, and everything here is 404.
+//! no authorization server, and everything here is 404 but the pages on which connections are made.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::store::StoreError;
 
 mod account;
 mod authorize;
+pub mod connect;
 mod consent;
 mod consent_pages;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod register;
 pub mod sign_in;
 mod words;
 
+use connect::Connections;
 use cookies::Cookies;
 use csrf::{Checked, Form};
 use pages::Site;
@@ -84,13 +86,21 @@ pub struct OAuth {
     pub server: Arc<AuthorizationServer>,
     pub site: Site,
     pub cookies: Cookies,
+    /// Where connections to upstreams are made.
+    pub connections: Option<Connections>,
 }
 
 impl OAuth {
     /// The endpoints and pages of a server.
     pub fn new(server: Arc<AuthorizationServer>) -> Self {
         let (site, cookies) = (Site::new(&server.issuer), Cookies::new(&server.issuer, server.store.deployment()));
-        Self { server, site, cookies }
+        Self { server, site, cookies, connections: None }
+    }
+
+    /// The same with pages on which connections are made.
+    #[must_use]
+    pub fn with_pages_of(self, connections: Connections) -> Self {
+        Self { connections: Some(connections), ..self }
     }
 
     /// A token for one sending of a form.
@@ -121,7 +131,7 @@ impl OAuth {
 
 /// All rows.
 pub fn routes() -> impl Iterator<Item = &'static Route> {
-    let tables: [&[Route]; 10] = [
+    let tables: [&[Route]; 11] = [
         token::ROUTES,
         wellknown::ROUTES,
         pages::ROUTES,
@@ -129,6 +139,7 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
         account::ROUTES,
         authorize::ROUTES,
         consent::ROUTES,
+        connect::ROUTES,
         register::ROUTES,
         provider::ROUTES,
         device::ROUTES,
@@ -176,7 +187,7 @@ async fn at_its_own_address(State(oauth): State<Arc<OAuth>>, request: Request, n
 
 async fn only_where_there_is_one(State(oauth): State<Arc<OAuth>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if !oauth.server.settings().has_server() {
+    if !oauth.server.settings().has_server() && !is_for_keys(path) {
         super::nothing_here().await
     } else if is_text(path) {
         next.run(request).await
@@ -185,6 +196,11 @@ async fn only_where_there_is_one(State(oauth): State<Arc<OAuth>>, request: Reque
     } else {
         super::nothing_here().await
     }
+}
+
+/// Whether there is something at this path without an authorization server, too: holders of keys make connections.
+fn is_for_keys(path: &str) -> bool {
+    path.starts_with(connect::PREFIX) || path.starts_with(pages::ASSETS)
 }
 
 /// Whether a path is UTF-8 once its percent-encoding is taken away. Names of ours are, so that no other is anything's.

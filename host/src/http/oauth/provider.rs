@@ -109,7 +109,7 @@ async fn finish(State(oauth): State<Arc<OAuth>>, Path(name): Path<String>, reque
 }
 
 /// The parameters of a query, if none comes twice (RFC 6749 §3.1) and it is not too long.
-fn parameters(query: Option<&str>) -> Option<BTreeMap<String, String>> {
+pub(super) fn parameters(query: Option<&str>) -> Option<BTreeMap<String, String>> {
     let query = query.unwrap_or_default();
     let mut all = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {

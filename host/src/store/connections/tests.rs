@@ -16,7 +16,7 @@ use super::*;
 use crate::audit::OperatorProof;
 use crate::connection::End;
 use crate::identity::TokenList;
-use crate::ids::{GuestId, KeyName, Principal};
+use crate::ids::{KeyName, Principal};
 use crate::secret::Sealed;
 
 const ACTOR: Actor = Actor::Operator(OperatorProof::Socket);
@@ -579,7 +579,7 @@ async fn a_lease_outlives_a_restart() {
         async move { Store::open(Location::File(path), env).await.unwrap() }
     };
     let store = open().await;
-    let notes = place(&Holder::Of(Principal::Guest(GuestId::parse(&"0a".repeat(12)).unwrap())), "notes");
+    let notes = place(&key("restarted"), "notes");
     stored(&store, &notes, 60_000).await;
     let lease = leased(&store, &notes, 1, "a").await;
     store.close().await;

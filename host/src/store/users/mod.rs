@@ -6,7 +6,7 @@
 
 use super::engine::Table;
 use super::table::{Cursor, Index, Page, Single, Typed};
-use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes, revocations};
+use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes, guests, revocations};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::identity::TokenList;
 use crate::identity::user::{DisplayName, Email, ExternalIdentity, Login, PasswordHash, Role, Status, User};
@@ -233,10 +233,13 @@ pub(super) fn may_be_granted_in(tx: &mut ReadTx<'_>, principal: &Principal) -> R
     Ok(get_in(tx, id)?.as_ref().is_some_and(User::is_active))
 }
 
-/// Whether a principal is a user who is not there any more.
+/// Whether a principal is a user or a guest who is not there any more.
 pub(super) fn is_gone_in(tx: &mut ReadTx<'_>, principal: &Principal) -> Result<bool, StoreError> {
-    let Principal::User(id) = principal else { return Ok(false) };
-    Ok(get_in(tx, id)?.is_none_or(|user| user.status == Status::Deleted))
+    match principal {
+        Principal::User(id) => Ok(get_in(tx, id)?.is_none_or(|user| user.status == Status::Deleted)),
+        Principal::Guest(id) => Ok(!guests::is_there_in(tx, id)?),
+        _ => Ok(false),
+    }
 }
 
 /// What is different, as the audit trail tells it.

@@ -35,7 +35,12 @@ pub(super) const ROUTES: &[Route] = &[
     row("/account/sessions/end-others", || post(end_others)),
     row("/account/consents/{id}/forget", || post(forget_consent)),
     row("/account/password", || post(change_password)),
+    row("/account/connections/{upstream}/disconnect", || post(connections::disconnect)),
 ];
+
+mod connections;
+
+use connections::ConnectionRow;
 
 /// Purposes of forms.
 const REVOKE: &str = "revoke a grant";
@@ -55,6 +60,7 @@ const DONE: &[(&str, &str)] = &[
     ("ended", "That browser is signed out."),
     ("ended-others", "All other browsers are signed out."),
     ("forgotten", "You will be asked again."),
+    ("disconnected", "The connection is ended. What was stored for it is erased."),
     ("password", "Your password is changed, and all other browsers are signed out."),
 ];
 
@@ -73,6 +79,7 @@ struct AccountPage<'a> {
     sessions: Vec<SessionRow>,
     end_others: Option<String>,
     consents: Vec<ConsentRow>,
+    connections: Vec<ConnectionRow>,
     /// Token of the form with which the password is changed, where there is one.
     password: Option<String>,
     password_problem: Option<String>,
@@ -131,6 +138,7 @@ async fn answer(
     (status, done, password_problem): (StatusCode, Option<&'static str>, Option<String>),
 ) -> Result<Response, Response> {
     let holdings = oauth.server.holdings(&person.user, after).await.map_err(|fault| oauth.fault(&fault))?;
+    let connected = connections::stands(oauth, &person.user).await?;
     let token = |purpose, subject: &str| oauth.form_token(&form(person, purpose, subject));
     let Holdings { grants, older, sessions, consents } = holdings;
     let user = &person.user;
@@ -152,6 +160,7 @@ async fn answer(
         sessions: sessions.into_iter().map(|session| SessionRow::of(&session, person, &token)).collect(),
         end_others: has_others.then(|| token(END_OTHERS, "")),
         consents: consents.into_iter().map(|consent| ConsentRow::of(consent, &token)).collect(),
+        connections: connected.iter().map(|stand| ConnectionRow::of(stand, &token)).collect(),
         password: may_change.then(|| token(PASSWORD, "")),
         password_problem,
     };

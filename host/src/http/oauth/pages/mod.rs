@@ -2,7 +2,7 @@
 //!
 //! Every answer with HTML goes through [`page`], which sets the headers of `security.md` row A11. Pages are templates in
 //! `host/templates` that extend `layout.html` and have a [`Site`] called `site`; askama escapes what stands in them. There
-//! is no script, and nothing comes from elsewhere.
+//! is no script but one of ours ([`page_with_script`]), and nothing comes from elsewhere.
 
 use std::sync::LazyLock;
 
@@ -23,6 +23,9 @@ use crate::secret::Digest;
 
 pub(super) const ROUTES: &[Route] =
     &[Route { methods: "GET", path: "/assets/{file}", access: Access::Anyone, handler: || get(asset) }];
+
+/// What the path of the stylesheet begins with.
+pub(super) const ASSETS: &str = "/assets/";
 
 const STYLESHEET: &str = include_str!("../../../../assets/portcullis.css");
 /// Its name has a digest of what it says, so that browsers may keep it for ever.
@@ -74,18 +77,27 @@ impl Site {
 /// A page. `form_action` are the addresses besides ours that a form of it may lead to, redirects included (CSP Level 3
 /// §6.4.1).
 pub fn page(status: StatusCode, template: impl Template, form_action: &[&str]) -> Response {
+    rendered(status, &template, form_action, None)
+}
+
+/// A page with one script in it, which runs by this nonce and by nothing else (CSP Level 3 §2.3.1): random digits.
+pub fn page_with_script(status: StatusCode, template: impl Template, nonce: &str) -> Response {
+    rendered(status, &template, &[], Some(nonce))
+}
+
+fn rendered(status: StatusCode, template: &impl Template, form_action: &[&str], nonce: Option<&str>) -> Response {
     match template.render() {
         Ok(html) => {
             let mut response = (status, html).into_response();
             let html = HeaderValue::from_static("text/html; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, html);
-            protect(response.headers_mut(), form_action);
+            protect(response.headers_mut(), form_action, nonce);
             response
         }
         Err(error) => {
             tracing::error!(%error, "a page cannot be written");
             let mut response = (StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown\n").into_response();
-            protect(response.headers_mut(), &[]);
+            protect(response.headers_mut(), &[], None);
             response
         }
     }
@@ -99,7 +111,7 @@ pub fn see_other(address: &str) -> Response {
     };
     let mut response = StatusCode::SEE_OTHER.into_response();
     response.headers_mut().insert(LOCATION, address);
-    protect(response.headers_mut(), &[]);
+    protect(response.headers_mut(), &[], None);
     response
 }
 
@@ -115,14 +127,16 @@ pub fn with_cookie(mut response: Response, cookie: HeaderValue) -> Response {
 /// `no-referrer` is for whoever reads headers only: a page says `same-origin` in its head, which keeps addresses from others
 /// just as well, and with which browsers send their `Origin` with our forms instead of `null` (Fetch §3.2, "append a
 /// request Origin header", as Chromium 156 does).
-fn protect(headers: &mut HeaderMap, form_action: &[&str]) {
+fn protect(headers: &mut HeaderMap, form_action: &[&str], nonce: Option<&str>) {
     let is_source = |source: &&&str| {
         source.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'\'' | b'"'))
     };
     let form_action: String = form_action.iter().filter(is_source).map(|source| format!(" {source}")).collect();
+    let is_digits = |nonce: &&str| !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let script = nonce.filter(is_digits).map(|nonce| format!("; script-src 'nonce-{nonce}'")).unwrap_or_default();
     let policy = format!(
         "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'{form_action}; \
-         frame-ancestors 'none'; base-uri 'none'"
+         frame-ancestors 'none'; base-uri 'none'{script}"
     );
     let policy = HeaderValue::try_from(policy).expect("sources are printable ASCII");
     headers.insert(CONTENT_SECURITY_POLICY, policy);
