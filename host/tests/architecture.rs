@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "connections",
             "env",
             "http",
+            "ids",
             "outbound",
             "pipeline",
             "policy",
@@ -137,7 +138,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store"]),
     // Adapters.
     ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
-    ("upstream", &["config", "connection", "ids", "mcp", "outbound", "policy", "secret", "tasks"]),
+    ("upstream", &["config", "connection", "ids", "mcp", "oauth", "outbound", "policy", "secret", "tasks"]),
     ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
     ("outbound", &["oci", "secret"]),
     // Nouns.

@@ -15,6 +15,7 @@ use super::{Origin, Refusal, Services, Snapshot, settled};
 use crate::config::UpstreamAuth;
 use crate::connection::lending::{Kind, Lack, Lent, Rejected, Wanted, Withheld};
 use crate::connection::link::Link;
+use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::error::{RpcError, UPSTREAM_FAILED, URL_ELICITATION_REQUIRED};
@@ -175,7 +176,7 @@ fn refusal(
     withheld: Withheld,
 ) -> Refusal {
     let Withheld::Missing(lack) = withheld else { return unavailable(upstream.name(), withheld) };
-    let answer = match link(services, origin, upstream) {
+    let answer = match link(services, origin, upstream, &lack) {
         Some(link) => with_link(services, origin, upstream, purpose, recording, (&lack, &link)),
         None => told(purpose, &without_link(origin, upstream, &lack), &about(upstream, &lack, None)),
     };
@@ -184,11 +185,16 @@ fn refusal(
 }
 
 /// Where the caller's person connects. Whoever is nobody has nothing to connect, and what is for all is an operator's.
-fn link(services: &Services, origin: &Origin, upstream: &Upstream) -> Option<Link> {
+fn link(services: &Services, origin: &Origin, upstream: &Upstream, lack: &Lack) -> Option<Link> {
     let principal = &origin.caller.principal;
     let is_own = !matches!(upstream.settings().auth, UpstreamAuth::SharedOAuth(_));
     let is_somebody = matches!(principal, Principal::User(_) | Principal::Key(_) | Principal::Guest(_));
-    (is_own && is_somebody).then(|| Link::new(&services.env, principal.clone(), upstream.name().clone()))
+    let scopes = match lack {
+        Lack::NeedsScopes(scopes) => TokenList::parse(scopes.clone()).unwrap_or_default(),
+        _ => TokenList::default(),
+    };
+    let link = || Link::new(&services.env, principal.clone(), upstream.name().clone()).asking_for(scopes);
+    (is_own && is_somebody).then(link)
 }
 
 fn without_link(origin: &Origin, upstream: &Upstream, lack: &Lack) -> String {

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use ::http::header::WWW_AUTHENTICATE;
 use ::http::{HeaderMap, StatusCode};
 
 use super::UpstreamError;
 use crate::config::{self, UpstreamAuth};
 #[cfg(test)]
 use crate::connection::lending::Later;
-use crate::connection::lending::{Kind, Lender, Lent, Rejected, Wanted};
+use crate::connection::lending::{Kind, Lender, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Holder, Place};
 use crate::ids::Principal;
 use crate::mcp::talk::Party;
+use crate::oauth::upstream::challenge::{BearerError, Challenge};
 
 /// The credential that requests for `principal` need; `None` where the upstream takes none but those of its configuration.
 pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Option<Wanted> {
@@ -44,16 +44,17 @@ impl Own {
         Self { lender: Arc::new(Later::default()), wanted: None }
     }
 
-    /// The gateway, with its credential.
+    /// The gateway, with its credential. Without one it asks as nobody: some upstreams tell everyone what they offer.
     ///
     /// # Errors
-    /// [`UpstreamError::Withheld`].
+    /// [`UpstreamError::Withheld`], where there is one and it cannot be had now.
     pub(super) async fn party(&self) -> Result<Party, UpstreamError> {
-        let lent = match &self.wanted {
-            None => None,
-            Some(wanted) => Some(self.lender.lend(wanted).await.map_err(UpstreamError::Withheld)?),
-        };
-        Ok(Party { lent, ..Party::gateway() })
+        let Some(wanted) = &self.wanted else { return Ok(Party::gateway()) };
+        match self.lender.lend(wanted).await {
+            Ok(lent) => Ok(Party { lent: Some(lent), ..Party::gateway() }),
+            Err(Withheld::Missing(_)) => Ok(Party::gateway()),
+            Err(withheld) => Err(UpstreamError::Withheld(withheld)),
+        }
     }
 
     /// The gateway with another credential than the one that was refused; the error as it was where there is none to be had.
@@ -75,24 +76,13 @@ pub(super) fn refused(status: StatusCode, headers: &HeaderMap, lent: Option<&Len
     }
     match status {
         StatusCode::UNAUTHORIZED => UpstreamError::Rejected(Rejected::Unauthorized),
-        StatusCode::FORBIDDEN => {
-            let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-            match insufficient_scope(texts) {
-                Some(scopes) => UpstreamError::Rejected(Rejected::InsufficientScope(scopes)),
-                None => error,
+        StatusCode::FORBIDDEN => match Challenge::of(headers) {
+            Some(Challenge { error: Some(BearerError::InsufficientScope), scopes, .. }) => {
+                let scopes = scopes.map_or_else(Vec::new, |scopes| scopes.to_vec());
+                UpstreamError::Rejected(Rejected::InsufficientScope(scopes))
             }
-        }
+            _ => error,
+        },
         _ => error,
     }
-}
-
-/// The scopes that a challenge asks for because those of the token do not do (RFC 6750 §3.1).
-fn insufficient_scope<'a>(mut challenges: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
-    let parameter = |text: &'a str, name: &str| {
-        let (_, rest) = text.split_once(&format!("{name}=\""))?;
-        Some(rest.split('"').next().unwrap_or_default())
-    };
-    let said = challenges.find(|text| parameter(text, "error") == Some("insufficient_scope"))?;
-    let scopes = parameter(said, "scope").unwrap_or_default();
-    Some(scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect())
 }

@@ -2,11 +2,13 @@
 //! offers with these headers. Nothing of it is kept.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::sync::Seen;
 use super::{Upstream, UpstreamError};
 use crate::config::{self, UpstreamTransport};
+use crate::connection::lending::Later;
 use crate::outbound::Outbound;
 use crate::tasks::Tasks;
 
@@ -30,7 +32,8 @@ impl Upstream {
             return Err(UpstreamError::Unsupported { what: "to be tried with other headers" });
         }
         // No process is started, which is what the directory would be for.
-        let upstream = Self::start(settings, outbound, limits, Path::new("."), tasks);
+        let lender = Arc::new(Later::default());
+        let upstream = Self::start(settings, (outbound, lender), limits, Path::new("."), tasks);
         let seen = tokio::time::timeout(PATIENCE, upstream.see()).await;
         upstream.stop(GOODBYE).await;
         match seen {

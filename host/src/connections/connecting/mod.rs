@@ -213,6 +213,16 @@ impl Connecting {
         Ok(())
     }
 
+    /// Whose connection it is that `principal` makes: the gateway makes the one for all where there is one for all.
+    pub fn holder(&self, principal: Principal, upstream: &UpstreamName) -> Holder {
+        let snapshot = self.0.snapshot.load();
+        let auth = snapshot.upstreams.get(upstream).map(|upstream| &upstream.settings().auth);
+        match (&principal, auth) {
+            (Principal::Gateway, Some(UpstreamAuth::SharedOAuth(_))) => Holder::Shared,
+            _ => Holder::Of(principal),
+        }
+    }
+
     /// How things stand at a place. `None` where there is no such upstream, or none that asks something of the holder.
     ///
     /// # Errors

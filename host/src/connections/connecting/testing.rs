@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::{Answer, Beginner, Connecting, Failed, Parts, Trial};
 use crate::authorization::consent::testing::{ISSUER, Scene, parameter};
 use crate::config::{self, OAuthClient, UpstreamAuth};
+use crate::connection::lending::Later;
 use crate::connection::{Access, Holder, Place, Reason};
 use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
 use crate::identity::TokenList;
@@ -240,16 +241,11 @@ fn ask_for(scene: &Scene, auths: &[(&str, UpstreamAuth)]) {
     for (name, auth) in auths {
         let name = upstream(name);
         let settings = config::Upstream { auth: auth.clone(), ..upstreams[&name].settings().clone() };
-        let started = Upstream::start(settings, &Outbound::new(), &limits, Path::new("/"), &Tasks::new());
+        let lender = Arc::new(Later::default());
+        let started = Upstream::start(settings, (&Outbound::new(), lender), &limits, Path::new("/"), &Tasks::new());
         upstreams.insert(name, started);
     }
-    scene.server.snapshot.store(Arc::new(Snapshot {
-        auth: now.auth.clone(),
-        keys: now.keys.clone(),
-        policies: now.policies.clone(),
-        catalog: now.catalog.clone(),
-        upstreams: Arc::new(upstreams),
-    }));
+    scene.server.snapshot.store(Arc::new(Snapshot { upstreams: Arc::new(upstreams), ..Snapshot::clone(&now) }));
 }
 
 pub(crate) fn digest(browser: &str) -> Digest {

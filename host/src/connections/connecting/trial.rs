@@ -41,7 +41,9 @@ impl Trial for AtUpstream {
             if let UpstreamTransport::StreamableHttp { headers, .. } = &mut settings.transport {
                 *headers = all;
             }
-            let tried = Upstream::try_once(settings, &self.outbound, &self.limits, &self.tasks).await;
+            let secured = settings.tls.as_ref().map(|tls| self.outbound.secured(tls));
+            let outbound = secured.as_ref().unwrap_or(&self.outbound);
+            let tried = Upstream::try_once(settings, outbound, &self.limits, &self.tasks).await;
             tried.map_err(|error| match error {
                 UpstreamError::Status { status } => Failed { status: Some(status) },
                 _ => Failed { status: None },

@@ -112,7 +112,11 @@ mod tests {
         let header = |name: &&str| (header_name(name).unwrap(), sensitive(&["v"]).unwrap());
         let headers = names.iter().map(header).collect();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
-        Opened { lent: Arc::new(Lent { place: place(), connection, revision: 1, headers }), of, stored }
+        Opened {
+            lent: Arc::new(Lent { place: place(), connection, revision: 1, scopes: Vec::new(), headers }),
+            of,
+            stored,
+        }
     }
 
     /// A token of an hour that ends so many seconds from now, and before now if that is negative.

@@ -159,7 +159,7 @@ mod tests {
         let value = sensitive(&[&"x".repeat(bytes)]).unwrap();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         let headers = vec![(header_name("x-api-key").unwrap(), value)];
-        let lent = Arc::new(Lent { place: place.clone(), connection, revision: 1, headers });
+        let lent = Arc::new(Lent { place: place.clone(), connection, revision: 1, scopes: Vec::new(), headers });
         Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, stored: Timestamp::default() })
     }
 

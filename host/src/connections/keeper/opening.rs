@@ -91,7 +91,9 @@ impl Keeper {
         };
         let Connection { id, place, revision, stored, .. } = connection;
         Ok(headers.map(|headers| {
-            let lent = Lent { place: place.clone(), connection: id.clone(), revision: *revision, headers };
+            let scopes = connection.tokens().map_or_else(Vec::new, |tokens| tokens.scopes.to_vec());
+            let (place, id) = (place.clone(), id.clone());
+            let lent = Lent { place, connection: id, revision: *revision, scopes, headers };
             Opened { lent: Arc::new(lent), of, stored: *stored }
         }))
     }

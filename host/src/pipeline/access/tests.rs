@@ -12,6 +12,7 @@ use crate::audit::{Actor, OperatorProof};
 use crate::authorization::resource::{Parts, ProtectedResource};
 use crate::authorization::standing::Standing;
 use crate::config::{self, Config, PolicySettings, WhenAllAbstain};
+use crate::connection::lending::Later;
 use crate::env::Env;
 use crate::identity::user::{DisplayName, Login, Role};
 use crate::identity::{Keyring, Pass, TokenList, ToolScope};
@@ -167,8 +168,9 @@ async fn snapshot(config: &Config, store: &Store) -> Snapshot {
         PolicySettings { when_all_abstain: WhenAllAbstain::Allow, max_components: 1, ..PolicySettings::default() };
     let policies = PolicySet::load(&settings, &[], &ENGINE, &|_| None, None, 1).unwrap();
     let start = |settings: &config::Upstream| {
+        let (outbound, lender) = (Outbound::new(), Arc::new(Later::default()));
         let upstream =
-            Upstream::start(settings.clone(), &Outbound::new(), &config.limits, Path::new("/"), &Tasks::new());
+            Upstream::start(settings.clone(), (&outbound, lender), &config.limits, Path::new("/"), &Tasks::new());
         (settings.name.clone(), upstream)
     };
     let open = config.upstreams.iter().filter(|upstream| upstream.allow_on_all_keys);

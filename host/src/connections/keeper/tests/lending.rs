@@ -41,7 +41,13 @@ async fn who_may_not_use_an_upstream_is_lent_nothing_from_then_on_until_access_c
         assert_eq!(scene.lend(&ci()).await, Ok("own".to_owned()));
         scene.set_access(&ci(), access);
         assert_eq!(scene.lend(&ci()).await, Err(not_connected()), "{access:?}");
-        let lent = Lent { place: ci(), connection: scene.next(&ci()).await.0, revision: 1, headers: Vec::new() };
+        let lent = Lent {
+            place: ci(),
+            connection: scene.next(&ci()).await.0,
+            revision: 1,
+            scopes: Vec::new(),
+            headers: Vec::new(),
+        };
         let rejected = scene.keeper.rejected(&wanted(&ci()), &lent, &Rejected::Unauthorized).await;
         assert_eq!(rejected.map(|_| ()), Err(not_connected()), "{access:?}");
     }

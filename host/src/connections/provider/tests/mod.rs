@@ -56,6 +56,8 @@ fn upstream(mcp: &Mock, client: OAuthClient) -> Upstream {
         trust: String::new(),
         labels: Vec::new(),
         auth: UpstreamAuth::PerUserOAuth(Box::new(client)),
+        allow_on_all_keys: false,
+        tls: None,
     }
 }
 

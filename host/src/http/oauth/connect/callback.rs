@@ -51,9 +51,9 @@ pub(super) async fn answer(
     }
 }
 
-/// Our client's metadata document.
-pub(super) async fn client(State(oauth): State<Arc<OAuth>>) -> Response {
-    match oauth.connections.as_ref().and_then(|connections| (connections.document)()) {
+/// Our client's metadata document for one context.
+pub(super) async fn client(State(oauth): State<Arc<OAuth>>, Path(context): Path<String>) -> Response {
+    match oauth.connections.as_ref().and_then(|connections| (connections.document)(&context)) {
         Some(document) => json_answer(StatusCode::OK, &document),
         None => nothing_here().await,
     }

@@ -61,7 +61,12 @@ pub(super) const ROUTES: &[Route] = &[
         access: Access::Browser,
         handler: || get(callback::answer),
     },
-    Route { methods: "GET", path: "/connect/client", access: Access::Anyone, handler: || get(callback::client) },
+    Route {
+        methods: "GET",
+        path: "/connect/client/{context}",
+        access: Access::Anyone,
+        handler: || get(callback::client),
+    },
     Route {
         methods: "GET|POST",
         path: "/connect/{upstream}",
@@ -79,8 +84,8 @@ const COOKIE_LIFE: Duration = MAX_CONSENT_LIFE;
 
 /// Ends a connection for its holder.
 pub type Disconnect = Arc<dyn Fn(Place, Actor) -> BoxFuture<'static, Result<Disconnection, StoreError>> + Send + Sync>;
-/// Our client's metadata document, as long as there is one to be read.
-pub type ClientDocument = Arc<dyn Fn() -> Option<Value> + Send + Sync>;
+/// Our client's metadata document for a context, as long as there is one to be read.
+pub type ClientDocument = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
 
 /// What these pages work with besides the authorization server.
 pub struct Connections {
@@ -176,9 +181,11 @@ impl Visitor {
             (Principal::User(_), Some((_, user))) => consent::name_of(user),
             (Principal::Key(key), _) => format!("the virtual key {key}"),
             (Principal::Guest(_), _) => "a guest".to_owned(),
+            (Principal::Gateway, _) => "the gateway itself".to_owned(),
             _ => "everybody who comes without a name".to_owned(),
         };
-        Ok(Self { browser, place: Place { holder: Holder::Of(principal), upstream }, who, link, back })
+        let holder = oauth.connections()?.connecting.holder(principal, &upstream);
+        Ok(Self { browser, place: Place { holder, upstream }, who, link, back })
     }
 
     /// The person to whom the connection is bound.

@@ -46,7 +46,7 @@ impl House {
                 let ending = ending.clone();
                 Box::pin(async move { ending.disconnect(&place, actor).await })
             }),
-            document: Arc::new(|| Some(serde_json::json!({ "client_id": "us" }))),
+            document: Arc::new(|_| Some(serde_json::json!({ "client_id": "us" }))),
         };
         let oauth = OAuth::new(scene.server.clone()).with_pages_of(pages);
         let router = crate::http::oauth::router(Arc::new(oauth));
@@ -338,7 +338,7 @@ async fn an_authorization_server_that_cannot_be_used_is_told_in_our_words() {
     for nothing in ["/connect/open", "/connect/nowhere", "/connect/NOT%20A%20NAME"] {
         assert_eq!(browser.get(&house.gate, nothing).await.status(), 404, "{nothing}");
     }
-    let client = browser.get(&house.gate, "/connect/client").await;
+    let client = browser.get(&house.gate, "/connect/client/0123").await;
     assert_eq!((client.status().as_u16(), text(client).await), (200, r#"{"client_id":"us"}"#.to_owned()));
 }
 

@@ -46,6 +46,10 @@ use crate::tasks::Tasks;
 use crate::vault::deployment::DeploymentSecretError;
 use crate::vault::{self, Vault};
 
+mod connections;
+
+use connections::Connections;
+
 /// Name of the file in `data_dir` that holds the operator token.
 pub const OPERATOR_TOKEN: &str = "operator-token";
 
@@ -210,15 +214,22 @@ impl Gateway {
         let signing = signing.await.map_err(StartError::SigningKeys)?;
         self.background.spawn(signing.clone().run(self.background.stopping().clone()));
         let clients = Clients::default();
-        let followers: Vec<Arc<dyn Subscriber>> =
-            vec![standing.clone(), Arc::new(signing.clone()), Arc::new(clients.clone()), control.clone()];
+        let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
+        let connections = Connections::new(&config, &env, &control, replicas.id(), &self.background);
+        let followers: Vec<Arc<dyn Subscriber>> = vec![
+            standing.clone(),
+            Arc::new(signing.clone()),
+            Arc::new(clients.clone()),
+            connections.keeper.clone(),
+            control.clone(),
+        ];
         self.background.spawn(follower.run(followers, self.background.stopping().clone()));
+        connections.keeper.start();
         self.background.spawn(control.clone().follow_policies());
         self.background.spawn(control.clone().reconcile(sweeping.clone()));
 
         let (shadows, runner) = policy::shadows();
         self.background.spawn(runner.run(self.background.stopping().clone()));
-        let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
         let services = Arc::new(Services {
             env: env.clone(),
             replica: replicas.id().clone(),
@@ -246,7 +257,7 @@ impl Gateway {
             signing: signing.clone(),
             clients,
         }));
-        let oauth = Arc::new(OAuth::new(server.clone()));
+        let oauth = Arc::new(OAuth::new(server.clone()).with_pages_of(connections.pages(&config, secret())));
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
         let api = Arc::new(Api {
             control: control.clone(),
