@@ -2,10 +2,12 @@
 
 use super::Control;
 use crate::audit::Actor;
+use crate::connection::{End, Holder};
 use crate::identity::browser::BrowserSession;
 use crate::identity::user::{ExternalIdentity, Login, User};
-use crate::ids::UserId;
+use crate::ids::{Principal, UserId};
 use crate::store::browser_sessions::{self, MAX_PER_USER};
+use crate::store::connections::{self, Whose};
 use crate::store::users::{self as stored, Change, Creation, Deletion, Edit, Filter, NewUser};
 use crate::store::{Cursor, Page, StoreError};
 
@@ -53,12 +55,34 @@ impl Control {
         }
     }
 
-    /// Deletes an account with its browsers, identities, grants and data key.
+    /// Deletes an account with its browsers, identities, grants, data key and connections.
     pub async fn delete_user(&self, id: &UserId, actor: Actor) -> Result<(), UserError> {
         match stored::delete(&self.store, id, actor).await? {
-            Deletion::Deleted(_) => Ok(()),
+            Deletion::Deleted(leavings) => {
+                if !leavings.connections.is_empty() {
+                    self.end_connections(leavings.principal, actor).await;
+                }
+                Ok(())
+            }
             Deletion::NotFound => Err(UserError::NotFound),
             Deletion::LastOwner => Err(UserError::LastOwner),
+        }
+    }
+
+    /// Ends what somebody had connected who is gone. Nobody uses it any more, whatever comes of this: what is left is ended by
+    /// the next sweep.
+    async fn end_connections(&self, gone: Principal, actor: Actor) {
+        let whose = Whose::Holder(Holder::Of(gone));
+        loop {
+            match connections::end_all_of(&self.store, whose.clone(), End::HolderGone, actor).await {
+                Ok(ended) if ended.has_more => {}
+                Ok(_) => return,
+                Err(error) => {
+                    let error: &(dyn std::error::Error + 'static) = &error;
+                    tracing::warn!(error, "connections of a deleted account are left to the next sweep");
+                    return;
+                }
+            }
         }
     }
 

@@ -134,7 +134,7 @@ mod tests {
 
     fn person(group: u8) -> Person {
         let groups = TokenList::parse(vec![format!("g{group}")]).unwrap();
-        Person { login: None, groups, is_active: group % 2 == 0 }
+        Person { login: None, groups, is_active: group.is_multiple_of(2) }
     }
 
     proptest! {
