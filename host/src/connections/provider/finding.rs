@@ -15,6 +15,7 @@ use crate::identity::TokenList;
 use crate::oauth::upstream::discovery::{self, ProtectedResource};
 use crate::oauth::upstream::scopes::Sources;
 use crate::oauth::upstream::{Address, Metadata, Unfit, Vouched};
+use crate::outbound::Fetched;
 
 /// How long what was found counts.
 const LIFE: Duration = Duration::from_secs(15 * 60);
@@ -194,13 +195,12 @@ impl Finding {
             }
             None => self.look_for_document(site).await?,
         };
-        let read =
-            |answer: crate::outbound::Fetched| ProtectedResource::read(&answer.body, &site.address, &site.vouched);
+        let read = |answer: Fetched| ProtectedResource::read(&answer.body, &site.address, &site.vouched);
         let document = document.map(read).transpose()?;
         Ok(Arc::new(Described { challenged: challenge.scopes, document }))
     }
 
-    async fn look_for_document(&self, site: &Site<'_>) -> Result<Option<crate::outbound::Fetched>, DiscoverError> {
+    async fn look_for_document(&self, site: &Site<'_>) -> Result<Option<Fetched>, DiscoverError> {
         for place in discovery::resource_places(&site.address) {
             if let Some(answer) = self.asking.document(&place, &site.vouched, Stage::Resource).await? {
                 return Ok(Some(answer));

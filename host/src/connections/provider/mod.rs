@@ -253,11 +253,11 @@ impl Provider {
         let settings = (self.parts.upstreams)(&source.upstream);
         let site = settings.as_ref().and_then(|settings| Site::of(settings).ok());
         let vouched = site.as_ref().map(|site| site.vouched.clone()).unwrap_or_default();
-        let metadata = self.finding.server(&source.issuer, &vouched).await.map_err(not_revoked)?;
+        let metadata = self.finding.server(&source.issuer, &vouched).await.map_err(|error| not_revoked(&error))?;
         let endpoint = metadata.revocation_endpoint.as_ref().ok_or(NotRevoked::Never)?;
         let configured = site.as_ref().map(|site| site.client);
         let known = clients::of_source(&self.parts, configured, &metadata, source).await;
-        let known = known.map_err(|error| not_revoked(error.into()))?.ok_or(NotRevoked::Never)?;
+        let known = known.map_err(|error| not_revoked(&error.into()))?.ok_or(NotRevoked::Never)?;
         let ask = async |token: &Plaintext, hint| match self
             .asking
             .form(endpoint, &revoke::form(known.client(), token, hint), &vouched)
@@ -281,9 +281,9 @@ impl Provider {
     }
 }
 
-fn not_revoked(error: DiscoverError) -> NotRevoked {
+fn not_revoked(error: &DiscoverError) -> NotRevoked {
     match error {
-        DiscoverError::Unreachable { stage: _, retry_after } => NotRevoked::Later { retry_after },
+        DiscoverError::Unreachable { stage: _, retry_after } => NotRevoked::Later { retry_after: *retry_after },
         DiscoverError::Fault => NotRevoked::Later { retry_after: None },
         DiscoverError::Unfit(_) => NotRevoked::Never,
     }

@@ -3,8 +3,7 @@
 //! The header is a list of challenges, each of which is a list, both divided by commas, so that reading goes on from one to
 //! the other without knowing where the first ends. What cannot be read ends it; what was read before counts.
 
-use http::HeaderMap;
-use http::header::WWW_AUTHENTICATE;
+use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 use super::scopes;
 use crate::identity::TokenList;
@@ -38,7 +37,7 @@ impl Challenge {
     /// The first challenge for bearer tokens that says where to go on, or else the first one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let lines = headers.get_all(WWW_AUTHENTICATE).iter().take(MAX_LINES);
-        let lines = lines.map(|line| line.as_bytes()).filter(|line| line.len() <= MAX_LINE);
+        let lines = lines.map(HeaderValue::as_bytes).filter(|line| line.len() <= MAX_LINE);
         let all: Vec<Self> = lines.flat_map(bearers).collect();
         let leading = all.iter().position(|challenge| challenge.resource_metadata.is_some());
         all.into_iter().nth(leading.unwrap_or(0))
@@ -163,7 +162,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

@@ -22,13 +22,13 @@ pub fn resource_places(upstream: &Address) -> Vec<Address> {
     let origin = upstream.origin();
     let path = if upstream.path() == "/" { "" } else { upstream.path() };
     let query = upstream.query().map(|query| format!("?{query}")).unwrap_or_default();
-    places([format!("{origin}{PROTECTED_RESOURCE}{path}{query}"), format!("{origin}{PROTECTED_RESOURCE}")])
+    places(&[format!("{origin}{PROTECTED_RESOURCE}{path}{query}"), format!("{origin}{PROTECTED_RESOURCE}")])
 }
 
 /// Where the document about an authorization server is, in the order in which one looks.
 pub fn server_places(issuer: &Address) -> Vec<Address> {
     let (origin, path) = (issuer.origin(), issuer.path().trim_end_matches('/'));
-    places([
+    places(&[
         format!("{origin}{AUTHORIZATION_SERVER}{path}"),
         format!("{origin}{OPENID}{path}"),
         format!("{origin}{path}{OPENID}"),
@@ -36,8 +36,8 @@ pub fn server_places(issuer: &Address) -> Vec<Address> {
 }
 
 /// The addresses, each once.
-fn places<const N: usize>(texts: [String; N]) -> Vec<Address> {
-    let mut places: Vec<Address> = Vec::with_capacity(N);
+fn places(texts: &[String]) -> Vec<Address> {
+    let mut places: Vec<Address> = Vec::with_capacity(texts.len());
     for place in texts.iter().filter_map(|text| Address::parse(text)) {
         if !places.contains(&place) {
             places.push(place);
