@@ -17,7 +17,7 @@ use super::grants::NewGrant;
 use super::table::{Typed, expiry_key};
 use super::tests::SameBytes;
 use super::{KEPT, Location, ReadTx, Store, StoreError, audit, changes};
-use super::{authorizations, clients, consents, devices, grants, guests, marks, revocations};
+use super::{authorizations, clients, connections, consents, devices, grants, guests, links, marks, revocations};
 use crate::audit::{Actor, AuditEvent, OperatorProof, Party};
 use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
@@ -270,6 +270,8 @@ fn verify_in(tx: &mut ReadTx<'_>) -> Result<(), StoreError> {
     expiries(tx, &marks::MARKS, &mut expected)?;
     expiries(tx, &revocations::DENIED, &mut expected)?;
     expiries(tx, &revocations::WATERMARKS, &mut expected)?;
+    expiries(tx, &connections::REVOCATIONS, &mut expected)?;
+    expiries(tx, &links::LINKS, &mut expected)?;
     let is_ours = |row: &Row| row.0[8..10] != Table::Changes.number().to_be_bytes();
     let there: BTreeSet<Vec<u8>> = rows(tx, Table::Expiry)?.into_iter().filter(is_ours).map(|(key, _)| key).collect();
     assert!(there == expected, "the table of expiries has other rows than the records say");
