@@ -25,15 +25,19 @@ use crate::connection::{Access, Connection, Credential, Holder, Place, Reason, S
 use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
 use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
-use crate::ids::{ConnectionId, Principal, UpstreamName};
+use crate::identity::user::{DisplayName, Role};
+use crate::ids::{ConnectionId, Principal, UpstreamName, UserId};
 use crate::secret::Plaintext;
 use crate::store::connections::{self, NewCredential, Put, Secret, sealed_at};
+use crate::store::users::{self, Creation, NewUser};
 use crate::store::{Location, Store, audit, changes};
 use crate::tasks::Tasks;
 use crate::vault::Vault;
 
 /// When the tests begin.
 const START: u64 = 1_790_000_000_000;
+/// Whoever has an account.
+const PERSON: &str = "0a0a0a0a0a0a0a0a0a0a0a0a";
 const ISSUER: &str = "https://id.example";
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Longer than any of these tests waits for something that comes to pass.
@@ -181,7 +185,7 @@ fn later() -> NotIssued {
     NotIssued::Later { retry_after: None }
 }
 
-/// A keeper with what is around it.
+/// A keeper with what is around it, and one person.
 struct Scene {
     clock: TestClock,
     env: Env,
@@ -319,6 +323,17 @@ async fn memory() -> (TestClock, Env, Store) {
     let clock = TestClock(Arc::new(AtomicU64::new(START)));
     let env = Env { clock: Arc::new(clock.clone()), ..Env::system() };
     let store = Store::open(Location::Memory, env.clone()).await.unwrap();
+    let new = NewUser {
+        id: UserId::parse(PERSON).unwrap(),
+        login: None,
+        name: DisplayName::of("Ada"),
+        email: None,
+        role: Role::User,
+        groups: TokenList::default(),
+        invited: false,
+        password: None,
+    };
+    assert!(matches!(users::create(&store, new, Actor::System).await.unwrap(), Creation::Created(_)));
     (clock, env, store)
 }
 
@@ -360,7 +375,7 @@ fn ci() -> Place {
 }
 
 fn user() -> Place {
-    place(&format!("user:{}", "0a".repeat(12)))
+    place(&format!("user:{PERSON}"))
 }
 
 fn at(holder: &str, upstream: &str) -> Place {
