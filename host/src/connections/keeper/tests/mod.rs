@@ -112,8 +112,9 @@ impl Scripted {
     async fn pass(&self) {
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
-        self.asked.send_modify(|asked| *asked += 1);
+        // Before anybody hears of it: whoever waits for that may change it.
         let gate = self.gate.lock().unwrap().clone();
+        self.asked.send_modify(|asked| *asked += 1);
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
         }
