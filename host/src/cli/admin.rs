@@ -117,6 +117,13 @@ pub(super) enum UpstreamCommand {
         #[command(flatten)]
         with: WithConfig,
     },
+    /// Print a link that connects an upstream for the gateway itself: for its list of tools, or for everybody where all share
+    /// one connection. It opens once, within 15 minutes.
+    Connect {
+        name: String,
+        #[command(flatten)]
+        with: WithConfig,
+    },
     /// Turn the `mcpServers` JSON of an MCP client into sections of a configuration file.
     ///
     /// Prints the sections, or appends them to a file with --into. Secrets go to files of their own, beside it.
@@ -151,6 +158,11 @@ impl UpstreamCommand {
             Self::Refresh { name, with } => {
                 ask(&with, Method::POST, &format!("/api/v1/upstreams/{}/refresh", segment(&name)?), None)?;
                 print(&format!("the tools of {name} are being read"))
+            }
+            Self::Connect { name, with } => {
+                let path = format!("/api/v1/upstreams/{}/connect", segment(&name)?);
+                let link = ask(&with, Method::POST, &path, None)?;
+                print(text(&link["url"]))
             }
             Self::Import { file, into } => import::run(&file, into.as_deref()),
         }
@@ -287,6 +299,18 @@ impl Running {
     }
 }
 
+/// The path of a list with these filters in its query.
+pub(super) fn filtered(path: &str, filters: &[(&str, Option<String>)]) -> anyhow::Result<String> {
+    let mut path = path.to_owned();
+    for (name, value) in filters {
+        if let Some(value) = value {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&format!("{name}={}", segment(value)?));
+        }
+    }
+    Ok(path)
+}
+
 /// A value as one segment of a path or one value of a query.
 pub(super) fn segment(value: &str) -> anyhow::Result<String> {
     if value.is_empty() {
@@ -341,5 +365,13 @@ mod tests {
     fn a_segment_is_escaped() {
         assert_eq!(segment("key:a b/ü").unwrap(), "key%3Aa%20b%2F%C3%BC");
         assert!(segment("").is_err());
+    }
+
+    #[test]
+    fn filters_stand_in_the_query() {
+        let some = |value: &str| Some(value.to_owned());
+        assert_eq!(filtered("/api/v1/grants", &[("client", None), ("kind", None)]).unwrap(), "/api/v1/grants");
+        let path = filtered("/a", &[("client", some("https://a/b?c")), ("kind", some("user"))]).unwrap();
+        assert_eq!(path, "/a?client=https%3A%2F%2Fa%2Fb%3Fc&kind=user");
     }
 }

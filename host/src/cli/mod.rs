@@ -22,6 +22,7 @@ use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication};
 mod admin;
 mod approval;
 mod client;
+mod connection;
 mod example;
 mod grant;
 mod import;
@@ -75,6 +76,9 @@ enum Command {
     /// List and revoke what people have let OAuth clients do.
     #[command(subcommand)]
     Grant(grant::GrantCommand),
+    /// List and end connections: whose credentials are kept for which upstreams.
+    #[command(subcommand)]
+    Connection(connection::ConnectionCommand),
     /// Look after the keys that sign access tokens: list, rotate, revoke.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKeyCommand),
@@ -147,6 +151,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::User(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Upstream(command) => command.run(),
+        Command::Connection(command) => command.run(),
         Command::Approval(command) => command.run(),
         Command::Pin(command) => command.run(),
         Command::Grant(command) => command.run(),

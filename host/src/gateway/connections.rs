@@ -10,6 +10,7 @@ use crate::connections::issuer::Issuer;
 use crate::connections::keeper::{self, Keeper, MayUse};
 use crate::connections::provider::{self, Provider};
 use crate::env::Env;
+use crate::http::api::Kept;
 use crate::http::oauth::connect;
 use crate::ids::{ReplicaId, UpstreamName};
 use crate::outbound::{Fetcher, Outbound};
@@ -57,6 +58,11 @@ impl Connections {
         });
         control.lender.is(keeper.clone());
         Self { keeper, provider, may_use, control: control.clone(), env: env.clone(), tasks: tasks.clone() }
+    }
+
+    /// What operators look at.
+    pub(super) fn for_operators(&self) -> Kept {
+        Kept { keeper: self.keeper.clone(), may_use: self.may_use.clone() }
     }
 
     /// The pages on which they are made.

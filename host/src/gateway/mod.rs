@@ -266,6 +266,7 @@ impl Gateway {
             upkeep: Upkeep { clock, sweeper: sweeping },
             replicas: replicas.clone(),
             signing: signing.clone(),
+            connections: connections.for_operators(),
             operators: Operators::new(operator_token.digest()),
         });
         let settings = mcp::Settings {

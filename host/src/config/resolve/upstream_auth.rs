@@ -14,6 +14,9 @@ use crate::identity::TokenList;
 /// What OAuth sends its tokens in (RFC 6750 §2.1).
 const AUTHORIZATION: &str = "authorization";
 
+/// `/connect/link` is where links are opened, and no upstream's page.
+const LINKS: &str = "link";
+
 pub(super) fn resolve(checks: &mut Checks<'_>, name: &NameOfUpstream, upstream: &raw::Upstream) -> UpstreamAuth {
     let raw = &upstream.auth;
     let kind = raw.kind.value().copied().unwrap_or(UpstreamAuthKind::None);
@@ -21,6 +24,11 @@ pub(super) fn resolve(checks: &mut Checks<'_>, name: &NameOfUpstream, upstream: 
     if !matches!(kind, UpstreamAuthKind::None) && is_stdio(upstream) {
         let fault = Fault::new(format!("auth.kind {:?} does not go with a program yet", word(kind)));
         checks.mistake(kind_place(raw), fault.hint("give the program its credential in environment"));
+    }
+    let has_page = !matches!(kind, UpstreamAuthKind::None | UpstreamAuthKind::StaticHeaders);
+    if has_page && name.as_str() == LINKS {
+        let fault = Fault::new(format!("an upstream that people connect cannot be called {LINKS}"));
+        checks.mistake(name.place(), fault.hint("its page would stand where links are opened"));
     }
     match kind {
         UpstreamAuthKind::None => UpstreamAuth::None,

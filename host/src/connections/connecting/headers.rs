@@ -4,17 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use super::values::{self, is_value};
 use super::{Connecting, Failed, Fault, Pinned, actor_of};
 use crate::connection::lending::Kind;
-use crate::connection::{Connection, Credential, Place};
+use crate::connection::{Connection, Credential, Place, header, values};
 use crate::ids::ConnectionId;
 use crate::secret::{Digest, Plaintext};
 use crate::store::connections::{self, NewCredential, Put, Secret, sealed_at};
 use crate::vault::Opening;
 
 /// Longest name that is looked at, in bytes.
-const MAX_NAME: usize = 128;
+const MAX_NAME: usize = header::MAX_NAME_BYTES;
 
 /// Values are stored, at this revision of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +108,7 @@ impl Connecting {
     ) -> Result<Stored, NotStored> {
         let revision = there.revision.map_or(1, |revision| revision + 1);
         let at = sealed_at(place, &there.id, revision, Secret::Headers);
-        let sealed = self.0.vault.seal(&at, values::write(merged).expose()).await.map_err(Fault::from)?;
+        let sealed = self.0.vault.seal(&at, values::written(merged).expose()).await.map_err(Fault::from)?;
         let names: Vec<String> = merged.keys().cloned().collect();
         let mut tries = 0;
         loop {
@@ -156,7 +155,7 @@ fn checked(given: BTreeMap<String, Plaintext>, declared: &[String]) -> Result<BT
         if value.expose().is_empty() {
             continue;
         }
-        if !is_value(value.expose()) {
+        if header::value(&value).is_err() {
             invalid.push(name.clone());
         }
         if checked.insert(name, value).is_some() {

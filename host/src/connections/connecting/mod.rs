@@ -37,7 +37,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod trial;
-pub mod values;
 
 pub use answering::{Answer, Connected, NotConnected, Why};
 pub use beginning::{Ahead, Beginner, Begun, NotBegun};

@@ -6,11 +6,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::testing::{PROVIDER, Rig, SAID, digest, of_key, of_user, upstream};
-use super::values;
 use super::*;
 use crate::audit::AuditEvent;
 use crate::connection::flow::Check;
-use crate::connection::{Connection, Reason, State, Tokens};
+use crate::connection::{Connection, Reason, State, Tokens, values};
 use crate::connections::issuer::{NoWay, NotIssued};
 use crate::store::connections::{Secret, Trouble, sealed_at};
 use crate::store::flows::{self, MAX_OPEN};

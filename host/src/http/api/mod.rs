@@ -26,6 +26,7 @@ use crate::audit::{Actor, OperatorProof};
 use crate::authorization::doors::Door;
 use crate::authorization::signing::SigningKeys;
 use crate::authorization::{AuthorizationServer, Fault};
+use crate::connections::keeper::{Keeper, MayUse};
 use crate::env::ClockOffset;
 use crate::secret::{Digest, Plaintext};
 use crate::store::sweeper::SweeperState;
@@ -34,6 +35,7 @@ use crate::store::{Cursor, StoreError};
 
 mod approvals;
 mod clients;
+mod connections;
 mod grants;
 mod keys;
 mod pins;
@@ -97,6 +99,25 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/upstreams/{name}/refresh",
         access: Access::Operator,
         handler: || post(upstreams::refresh),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/upstreams/{name}/connect",
+        access: Access::Operator,
+        handler: || post(connections::connect),
+    },
+    Route { method: "GET", path: "/api/v1/connections", access: Access::Operator, handler: || get(connections::list) },
+    Route {
+        method: "GET",
+        path: "/api/v1/connections/flows",
+        access: Access::Operator,
+        handler: || get(connections::list_flows),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/connections/{id}",
+        access: Access::Operator,
+        handler: || delete(connections::revoke),
     },
     Route { method: "GET", path: "/api/v1/policies", access: Access::Operator, handler: || get(policies::list) },
     Route {
@@ -210,7 +231,14 @@ pub struct Api {
     pub services: Arc<crate::pipeline::Services>,
     pub replicas: Arc<super::replica::Replicas>,
     pub signing: SigningKeys,
+    pub connections: Kept,
     pub operators: Operators,
+}
+
+/// What is asked about connections.
+pub struct Kept {
+    pub keeper: Arc<Keeper>,
+    pub may_use: MayUse,
 }
 
 /// Tells who is an operator.

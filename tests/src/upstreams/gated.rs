@@ -1,0 +1,361 @@
+//! An MCP server that is used with somebody's own credential: a [`Fixture`] behind a gate that looks at one header, and, for
+//! tokens, the authorization server that gives them. It is written from RFC 6749, 7009, 7591, 7636, 8414 and 9728 and shares
+//! no code with the gateway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+
+use super::fixture::Fixture;
+use super::serve::{Serving, listen};
+
+/// What is behind the gate, and the gate.
+#[derive(Debug)]
+pub struct Gated {
+    pub url: String,
+    state: Arc<State>,
+    _serving: Serving,
+    _fixture: Fixture,
+}
+
+#[derive(Debug)]
+struct State {
+    wants: Wants,
+    origin: String,
+    behind: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+    /// Lists and discovery are for everybody.
+    lists_are_open: AtomicBool,
+    /// The authorization server fails for a while.
+    is_down: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+enum Wants {
+    Header(&'static str),
+    Token,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Values of the header, or access tokens, that are good.
+    good: BTreeSet<String>,
+    /// Scopes of each access token.
+    scopes: BTreeMap<String, String>,
+    refresh_tokens: BTreeMap<String, String>,
+    codes: BTreeMap<String, BTreeMap<String, String>>,
+    clients: BTreeMap<String, Vec<String>>,
+    /// What a call needs besides any scope.
+    needed: Option<String>,
+    refreshes: usize,
+    revoked: Vec<String>,
+    seen: Vec<String>,
+    made: usize,
+}
+
+impl Gated {
+    /// One that wants a header with one of these values.
+    pub async fn by_header(name: &'static str, values: &[&str]) -> Self {
+        let gated = Self::start(Wants::Header(name)).await;
+        gated.state.lock().good.extend(values.iter().map(|value| (*value).to_owned()));
+        gated
+    }
+
+    /// One that wants a token of its authorization server, at which everybody agrees at once.
+    pub async fn by_token() -> Self {
+        Self::start(Wants::Token).await
+    }
+
+    async fn start(wants: Wants) -> Self {
+        let fixture = Fixture::start().await;
+        let listener = listen(0).await.expect("loopback has free ports");
+        let origin = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
+        let behind = fixture.url.clone();
+        let state = Arc::new(State {
+            wants,
+            origin: origin.clone(),
+            behind,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            lists_are_open: AtomicBool::new(true),
+            is_down: AtomicBool::new(false),
+            inner: Mutex::default(),
+        });
+        let serving = state.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let state = serving.clone();
+            async move { Ok::<_, Infallible>(state.answer(request).await) }
+        });
+        Self { url: format!("{origin}/mcp"), state, _serving: Serving::start(listener, service), _fixture: fixture }
+    }
+
+    /// From now on even lists want a credential.
+    pub fn close_lists(&self) {
+        self.state.lists_are_open.store(false, Ordering::Relaxed);
+    }
+
+    /// No access token that was given until now is good any more.
+    pub fn end_access_tokens(&self) {
+        self.state.lock().good.clear();
+    }
+
+    /// No refresh token either.
+    pub fn end_refresh_tokens(&self) {
+        self.state.lock().refresh_tokens.clear();
+    }
+
+    /// Calls need this scope from now on.
+    pub fn need(&self, scope: &str) {
+        self.state.lock().needed = Some(scope.to_owned());
+    }
+
+    /// The authorization server answers 503, or does not.
+    pub fn set_down(&self, is_down: bool) {
+        self.state.is_down.store(is_down, Ordering::Relaxed);
+    }
+
+    /// How often tokens were refreshed.
+    pub fn refreshes(&self) -> usize {
+        self.state.lock().refreshes
+    }
+
+    /// Tokens that were revoked.
+    pub fn revoked(&self) -> Vec<String> {
+        self.state.lock().revoked.clone()
+    }
+
+    /// All that calls have shown: values of `Authorization` and of the header.
+    pub fn seen(&self) -> Vec<String> {
+        self.state.lock().seen.clone()
+    }
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nothing panics while it holds this")
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        if path == "/mcp" {
+            return self.mcp(request).await;
+        }
+        if matches!(self.wants, Wants::Header(_)) || self.is_down.load(Ordering::Relaxed) {
+            let status = if matches!(self.wants, Wants::Token) {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::NOT_FOUND
+            };
+            return empty(status);
+        }
+        let query = pairs(request.uri().query().unwrap_or_default());
+        let origin = &self.origin;
+        match (request.method().clone(), path.as_str()) {
+            (Method::GET, "/.well-known/oauth-protected-resource/mcp") => json_of(
+                StatusCode::OK,
+                &json!({ "resource": format!("{origin}/mcp"), "authorization_servers": [origin], "scopes_supported": ["use"] }),
+            ),
+            (Method::GET, "/.well-known/oauth-authorization-server") => json_of(
+                StatusCode::OK,
+                &json!({
+                    "issuer": origin,
+                    "authorization_endpoint": format!("{origin}/authorize"),
+                    "token_endpoint": format!("{origin}/token"),
+                    "registration_endpoint": format!("{origin}/register"),
+                    "revocation_endpoint": format!("{origin}/revoke"),
+                    "response_types_supported": ["code"],
+                    "code_challenge_methods_supported": ["S256"],
+                    "token_endpoint_auth_methods_supported": ["none"],
+                    "authorization_response_iss_parameter_supported": true,
+                }),
+            ),
+            (Method::GET, "/authorize") => self.authorize(query),
+            (Method::POST, "/register") => {
+                let body: Value = serde_json::from_slice(&body_of(request).await).unwrap_or_default();
+                self.register(&body)
+            }
+            (Method::POST, "/token") => {
+                let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
+                self.token(&fields)
+            }
+            (Method::POST, "/revoke") => {
+                let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
+                let token = fields.get("token").cloned().unwrap_or_default();
+                let mut inner = self.lock();
+                inner.good.remove(&token);
+                inner.refresh_tokens.remove(&token);
+                inner.revoked.push(token);
+                empty(StatusCode::OK)
+            }
+            _ => empty(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// Looks at the credential, and passes the request on without it.
+    async fn mcp(&self, request: Request<Incoming>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let method = serde_json::from_slice::<Value>(&body).ok().map(|message| message["method"].clone());
+        let is_call = method.is_some_and(|method| method == "tools/call");
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let shown = match self.wants {
+            Wants::Header(name) => header(name),
+            Wants::Token => {
+                header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer ").map(str::to_owned))
+            }
+        };
+        let is_open = !is_call && self.lists_are_open.load(Ordering::Relaxed);
+        let refusal = {
+            let mut inner = self.lock();
+            if is_call {
+                let all = [header(AUTHORIZATION.as_str()), shown.clone()];
+                inner.seen.extend(all.into_iter().flatten());
+            }
+            let is_good = shown.as_ref().is_some_and(|shown| inner.good.contains(shown));
+            let held = shown.as_ref().and_then(|shown| inner.scopes.get(shown)).cloned().unwrap_or_default();
+            match &inner.needed {
+                _ if !is_good && !is_open => Some((StatusCode::UNAUTHORIZED, String::new())),
+                Some(needed) if is_call && !held.split(' ').any(|scope| scope == needed) => {
+                    Some((StatusCode::FORBIDDEN, format!(r#", error="insufficient_scope", scope="{needed}""#)))
+                }
+                _ => None,
+            }
+        };
+        if let Some((status, more)) = refusal {
+            let mut response = empty(status);
+            if matches!(self.wants, Wants::Token) {
+                let document = format!("{}/.well-known/oauth-protected-resource/mcp", self.origin);
+                let challenge = format!(r#"Bearer resource_metadata="{document}"{more}"#);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().expect("visible ASCII"));
+            }
+            return response;
+        }
+        parts.uri = self.behind.parse().expect("the fixture's address");
+        parts.headers.remove(HOST);
+        match self.client.request(Request::from_parts(parts, Full::new(body))).await {
+            Ok(response) => response.map(Body::new),
+            Err(_) => empty(StatusCode::BAD_GATEWAY),
+        }
+    }
+
+    fn register(&self, metadata: &Value) -> Response<Body> {
+        let redirects: Vec<String> = metadata["redirect_uris"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        let mut inner = self.lock();
+        let id = inner.make("client");
+        inner.clients.insert(id.clone(), redirects.clone());
+        let answer = json!({
+            "client_id": id, "redirect_uris": redirects, "token_endpoint_auth_method": "none",
+            "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"],
+        });
+        json_of(StatusCode::CREATED, &answer)
+    }
+
+    /// Whoever comes agrees.
+    fn authorize(&self, query: BTreeMap<String, String>) -> Response<Body> {
+        let of = |name: &str| query.get(name).cloned().unwrap_or_default();
+        let mut inner = self.lock();
+        let is_known = inner.clients.get(&of("client_id")).is_some_and(|known| known.contains(&of("redirect_uri")));
+        let is_sound = of("code_challenge_method") == "S256" && of("resource") == format!("{}/mcp", self.origin);
+        if !is_known || !is_sound || of("response_type") != "code" {
+            return empty(StatusCode::BAD_REQUEST);
+        }
+        let code = inner.make("code");
+        let answer = [("code", code.as_str()), ("state", &of("state")), ("iss", &self.origin)];
+        let answer = form_urlencoded::Serializer::new(String::new()).extend_pairs(answer).finish();
+        let back = format!("{}?{answer}", of("redirect_uri"));
+        inner.codes.insert(code, query);
+        let mut response = empty(StatusCode::FOUND);
+        response.headers_mut().insert(LOCATION, back.parse().expect("an address"));
+        response
+    }
+
+    fn token(&self, fields: &BTreeMap<String, String>) -> Response<Body> {
+        let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
+        let mut inner = self.lock();
+        let scopes = match of("grant_type").as_str() {
+            "authorization_code" => {
+                let Some(asked) = inner.codes.remove(&of("code")) else { return refused() };
+                let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, of("code_verifier").as_bytes()));
+                let same = |name: &str| asked.get(name) == fields.get(name);
+                if asked.get("code_challenge") != Some(&challenge) || !same("client_id") || !same("redirect_uri") {
+                    return refused();
+                }
+                asked.get("scope").cloned().unwrap_or_default()
+            }
+            // Each is good for one use.
+            "refresh_token" => match inner.refresh_tokens.remove(&of("refresh_token")) {
+                Some(scopes) => {
+                    inner.refreshes += 1;
+                    scopes
+                }
+                None => return refused(),
+            },
+            _ => return json_of(StatusCode::BAD_REQUEST, &json!({ "error": "unsupported_grant_type" })),
+        };
+        let (access, refresh) = (inner.make("access"), inner.make("refresh"));
+        inner.good.insert(access.clone());
+        inner.scopes.insert(access.clone(), scopes.clone());
+        inner.refresh_tokens.insert(refresh.clone(), scopes.clone());
+        let answer = json!({
+            "access_token": access, "token_type": "Bearer", "expires_in": 3600, "refresh_token": refresh, "scope": scopes,
+        });
+        json_of(StatusCode::OK, &answer)
+    }
+}
+
+impl Inner {
+    fn make(&mut self, what: &str) -> String {
+        self.made += 1;
+        format!("{what}-{}-{}", self.made, URL_SAFE_NO_PAD.encode(portcullis::Env::system().random::<16>()))
+    }
+}
+
+fn refused() -> Response<Body> {
+    json_of(
+        StatusCode::BAD_REQUEST,
+        &json!({ "error": "invalid_grant", "error_description": "LEAK of the provider's words" }),
+    )
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn json_of(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn pairs(text: &str) -> BTreeMap<String, String> {
+    form_urlencoded::parse(text.as_bytes()).into_owned().collect()
+}
+
+async fn body_of(request: Request<Incoming>) -> Bytes {
+    request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
