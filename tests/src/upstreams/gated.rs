@@ -2,6 +2,8 @@
 //! tokens, the authorization server that gives them. It is written from RFC 6749, 7009, 7591, 7636, 8414 and 9728 and shares
 //! no code with the gateway.
 
+#![expect(clippy::disallowed_methods, reason = "it opens connections outward by itself")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -148,6 +148,7 @@ async fn indexed_records(store: Store, writer: u64) -> anyhow::Result<()> {
             created: env.now(),
             expires: None,
             standing: Standing::Enabled,
+            owner: None,
             managed_by: ManagedBy::Store,
         };
         // What an earlier life left half-told: made, but not counted.

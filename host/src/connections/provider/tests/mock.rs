@@ -136,7 +136,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, port: u16) {
     };
     let line = head.lines().next().unwrap().to_owned();
     let asked = Asked { line, authorization: header(&head, "authorization").to_owned(), body };
-    let Some((status, lines, text)) = state.lock().unwrap().answer(asked, port) else {
+    let Some((status, lines, text)) = state.lock().unwrap().answer(&asked, port) else {
         // Until the other side gives up.
         while matches!(stream.read(&mut piece), Ok(1..)) {}
         return;
@@ -151,7 +151,7 @@ fn header<'a>(head: &'a str, name: &str) -> &'a str {
 }
 
 impl State {
-    fn answer(&mut self, asked: Asked, port: u16) -> Option<(u16, String, String)> {
+    fn answer(&mut self, asked: &Asked, port: u16) -> Option<(u16, String, String)> {
         self.requests.push(asked.clone());
         let path = asked.line.split(' ').nth(1).unwrap().to_owned();
         if self.silent.contains(&path) {
@@ -169,8 +169,8 @@ impl State {
             "/.well-known/oauth-protected-resource/mcp" => (200, self.resource.clone()),
             "/.well-known/oauth-authorization-server" => (200, self.server.clone()),
             "/register" => self.register(),
-            "/token" => self.token(&asked),
-            "/revoke" if self.knows(&asked) => (200, json!({})),
+            "/token" => self.token(asked),
+            "/revoke" if self.knows(asked) => (200, json!({})),
             "/revoke" => (401, json!({ "error": "invalid_client" })),
             _ => (404, json!({})),
         };

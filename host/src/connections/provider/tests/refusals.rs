@@ -16,8 +16,8 @@ async fn u2_what_a_server_says_of_itself_has_to_fit() {
         (
             |scene| {
                 scene.server.with(|state| {
-                    state.server["issuer"] = json!(format!("{}/", state.server["issuer"].as_str().unwrap()))
-                })
+                    state.server["issuer"] = json!(format!("{}/", state.server["issuer"].as_str().unwrap()));
+                });
             },
             Unfit::OtherIssuer,
         ),
@@ -28,8 +28,8 @@ async fn u2_what_a_server_says_of_itself_has_to_fit() {
         (
             |scene| {
                 scene.mcp.with(|state| {
-                    state.resource["resource"] = json!(format!("{}x", state.resource["resource"].as_str().unwrap()))
-                })
+                    state.resource["resource"] = json!(format!("{}x", state.resource["resource"].as_str().unwrap()));
+                });
             },
             Unfit::OtherResource,
         ),
@@ -44,7 +44,7 @@ async fn u2_what_a_server_says_of_itself_has_to_fit() {
                     scene
                         .server
                         .with(|state| state.server.as_object_mut().unwrap().remove("code_challenge_methods_supported")),
-                )
+                );
             },
             Unfit::NoPkce,
         ),

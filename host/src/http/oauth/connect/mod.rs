@@ -286,11 +286,13 @@ fn nobody(oauth: &OAuth, path: &str) -> Response {
 
 impl OAuth {
     /// What connections are made with, or the page that says that there is nothing here.
+    #[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
     fn connections(&self) -> Result<&Connections, Response> {
         self.connections.as_ref().ok_or_else(|| pages::not_found(&self.site))
     }
 
     /// Counts a visit to one of these pages.
+    #[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
     fn count_connection(&self, from: Option<IpAddr>) -> Result<(), Response> {
         self.server.doors.connections.count(from).map_err(|wait| too_often(self, wait))
     }
@@ -345,6 +347,7 @@ async fn made(oauth: &OAuth, headers: &HeaderMap, upstream: &UpstreamName, back:
 }
 
 /// What a visitor's address says, and the counted visit.
+#[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
 fn arrive(oauth: &OAuth, request: &Request) -> Result<(), Response> {
     oauth.connections()?;
     oauth.count_connection(address(request))

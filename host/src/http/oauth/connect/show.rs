@@ -149,6 +149,7 @@ pub(super) async fn show(
 }
 
 /// Where to go on to. What is no place of ours is refused and not left out: somebody wanted the browser elsewhere.
+#[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
 fn back_of(oauth: &OAuth, next: Option<&str>) -> Result<Option<Back>, Response> {
     match next.filter(|next| !next.is_empty()) {
         None => Ok(None),
@@ -214,6 +215,7 @@ fn given(fields: &mut Fields, names: &[String]) -> BTreeMap<String, Plaintext> {
 }
 
 /// Has values tried and stored, or says what is wrong with them. Nothing of them is said again.
+#[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
 async fn store(
     oauth: &OAuth,
     visitor: &Visitor,
