@@ -41,6 +41,8 @@ pub struct Lent {
     pub connection: ConnectionId,
     /// Of the connection: what is said of this credential is said of no later one.
     pub revision: u64,
+    /// The revision at which somebody gave it, or what it was renewed from.
+    pub given: u64,
     /// Of a token; none where scopes are not known.
     pub scopes: Vec<String>,
     pub headers: Vec<(HeaderName, HeaderValue)>,

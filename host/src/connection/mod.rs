@@ -52,6 +52,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether it is of one person, key or guest, and not the gateway's or everybody's.
+    pub fn is_somebodys(&self) -> bool {
+        !matches!(self.holder, Holder::Shared | Holder::Of(Principal::Gateway))
+    }
+
     /// Whose data key seals what is secret here.
     pub fn owner(&self) -> Owner {
         match &self.holder {
@@ -92,6 +97,9 @@ pub struct Connection {
     pub place: Place,
     /// What the secrets are sealed for. It changes with them and with nothing else.
     pub revision: u64,
+    /// The revision at which somebody gave the credential that is there, or what it was renewed from: perhaps of another
+    /// account than the one before.
+    pub given: u64,
     pub credential: Credential,
     pub state: State,
     /// Since when the sweep has known that its holder may not use the upstream.

@@ -30,7 +30,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Upstreams borrow from the keeper from now on. Somebody has to tell it of changes, from before the first is lent.
+    /// Upstreams borrow from the keeper from now on. Somebody has to tell it of changes, from before the first is lent, and
+    /// whoever stops `tasks` has to wait for what is said to authorization servers.
     pub(super) fn new(config: &Config, env: &Env, control: &Arc<Control>, replica: &ReplicaId, tasks: &Tasks) -> Self {
         let snapshot = control.snapshot.clone();
         let settings =
@@ -54,7 +55,7 @@ impl Connections {
             may_use: may_use.clone(),
             issuer: provider.clone(),
             replica: replica.clone(),
-            tasks: tasks.subgroup(),
+            tasks: tasks.clone(),
         });
         control.lender.is(keeper.clone());
         Self { keeper, provider, may_use, control: control.clone(), env: env.clone(), tasks: tasks.clone() }
@@ -82,7 +83,7 @@ impl Connections {
             issuer,
             trial: Arc::new(trial),
             public_url: config.public_url.as_str().trim_end_matches('/').to_owned(),
-            tasks: self.tasks.subgroup(),
+            tasks: self.tasks.clone(),
         });
         let (keeper, provider) = (self.keeper.clone(), self.provider.clone());
         connect::Connections {

@@ -60,6 +60,8 @@ const DEPLOYMENT_SECRET: &str = "deployment-secret";
 
 /// What background tasks get to end once they were asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// What an exchange with an authorization server gets to end, which may take it longer than others.
+const EXCHANGE_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks for data keys whose time in memory is over.
 const VAULT_TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -145,6 +147,8 @@ struct Gateway {
     edges: Tasks,
     /// Requests in flight.
     requests: Tasks,
+    /// What is said to authorization servers: an answer that is lost loses a connection.
+    exchanges: Tasks,
     /// Upstreams, watchers, sweepers.
     background: Tasks,
     /// The decision trail's keeper, which ends after everything that writes to it.
@@ -161,6 +165,7 @@ impl Gateway {
             drain_timeout,
             edges: Tasks::new(),
             requests: Tasks::new(),
+            exchanges: Tasks::new(),
             background: Tasks::new(),
             trail: Tasks::new(),
             engine: None,
@@ -215,7 +220,7 @@ impl Gateway {
         self.background.spawn(signing.clone().run(self.background.stopping().clone()));
         let clients = Clients::default();
         let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
-        let connections = Connections::new(&config, &env, &control, replicas.id(), &self.background);
+        let connections = Connections::new(&config, &env, &control, replicas.id(), &self.exchanges);
         let followers: Vec<Arc<dyn Subscriber>> = vec![
             standing.clone(),
             Arc::new(signing.clone()),
@@ -357,6 +362,7 @@ impl Gateway {
         if let Some(control) = &self.control {
             orderly &= control.stop_upstreams(STOP_PATIENCE).await;
         }
+        orderly &= self.exchanges.stop(EXCHANGE_PATIENCE).await;
         orderly &= self.background.stop(STOP_PATIENCE).await;
         if let Some(store) = &self.store
             && self.control.is_some()

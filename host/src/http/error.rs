@@ -367,7 +367,7 @@ fn upstream_reason(error: &UpstreamError) -> &'static str {
         UpstreamError::NoResource => "no_resource",
         UpstreamError::Busy => "busy",
         UpstreamError::Cancelled => "cancelled",
-        UpstreamError::Rejected(_) => "credential_rejected",
+        UpstreamError::Rejected { .. } => "credential_rejected",
         UpstreamError::Withheld(_) => "credential_unavailable",
     }
 }

@@ -13,7 +13,7 @@ use super::rounds::Goes;
 use super::state::{self, Purpose, State};
 use super::{Origin, Refusal, Services, Snapshot, settled};
 use crate::config::UpstreamAuth;
-use crate::connection::lending::{Kind, Lack, Lent, Rejected, Wanted, Withheld};
+use crate::connection::lending::{Kind, Lack, Lent, Wanted, Withheld};
 use crate::connection::link::Link;
 use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
@@ -22,12 +22,15 @@ use crate::mcp::error::{RpcError, UPSTREAM_FAILED, URL_ELICITATION_REQUIRED};
 use crate::mcp::json::to_raw;
 use crate::mcp::revision::v2026_07_28::{self, InputRequest};
 use crate::mcp::talk::{Question, Via};
-use crate::policy::Permit;
 use crate::policy::authority::{CredentialKind, CredentialPurpose, CredentialRequest};
+use crate::policy::{Hook, Permit};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Key in a tool result's `_meta`, and in an error's `data`, under which the connections stand that a request lacked.
 pub const CONNECTIONS_META: &str = "portcullis/connections";
+
+/// How often a request is sent that the upstream refuses before anything happens.
+const ATTEMPTS: usize = 4;
 
 /// A request that lacks a connection.
 #[derive(Debug)]
@@ -84,11 +87,15 @@ impl<'a> Loan<'a> {
         let terms = settled(recording, checked)?;
         let missing = |withheld| refusal(services, origin, upstream, purpose, recording, withheld);
         let lent = lent.map_err(missing)?;
-        if terms.scopes.len() < request.scopes.len() || terms.max_age.is_some() {
+        if snapshot.policies.concerns(Hook::Credential) {
+            // Nor is anything lent later on, for the same request, that they have not seen.
+            let is_less = terms.scopes.len() < request.scopes.len() || terms.max_age.is_some();
             wanted.scopes = Some(terms.scopes);
             wanted.max_age = terms.max_age;
-            let lent = services.lender.lend(&wanted).await.map_err(missing)?;
-            return Ok(Self { upstream, borrowed: Some((wanted, lent)) });
+            if is_less {
+                let lent = services.lender.lend(&wanted).await.map_err(missing)?;
+                return Ok(Self { upstream, borrowed: Some((wanted, lent)) });
+            }
         }
         Ok(Self { upstream, borrowed: Some((wanted, lent)) })
     }
@@ -113,42 +120,30 @@ impl<'a> Loan<'a> {
         recording: &Recording,
         permit: Permit<T>,
     ) -> Result<Outcome, Refusal> {
-        let failed = |error| Refusal::Upstream { name: self.upstream.name().clone(), error };
-        let Some((wanted, lent)) = &self.borrowed else {
-            return T::go(self.upstream, permit, self.via(origin)).await.map_err(failed);
-        };
-        let spare = permit.again();
-        let why = match T::go(self.upstream, permit, self.via(origin)).await {
-            Err(UpstreamError::Rejected(why)) => why,
-            other => return other.map_err(failed),
-        };
-        let missing = |withheld| refusal(services, origin, self.upstream, purpose, recording, withheld);
-        let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(missing)?;
-        self.borrowed = Some((wanted.clone(), renewed.clone()));
-        match T::go(self.upstream, spare, self.via(origin)).await {
-            Err(UpstreamError::Rejected(why)) => {
-                Err(self.refused_again(services, origin, purpose, recording, &why).await)
+        let upstream = self.upstream;
+        let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
+        let missing = |withheld| refusal(services, origin, upstream, purpose, recording, withheld);
+        let mut is_renewed = false;
+        for _ in 1..ATTEMPTS {
+            let Some((wanted, lent)) = &self.borrowed else { break };
+            let (why, of) = match T::go(upstream, permit.again(), self.via(origin)).await {
+                Err(UpstreamError::Rejected { why, of }) => (why, of),
+                // It was said to whoever found out for all what the upstream speaks, or opened a session, with less to show.
+                Err(UpstreamError::Status { status: 401 }) => continue,
+                other => return other.map_err(failed),
+            };
+            if of != (lent.connection.clone(), lent.revision) {
+                continue;
             }
-            other => other.map_err(|error| Refusal::Upstream { name: self.upstream.name().clone(), error }),
+            let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(missing)?;
+            if is_renewed {
+                // Not even the new one, and a third is not asked for.
+                return Err(failed(UpstreamError::Rejected { why, of }));
+            }
+            is_renewed = true;
+            self.borrowed = Some((wanted.clone(), renewed));
         }
-    }
-
-    /// Hears that even the renewed credential was refused, and asks for no third one.
-    async fn refused_again(
-        &self,
-        services: &Services,
-        origin: &Origin,
-        purpose: &Purpose<'_>,
-        recording: &Recording,
-        why: &Rejected,
-    ) -> Refusal {
-        let error =
-            || Refusal::Upstream { name: self.upstream.name().clone(), error: UpstreamError::Rejected(why.clone()) };
-        let Some((wanted, lent)) = &self.borrowed else { return error() };
-        match services.lender.rejected(wanted, lent, why).await {
-            Ok(_) => error(),
-            Err(withheld) => refusal(services, origin, self.upstream, purpose, recording, withheld),
-        }
+        T::go(upstream, permit, self.via(origin)).await.map_err(failed)
     }
 }
 

@@ -96,17 +96,20 @@ fn open_in(tx: &mut WriteTx<'_>, link: &Link, browser: Digest) -> Result<Opened,
     Ok(Opened::First(Box::new(OpenLink::try_from(record)?)))
 }
 
-/// The link for an upstream that a browser has opened: one that is not done before one that is, and of those the last.
+/// The link for an upstream that a browser has opened: the one with this id, or one that is not done before one that is, and
+/// of those the last.
 pub async fn of_browser(
     store: &Store,
     browser: Digest,
     upstream: &UpstreamName,
+    id: Option<&str>,
 ) -> Result<Option<OpenLink>, StoreError> {
-    let upstream = upstream.clone();
+    let (upstream, id) = (upstream.clone(), id.map(str::to_owned));
     store
         .read(move |tx| {
             let records = all_of(tx, browser, &upstream)?;
-            let best = records.into_iter().max_by_key(|record| (!record.is_done, record.until_ms));
+            let meant = records.into_iter().filter(|record| id.as_ref().is_none_or(|id| *id == record.id));
+            let best = meant.max_by_key(|record| (!record.is_done, record.until_ms));
             best.map(OpenLink::try_from).transpose()
         })
         .await
@@ -228,7 +231,7 @@ mod tests {
             assert_eq!(open(store, &link, digest("a")).await.unwrap(), Opened::Again(first.clone()));
             assert_eq!(open(store, &link, digest("b")).await.unwrap(), Opened::Taken);
             let found =
-                async |browser: &str, at: &str| of_browser(store, digest(browser), &upstream(at)).await.unwrap();
+                async |browser: &str, at: &str| of_browser(store, digest(browser), &upstream(at), None).await.unwrap();
             assert_eq!(found("a", "notes").await.as_ref(), Some(&*first));
             assert_eq!((found("b", "notes").await, found("a", "note").await), (None, None));
             verify(store).await;
@@ -250,7 +253,7 @@ mod tests {
         assert_eq!(open(store, &one, digest("b")).await.unwrap(), Opened::Taken);
         // Another one of the same browser comes before what is done.
         open(store, &two, digest("a")).await.unwrap();
-        let found = of_browser(store, digest("a"), &upstream("notes")).await.unwrap().unwrap();
+        let found = of_browser(store, digest("a"), &upstream("notes"), None).await.unwrap().unwrap();
         assert_eq!((found.id, found.is_done), (two.id, false));
         verify(store).await;
     }
@@ -265,9 +268,9 @@ mod tests {
         place.forward(Duration::from_millis(1));
         assert_eq!(open(store, &unused, digest("a")).await.unwrap(), Opened::Expired);
         // Whoever opened one has the time that it takes.
-        assert!(of_browser(store, digest("a"), &upstream("notes")).await.unwrap().is_some());
+        assert!(of_browser(store, digest("a"), &upstream("notes"), None).await.unwrap().is_some());
         place.forward(PATIENCE);
-        assert_eq!(of_browser(store, digest("a"), &upstream("notes")).await.unwrap(), None);
+        assert_eq!(of_browser(store, digest("a"), &upstream("notes"), None).await.unwrap(), None);
         while place.sweep().await > 0 {}
         assert_eq!(store.read(|tx| rows(tx, Table::Links)).await.unwrap(), []);
         assert_eq!(open(store, &used, digest("b")).await.unwrap(), Opened::Expired);

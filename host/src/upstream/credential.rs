@@ -8,7 +8,7 @@ use super::UpstreamError;
 use crate::config::{self, UpstreamAuth};
 #[cfg(test)]
 use crate::connection::lending::Later;
-use crate::connection::lending::{Kind, Lender, Lent, Rejected, Wanted, Withheld};
+use crate::connection::lending::{Kind, Lack, Lender, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Holder, Place};
 use crate::ids::Principal;
 use crate::mcp::talk::Party;
@@ -44,7 +44,8 @@ impl Own {
         Self { lender: Arc::new(Later::default()), wanted: None }
     }
 
-    /// The gateway, with its credential. Without one it asks as nobody: some upstreams tell everyone what they offer.
+    /// The gateway, with its credential. Where none was ever connected it asks as nobody: some upstreams tell everyone what
+    /// they offer.
     ///
     /// # Errors
     /// [`UpstreamError::Withheld`], where there is one and it cannot be had now.
@@ -52,16 +53,20 @@ impl Own {
         let Some(wanted) = &self.wanted else { return Ok(Party::gateway()) };
         match self.lender.lend(wanted).await {
             Ok(lent) => Ok(Party { lent: Some(lent), ..Party::gateway() }),
-            Err(Withheld::Missing(_)) => Ok(Party::gateway()),
+            Err(Withheld::Missing(Lack::NotConnected)) => Ok(Party::gateway()),
             Err(withheld) => Err(UpstreamError::Withheld(withheld)),
         }
     }
 
     /// The gateway with another credential than the one that was refused; the error as it was where there is none to be had.
     pub(super) async fn party_after(&self, refused: &Party, error: UpstreamError) -> Result<Party, UpstreamError> {
-        let (Some(wanted), Some(lent), UpstreamError::Rejected(why)) = (&self.wanted, &refused.lent, &error) else {
+        let (Some(wanted), Some(lent), UpstreamError::Rejected { why, of }) = (&self.wanted, &refused.lent, &error)
+        else {
             return Err(error);
         };
+        if *of != (lent.connection.clone(), lent.revision) {
+            return Ok(refused.clone());
+        }
         let lent = self.lender.rejected(wanted, lent, why).await.map_err(UpstreamError::Withheld)?;
         Ok(Party { lent: Some(lent), ..Party::gateway() })
     }
@@ -71,15 +76,14 @@ impl Own {
 /// may not.
 pub(super) fn refused(status: StatusCode, headers: &HeaderMap, lent: Option<&Lent>) -> UpstreamError {
     let error = UpstreamError::Status { status: status.as_u16() };
-    if lent.is_none() {
-        return error;
-    }
+    let Some(lent) = lent else { return error };
+    let of = (lent.connection.clone(), lent.revision);
     match status {
-        StatusCode::UNAUTHORIZED => UpstreamError::Rejected(Rejected::Unauthorized),
+        StatusCode::UNAUTHORIZED => UpstreamError::Rejected { why: Rejected::Unauthorized, of },
         StatusCode::FORBIDDEN => match Challenge::of(headers) {
             Some(Challenge { error: Some(BearerError::InsufficientScope), scopes, .. }) => {
                 let scopes = scopes.map_or_else(Vec::new, |scopes| scopes.to_vec());
-                UpstreamError::Rejected(Rejected::InsufficientScope(scopes))
+                UpstreamError::Rejected { why: Rejected::InsufficientScope(scopes), of }
             }
             _ => error,
         },

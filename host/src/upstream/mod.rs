@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, UpstreamTransport};
 use crate::connection::lending::{Lender, Rejected, Wanted, Withheld};
-use crate::ids::{Principal, UpstreamName};
+use crate::ids::{ConnectionId, Principal, UpstreamName};
 use crate::mcp::call::{Access, Call, Item, Outcome, Params, Verb};
 use crate::mcp::error::RESOURCE_NOT_FOUND;
 use crate::mcp::json::{self, Members, to_raw};
@@ -75,8 +75,12 @@ pub enum UpstreamError {
     #[error("cancelled by the caller")]
     Cancelled,
     /// What it was shown is not good enough; nothing happened.
-    #[error("{0}")]
-    Rejected(Rejected),
+    #[error("{why}")]
+    Rejected {
+        why: Rejected,
+        /// The connection that it was shown, and its revision: whoever waited for another's request hears of that one's.
+        of: (ConnectionId, u64),
+    },
     /// There is nothing to show it.
     #[error("{0}")]
     Withheld(Withheld),
@@ -375,7 +379,9 @@ impl Upstream {
         };
         let party = self.own.party().await?;
         match asked(&party, params.clone()).await {
-            Err(error @ UpstreamError::Rejected(_)) => asked(&self.own.party_after(&party, error).await?, params).await,
+            Err(error @ UpstreamError::Rejected { .. }) => {
+                asked(&self.own.party_after(&party, error).await?, params).await
+            }
             other => other,
         }
     }

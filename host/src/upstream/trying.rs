@@ -34,6 +34,8 @@ impl Upstream {
         // No process is started, which is what the directory would be for.
         let lender = Arc::new(Later::default());
         let upstream = Self::start(settings, (outbound, lender), limits, Path::new("."), tasks);
+        // Whoever gives up waiting for this ends it, too.
+        let _ends = upstream.tasks.stopping().clone().drop_guard();
         let seen = tokio::time::timeout(PATIENCE, upstream.see()).await;
         upstream.stop(GOODBYE).await;
         match seen {

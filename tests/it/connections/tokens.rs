@@ -6,17 +6,16 @@ use futures_util::future::join_all;
 
 use super::*;
 
+/// An upstream that refuses a younger token than this wants another account.
+const NO_LONGER_FRESH: Duration = Duration::from_secs(2 * 60);
+
 async fn scene() -> (Gated, Gateway) {
     let mail = Gated::by_token().await;
-    let gateway = with(&mail, "per-user-oauth").await;
-    (mail, gateway)
-}
-
-async fn with(mail: &Gated, kind: &str) -> Gateway {
-    let section = format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"{kind}\"\n", mail.url);
+    let section =
+        format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"per-user-oauth\"\n", mail.url);
     let gateway = Gateway::builder().section(&section).key("alice").key("bob").start().await;
     gateway.until_upstreams_are_up().await;
-    gateway
+    (mail, gateway)
 }
 
 /// Connects `mail` for a key: from the link to the authorization server and back.
@@ -55,6 +54,7 @@ async fn u7_many_calls_with_one_token_that_ended_refresh_it_once() {
     connect(&gateway, "alice").await;
     let alice = gateway.caller("alice");
     whoami(&alice.call("mail__whoami", json!({})).await);
+    gateway.clock.advance(NO_LONGER_FRESH);
     mail.end_access_tokens();
     let calls = (0..32).map(|_| alice.call("mail__whoami", json!({})));
     for reply in join_all(calls).await {
@@ -68,6 +68,7 @@ async fn u8_a_refused_refresh_asks_the_person_again_and_a_failing_server_does_no
     let (mail, gateway) = scene().await;
     connect(&gateway, "alice").await;
     let alice = gateway.caller("alice");
+    gateway.clock.advance(NO_LONGER_FRESH);
     mail.end_access_tokens();
     mail.set_down(true);
     let reply = alice.call("mail__whoami", json!({})).await;

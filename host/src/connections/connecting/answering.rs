@@ -215,7 +215,8 @@ impl Connecting {
             access: seal(Secret::Access, &issued.access).await?,
             refresh,
             scopes: issued.scopes.clone().unwrap_or_else(|| flow.scopes.clone()),
-            expires: issued.expires_in.map(|life| self.0.env.now().after(life)),
+            // Some servers write 0 where there is no end.
+            expires: issued.expires_in.filter(|life| !life.is_zero()).map(|life| self.0.env.now().after(life)),
         });
         let mut tries = 0;
         loop {

@@ -320,7 +320,7 @@ async fn a_link_has_done_its_work_once_its_connection_is_made() {
     links::open(store, &link, digest("a")).await.unwrap();
     let answer = rig.begun(&place, "a", None, None).await;
     rig.connecting.answer(answer).await.unwrap();
-    let link = links::of_browser(store, digest("a"), &place.upstream).await.unwrap().unwrap();
+    let link = links::of_browser(store, digest("a"), &place.upstream, None).await.unwrap().unwrap();
     assert!(link.is_done);
 }
 

@@ -113,7 +113,7 @@ mod tests {
         let headers = names.iter().map(header).collect();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         Opened {
-            lent: Arc::new(Lent { place: place(), connection, revision: 1, scopes: Vec::new(), headers }),
+            lent: Arc::new(Lent { place: place(), connection, revision: 1, given: 1, scopes: Vec::new(), headers }),
             of,
             stored,
         }

@@ -159,7 +159,8 @@ mod tests {
         let value = sensitive(&[&"x".repeat(bytes)]).unwrap();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         let headers = vec![(header_name("x-api-key").unwrap(), value)];
-        let lent = Arc::new(Lent { place: place.clone(), connection, revision: 1, scopes: Vec::new(), headers });
+        let lent =
+            Arc::new(Lent { place: place.clone(), connection, revision: 1, given: 1, scopes: Vec::new(), headers });
         Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, stored: Timestamp::default() })
     }
 

@@ -100,7 +100,7 @@ impl Keeper {
             if self.0.tasks.stopping().is_cancelled() {
                 return Renewal::Later(None);
             }
-            if let Some(left) = self.0.breaker.left_alone(issuer, self.0.env.now()) {
+            if let Some(left) = self.0.breaker.left_alone(&asked_at(place, issuer), self.0.env.now()) {
                 return Renewal::Later(Some(left));
             }
             let (mut told, generation) = (self.0.told.subscribe(), self.0.kept.generation(place));
@@ -144,7 +144,8 @@ impl Keeper {
                 return Renewal::Fault;
             }
         };
-        if let Err(left) = self.0.breaker.admit(&tokens.issuer, self.0.env.now()) {
+        let server = asked_at(&lease.connection.place, &tokens.issuer);
+        if let Err(left) = self.0.breaker.admit(&server, self.0.env.now()) {
             return Renewal::Later(Some(self.give_back(lease, Some(left)).await.unwrap_or(left)));
         }
         let source = source(&lease.connection.place, tokens);
@@ -152,16 +153,16 @@ impl Keeper {
         let answer = tokio::time::timeout(ANSWER, self.0.issuer.refresh(&source, &refresh)).await;
         match answer.unwrap_or(Err(NotIssued::Later { retry_after: None })) {
             Ok(issued) => {
-                self.0.breaker.answered(&tokens.issuer);
+                self.0.breaker.answered(&server);
                 self.store_issued(lease, tokens, (issued, refresh), asked).await
             }
             Err(NotIssued::Refused(reason)) => {
-                self.0.breaker.answered(&tokens.issuer);
+                self.0.breaker.answered(&server);
                 let was_lost = lease.after_loss && reason == Reason::RefreshRefused;
                 self.lost(lease, if was_lost { Reason::RefreshLost } else { reason }).await
             }
             Err(NotIssued::Later { retry_after }) => {
-                self.0.breaker.failed(&tokens.issuer, self.0.env.now(), self.jitter());
+                self.0.breaker.failed(&server, self.0.env.now(), self.jitter());
                 Renewal::Later(self.give_back(lease, retry_after).await.or(retry_after))
             }
         }
@@ -288,6 +289,11 @@ impl Keeper {
 }
 
 /// Whose tokens they are.
+/// What the breaker counts failures of: a server as an upstream has it, so that none brings another's to a stop.
+fn asked_at(place: &Place, issuer: &str) -> String {
+    format!("{} {issuer}", place.upstream)
+}
+
 fn source(place: &Place, tokens: &Tokens) -> Source {
     let Tokens { issuer, client, .. } = tokens;
     Source { upstream: place.upstream.clone(), issuer: issuer.clone(), client: client.clone() }

@@ -112,7 +112,8 @@ fn read_holder(text: &str) -> Result<Holder, Problem> {
 }
 
 fn view(Listed { connection, standing }: &Listed) -> Value {
-    let Connection { id, place, revision: _, credential, state, orphaned_since, created, stored } = connection;
+    let Connection { id, place, revision: _, given: _, credential, state, orphaned_since, created, stored } =
+        connection;
     let (reason, missing, since) = match state {
         Condition::Connected => (None, None, None),
         Condition::NeedsReauth { reason, since } => (Some(reason.as_str()), None, Some(since)),

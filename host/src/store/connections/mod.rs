@@ -149,7 +149,8 @@ pub(super) fn put_in(
         (Some(there), Some(seen)) if there.revision == *seen && there.id == id.as_str() => {
             // Whoever may use it now is no orphan, whatever the sweep has noted.
             was_orphaned = there.orphaned_since_ms.is_some();
-            Record { orphaned_since_ms: None, ..there.renewed(credential, now) }
+            let renewed = there.renewed(credential, now);
+            Record { orphaned_since_ms: None, given: renewed.revision, ..renewed }
         }
         (None, None) if tx.get(Table::ConnectionsById, id.as_str().as_bytes())?.is_none() => {
             Record::first(id, place, credential, now)

@@ -19,6 +19,8 @@ pub(in crate::store) struct Record {
     pub(super) holder: String,
     pub(super) upstream: String,
     pub(super) revision: u64,
+    #[serde(default)]
+    pub(super) given: u64,
     pub(super) credential: CredentialRecord,
     pub(super) state: StateRecord,
     pub(super) orphaned_since_ms: Option<u64>,
@@ -113,6 +115,7 @@ impl Record {
             holder: place.holder.to_string(),
             upstream: place.upstream.as_str().to_owned(),
             revision: 1,
+            given: 1,
             credential: CredentialRecord::from(credential),
             state: StateRecord::Connected {},
             orphaned_since_ms: None,
@@ -219,6 +222,7 @@ impl TryFrom<Record> for Connection {
             holder,
             upstream,
             revision,
+            given,
             credential,
             state,
             orphaned_since_ms,
@@ -233,6 +237,7 @@ impl TryFrom<Record> for Connection {
             id: ConnectionId::parse(&id).ok_or_else(|| bad("an id"))?,
             place: place(&holder, &upstream)?,
             revision,
+            given,
             credential: credential.try_into()?,
             state: match state {
                 StateRecord::Connected {} => State::Connected,

@@ -62,6 +62,8 @@ use sessions::Sessions;
 const MAX_REQUESTS: usize = 4_096;
 /// Watched resources at once.
 const MAX_WATCHES: usize = 1_000;
+/// How often a session of another account's is given up for a new one: others of the same caller may open the next.
+const REOPENINGS: usize = 4;
 /// What a modern upstream says of itself is asked for again after this long.
 const ABOUT_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -218,7 +220,9 @@ impl Inner {
                     },
                 };
                 inner.peer.set_streamless(false);
-                Ok(Arc::new(found))
+                // What it says of itself to somebody with an account is not for everybody.
+                let is_own = lent.is_none_or(|lent| !lent.place.is_somebodys());
+                Ok(Arc::new(if is_own { found } else { Found { about: None, ..found } }))
             }
         };
         let found = self.found.get(&self.peer.tasks, |_| true, make).await;
@@ -229,7 +233,7 @@ impl Inner {
     async fn about_with_own(self: &Arc<Self>) -> Result<Arc<About>, UpstreamError> {
         let party = self.peer.own.party().await?;
         match self.about(&party).await {
-            Err(error @ UpstreamError::Rejected(_)) => {
+            Err(error @ UpstreamError::Rejected { .. }) => {
                 self.about(&self.peer.own.party_after(&party, error).await?).await
             }
             other => other,
@@ -239,7 +243,7 @@ impl Inner {
     async fn about(self: &Arc<Self>, party: &Party) -> Result<Arc<About>, UpstreamError> {
         let lent = party.lent.as_ref();
         let mut found = self.found(lent).await?;
-        if found.dialect == Dialect::Modern && found.at.elapsed() >= ABOUT_LIFETIME {
+        if found.dialect == Dialect::Modern && (found.about.is_none() || found.at.elapsed() >= ABOUT_LIFETIME) {
             self.found.forget(|known| Arc::ptr_eq(known, &found));
             found = self.found(lent).await?;
         }
@@ -330,14 +334,15 @@ impl Inner {
         let dialect = self.found.known().map_or(Dialect::Legacy, |found| found.dialect);
         let open = || opening::open(self.clone(), dialect, party.clone());
         let key = PartyKey::of(party);
-        let session = self.sessions.get(&key, &self.peer.tasks, open).await?;
-        if session.show(party.lent.as_ref()) {
-            return Ok(session);
+        for _ in 0..REOPENINGS {
+            let session = self.sessions.get(&key, &self.peer.tasks, open).await?;
+            if session.show(party.lent.as_ref()) {
+                return Ok(session);
+            }
+            self.sessions.forget(&session);
+            session.abandon();
         }
-        // It was opened with another connection, perhaps of another account.
-        self.sessions.forget(&session);
-        session.abandon();
-        self.sessions.get(&key, &self.peer.tasks, open).await
+        Err(UpstreamError::Busy.into())
     }
 
     /// Works while the exchange has time and is wanted. Nothing is lost if it is given up.

@@ -90,13 +90,13 @@ impl Session {
         matches!(&self.carrier, Carrier::Streamable { id: Some(_) })
     }
 
-    /// Shows this from now on, unless it has shown something newer. `false` where it was opened with another connection: its
-    /// upstream may know it as somebody else's.
+    /// Shows this from now on, unless it has shown something newer. `false` where it was opened with another credential than
+    /// one that this was renewed from: its upstream may know it as another account's.
     pub(super) fn show(&self, lent: Option<&Arc<Lent>>) -> bool {
         let shown = self.lent.load();
         match (shown.as_ref(), lent) {
             (None, None) => true,
-            (Some(shown), Some(lent)) if shown.connection == lent.connection => {
+            (Some(shown), Some(lent)) if (&shown.connection, shown.given) == (&lent.connection, lent.given) => {
                 if shown.revision < lent.revision {
                     self.lent.store(Some(lent.clone()));
                 }

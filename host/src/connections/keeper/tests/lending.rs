@@ -45,6 +45,7 @@ async fn who_may_not_use_an_upstream_is_lent_nothing_from_then_on_until_access_c
             place: ci(),
             connection: scene.next(&ci()).await.0,
             revision: 1,
+            given: 1,
             scopes: Vec::new(),
             headers: Vec::new(),
         };

@@ -11,7 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::StatusCode;
 
-use super::{OAuth, arrive, browser_of, knowing, path_of, person_of};
+use super::{Back, OAuth, arrive, browser_of, knowing, path_of, person_of};
 use crate::connection::link::Link;
 use crate::http::oauth::cookies::Kind as Cookie;
 use crate::http::oauth::csrf::{self, Form};
@@ -102,7 +102,10 @@ fn read(oauth: &OAuth, text: &str) -> Option<Link> {
 async fn opened(oauth: &OAuth, link: &Link, browser: Digest) -> Result<Response, Response> {
     let opened = links::open(&oauth.server.store, link, browser).await.map_err(|error| oauth.unavailable(&error))?;
     match opened {
-        Opened::First(_) | Opened::Again(_) => Ok(see_other(&oauth.site.address(&path_of(&link.upstream, None)))),
+        Opened::First(_) | Opened::Again(_) => {
+            let back = Back::Link(link.id.clone());
+            Ok(see_other(&oauth.site.address(&path_of(&link.upstream, Some(&back)))))
+        }
         Opened::Taken => Err(taken(oauth)),
         Opened::Expired => Err(too_old(oauth)),
         Opened::TooMany => Err(too_many(oauth)),

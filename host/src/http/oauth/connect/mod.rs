@@ -103,18 +103,27 @@ pub(super) enum Back {
         all: bool,
     },
     Account,
+    /// The page itself, for whoever this link is for, that the browser has opened.
+    Link(String),
 }
 
 /// Query of a consent page that leads to what is to be connected next.
 pub(super) const ALL: &str = "connect=all";
 const CONSENT: &str = "/oauth2/consent/";
 const ACCOUNT: &str = "/account";
+const LINK: &str = "link:";
+/// Digits of the id of a link.
+const LINK_LEN: usize = 32;
 
 impl Back {
-    /// The path that this is, if it is one of these.
+    /// What [`Self::text`] is of.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text == ACCOUNT {
             return Some(Self::Account);
+        }
+        if let Some(id) = text.strip_prefix(LINK) {
+            let is_id = id.len() == LINK_LEN && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            return is_id.then(|| Self::Link(id.to_owned()));
         }
         let rest = text.strip_prefix(CONSENT)?;
         let (request, all) = match rest.split_once('?') {
@@ -125,18 +134,28 @@ impl Back {
         Some(Self::Consent { request: RequestId::parse(request)?, all })
     }
 
-    pub(super) fn path(&self) -> String {
+    /// What stands for it in a query, a form and a `state`.
+    pub(super) fn text(&self) -> String {
         match self {
-            Self::Account => ACCOUNT.to_owned(),
-            Self::Consent { request, all: false } => format!("{CONSENT}{request}"),
-            Self::Consent { request, all: true } => format!("{CONSENT}{request}?{ALL}"),
+            Self::Link(id) => format!("{LINK}{id}"),
+            Self::Account | Self::Consent { .. } => self.path().unwrap_or_default(),
+        }
+    }
+
+    /// The path to go on to, unless it is the page itself.
+    pub(super) fn path(&self) -> Option<String> {
+        match self {
+            Self::Account => Some(ACCOUNT.to_owned()),
+            Self::Consent { request, all: false } => Some(format!("{CONSENT}{request}")),
+            Self::Consent { request, all: true } => Some(format!("{CONSENT}{request}?{ALL}")),
+            Self::Link(_) => None,
         }
     }
 }
 
 /// The path of the page of an upstream.
 pub(super) fn path_of(upstream: &UpstreamName, back: Option<&Back>) -> String {
-    let next = back.map(|back| form_urlencoded::byte_serialize(back.path().as_bytes()).collect::<String>());
+    let next = back.map(|back| form_urlencoded::byte_serialize(back.text().as_bytes()).collect::<String>());
     let next = next.map(|next| format!("?next={next}")).unwrap_or_default();
     format!("{PREFIX}{upstream}{next}")
 }
@@ -172,7 +191,10 @@ impl Visitor {
         let acting = match &back {
             Some(Back::Consent { request, .. }) => consenting(oauth, request, headers, person.as_ref()).await?,
             Some(Back::Account) => signed_in(person.as_ref()),
-            None => by_link(oauth, &browser, &upstream, person.as_ref()).await?.or_else(|| signed_in(person.as_ref())),
+            Some(Back::Link(id)) => by_link(oauth, &browser, &upstream, (Some(id), person.as_ref())).await?,
+            // Nobody who is signed in acts for another because of a link that they opened once.
+            None if person.is_some() => signed_in(person.as_ref()),
+            None => by_link(oauth, &browser, &upstream, (None, None)).await?,
         };
         let Some(Acting { principal, link }) = acting else {
             return Err(nobody(oauth, &path_of(&upstream, back.as_ref())));
@@ -198,7 +220,7 @@ impl Visitor {
 
     /// What a form of the page is about: somebody else's page is another thing.
     fn subject(&self) -> String {
-        format!("{} {}", self.place, self.back.as_ref().map(Back::path).unwrap_or_default())
+        format!("{} {}", self.place, self.back.as_ref().map(Back::text).unwrap_or_default())
     }
 
     fn form<'a>(&self, subject: &'a str) -> Form<'a> {
@@ -242,23 +264,21 @@ async fn consenting(
     let visit = Visit { request, browser: secret.digest(), person, remote_ip: None, user_agent: None };
     match consent::chosen(&oauth.server, visit).await {
         Ok(Ok(Some(principal))) => Ok(Some(Acting { principal, link: None })),
-        Ok(Ok(None)) => {
-            let back = Back::Consent { request: request.clone(), all: false };
-            Err(see_other(&oauth.site.address(&back.path())))
-        }
+        Ok(Ok(None)) => Err(see_other(&oauth.site.address(&format!("{CONSENT}{request}")))),
         Ok(Err(over)) => Err(refused(over.into())),
         Err(fault) => Err(oauth.fault(&fault)),
     }
 }
 
-/// Whoever a link is for that this browser has opened. One that is a person's is theirs only while they are signed in.
+/// Whoever a link is for that this browser has opened: the one that is named, or the last. One that is a person's is theirs
+/// only while they are signed in.
 async fn by_link(
     oauth: &OAuth,
     browser: &Plaintext,
     upstream: &UpstreamName,
-    person: Option<&Person>,
+    (id, person): (Option<&str>, Option<&Person>),
 ) -> Result<Option<Acting>, Response> {
-    let link = links::of_browser(&oauth.server.store, browser.digest(), upstream).await;
+    let link = links::of_browser(&oauth.server.store, browser.digest(), upstream, id).await;
     let Some(link) = link.map_err(|error| oauth.unavailable(&error))? else { return Ok(None) };
     let is_theirs = match &link.principal {
         Principal::User(id) => person.is_some_and(|(_, user)| user.id == *id),
@@ -342,7 +362,7 @@ async fn made(oauth: &OAuth, headers: &HeaderMap, upstream: &UpstreamName, back:
             tracing::warn!(error = %fault, "a consent was not given more time");
         }
     }
-    let path = back.map_or_else(|| path_of(upstream, None), Back::path);
+    let path = back.and_then(Back::path).unwrap_or_else(|| path_of(upstream, back));
     see_other(&oauth.site.address(&path))
 }
 

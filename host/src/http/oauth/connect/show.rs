@@ -94,7 +94,7 @@ fn answer(oauth: &OAuth, subject: Subject<'_>, status: StatusCode, problem: Opti
     };
     let host = ahead.as_ref().map(|ahead| shown(host_of(&ahead.issuer), MAX_HOST));
     let is_open = !visitor.is_done() && (host.is_some() || !fields.is_empty());
-    let back = visitor.back.as_ref().map(Back::path);
+    let next = visitor.back.as_ref().map(Back::text);
     let about = visitor.subject();
     let template = ConnectPage {
         site: &oauth.site,
@@ -106,11 +106,11 @@ fn answer(oauth: &OAuth, subject: Subject<'_>, status: StatusCode, problem: Opti
         problem,
         form: is_open.then(|| FormOf {
             token: oauth.form_token(&visitor.form(&about)),
-            next: back.clone().unwrap_or_default(),
+            next: next.unwrap_or_default(),
             host,
             fields,
         }),
-        back: back.filter(|_| visitor.back.is_some()),
+        back: visitor.back.as_ref().and_then(Back::path),
         is_connected: stand.standing == Some(Standing::Active),
     };
     // Authorization servers send people on to others of theirs, and browsers hold the form to that as well.
@@ -202,7 +202,7 @@ async fn begin(oauth: &OAuth, visitor: &Visitor) -> Result<Response, Response> {
     let Connections { connecting, .. } = oauth.connections()?;
     let beginner = Beginner { place: visitor.place.clone(), browser: visitor.browser.digest(), user: visitor.user() };
     let scopes = visitor.link.as_ref().map(|link| link.scopes.to_vec()).unwrap_or_default();
-    let next = visitor.back.as_ref().map(Back::path);
+    let next = visitor.back.as_ref().map(Back::text);
     match connecting.begin(beginner, &scopes, next.as_deref()).await {
         Ok(begun) => Ok(knowing(oauth, see_other(&begun.url), &visitor.browser)),
         Err(not) => Err(not_begun(oauth, visitor, &not)),
@@ -294,9 +294,9 @@ fn problem<'a>(
     (title, what, advice): (&'a str, &'a str, &'a str),
 ) -> impl FnOnce(StatusCode) -> Response + use<'a> {
     let back = match visitor.back.clone() {
-        Some(Back::Consent { request, .. }) => Some(Back::Consent { request, all: false }.path()),
-        Some(Back::Account) => Some(Back::Account.path()),
-        None => None,
+        Some(Back::Consent { request, .. }) => Back::Consent { request, all: false }.path(),
+        Some(Back::Account) => Back::Account.path(),
+        Some(Back::Link(_)) | None => None,
     };
     move |status| {
         let link = back.as_deref().map(|path| (path, "Go on without it"));

@@ -100,7 +100,9 @@ fn ci() -> Principal {
 /// A path of ours that a browser was sent to.
 fn path(response: &Response) -> String {
     assert_eq!(response.status(), 303);
-    location(response).strip_prefix(ISSUER).unwrap().to_owned()
+    let path = location(response).strip_prefix(ISSUER).unwrap().to_owned();
+    // Without which link has led there.
+    path.split("?next=link%3A").next().unwrap_or_default().to_owned()
 }
 
 /// A page that refuses.
@@ -186,6 +188,26 @@ async fn u4_the_link_of_a_key_opens_once_in_one_browser() {
     // A link that has done its work is good for nothing more.
     assert_eq!(path(&house.open(&mut browser, fragment).await), "/connect/notes");
     refused(house.open(&mut other, fragment).await, 403, "opened already").await;
+}
+
+#[tokio::test]
+async fn u4_a_person_who_opens_the_link_of_somebodys_key_goes_on_as_themselves() {
+    let (house, mut browser, ada) = House::person("ada").await;
+    let (link, url) = house.link(ci(), "notes");
+    let sent = house.open(&mut browser, &url).await;
+    let sent = location(&sent).strip_prefix(ISSUER).unwrap().to_owned();
+    assert_eq!(parameter(&sent, "next"), Some(format!("link:{}", link.id)));
+    let page = browser.page(&house.gate, &sent).await;
+    assert!(page.contains("the virtual key ci") && page.contains("Was this you?"), "{page}");
+    // Nothing of it is left on the page that they know.
+    let page = browser.page(&house.gate, "/connect/notes").await;
+    assert!(!page.contains("the virtual key ci"), "{page}");
+    let answer = house.begin(&mut browser, "/connect/notes").await;
+    browser.get(&house.gate, &answer).await;
+    assert!(house.there(&of_user(&ada, "notes")).await && !house.there(&of_key("ci", "notes")).await);
+    // And one that they have not opened names nobody.
+    let strange = format!("/connect/notes?next=link%3A{}", "0".repeat(32));
+    assert!(path(&browser.get(&house.gate, &strange).await).starts_with("/sign-in"));
 }
 
 #[tokio::test]
@@ -297,7 +319,9 @@ async fn one_goes_on_to_paths_of_ours_only() {
     let fields = [("form_token", &*token(&page)), ("next", "/account")];
     refused(browser.post(&house.gate, "/connect/notes", &fields).await, 403, "does not count").await;
     let back = Back::parse("/oauth2/consent/0123456789abcdef01234567?connect=all").unwrap();
-    assert_eq!(Back::parse(&back.path()), Some(back));
+    assert_eq!(Back::parse(&back.text()), Some(back));
+    let link = Back::Link("0".repeat(32));
+    assert_eq!((Back::parse(&link.text()), Back::parse("link:0")), (Some(link), None));
 }
 
 #[tokio::test]
