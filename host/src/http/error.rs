@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::body::BodyError;
 use crate::authorization::proofs::NONCE_HEADER;
+use crate::connection::lending::Withheld;
 use crate::ids::BindingName;
 use crate::mcp::call::Outcome;
 use crate::mcp::error::{
@@ -168,8 +169,12 @@ impl Refused {
             }
             Refusal::Upstream { error: UpstreamError::Cancelled, .. } => None,
             Refusal::Upstream { name, error } => {
-                let data = to_raw(&json!({ "upstream": name, "reason": upstream_reason(error) }));
-                ok(RpcError::new(UPSTREAM_FAILED, format!("upstream {name}: {error}")).with_data(data))
+                let mut data = json!({ "upstream": name, "reason": upstream_reason(error) });
+                if let UpstreamError::Withheld(Withheld::Unavailable { retry_after: Some(wait) }) = error {
+                    data["retryAfterMs"] = json!(wait.as_millis());
+                }
+                let error = RpcError::new(UPSTREAM_FAILED, format!("upstream {name}: {error}"));
+                ok(error.with_data(to_raw(&data)))
             }
         }
     }

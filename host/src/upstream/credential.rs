@@ -38,6 +38,11 @@ impl Own {
         Self { lender, wanted: wanted(settings, &Principal::Gateway) }
     }
 
+    /// Whether the upstream takes a credential of the gateway's own.
+    pub(super) fn wants(&self) -> bool {
+        self.wanted.is_some()
+    }
+
     /// For an upstream that takes nothing.
     #[cfg(test)]
     pub(super) fn nothing() -> Self {

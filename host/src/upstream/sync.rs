@@ -17,6 +17,7 @@ use super::catalog::{
 };
 use super::{Health, Upstream, UpstreamError};
 use crate::config::UpstreamTransport;
+use crate::connection::lending::Withheld;
 use crate::ids::UpstreamName;
 use crate::mcp::call::{Outcome, Params};
 use crate::mcp::error::METHOD_NOT_FOUND;
@@ -54,7 +55,7 @@ impl Upstream {
             let (health, is_news, trouble) = match attempt {
                 Ok(Seen { offer, is_news, trouble }) => (Health::Up { tools: offer.tools.len() }, is_news, trouble),
                 Err(error) => {
-                    let reason = error.to_string();
+                    let reason = self.reason(&error);
                     (Health::Down { reason: reason.clone() }, false, Some(reason))
                 }
             };
@@ -86,6 +87,19 @@ impl Upstream {
                 () = self.signals.stale.notified() => tokio::time::sleep(DEBOUNCE).await,
                 () = self.tasks.stopping().cancelled() => return,
             }
+        }
+    }
+
+    /// What keeps it from being up, with what an operator can do about it.
+    fn reason(&self, error: &UpstreamError) -> String {
+        let advice = format!("portcullis upstream connect {}", self.settings.name);
+        match error {
+            UpstreamError::Status { status: 401 } if self.own.wants() => {
+                format!("it lists nothing to the gateway without a credential: {advice}")
+            }
+            UpstreamError::Rejected { why, .. } => format!("{why}: {advice}"),
+            UpstreamError::Withheld(Withheld::Missing(lack)) => format!("{lack}: {advice}"),
+            error => error.to_string(),
         }
     }
 

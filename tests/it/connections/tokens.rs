@@ -127,11 +127,15 @@ async fn an_operator_connects_what_lists_are_read_with_and_what_all_share() {
     mail.close_lists();
     let section = format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"shared-oauth\"\n", mail.url);
     let gateway = Gateway::builder().section(&section).key("alice").start().await;
-    gateway.until("/api/v1/upstreams", |view| view["upstreams"][0]["state"] == "down").await;
+    let told = gateway.until("/api/v1/upstreams", |view| {
+        view["upstreams"][0]["reason"].as_str().is_some_and(|reason| reason.contains("credential"))
+    });
+    let told = told.await;
+    let reason = told["upstreams"][0]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("portcullis upstream connect mail"), "{reason}");
     let link = gateway.operator("POST", "/api/v1/upstreams/mail/connect", None).await;
     assert_eq!(link.status, 200, "{}", link.text());
     by_link(&gateway, link.json()["url"].as_str().unwrap()).await;
-    assert_eq!(gateway.operator("POST", "/api/v1/upstreams/mail/refresh", None).await.status, 202);
     gateway.until_upstreams_are_up().await;
     assert!(whoami(&gateway.caller("alice").call("mail__whoami", json!({})).await).contains("Bearer access-"));
     assert_eq!(connections(&gateway, "holder=shared").await.len(), 1);

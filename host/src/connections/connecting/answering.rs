@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::{Connecting, Fault, actor_of, state};
 use crate::connection::flow::{Callback, Check, Flow};
-use crate::connection::{Credential, Place, Tokens};
+use crate::connection::{Credential, Holder, Place, Tokens};
 use crate::connections::issuer::{Issued, NoWay, NotIssued, Source};
-use crate::ids::UserId;
+use crate::ids::{Principal, UserId};
 use crate::secret::{Digest, Plaintext, SecretBytes};
 use crate::store::connections::{Secret, sealed_at};
 use crate::store::flows::{self, Claim, Completion, verifier_at};
@@ -98,7 +98,7 @@ impl Connecting {
         let work = self.0.tasks.spawn(async move {
             let done = this.finish(&flow, &answer).await;
             if done.is_ok() {
-                this.tell_link(&flow.place, browser).await;
+                this.tell_made(&flow.place, browser).await;
             }
             done
         });
@@ -243,9 +243,20 @@ impl Connecting {
         }
     }
 
-    /// The link that led here has done its work. That it is not told so costs nothing: it opens in this browser alone.
-    pub(super) async fn tell_link(&self, place: &Place, browser: Digest) {
-        let crate::connection::Holder::Of(principal) = &place.holder else { return };
+    /// A connection is made, and the link that led here has done its work. That it is not told so costs nothing: it opens in
+    /// this browser alone.
+    pub(super) async fn tell_made(&self, place: &Place, browser: Digest) {
+        // The gateway makes what all share.
+        let principal = match &place.holder {
+            Holder::Shared => &Principal::Gateway,
+            Holder::Of(principal) => principal,
+        };
+        if !place.is_somebodys()
+            && let Some(upstream) = self.0.snapshot.load().upstreams.get(&place.upstream)
+        {
+            // Perhaps it tells more of what it offers now.
+            upstream.refresh();
+        }
         if let Err(error) = links::done(&self.0.store, browser, principal, &place.upstream).await {
             tracing::warn!(%error, %place, "a link was not marked as done");
         }

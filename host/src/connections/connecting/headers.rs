@@ -77,7 +77,7 @@ impl Connecting {
         let merged = merged(&declared, given, &there.values)?;
         self.0.trial.try_headers(upstream, &merged).await.map_err(NotStored::Trial)?;
         let stored = self.store_values(place, &there, &merged).await?;
-        self.tell_link(place, browser).await;
+        self.tell_made(place, browser).await;
         Ok(stored)
     }
 
