@@ -23,12 +23,13 @@ const CHECKS = [
   'response_schema_conformance', 'unsupported_method', 'allow_header_conformance', 'negative_data_rejection', 'ignored_auth',
 ];
 /**
- * What is never but refused, since it needs what another page or answer has shown, an identity provider, or a public URL with a
- * path: other suites go there.
+ * What is never but refused, since it needs what another page or answer has shown, an identity or authorization provider, or a
+ * public URL with a path: other suites go there.
  */
 const NEEDS_MORE = [
   /^(GET|POST) \/oauth2\/consent\//, /^POST \/(account\/|device$|sign-in$)/, /^GET \/(sign-in|assets)\//, /^(GET|DELETE) \/mcp/,
   /^POST \/messages$/, /^GET \/\.well-known\/.*\/\{path\}$/,
+  /^POST \/connect\/link$/, /^GET \/connect\/(link|callback|client)\//,
 ];
 /** Statuses that refuse what is wrong; pages send a browser elsewhere instead. */
 const REFUSALS = [303, 400, 401, 403, 404, 405, 406, 408, 410, 413, 414, 415, 421, 422, 429];

@@ -33,7 +33,7 @@ const ANSWERS: [(&str, &str, u16, u16); 43] = [
     ("GET", "/account", 303, 200),
     ("GET", "/assets/x", 404, 404),
     ("GET", "/connect/callback/x", 400, 400),
-    ("GET", "/connect/client/0123", 404, 404),
+    ("GET", "/connect/client/x", 404, 404),
     ("GET", "/connect/link", 200, 200),
     ("GET", "/connect/link/x", 400, 400),
     ("GET", "/connect/x", 303, 404),
