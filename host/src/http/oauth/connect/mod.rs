@@ -197,7 +197,11 @@ impl Visitor {
             None => by_link(oauth, &browser, &upstream, (None, None)).await?,
         };
         let Some(Acting { principal, link }) = acting else {
-            return Err(nobody(oauth, &path_of(&upstream, back.as_ref())));
+            // Signing in again would lead whoever has done so back here.
+            return Err(match &person {
+                Some(_) => needs_link(oauth),
+                None => nobody(oauth, &path_of(&upstream, back.as_ref())),
+            });
         };
         let who = match (&principal, &person) {
             (Principal::User(_), Some((_, user))) => consent::name_of(user),
@@ -280,13 +284,13 @@ async fn by_link(
 ) -> Result<Option<Acting>, Response> {
     let link = links::of_browser(&oauth.server.store, browser.digest(), upstream, id).await;
     let Some(link) = link.map_err(|error| oauth.unavailable(&error))? else { return Ok(None) };
-    let is_theirs = match &link.principal {
-        Principal::User(id) => person.is_some_and(|(_, user)| user.id == *id),
-        _ => true,
-    };
-    // A person who is signed in needs no link.
-    let link_counts = !(link.is_done && matches!(link.principal, Principal::User(_)));
-    Ok((is_theirs && link_counts).then(|| Acting { principal: link.principal.clone(), link: Some(link) }))
+    let principal = link.principal.clone();
+    Ok(match &principal {
+        Principal::User(id) if person.is_none_or(|(_, user)| user.id != *id) => None,
+        // A person who is signed in needs no link, so that one that has done its work keeps nothing from them.
+        Principal::User(_) => Some(Acting { principal, link: (!link.is_done).then_some(link) }),
+        _ => Some(Acting { principal, link: Some(link) }),
+    })
 }
 
 /// Nobody is here who could connect anything.
@@ -294,6 +298,10 @@ fn nobody(oauth: &OAuth, path: &str) -> Response {
     if oauth.server.settings().has_server() {
         return oauth.to_sign_in(&Next::parse(path).unwrap_or_default());
     }
+    needs_link(oauth)
+}
+
+fn needs_link(oauth: &OAuth) -> Response {
     let problem = Problem {
         site: &oauth.site,
         title: "This page needs a link",

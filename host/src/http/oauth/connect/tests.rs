@@ -207,7 +207,7 @@ async fn u4_a_person_who_opens_the_link_of_somebodys_key_goes_on_as_themselves()
     assert!(house.there(&of_user(&ada, "notes")).await && !house.there(&of_key("ci", "notes")).await);
     // And one that they have not opened names nobody.
     let strange = format!("/connect/notes?next=link%3A{}", "0".repeat(32));
-    assert!(path(&browser.get(&house.gate, &strange).await).starts_with("/sign-in"));
+    refused(browser.get(&house.gate, &strange).await, 403, "needs a link").await;
 }
 
 #[tokio::test]
@@ -237,8 +237,9 @@ async fn u4_the_link_of_a_person_is_theirs_alone_once_they_are_signed_in() {
     let ben = house.gate.scene.person("ben").await;
     let mut other = Browser::signed_in(&house.gate.scene.sign_in(&ben).await);
     refused(other.get(&house.gate, &at).await, 403, "somebody else&#39;s").await;
-    assert_eq!(path(&browser.get(&house.gate, &at).await), "/connect/notes");
-    let answer = house.begin(&mut browser, "/connect/notes").await;
+    let sent = browser.get(&house.gate, &at).await;
+    let sent = location(&sent).strip_prefix(ISSUER).unwrap().to_owned();
+    let answer = house.begin(&mut browser, &sent).await;
     // The same browser with nobody, and with somebody else in it.
     let mut signed_out = browser.clone();
     signed_out.0.remove("__Host-portcullis-session");
@@ -247,9 +248,14 @@ async fn u4_the_link_of_a_person_is_theirs_alone_once_they_are_signed_in() {
     exchanged.0.extend(other.0.clone());
     refused(exchanged.get(&house.gate, &answer).await, 403, "not yours to finish").await;
     assert_eq!(house.rig.issuer.exchanges(), 0);
-    assert_eq!(path(&browser.get(&house.gate, &answer).await), "/connect/notes");
+    let back = browser.get(&house.gate, &answer).await;
+    assert_eq!(location(&back).strip_prefix(ISSUER), Some(&*sent));
     assert!(house.there(&of_user(&ada, "notes")).await);
     assert!(!house.there(&of_user(&ben.id, "notes")).await);
+    // The link has done its work, and the page is theirs all the same.
+    let page = browser.page(&house.gate, &sent).await;
+    assert!(page.contains("<strong>ada</strong>") && page.contains("Connected"), "{page}");
+    refused(exchanged.get(&house.gate, &sent).await, 403, "needs a link").await;
 }
 
 #[tokio::test]
