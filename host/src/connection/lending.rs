@@ -4,15 +4,19 @@
 //! when the upstream would not have it.
 
 use std::fmt;
-use std::future::ready;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue};
 use futures_util::future::BoxFuture;
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 
 use super::{Place, Reason};
 use crate::ids::ConnectionId;
+
+/// How long the keeper is waited for while the gateway starts.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A credential that somebody needs for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,14 +132,19 @@ pub trait Lender: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>>;
 }
 
-/// A lender that is there later: upstreams are started before the keeper, which looks at what they are part of.
+/// A lender that is there later: upstreams are started before the keeper, which looks at what they are part of. Whoever
+/// borrows meanwhile waits, but not for long.
 #[derive(Debug, Default)]
-pub struct Later(OnceLock<Arc<dyn Lender>>);
+pub struct Later(SetOnce<Arc<dyn Lender>>);
 
 impl Later {
     /// From now on it is this one. A second one is not taken.
     pub fn is(&self, lender: Arc<dyn Lender>) {
         _ = self.0.set(lender);
+    }
+
+    async fn lender(&self) -> Result<&Arc<dyn Lender>, Withheld> {
+        timeout(PATIENCE, self.0.wait()).await.map_err(|_| Withheld::Fault)
     }
 }
 
@@ -143,7 +152,7 @@ impl Lender for Later {
     fn lend<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
         match self.0.get() {
             Some(lender) => lender.lend(wanted),
-            None => Box::pin(ready(Err(Withheld::Fault))),
+            None => Box::pin(async move { self.lender().await?.lend(wanted).await }),
         }
     }
 
@@ -155,7 +164,7 @@ impl Lender for Later {
     ) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
         match self.0.get() {
             Some(lender) => lender.rejected(wanted, lent, why),
-            None => Box::pin(ready(Err(Withheld::Fault))),
+            None => Box::pin(async move { self.lender().await?.rejected(wanted, lent, why).await }),
         }
     }
 }
