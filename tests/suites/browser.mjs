@@ -6,6 +6,7 @@
 
 import assert from 'node:assert/strict';
 
+import { checkConnections } from './browser-connections.mjs';
 import { at, checkPictures, clearPictures } from './browser-judge.mjs';
 import { checkPages, checkRuled, checkTroubled } from './browser-pages.mjs';
 import { checkProvider } from './browser-provider.mjs';
@@ -42,6 +43,7 @@ await suite('browser', async (report) => {
   await checkForeignPages(report, { origin, client });
   await checkGoingBack(report, { origin, client });
   await checkProvider(report, { application });
+  await checkConnections(report, { application });
   await checkPictures(report);
   await closeChromium();
   await gateway.stop();
