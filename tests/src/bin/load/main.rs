@@ -6,20 +6,24 @@
 //!
 //! Scenarios, in this order: [`calls`] (tools/call, by size of the result), [`list`] (tools/list of 1 000 tools over 20
 //! upstreams), [`streams`] (1 000 calls at once that report progress), [`idle`] (memory of sessions, connections and
-//! streams that rest), [`allocations`] (of memory, per call) and [`tokens`] (refreshes at the token endpoint, and calls with an
-//! access token beside calls with a key).
+//! streams that rest), [`allocations`] (of memory, per call), [`tokens`] (refreshes at the token endpoint, and calls with an
+//! access token beside calls with a key), [`connections`] (calls with a credential of one's own beside calls without) and
+//! [`reconcile`] (a change that takes many connections away).
 
 #![expect(clippy::disallowed_methods, reason = "its tasks end with the program, and it measures real time")]
 
 mod allocations;
 mod caller;
 mod calls;
+mod connections;
 mod idle;
 mod list;
 mod programs;
+mod reconcile;
 mod report;
 mod streams;
 mod tokens;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +48,9 @@ struct Arguments {
     /// Sessions and streams that are opened for the memory figures.
     #[arg(long, default_value_t = 5_000)]
     idle: usize,
+    /// Connections to upstreams that one change takes away.
+    #[arg(long, default_value_t = 100_000)]
+    reconciled: u64,
     /// Run these scenarios only.
     #[arg(long, value_enum)]
     only: Vec<Scenario>,
@@ -66,6 +73,8 @@ enum Scenario {
     Idle,
     Allocations,
     Tokens,
+    Connections,
+    Reconcile,
 }
 
 impl Arguments {
@@ -101,6 +110,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if arguments.wants(Scenario::Tokens) {
         tokens::run(&programs, &arguments, &mut report).await?;
+    }
+    if arguments.wants(Scenario::Connections) {
+        connections::run(&programs, &arguments, &mut report).await?;
+    }
+    if arguments.wants(Scenario::Reconcile) {
+        reconcile::run(&programs, &arguments, &mut report).await?;
     }
     match &arguments.json {
         Some(file) => report.write(file),

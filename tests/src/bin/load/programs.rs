@@ -48,6 +48,8 @@ pub(crate) enum Place {
     Memory,
     /// In the temporary directory.
     File,
+    /// Where other settings say.
+    Elsewhere,
 }
 
 /// What calls go to.
@@ -122,11 +124,45 @@ impl Programs {
         algorithm: &str,
         place: Place,
     ) -> anyhow::Result<Process> {
-        let address = free_address().await?;
         let tokens = format!("[auth.tokens]\nalgorithm = \"{algorithm}\"\naccess_life = \"1h\"\n");
-        let config = self.write_config(address, &one_upstream(upstream), 0, (place, &tokens))?;
+        self.gateway_with(upstream, place, &tokens).await
+    }
+
+    /// A gateway in front of the upstream `up` and whatever else these tables of its configuration say.
+    pub(crate) async fn gateway_with(
+        &self,
+        upstream: SocketAddr,
+        place: Place,
+        tables: &str,
+    ) -> anyhow::Result<Process> {
+        let address = free_address().await?;
+        let config = self.write_config(address, &one_upstream(upstream), 0, (place, tables))?;
         let child = self.start("portcullis", &["serve", "--config", &config])?;
         Process::listening(child, address, None).await?.ready().await
+    }
+
+    /// The same with a store that is there, as these tables say, and with a variable of its environment. What it logs goes to
+    /// a file.
+    pub(crate) async fn logging_gateway(
+        &self,
+        upstream: SocketAddr,
+        tables: &str,
+        variable: (&str, &str),
+        log: &Path,
+    ) -> anyhow::Result<Process> {
+        let address = free_address().await?;
+        let config = self.write_config(address, &one_upstream(upstream), 0, (Place::Elsewhere, tables))?;
+        let mut command = self.command("portcullis", &["serve", "--config", &config]);
+        command.env(variable.0, variable.1).env("PORTCULLIS_LOG", "warn,portcullis::admin=info");
+        let child = command.stderr(std::fs::File::create(log)?).spawn().context("cannot start portcullis")?;
+        Process::listening(child, address, None).await?.ready().await
+    }
+
+    /// A new directory of this name for files of a scenario.
+    pub(crate) fn scratch(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.scratch.path().join(name);
+        std::fs::create_dir(&dir)?;
+        Ok(dir)
     }
 
     /// The floor, counting its allocations.
@@ -150,10 +186,14 @@ impl Programs {
     }
 
     fn start(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Child> {
-        let program = self.dir.join(program);
-        let mut command = Command::new(&program);
+        self.command(program, arguments).spawn().with_context(|| format!("cannot start {program}"))
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.dir.join(program));
         command.args(arguments).env("PORTCULLIS_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
-        command.kill_on_drop(true).spawn().with_context(|| format!("cannot start {}", program.display()))
+        command.kill_on_drop(true);
+        command
     }
 
     fn write_config(
@@ -167,7 +207,7 @@ impl Programs {
         std::fs::create_dir_all(&dir)?;
         let store = match place {
             Place::Memory => "[store]\nurl = \"memory:\"\n",
-            Place::File => "",
+            Place::File | Place::Elsewhere => "",
         };
         let mut text = format!(
             "public_url = \"http://{address}\"\ndata_dir = \"data\"\n[listen]\npublic = \"{address}\"\nadmin = \"off\"\n{store}[vault]\nallow_core_dumps = true\n\

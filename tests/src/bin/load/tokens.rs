@@ -5,17 +5,16 @@
 //! chain comes from an address of its own: the gateway counts what one address asks of the token endpoint.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use portcullis_tests::oauth::{Browser, Client, Connection, Tokens};
-use serde_json::json;
 
 use crate::Arguments;
-use crate::caller::Caller;
-use crate::calls::{micros, shape, work};
+use crate::calls::shape;
 use crate::programs::{Place, Programs, Target, key};
-use crate::report::{Report, Table, median, percentile};
+use crate::report::{Report, Table};
+use crate::turns::{Call, Measured, WARM_UP, in_turn};
 
 /// What signs, and where the store is; the first is what others are compared with.
 const SERVERS: [(&str, &str, Place); 4] = [
@@ -24,53 +23,12 @@ const SERVERS: [(&str, &str, Place); 4] = [
     ("ES256, store in memory", "ES256", Place::Memory),
     ("EdDSA, store in memory", "EdDSA", Place::Memory),
 ];
-/// Before anything is counted, for each target.
-const WARM_UP: Duration = Duration::from_millis(500);
-/// Of the results of calls.
-const RESULT_BYTES: usize = 40;
 
 /// A family of refresh tokens, with the connection on which it goes on.
 struct Chain {
     client: Client,
     connection: Connection,
     tokens: Tokens,
-}
-
-/// Figures of one target.
-#[derive(Default)]
-struct Measured {
-    /// In microseconds.
-    latencies: Vec<u32>,
-    time: Duration,
-    cpu: Duration,
-    rate_by_round: Vec<f64>,
-    cpu_by_round: Vec<f64>,
-}
-
-impl Measured {
-    fn add(&mut self, mut latencies: Vec<u32>, time: Duration, cpu: Duration) {
-        let count = latencies.len() as f64;
-        self.rate_by_round.push(count / time.as_secs_f64());
-        self.cpu_by_round.push(micros(cpu) / count);
-        self.latencies.append(&mut latencies);
-        self.time += time;
-        self.cpu += cpu;
-    }
-
-    /// The row of a table: per second, how long, processor time, and both as ratios to another target, round by round.
-    fn row(&mut self, to: &(Vec<f64>, Vec<f64>)) -> Vec<Option<f64>> {
-        let count = self.latencies.len() as f64;
-        let ratio =
-            |own: &[f64], other: &[f64]| median(own.iter().zip(other).map(|(own, other)| own / other).collect());
-        vec![
-            Some(count / self.time.as_secs_f64()),
-            Some(percentile(&mut self.latencies, 0.5) / 1e3),
-            Some(percentile(&mut self.latencies, 0.99) / 1e3),
-            Some(micros(self.cpu) / count),
-            ratio(&self.rate_by_round, &to.0),
-            ratio(&self.cpu_by_round, &to.1),
-        ]
-    }
 }
 
 pub(crate) async fn run(programs: &Programs, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
@@ -129,7 +87,7 @@ async fn refreshes(servers: &mut [(Target, Vec<Chain>)], arguments: &Arguments) 
     let title = format!("refreshes at the token endpoint, chains side by side: {}", shape(arguments));
     let columns = ["refreshes/s", "p50 ms", "p99 ms", "CPU µs per refresh", "× first", "CPU × first"];
     let mut table = Table::new(title, &columns);
-    let first = (measured[0].rate_by_round.clone(), measured[0].cpu_by_round.clone());
+    let first = measured[0].by_round();
     for ((target, _), measured) in servers.iter().zip(&mut measured) {
         table.add(&target.name, measured.row(&first));
     }
@@ -152,40 +110,13 @@ async fn go_on(mut chain: Chain, until: Instant) -> anyhow::Result<(Chain, Vec<u
     Ok((chain, latencies))
 }
 
-/// The same call with a key and with an access token, which take turns at being first.
+/// The same call with a key and with an access token.
 async fn calls(target: &Target, chains: &[Chain], arguments: &Arguments) -> anyhow::Result<Table> {
-    let (by_key, by_token) = (0, 1);
-    let mut measured = [Measured::default(), Measured::default()];
-    for round in 0..=arguments.rounds {
-        let order = if round % 2 == 0 { [by_key, by_token] } else { [by_token, by_key] };
-        for which in order {
-            let mut workers = Vec::with_capacity(chains.len());
-            for (number, chain) in chains.iter().enumerate() {
-                let credential = if which == by_key { key(number) } else { chain.tokens.access.clone() };
-                let caller = Caller::connect_as(target, arguments.era, &credential).await?;
-                let params = json!({ "name": format!("{}blob", target.prefix), "arguments": { "size": RESULT_BYTES } });
-                let prepared = caller.prepare("tools/call", params);
-                workers.push((caller, prepared));
-            }
-            let (cpu, started) = (target.process.cpu()?, Instant::now());
-            let until = started + if round == 0 { WARM_UP } else { arguments.round() };
-            let workers =
-                workers.into_iter().map(|(caller, call)| tokio::spawn(work(caller, call, RESULT_BYTES, until)));
-            let workers: Vec<_> = workers.collect();
-            let mut latencies = Vec::new();
-            for worker in workers {
-                latencies.extend(worker.await??);
-            }
-            if round > 0 {
-                measured[which].add(latencies, started.elapsed(), target.process.cpu()? - cpu);
-            }
-        }
-    }
-    let title = format!("tools/call, results of {RESULT_BYTES} B, {}", shape(arguments));
-    let columns = ["calls/s", "p50 ms", "p99 ms", "CPU µs per call", "× key", "CPU × key"];
-    let mut table = Table::new(title, &columns);
-    let first = (measured[by_key].rate_by_round.clone(), measured[by_key].cpu_by_round.clone());
-    table.add("with a virtual key", measured[by_key].row(&first));
-    table.add("with an access token (RS256)", measured[by_token].row(&first));
-    Ok(table)
+    let keys: Vec<String> = (0..chains.len()).map(key).collect();
+    let tokens: Vec<String> = chains.iter().map(|chain| chain.tokens.access.clone()).collect();
+    let calls = [
+        Call { name: "with a virtual key", upstream: "up", credentials: &keys },
+        Call { name: "with an access token (RS256)", upstream: "up", credentials: &tokens },
+    ];
+    in_turn(target, &calls, "key", arguments).await
 }
