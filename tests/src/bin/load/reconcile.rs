@@ -67,7 +67,7 @@ pub(crate) async fn run(programs: &Programs, arguments: &Arguments, report: &mut
     let columns = ["seconds", "connections/s", "call p50 ms", "call p99 ms", "call max ms"];
     let mut table = Table::new(title, &columns);
     let seconds = told.took_ms as f64 / 1e3;
-    let mut quantiles = |times: &mut Vec<u32>| [0.5, 0.99, 1.0].map(|share| Some(percentile(times, share) / 1e3));
+    let quantiles = |times: &mut Vec<u32>| [0.5, 0.99, 1.0].map(|share| Some(percentile(times, share) / 1e3));
     let figures = [Some(seconds), Some(told.orphaned as f64 / seconds)];
     table.add("while it is written down", figures.into_iter().chain(quantiles(&mut during)).collect());
     table.add("afterwards", [None, None].into_iter().chain(quantiles(&mut after)).collect());
@@ -92,12 +92,10 @@ struct Told {
 
 fn reconciled(log: &std::path::Path) -> anyhow::Result<Option<Told>> {
     let text = std::fs::read_to_string(log)?;
-    for line in text.lines().filter(|line| line.contains("connections reconciled")) {
-        let line: serde_json::Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-        let of = |name: &str| line["fields"][name].as_u64().with_context(|| format!("no {name} in {line}"));
-        return Ok(Some(Told { orphaned: of("orphaned")?, took_ms: of("took_ms")? }));
-    }
-    Ok(None)
+    let Some(line) = text.lines().find(|line| line.contains("connections reconciled")) else { return Ok(None) };
+    let line: serde_json::Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+    let of = |name: &str| line["fields"][name].as_u64().with_context(|| format!("no {name} in {line}"));
+    Ok(Some(Told { orphaned: of("orphaned")?, took_ms: of("took_ms")? }))
 }
 
 /// Makes a store in which so many keys have a connection each.
