@@ -80,6 +80,7 @@ impl Control {
                 Some(left) if !left.is_zero() => left,
                 _ if sweeper.fence().is_none() => LEASE_POLL,
                 _ => {
+                    self.tidy_keys().await;
                     self.sweep_and_tell().await;
                     // By what was published before it began: whatever came later is swept once more.
                     swept = Some((Basis(snapshot.as_ref().clone()), Instant::now()));
@@ -92,6 +93,13 @@ impl Control {
                 _ = published.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    async fn tidy_keys(&self) {
+        if let Err(error) = self.forget_earlier_secrets().await {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(error, "earlier secrets of keys, which open nothing any more, are not forgotten yet");
         }
     }
 

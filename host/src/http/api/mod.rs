@@ -37,6 +37,7 @@ mod approvals;
 mod clients;
 mod connections;
 mod grants;
+mod if_match;
 mod keys;
 mod pins;
 mod policies;
@@ -78,6 +79,18 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || get(keys::show) },
     Route { method: "PATCH", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || patch(keys::change) },
     Route { method: "DELETE", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || delete(keys::remove) },
+    Route {
+        method: "POST",
+        path: "/api/v1/keys/{name}/rotate",
+        access: Access::Operator,
+        handler: || post(keys::rotate),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/keys/{name}/earlier",
+        access: Access::Operator,
+        handler: || delete(keys::end_earlier),
+    },
     Route { method: "GET", path: "/api/v1/clients", access: Access::Operator, handler: || get(clients::list) },
     Route { method: "POST", path: "/api/v1/clients", access: Access::Operator, handler: || post(clients::add) },
     Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Operator, handler: || get(clients::show) },
