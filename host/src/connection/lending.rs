@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::http::{HeaderName, HeaderValue};
 use futures_util::future::BoxFuture;
 
-use super::{Place, Reason};
+use super::{Origin, Place, Reason};
 use crate::ids::ConnectionId;
 
 /// A credential that somebody needs for a request.
@@ -19,6 +19,8 @@ use crate::ids::ConnectionId;
 pub struct Wanted {
     pub place: Place,
     pub kind: Kind,
+    /// Where it is about to be shown.
+    pub origin: Origin,
     /// The scopes that policies let go out; a credential with others is not lent. `None` where none has a say.
     pub scopes: Option<Vec<String>>,
     /// Oldest acceptable credential.

@@ -132,6 +132,18 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || delete(connections::revoke),
     },
+    Route {
+        method: "GET",
+        path: "/api/v1/connections/{id}",
+        access: Access::Operator,
+        handler: || get(connections::show),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/connections/{id}/reauthorise",
+        access: Access::Operator,
+        handler: || post(connections::reauthorise),
+    },
     Route { method: "GET", path: "/api/v1/policies", access: Access::Operator, handler: || get(policies::list) },
     Route {
         method: "POST",
