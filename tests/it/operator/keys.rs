@@ -475,7 +475,7 @@ async fn a_rotated_key_opens_with_both_secrets_until_the_overlap_is_over() {
 }
 
 #[tokio::test]
-async fn open_streams_end_with_the_secret_that_they_may_have_begun_with() {
+async fn a_session_goes_on_with_the_secret_that_it_began_with_while_that_is_good() {
     let up = Fixture::start().await;
     let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
     let first = create(&gateway, json!({ "name": "ci", "allow": everything() })).await;

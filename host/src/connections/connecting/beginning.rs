@@ -169,7 +169,7 @@ impl Connecting {
     ) -> Result<Vec<String>, Fault> {
         let there = connections::get(&self.0.store, place).await?;
         // Those of where the upstream was mean nothing where it is.
-        let there = there.filter(|there| !origin.is_some_and(|origin| there.is_moved(origin)));
+        let there = there.filter(|there| origin.is_none_or(|origin| !there.is_moved(origin)));
         let has =
             there.as_ref().and_then(|there| there.tokens()).map(|tokens| tokens.scopes.clone()).unwrap_or_default();
         let mut all = has.to_vec();

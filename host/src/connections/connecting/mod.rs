@@ -171,8 +171,7 @@ impl Pinned {
             (standing != Standing::Unused || takes.is_none()).then_some(standing)
         });
         // What was given for where the upstream was is to be given anew.
-        let is_here =
-            |connection: &&Connection| !takes.as_ref().is_some_and(|takes| connection.is_moved(&takes.origin));
+        let is_here = |connection: &&Connection| takes.as_ref().is_none_or(|takes| !connection.is_moved(&takes.origin));
         let stored = match connection.filter(is_here).map(|connection| &connection.credential) {
             Some(Credential::Headers { names, .. }) => names.clone(),
             Some(Credential::OAuth(_)) | None => Vec::new(),

@@ -423,7 +423,7 @@ fn respond(status: StatusCode, body: &impl Serialize) -> Response {
     super::error::json_response(status, crate::mcp::json::to_raw(body).get().to_owned())
 }
 
-/// A JSON body whose type refuses unknown members.
+/// A JSON object whose type refuses unknown members.
 struct Json<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -437,6 +437,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
         let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
+        // A list would be read as members without their names.
+        if content.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::invalid("the body has to be a JSON object"));
+        }
         serde_json::from_slice(&content).map(Self).map_err(|error| Problem::invalid(error.to_string()))
     }
 }

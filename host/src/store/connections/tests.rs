@@ -402,6 +402,40 @@ async fn a_sweep_goes_on_where_it_stopped(store: Store) {
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
+async fn a_record_that_cannot_be_read_holds_nobody_else_up(store: Store) {
+    for holder in ["a", "c"] {
+        stored(&store, &place(&key(holder), "notes"), 60_000).await;
+    }
+    store.write(|tx| tx.put(Table::Connections, b"key:b\0notes", b"\x07{}")).await.unwrap();
+    let of = revision(&store).await;
+    let withdrawn = |_: &Place| Access::Withdrawn;
+    let swept = Swept::Step { orphaned: 2, reactivated: 0, ended: 0, unreadable: 1, next: None };
+    assert_eq!(sweep(&store, of, None, KEPT, withdrawn).await.unwrap(), swept);
+}
+
+async fn a_refresh_keeps_what_a_connection_was_made_for(store: Store) {
+    let origin = |host: &str| Some(Origin::of_url(&format!("https://{host}/mcp").parse().unwrap()));
+    let notes = place(&key("ci"), "notes");
+    let there = stored(&store, &notes, 60_000).await;
+    assert_eq!(there.origin, None, "as an earlier version stored it");
+    for (seen, says, expected) in [(1, "a.example", "a.example"), (2, "b.example", "a.example")] {
+        let mut lease = leased(&store, &notes, seen, "a").await;
+        lease.connection.origin = origin(says);
+        let commit = commit_refresh(&store, &lease, tokens("renewed", 60_000)).await.unwrap();
+        assert_eq!(commit, Commit::Stored(seen + 1));
+        assert_eq!(get(&store, &notes).await.unwrap().unwrap().origin, origin(expected));
+    }
+    let new = NewCredential {
+        place: notes.clone(),
+        id: there.id,
+        replaces: Some(3),
+        origin: origin("b.example"),
+        credential: tokens("given", 60_000),
+    };
+    assert_eq!(put(&store, new, anybody, ACTOR).await.unwrap(), Put::Stored(4));
+    assert_eq!(get(&store, &notes).await.unwrap().unwrap().origin, origin("b.example"), "somebody meant it for there");
+}
+
 on_memory!(
     there_is_one_connection_for_a_place,
     the_largest_credential_fits_into_a_record,
@@ -415,6 +449,8 @@ on_memory!(
     lists_show_what_access_is_now,
     on_old_news_nothing_is_ended,
     a_sweep_goes_on_where_it_stopped,
+    a_record_that_cannot_be_read_holds_nobody_else_up,
+    a_refresh_keeps_what_a_connection_was_made_for,
 );
 
 #[tokio::test]
