@@ -72,6 +72,25 @@ pub enum AuditEvent {
     KeyDeleted {
         name: KeyName,
     },
+    /// One field of a key.
+    KeyChanged {
+        name: KeyName,
+        field: String,
+        from: Option<String>,
+        to: Option<String>,
+    },
+    /// A key has another secret.
+    KeyRotated {
+        name: KeyName,
+        /// Until when the one before is good as well, if it is.
+        earlier_until: Option<Timestamp>,
+        /// One before that was good still, and has ended with this.
+        ended_earlier: bool,
+    },
+    /// The earlier secret of a key has ended before its time.
+    KeyEarlierEnded {
+        name: KeyName,
+    },
     PoliciesReloaded {
         generation: u64,
     },
@@ -352,6 +371,9 @@ impl AuditEvent {
             Self::KeyEnabled { .. } => "key.enabled",
             Self::KeyDisabled { .. } => "key.disabled",
             Self::KeyDeleted { .. } => "key.deleted",
+            Self::KeyChanged { .. } => "key.changed",
+            Self::KeyRotated { .. } => "key.rotated",
+            Self::KeyEarlierEnded { .. } => "key.earlier_ended",
             Self::PoliciesReloaded { .. } => "policies.reloaded",
             Self::PolicyReloadRefused { .. } => "policies.reload_refused",
             Self::ApprovalGiven(_) => "approval.given",

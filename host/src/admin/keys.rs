@@ -1,24 +1,35 @@
-//! Virtual keys: made, listed, disabled and deleted. Keys of the configuration file are shown and left alone.
+//! Virtual keys: made, listed, changed, given another secret and deleted. Keys of the configuration file are shown and left
+//! alone.
+//!
+//! What a key may is published with each change, so that the next request feels it, and the sweep of [`super::reconcile`]
+//! follows, as after a reload.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Control;
 use crate::audit::Actor;
 use crate::config;
 use crate::env::Timestamp;
 use crate::identity::key::{AllowList, ManagedBy, Standing, VirtualKey};
+use crate::identity::user::Login;
 use crate::identity::{Keyring, TokenList};
 use crate::ids::{KeyName, UpstreamName};
 use crate::pipeline::Snapshot;
 use crate::secret::Plaintext;
 use crate::store::changes::Revision;
-use crate::store::keys::{self as stored, Creation, Deletion, StandingChange};
+use crate::store::keys::{self as stored, Changing, Creation, Deletion, Edit, Ending, Rotating, Rotation};
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, Page, StoreError};
 
 /// First byte of a cursor: whether the list goes on after a key of the file or of the store.
 const OF_FILE: u8 = 0;
 const OF_STORE: u8 = 1;
+
+/// How long the secret before is good after a rotation, unless something else is said.
+pub const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+/// And at most.
+pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A key as an operator wants it.
 #[derive(Clone, Debug)]
@@ -27,7 +38,18 @@ pub struct NewKey {
     pub allow: AllowList,
     pub scopes: TokenList,
     pub groups: TokenList,
+    pub owner: Option<Login>,
     pub expires: Option<Timestamp>,
+}
+
+/// A key that has another secret.
+#[derive(Debug)]
+pub struct Rotated {
+    pub key: VirtualKey,
+    /// Returned this once.
+    pub secret: Plaintext,
+    /// An earlier secret was good still, and has ended: there is one at most.
+    pub has_ended_one: bool,
 }
 
 /// Why a key was not changed.
@@ -45,6 +67,13 @@ pub enum KeyError {
     TooMany,
     #[error("the expiry is in the past")]
     AlreadyExpired,
+    #[error("the overlap is longer than {} days", MAX_OVERLAP.as_secs() / 86_400)]
+    TooLong,
+    #[error("the key has no earlier secret")]
+    NoEarlier,
+    /// It is at this revision.
+    #[error("the key has changed meanwhile, and is at revision {0}")]
+    Conflict(u64),
     #[error("the store did not take the change")]
     Store(#[from] StoreError),
 }
@@ -52,7 +81,7 @@ pub enum KeyError {
 impl Control {
     /// Makes a key. Its secret is returned this once.
     pub async fn create_key(self: &Arc<Self>, new: NewKey, actor: Actor) -> Result<(VirtualKey, Plaintext), KeyError> {
-        let NewKey { name, allow, scopes, groups, expires } = new;
+        let NewKey { name, allow, scopes, groups, owner, expires } = new;
         let _one_at_a_time = self.changing.lock().await;
         if self.file_keys().any(|key| key.name == name) {
             return Err(KeyError::NameTaken);
@@ -65,14 +94,16 @@ impl Control {
         let key = VirtualKey {
             name,
             digest: secret.digest(),
+            earlier: None,
             allow,
             scopes,
             groups,
-            owner: None,
+            owner,
             created: now,
             expires,
             standing: Standing::Enabled,
             managed_by: ManagedBy::Store,
+            revision: 1,
         };
         match stored::create(&self.store, key.clone(), actor).await? {
             Creation::Created => {}
@@ -84,20 +115,80 @@ impl Control {
         Ok((key, secret))
     }
 
-    /// Disables a key, or enables it again. Takes effect with the next request.
-    pub async fn set_key_standing(
+    /// Changes a key that is at one of the revisions `seen`, or at any. Takes effect with the next request.
+    pub async fn change_key(
         self: &Arc<Self>,
         name: &KeyName,
-        standing: Standing,
+        seen: Option<Vec<u64>>,
+        edit: Edit,
         actor: Actor,
-    ) -> Result<(), KeyError> {
+    ) -> Result<VirtualKey, KeyError> {
         let _one_at_a_time = self.changing.lock().await;
         self.refuse_file_key(name)?;
-        match stored::set_standing(&self.store, name, standing, actor).await? {
-            StandingChange::Changed => Ok(self.publish_keys().await?),
-            StandingChange::Unchanged => Ok(()),
-            StandingChange::NotFound => Err(KeyError::NotFound),
+        if edit.expires.flatten().is_some_and(|expires| expires <= self.env.now()) {
+            return Err(KeyError::AlreadyExpired);
         }
+        match stored::change(&self.store, name, seen, edit, actor).await? {
+            Changing::Done(key) => {
+                self.publish_keys().await?;
+                Ok(*key)
+            }
+            Changing::NotFound => Err(KeyError::NotFound),
+            Changing::Conflict(revision) => Err(KeyError::Conflict(revision)),
+        }
+    }
+
+    /// Gives a key another secret, which takes effect with the next request. The one before is good for `overlap` yet, which
+    /// may be nothing.
+    pub async fn rotate_key(
+        self: &Arc<Self>,
+        name: &KeyName,
+        seen: Option<Vec<u64>>,
+        overlap: Duration,
+        actor: Actor,
+    ) -> Result<Rotated, KeyError> {
+        if overlap > MAX_OVERLAP {
+            return Err(KeyError::TooLong);
+        }
+        let _one_at_a_time = self.changing.lock().await;
+        self.refuse_file_key(name)?;
+        let secret = VirtualKey::new_secret(&self.env);
+        let rotation = Rotation { digest: secret.digest(), overlap };
+        match stored::rotate(&self.store, name, seen, rotation, actor).await? {
+            Rotating::Rotated { key, has_ended_one } => {
+                self.publish_keys().await?;
+                Ok(Rotated { key: *key, secret, has_ended_one })
+            }
+            Rotating::NotFound => Err(KeyError::NotFound),
+            Rotating::Conflict(revision) => Err(KeyError::Conflict(revision)),
+        }
+    }
+
+    /// Ends the earlier secret of a key before its time.
+    pub async fn end_earlier_secret(self: &Arc<Self>, name: &KeyName, actor: Actor) -> Result<(), KeyError> {
+        let _one_at_a_time = self.changing.lock().await;
+        self.refuse_file_key(name)?;
+        match stored::end_earlier(&self.store, name, actor).await? {
+            Ending::Ended => Ok(self.publish_keys().await?),
+            Ending::None => Err(KeyError::NoEarlier),
+            Ending::NotFound => Err(KeyError::NotFound),
+        }
+    }
+
+    /// Has the store forget earlier secrets whose time is over. They open nothing whether it does or not.
+    pub(super) async fn forget_earlier_secrets(&self) -> Result<usize, StoreError> {
+        let now = self.env.now();
+        let is_over = |key: &&VirtualKey| key.earlier.is_some() && key.earlier_at(now).is_none();
+        let over: Vec<KeyName> = {
+            let known = lock(&self.known_keys);
+            known.stored.iter().filter(is_over).map(|key| key.name.clone()).collect()
+        };
+        if over.is_empty() {
+            return Ok(0);
+        }
+        let forgotten = stored::forget_earlier(&self.store, over).await?;
+        self.publish_keys().await?;
+        Ok(forgotten)
     }
 
     /// Deletes a key. Takes effect with the next request.

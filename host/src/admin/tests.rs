@@ -13,6 +13,7 @@ use crate::identity::user::{DisplayName, Role};
 use crate::ids::{KeyName, Owner, UpstreamName, UserId};
 use crate::secret::{Digest, Plaintext};
 use crate::store::changes::{KEPT, Revision};
+use crate::store::keys::{Edit, by_name};
 use crate::store::revocations::{self, Whose};
 use crate::store::sweeper::sweep;
 use crate::store::{Store, audit, pins, users};
@@ -23,9 +24,13 @@ const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
 /// In which every gateway has to know of a change.
 const SOON: Duration = Duration::from_secs(2);
 
+fn standing(standing: Standing) -> Edit {
+    Edit { standing: Some(standing), ..Edit::default() }
+}
+
 fn key(name: &str, expires: Option<Timestamp>) -> NewKey {
     let (allow, scopes, groups) = (AllowList::default(), TokenList::default(), TokenList::default());
-    NewKey { name: KeyName::parse(name).unwrap(), allow, scopes, groups, expires }
+    NewKey { name: KeyName::parse(name).unwrap(), allow, scopes, groups, owner: None, expires }
 }
 
 fn opens(replica: &Replica, secret: &Plaintext) -> bool {
@@ -52,16 +57,45 @@ async fn a_key_that_is_revoked_on_one_is_refused_on_the_others() {
     let took = until("the others know the key", async || opens(b, &secret) && opens(c, &secret)).await;
     assert!(took < SOON, "{took:?}");
 
-    b.control.set_key_standing(&created.name, Standing::Disabled, OPERATOR).await.unwrap();
+    b.control.change_key(&created.name, None, standing(Standing::Disabled), OPERATOR).await.unwrap();
     assert!(!opens(b, &secret));
     let took = until("it is refused", async || !opens(a, &secret) && !opens(c, &secret)).await;
     assert!(took < SOON, "{took:?}");
 
-    c.control.set_key_standing(&created.name, Standing::Enabled, OPERATOR).await.unwrap();
+    c.control.change_key(&created.name, None, standing(Standing::Enabled), OPERATOR).await.unwrap();
     until("it opens again", async || replicas.iter().all(|replica| opens(replica, &secret))).await;
     c.control.delete_key(&created.name, OPERATOR).await.unwrap();
     let took = until("it is refused", async || replicas.iter().all(|replica| !opens(replica, &secret))).await;
     assert!(took < SOON, "{took:?}");
+    for replica in replicas {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn both_secrets_of_a_rotated_key_open_everywhere_until_the_earlier_one_ends_everywhere() {
+    const OVERLAP: Duration = Duration::from_secs(60);
+    let (store, clock) = shared().await;
+    let replicas = three(&store, [&clock; 3]).await;
+    let [a, b, _] = &replicas;
+    let (created, first) = a.control.create_key(key("ci", None), OPERATOR).await.unwrap();
+    let rotated = b.control.rotate_key(&created.name, None, OVERLAP, OPERATOR).await.unwrap();
+    let second = rotated.secret;
+    let all = |secret: &Plaintext| replicas.iter().all(|replica| opens(replica, secret));
+    let none = |secret: &Plaintext| !replicas.iter().any(|replica| opens(replica, secret));
+    until("all know both", async || all(&first) && all(&second)).await;
+    clock.advance(OVERLAP);
+    assert!(none(&first) && all(&second), "nobody has to be told that the time is over");
+    let earlier = async || by_name(&store, &created.name).await.unwrap().unwrap().earlier;
+    assert!(earlier().await.is_some());
+    assert_eq!(a.control.forget_earlier_secrets().await.unwrap(), 1);
+    assert_eq!((earlier().await, a.control.forget_earlier_secrets().await.unwrap()), (None, 0));
+
+    let third = a.control.rotate_key(&created.name, None, OVERLAP, OPERATOR).await.unwrap().secret;
+    until("all know both", async || all(&second) && all(&third)).await;
+    b.control.end_earlier_secret(&created.name, OPERATOR).await.unwrap();
+    let took = until("it is refused", async || none(&second)).await;
+    assert!(took < SOON && all(&third), "{took:?}");
     for replica in replicas {
         replica.stop().await;
     }

@@ -284,6 +284,7 @@ pub(crate) fn virtual_key(name: &str) -> VirtualKey {
     VirtualKey {
         name: KeyName::parse(name).unwrap(),
         digest: Plaintext::new(format!("pk_{name}")).digest(),
+        earlier: None,
         allow: AllowList::default(),
         scopes: TokenList::default(),
         groups: TokenList::default(),
@@ -292,6 +293,7 @@ pub(crate) fn virtual_key(name: &str) -> VirtualKey {
         expires: None,
         standing: Standing::Enabled,
         managed_by: ManagedBy::Store,
+        revision: 1,
     }
 }
 

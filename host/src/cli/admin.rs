@@ -6,106 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{WithConfig, import, load, on_runtime, print};
 use crate::outbound::ask_socket_patiently;
-
-#[derive(Subcommand)]
-pub(super) enum KeyCommand {
-    /// Make a key. Its secret is shown once.
-    Create {
-        /// Lower-case letters, digits and '-'.
-        name: String,
-        /// What the key may use: UPSTREAM/TOOL, both may have '*'. May be given several times; without it, nothing.
-        #[arg(long, value_name = "UPSTREAM/TOOL")]
-        allow: Vec<String>,
-        /// A scope of its caller, for policies to read. May be given several times.
-        #[arg(long = "scope", value_name = "SCOPE")]
-        scopes: Vec<String>,
-        /// A group of its caller, for policies to read and to be bound by. May be given several times.
-        #[arg(long = "group", value_name = "GROUP")]
-        groups: Vec<String>,
-        /// When it ends, such as 2027-01-31T00:00:00Z.
-        #[arg(long, value_name = "TIME")]
-        expires: Option<String>,
-        #[command(flatten)]
-        with: WithConfig,
-    },
-    /// List all keys.
-    List(WithConfig),
-    /// Refuse a key from now on.
-    Disable(OneKey),
-    /// Accept a disabled key again.
-    Enable(OneKey),
-    /// Delete a key.
-    Delete(OneKey),
-}
-
-#[derive(clap::Args)]
-pub(super) struct OneKey {
-    name: String,
-    #[command(flatten)]
-    with: WithConfig,
-}
-
-impl KeyCommand {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        match self {
-            Self::Create { name, allow, scopes, groups, expires, with } => {
-                let allow = allow.iter().map(|line| allow_line(line)).collect::<anyhow::Result<Vec<_>>>()?;
-                let key =
-                    json!({ "name": name, "allow": allow, "scopes": scopes, "groups": groups, "expires": expires });
-                let key = ask(&with, Method::POST, "/api/v1/keys", Some(key))?;
-                print(&format!("{}\nThis is shown once. Send it as `Authorization: Bearer …`.", text(&key["secret"])))
-            }
-            Self::List(with) => list_keys(&with),
-            Self::Disable(key) => set_disabled(&key, true),
-            Self::Enable(key) => set_disabled(&key, false),
-            Self::Delete(key) => {
-                ask(&key.with, Method::DELETE, &format!("/api/v1/keys/{}", segment(&key.name)?), None)?;
-                print(&format!("{} is deleted", key.name))
-            }
-        }
-    }
-}
-
-fn allow_line(line: &str) -> anyhow::Result<Value> {
-    let (upstream, tool) = line.split_once('/').with_context(|| format!("--allow {line:?} is not UPSTREAM/TOOL"))?;
-    Ok(json!({ "upstream": upstream, "tools": [tool] }))
-}
-
-fn set_disabled(key: &OneKey, disabled: bool) -> anyhow::Result<()> {
-    ask(
-        &key.with,
-        Method::PATCH,
-        &format!("/api/v1/keys/{}", segment(&key.name)?),
-        Some(json!({ "disabled": disabled })),
-    )?;
-    print(&format!("{} is {}", key.name, if disabled { "disabled" } else { "enabled" }))
-}
-
-fn list_keys(with: &WithConfig) -> anyhow::Result<()> {
-    let keys = every_page(with, "/api/v1/keys", "keys")?;
-    let row = |key: &Value| {
-        let allow = key["allow"].as_array().into_iter().flatten().flat_map(|line| {
-            let upstream = text(&line["upstream"]).to_owned();
-            line["tools"].as_array().into_iter().flatten().map(move |tool| format!("{upstream}/{}", text(tool)))
-        });
-        let state = if key["disabled"] == true { "disabled" } else { "enabled" };
-        let expires = key["expires"].as_str().unwrap_or("never").to_owned();
-        vec![
-            text(&key["name"]).to_owned(),
-            state.to_owned(),
-            expires,
-            text(&key["managed_by"]).to_owned(),
-            allow.collect::<Vec<_>>().join(" "),
-            words(&key["scopes"]),
-            words(&key["groups"]),
-        ]
-    };
-    print(&table(&["NAME", "STATE", "EXPIRES", "MANAGED BY", "ALLOW", "SCOPES", "GROUPS"], keys.iter().map(row)))
-}
 
 #[derive(Subcommand)]
 pub(super) enum UpstreamCommand {

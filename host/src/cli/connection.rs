@@ -1,4 +1,4 @@
-//! Connections: whose credentials are kept for which upstreams, listed and ended.
+//! Connections: whose credentials are kept for which upstreams, listed, made anew and ended.
 
 use clap::Subcommand;
 use http::Method;
@@ -18,9 +18,17 @@ pub(super) enum ConnectionCommand {
         /// Only at this upstream.
         #[arg(long)]
         upstream: Option<String>,
-        /// Only those that are active, needs_reauth, needs_update or orphaned.
+        /// Only those that are active, needs_reauth, needs_update, orphaned or unused.
         #[arg(long)]
         state: Option<String>,
+        #[command(flatten)]
+        with: WithConfig,
+    },
+    /// Print a link that makes a connection anew: one of the gateway's own, of all, or of a key. It opens once, within 15
+    /// minutes. People and guests connect by themselves.
+    Reauthorise {
+        /// Its id.
+        id: String,
         #[command(flatten)]
         with: WithConfig,
     },
@@ -40,6 +48,10 @@ impl ConnectionCommand {
                 let path =
                     filtered("/api/v1/connections", &[("holder", holder), ("upstream", upstream), ("state", state)])?;
                 print(&plain(&listed(&every_page(&with, &path, "connections")?)))
+            }
+            Self::Reauthorise { id, with } => {
+                let path = format!("/api/v1/connections/{}/reauthorise", segment(&id)?);
+                print(text(&ask(&with, Method::POST, &path, None)?["url"]))
             }
             Self::Revoke { id, with } => {
                 ask(&with, Method::DELETE, &format!("/api/v1/connections/{}", segment(&id)?), None)?;

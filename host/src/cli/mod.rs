@@ -26,6 +26,7 @@ mod connection;
 mod example;
 mod grant;
 mod import;
+mod key;
 mod pin;
 mod policy;
 mod quickstart;
@@ -52,9 +53,9 @@ enum Command {
     Check(WithConfig),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
-    /// Make, list, disable and delete virtual keys of the running gateway.
+    /// Look after virtual keys of the running gateway: make, list, change, rotate, disable, delete them.
     #[command(subcommand)]
-    Key(admin::KeyCommand),
+    Key(key::KeyCommand),
     /// Add, list, show and remove OAuth clients of the running gateway.
     #[command(subcommand)]
     Client(client::ClientCommand),
@@ -76,7 +77,7 @@ enum Command {
     /// List and revoke what people have let OAuth clients do.
     #[command(subcommand)]
     Grant(grant::GrantCommand),
-    /// List and end connections: whose credentials are kept for which upstreams.
+    /// List, reauthorise and end connections: whose credentials are kept for which upstreams.
     #[command(subcommand)]
     Connection(connection::ConnectionCommand),
     /// Look after the keys that sign access tokens: list, rotate, revoke.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::connection::Origin;
 use crate::identity::key::VirtualKey;
 use crate::ids::UpstreamName;
 use crate::outbound::{Tls, Trusted};
@@ -284,6 +285,16 @@ pub struct Upstream {
     pub allow_on_all_keys: bool,
     /// How it proves who it is, and we to it, if not as everybody does.
     pub tls: Option<Tls>,
+}
+
+impl Upstream {
+    /// Where it is reached, as far as credentials for it go.
+    pub fn origin(&self) -> Origin {
+        match &self.transport {
+            UpstreamTransport::StreamableHttp { url, .. } => Origin::of_url(url),
+            UpstreamTransport::Stdio { .. } => Origin::of_program(),
+        }
+    }
 }
 
 /// Which revisions of MCP an upstream speaks over HTTP.

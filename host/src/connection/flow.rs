@@ -8,7 +8,7 @@ use crate::identity::TokenList;
 use crate::ids::{ConnectionId, FlowId, UserId};
 use crate::secret::{Digest, Sealed};
 
-use super::Place;
+use super::{Origin, Place};
 
 /// An attempt to make a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Flow {
     pub connection: ConnectionId,
     /// The revision of the connection that is to be renewed.
     pub renews: Option<u64>,
+    /// Where the upstream was when it was begun: what the person agrees to is meant for there.
+    pub origin: Option<Origin>,
     /// The authorization server that the person is sent to.
     pub issuer: String,
     /// Our client id there.

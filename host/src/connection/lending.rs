@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
-use super::{Place, Reason};
+use super::{Origin, Place, Reason};
 use crate::ids::ConnectionId;
 
 /// How long the keeper is waited for while the gateway starts.
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Wanted {
     pub place: Place,
     pub kind: Kind,
+    /// Where it is about to be shown.
+    pub origin: Origin,
     /// The scopes that policies let go out; a credential with others is not lent. `None` where none has a say.
     pub scopes: Option<Vec<String>>,
     /// Oldest acceptable credential.

@@ -15,9 +15,12 @@ pub mod flow;
 pub mod header;
 pub mod lending;
 pub mod link;
+mod origin;
 pub mod values;
 
 pub use flow::Flow;
+use lending::Kind;
+pub use origin::Origin;
 
 /// Whose credential it is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -100,6 +103,9 @@ pub struct Connection {
     /// The revision at which somebody gave the credential that is there, or what it was renewed from: perhaps of another
     /// account than the one before.
     pub given: u64,
+    /// Where its upstream was when it was made. What an earlier version stored has none until it is renewed: it counts as made
+    /// for where the upstream is.
+    pub origin: Option<Origin>,
     pub credential: Credential,
     pub state: State,
     /// Since when the sweep has known that its holder may not use the upstream.
@@ -179,6 +185,8 @@ words! {
         ClientForgotten = "client_forgotten",
         /// What is stored cannot be opened.
         Unreadable = "unreadable",
+        /// The upstream is at another origin than the one that it was made for. Told, and never stored.
+        Moved = "moved",
     }
 
     /// Why a connection ended.
@@ -201,7 +209,26 @@ words! {
         NeedsUpdate = "needs_update",
         /// Its holder may not use the upstream now, whatever else there is to say.
         Orphaned = "orphaned",
+        /// The upstream takes something else of its holder now, or nothing.
+        Unused = "unused",
     }
+}
+
+/// What an upstream takes of a holder's own, as it is configured now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takes {
+    pub kind: Kind,
+    pub origin: Origin,
+}
+
+/// How a connection stands, given all that there is to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    pub standing: Standing,
+    /// Why it has to be connected anew.
+    pub reason: Option<Reason>,
+    /// Headers that are asked for and were not given.
+    pub missing: Vec<String>,
 }
 
 impl Connection {
@@ -213,6 +240,37 @@ impl Connection {
             (Access::Granted, State::NeedsReauth { .. }) => Standing::NeedsReauth,
             (Access::Granted, State::NeedsUpdate { .. }) => Standing::NeedsUpdate,
         }
+    }
+
+    /// How it stands, given what its holder may and what its upstream takes of them now. That it moved, and which headers are
+    /// missing, follows from the configuration, so that it ends when that is as it was.
+    pub fn stands(&self, access: Access, takes: Option<&Takes>) -> Stands {
+        let plain = |standing| Stands { standing, reason: None, missing: Vec::new() };
+        if !access.is_granted() {
+            return plain(Standing::Orphaned);
+        }
+        let missing = match (takes.map(|takes| &takes.kind), &self.credential) {
+            (Some(Kind::OAuth), Credential::OAuth(_)) => Vec::new(),
+            (Some(Kind::Headers(wanted)), Credential::Headers { names, .. }) => {
+                wanted.iter().filter(|name| !names.contains(name)).cloned().collect()
+            }
+            // Nothing of the other kind is ever sent.
+            (Some(_), _) | (None, _) => return plain(Standing::Unused),
+        };
+        let needs_reauth = |reason| Stands { reason: Some(reason), ..plain(Standing::NeedsReauth) };
+        match &self.state {
+            State::NeedsReauth { reason, .. } => needs_reauth(*reason),
+            State::Connected | State::NeedsUpdate { .. } if takes.is_some_and(|takes| self.is_moved(&takes.origin)) => {
+                needs_reauth(Reason::Moved)
+            }
+            State::Connected | State::NeedsUpdate { .. } if missing.is_empty() => plain(Standing::Active),
+            State::Connected | State::NeedsUpdate { .. } => Stands { missing, ..plain(Standing::NeedsUpdate) },
+        }
+    }
+
+    /// Whether it was made for another origin than this one.
+    pub fn is_moved(&self, origin: &Origin) -> bool {
+        self.origin.as_ref().is_some_and(|made_for| made_for != origin)
     }
 
     /// The tokens, if it has some.
@@ -228,6 +286,64 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::ids::KeyName;
+
+    fn origin(host: &str) -> Origin {
+        Origin::of_url(&format!("https://{host}/mcp").parse().unwrap())
+    }
+
+    fn connection(credential: Credential) -> Connection {
+        Connection {
+            id: ConnectionId::parse(&"0a".repeat(12)).unwrap(),
+            place: Place { holder: Holder::Shared, upstream: UpstreamName::parse("notes").unwrap() },
+            revision: 1,
+            given: 1,
+            origin: Some(origin("a.example")),
+            credential,
+            state: State::Connected,
+            orphaned_since: None,
+            created: Timestamp::default(),
+            stored: Timestamp::default(),
+        }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn of_headers(names: &[&str]) -> Connection {
+        connection(Credential::Headers { names: words(names), values: Sealed::from_bytes(*b"v") })
+    }
+
+    fn told(connection: &Connection, access: Access, kind: Option<Kind>, host: &str) -> String {
+        let takes = kind.map(|kind| Takes { kind, origin: origin(host) });
+        let Stands { standing, reason, missing } = connection.stands(access, takes.as_ref());
+        let reason = reason.map(|reason| format!(" {reason}")).unwrap_or_default();
+        format!("{standing}{reason} {}", missing.join(" ")).trim_end().to_owned()
+    }
+
+    #[test]
+    fn a_connection_stands_as_its_holder_and_its_upstream_are_now() {
+        let headers = |names: &[&str]| Some(Kind::Headers(words(names)));
+        let granted = |connection: &Connection, kind, host| told(connection, Access::Granted, kind, host);
+        let given = of_headers(&["x-a", "x-b"]);
+        assert_eq!(granted(&given, headers(&["x-a", "x-b"]), "a.example"), "active");
+        assert_eq!(granted(&given, headers(&["x-a"]), "a.example"), "active");
+        assert_eq!(granted(&given, headers(&["x-a", "x-c"]), "a.example"), "needs_update x-c");
+        assert_eq!(granted(&given, Some(Kind::OAuth), "a.example"), "unused");
+        assert_eq!(granted(&given, None, "a.example"), "unused");
+        assert_eq!(granted(&given, headers(&["x-a"]), "b.example"), "needs_reauth moved");
+        for access in [Access::Withdrawn, Access::HolderGone, Access::UpstreamGone] {
+            assert_eq!(told(&given, access, headers(&["x-a"]), "b.example"), "orphaned");
+        }
+        let old = Connection { origin: None, ..given.clone() };
+        assert_eq!(granted(&old, headers(&["x-a"]), "b.example"), "active", "nobody knows what it was made for");
+        let since = Timestamp::default();
+        let marked = Connection { state: State::NeedsUpdate { missing: words(&["x-c"]), since }, ..given.clone() };
+        assert_eq!(granted(&marked, headers(&["x-a", "x-b"]), "a.example"), "active", "it is asked for no more");
+        let refused = Connection { state: State::NeedsReauth { reason: Reason::Unauthorized, since }, ..given };
+        assert_eq!(granted(&refused, headers(&["x-a"]), "b.example"), "needs_reauth unauthorized");
+        assert_eq!(granted(&refused, None, "b.example"), "unused");
+    }
 
     #[test]
     fn a_holder_is_read_as_it_is_written() {

@@ -18,6 +18,8 @@ pub const KEY_PREFIX: &str = "pk_";
 pub struct VirtualKey {
     pub name: KeyName,
     pub digest: Digest,
+    /// The secret before this one, while both are good.
+    pub earlier: Option<Earlier>,
     pub allow: AllowList,
     /// For policies to read, as the caller's.
     pub scopes: TokenList,
@@ -29,6 +31,16 @@ pub struct VirtualKey {
     pub expires: Option<Timestamp>,
     pub standing: Standing,
     pub managed_by: ManagedBy,
+    /// Counts the changes of a key of the store from 1 on; 0 for one of the file.
+    pub revision: u64,
+}
+
+/// A secret that another one has taken the place of, and that is good for a while yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    pub digest: Digest,
+    /// From then on it opens nothing.
+    pub until: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +69,23 @@ impl VirtualKey {
     /// Whether the key opens anything at `now`.
     pub fn is_valid(&self, now: Timestamp) -> bool {
         self.standing == Standing::Enabled && self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// The secret before the present one, if it is good at `now`.
+    pub fn earlier_at(&self, now: Timestamp) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|earlier| now < earlier.until)
+    }
+
+    /// Whether one of its secrets, which has this digest, opens anything at `now`.
+    pub fn is_opened_by(&self, digest: &Digest, now: Timestamp) -> bool {
+        let is_earlier = || self.earlier_at(now).is_some_and(|earlier| earlier.digest == *digest);
+        self.is_valid(now) && (self.digest == *digest || is_earlier())
+    }
+
+    /// What those who came in with one of its secrets are told by at `now`: another value when any of them may have come in
+    /// with one that has ended. While an earlier secret is good, what began before the present one was made goes on.
+    pub fn witness(&self, now: Timestamp) -> Digest {
+        self.earlier_at(now).map_or(self.digest, |earlier| earlier.digest)
     }
 }
 
@@ -132,6 +161,7 @@ mod tests {
         let key = VirtualKey {
             name: KeyName::parse("ci").unwrap(),
             digest: Digest::of(b"x"),
+            earlier: None,
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
@@ -140,10 +170,39 @@ mod tests {
             expires: Some(Timestamp::from_millis(1_000)),
             standing: Standing::Enabled,
             managed_by: ManagedBy::Store,
+            revision: 1,
         };
         assert!(key.is_valid(Timestamp::from_millis(999)));
         assert!(!key.is_valid(Timestamp::from_millis(1_000)));
         let disabled = VirtualKey { standing: Standing::Disabled, ..key };
         assert!(!disabled.is_valid(Timestamp::from_millis(0)));
+    }
+
+    #[test]
+    fn an_earlier_secret_opens_until_its_end_and_never_longer_than_its_key() {
+        let at = Timestamp::from_millis;
+        let (before, now) = (Digest::of(b"before"), Digest::of(b"now"));
+        let key = VirtualKey {
+            name: KeyName::parse("ci").unwrap(),
+            digest: now,
+            earlier: Some(Earlier { digest: before, until: at(500) }),
+            allow: AllowList::default(),
+            scopes: TokenList::default(),
+            groups: TokenList::default(),
+            owner: None,
+            created: at(0),
+            expires: Some(at(1_000)),
+            standing: Standing::Enabled,
+            managed_by: ManagedBy::Store,
+            revision: 2,
+        };
+        assert_eq!([499, 500, 999, 1_000].map(|ms| key.is_opened_by(&now, at(ms))), [true, true, true, false]);
+        assert_eq!([499, 500].map(|ms| key.is_opened_by(&before, at(ms))), [true, false]);
+        assert!(!key.is_opened_by(&Digest::of(b"other"), at(0)));
+        assert_eq!([499, 500].map(|ms| key.witness(at(ms))), [before, now]);
+        let disabled = VirtualKey { standing: Standing::Disabled, ..key.clone() };
+        assert!(!disabled.is_opened_by(&before, at(0)) && !disabled.is_opened_by(&now, at(0)));
+        let expiring = VirtualKey { expires: Some(at(400)), ..key };
+        assert!(!expiring.is_opened_by(&before, at(400)));
     }
 }

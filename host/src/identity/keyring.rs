@@ -14,7 +14,8 @@ use crate::secret::{Digest, Plaintext};
 /// The keys that open the gateway.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    by_digest: HashMap<[u8; 32], Entry>,
+    /// Under the digests of both secrets, where there are two.
+    by_digest: HashMap<[u8; 32], Arc<Entry>>,
     /// For those keys that are found by digest, and no others.
     by_name: HashMap<KeyName, Digest>,
     /// Keys that somebody owns, of the same.
@@ -57,7 +58,10 @@ impl Keyring {
                 }
                 let own = key.allow.0.iter().cloned();
                 let allow = Arc::new(AllowList(own.chain(for_all.iter().map(AllowEntry::whole)).collect()));
-                place.insert(Entry { key, allow });
+                let entry = place.insert(Arc::new(Entry { key, allow })).clone();
+                if let Some(earlier) = &entry.key.earlier {
+                    ring.by_digest.entry(*earlier.digest.as_bytes()).or_insert_with(|| entry.clone());
+                }
             }
         }
         ring
@@ -69,9 +73,10 @@ impl Keyring {
         self.held(principal, now).map(Entry::caller)
     }
 
-    /// What the principal's credential is told by, if it is valid: another one under the same name is another key.
+    /// What the principal's credential is told by, if it is valid: another one under the same name is another key, and one
+    /// of a key's two secrets may end before the other ([`VirtualKey::witness`]).
     pub fn witness(&self, principal: &Principal, now: Timestamp) -> Option<Digest> {
-        self.held(principal, now).map(|entry| entry.key.digest)
+        self.held(principal, now).map(|entry| entry.key.witness(now))
     }
 
     /// Whether there is a key of this name, valid or not.
@@ -88,15 +93,16 @@ impl Keyring {
 
     fn held(&self, principal: &Principal, now: Timestamp) -> Option<&Entry> {
         let Principal::Key(name) = principal else { return None };
-        let entry = self.by_digest.get(self.by_name.get(name)?.as_bytes());
-        entry.filter(|entry| entry.key.is_valid(now))
+        let entry = self.by_digest.get(self.by_name.get(name)?.as_bytes())?;
+        Some(entry.as_ref()).filter(|entry| entry.key.is_valid(now))
     }
 
-    /// The caller that a secret stands for. Unknown, disabled and expired keys take the same path; the table is keyed by
-    /// a digest, so that how long a look-up takes says nothing about any key.
+    /// The caller that a secret stands for. Unknown, disabled and expired keys, and secrets that have ended, take the same
+    /// path; the table is keyed by a digest, so that how long a look-up takes says nothing about any key.
     pub fn caller(&self, presented: &Plaintext, now: Timestamp) -> Option<Caller> {
-        let entry = self.by_digest.get(presented.digest().as_bytes());
-        let valid = entry.filter(|entry| entry.key.is_valid(now))?;
+        let digest = presented.digest();
+        let entry = self.by_digest.get(digest.as_bytes());
+        let valid = entry.filter(|entry| entry.key.is_opened_by(&digest, now))?;
         Some(valid.caller())
     }
 }
@@ -105,12 +111,13 @@ impl Keyring {
 mod tests {
     use super::*;
     use crate::identity::TokenList;
-    use crate::identity::key::{ManagedBy, Standing};
+    use crate::identity::key::{Earlier, ManagedBy, Standing};
 
     fn key(name: &str, secret: &str) -> VirtualKey {
         VirtualKey {
             name: KeyName::parse(name).unwrap(),
             digest: Plaintext::new(secret).digest(),
+            earlier: None,
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
@@ -119,6 +126,7 @@ mod tests {
             expires: Some(Timestamp::from_millis(10)),
             standing: Standing::Enabled,
             managed_by: ManagedBy::Store,
+            revision: 1,
         }
     }
 
@@ -146,6 +154,27 @@ mod tests {
         assert_eq!(open("pk_b", 9), None);
         assert_eq!(open("pk_c", 9), None, "a second key of the same name does not count");
         assert_eq!(open("", 9), None);
+    }
+
+    #[test]
+    fn two_secrets_of_a_key_open_it_as_one_and_the_same_until_the_earlier_one_ends() {
+        let earlier = Earlier { digest: Plaintext::new("pk_old").digest(), until: Timestamp::from_millis(5) };
+        let rotated = VirtualKey { earlier: Some(earlier), ..key("a", "pk_new") };
+        // A key of the file has the secret that another one had: it is that key's.
+        let ring = Keyring::new([key("f", "pk_old"), rotated.clone()]);
+        let open = |ring: &Keyring, secret: &str, at| {
+            ring.caller(&Plaintext::new(secret), Timestamp::from_millis(at)).map(|caller| caller.principal.to_string())
+        };
+        assert_eq!(open(&ring, "pk_old", 4).as_deref(), Some("key:f"));
+        assert_eq!(open(&ring, "pk_new", 4).as_deref(), Some("key:a"));
+        let ring = Keyring::new([rotated]);
+        assert_eq!([4, 5].map(|at| open(&ring, "pk_old", at)), [Some("key:a".to_owned()), None]);
+        assert_eq!([4, 5].map(|at| open(&ring, "pk_new", at)), ["key:a", "key:a"].map(|name| Some(name.to_owned())));
+        let principal = Principal::Key(KeyName::parse("a").unwrap());
+        let witness = |ring: &Keyring, at| ring.witness(&principal, Timestamp::from_millis(at)).unwrap();
+        let before = Keyring::new([key("a", "pk_old")]);
+        assert_eq!(witness(&before, 4), witness(&ring, 4), "what goes on goes on");
+        assert_ne!(witness(&ring, 4), witness(&ring, 5), "who came in with the earlier one is out");
     }
 
     #[test]

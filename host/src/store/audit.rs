@@ -117,6 +117,9 @@ enum EventRecord {
     KeyEnabled { name: String },
     KeyDisabled { name: String },
     KeyDeleted { name: String },
+    KeyChanged { name: String, field: String, from: Option<String>, to: Option<String> },
+    KeyRotated { name: String, earlier_until_ms: Option<u64>, ended_earlier: bool },
+    KeyEarlierEnded { name: String },
     PoliciesReloaded { generation: u64 },
     PolicyReloadRefused { reason: String },
     PoliciesRolledBack { generation: u64, to: u64 },
@@ -226,6 +229,18 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::KeyEnabled { name: key } => Self::KeyEnabled { name: name(key) },
             AuditEvent::KeyDisabled { name: key } => Self::KeyDisabled { name: name(key) },
             AuditEvent::KeyDeleted { name: key } => Self::KeyDeleted { name: name(key) },
+            AuditEvent::KeyChanged { name: key, field, from, to } => Self::KeyChanged {
+                name: name(key),
+                field: text(field),
+                from: from.as_deref().map(text),
+                to: to.as_deref().map(text),
+            },
+            AuditEvent::KeyRotated { name: key, earlier_until, ended_earlier } => Self::KeyRotated {
+                name: name(key),
+                earlier_until_ms: earlier_until.map(Timestamp::as_millis),
+                ended_earlier: *ended_earlier,
+            },
+            AuditEvent::KeyEarlierEnded { name: key } => Self::KeyEarlierEnded { name: name(key) },
             AuditEvent::PoliciesReloaded { generation } => Self::PoliciesReloaded { generation: *generation },
             AuditEvent::PolicyReloadRefused { reason } => Self::PolicyReloadRefused { reason: text(reason) },
             AuditEvent::PoliciesRolledBack { generation, to } => {
@@ -408,6 +423,15 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::KeyEnabled { name: key } => Self::KeyEnabled { name: name(&key)? },
             EventRecord::KeyDisabled { name: key } => Self::KeyDisabled { name: name(&key)? },
             EventRecord::KeyDeleted { name: key } => Self::KeyDeleted { name: name(&key)? },
+            EventRecord::KeyChanged { name: key, field, from, to } => {
+                Self::KeyChanged { name: name(&key)?, field, from, to }
+            }
+            EventRecord::KeyRotated { name: key, earlier_until_ms, ended_earlier } => Self::KeyRotated {
+                name: name(&key)?,
+                earlier_until: earlier_until_ms.map(Timestamp::from_millis),
+                ended_earlier,
+            },
+            EventRecord::KeyEarlierEnded { name: key } => Self::KeyEarlierEnded { name: name(&key)? },
             EventRecord::PoliciesReloaded { generation } => Self::PoliciesReloaded { generation },
             EventRecord::PolicyReloadRefused { reason } => Self::PolicyReloadRefused { reason },
             EventRecord::PoliciesRolledBack { generation, to } => Self::PoliciesRolledBack { generation, to },
@@ -621,6 +645,19 @@ mod tests {
             AuditEvent::KeyEnabled { name: name.clone() },
             AuditEvent::KeyDisabled { name: name.clone() },
             AuditEvent::KeyDeleted { name: name.clone() },
+            AuditEvent::KeyChanged {
+                name: name.clone(),
+                field: "owner".to_owned(),
+                from: None,
+                to: Some("ada".to_owned()),
+            },
+            AuditEvent::KeyRotated {
+                name: name.clone(),
+                earlier_until: Some(Timestamp::from_millis(7)),
+                ended_earlier: true,
+            },
+            AuditEvent::KeyRotated { name: name.clone(), earlier_until: None, ended_earlier: false },
+            AuditEvent::KeyEarlierEnded { name: name.clone() },
             AuditEvent::PoliciesReloaded { generation: 7 },
             AuditEvent::PolicyReloadRefused { reason: "it imports wasi".to_owned() },
             AuditEvent::PoliciesRolledBack { generation: 8, to: 6 },

@@ -107,6 +107,7 @@ mod tests {
         VirtualKey {
             name: KeyName::parse(name).unwrap(),
             digest: Digest::of(secret.as_bytes()),
+            earlier: None,
             allow: AllowList::default(),
             scopes: TokenList::default(),
             groups: TokenList::default(),
@@ -115,6 +116,7 @@ mod tests {
             expires: None,
             standing: Standing::Enabled,
             managed_by: ManagedBy::File,
+            revision: 0,
         }
     }
 

@@ -116,6 +116,7 @@ async fn fill_keys(store: &Store) {
         let key = VirtualKey {
             name: KeyName::parse(name).unwrap(),
             digest: Digest::of(name.as_bytes()),
+            earlier: None,
             allow: AllowList(vec![AllowEntry { upstream: glob("notes"), tools: vec![glob("read_*"), glob("add")] }]),
             scopes: TokenList::parse(vec!["read".to_owned()]).unwrap(),
             groups: TokenList::parse(vec!["ops".to_owned()]).unwrap(),
@@ -124,6 +125,7 @@ async fn fill_keys(store: &Store) {
             expires: expires.map(Timestamp::from_millis),
             standing: Standing::Enabled,
             managed_by: ManagedBy::Store,
+            revision: 1,
         };
         keys::create(store, key, OPERATOR).await.unwrap();
     }

@@ -24,7 +24,7 @@ pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Opti
         UpstreamAuth::PerUserHeaders(names) => (own(), Kind::Headers(names.clone())),
     };
     let place = Place { holder, upstream: settings.name.clone() };
-    Some(Wanted { place, kind, scopes: None, max_age: None })
+    Some(Wanted { place, kind, origin: settings.origin(), scopes: None, max_age: None })
 }
 
 /// What the gateway is shown as when it reads lists and hears of changes.

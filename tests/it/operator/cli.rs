@@ -223,6 +223,20 @@ async fn keys_are_made_and_ended_from_the_command_line() {
     assert!(line("alice").contains("file"), "{list}");
     assert!(!list.contains(&secret));
 
+    assert_eq!(key(&["set", "ci", "--allow", "up/echo", "--owner", "ada"]).await.printed(), "ci is changed\n");
+    let shown = key(&["show", "ci"]).await.printed();
+    assert!(shown.contains("up/echo") && !shown.contains("test_") && shown.contains("ada"), "{shown}");
+    let rotated = key(&["rotate", "ci", "--overlap", "1h"]).await.printed();
+    let another = rotated.lines().next().unwrap().to_owned();
+    assert!(another.starts_with("pk_") && another != secret && rotated.contains("is good until"), "{rotated}");
+    let anew = Caller::new(gateway.public, Some(another));
+    for caller in [&ci, &anew] {
+        assert_eq!(caller.call("up__echo", json!({})).await.json()["result"]["resultType"], "complete");
+    }
+    assert_eq!(key(&["rotate", "ci", "--end-earlier"]).await.printed(), "the earlier secret of ci is ended\n");
+    assert_eq!(ci.call("up__echo", json!({})).await.status, StatusCode::UNAUTHORIZED);
+    let ci = anew;
+
     assert_eq!(key(&["disable", "ci"]).await.printed(), "ci is disabled\n");
     assert_eq!(ci.call("up__echo", json!({})).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(key(&["enable", "ci"]).await.printed(), "ci is enabled\n");
@@ -233,6 +247,8 @@ async fn keys_are_made_and_ended_from_the_command_line() {
     for (arguments, part) in [
         (&["delete", "ci"][..], "no such key"),
         (&["disable", "alice"], "configuration file"),
+        (&["rotate", "alice"], "configuration file"),
+        (&["set", "ci"], "nothing to change"),
         (&["create", "alice"], "already"),
         (&["create", "Not A Name"], "a-z"),
         (&["create", "ci", "--allow", "no-slash"], "UPSTREAM/TOOL"),

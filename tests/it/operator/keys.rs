@@ -1,8 +1,11 @@
-//! Virtual keys in an operator's hands: made, listed, disabled, enabled, deleted, and told of in the audit trail.
+//! Virtual keys in an operator's hands: made, listed, changed, given another secret, disabled, enabled, deleted, and told of in
+//! the audit trail.
+
+use std::time::Duration;
 
 use http::StatusCode;
 use portcullis_tests::upstreams::fixture::Fixture;
-use portcullis_tests::{Caller, Gateway};
+use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,6 +42,7 @@ async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
         "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }],
         "scopes": ["read", "notes:write"],
         "groups": ["ops"],
+        "owner": "Ada",
         "expires": "2027-01-31T00:00:00Z",
     });
     let reply = gateway.operator("POST", "/api/v1/keys", Some(key)).await;
@@ -50,10 +54,13 @@ async fn a_new_key_works_at_once_and_its_secret_is_shown_once() {
         "allow": [{ "upstream": "up", "tools": ["echo", "sl*"] }],
         "scopes": ["read", "notes:write"],
         "groups": ["ops"],
+        "owner": "ada",
         "created": "2026-01-01T00:00:00.000Z",
         "expires": "2027-01-31T00:00:00.000Z",
         "disabled": false,
+        "earlier_until": null,
         "managed_by": "store",
+        "revision": 1,
     });
     assert_eq!(made, view);
     let caller = Caller::new(gateway.public, Some(secret.clone()));
@@ -145,6 +152,8 @@ async fn what_is_no_key_is_refused() {
         json!({ "name": "a", "scopes": ["read", "read"] }),
         json!({ "name": "a", "scopes": (0..65).map(|number| number.to_string()).collect::<Vec<_>>() }),
         json!({ "name": "a", "groups": ["ä"] }),
+        json!({ "name": "a", "owner": "two words" }),
+        json!({ "name": "a", "owner": "" }),
         json!({ "name": "a", "groups": ["x".repeat(129)] }),
     ] {
         let reply = gateway.operator("POST", "/api/v1/keys", Some(key.clone())).await;
@@ -308,17 +317,198 @@ async fn where_file_and_store_have_a_name_the_file_counts() {
     );
 }
 
+async fn patch(gateway: &Gateway, change: Value) -> Reply {
+    gateway.operator("PATCH", "/api/v1/keys/ci", Some(change)).await
+}
+
 #[tokio::test]
-async fn a_change_that_says_nothing_or_too_much_is_refused() {
+async fn a_change_is_a_merge_patch_that_counts_from_the_next_request_on() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
+    let allow = json!([{ "upstream": "up", "tools": ["echo"] }]);
+    let key = json!({ "name": "ci", "allow": allow, "scopes": ["read"], "groups": ["ops"], "owner": "ada" });
+    let ci = Caller::new(gateway.public, Some(create(&gateway, key).await));
+    assert_eq!(ci.tool_names().await, ["up__echo"]);
+    let first = gateway.operator("GET", "/api/v1/keys/ci", None).await;
+    assert_eq!((first.header("etag"), &first.json()["revision"]), ("\"1\"", &json!(1)));
+
+    let nothing = patch(&gateway, json!({})).await;
+    assert_eq!((nothing.status, nothing.json()), (StatusCode::OK, first.json()), "what is left out stays");
+    let wider = json!({ "allow": [{ "upstream": "up", "tools": ["echo", "slow"] }], "groups": null, "owner": null });
+    let changed = patch(&gateway, wider).await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.text());
+    let view = changed.json();
+    assert_eq!((&view["groups"], &view["owner"], &view["scopes"]), (&json!([]), &Value::Null, &json!(["read"])));
+    assert_eq!((changed.header("etag"), &view["revision"]), ("\"2\"", &json!(2)));
+    assert_eq!(ci.tool_names().await, ["up__echo", "up__slow"]);
+    assert_eq!(patch(&gateway, json!({ "allow": null })).await.json()["allow"], json!([]));
+    assert_eq!(ci.tool_names().await, Vec::<String>::new());
+
+    let ends = patch(&gateway, json!({ "expires": "2026-01-01T00:01:00Z" })).await;
+    assert_eq!(ends.status, StatusCode::OK, "{}", ends.text());
+    gateway.clock.advance(Duration::from_secs(60));
+    assert_eq!(ci.modern("tools/list", json!({})).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(patch(&gateway, json!({ "expires": null })).await.json()["expires"], Value::Null);
+    assert_eq!(ci.modern("tools/list", json!({})).await.status, StatusCode::OK);
+
+    let trail = gateway.operator("GET", "/api/v1/audit", None).await.json();
+    let told: Vec<Value> = trail["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["event"] == "key.changed")
+        .map(|entry| json!([entry["detail"]["field"], entry["detail"]["from"], entry["detail"]["to"]]))
+        .collect();
+    let expected = [
+        json!(["expires", "2026-01-01T00:01:00.000Z", null]),
+        json!(["expires", null, "2026-01-01T00:01:00.000Z"]),
+        json!(["allow", "up/echo up/slow", ""]),
+        json!(["owner", "ada", null]),
+        json!(["groups", "ops", ""]),
+        json!(["allow", "up/echo", "up/echo up/slow"]),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_change_that_says_too_much_or_nonsense_is_refused_whole() {
     let gateway = Gateway::builder().start().await;
     create(&gateway, json!({ "name": "ci" })).await;
-    for change in
-        [json!({}), json!({ "disabled": null }), json!({ "disabled": 1 }), json!({ "disabled": true, "allow": [] })]
-    {
-        let reply = gateway.operator("PATCH", "/api/v1/keys/ci", Some(change.clone())).await;
+    for change in [
+        json!({ "disabled": null }),
+        json!({ "disabled": 1 }),
+        json!({ "disabled": true, "name": "cd" }),
+        json!({ "disabled": true, "secret": "pk_of-my-own" }),
+        json!({ "disabled": true, "revision": 1 }),
+        json!({ "disabled": true, "allow": "*" }),
+        json!({ "disabled": true, "scopes": ["two words"] }),
+        json!({ "disabled": true, "owner": "two words" }),
+        json!({ "disabled": true, "expires": "2025-12-31T00:00:00Z" }),
+        json!([]),
+    ] {
+        let reply = patch(&gateway, change.clone()).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{change}");
     }
-    assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json()["disabled"], false);
+    let view = gateway.operator("GET", "/api/v1/keys/ci", None).await.json();
+    assert_eq!((&view["disabled"], &view["revision"]), (&json!(false), &json!(1)));
+}
+
+#[tokio::test]
+async fn a_change_of_something_else_than_was_seen_is_refused_where_that_is_asked_for() {
+    let gateway = Gateway::builder().start().await;
+    create(&gateway, json!({ "name": "ci" })).await;
+    let change = async |tag: &'static str, path: &str, body: &str| {
+        let method = if path.ends_with("rotate") { "POST" } else { "PATCH" };
+        with_token(&gateway).with("if-match", tag).send(method, path, body.to_owned()).await.status.as_u16()
+    };
+    let (key, rotate) = ("/api/v1/keys/ci", "/api/v1/keys/ci/rotate");
+    assert_eq!(change("\"1\"", key, r#"{"scopes":["a"]}"#).await, 200);
+    assert_eq!(change("\"1\"", key, r#"{"scopes":["b"]}"#).await, 412);
+    assert_eq!(change("\"1\"", rotate, "{}").await, 412);
+    assert_eq!(change("W/\"2\"", key, r#"{"scopes":["b"]}"#).await, 412);
+    assert_eq!(change("2", key, r#"{"scopes":["b"]}"#).await, 400);
+    assert_eq!(change("\"1\", \"2\"", rotate, "{}").await, 200);
+    assert_eq!(change("*", key, r#"{"scopes":["c"]}"#).await, 200);
+    let view = gateway.operator("GET", "/api/v1/keys/ci", None).await.json();
+    assert_eq!((&view["scopes"], &view["revision"]), (&json!(["c"]), &json!(4)));
+}
+
+async fn rotate(gateway: &Gateway, body: Value) -> Value {
+    let reply = gateway.operator("POST", "/api/v1/keys/ci/rotate", Some(body)).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+    reply.json()
+}
+
+fn secret_of(rotated: &Value) -> String {
+    rotated["secret"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_rotated_key_opens_with_both_secrets_until_the_overlap_is_over() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let gateway = Gateway::builder().start().await;
+    let first = create(&gateway, json!({ "name": "ci" })).await;
+    let rotated = rotate(&gateway, json!({ "overlap": 3_600 })).await;
+    let second = secret_of(&rotated);
+    assert_eq!(
+        (&rotated["earlier_until"], &rotated["ended_earlier"], &rotated["revision"]),
+        (&json!("2026-01-01T01:00:00.000Z"), &json!(false), &json!(2))
+    );
+    let opens = async || [knock(&gateway, &first).await, knock(&gateway, &second).await].map(|status| status.as_u16());
+    assert_eq!(opens().await, [200, 200]);
+    let listed = gateway.operator("GET", "/api/v1/keys", None).await;
+    assert_eq!(listed.json()["keys"][0]["earlier_until"], "2026-01-01T01:00:00.000Z");
+    assert!(!listed.text().contains(&second) && !listed.text().contains("digest"));
+    gateway.clock.advance(HOUR - Duration::from_millis(1));
+    assert_eq!(opens().await, [200, 200]);
+    gateway.clock.advance(Duration::from_millis(1));
+    assert_eq!(opens().await, [401, 200]);
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/ci", None).await.json()["earlier_until"], Value::Null);
+
+    let rotated = rotate(&gateway, json!({})).await;
+    assert_eq!(rotated["earlier_until"], "2026-01-02T01:00:00.000Z", "a day, unless something else is said");
+    let third = secret_of(&rotated);
+    let rotated = rotate(&gateway, json!({ "overlap": 60 })).await;
+    assert_eq!(rotated["ended_earlier"], true, "there is one earlier secret at most");
+    let fourth = secret_of(&rotated);
+    let all = [&second, &third, &fourth];
+    let opens = async || {
+        let mut statuses = Vec::new();
+        for secret in all {
+            statuses.push(knock(&gateway, secret).await.as_u16());
+        }
+        statuses
+    };
+    assert_eq!(opens().await, [401, 200, 200]);
+    set_disabled(&gateway, "ci", true).await;
+    assert_eq!(opens().await, [401, 401, 401]);
+    set_disabled(&gateway, "ci", false).await;
+    assert_eq!(opens().await, [401, 200, 200]);
+
+    let end = async || gateway.operator("DELETE", "/api/v1/keys/ci/earlier", None).await.status;
+    assert_eq!((end().await, end().await), (StatusCode::NO_CONTENT, StatusCode::NOT_FOUND));
+    assert_eq!(opens().await, [401, 401, 200]);
+    let rotated = rotate(&gateway, json!({ "overlap": 0 })).await;
+    assert_eq!((&rotated["earlier_until"], &rotated["ended_earlier"]), (&Value::Null, &json!(false)));
+    assert_eq!(opens().await, [401, 401, 401]);
+    assert_eq!(knock(&gateway, &secret_of(&rotated)).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_with_the_secret_that_it_began_with_while_that_is_good() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
+    let first = create(&gateway, json!({ "name": "ci", "allow": everything() })).await;
+    let session = Caller::new(gateway.public, Some(first)).initialize("2025-11-25").await;
+    let rotated = rotate(&gateway, json!({ "overlap": 3_600 })).await;
+    assert_eq!(session.request("ping", json!({})).await.status, StatusCode::OK, "it goes on");
+    gateway.operator("DELETE", "/api/v1/keys/ci/earlier", None).await;
+    assert_eq!(session.request("ping", json!({})).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(knock(&gateway, &secret_of(&rotated)).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_cannot_be_rotated_is_left_as_it_is() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let secret = create(&gateway, json!({ "name": "ci" })).await;
+    let month = 30 * 24 * 3_600;
+    for (path, body, status, code) in [
+        ("/api/v1/keys/ci/rotate", json!({ "overlap": month + 1 }), 422, "invalid"),
+        ("/api/v1/keys/ci/rotate", json!({ "overlap": -1 }), 422, "invalid"),
+        ("/api/v1/keys/ci/rotate", json!({ "overlap": "1h" }), 422, "invalid"),
+        ("/api/v1/keys/ci/rotate", json!({ "secret": "pk_of-my-own" }), 422, "invalid"),
+        ("/api/v1/keys/alice/rotate", json!({}), 409, "managed_by_file"),
+        ("/api/v1/keys/none/rotate", json!({}), 404, "not_found"),
+    ] {
+        let reply = gateway.operator("POST", path, Some(body.clone())).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["code"]), (status, &json!(code)), "{path} {body}");
+    }
+    for (path, status) in [("alice", StatusCode::CONFLICT), ("none", StatusCode::NOT_FOUND)] {
+        let reply = gateway.operator("DELETE", &format!("/api/v1/keys/{path}/earlier"), None).await;
+        assert_eq!(reply.status, status, "{path}");
+    }
+    assert_eq!(knock(&gateway, &secret).await, StatusCode::OK);
+    assert_eq!(rotate(&gateway, json!({ "overlap": month })).await["earlier_until"], "2026-01-31T00:00:00.000Z");
 }
 
 #[tokio::test]
@@ -382,7 +572,7 @@ async fn the_audit_trail_tells_each_change_and_who_made_it() {
     // Once more changes nothing, so that there is nothing to tell.
     set_disabled(&gateway, "a", true).await;
     token.send("PATCH", "/api/v1/keys/a", r#"{"disabled":false}"#).await;
-    gateway.clock.advance(std::time::Duration::from_secs(1));
+    gateway.clock.advance(Duration::from_secs(1));
     token.send("DELETE", "/api/v1/keys/b", "").await;
     // Refused changes are none.
     gateway.operator("POST", "/api/v1/keys", Some(json!({ "name": "a" }))).await;

@@ -38,6 +38,8 @@ pub struct Tally {
     pub ended: usize,
     /// Flows that nothing will come of.
     pub dropped: usize,
+    /// Records that cannot be read, and stay.
+    pub unreadable: usize,
     /// Steps that were done anew, since something had changed.
     pub outdated: usize,
 }
@@ -72,6 +74,8 @@ impl Control {
     async fn keep_reconciled(&self, sweeper: SweeperState) {
         let mut published = self.published.subscribe();
         let mut swept: Option<(Basis, Instant)> = None;
+        // Unreadable records that the log knows of.
+        let mut told = 0;
         loop {
             published.mark_unchanged();
             let snapshot = self.snapshot.load_full();
@@ -80,7 +84,8 @@ impl Control {
                 Some(left) if !left.is_zero() => left,
                 _ if sweeper.fence().is_none() => LEASE_POLL,
                 _ => {
-                    self.sweep_and_tell().await;
+                    self.tidy_keys().await;
+                    told = self.sweep_and_tell(told).await;
                     // By what was published before it began: whatever came later is swept once more.
                     swept = Some((Basis(snapshot.as_ref().clone()), Instant::now()));
                     tokio::time::sleep(PAUSE).await;
@@ -95,15 +100,30 @@ impl Control {
         }
     }
 
-    async fn sweep_and_tell(&self) {
+    async fn tidy_keys(&self) {
+        if let Err(error) = self.forget_earlier_secrets().await {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(error, "earlier secrets of keys, which open nothing any more, are not forgotten yet");
+        }
+    }
+
+    /// Sweeps, and tells what came of it. How many records cannot be read: those `told` of are not told of again.
+    async fn sweep_and_tell(&self, told: usize) -> usize {
         let began = Instant::now();
-        let Tally { orphaned, reactivated, ended, dropped, outdated } = self.sweep_access().await;
+        let Tally { orphaned, reactivated, ended, dropped, unreadable, outdated } = self.sweep_access().await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         if orphaned + reactivated + ended + dropped > 0 {
             tracing::info!(orphaned, reactivated, ended, dropped, outdated, took_ms, "connections reconciled");
         } else {
             tracing::debug!(outdated, took_ms, "connections are as access is");
         }
+        if unreadable > told {
+            tracing::error!(
+                records = unreadable,
+                "connections that cannot be read are left as they are: `portcullis store verify` tells which"
+            );
+        }
+        unreadable
     }
 
     /// One sweep, to its end.
@@ -158,14 +178,16 @@ impl Control {
             Of::Connections => {
                 let kept = self.begun_with.upkeep.orphan_retention;
                 match connections::sweep(&self.store, revision, after, kept, may_use).await? {
-                    connections::Swept::Step { orphaned, reactivated, ended, next } => {
-                        Some((Tally { orphaned, reactivated, ended, ..Tally::default() }, next))
+                    connections::Swept::Step { orphaned, reactivated, ended, unreadable, next } => {
+                        Some((Tally { orphaned, reactivated, ended, unreadable, ..Tally::default() }, next))
                     }
                     connections::Swept::Outdated => None,
                 }
             }
             Of::Flows => match flows::sweep(&self.store, revision, after, may_use).await? {
-                flows::Swept::Step { dropped, next } => Some((Tally { dropped, ..Tally::default() }, next)),
+                flows::Swept::Step { dropped, unreadable, next } => {
+                    Some((Tally { dropped, unreadable, ..Tally::default() }, next))
+                }
                 flows::Swept::Outdated => None,
             },
         })
@@ -179,11 +201,12 @@ impl Control {
 
 impl Tally {
     fn add(&mut self, other: Self) {
-        let Self { orphaned, reactivated, ended, dropped, outdated } = other;
+        let Self { orphaned, reactivated, ended, dropped, unreadable, outdated } = other;
         self.orphaned += orphaned;
         self.reactivated += reactivated;
         self.ended += ended;
         self.dropped += dropped;
+        self.unreadable += unreadable;
         self.outdated += outdated;
     }
 }

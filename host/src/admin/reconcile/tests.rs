@@ -19,6 +19,7 @@ use crate::secret::{Digest, Sealed};
 use crate::store::connections::{Filter, NewCredential, Put};
 use crate::store::data_keys::{self, DataKey, DataKeyId};
 use crate::store::flows::{Beginning, NewFlow};
+use crate::store::keys::Edit as KeyEdit;
 use crate::store::users::{self, Edit, NewUser};
 use crate::store::{Location, Store, changes};
 
@@ -268,15 +269,16 @@ impl Scene {
                 }]);
                 let (scopes, groups) = (TokenList::default(), TokenList::default());
                 let name = KeyName::parse(KEYS[1]).unwrap();
-                let made =
-                    self.control().create_key(NewKey { name, allow, scopes, groups, expires: None }, OPERATOR).await;
+                let new = NewKey { name, allow, scopes, groups, owner: None, expires: None };
+                let made = self.control().create_key(new, OPERATOR).await;
                 assert_eq!(made.is_ok(), self.world.made.is_none());
                 self.world.made.get_or_insert(true);
             }
             Act::EnableKey(is_on) => {
                 let standing = if is_on { KeyStanding::Enabled } else { KeyStanding::Disabled };
                 let name = KeyName::parse(KEYS[1]).unwrap();
-                let set = self.control().set_key_standing(&name, standing, OPERATOR).await;
+                let edit = KeyEdit { standing: Some(standing), ..KeyEdit::default() };
+                let set = self.control().change_key(&name, None, edit, OPERATOR).await;
                 assert_eq!(set.is_ok(), self.world.made.is_some());
                 self.world.made = self.world.made.map(|_| is_on);
             }
@@ -358,6 +360,7 @@ impl Scene {
             place: place.clone(),
             id: there.as_ref().map_or(fresh, |there| there.id.clone()),
             replaces: there.map(|there| there.revision),
+            origin: None,
             credential: Credential::Headers { names: vec!["x".to_owned()], values: Sealed::from_bytes(*b"values") },
         };
         let snapshot = self.control().snapshot.load_full();
@@ -383,6 +386,7 @@ impl Scene {
             state: Digest::of(id.as_bytes()),
             place: place.clone(),
             connection: ConnectionId::parse(&id).unwrap(),
+            origin: None,
             issuer: "https://id.example".to_owned(),
             client: "c".to_owned(),
             redirect: "https://gateway.example/connect/callback".to_owned(),

@@ -50,6 +50,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
     Some(VirtualKey {
         name: checked?,
         digest: digest?,
+        earlier: None,
         allow,
         scopes,
         groups,
@@ -58,6 +59,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Dec
         expires,
         standing: if is_disabled { Standing::Disabled } else { Standing::Enabled },
         managed_by: ManagedBy::File,
+        revision: 0,
     })
 }
 

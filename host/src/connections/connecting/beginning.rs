@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::state::{self, MAX_NEXT};
 use super::{Connecting, Fault, Pinned};
-use crate::connection::Place;
 use crate::connection::lending::Kind;
+use crate::connection::{Origin, Place};
 use crate::connections::issuer::{Asked, NoWay, Way};
 use crate::identity::TokenList;
 use crate::ids::{ConnectionId, FlowId, UserId};
@@ -93,7 +93,8 @@ impl Connecting {
     ) -> Result<Option<Begun>, NotBegun> {
         let Beginner { place, browser, user } = beginner;
         let pinned = self.pinned();
-        let scopes = self.with_those_it_has(place, scopes).await?;
+        let origin = pinned.origin(place);
+        let scopes = self.with_those_it_has(place, origin.as_ref(), scopes).await?;
         let verifier = state::random(&self.0.env);
         let way = self.way(&pinned, place, (state, &verifier), &scopes).await?;
         let Way { url, source, redirect, scopes } = way;
@@ -104,6 +105,7 @@ impl Connecting {
             state: state.digest(),
             place: place.clone(),
             connection: ConnectionId::generate(&self.0.env),
+            origin,
             issuer: source.issuer,
             client: source.client,
             redirect,
@@ -159,8 +161,15 @@ impl Connecting {
     }
 
     /// Scopes to ask for besides what the upstream is asked for anyway: those that are there do not get lost.
-    async fn with_those_it_has(&self, place: &Place, scopes: &[String]) -> Result<Vec<String>, Fault> {
+    async fn with_those_it_has(
+        &self,
+        place: &Place,
+        origin: Option<&Origin>,
+        scopes: &[String],
+    ) -> Result<Vec<String>, Fault> {
         let there = connections::get(&self.0.store, place).await?;
+        // Those of where the upstream was mean nothing where it is.
+        let there = there.filter(|there| origin.is_none_or(|origin| !there.is_moved(origin)));
         let has =
             there.as_ref().and_then(|there| there.tokens()).map(|tokens| tokens.scopes.clone()).unwrap_or_default();
         let mut all = has.to_vec();

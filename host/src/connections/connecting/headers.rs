@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Connecting, Failed, Fault, Pinned, actor_of};
 use crate::connection::lending::Kind;
-use crate::connection::{Connection, Credential, Place, header, values};
+use crate::connection::{Connection, Credential, Origin, Place, header, values};
 use crate::ids::ConnectionId;
 use crate::secret::{Digest, Plaintext};
 use crate::store::connections::{self, NewCredential, Put, Secret, sealed_at};
@@ -50,6 +50,8 @@ pub enum NotStored {
 struct There {
     id: ConnectionId,
     revision: Option<u64>,
+    /// Where the upstream is that the values are for.
+    origin: Origin,
     values: BTreeMap<String, Plaintext>,
 }
 
@@ -73,7 +75,7 @@ impl Connecting {
             return Err(NotStored::NoAccess);
         }
         let given = checked(given, &declared)?;
-        let there = self.there(place).await?;
+        let there = self.there(place, upstream.origin()).await?;
         let merged = merged(&declared, given, &there.values)?;
         self.0.trial.try_headers(upstream, &merged).await.map_err(NotStored::Trial)?;
         let stored = self.store_values(place, &there, &merged).await?;
@@ -81,14 +83,15 @@ impl Connecting {
         Ok(stored)
     }
 
-    /// What is stored. What cannot be opened counts as not stored: the person gives all of it again.
-    async fn there(&self, place: &Place) -> Result<There, Fault> {
+    /// What is stored. What cannot be opened, and what was given for another origin, counts as not stored: the person gives all
+    /// of it again.
+    async fn there(&self, place: &Place, origin: Origin) -> Result<There, Fault> {
         let Some(connection) = connections::get(&self.0.store, place).await? else {
             let id = ConnectionId::generate(&self.0.env);
-            return Ok(There { id, revision: None, values: BTreeMap::new() });
+            return Ok(There { id, revision: None, origin, values: BTreeMap::new() });
         };
-        let values = self.values_of(&connection).await?;
-        Ok(There { id: connection.id, revision: Some(connection.revision), values })
+        let values = if connection.is_moved(&origin) { BTreeMap::new() } else { self.values_of(&connection).await? };
+        Ok(There { id: connection.id, revision: Some(connection.revision), origin, values })
     }
 
     async fn values_of(&self, connection: &Connection) -> Result<BTreeMap<String, Plaintext>, Fault> {
@@ -113,13 +116,15 @@ impl Connecting {
         let mut tries = 0;
         loop {
             let pinned = self.pinned();
-            if !is_asked_for(&pinned, place, &names) {
+            // They were tried where the upstream was then.
+            if !is_asked_for(&pinned, place, &names) || pinned.origin(place).as_ref() != Some(&there.origin) {
                 return Err(NotStored::Conflict);
             }
             let new = NewCredential {
                 place: place.clone(),
                 id: there.id.clone(),
                 replaces: there.revision,
+                origin: Some(there.origin.clone()),
                 credential: Credential::Headers { names: names.clone(), values: sealed.clone() },
             };
             let put = connections::put(&self.0.store, new, pinned.of, pinned.may_use(), actor_of(place)).await;

@@ -17,7 +17,7 @@ use super::issuer::Issuer;
 use crate::audit::Actor;
 use crate::config::{self, UpstreamAuth};
 use crate::connection::lending::Kind;
-use crate::connection::{Access, Connection, Credential, End, Holder, Place, Standing};
+use crate::connection::{Access, Connection, Credential, End, Holder, Origin, Place, Standing, Stands, Takes};
 use crate::env::{Env, Timestamp};
 use crate::ids::{Principal, UpstreamName, UserTag};
 use crate::pipeline::Snapshot;
@@ -149,20 +149,41 @@ impl Pinned {
         self.snapshot.upstreams.get(name).map(|upstream| upstream.settings())
     }
 
+    /// What an upstream takes of this holder's own, and where.
+    fn takes(&self, place: &Place) -> Option<Takes> {
+        takes(self.upstream(&place.upstream)?, &place.holder)
+    }
+
     /// What an upstream takes of this holder's own.
     fn kind(&self, place: &Place) -> Option<Kind> {
-        kind_of(self.upstream(&place.upstream)?, &place.holder)
+        self.takes(place).map(|takes| takes.kind)
+    }
+
+    fn origin(&self, place: &Place) -> Option<Origin> {
+        self.upstream(&place.upstream).map(config::Upstream::origin)
     }
 
     fn stand(&self, place: Place, connection: Option<&Connection>) -> Stand {
-        let (kind, access) = (self.kind(&place), self.access(&place));
-        let standing = connection.and_then(|connection| standing(connection, kind.as_ref(), access));
-        let stored = match connection.map(|connection| &connection.credential) {
+        let (takes, access) = (self.takes(&place), self.access(&place));
+        let standing = connection.and_then(|connection| {
+            let Stands { standing, .. } = connection.stands(access, takes.as_ref());
+            // Where the upstream takes another kind, there is no connection as far as anybody is concerned.
+            (standing != Standing::Unused || takes.is_none()).then_some(standing)
+        });
+        // What was given for where the upstream was is to be given anew.
+        let is_here = |connection: &&Connection| takes.as_ref().is_none_or(|takes| !connection.is_moved(&takes.origin));
+        let stored = match connection.filter(is_here).map(|connection| &connection.credential) {
             Some(Credential::Headers { names, .. }) => names.clone(),
             Some(Credential::OAuth(_)) | None => Vec::new(),
         };
+        let kind = takes.map(|takes| takes.kind);
         Stand { place, kind, access, standing, stored, since: connection.map(|connection| connection.stored) }
     }
+}
+
+/// What an upstream takes of a holder's own, as it is configured.
+pub fn takes(upstream: &config::Upstream, holder: &Holder) -> Option<Takes> {
+    Some(Takes { kind: kind_of(upstream, holder)?, origin: upstream.origin() })
 }
 
 fn kind_of(upstream: &config::Upstream, holder: &Holder) -> Option<Kind> {
@@ -172,20 +193,6 @@ fn kind_of(upstream: &config::Upstream, holder: &Holder) -> Option<Kind> {
         }
         (UpstreamAuth::PerUserHeaders(names), Holder::Of(_)) => Some(Kind::Headers(names.clone())),
         _ => None,
-    }
-}
-
-/// What is shown of a connection, given what its upstream takes now.
-fn standing(connection: &Connection, kind: Option<&Kind>, access: Access) -> Option<Standing> {
-    let standing = connection.standing(access);
-    match (kind, &connection.credential) {
-        (Some(Kind::OAuth), Credential::OAuth(_)) | (None, _) => Some(standing),
-        (Some(Kind::Headers(wanted)), Credential::Headers { names, .. }) => {
-            let is_whole = wanted.iter().all(|name| names.contains(name));
-            Some(if standing == Standing::Active && !is_whole { Standing::NeedsUpdate } else { standing })
-        }
-        // Nothing of the other kind is ever sent: there is no connection as far as anybody is concerned.
-        (Some(_), _) => None,
     }
 }
 

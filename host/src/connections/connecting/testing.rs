@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{Answer, Beginner, Connecting, Failed, Parts, Trial};
 use crate::authorization::consent::testing::{ISSUER, Scene, parameter};
-use crate::config::{self, OAuthClient, UpstreamAuth};
+use crate::config::{self, OAuthClient, UpstreamAuth, UpstreamTransport};
 use crate::connection::lending::Later;
 use crate::connection::{Access, Holder, Place, Reason};
 use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
@@ -206,6 +206,16 @@ impl Rig {
         self.issuer.script.lock().unwrap()
     }
 
+    /// An upstream is elsewhere from now on.
+    pub(crate) fn lead(&self, name: &str, url: &str) {
+        configure(&self.scene, name, |settings| {
+            let UpstreamTransport::StreamableHttp { url: at, .. } = &mut settings.transport else {
+                panic!("a program")
+            };
+            *at = url.parse().unwrap();
+        });
+    }
+
     pub(crate) fn withdraw(&self, place: &Place) {
         self.withdrawn.lock().unwrap().insert(place.clone());
     }
@@ -234,17 +244,23 @@ impl Rig {
 
 /// Has upstreams of a scene ask for these.
 fn ask_for(scene: &Scene, auths: &[(&str, UpstreamAuth)]) {
+    for (name, auth) in auths {
+        configure(scene, name, |settings| settings.auth = auth.clone());
+    }
+}
+
+/// Has an upstream of a scene be otherwise.
+fn configure(scene: &Scene, name: &str, change: impl FnOnce(&mut config::Upstream)) {
     let now = scene.server.snapshot.load();
     let mut upstreams = (*now.upstreams).clone();
     let nothing = |_: &str| None;
     let limits = config::parse("", Path::new("/"), &nothing, scene.server.env.now()).unwrap().limits;
-    for (name, auth) in auths {
-        let name = upstream(name);
-        let settings = config::Upstream { auth: auth.clone(), ..upstreams[&name].settings().clone() };
-        let lender = Arc::new(Later::default());
-        let started = Upstream::start(settings, (&Outbound::new(), lender), &limits, Path::new("/"), &Tasks::new());
-        upstreams.insert(name, started);
-    }
+    let name = upstream(name);
+    let mut settings = upstreams[&name].settings().clone();
+    change(&mut settings);
+    let lender = Arc::new(Later::default());
+    let started = Upstream::start(settings, (&Outbound::new(), lender), &limits, Path::new("/"), &Tasks::new());
+    upstreams.insert(name, started);
     scene.server.snapshot.store(Arc::new(Snapshot { upstreams: Arc::new(upstreams), ..Snapshot::clone(&now) }));
 }
 

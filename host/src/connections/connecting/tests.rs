@@ -410,3 +410,46 @@ async fn lists_show_what_there_is_and_what_there_could_be() {
     assert_eq!(ended, Disconnection::Ended { is_to_revoke: true });
     assert_eq!(shown().await, expected[..1]);
 }
+
+#[tokio::test]
+async fn values_that_were_given_for_elsewhere_are_given_anew_and_not_taken_along() {
+    let rig = Rig::new("").await;
+    let place = of_key("ci", "files");
+    submit(&rig, &[("x-api-key", "k"), ("x-tenant", "t")]).await.unwrap();
+    rig.lead("files", "https://elsewhere.example/mcp");
+    let look = async || {
+        let stand = rig.connecting.look(&place).await.unwrap().unwrap();
+        (stand.standing.unwrap(), stand.stored)
+    };
+    assert_eq!(look().await, (Standing::NeedsReauth, Vec::new()), "no field says that it is filled");
+    let part = submit(&rig, &[("x-tenant", "u")]).await;
+    assert!(matches!(part, Err(NotStored::Missing(names)) if names == ["x-api-key"]));
+    assert_eq!(rig.trial.with.lock().unwrap().len(), 1, "nothing was tried there");
+    rig.lead("files", "https://files.example/another/path");
+    assert_eq!(look().await, (Standing::Active, given_names()), "it is where it was");
+    rig.lead("files", "https://elsewhere.example/mcp");
+    assert_eq!(submit(&rig, &[("x-api-key", "l"), ("x-tenant", "u")]).await.unwrap(), Stored(2));
+    assert_eq!(look().await, (Standing::Active, given_names()));
+    rig.lead("files", "https://files.example/mcp");
+    assert_eq!(look().await.0, Standing::NeedsReauth);
+}
+
+#[tokio::test]
+async fn tokens_are_for_where_the_upstream_was_when_its_person_set_out() {
+    let rig = Rig::new("").await;
+    let place = of_key("ci", "notes");
+    let answer = rig.begun(&place, "a", None, None).await;
+    let before = rig.connecting.look(&place).await.unwrap().unwrap();
+    assert_eq!(before.standing, None);
+    rig.lead("notes", "https://elsewhere.example/mcp");
+    rig.connecting.answer(answer).await.unwrap();
+    let there = stored(&rig, &place).await.unwrap();
+    assert_ne!(there.origin.unwrap().to_string(), "https://elsewhere.example:443");
+    let standing = rig.connecting.look(&place).await.unwrap().unwrap().standing;
+    assert_eq!(standing, Some(Standing::NeedsReauth));
+    let again = rig.begun(&place, "a", None, None).await;
+    assert_eq!(rig.script().asked.last().unwrap(), &[""; 0], "scopes of elsewhere are not asked for here");
+    rig.connecting.answer(again).await.unwrap();
+    let standing = rig.connecting.look(&place).await.unwrap().unwrap().standing;
+    assert_eq!(standing, Some(Standing::Active));
+}

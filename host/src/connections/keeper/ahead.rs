@@ -2,7 +2,7 @@
 //!
 //! One gateway does this for all, as long as it holds the lease. What ends soonest comes first, each at a moment of its own within
 //! a few minutes, so that what was issued together is not renewed together. Who may not use an upstream now has nothing
-//! renewed there.
+//! renewed there, and neither has who connected where the upstream is no more.
 
 use std::time::Duration;
 
@@ -74,7 +74,8 @@ impl Keeper {
     fn is_due(&self, connection: &Connection, now: Timestamp) -> bool {
         let ends = connection.tokens().and_then(|tokens| tokens.expires);
         let early = now.after(self.spread(LATEST, EARLIEST - LATEST));
-        ends.is_some_and(|ends| ends <= early) && self.may_use(&connection.place).is_granted()
+        let is_moved = || self.origin_of(&connection.place.upstream).is_some_and(|now| connection.is_moved(&now));
+        ends.is_some_and(|ends| ends <= early) && self.may_use(&connection.place).is_granted() && !is_moved()
     }
 
     /// The lease of this name, if it is to be had.

@@ -25,9 +25,14 @@ pub(super) enum Verdict {
     Mark(Trouble, Lack),
 }
 
-/// Judges a credential that was opened.
+/// Judges a credential that was opened. One that was made for another origin is not renewed, marked or looked at further: it
+/// is good again should the upstream come back.
 pub(super) fn judge(opened: &Opened, wanted: &Wanted, now: Timestamp) -> Verdict {
+    let is_moved = opened.origin.as_ref().is_some_and(|made_for| *made_for != wanted.origin);
     match (&opened.of, &wanted.kind) {
+        (Of::OAuth { .. }, Kind::OAuth) | (Of::Headers { .. }, Kind::Headers(_)) if is_moved => {
+            Verdict::Withhold(Withheld::Missing(Lack::NeedsReauth(Reason::Moved)))
+        }
         (Of::OAuth { .. }, Kind::OAuth) => token(opened, wanted, now),
         (Of::Headers { told }, Kind::Headers(declared)) => headers(opened, (declared, told), wanted, now),
         // The upstream was configured anew: what its holder has is for something else.
@@ -94,7 +99,7 @@ mod tests {
 
     use super::super::kept::{header_name, sensitive};
     use super::*;
-    use crate::connection::{Holder, Place};
+    use crate::connection::{Holder, Origin, Place};
     use crate::identity::TokenList;
     use crate::ids::{ConnectionId, UpstreamName};
 
@@ -115,8 +120,13 @@ mod tests {
         Opened {
             lent: Arc::new(Lent { place: place(), connection, revision: 1, given: 1, scopes: Vec::new(), headers }),
             of,
+            origin: Some(origin("https://notes.example/mcp")),
             stored,
         }
+    }
+
+    fn origin(url: &str) -> Origin {
+        Origin::of_url(&url.parse().unwrap())
     }
 
     /// A token of an hour that ends so many seconds from now, and before now if that is negative.
@@ -132,7 +142,7 @@ mod tests {
     }
 
     fn wanted(kind: Kind) -> Wanted {
-        Wanted { place: place(), kind, scopes: None, max_age: None }
+        Wanted { place: place(), kind, origin: origin("https://notes.example"), scopes: None, max_age: None }
     }
 
     fn verdict(opened: &Opened, wanted: &Wanted) -> String {
@@ -216,6 +226,34 @@ mod tests {
             assert_eq!(verdict(&other, &aged(Kind::OAuth)), of_other);
             assert_eq!(verdict(&key, &aged(Kind::Headers(words(&["x-api-key"])))), of_key);
         }
+    }
+
+    #[test]
+    fn what_was_made_for_another_origin_goes_nowhere_whatever_else_is_true() {
+        for (url, is_lent) in [
+            ("https://notes.example/other/path", true),
+            ("https://notes.example:8443/mcp", false),
+            ("http://notes.example/mcp", false),
+            ("https://evil.example/mcp", false),
+        ] {
+            let key = opened(given(), &["x-api-key"], NOW);
+            for (opened, kind) in [
+                (token_until(3_000, true), Kind::OAuth),
+                (token_until(-900, true), Kind::OAuth),
+                (token_until(-900, false), Kind::OAuth),
+                (key, Kind::Headers(words(&["x-api-key", "x-team"]))),
+            ] {
+                let here = wanted(kind);
+                let said = verdict(&opened, &Wanted { origin: origin(url), ..here.clone() });
+                let expected = if is_lent { verdict(&opened, &here) } else { "Missing(NeedsReauth(Moved))".to_owned() };
+                assert_eq!(said, expected, "{url}");
+                // Of an earlier version, which did not keep it.
+                let old = Opened { origin: None, ..opened };
+                assert_eq!(verdict(&old, &Wanted { origin: origin(url), ..here.clone() }), verdict(&old, &here));
+            }
+        }
+        let program = Wanted { origin: Origin::of_program(), ..wanted(Kind::OAuth) };
+        assert_eq!(verdict(&token_until(3_000, true), &program), "Missing(NeedsReauth(Moved))");
     }
 
     #[test]

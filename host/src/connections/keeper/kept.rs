@@ -13,8 +13,8 @@ use http::{HeaderName, HeaderValue};
 use moka::sync::Cache;
 use zeroize::Zeroizing;
 
-use crate::connection::Place;
 use crate::connection::lending::Lent;
+use crate::connection::{Origin, Place};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 
@@ -33,6 +33,8 @@ pub(super) struct Opened {
     /// With all headers that there are values for.
     pub(super) lent: Arc<Lent>,
     pub(super) of: Of,
+    /// What it was made for, if that is known.
+    pub(super) origin: Option<Origin>,
     /// When its secrets were stored.
     pub(super) stored: Timestamp,
 }
@@ -161,7 +163,7 @@ mod tests {
         let headers = vec![(header_name("x-api-key").unwrap(), value)];
         let lent =
             Arc::new(Lent { place: place.clone(), connection, revision: 1, given: 1, scopes: Vec::new(), headers });
-        Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, stored: Timestamp::default() })
+        Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, origin: None, stored: Timestamp::default() })
     }
 
     #[test]

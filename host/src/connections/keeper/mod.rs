@@ -19,10 +19,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::audit::Actor;
 use crate::connection::lending::{Lack, Lender, Lent, Rejected, Wanted, Withheld};
-use crate::connection::{Access, Place};
+use crate::connection::{Access, Origin, Place};
 use crate::connections::issuer::Issuer;
 use crate::env::Env;
-use crate::ids::{ConnectionId, ReplicaId};
+use crate::ids::{ConnectionId, ReplicaId, UpstreamName};
 use crate::pipeline::Snapshot;
 use crate::store::connections::{self, Mark, Trouble};
 use crate::store::{Store, StoreError};
@@ -187,6 +187,11 @@ impl Keeper {
 
     fn may_use(&self, place: &Place) -> Access {
         (self.0.may_use)(&self.0.snapshot.load(), place)
+    }
+
+    /// Where an upstream is reached now, if there is one of this name.
+    fn origin_of(&self, upstream: &UpstreamName) -> Option<Origin> {
+        self.0.snapshot.load().upstreams.get(upstream).map(|upstream| upstream.settings().origin())
     }
 
     /// Has lists show what is wrong with what was lent. Whether that is said of what is stored: if other secrets were stored

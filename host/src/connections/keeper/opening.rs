@@ -89,12 +89,12 @@ impl Keeper {
                 (opened.as_ref().and_then(values::read).and_then(|values| headers(&values)), Of::Headers { told })
             }
         };
-        let Connection { id, place, revision, given, stored, .. } = connection;
+        let Connection { id, place, revision, given, origin, stored, .. } = connection;
         Ok(headers.map(|headers| {
             let scopes = connection.tokens().map_or_else(Vec::new, |tokens| tokens.scopes.to_vec());
             let (place, id) = (place.clone(), id.clone());
             let lent = Lent { place, connection: id, revision: *revision, given: *given, scopes, headers };
-            Opened { lent: Arc::new(lent), of, stored: *stored }
+            Opened { lent: Arc::new(lent), of, origin: origin.clone(), stored: *stored }
         }))
     }
 

@@ -106,7 +106,12 @@ impl Keeper {
             let (mut told, generation) = (self.0.told.subscribe(), self.0.kept.generation(place));
             let leasing = connections::lease_refresh(&self.0.store, place, seen, self.0.replica.as_str(), LEASE).await;
             let until = match leasing {
-                Ok(Leasing::Leased(lease)) => return self.renew_leased(&lease).await,
+                Ok(Leasing::Leased(mut lease)) => {
+                    // An earlier version did not keep what it was made for: for where it is used.
+                    let made_for = lease.connection.origin.take();
+                    lease.connection.origin = made_for.or_else(|| self.origin_of(&place.upstream));
+                    return self.renew_leased(&lease).await;
+                }
                 Ok(Leasing::HeldBy { until, .. }) => until,
                 Ok(Leasing::Pausing { until }) => return Renewal::Later(Some(self.left_until(until))),
                 Ok(Leasing::Fresh(_) | Leasing::Unable(_) | Leasing::NotFound) => {
@@ -288,12 +293,12 @@ impl Keeper {
     }
 }
 
-/// Whose tokens they are.
 /// What the breaker counts failures of: a server as an upstream has it, so that none brings another's to a stop.
 fn asked_at(place: &Place, issuer: &str) -> String {
     format!("{} {issuer}", place.upstream)
 }
 
+/// Whose tokens they are.
 fn source(place: &Place, tokens: &Tokens) -> Source {
     let Tokens { issuer, client, .. } = tokens;
     Source { upstream: place.upstream.clone(), issuer: issuer.clone(), client: client.clone() }

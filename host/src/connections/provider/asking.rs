@@ -1,8 +1,8 @@
 //! How authorization servers are reached: through the guarded fetcher, and no other way.
 //!
 //! What an operator wrote for an upstream is trusted for this upstream alone: its origin, and that of its issuer. Every other
-//! address was discovered, and is judged like any that a stranger names unless `outbound.allow` has it. No redirect is
-//! followed, so that nothing is carried elsewhere.
+//! address was discovered, and is judged like any that a stranger names unless `outbound.allow` has it. What they wrote of TLS
+//! is for the upstream's own origin and nobody else. No redirect is followed, so that nothing is carried elsewhere.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use super::DiscoverError;
 use crate::config::{self, OAuthClient, Protocol, UpstreamAuth, UpstreamTransport};
+use crate::connection::Origin;
 use crate::ids::UpstreamName;
 use crate::oauth::upstream::challenge::Challenge;
 use crate::oauth::upstream::client::Form;
 use crate::oauth::upstream::discovery::is_document;
 use crate::oauth::upstream::token::retry_after;
 use crate::oauth::upstream::{Address, Unfit, Vouched};
-use crate::outbound::{Fetch, FetchError, Fetched, Fetcher, Limits, TrustedEntry, is_passing};
+use crate::outbound::{Fetch, FetchError, Fetched, Fetcher, Limits, Tls, TrustedEntry, is_passing};
 use crate::secret::Plaintext;
 
 /// Most of what is answered, in bytes. Documents of servers with many scopes are the largest.
@@ -38,12 +39,33 @@ words! {
     }
 }
 
+/// What an operator says of an upstream that goes for it alone: the addresses that they vouch for, and how the upstream's own
+/// origin proves who it is, and we to it. An authorization server at another origin has nothing of the latter: it proves
+/// itself as everybody does, and is shown no certificate.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ground {
+    pub(super) vouched: Vouched,
+    own: Option<(Origin, Tls)>,
+}
+
+impl Ground {
+    fn tls_towards(&self, url: &Uri) -> Option<&Tls> {
+        self.own.as_ref().filter(|(own, _)| *own == Origin::of_url(url)).map(|(_, tls)| tls)
+    }
+
+    /// What tells what was found on this ground from what was found on another.
+    pub(super) fn marks(&self) -> impl Iterator<Item = String> {
+        let vouched = self.vouched.addresses().iter().map(|own| own.as_str().to_owned());
+        vouched.chain(self.own.iter().map(|(_, tls)| tls.fingerprint()))
+    }
+}
+
 /// An upstream whose authorization is looked for.
 pub(super) struct Site<'a> {
     pub(super) name: &'a UpstreamName,
     pub(super) address: Address,
     pub(super) client: &'a OAuthClient,
-    pub(super) vouched: Vouched,
+    pub(super) ground: Ground,
     protocol: Protocol,
     headers: HeaderMap,
 }
@@ -66,7 +88,9 @@ impl<'a> Site<'a> {
         let vouched = Vouched::new([address.clone()].into_iter().chain(issuer));
         let header = |(name, value): (&String, &Plaintext)| Some((name.parse().ok()?, sensitive(value)?));
         let headers = headers.iter().filter_map(header).collect();
-        Ok(Self { name: &settings.name, address, client, vouched, protocol: *protocol, headers })
+        let own = settings.tls.clone().map(|tls| (Origin::of_url(url), tls));
+        let ground = Ground { vouched, own };
+        Ok(Self { name: &settings.name, address, client, ground, protocol: *protocol, headers })
     }
 
     /// A request that a server that wants tokens refuses, and that does nothing if it does not.
@@ -117,7 +141,7 @@ impl Asking {
     /// # Errors
     /// [`DiscoverError::Unreachable`].
     pub(super) async fn challenge(&self, site: &Site<'_>) -> Result<Option<Challenge>, DiscoverError> {
-        let answer = self.fetch(site.probe(), &site.vouched, Limits::default()).await;
+        let answer = self.fetch(site.probe(), &site.ground, Limits::default()).await;
         match answer {
             Ok(answer) if is_passing(answer.status) => Err(unreachable(Stage::Upstream, &answer)),
             Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, headers, .. }) => {
@@ -137,11 +161,11 @@ impl Asking {
     pub(super) async fn document(
         &self,
         place: &Address,
-        vouched: &Vouched,
+        ground: &Ground,
         stage: Stage,
     ) -> Result<Option<Fetched>, DiscoverError> {
         let fetch = Fetch::get(place.uri().clone()).header(ACCEPT, HeaderValue::from_static("application/json"));
-        match self.fetch(fetch, vouched, limits()).await {
+        match self.fetch(fetch, ground, limits()).await {
             Ok(answer) if is_passing(answer.status) => Err(unreachable(stage, &answer)),
             Ok(answer) => Ok((answer.status == StatusCode::OK && is_document(&answer.body)).then_some(answer)),
             Err(error) => Err(failed(stage, &error)),
@@ -152,13 +176,13 @@ impl Asking {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub(super) async fn form(&self, endpoint: &Address, form: &Form, vouched: &Vouched) -> Result<Fetched, FetchError> {
+    pub(super) async fn form(&self, endpoint: &Address, form: &Form, ground: &Ground) -> Result<Fetched, FetchError> {
         let mut fetch = Fetch::form(endpoint.uri().clone(), form.body.expose().to_owned());
         if let Some(value) = form.authorization.as_ref().and_then(sensitive) {
             fetch = fetch.header(AUTHORIZATION, value);
         }
         let fetch = fetch.header(ACCEPT, HeaderValue::from_static("application/json"));
-        self.fetch(fetch, vouched, Limits { total: PATIENCE, ..limits() }).await
+        self.fetch(fetch, ground, Limits { total: PATIENCE, ..limits() }).await
     }
 
     /// The answer to a registration.
@@ -169,19 +193,23 @@ impl Asking {
         &self,
         endpoint: &Address,
         request: &Value,
-        vouched: &Vouched,
+        ground: &Ground,
     ) -> Result<Fetched, DiscoverError> {
         let fetch = Fetch::json(endpoint.uri().clone(), request.to_string());
         let fetch = fetch.header(ACCEPT, HeaderValue::from_static("application/json"));
-        match self.fetch(fetch, vouched, Limits { total: PATIENCE, ..limits() }).await {
+        match self.fetch(fetch, ground, Limits { total: PATIENCE, ..limits() }).await {
             Ok(answer) if is_passing(answer.status) => Err(unreachable(Stage::Server, &answer)),
             Ok(answer) => Ok(answer),
             Err(error) => Err(failed(Stage::Server, &error)),
         }
     }
 
-    async fn fetch(&self, fetch: Fetch, vouched: &Vouched, limits: Limits) -> Result<Fetched, FetchError> {
-        let origins = vouched.addresses().iter().filter_map(|address| origin(address.uri()));
+    async fn fetch(&self, fetch: Fetch, ground: &Ground, limits: Limits) -> Result<Fetched, FetchError> {
+        let origins = ground.vouched.addresses().iter().filter_map(|address| origin(address.uri()));
+        let fetch = match ground.tls_towards(fetch.url()) {
+            Some(tls) => fetch.secured(tls.clone()),
+            None => fetch,
+        };
         self.0.fetch(origins.fold(fetch.limits(limits), Fetch::trusting)).await
     }
 }
@@ -214,5 +242,31 @@ fn failed(stage: Stage, error: &FetchError) -> DiscoverError {
         | FetchError::Tls(_)
         | FetchError::Broken(_)
         | FetchError::TimedOut => DiscoverError::Unreachable { stage, retry_after: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::TlsSettings;
+
+    #[test]
+    fn what_an_operator_says_of_tls_is_for_the_upstreams_own_origin_alone() {
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        let tls = Tls::new(TlsSettings { takes_any: true, ..TlsSettings::default() }).unwrap();
+        let own = Some((Origin::of_url(&uri("https://mcp.example:8443/mcp")), tls.clone()));
+        let ground = Ground { vouched: Vouched::default(), own };
+        assert_eq!(ground.tls_towards(&uri("https://MCP.example:8443/.well-known/x")), Some(&tls));
+        for elsewhere in [
+            "https://mcp.example/.well-known/x",
+            "https://id.example:8443/token",
+            "http://mcp.example:8443/mcp",
+            "https://mcp.example.evil:8443/mcp",
+        ] {
+            assert_eq!(ground.tls_towards(&uri(elsewhere)), None, "{elsewhere}");
+        }
+        assert_eq!(Ground::default().tls_towards(&uri("https://mcp.example:8443/mcp")), None);
+        let marks = |ground: &Ground| ground.marks().collect::<Vec<_>>();
+        assert_ne!(marks(&ground), marks(&Ground::default()), "what was found with one is not found with the other");
     }
 }

@@ -168,7 +168,7 @@ async fn register(
 ) -> Result<Known, DiscoverError> {
     let endpoint = metadata.registration_endpoint.as_ref().ok_or(Unfit::NoRegistration)?;
     let (request, method) = registration::request(metadata, context.redirect, &parts.public_url)?;
-    let answer = asking.register(endpoint, &request, &site.vouched).await?;
+    let answer = asking.register(endpoint, &request, &site.ground).await?;
     if !matches!(answer.status, StatusCode::CREATED | StatusCode::OK) {
         tracing::info!(upstream = %site.name, status = answer.status.as_u16(), "no client was registered");
         return Err(Unfit::NotRegistered.into());

@@ -9,12 +9,12 @@ use std::time::Duration;
 use moka::future::Cache;
 
 use super::DiscoverError;
-use super::asking::{Asking, Site, Stage};
+use super::asking::{Asking, Ground, Site, Stage};
 use crate::env::{Env, Timestamp};
 use crate::identity::TokenList;
 use crate::oauth::upstream::discovery::{self, ProtectedResource};
 use crate::oauth::upstream::scopes::Sources;
-use crate::oauth::upstream::{Address, Metadata, Unfit, Vouched};
+use crate::oauth::upstream::{Address, Metadata, Unfit};
 use crate::outbound::Fetched;
 
 /// How long what was found counts.
@@ -65,7 +65,7 @@ pub(super) enum Again {
     Moved,
 }
 
-/// What is asked about, what the operator vouches for, and when.
+/// What is asked about, on what ground, and when.
 type Key = (Vec<String>, u64);
 
 pub(super) struct Finding {
@@ -99,7 +99,7 @@ impl Finding {
     async fn first_of(&self, site: &Site<'_>, issuers: &[String]) -> Result<Arc<Metadata>, DiscoverError> {
         let mut refusal = Unfit::NoServers;
         for issuer in issuers.iter().take(discovery::MAX_TRIED) {
-            match self.server(issuer, &site.vouched).await {
+            match self.server(issuer, &site.ground).await {
                 Err(DiscoverError::Unfit(unfit)) => refusal = unfit,
                 // One that cannot be asked now is not passed over: people would be sent to another one each time.
                 decided => return decided,
@@ -120,7 +120,7 @@ impl Finding {
         let servers = servers(site, &described);
         let is_there = is_among(&servers, issuer);
         let metadata = match servers {
-            Servers::Named(_) if is_there => self.server(issuer, &site.vouched).await?,
+            Servers::Named(_) if is_there => self.server(issuer, &site.ground).await?,
             Servers::Named(_) => return Ok(Again::Moved),
             Servers::Assumed(spellings) if is_there => self.assumed(site, &spellings).await?,
             // It named others once. That it names none now may be its host's fault.
@@ -136,16 +136,18 @@ impl Finding {
     ///
     /// # Errors
     /// [`DiscoverError`].
-    pub(super) async fn server(&self, issuer: &str, vouched: &Vouched) -> Result<Arc<Metadata>, DiscoverError> {
-        let address = vouched.read_issuer(issuer).ok_or(Unfit::Insecure)?;
-        self.server_at(&address, &[issuer.to_owned()], vouched).await
+    pub(super) async fn server(&self, issuer: &str, ground: &Ground) -> Result<Arc<Metadata>, DiscoverError> {
+        let address = ground.vouched.read_issuer(issuer).ok_or(Unfit::Insecure)?;
+        self.server_at(&address, &[issuer.to_owned()], ground).await
     }
 
     /// The server at an upstream's own origin, which may go without a document.
     async fn assumed(&self, site: &Site<'_>, spellings: &[String; 2]) -> Result<Arc<Metadata>, DiscoverError> {
-        let address = site.vouched.read_issuer(&spellings[0]).ok_or(Unfit::Insecure)?;
-        match self.server_at(&address, spellings, &site.vouched).await {
-            Err(DiscoverError::Unfit(Unfit::Missing)) => Ok(Arc::new(Metadata::assumed(&site.address, &site.vouched)?)),
+        let address = site.ground.vouched.read_issuer(&spellings[0]).ok_or(Unfit::Insecure)?;
+        match self.server_at(&address, spellings, &site.ground).await {
+            Err(DiscoverError::Unfit(Unfit::Missing)) => {
+                Ok(Arc::new(Metadata::assumed(&site.address, &site.ground.vouched)?))
+            }
             found => found,
         }
     }
@@ -154,12 +156,11 @@ impl Finding {
         &self,
         address: &Address,
         spellings: &[String],
-        vouched: &Vouched,
+        ground: &Ground,
     ) -> Result<Arc<Metadata>, DiscoverError> {
-        let vouched_for = vouched.addresses().iter().map(|own| own.as_str().to_owned());
-        let of = spellings.iter().cloned().chain([String::new()]).chain(vouched_for);
+        let of = spellings.iter().cloned().chain([String::new()]).chain(ground.marks());
         let key = (of.collect(), piece(self.env.now(), LIFE));
-        let fetching = self.fetch_server(address, spellings, vouched);
+        let fetching = self.fetch_server(address, spellings, ground);
         self.servers.try_get_with(key, fetching).await.map_err(|error| DiscoverError::clone(&error))
     }
 
@@ -167,11 +168,11 @@ impl Finding {
         &self,
         address: &Address,
         spellings: &[String],
-        vouched: &Vouched,
+        ground: &Ground,
     ) -> Result<Arc<Metadata>, DiscoverError> {
         for place in discovery::server_places(address) {
-            if let Some(answer) = self.asking.document(&place, vouched, Stage::Server).await? {
-                return Ok(Arc::new(Metadata::read(&answer.body, spellings, vouched)?));
+            if let Some(answer) = self.asking.document(&place, ground, Stage::Server).await? {
+                return Ok(Arc::new(Metadata::read(&answer.body, spellings, &ground.vouched)?));
             }
         }
         Err(Unfit::Missing.into())
@@ -179,8 +180,7 @@ impl Finding {
 
     /// What an upstream says, no longer ago than that.
     async fn described(&self, site: &Site<'_>, life: Duration) -> Result<Arc<Described>, DiscoverError> {
-        let vouched = site.vouched.addresses().iter().map(|own| own.as_str().to_owned());
-        let of = [site.name.to_string(), life.as_secs().to_string()].into_iter().chain(vouched);
+        let of = [site.name.to_string(), life.as_secs().to_string()].into_iter().chain(site.ground.marks());
         let key = (of.collect(), piece(self.env.now(), life));
         self.described.try_get_with(key, self.describe(site)).await.map_err(|error| DiscoverError::clone(&error))
     }
@@ -189,20 +189,20 @@ impl Finding {
         let challenge = self.asking.challenge(site).await?.unwrap_or_default();
         let document = match &challenge.resource_metadata {
             Some(place) => {
-                let place = site.vouched.read(place).ok_or(Unfit::Guarded)?;
-                let answer = self.asking.document(&place, &site.vouched, Stage::Resource).await?;
+                let place = site.ground.vouched.read(place).ok_or(Unfit::Guarded)?;
+                let answer = self.asking.document(&place, &site.ground, Stage::Resource).await?;
                 Some(answer.ok_or(Unfit::ResourceMissing)?)
             }
             None => self.look_for_document(site).await?,
         };
-        let read = |answer: Fetched| ProtectedResource::read(&answer.body, &site.address, &site.vouched);
+        let read = |answer: Fetched| ProtectedResource::read(&answer.body, &site.address, &site.ground.vouched);
         let document = document.map(read).transpose()?;
         Ok(Arc::new(Described { challenged: challenge.scopes, document }))
     }
 
     async fn look_for_document(&self, site: &Site<'_>) -> Result<Option<Fetched>, DiscoverError> {
         for place in discovery::resource_places(&site.address) {
-            if let Some(answer) = self.asking.document(&place, &site.vouched, Stage::Resource).await? {
+            if let Some(answer) = self.asking.document(&place, &site.ground, Stage::Resource).await? {
                 return Ok(Some(answer));
             }
         }

@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 pub use asking::Stage;
-use asking::{Asking, Site};
+use asking::{Asking, Ground, Site};
 use clients::{Clients, Known};
 pub use finding::Found;
 use finding::{Again, Finding};
@@ -32,7 +32,7 @@ use crate::env::Env;
 use crate::ids::UpstreamName;
 use crate::oauth::upstream::revoke::{self, Hint, Revoked};
 use crate::oauth::upstream::token::{self, NoTokens, Presented, Tokens};
-use crate::oauth::upstream::{Metadata, Unfit, Vouched, authorize, registration};
+use crate::oauth::upstream::{Metadata, Unfit, authorize, registration};
 use crate::outbound::Fetcher;
 use crate::secret::Plaintext;
 use crate::store::{Store, upstream_clients};
@@ -124,7 +124,7 @@ impl fmt::Debug for Provider {
 struct Ready {
     known: Known,
     metadata: Arc<Metadata>,
-    vouched: Vouched,
+    ground: Ground,
     resource: String,
 }
 
@@ -203,14 +203,14 @@ impl Provider {
         let known = clients::of_source(&self.parts, Some(site.client), &found.metadata, source).await;
         let known = known.map_err(DiscoverError::from)?.ok_or(NotIssued::Refused(Reason::ClientForgotten))?;
         let Found { resource, metadata, .. } = *found;
-        Ok(Ready { known, metadata, vouched: site.vouched, resource })
+        Ok(Ready { known, metadata, ground: site.ground, resource })
     }
 
     /// Presents a code or a refresh token.
     async fn present(&self, source: &Source, presented: Presented<'_>) -> Result<Issued, NotIssued> {
-        let Ready { known, metadata, vouched, resource } = self.ready(source).await?;
+        let Ready { known, metadata, ground, resource } = self.ready(source).await?;
         let form = token::form(known.client(), presented, &resource);
-        let answer = match self.asking.form(&metadata.token_endpoint, &form, &vouched).await {
+        let answer = match self.asking.form(&metadata.token_endpoint, &form, &ground).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::info!(upstream = %source.upstream, %error, "a token endpoint did not answer");
@@ -252,15 +252,15 @@ impl Provider {
         // The upstream may be gone, or have moved: what its server gave ends there nevertheless.
         let settings = (self.parts.upstreams)(&source.upstream);
         let site = settings.as_ref().and_then(|settings| Site::of(settings).ok());
-        let vouched = site.as_ref().map(|site| site.vouched.clone()).unwrap_or_default();
-        let metadata = self.finding.server(&source.issuer, &vouched).await.map_err(|error| not_revoked(&error))?;
+        let ground = site.as_ref().map(|site| site.ground.clone()).unwrap_or_default();
+        let metadata = self.finding.server(&source.issuer, &ground).await.map_err(|error| not_revoked(&error))?;
         let endpoint = metadata.revocation_endpoint.as_ref().ok_or(NotRevoked::Never)?;
         let configured = site.as_ref().map(|site| site.client);
         let known = clients::of_source(&self.parts, configured, &metadata, source).await;
         let known = known.map_err(|error| not_revoked(&error.into()))?.ok_or(NotRevoked::Never)?;
         let ask = async |token: &Plaintext, hint| match self
             .asking
-            .form(endpoint, &revoke::form(known.client(), token, hint), &vouched)
+            .form(endpoint, &revoke::form(known.client(), token, hint), &ground)
             .await
         {
             Ok(answer) => revoke::read(answer.status, &answer.headers, &answer.body),

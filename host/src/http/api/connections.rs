@@ -1,13 +1,14 @@
-//! Connections: whose credentials are kept for which upstreams, how they stand, and the end of one.
+//! Connections: whose credentials are kept for which upstreams, how they stand, how one is made anew, and the end of one.
 //!
-//! Nothing secret is told, names of headers aside. An operator may end anybody's connection, and makes none but the gateway's
-//! own: what a catalog is read with, and what all share.
+//! Nothing secret is told, names of headers aside. An operator may end anybody's connection. They connect for the gateway
+//! itself (what a catalog is read with, and what all share), and again for keys, which are theirs to hand out; never for a
+//! person or a guest: an account that somebody else connected would be used in their name.
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,9 +16,11 @@ use serde_json::{Value, json};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::connection::flow::Flow;
 use crate::connection::link::Link;
-use crate::connection::{Connection, Credential, End, Holder, Standing, State as Condition};
+use crate::connection::{Connection, Credential, End, Holder, Standing, Stands, State as Condition};
+use crate::connections::connecting::takes;
 use crate::ids::{ConnectionId, Principal, UpstreamName};
-use crate::store::connections::{self, Disconnection, Filter, Listed};
+use crate::pipeline::Snapshot;
+use crate::store::connections::{self, Disconnection, Filter};
 use crate::store::flows;
 
 const LIST: &str = "connections";
@@ -32,7 +35,7 @@ pub(super) struct ConnectionQuery {
     /// `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`.
     holder: Option<String>,
     upstream: Option<String>,
-    /// `active`, `needs_reauth`, `needs_update` or `orphaned`.
+    /// `active`, `needs_reauth`, `needs_update`, `orphaned` or `unused`.
     state: Option<String>,
 }
 
@@ -50,19 +53,107 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<Connec
     let upstream = upstream
         .map(|name| UpstreamName::parse(&name).map_err(|_| Problem::invalid("`upstream` is no name of an upstream")));
     let standing = state.map(|word| {
-        let words = "`state` is active, needs_reauth, needs_update or orphaned";
+        let words = "`state` is active, needs_reauth, needs_update, orphaned or unused";
         Standing::parse(&word).ok_or_else(|| Problem::invalid(words))
     });
     let holder = holder.as_deref().map(read_holder).transpose()?;
     let filter = Filter { holder, upstream: upstream.transpose()?, standing: standing.transpose()? };
     // Each filter is a list of its own.
     let list = format!("{LIST} {filter:?}");
-    let (snapshot, may_use) = (api.control.snapshot.load_full(), api.connections.may_use.clone());
-    let may_use = move |place: &crate::connection::Place| may_use(&snapshot, place);
-    let page =
-        connections::list(&api.control.store, filter, may_use, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let rows: Vec<Value> = page.items.iter().map(view).collect();
+    let stands = stands(&api);
+    let known = stands.clone();
+    let standing = move |connection: &Connection| known(connection).standing;
+    let cursor = paging.cursor(&api, &list)?;
+    let page = connections::list_by(&api.control.store, filter, standing, cursor, paging.limit()).await?;
+    let rows: Vec<Value> =
+        page.items.iter().map(|listed| view(&listed.connection, &stands(&listed.connection))).collect();
     Ok(ok(&json!({ "connections": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+}
+
+/// How connections stand, by what is in force.
+fn stands(api: &Api) -> impl Fn(&Connection) -> Stands + Clone + Send + 'static {
+    let (snapshot, may_use): (Arc<Snapshot>, _) = (api.control.snapshot.load_full(), api.connections.may_use.clone());
+    move |connection| {
+        let place = &connection.place;
+        let upstream = snapshot.upstreams.get(&place.upstream);
+        let takes = upstream.and_then(|upstream| takes(upstream.settings(), &place.holder));
+        connection.stands(may_use(&snapshot, place), takes.as_ref())
+    }
+}
+
+pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
+    let connection = find(&api, &id).await?;
+    Ok(ok(&view(&connection, &stands(&api)(&connection))))
+}
+
+async fn find(api: &Api, id: &str) -> Result<Connection, Problem> {
+    let not_found = || Problem::not_found("connection");
+    let id = ConnectionId::parse(id).ok_or_else(not_found)?;
+    connections::by_id(&api.control.store, &id).await?.ok_or_else(not_found)
+}
+
+/// Why an operator cannot have a connection made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unable {
+    /// Its holder may not use the upstream.
+    Orphaned,
+    /// It is a person's or a guest's: they do that themselves.
+    NotForOperators,
+    /// The upstream takes something else now, or nothing.
+    Unused,
+}
+
+impl Unable {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Orphaned => "orphaned",
+            Self::NotForOperators => "not_for_operators",
+            Self::Unused => "unused",
+        }
+    }
+}
+
+/// As whom a link connects that makes a connection anew, if an operator may have one.
+fn reauthorises(connection: &Connection, standing: Standing) -> Result<Principal, Unable> {
+    let principal = match &connection.place.holder {
+        Holder::Shared | Holder::Of(Principal::Gateway) => Principal::Gateway,
+        Holder::Of(key @ Principal::Key(_)) => key.clone(),
+        Holder::Of(Principal::User(_) | Principal::Guest(_) | Principal::Anonymous) => {
+            return Err(Unable::NotForOperators);
+        }
+    };
+    match standing {
+        Standing::Active | Standing::NeedsReauth | Standing::NeedsUpdate => Ok(principal),
+        Standing::Orphaned => Err(Unable::Orphaned),
+        Standing::Unused => Err(Unable::Unused),
+    }
+}
+
+/// A fresh link by which whoever has it makes a connection anew, for the holder that it has.
+pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
+    let connection = find(&api, &id).await?;
+    let standing = stands(&api)(&connection).standing;
+    let principal = reauthorises(&connection, standing).map_err(|unable| match unable {
+        Unable::Orphaned => {
+            let detail = "its holder may not use the upstream: give access back first";
+            Problem::new(StatusCode::FORBIDDEN, "connection_orphaned", detail)
+        }
+        Unable::NotForOperators => {
+            let detail = "it is a person's or a guest's own: they connect again at the next call, or at /account";
+            Problem::new(StatusCode::FORBIDDEN, "not_for_operators", detail)
+        }
+        Unable::Unused => {
+            let detail = "the upstream takes nothing of this kind any more";
+            Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
+        }
+    })?;
+    Ok(link(&api, principal, connection.place.upstream))
+}
+
+fn link(api: &Api, principal: Principal, upstream: UpstreamName) -> Response {
+    let link = Link::new(&api.control.env, principal, upstream);
+    let url = link.url(&api.services.public_url, &api.services.secret);
+    ok(&json!({ "url": url, "expires": link.expires.to_string() }))
 }
 
 /// Ways to authorization servers that people are on.
@@ -83,12 +174,10 @@ pub(super) async fn revoke(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let not_found = || Problem::not_found("connection");
-    let id = ConnectionId::parse(&id).ok_or_else(not_found)?;
-    let connection = connections::by_id(&api.control.store, &id).await?.ok_or_else(not_found)?;
+    let connection = find(&api, &id).await?;
     match api.connections.keeper.disconnect(&connection.place, End::Revoked, operator.0).await? {
         Disconnection::Ended { .. } => Ok(StatusCode::NO_CONTENT.into_response()),
-        Disconnection::NotFound => Err(not_found()),
+        Disconnection::NotFound => Err(Problem::not_found("connection")),
     }
 }
 
@@ -101,9 +190,7 @@ pub(super) async fn connect(State(api): State<Arc<Api>>, Path(name): Path) -> An
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
-    let link = Link::new(&api.control.env, Principal::Gateway, upstream.name().clone());
-    let url = link.url(&api.services.public_url, &api.services.secret);
-    Ok(ok(&json!({ "url": url, "expires": link.expires.to_string() })))
+    Ok(link(&api, Principal::Gateway, upstream.name().clone()))
 }
 
 fn read_holder(text: &str) -> Result<Holder, Problem> {
@@ -111,26 +198,33 @@ fn read_holder(text: &str) -> Result<Holder, Problem> {
     Holder::parse(text).ok_or_else(|| Problem::invalid(words))
 }
 
-fn view(Listed { connection, standing }: &Listed) -> Value {
-    let Connection { id, place, revision: _, given: _, credential, state, orphaned_since, created, stored } =
+fn view(connection: &Connection, stands: &Stands) -> Value {
+    let Connection { id, place, revision: _, given: _, origin, credential, state, orphaned_since, created, stored } =
         connection;
-    let (reason, missing, since) = match state {
-        Condition::Connected => (None, None, None),
-        Condition::NeedsReauth { reason, since } => (Some(reason.as_str()), None, Some(since)),
-        Condition::NeedsUpdate { missing, since } => (None, Some(missing), Some(since)),
+    let Stands { standing, reason, missing } = stands;
+    // What does not work does not while it is out of reach either.
+    let (marked, since) = match state {
+        Condition::Connected => (None, None),
+        Condition::NeedsReauth { reason, since } => (Some(reason), Some(since)),
+        Condition::NeedsUpdate { missing: _, since } => (None, Some(since)),
     };
+    let since = since.filter(|_| *standing != Standing::Active);
+    let reauthorises = reauthorises(connection, *standing);
     let mut shown = json!({
         "id": id,
         "holder": place.holder.to_string(),
         "upstream": place.upstream,
         "kind": credential.kind(),
         "state": standing.as_str(),
-        "reason": reason,
-        "missing": missing,
+        "reason": reason.as_ref().or(marked).map(|reason| reason.as_str()),
+        "missing": (!missing.is_empty()).then_some(missing),
         "failed_since": since.map(ToString::to_string),
         "orphaned_since": orphaned_since.map(|since| since.to_string()),
+        "made_for": origin.as_ref().map(ToString::to_string),
         "created": created.to_string(),
         "stored": stored.to_string(),
+        "can_reauthorise": reauthorises.is_ok(),
+        "cannot_reauthorise": reauthorises.err().map(|unable| unable.as_str()),
     });
     match credential {
         Credential::OAuth(tokens) => {
@@ -155,4 +249,64 @@ fn view_of_flow(flow: &Flow) -> Value {
         "begun": flow.begun.to_string(),
         "expires": flow.expires.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Place;
+    use crate::env::Timestamp;
+    use crate::secret::Sealed;
+
+    fn connection(holder: &str) -> Connection {
+        Connection {
+            id: ConnectionId::parse(&"0a".repeat(12)).unwrap(),
+            place: Place { holder: Holder::parse(holder).unwrap(), upstream: UpstreamName::parse("notes").unwrap() },
+            revision: 1,
+            given: 1,
+            origin: None,
+            credential: Credential::Headers { names: vec!["x-a".to_owned()], values: Sealed::from_bytes(*b"v") },
+            state: Condition::Connected,
+            orphaned_since: None,
+            created: Timestamp::default(),
+            stored: Timestamp::default(),
+        }
+    }
+
+    #[test]
+    fn an_operator_connects_again_for_the_gateway_and_for_keys_and_for_nobody_else() {
+        let of = |holder: &str, standing| reauthorises(&connection(holder), standing).map(|who| who.to_string());
+        for standing in [Standing::Active, Standing::NeedsReauth, Standing::NeedsUpdate] {
+            for (holder, expected) in [("shared", "gateway"), ("gateway", "gateway"), ("key:ci", "key:ci")] {
+                assert_eq!(of(holder, standing).as_deref(), Ok(expected), "{standing}");
+            }
+        }
+        let person = format!("user:{}", "0b".repeat(12));
+        for standing in [Standing::Active, Standing::Orphaned, Standing::Unused] {
+            assert_eq!(of(&person, standing), Err(Unable::NotForOperators), "{standing}");
+        }
+        assert_eq!(of("key:ci", Standing::Orphaned), Err(Unable::Orphaned));
+        assert_eq!(of("shared", Standing::Unused), Err(Unable::Unused));
+    }
+
+    #[test]
+    fn what_is_shown_says_how_it_stands_and_what_can_be_done() {
+        let since = Timestamp::from_millis(7);
+        let marked = Condition::NeedsUpdate { missing: vec!["x-b".to_owned()], since };
+        let marked = Connection { state: marked, ..connection("key:ci") };
+        let missing = vec!["x-b".to_owned()];
+        let shown = view(&marked, &Stands { standing: Standing::NeedsUpdate, reason: None, missing });
+        assert_eq!((&shown["state"], &shown["missing"]), (&json!("needs_update"), &json!(["x-b"])));
+        assert_eq!((&shown["can_reauthorise"], &shown["cannot_reauthorise"]), (&json!(true), &Value::Null));
+        let active = Stands { standing: Standing::Active, reason: None, missing: Vec::new() };
+        let shown = view(&marked, &active);
+        assert_eq!(
+            (&shown["missing"], &shown["failed_since"]),
+            (&Value::Null, &Value::Null),
+            "it is asked for no more"
+        );
+        let orphaned = Stands { standing: Standing::Orphaned, ..active };
+        let shown = view(&connection("key:ci"), &orphaned);
+        assert_eq!((&shown["can_reauthorise"], &shown["cannot_reauthorise"]), (&json!(false), &json!("orphaned")));
+    }
 }

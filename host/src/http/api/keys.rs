@@ -1,21 +1,26 @@
-//! Virtual keys.
+//! Virtual keys. A secret is told when it is made, and never again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
+use super::if_match::{IfMatch, tagged};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
-use crate::admin::keys::{KeyError, NewKey};
+use crate::admin::keys::{DEFAULT_OVERLAP, KeyError, NewKey, Rotated};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
+use crate::identity::user::Login;
 use crate::ids::KeyName;
+use crate::secret::Plaintext;
+use crate::store::keys::Edit;
 
 const LIST: &str = "keys";
 /// Lines of an allow-list, and patterns on a line.
@@ -39,15 +44,42 @@ pub(super) struct KeyRequest {
     scopes: Vec<String>,
     #[serde(default)]
     groups: Vec<String>,
+    /// The login of a person, who may use what the key may.
+    #[serde(default)]
+    owner: Option<String>,
     /// RFC 3339.
     #[serde(default)]
     expires: Option<String>,
 }
 
+/// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyChange {
-    disabled: bool,
+    #[serde(default, deserialize_with = "given")]
+    allow: Option<Option<Vec<AllowLine>>>,
+    #[serde(default, deserialize_with = "given")]
+    scopes: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    groups: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    owner: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    expires: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    disabled: Option<Option<bool>>,
+}
+
+/// A member that is there, `null` included.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RotationRequest {
+    /// How long the secret before stays good, in seconds.
+    overlap: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -56,16 +88,35 @@ struct KeyView {
     allow: Vec<AllowLine>,
     scopes: Vec<String>,
     groups: Vec<String>,
+    owner: Option<String>,
     created: String,
     expires: Option<String>,
     disabled: bool,
+    /// Until when the secret before the present one is good, if it is.
+    earlier_until: Option<String>,
     managed_by: &'static str,
+    /// Of a key of the store.
+    revision: Option<u64>,
 }
 
 impl KeyView {
-    fn of(key: &VirtualKey) -> Self {
-        let VirtualKey { name, digest: _, allow, scopes, groups, owner: _, created, expires, standing, managed_by } =
-            key;
+    /// As it is at `now`.
+    fn of(key: &VirtualKey, now: Timestamp) -> Self {
+        let earlier_until = key.earlier_at(now).map(|earlier| earlier.until.to_string());
+        let VirtualKey {
+            name,
+            digest: _,
+            earlier: _,
+            allow,
+            scopes,
+            groups,
+            owner,
+            created,
+            expires,
+            standing,
+            managed_by,
+            revision,
+        } = key;
         let line = |entry: &AllowEntry| AllowLine {
             upstream: entry.upstream.as_str().to_owned(),
             tools: entry.tools.iter().map(|tool| tool.as_str().to_owned()).collect(),
@@ -75,26 +126,46 @@ impl KeyView {
             allow: allow.0.iter().map(line).collect(),
             scopes: scopes.to_vec(),
             groups: groups.to_vec(),
+            owner: owner.as_ref().map(Login::to_string),
             created: created.to_string(),
             expires: expires.map(|expires| expires.to_string()),
             disabled: *standing == Standing::Disabled,
+            earlier_until,
             managed_by: match managed_by {
                 ManagedBy::File => "file",
                 ManagedBy::Store => "store",
             },
+            revision: (*managed_by == ManagedBy::Store).then_some(*revision),
         }
+    }
+
+    /// With its secret, which is told this once.
+    fn with(self, secret: &Plaintext) -> Result<Value, Problem> {
+        let mut view = serde_json::to_value(self).map_err(|error| Problem::invalid(error.to_string()))?;
+        view["secret"] = secret.expose().into();
+        Ok(view)
     }
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
     let page = api.control.list_keys(paging.cursor(&api, LIST)?, paging.limit()).await?;
-    let keys: Vec<KeyView> = page.items.iter().map(KeyView::of).collect();
+    let now = api.control.env.now();
+    let keys: Vec<KeyView> = page.items.iter().map(|key| KeyView::of(key, now)).collect();
     Ok(ok(&json!({ "keys": keys, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
     let key = api.control.key(&read_name(&name)?).await?.ok_or_else(|| Problem::not_found("key"))?;
-    Ok(ok(&KeyView::of(&key)))
+    Ok(shown(&api, &key))
+}
+
+/// A key as it is now, with its revision as the entity tag.
+fn shown(api: &Api, key: &VirtualKey) -> Response {
+    let response = ok(&KeyView::of(key, api.control.env.now()));
+    match key.managed_by {
+        ManagedBy::File => response,
+        ManagedBy::Store => tagged(response, key.revision),
+    }
 }
 
 pub(super) async fn create(
@@ -107,25 +178,64 @@ pub(super) async fn create(
         allow: read_allow_list(&new.allow)?,
         scopes: read_tokens("scopes", new.scopes)?,
         groups: read_tokens("groups", new.groups)?,
+        owner: new.owner.as_deref().map(read_owner).transpose()?,
         expires: new.expires.as_deref().map(read_time).transpose()?,
     };
     let (key, secret) = api.control.create_key(new, operator.0).await?;
-    let mut view = serde_json::to_value(KeyView::of(&key)).map_err(|error| Problem::invalid(error.to_string()))?;
-    view["secret"] = secret.expose().into();
-    Ok(respond(StatusCode::CREATED, &view))
+    let view = KeyView::of(&key, api.control.env.now()).with(&secret)?;
+    Ok(tagged(respond(StatusCode::CREATED, &view), key.revision))
 }
 
 pub(super) async fn change(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(name): Path,
+    IfMatch(seen): IfMatch,
     Json(change): Json<KeyChange>,
 ) -> Answer {
     let name = read_name(&name)?;
-    let standing = if change.disabled { Standing::Disabled } else { Standing::Enabled };
-    api.control.set_key_standing(&name, standing, operator.0).await?;
-    let key = api.control.key(&name).await?.ok_or_else(|| Problem::not_found("key"))?;
-    Ok(ok(&KeyView::of(&key)))
+    let KeyChange { allow, scopes, groups, owner, expires, disabled } = change;
+    let standing = |disabled: Option<bool>| match disabled {
+        Some(true) => Ok(Standing::Disabled),
+        Some(false) => Ok(Standing::Enabled),
+        None => Err(Problem::invalid("`disabled` is true or false")),
+    };
+    let edit = Edit {
+        allow: allow.map(|lines| read_allow_list(&lines.unwrap_or_default())).transpose()?,
+        scopes: scopes.map(|scopes| read_tokens("scopes", scopes.unwrap_or_default())).transpose()?,
+        groups: groups.map(|groups| read_tokens("groups", groups.unwrap_or_default())).transpose()?,
+        owner: owner.map(|owner| owner.as_deref().map(read_owner).transpose()).transpose()?,
+        expires: expires.map(|expires| expires.as_deref().map(read_time).transpose()).transpose()?,
+        standing: disabled.map(standing).transpose()?,
+    };
+    let key = api.control.change_key(&name, seen, edit, operator.0).await?;
+    Ok(shown(&api, &key))
+}
+
+/// Another secret, beside which the one before is good for a while.
+pub(super) async fn rotate(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(name): Path,
+    IfMatch(seen): IfMatch,
+    Json(RotationRequest { overlap }): Json<RotationRequest>,
+) -> Answer {
+    let name = read_name(&name)?;
+    let overlap = overlap.map_or(DEFAULT_OVERLAP, Duration::from_secs);
+    let Rotated { key, secret, has_ended_one } = api.control.rotate_key(&name, seen, overlap, operator.0).await?;
+    let mut view = KeyView::of(&key, api.control.env.now()).with(&secret)?;
+    view["ended_earlier"] = has_ended_one.into();
+    Ok(tagged(ok(&view), key.revision))
+}
+
+/// Ends the secret before the present one.
+pub(super) async fn end_earlier(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(name): Path,
+) -> Answer {
+    api.control.end_earlier_secret(&read_name(&name)?, operator.0).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn remove(
@@ -144,6 +254,10 @@ fn read_name(name: &str) -> Result<KeyName, Problem> {
 fn read_tokens(member: &str, tokens: Vec<String>) -> Result<TokenList, Problem> {
     TokenList::parse(tokens)
         .map_err(|(position, error)| Problem::invalid(format!("entry {position} of `{member}` {error}")))
+}
+
+fn read_owner(login: &str) -> Result<Login, Problem> {
+    Login::parse(login).ok_or_else(|| Problem::invalid("`owner` is no login: those are printable ASCII without spaces"))
 }
 
 fn read_time(text: &str) -> Result<Timestamp, Problem> {
@@ -178,7 +292,9 @@ impl From<KeyError> for Problem {
             KeyError::NotFound => Self::not_found("key"),
             KeyError::ManagedByFile => Self::new(StatusCode::CONFLICT, "managed_by_file", error.to_string()),
             KeyError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_keys", error.to_string()),
-            KeyError::AlreadyExpired => Self::invalid(error.to_string()),
+            KeyError::AlreadyExpired | KeyError::TooLong => Self::invalid(error.to_string()),
+            KeyError::NoEarlier => Self::not_found("earlier secret"),
+            KeyError::Conflict(_) => Self::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", error.to_string()),
             KeyError::Store(error) => error.into(),
         }
     }

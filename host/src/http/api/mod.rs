@@ -37,6 +37,7 @@ mod approvals;
 mod clients;
 mod connections;
 mod grants;
+mod if_match;
 mod keys;
 mod pins;
 mod policies;
@@ -78,6 +79,18 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || get(keys::show) },
     Route { method: "PATCH", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || patch(keys::change) },
     Route { method: "DELETE", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || delete(keys::remove) },
+    Route {
+        method: "POST",
+        path: "/api/v1/keys/{name}/rotate",
+        access: Access::Operator,
+        handler: || post(keys::rotate),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/keys/{name}/earlier",
+        access: Access::Operator,
+        handler: || delete(keys::end_earlier),
+    },
     Route { method: "GET", path: "/api/v1/clients", access: Access::Operator, handler: || get(clients::list) },
     Route { method: "POST", path: "/api/v1/clients", access: Access::Operator, handler: || post(clients::add) },
     Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Operator, handler: || get(clients::show) },
@@ -118,6 +131,18 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/connections/{id}",
         access: Access::Operator,
         handler: || delete(connections::revoke),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/connections/{id}",
+        access: Access::Operator,
+        handler: || get(connections::show),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/connections/{id}/reauthorise",
+        access: Access::Operator,
+        handler: || post(connections::reauthorise),
     },
     Route { method: "GET", path: "/api/v1/policies", access: Access::Operator, handler: || get(policies::list) },
     Route {
@@ -398,7 +423,7 @@ fn respond(status: StatusCode, body: &impl Serialize) -> Response {
     super::error::json_response(status, crate::mcp::json::to_raw(body).get().to_owned())
 }
 
-/// A JSON body whose type refuses unknown members.
+/// A JSON object whose type refuses unknown members.
 struct Json<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -412,6 +437,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
         let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
+        // A list would be read as members without their names.
+        if content.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::invalid("the body has to be a JSON object"));
+        }
         serde_json::from_slice(&content).map(Self).map_err(|error| Problem::invalid(error.to_string()))
     }
 }

@@ -143,7 +143,16 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::KeyCreated { name }
         | AuditEvent::KeyEnabled { name }
         | AuditEvent::KeyDisabled { name }
-        | AuditEvent::KeyDeleted { name } => json!({ "key": name }),
+        | AuditEvent::KeyDeleted { name }
+        | AuditEvent::KeyEarlierEnded { name } => json!({ "key": name }),
+        AuditEvent::KeyChanged { name, field, from, to } => {
+            json!({ "key": name, "field": field, "from": from, "to": to })
+        }
+        AuditEvent::KeyRotated { name, earlier_until, ended_earlier } => json!({
+            "key": name,
+            "earlier_until": earlier_until.map(|until| until.to_string()),
+            "ended_earlier": ended_earlier,
+        }),
         AuditEvent::PoliciesReloaded { generation } => json!({ "policy_generation": generation }),
         AuditEvent::PolicyReloadRefused { reason } | AuditEvent::PoliciesNotFollowed { reason } => {
             json!({ "reason": reason })

@@ -226,6 +226,7 @@ pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
     VirtualKey {
         name: KeyName::parse(name).unwrap(),
         digest: Plaintext::new(secret).digest(),
+        earlier: None,
         allow: AllowList(vec![AllowEntry { upstream: Glob::any(), tools: vec![Glob::any()] }]),
         scopes: TokenList::default(),
         groups: TokenList::default(),
@@ -234,6 +235,7 @@ pub(super) fn virtual_key(name: &str, secret: &str) -> VirtualKey {
         expires: None,
         standing: Standing::Enabled,
         managed_by: ManagedBy::Store,
+        revision: 1,
     }
 }
 

@@ -11,6 +11,9 @@
 //! - Time, the size of headers and body, and fetches at once are bounded. Encoded bodies are refused: they could grow.
 //! - No error text holds anything that the other side sent, certificates included.
 //!
+//! Certificates are checked as the operating system does, unless whoever fetches says how an operator wants it for this
+//! target ([`Fetch::secured`]).
+//!
 //! Targets in [`Trusted`] are exempt from the first rule (but for the credentials) and from the judgement of addresses.
 //! One connection serves one exchange. This is not for the data path, whose client pools its connections.
 
@@ -44,6 +47,7 @@ use tower::Service as _;
 use super::address::{Host, Special, special};
 use super::pool::{OutboundError, read_all, without_roots};
 use super::slots::{Lane, Slots};
+use super::tls::Tls;
 use super::trust::{Trusted, TrustedEntry};
 
 /// Ports of targets that nobody vouches for.
@@ -68,12 +72,13 @@ pub struct Fetch {
     body: Bytes,
     limits: Limits,
     trusted: Trusted,
+    tls: Option<Tls>,
 }
 
 impl Fetch {
     pub fn get(url: Uri) -> Self {
         let (headers, body, limits) = (HeaderMap::new(), Bytes::new(), Limits::default());
-        Self { method: Method::GET, url, headers, body, limits, trusted: Trusted::none() }
+        Self { method: Method::GET, url, headers, body, limits, trusted: Trusted::none(), tls: None }
     }
 
     /// A POST of a form, already encoded.
@@ -102,6 +107,19 @@ impl Fetch {
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// Has the other side prove who it is, and us to it, as an operator says for it, and not as the operating system does. No
+    /// redirect is followed, so this goes to where the URL leads and nowhere else.
+    #[must_use]
+    pub fn secured(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// What is asked for.
+    pub const fn url(&self) -> &Uri {
+        &self.url
     }
 
     /// Trusts one more target for this fetch alone: the origin of what an operator configured, when its own metadata is
@@ -304,7 +322,7 @@ impl Fetcher {
         if let (Standing::Stranger, Some(fault)) = (standing, fault) {
             return Err(fault.into());
         }
-        let connecting = self.connect(&target, &fetch.url, addresses, fetch.limits.connect);
+        let connecting = self.connect(&target, &fetch, addresses);
         let stream = timeout(fetch.limits.connect, connecting).await.map_err(|_| FetchError::TimedOut)??;
         converse(stream, &target, fetch, deadline).await
     }
@@ -323,19 +341,17 @@ impl Fetcher {
     }
 
     /// A connection to one of the addresses, with TLS if the URL says so.
-    async fn connect(
-        &self,
-        target: &Target,
-        url: &Uri,
-        addresses: Vec<IpAddr>,
-        patience: Duration,
-    ) -> Result<Stream, FetchError> {
-        let mut tcp = Some(TokioIo::new(connect_any(addresses, target.port, patience).await?));
+    async fn connect(&self, target: &Target, fetch: &Fetch, addresses: Vec<IpAddr>) -> Result<Stream, FetchError> {
+        let mut tcp = Some(TokioIo::new(connect_any(addresses, target.port, fetch.limits.connect).await?));
         let mut given = move || tcp.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         let connected = tower::service_fn(move |_: Uri| ready(given()));
         let name = FixedServerNameResolver::new(target.server_name()?);
-        let mut connector = HttpsConnector::new(connected, Arc::clone(&self.shared.tls), false, Arc::new(name));
-        connector.call(url.clone()).await.map_err(|error| FetchError::Tls(TlsFault::of(&*error)))
+        let tls = match &fetch.tls {
+            Some(own) => Arc::new(one_exchange(own.config())),
+            None => Arc::clone(&self.shared.tls),
+        };
+        let mut connector = HttpsConnector::new(connected, tls, false, Arc::new(name));
+        connector.call(fetch.url.clone()).await.map_err(|error| FetchError::Tls(TlsFault::of(&*error)))
     }
 }
 
@@ -571,13 +587,18 @@ impl TlsFault {
 
 /// TLS with the operating system's authorities, HTTP/1.1 only.
 fn tls() -> ClientConfig {
-    let mut config = match ClientConfig::builder().with_native_roots() {
+    let config = match ClientConfig::builder().with_native_roots() {
         Ok(builder) => builder.with_no_client_auth(),
         Err(error) => {
             tracing::warn!(%error, "no system certificate authorities: https metadata cannot be fetched");
             without_roots()
         }
     };
+    one_exchange(config)
+}
+
+/// The same for connections that serve one exchange over HTTP/1.1.
+fn one_exchange(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }

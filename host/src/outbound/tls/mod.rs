@@ -88,6 +88,11 @@ impl Tls {
         self.takes_any
     }
 
+    /// Tells it from others that were made of something else. Nothing of the private key can be read from it.
+    pub fn fingerprint(&self) -> String {
+        self.digest.to_hex()
+    }
+
     pub(super) fn config(&self) -> ClientConfig {
         self.config.as_ref().clone()
     }

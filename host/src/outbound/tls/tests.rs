@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio::time::Instant;
 
-use super::super::{Outbound, OutboundError, read_all};
+use super::super::{Fetch, FetchError, Fetcher, Outbound, OutboundError, Trusted, read_all};
 use super::*;
 
 /// An authority, until 2126.
@@ -144,6 +144,21 @@ async fn an_upstream_proves_who_it_is_to_the_authority_it_is_configured_with_and
     assert!(matches!(ask(&of(other), address).await, Err(OutboundError::Connect(_))), "another authority is none");
     let any = TlsSettings { takes_any: true, ..TlsSettings::default() };
     assert_eq!(ask(&of(any), address).await.unwrap(), "unknown");
+}
+
+#[tokio::test]
+async fn a_guarded_fetch_takes_and_shows_what_it_is_told_to_and_else_what_the_system_does() {
+    let address = server();
+    let fetcher = Fetcher::new([Trusted::parse(&address.to_string()).unwrap()].into_iter().collect());
+    let fetch = || Fetch::get(format!("https://{address}/").parse().unwrap());
+    let asked = async |fetch| fetcher.fetch(fetch).await.map(|answer| answer.body);
+    assert!(matches!(asked(fetch()).await, Err(FetchError::Tls(_))), "nobody else knows the authority");
+    for (settings, expected) in [(trusting(), "unknown"), (showing(), "known")] {
+        let tls = Tls::new(settings).unwrap();
+        assert_eq!(asked(fetch().secured(tls)).await.unwrap(), expected);
+    }
+    let other = TlsSettings { authorities: Some(CLIENT.to_owned()), ..TlsSettings::default() };
+    assert!(matches!(asked(fetch().secured(Tls::new(other).unwrap())).await, Err(FetchError::Tls(_))));
 }
 
 #[test]

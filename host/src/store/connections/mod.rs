@@ -15,7 +15,7 @@ use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Index, Page, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, users};
 use crate::audit::{Actor, AuditEvent};
-use crate::connection::{Access, Connection, Credential, Holder, Place, Reason, Standing, State, Tokens};
+use crate::connection::{Access, Connection, Credential, Holder, Origin, Place, Reason, Standing, State, Tokens};
 use crate::env::Timestamp;
 use crate::ids::{ConnectionId, UpstreamName};
 
@@ -79,6 +79,8 @@ pub struct NewCredential {
     pub id: ConnectionId,
     /// The revision that is replaced; `None` where there is no connection.
     pub replaces: Option<u64>,
+    /// Where the upstream was that it is meant for.
+    pub origin: Option<Origin>,
     pub credential: Credential,
 }
 
@@ -129,7 +131,7 @@ pub(super) fn put_in(
     may_use: &dyn Fn(&Place) -> Access,
     actor: Actor,
 ) -> Result<Put, StoreError> {
-    let NewCredential { place, id, replaces, credential } = new;
+    let NewCredential { place, id, replaces, origin, credential } = new;
     if !is_current_for(tx, of, place)? {
         return Ok(Put::Outdated);
     }
@@ -160,6 +162,7 @@ pub(super) fn put_in(
             return Ok(Put::Conflict(there.map(Box::new)));
         }
     };
+    let record = Record { origin: origin.as_ref().map(Origin::to_string), ..record };
     CONNECTIONS.put(tx, &record)?;
     let (holder, upstream) = said(place);
     let kind = credential.kind().to_owned();
@@ -302,19 +305,34 @@ pub async fn list<F>(
 where
     F: Fn(&Place) -> Access + Send + 'static,
 {
-    store.read(move |tx| list_in(tx, &filter, &may_use, after.as_ref(), limit)).await
+    let standing = move |connection: &Connection| connection.standing(may_use(&connection.place));
+    list_by(store, filter, standing, after, limit).await
+}
+
+/// The same where whoever asks knows more of upstreams than who may use them.
+pub async fn list_by<F>(
+    store: &Store,
+    filter: Filter,
+    standing: F,
+    after: Option<Cursor>,
+    limit: usize,
+) -> Result<Page<Listed>, StoreError>
+where
+    F: Fn(&Connection) -> Standing + Send + 'static,
+{
+    store.read(move |tx| list_in(tx, &filter, &standing, after.as_ref(), limit)).await
 }
 
 fn list_in(
     tx: &mut ReadTx<'_>,
     filter: &Filter,
-    may_use: &dyn Fn(&Place) -> Access,
+    standing: &dyn Fn(&Connection) -> Standing,
     after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Page<Listed>, StoreError> {
     let listed = |record: Record| {
         let connection = Connection::try_from(record)?;
-        let standing = connection.standing(may_use(&connection.place));
+        let standing = standing(&connection);
         Ok::<_, StoreError>(Listed { connection, standing })
     };
     // What cannot be read is kept, and told of by the conversion.

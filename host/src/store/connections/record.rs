@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::super::StoreError;
 use super::super::engine::Table;
 use super::super::table::unreadable;
-use crate::connection::{Connection, Credential, Holder, Place, Reason, State, Tokens};
+use crate::connection::{Connection, Credential, Holder, Origin, Place, Reason, State, Tokens};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::{ConnectionId, UpstreamName};
@@ -21,6 +21,8 @@ pub(in crate::store) struct Record {
     pub(super) revision: u64,
     #[serde(default)]
     pub(super) given: u64,
+    #[serde(default)]
+    pub(super) origin: Option<String>,
     pub(super) credential: CredentialRecord,
     pub(super) state: StateRecord,
     pub(super) orphaned_since_ms: Option<u64>,
@@ -116,6 +118,7 @@ impl Record {
             upstream: place.upstream.as_str().to_owned(),
             revision: 1,
             given: 1,
+            origin: None,
             credential: CredentialRecord::from(credential),
             state: StateRecord::Connected {},
             orphaned_since_ms: None,
@@ -223,6 +226,7 @@ impl TryFrom<Record> for Connection {
             upstream,
             revision,
             given,
+            origin,
             credential,
             state,
             orphaned_since_ms,
@@ -238,6 +242,7 @@ impl TryFrom<Record> for Connection {
             place: place(&holder, &upstream)?,
             revision,
             given,
+            origin: origin.map(|origin| Origin::parse(&origin).ok_or_else(|| bad("an origin"))).transpose()?,
             credential: credential.try_into()?,
             state: match state {
                 StateRecord::Connected {} => State::Connected,

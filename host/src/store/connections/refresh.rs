@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::record::LeaseRecord;
 use super::{CONNECTIONS, REVOCATIONS, Record, RevocationRecord, at, fits, tell};
-use crate::connection::{Connection, Credential, Holder, Place};
+use crate::connection::{Connection, Credential, Holder, Origin, Place};
 use crate::env::Timestamp;
 use crate::ids::ConnectionId;
 use crate::store::engine::{Bounds, Direction, Table};
@@ -37,7 +37,8 @@ pub struct Lease {
     pub until: Timestamp,
     /// The lease before this one ended without a word: its refresh token may be used up, and the new one lost.
     pub after_loss: bool,
-    /// What is refreshed. New secrets are sealed for the revision after its own.
+    /// What is refreshed. New secrets are sealed for the revision after its own. Where nobody knows what it was made for, whoever
+    /// refreshes it may say.
     pub connection: Connection,
 }
 
@@ -140,7 +141,9 @@ fn commit_in(tx: &mut WriteTx<'_>, lease: &Lease, credential: &Credential) -> Re
         // What they were sealed with is destroyed: nobody can use them, and nobody can have them revoked.
         return Ok(Commit::Ended);
     }
-    let renewed = record.renewed(credential, tx.now());
+    let made_for = || lease.connection.origin.as_ref().map(Origin::to_string);
+    let origin = record.origin.clone().or_else(made_for);
+    let renewed = Record { origin, ..record.renewed(credential, tx.now()) };
     CONNECTIONS.put(tx, &renewed)?;
     tell(tx, &lease.connection.place)?;
     Ok(Commit::Stored(renewed.revision))

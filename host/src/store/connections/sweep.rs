@@ -19,6 +19,7 @@ use crate::env::Timestamp;
 use crate::ids::Principal;
 use crate::store::changes::{self, Change, News, Revision};
 use crate::store::engine::{Bounds, Direction, Table};
+use crate::store::kept::readable;
 use crate::store::table::Cursor;
 use crate::store::{ReadTx, Store, StoreError, WriteTx, audit, users};
 
@@ -36,6 +37,8 @@ pub enum Swept {
         orphaned: usize,
         reactivated: usize,
         ended: usize,
+        /// Records that cannot be read: they stay.
+        unreadable: usize,
         /// Where the next step begins; `None` after the last.
         next: Option<Cursor>,
     },
@@ -70,11 +73,14 @@ fn sweep_in(
     let now = tx.now();
     let bounds = after.map_or_else(Bounds::all, |cursor| Bounds::after(cursor.as_bytes()));
     let rows = tx.range(Table::Connections, &bounds, Direction::Forward, STEP)?;
-    let (mut orphaned, mut reactivated, mut ended) = (0, 0, 0);
+    let (mut orphaned, mut reactivated, mut ended, mut unreadable) = (0, 0, 0, 0);
     let mut next = (rows.len() == STEP).then_some(()).and(rows.last()).map(|(key, _)| key.clone());
     for (key, row) in rows {
-        let record = CONNECTIONS.decode(&row)?;
-        let place = record.place()?;
+        let Some((record, place)) = readable(read(&row))? else {
+            // What others have is swept all the same.
+            unreadable += 1;
+            continue;
+        };
         let turn = match &place.holder {
             Holder::Of(holder) if users::is_gone_in(tx, holder)? => Some(Turn::End(End::HolderGone)),
             _ => change(&record, may_use(&place), now, kept),
@@ -99,7 +105,13 @@ fn sweep_in(
             break;
         }
     }
-    Ok(Swept::Step { orphaned, reactivated, ended, next: next.and_then(Cursor::from_bytes) })
+    Ok(Swept::Step { orphaned, reactivated, ended, unreadable, next: next.and_then(Cursor::from_bytes) })
+}
+
+fn read(row: &[u8]) -> Result<(Record, Place), StoreError> {
+    let record = CONNECTIONS.decode(row)?;
+    let place = record.place()?;
+    Ok((record, place))
 }
 
 enum Turn {

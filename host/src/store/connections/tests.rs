@@ -60,6 +60,7 @@ async fn stored(store: &Store, place: &Place, expires_ms: u64) -> Connection {
         place: place.clone(),
         id: there.as_ref().map_or_else(fresh_id, |there| there.id.clone()),
         replaces: there.map(|there| there.revision),
+        origin: None,
         credential: tokens("first", expires_ms),
     };
     assert!(matches!(put(store, new, anybody, ACTOR).await.unwrap(), Put::Stored(_)));
@@ -101,6 +102,7 @@ async fn there_is_one_connection_for_a_place(store: Store) {
         place: place(&key("ci"), "notes"),
         id,
         replaces,
+        origin: None,
         credential: tokens(access, 60_000),
     };
     let id = fresh_id();
@@ -133,7 +135,8 @@ async fn the_largest_credential_fits_into_a_record(store: Store) {
     let Credential::OAuth(some) = tokens("", 60_000) else { panic!() };
     let issuer = "i".repeat(MAX_TEXT_BYTES - some.client.len() - "notes:read".len());
     let credential = Credential::OAuth(Tokens { issuer, access: half.clone(), refresh: Some(half), ..some });
-    let new = NewCredential { place: place(&key("ci"), "notes"), id: fresh_id(), replaces: None, credential };
+    let new =
+        NewCredential { place: place(&key("ci"), "notes"), id: fresh_id(), replaces: None, origin: None, credential };
     assert_eq!(put(&store, new, anybody, ACTOR).await.unwrap(), Put::Stored(1));
     let ended = disconnect(&store, &place(&key("ci"), "notes"), End::Revoked, ACTOR).await.unwrap();
     assert_eq!(ended, Disconnection::Ended { is_to_revoke: true });
@@ -194,7 +197,8 @@ async fn what_is_ended_is_erased_and_its_tokens_wait_to_be_revoked(store: Store)
     let (notes, headers) = (place(&key("ci"), "notes"), place(&key("ci"), "files"));
     let connection = stored(&store, &notes, 60_000).await;
     let values = Credential::Headers { names: vec!["x-api-key".to_owned()], values: Sealed::from_bytes(*b"v") };
-    let new = NewCredential { place: headers.clone(), id: fresh_id(), replaces: None, credential: values };
+    let new =
+        NewCredential { place: headers.clone(), id: fresh_id(), replaces: None, origin: None, credential: values };
     put(&store, new, anybody, ACTOR).await.unwrap();
     let end = |place| disconnect(&store, place, End::Disconnected, ACTOR);
     assert_eq!(end(&notes).await.unwrap(), Disconnection::Ended { is_to_revoke: true });
@@ -257,13 +261,18 @@ async fn nothing_is_stored_for_a_user_who_is_gone(store: Store) {
     let lease = leased(&store, &notes, 1, "a").await;
     users::delete(&store, &user, ACTOR).await.unwrap();
     assert_eq!(commit_refresh(&store, &lease, tokens("late", 1)).await.unwrap(), Commit::Ended);
-    let again =
-        NewCredential { place: notes.clone(), id: there.id, replaces: Some(1), credential: tokens("late", 60_000) };
+    let again = NewCredential {
+        place: notes.clone(),
+        id: there.id,
+        replaces: Some(1),
+        origin: None,
+        credential: tokens("late", 60_000),
+    };
     assert_eq!(put(&store, again, anybody, ACTOR).await.unwrap(), Put::NoAccess, "whatever may_use says");
     assert_eq!(access(&get(&store, &notes).await.unwrap().unwrap()), "first");
     // The store proves that nobody brings it back.
     let of = revision(&store).await;
-    let swept = Swept::Step { orphaned: 0, reactivated: 0, ended: 1, next: None };
+    let swept = Swept::Step { orphaned: 0, reactivated: 0, ended: 1, unreadable: 0, next: None };
     assert_eq!(sweep(&store, of, None, KEPT, anybody).await.unwrap(), swept);
     assert_eq!(store.verify().await.unwrap(), []);
 }
@@ -274,6 +283,7 @@ async fn on_old_news_nothing_is_stored(store: Store) {
         place: place.clone(),
         id: fresh_id(),
         replaces: None,
+        origin: None,
         credential: tokens("t", 60_000),
     };
     let user = |number| super::super::users::tests::new(number, crate::identity::user::Role::User);
@@ -364,7 +374,7 @@ async fn on_old_news_nothing_is_ended(store: Store) {
     let swept = sweep(&store, of, None, KEPT, gone).await.unwrap();
     assert_eq!(
         swept,
-        Swept::Step { orphaned: 1, reactivated: 0, ended: 0, next: None },
+        Swept::Step { orphaned: 1, reactivated: 0, ended: 0, unreadable: 0, next: None },
         "connections say nothing of access"
     );
     assert_eq!(store.verify().await.unwrap(), []);
@@ -392,6 +402,40 @@ async fn a_sweep_goes_on_where_it_stopped(store: Store) {
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
+async fn a_record_that_cannot_be_read_holds_nobody_else_up(store: Store) {
+    for holder in ["a", "c"] {
+        stored(&store, &place(&key(holder), "notes"), 60_000).await;
+    }
+    store.write(|tx| tx.put(Table::Connections, b"key:b\0notes", b"\x07{}")).await.unwrap();
+    let of = revision(&store).await;
+    let withdrawn = |_: &Place| Access::Withdrawn;
+    let swept = Swept::Step { orphaned: 2, reactivated: 0, ended: 0, unreadable: 1, next: None };
+    assert_eq!(sweep(&store, of, None, KEPT, withdrawn).await.unwrap(), swept);
+}
+
+async fn a_refresh_keeps_what_a_connection_was_made_for(store: Store) {
+    let origin = |host: &str| Some(Origin::of_url(&format!("https://{host}/mcp").parse().unwrap()));
+    let notes = place(&key("ci"), "notes");
+    let there = stored(&store, &notes, 60_000).await;
+    assert_eq!(there.origin, None, "as an earlier version stored it");
+    for (seen, says, expected) in [(1, "a.example", "a.example"), (2, "b.example", "a.example")] {
+        let mut lease = leased(&store, &notes, seen, "a").await;
+        lease.connection.origin = origin(says);
+        let commit = commit_refresh(&store, &lease, tokens("renewed", 60_000)).await.unwrap();
+        assert_eq!(commit, Commit::Stored(seen + 1));
+        assert_eq!(get(&store, &notes).await.unwrap().unwrap().origin, origin(expected));
+    }
+    let new = NewCredential {
+        place: notes.clone(),
+        id: there.id,
+        replaces: Some(3),
+        origin: origin("b.example"),
+        credential: tokens("given", 60_000),
+    };
+    assert_eq!(put(&store, new, anybody, ACTOR).await.unwrap(), Put::Stored(4));
+    assert_eq!(get(&store, &notes).await.unwrap().unwrap().origin, origin("b.example"), "somebody meant it for there");
+}
+
 on_memory!(
     there_is_one_connection_for_a_place,
     the_largest_credential_fits_into_a_record,
@@ -405,6 +449,8 @@ on_memory!(
     lists_show_what_access_is_now,
     on_old_news_nothing_is_ended,
     a_sweep_goes_on_where_it_stopped,
+    a_record_that_cannot_be_read_holds_nobody_else_up,
+    a_refresh_keeps_what_a_connection_was_made_for,
 );
 
 #[tokio::test]
@@ -498,7 +544,7 @@ async fn access_that_comes_back_finds_its_connection_and_what_stays_away_does_no
     stored(&store, &back, 60_000).await;
     stored(&store, &away, 60_000).await;
     let of = revision(&store).await;
-    let swept = |orphaned, reactivated, ended| Swept::Step { orphaned, reactivated, ended, next: None };
+    let swept = |orphaned, reactivated, ended| Swept::Step { orphaned, reactivated, ended, unreadable: 0, next: None };
     let nobody = |_: &Place| Access::Withdrawn;
     assert_eq!(sweep(&store, of, None, KEPT, nobody).await.unwrap(), swept(2, 0, 0));
     assert_eq!(sweep(&store, of, None, KEPT, nobody).await.unwrap(), swept(0, 0, 0));
@@ -525,7 +571,7 @@ async fn what_one_replica_does_not_know_of_is_kept_for_a_while() {
         stored(&store, place, 60_000).await;
     }
     let of = revision(&store).await;
-    let swept = |orphaned, reactivated, ended| Swept::Step { orphaned, reactivated, ended, next: None };
+    let swept = |orphaned, reactivated, ended| Swept::Step { orphaned, reactivated, ended, unreadable: 0, next: None };
     // Another replica's file has neither.
     let gone = |place: &Place| if place.holder == Holder::Shared { Access::UpstreamGone } else { Access::HolderGone };
     assert_eq!(sweep(&store, of, None, KEPT, gone).await.unwrap(), swept(2, 0, 0));
@@ -775,6 +821,7 @@ proptest! {
                             place: at.clone(),
                             id: there.as_ref().map_or_else(fresh_id, |there| there.id.clone()),
                             replaces: there.map(|there| there.revision),
+                            origin: None,
                             credential: tokens("t", 60_000),
                         };
                         let put = put(&store, new, may_use(&allowed, &living), ACTOR).await.unwrap();

@@ -9,12 +9,13 @@ use std::time::Duration;
 use super::changes::Revision;
 use super::connections::{self, NewCredential, Put};
 use super::engine::{Bounds, Direction, Table};
+use super::kept::readable;
 use super::sealed::{self, SealedIn};
 use super::table::{Cursor, Index, Page, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, upstreams};
 use crate::audit::{Actor, AuditEvent};
 use crate::connection::flow::{Callback, Check, Flow, Stage};
-use crate::connection::{Access, Credential, Holder, Place};
+use crate::connection::{Access, Credential, Holder, Origin, Place};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::{ConnectionId, FlowId, UpstreamName, UserId};
@@ -67,6 +68,7 @@ pub struct NewFlow {
     pub place: Place,
     /// Used if there is no connection yet.
     pub connection: ConnectionId,
+    pub origin: Option<Origin>,
     pub issuer: String,
     pub client: String,
     pub redirect: String,
@@ -123,6 +125,8 @@ pub enum Completion {
 pub enum Swept {
     Step {
         dropped: usize,
+        /// Records that cannot be read: they stay until their time is over.
+        unreadable: usize,
         next: Option<Cursor>,
     },
     /// What `may_use` was made of has changed.
@@ -169,6 +173,7 @@ fn begin_in(tx: &mut WriteTx<'_>, new: &NewFlow, may_use: &dyn Fn(&Place) -> Acc
         place: new.place.clone(),
         connection: there.as_ref().map_or_else(|| new.connection.clone(), |there| there.id.clone()),
         renews: there.map(|there| there.revision),
+        origin: new.origin.clone(),
         issuer: new.issuer.clone(),
         client: new.client.clone(),
         redirect: new.redirect.clone(),
@@ -272,6 +277,7 @@ fn complete_in(
         place: flow.place.clone(),
         id: flow.connection.clone(),
         replaces: flow.renews,
+        origin: flow.origin.clone(),
         credential: credential.clone(),
     };
     let put =
@@ -357,15 +363,22 @@ where
             let bounds = after.as_ref().map_or_else(Bounds::all, |cursor| Bounds::after(cursor.as_bytes()));
             let rows = tx.range(Table::FlowsByPlace, &bounds, Direction::Forward, STEP)?;
             let next = (rows.len() == STEP).then_some(()).and(rows.last()).map(|(key, _)| key.clone());
-            let mut dropped = 0;
+            let (mut dropped, mut unreadable) = (0, 0);
             for (_, state) in &rows {
-                let Some(record) = FLOWS.get(tx, state)? else { continue };
-                if !may_use(&record.place()?).is_granted() {
-                    FLOWS.remove(tx, state)?;
-                    dropped += 1;
+                match readable(place_of(tx, state))? {
+                    Some(Some(place)) if !may_use(&place).is_granted() => {
+                        FLOWS.remove(tx, state)?;
+                        dropped += 1;
+                    }
+                    Some(_) => {}
+                    None => unreadable += 1,
                 }
             }
-            Ok(Swept::Step { dropped, next: next.and_then(Cursor::from_bytes) })
+            Ok(Swept::Step { dropped, unreadable, next: next.and_then(Cursor::from_bytes) })
         })
         .await
+}
+
+fn place_of(tx: &mut ReadTx<'_>, state: &[u8]) -> Result<Option<Place>, StoreError> {
+    FLOWS.get(tx, state)?.map(|record| record.place()).transpose()
 }

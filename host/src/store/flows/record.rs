@@ -8,7 +8,7 @@ use super::super::sealed::SealedField;
 use super::super::table::unreadable;
 use super::verifier_at;
 use crate::connection::flow::{Flow, Stage};
-use crate::connection::{Holder, Place};
+use crate::connection::{Holder, Origin, Place};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::{ConnectionId, FlowId, UpstreamName, UserId};
@@ -24,6 +24,8 @@ pub(in crate::store) struct Record {
     pub(super) upstream: String,
     connection: String,
     renews: Option<u64>,
+    #[serde(default)]
+    origin: Option<String>,
     issuer: String,
     client: String,
     redirect: String,
@@ -86,6 +88,7 @@ impl From<&Flow> for Record {
             place,
             connection,
             renews,
+            origin,
             issuer,
             client,
             redirect,
@@ -104,6 +107,7 @@ impl From<&Flow> for Record {
             upstream: place.upstream.as_str().to_owned(),
             connection: connection.as_str().to_owned(),
             renews: *renews,
+            origin: origin.as_ref().map(Origin::to_string),
             issuer: issuer.clone(),
             client: client.clone(),
             redirect: redirect.clone(),
@@ -130,6 +134,7 @@ impl TryFrom<Record> for Flow {
             upstream: _,
             connection,
             renews,
+            origin,
             issuer,
             client,
             redirect,
@@ -147,6 +152,7 @@ impl TryFrom<Record> for Flow {
             place,
             connection: ConnectionId::parse(&connection).ok_or_else(|| bad("a connection"))?,
             renews,
+            origin: origin.map(|origin| Origin::parse(&origin).ok_or_else(|| bad("an origin"))).transpose()?,
             issuer,
             client,
             redirect,

@@ -33,6 +33,7 @@ fn new(holder: &Holder, upstream: &str, number: usize) -> NewFlow {
         state: state(number),
         place: Place { holder: holder.clone(), upstream: UpstreamName::parse(upstream).unwrap() },
         connection: ConnectionId::parse(&format!("{number:024x}")).unwrap(),
+        origin: None,
         issuer: "https://id.example".to_owned(),
         client: "c1".to_owned(),
         redirect: format!("https://gateway.example/connect/{upstream}/callback"),
@@ -240,7 +241,7 @@ async fn a_sweep_takes_those_without_access(store: Store) {
     }
     let of = store.read(changes::revision).await.unwrap();
     let only_b = |place: &Place| if place.upstream.as_str() == "b" { Access::Granted } else { Access::HolderGone };
-    assert_eq!(sweep(&store, of, None, only_b).await.unwrap(), Swept::Step { dropped: 2, next: None });
+    assert_eq!(sweep(&store, of, None, only_b).await.unwrap(), Swept::Step { dropped: 2, unreadable: 0, next: None });
     assert_eq!(list(&store, None, None, 9).await.unwrap().items.len(), 1);
     store.write(|tx| changes::announce(tx, changes::Change::Keys)).await.unwrap();
     assert_eq!(sweep(&store, of, None, only_b).await.unwrap(), Swept::Outdated);

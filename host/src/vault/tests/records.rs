@@ -181,7 +181,7 @@ async fn connect(store: &Store, vault: &Vault, place: &connection::Place, number
     } else {
         Credential::Headers { names: vec!["x-api-key".to_owned()], values: sealed(Secret::Headers).await }
     };
-    let new = NewCredential { place: place.clone(), id, replaces: None, credential };
+    let new = NewCredential { place: place.clone(), id, replaces: None, origin: None, credential };
     let of = store.read(changes::revision).await.unwrap();
     assert_eq!(connections::put(store, new, of, |_| Access::Granted, ACTOR).await.unwrap(), Put::Stored(1));
 }
@@ -220,6 +220,7 @@ async fn verifying_reaches_the_sealed_fields_of_every_table() {
         place,
         state: secret::Digest::of(b"state"),
         connection: ConnectionId::parse(&"5".repeat(24)).unwrap(),
+        origin: None,
         issuer: "https://id.example".to_owned(),
         client: "c1".to_owned(),
         redirect: "https://gateway.example/connect/mail/callback".to_owned(),

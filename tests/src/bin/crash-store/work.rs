@@ -142,6 +142,7 @@ async fn indexed_records(store: Store, writer: u64) -> anyhow::Result<()> {
         let key = VirtualKey {
             name: name.clone(),
             digest: VirtualKey::new_secret(&env).digest(),
+            earlier: None,
             allow: AllowList(Vec::new()),
             scopes: TokenList::default(),
             groups: TokenList::default(),
@@ -150,6 +151,7 @@ async fn indexed_records(store: Store, writer: u64) -> anyhow::Result<()> {
             standing: Standing::Enabled,
             owner: None,
             managed_by: ManagedBy::Store,
+            revision: 1,
         };
         // What an earlier life left half-told: made, but not counted.
         match keys::create(&store, key, actor).await? {

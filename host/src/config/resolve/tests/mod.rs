@@ -360,6 +360,7 @@ fn expected_keys() -> Vec<VirtualKey> {
     let ci = VirtualKey {
         name: KeyName::parse("ci").unwrap(),
         digest: Plaintext::new(GOOD_KEY).digest(),
+        earlier: None,
         allow: AllowList(vec![entry("notes", &["add", "list_*"]), entry("t*", &[])]),
         scopes: tokens(&["read", "notes:write"]),
         groups: tokens(&["ops"]),
@@ -368,6 +369,7 @@ fn expected_keys() -> Vec<VirtualKey> {
         expires: Some(Timestamp::from_millis(1_798_761_600_000)),
         standing: Standing::Disabled,
         managed_by: ManagedBy::File,
+        revision: 0,
     };
     let plain = VirtualKey {
         name: KeyName::parse("plain").unwrap(),

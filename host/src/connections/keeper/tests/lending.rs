@@ -343,3 +343,25 @@ async fn what_another_gateway_changes_is_felt_soon() {
     tokio::time::timeout(LONG, felt).await.expect("it is felt");
     assert!(here.tasks.stop(LONG).await);
 }
+
+#[tokio::test]
+async fn what_was_made_for_another_origin_is_neither_lent_nor_renewed_nor_marked() {
+    let scene = Scene::new().await;
+    let id = ConnectionId::generate(&scene.env);
+    let credential = scene.tokens((&ci(), &id, 1), "old", Some("used"), Some(HOUR)).await;
+    let new = NewCredential { place: ci(), id, replaces: None, origin: Some(origin()), credential };
+    let of = scene.store.read(changes::revision).await.unwrap();
+    let put = connections::put(&scene.store, new, of, |_: &Place| Access::Granted, Actor::System).await.unwrap();
+    assert_eq!(put, Put::Stored(1));
+    let elsewhere = Wanted { origin: Origin::of_program(), ..wanted(&ci()) };
+    for _ in 0..2 {
+        assert_eq!(scene.keeper.lend(&elsewhere).await.unwrap_err(), reauth(Reason::Moved));
+        assert_eq!(scene.state(&ci()).await, State::Connected);
+        // The second time it has ended.
+        scene.forward(HOUR);
+    }
+    assert_eq!(scene.issuer.refreshes(), 0);
+    assert_eq!(scene.lend(&ci()).await, Ok("new-1".to_owned()), "where it was made for, it works");
+    assert_eq!(scene.get(&ci()).await.unwrap().origin, Some(origin()));
+    assert_eq!(scene.keeper.lend(&elsewhere).await.unwrap_err(), reauth(Reason::Moved));
+}

@@ -21,7 +21,7 @@ use crate::audit::{Actor, AuditEvent};
 use crate::authorization::testing;
 use crate::config::auth::Auth;
 use crate::connection::lending::{Kind, Lack, Lender as _, Lent, Rejected, Wanted, Withheld};
-use crate::connection::{Access, Connection, Credential, Holder, Place, Reason, State, Tokens, values};
+use crate::connection::{Access, Connection, Credential, Holder, Origin, Place, Reason, State, Tokens, values};
 use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
 use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
@@ -297,7 +297,7 @@ impl Scene {
 
     async fn put(&self, place: &Place, id: ConnectionId, revision: u64, credential: Credential) -> u64 {
         let replaces = (revision > 1).then(|| revision - 1);
-        let new = NewCredential { place: place.clone(), id, replaces, credential };
+        let new = NewCredential { place: place.clone(), id, replaces, origin: None, credential };
         let of = self.store.read(changes::revision).await.unwrap();
         let put = connections::put(&self.store, new, of, |_: &Place| Access::Granted, Actor::System).await.unwrap();
         assert_eq!(put, Put::Stored(revision));
@@ -387,8 +387,13 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// Where the upstream of most of these is.
+fn origin() -> Origin {
+    Origin::of_url(&"https://notes.example/mcp".parse().unwrap())
+}
+
 fn wanted(place: &Place) -> Wanted {
-    Wanted { place: place.clone(), kind: Kind::OAuth, scopes: None, max_age: None }
+    Wanted { place: place.clone(), kind: Kind::OAuth, origin: origin(), scopes: None, max_age: None }
 }
 
 fn wanted_headers(place: &Place, names: &[&str]) -> Wanted {

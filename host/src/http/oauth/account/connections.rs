@@ -39,6 +39,7 @@ impl ConnectionRow {
             Some(Standing::NeedsReauth) => (false, "Needs to be connected again"),
             Some(Standing::NeedsUpdate) => (false, "Needs more values"),
             Some(Standing::Orphaned) => (false, "Out of reach"),
+            Some(Standing::Unused) => (false, "Not in use"),
         };
         let is_open = stand.kind.is_some() && stand.access.is_granted();
         Self {

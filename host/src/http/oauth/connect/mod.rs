@@ -353,7 +353,7 @@ fn connection_of(stand: &Stand) -> Connection {
     }
     match stand.standing {
         _ if !stand.access.is_granted() => Connection::OutOfReach,
-        None => Connection::NotConnected,
+        None | Some(connection::Standing::Unused) => Connection::NotConnected,
         Some(connection::Standing::Active) => Connection::Connected,
         Some(connection::Standing::NeedsReauth | connection::Standing::NeedsUpdate) => Connection::NeedsConnecting,
         Some(connection::Standing::Orphaned) => Connection::OutOfReach,

@@ -76,6 +76,7 @@ fn state_of(stand: &Stand) -> Told {
         }
         Some(Standing::NeedsUpdate) => state(false, "Needs more", "It asks for values that were never given."),
         Some(Standing::Orphaned) => state(false, "Out of reach", "It may not be used now."),
+        Some(Standing::Unused) => state(false, "Not in use", "What is stored here is asked for no more."),
     }
 }
 
