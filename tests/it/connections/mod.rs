@@ -9,6 +9,7 @@ use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
 mod headers;
+mod lists;
 mod tokens;
 
 /// Key in `_meta` and in an error's `data` under which the connections stand that a request lacked.
