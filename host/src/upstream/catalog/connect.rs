@@ -42,9 +42,10 @@ impl ToolDefinition {
                 "readOnlyHint": true, "destructiveHint": false, "idempotentHint": true, "openWorldHint": true,
             },
         });
-        let definition =
-            Self::parse(upstream, &to_raw(&definition)).expect("a small object with a name is a definition");
-        Self { is_connect: true, ..definition }
+        let parsed = Self::parse(upstream, &to_raw(&definition));
+        let mut definition = parsed.expect("a small object with a name is a definition");
+        definition.is_connect = true;
+        definition
     }
 }
 
