@@ -396,13 +396,13 @@ async fn learn_later(control: Weak<Control>, upstream: Weak<Upstream>, stopping:
 
 /// Tools that only some people see. Of one name there may be several: what is not agreed to comes before what is.
 fn own_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+    in_order(upstream.own_tools(), pins)
+}
+
+fn in_order(mut tools: Vec<Arc<ToolDefinition>>, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
     let is_pinned =
         |tool: &ToolDefinition| pins.and_then(|pins| pins.get(&tool.name)).is_some_and(|pin| pin.digest == tool.digest);
-    let mut tools = upstream.own_tools();
-    tools.sort_by(|one, other| {
-        let rank = |tool: &ToolDefinition| (is_pinned(tool), tool.digest.clone());
-        one.name.cmp(&other.name).then_with(|| rank(one).cmp(&rank(other)))
-    });
+    tools.sort_by_cached_key(|tool| (tool.name.clone(), is_pinned(tool), tool.digest.clone()));
     tools
 }
 
@@ -431,6 +431,22 @@ mod tests {
     fn tool(upstream: &str, name: &str) -> ToolDefinition {
         let json = serde_json::value::to_raw_value(&serde_json::json!({ "name": name })).unwrap();
         ToolDefinition::parse(&UpstreamName::parse(upstream).unwrap(), &json).unwrap()
+    }
+
+    #[test]
+    fn of_what_some_people_see_an_operator_is_shown_what_nobody_agreed_to() {
+        let titled = |title: &str| {
+            let json = serde_json::json!({ "name": "send", "title": title });
+            let json = serde_json::value::to_raw_value(&json).unwrap();
+            Arc::new(ToolDefinition::parse(&UpstreamName::parse("mail").unwrap(), &json).unwrap())
+        };
+        let all = [titled("one"), titled("two"), titled("three")];
+        for agreed in &all {
+            let pins: PinsOf = [("send".to_owned(), pin("send", &agreed.digest))].into();
+            let ordered = in_order(all.to_vec(), Some(&pins));
+            assert_eq!(ordered.last().unwrap().digest, agreed.digest);
+        }
+        assert_eq!(in_order(all.to_vec(), None).len(), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::credentials;
 use super::recording::Recording;
 use super::{Origin, Services, Snapshot, settled};
 use crate::audit::RecordedOutcome;
-use crate::connection::lending::Wanted;
+use crate::connection::lending::{Lent, Wanted};
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::revision::Request;
 use crate::policy::Hook;
@@ -214,8 +214,14 @@ async fn begin(snapshot: &Snapshot, services: &Services, origin: &Origin, upstre
     if !snapshot.policies.concerns(Hook::Credential) {
         return beginning.read(wanted);
     }
-    if let Some(wanted) = released(snapshot, services, origin, upstream, wanted).await {
-        beginning.read(wanted);
+    match services.lender.lend(&wanted).await {
+        Ok(lent) => {
+            if let Some(wanted) = released(snapshot, services, origin, upstream, (wanted, &lent)).await {
+                beginning.read(wanted);
+            }
+        }
+        // Nothing is shown, so that there is nothing to ask.
+        Err(withheld) => beginning.withheld(withheld),
     }
 }
 
@@ -225,10 +231,8 @@ async fn released(
     services: &Services,
     origin: &Origin,
     upstream: &Upstream,
-    wanted: Wanted,
+    (wanted, lent): (Wanted, &Lent),
 ) -> Option<Wanted> {
-    // Where there is none, nothing is shown, and there is nothing to ask.
-    let Ok(lent) = services.lender.lend(&wanted).await else { return Some(wanted) };
     let mut recording = Recording::start(services, OPERATION);
     recording.about(Some(upstream.name()), OPERATION);
     let request = CredentialRequest {

@@ -324,7 +324,7 @@ mod tests {
         let auth = edge.snapshot.load().auth.clone();
         edge.snapshot.store(Arc::new(Snapshot { auth, ..snapshot_with(&["add"], &[]) }));
         let began = Instant::now();
-        assert!(!look_around(&edge.mcp, &Whose::Everybodys).await, "of the guests nothing is known");
+        assert!(!look_around(&edge.mcp, &crate::upstream::Whose::Everybodys).await, "of the guests nothing is known");
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         assert_eq!(ann.change().await, ListKind::Tools);
         drop(guests);

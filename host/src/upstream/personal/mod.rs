@@ -16,7 +16,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catalog::{ConnectTool, Offer, ToolDefinition};
-use super::credential::Own;
 use super::sync::PAGE_TIMEOUT;
 use super::{Upstream, UpstreamError, credential};
 use crate::config;
@@ -237,6 +236,14 @@ impl Beginning {
     pub fn read(self, wanted: Wanted) {
         let tasks = self.upstream.tasks.clone();
         tasks.clone().spawn(async move { tasks.stopping().run_until_cancelled(self.read_now(wanted)).await });
+    }
+
+    /// There is no credential to read it with, or none that can be had now.
+    pub fn withheld(mut self, withheld: Withheld) {
+        self.settle(match withheld {
+            Withheld::Missing(lack) => Read::Absent(lack),
+            Withheld::TooWide | Withheld::Unavailable { .. } | Withheld::Fault => Read::Failed,
+        });
     }
 
     async fn read_now(mut self, wanted: Wanted) {

@@ -287,6 +287,7 @@ async fn strangers_are_shown_how_to_connect_where_they_see_nothing_else() {
     let refused = scene.upstream.see().await;
     scene.upstream.note_whether_closed(&refused);
     assert!(connect(&scene));
+    assert!(scene.upstream.shelf().offer.is_none(), "what upstreams offer is what is pinned, and it is none of that");
     scene.shows().is_down = true;
     let unreachable = scene.upstream.see().await;
     scene.upstream.note_whether_closed(&unreachable);
