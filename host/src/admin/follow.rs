@@ -1,7 +1,7 @@
 //! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
 //! than [`Control`] are behind.
 //!
-//! Virtual keys, people and pins are read again, and data keys that may have been destroyed are forgotten. Then the snapshot says
+//! Virtual keys, people and pins are read again, lists of people's own are looked at again ([`super::lists`]), and data keys that may have been destroyed are forgotten. Then the snapshot says
 //! which revision of the store it is of. Whoever looks after lists and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
 //! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
@@ -35,6 +35,7 @@ impl Control {
         match news {
             News::Changes { changes, revision } => {
                 for change in changes {
+                    self.forget_lists(change);
                     match change {
                         Change::Vault => self.vault.forget(),
                         Change::DataKey { owner } => match Owner::parse(owner) {
@@ -66,6 +67,7 @@ impl Control {
             News::Everything { revision } => {
                 tracing::warn!("too many changes in the store were missed: everything is read again");
                 self.vault.forget();
+                self.forget_all_lists();
                 self.publish_keys().await?;
                 self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
                 self.note_asked().await?;

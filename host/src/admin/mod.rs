@@ -28,8 +28,8 @@ use crate::store::follower::Freshness;
 use crate::store::users::people;
 use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
 use crate::tasks::Tasks;
-use crate::upstream::Upstream;
 use crate::upstream::catalog::{Catalog, Shelf};
+use crate::upstream::{Told, Upstream};
 use crate::vault::Vault;
 
 pub mod approvals;
@@ -37,6 +37,7 @@ pub mod counters;
 mod follow;
 pub mod grants;
 pub mod keys;
+mod lists;
 pub mod pins;
 pub mod reconcile;
 mod recorded;
@@ -74,6 +75,8 @@ pub struct Control {
     pub vault: Vault,
     /// What the tools of upstreams were when somebody agreed to them.
     pinned: pins::Pinned,
+    /// Whose own lists have changed.
+    pub lists_told: Arc<Told>,
     /// Owns the upstreams' tasks.
     tasks: Tasks,
     /// One change at a time.
@@ -176,6 +179,7 @@ impl Control {
             vault,
             rewrapping: Mutex::new(()),
             pinned,
+            lists_told: Arc::default(),
             tasks,
             changing: Mutex::new(Applied { policies: began }),
             known_keys: std::sync::Mutex::new(known_keys),
@@ -197,6 +201,7 @@ impl Control {
     /// Keeps what an upstream offers fresh in the catalog, as long as the upstream is ours.
     fn keep_synced(self: &Arc<Self>, upstream: Arc<Upstream>) {
         self.tasks.spawn(upstream.clone().listen());
+        self.tasks.spawn(self.clone().tell_of_lists(upstream.clone()));
         let control = Arc::downgrade(self);
         let synced = Arc::downgrade(&upstream);
         self.tasks.spawn(upstream.keep_synced(move || {

@@ -3,6 +3,10 @@
 //! What is pinned is known here in memory, upstream by upstream, from when an upstream was first heard of: an upstream
 //! that was never seen before has its tools pinned as they are. While the store cannot be read, an upstream's tools count
 //! as never seen, and it is tried again.
+//!
+//! What only some people see, since they have accounts of their own, is pinned when an operator accepts it and not before:
+//! one person's account says nothing of what the upstream is to others. The gateway's own tool for connecting is no
+//! upstream's, so that nothing is pinned of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -228,6 +232,11 @@ impl Control {
         for pin in pins.iter().flat_map(|pins| pins.values()) {
             tools.insert(pin.tool.clone(), PinView { pinned: Some(pin.clone()), ..view(&pin.tool) });
         }
+        // What is in the common list counts, and of what only some people see, what is not agreed to.
+        for tool in own_tools(upstream, pins.as_deref()) {
+            let view = tools.entry(tool.name.clone()).or_insert_with(|| view(&tool.name));
+            view.offered.get_or_insert_with(|| tool.digest.clone());
+        }
         for tool in upstream.shelf().offer.iter().flat_map(|offer| &offer.tools) {
             tools.entry(tool.name.clone()).or_insert_with(|| view(&tool.name)).offered = Some(tool.digest.clone());
         }
@@ -237,7 +246,7 @@ impl Control {
     /// How one tool stands to its pin, with both definitions.
     pub async fn pin(&self, upstream: &UpstreamName, tool: &str) -> Result<Option<(PinView, PinTexts)>, StoreError> {
         let stored = stored::get(&self.store, upstream, tool).await?;
-        let offered = self.offered(upstream, tool);
+        let offered = self.offered(upstream, tool, None);
         if stored.is_none() && offered.is_none() {
             return Ok(None);
         }
@@ -262,7 +271,7 @@ impl Control {
         actor: Actor,
     ) -> Result<PinView, PinError> {
         let _one_at_a_time = self.changing.lock().await;
-        let offered = self.offered(upstream, tool).ok_or(PinError::NotOffered)?;
+        let offered = self.offered(upstream, tool, digest).ok_or(PinError::NotOffered)?;
         if digest.is_some_and(|digest| digest != offered.digest) {
             return Err(PinError::OtherDigest { digest: offered.digest.clone() });
         }
@@ -282,8 +291,7 @@ impl Control {
     /// [`PinError`].
     pub async fn accept_pins(&self, upstream: &UpstreamName, actor: Actor) -> Result<usize, PinError> {
         let _one_at_a_time = self.changing.lock().await;
-        let offer = self.snapshot.load().upstreams.get(upstream).and_then(|upstream| upstream.shelf().offer);
-        let definitions = definitions(&*offer.ok_or(PinError::NoUpstream)?);
+        let definitions = self.offered_by(upstream).ok_or(PinError::NoUpstream)?;
         let tools = definitions.len();
         stored::accept_all(&self.store, upstream, definitions, actor).await?;
         self.publish_pins(upstream).await?;
@@ -310,9 +318,37 @@ impl Control {
         }
     }
 
-    fn offered(&self, upstream: &UpstreamName, tool: &str) -> Option<Arc<ToolDefinition>> {
-        let offer = self.snapshot.load().upstreams.get(upstream)?.shelf().offer?;
-        offer.tools.iter().find(|offered| offered.name == tool).cloned()
+    /// The definition of a tool: the one with this digest, if there is one, or the one of the common list, or one that
+    /// somebody sees.
+    fn offered(&self, upstream: &UpstreamName, tool: &str, digest: Option<&str>) -> Option<Arc<ToolDefinition>> {
+        let snapshot = self.snapshot.load();
+        let upstream = snapshot.upstreams.get(upstream)?;
+        let common = upstream.shelf().offer;
+        let common = common.iter().flat_map(|offer| &offer.tools).cloned();
+        let all: Vec<Arc<ToolDefinition>> = common
+            .chain(own_tools(upstream, self.pinned.of(upstream.name()).as_deref()))
+            .filter(|offered| offered.name == tool)
+            .collect();
+        let meant = all.iter().find(|offered| digest.is_some_and(|digest| digest == offered.digest));
+        meant.or(all.first()).cloned()
+    }
+
+    /// All that an upstream offers, to everybody and to some; `None` if that is not known.
+    fn offered_by(&self, upstream: &UpstreamName) -> Option<Vec<Definition>> {
+        let snapshot = self.snapshot.load();
+        let upstream = snapshot.upstreams.get(upstream)?;
+        let common = upstream.shelf().offer;
+        let own = own_tools(upstream, self.pinned.of(upstream.name()).as_deref());
+        if common.is_none() && own.is_empty() {
+            return None;
+        }
+        let mut all = common.map_or_else(Vec::new, |offer| definitions(&offer));
+        for tool in own {
+            if all.iter().all(|known| known.tool != tool.name) {
+                all.push(definition(&tool));
+            }
+        }
+        Some(all)
     }
 
     /// Reads the pins of those of these upstreams again that are known as they were before `revision`.
@@ -358,6 +394,18 @@ async fn learn_later(control: Weak<Control>, upstream: Weak<Upstream>, stopping:
     }
 }
 
+/// Tools that only some people see. Of one name there may be several: what is not agreed to comes before what is.
+fn own_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+    in_order(upstream.own_tools(), pins)
+}
+
+fn in_order(mut tools: Vec<Arc<ToolDefinition>>, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+    let is_pinned =
+        |tool: &ToolDefinition| pins.and_then(|pins| pins.get(&tool.name)).is_some_and(|pin| pin.digest == tool.digest);
+    tools.sort_by_cached_key(|tool| (tool.name.clone(), is_pinned(tool), tool.digest.clone()));
+    tools
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -383,6 +431,22 @@ mod tests {
     fn tool(upstream: &str, name: &str) -> ToolDefinition {
         let json = serde_json::value::to_raw_value(&serde_json::json!({ "name": name })).unwrap();
         ToolDefinition::parse(&UpstreamName::parse(upstream).unwrap(), &json).unwrap()
+    }
+
+    #[test]
+    fn of_what_some_people_see_an_operator_is_shown_what_nobody_agreed_to() {
+        let titled = |title: &str| {
+            let json = serde_json::json!({ "name": "send", "title": title });
+            let json = serde_json::value::to_raw_value(&json).unwrap();
+            Arc::new(ToolDefinition::parse(&UpstreamName::parse("mail").unwrap(), &json).unwrap())
+        };
+        let all = [titled("one"), titled("two"), titled("three")];
+        for agreed in &all {
+            let pins: PinsOf = [("send".to_owned(), pin("send", &agreed.digest))].into();
+            let ordered = in_order(all.to_vec(), Some(&pins));
+            assert_eq!(ordered.last().unwrap().digest, agreed.digest);
+        }
+        assert_eq!(in_order(all.to_vec(), None).len(), 3);
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::http::serve::{self as edge, Socket};
 use crate::http::{admin_router, public_router, replica_router};
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::Services;
+use crate::pipeline::personal::PersonalCatalogs;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
 use crate::store::follower::{Follower, Subscriber};
@@ -249,6 +250,7 @@ impl Gateway {
             ask_timeout: config.limits.ask_timeout,
             task_tools: Services::task_tools(),
             spent: Services::spent(),
+            personal: PersonalCatalogs::new(control.lists_told.clone()),
         });
         let server = Arc::new(AuthorizationServer::new(Parts {
             env: env.clone(),

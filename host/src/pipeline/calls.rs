@@ -4,7 +4,8 @@ use super::lists::is_within_reach;
 use super::recording::Recording;
 use super::state::{self, Carried, Purpose};
 use super::{
-    Origin, Refusal, Services, Snapshot, approvals, done, end, ending, rounds, settled, tasks, upstream, view,
+    Origin, Refusal, Services, Snapshot, approvals, credentials, done, end, ending, rounds, settled, tasks, upstream,
+    view,
 };
 use crate::mcp::call::{Call, Outcome, Params};
 use crate::mcp::param_headers;
@@ -42,7 +43,13 @@ async fn life(
 
     let upstream = upstream(snapshot, &tool.upstream)?;
     let purpose = Purpose::of(origin, METHOD, name);
-    let outcome = rounds::until_done(snapshot, services, origin, upstream, &purpose, recording, permit).await?;
+    let outcome = if tool.is_connect {
+        // Nothing goes to the upstream.
+        drop(permit);
+        credentials::connect(snapshot, services, origin, upstream, &purpose, recording, &tool.name).await?
+    } else {
+        rounds::until_done(snapshot, services, origin, upstream, &purpose, recording, permit).await?
+    };
 
     let ctx = recording.context(services, origin);
     let inspected = snapshot.policies.inspect(&ctx, &tool, outcome, recording.elapsed()).await;

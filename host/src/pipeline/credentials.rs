@@ -147,8 +147,31 @@ impl<'a> Loan<'a> {
     }
 }
 
+/// Answers a call of the tool by which a caller connects an upstream: as any call is answered that lacks its connection, or
+/// that there is one.
+///
+/// # Errors
+/// As for [`Loan::obtain`].
+pub(super) async fn connect(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    upstream: &Upstream,
+    purpose: &Purpose<'_>,
+    recording: &mut Recording,
+    tool: &str,
+) -> Result<Outcome, Refusal> {
+    Loan::obtain(snapshot, services, origin, upstream, purpose, recording, Some(tool)).await?;
+    // It is there, and does not reach as far as the list.
+    if let Some(lack @ Lack::NeedsScopes(_)) = upstream.own_lack(&origin.caller.principal) {
+        return Err(refusal(services, origin, upstream, purpose, recording, Withheld::Missing(lack)));
+    }
+    let text = format!("{} is connected. The list of tools is another one now: read it again.", upstream.name());
+    Ok(Outcome::Result(to_raw(&json!({ "content": [{ "type": "text", "text": text }] }))))
+}
+
 /// The contract's word for where a credential comes from.
-const fn kind(auth: &UpstreamAuth) -> CredentialKind {
+pub(super) const fn kind(auth: &UpstreamAuth) -> CredentialKind {
     match auth {
         UpstreamAuth::None => CredentialKind::StaticHeaders,
         UpstreamAuth::SharedOAuth(_) => CredentialKind::SharedOauth,

@@ -4,7 +4,9 @@
 use super::credentials::Loan;
 use super::recording::Recording;
 use super::state::{self, Carried, Purpose};
-use super::{Origin, Refusal, Services, Snapshot, approvals, done, end, ending, rounds, settled, upstream, view};
+use super::{
+    Origin, Refusal, Services, Snapshot, approvals, done, end, ending, personal, rounds, settled, upstream, view,
+};
 use crate::audit::RecordedOutcome;
 use crate::ids::UpstreamName;
 use crate::mcp::call::{Access, Item, Outcome, Params, Verb};
@@ -80,6 +82,8 @@ async fn permit(
 
 /// Subscribes a caller to a resource: its updates go to `origin.events` until the [`Watch`] is dropped.
 pub async fn watch(snapshot: &Snapshot, services: &Services, origin: &Origin, uri: &str) -> Result<Watch, Refusal> {
+    let own = personal::to_begin_with(snapshot, services, origin).await;
+    let snapshot = own.as_ref().unwrap_or(snapshot);
     let mut recording = Recording::start(services, Verb::SubscribeResource.method());
     recording.about(None, uri);
     let ended = subscribe(snapshot, services, origin, &mut recording, uri).await;
@@ -91,7 +95,7 @@ pub async fn watch(snapshot: &Snapshot, services: &Services, origin: &Origin, ur
     })
 }
 
-/// Whether a caller still sees a resource that it watches: it is within its reach, and no `list-items` policy hides it, nor
+/// Whether a caller still sees a resource that it watches, in a snapshot as they see it ([`super::personal`]): it is within its reach, and no `list-items` policy hides it, nor
 /// a skill that it is a file of. `None` where there is no room to find out. The policies of `item-access` have decided when
 /// the watch began.
 pub async fn may_watch(snapshot: &Snapshot, services: &Services, origin: &Origin, uri: &str) -> Option<bool> {

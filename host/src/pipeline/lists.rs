@@ -169,9 +169,13 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Whether the endpoint, the narrowing headers and the allow-list have this tool.
+/// Whether the endpoint, the narrowing headers and the allow-list have this tool. Whoever may use anything of an upstream may
+/// connect it.
 pub(super) fn is_within_reach(origin: &Origin, tool: &Tool) -> bool {
-    origin.scope.has_tool(&tool.upstream, &tool.exposed) && origin.caller.may_use(&tool.upstream, &tool.name)
+    let caller = &origin.caller;
+    let may_use =
+        if tool.is_connect { caller.allow.reaches(&tool.upstream) } else { caller.may_use(&tool.upstream, &tool.name) };
+    origin.scope.has_tool(&tool.upstream, &tool.exposed) && may_use
 }
 
 /// A tool's definition as this caller sees it.
@@ -199,7 +203,7 @@ fn open_cursor(services: &Services, kind: ListKind, cursor: &str) -> Result<Stri
     String::from_utf8(payload).map_err(|_| Refusal::BadCursor)
 }
 
-/// A digest of what this caller sees of a list: where it differs from an earlier one, the list has changed. `None` where
+/// A digest of what this caller sees of a list, in a snapshot as they see it ([`super::personal`]): where it differs from an earlier one, the list has changed. `None` where
 /// there is no room to ask the policies.
 pub async fn listing_digest(
     snapshot: &Snapshot,

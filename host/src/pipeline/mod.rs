@@ -9,7 +9,7 @@
 //! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
 //! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
 //! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back. [`credentials`] borrows what an upstream is
-//! shown on the caller's behalf.
+//! shown on the caller's behalf, [`personal`] has what upstreams show to this caller alone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,6 +44,7 @@ mod calls;
 pub mod credentials;
 mod items;
 mod lists;
+pub mod personal;
 mod questions;
 mod recording;
 pub mod registration;
@@ -122,6 +123,8 @@ pub struct Services {
     pub task_tools: TaskTools,
     /// States of requests that were brought back and saved them what was charged before.
     pub spent: state::Spent,
+    /// Catalogs with lists of people's own.
+    pub personal: personal::PersonalCatalogs,
 }
 
 /// See [`Services::task_tools`].
@@ -171,6 +174,7 @@ impl Services {
             ask_timeout: std::time::Duration::from_secs(60),
             task_tools: Self::task_tools(),
             spent: Self::spent(),
+            personal: personal::PersonalCatalogs::new(Arc::default()),
         }
     }
 }
@@ -247,6 +251,11 @@ pub async fn handle(
     request: Request,
 ) -> Result<Answer, Refusal> {
     let method = request.method();
+    let own = match snapshot.catalog.personal() {
+        [] => None,
+        _ => Box::pin(personal::seen_by(snapshot, services, origin, personal::Need::of(&request))).await,
+    };
+    let snapshot = own.as_ref().unwrap_or(snapshot);
     match request {
         Request::Ping => Ok(Answer::Empty),
         Request::Discover => Ok(Answer::Discovery(discovery(snapshot, origin))),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::credentials::Loan;
 use super::recording::Recording;
 use super::state::{self, MAX_UPSTREAM_STATE, Purpose, State};
-use super::{Origin, Refusal, Services, Snapshot, questions};
+use super::{Origin, Refusal, Services, Snapshot, questions, view};
 use crate::ids::UpstreamName;
 use crate::mcp::call::{Access, Call, NeedsInput, Outcome, Retry, WithParams};
 use crate::mcp::error::{INTERNAL_ERROR, RpcError};
@@ -72,7 +72,8 @@ pub(super) async fn until_done<T: Goes>(
     let tool = permit.get().tool();
     let mut loan = Loan::obtain(snapshot, services, origin, upstream, purpose, recording, tool).await?;
     let is_legacy = origin.revision.is_legacy();
-    let may_be_asked = is_legacy && upstream.known_about().is_some_and(|about| about.era == Era::Modern);
+    let about = view(snapshot, origin).and_then(|view| view.about(upstream.name()));
+    let may_be_asked = is_legacy && about.is_some_and(|about| about.era == Era::Modern);
     let spare = may_be_asked.then(|| permit.repeat(Retry::default()));
     for _ in 0..MAX_ROUNDS {
         match (loan.send(services, origin, purpose, recording, permit).await?, &spare) {

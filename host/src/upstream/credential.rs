@@ -27,15 +27,30 @@ pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Opti
     Some(Wanted { place, kind, origin: settings.origin(), scopes: None, max_age: None })
 }
 
-/// What the gateway is shown as when it reads lists and hears of changes.
+/// Whether each person shows the upstream a credential of their own, that they connect.
+pub(super) fn is_personal(auth: &UpstreamAuth) -> bool {
+    match auth {
+        UpstreamAuth::None | UpstreamAuth::SharedOAuth(_) => false,
+        UpstreamAuth::PerUserOAuth(_) | UpstreamAuth::PerUserHeaders(_) => true,
+    }
+}
+
+/// What whoever reads lists and hears of changes is shown as: the gateway, or somebody with a list of their own.
 pub(super) struct Own {
     lender: Arc<dyn Lender>,
     wanted: Option<Wanted>,
+    principal: Principal,
 }
 
 impl Own {
     pub(super) fn new(settings: &config::Upstream, lender: Arc<dyn Lender>) -> Self {
-        Self { lender, wanted: wanted(settings, &Principal::Gateway) }
+        let principal = Principal::Gateway;
+        Self { lender, wanted: wanted(settings, &principal), principal }
+    }
+
+    /// Somebody with this credential, or nobody.
+    pub(super) fn of_another(&self, principal: Principal, wanted: Wanted) -> Self {
+        Self { lender: self.lender.clone(), wanted: Some(wanted), principal }
     }
 
     /// Whether the upstream takes a credential of the gateway's own.
@@ -46,24 +61,26 @@ impl Own {
     /// For an upstream that takes nothing.
     #[cfg(test)]
     pub(super) fn nothing() -> Self {
-        Self { lender: Arc::new(Later::default()), wanted: None }
+        Self { lender: Arc::new(Later::default()), wanted: None, principal: Principal::Gateway }
     }
 
-    /// The gateway, with its credential. Where none was ever connected it asks as nobody: some upstreams tell everyone what
-    /// they offer.
+    /// The reader, with their credential. Where none was ever connected for the gateway it asks as nobody: some upstreams
+    /// tell everyone what they offer.
     ///
     /// # Errors
-    /// [`UpstreamError::Withheld`], where there is one and it cannot be had now.
+    /// [`UpstreamError::Withheld`], where there is one and it cannot be had now, or there has to be one.
     pub(super) async fn party(&self) -> Result<Party, UpstreamError> {
-        let Some(wanted) = &self.wanted else { return Ok(Party::gateway()) };
+        let Some(wanted) = &self.wanted else { return Ok(self.showing(None)) };
         match self.lender.lend(wanted).await {
-            Ok(lent) => Ok(Party { lent: Some(lent), ..Party::gateway() }),
-            Err(Withheld::Missing(Lack::NotConnected)) => Ok(Party::gateway()),
+            Ok(lent) => Ok(self.showing(Some(lent))),
+            Err(Withheld::Missing(Lack::NotConnected)) if self.principal == Principal::Gateway => {
+                Ok(self.showing(None))
+            }
             Err(withheld) => Err(UpstreamError::Withheld(withheld)),
         }
     }
 
-    /// The gateway with another credential than the one that was refused; the error as it was where there is none to be had.
+    /// The reader with another credential than the one that was refused; the error as it was where there is none to be had.
     pub(super) async fn party_after(&self, refused: &Party, error: UpstreamError) -> Result<Party, UpstreamError> {
         let (Some(wanted), Some(lent), UpstreamError::Rejected { why, of }) = (&self.wanted, &refused.lent, &error)
         else {
@@ -73,7 +90,11 @@ impl Own {
             return Ok(refused.clone());
         }
         let lent = self.lender.rejected(wanted, lent, why).await.map_err(UpstreamError::Withheld)?;
-        Ok(Party { lent: Some(lent), ..Party::gateway() })
+        Ok(self.showing(Some(lent)))
+    }
+
+    fn showing(&self, lent: Option<Arc<Lent>>) -> Party {
+        Party { principal: self.principal.clone(), lent, ..Party::gateway() }
     }
 }
 

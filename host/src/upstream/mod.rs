@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue};
@@ -36,6 +36,7 @@ pub mod naming;
 mod credential;
 mod deadline;
 mod http;
+mod personal;
 mod stdio;
 mod sync;
 mod trying;
@@ -43,6 +44,8 @@ mod trying;
 use catalog::{Offer, Shelf};
 use credential::Own;
 use deadline::Deadline;
+use personal::Personal;
+pub use personal::{Look, OwnList, Shown, Told, Whose};
 
 /// Deepest nesting of an answer, or of what is told before it, that is passed on.
 const MAX_ANSWER_DEPTH: usize = 512;
@@ -152,6 +155,18 @@ impl PartyKey {
 struct Signals {
     /// Its lists may have changed.
     stale: Arc<Notify>,
+    /// Those of people, if they have lists of their own.
+    personal: Option<Arc<Personal>>,
+}
+
+impl Signals {
+    /// What this principal was shown of its lists may have changed.
+    fn lists_changed(&self, principal: &Principal) {
+        match &self.personal {
+            Some(personal) if *principal != Principal::Gateway => personal.outdated(principal),
+            Some(_) | None => self.stale.notify_one(),
+        }
+    }
 }
 
 /// Bounds of a link.
@@ -200,6 +215,9 @@ pub struct Upstream {
     about: ArcSwapOption<About>,
     offer: ArcSwapOption<Offer>,
     health: ArcSwap<Health>,
+    /// It lists nothing to whoever has no credential, as far as is known.
+    is_closed: AtomicBool,
+    personal: Option<Arc<Personal>>,
     signals: Signals,
     own: Arc<Own>,
     tasks: Tasks,
@@ -230,7 +248,8 @@ impl Upstream {
         tasks: &Tasks,
     ) -> Arc<Self> {
         let tasks = tasks.subgroup();
-        let signals = Signals::default();
+        let personal = Personal::of(&settings);
+        let signals = Signals { personal: personal.clone(), ..Signals::default() };
         let own = Arc::new(Own::new(&settings, lender));
         let link_limits = LinkLimits {
             message_bytes: limits.upstream_message_bytes,
@@ -273,6 +292,8 @@ impl Upstream {
             about: ArcSwapOption::empty(),
             offer: ArcSwapOption::empty(),
             health: ArcSwap::from_pointee(Health::Starting),
+            is_closed: AtomicBool::new(false),
+            personal,
             signals,
             own,
             tasks,
@@ -303,12 +324,17 @@ impl Upstream {
 
     /// What it contributes to the catalog.
     pub fn shelf(&self) -> Shelf {
+        let offer = self.offer.load_full();
+        let shows_tools = offer.as_ref().is_some_and(|offer| !offer.tools.is_empty());
+        // Of one that cannot be reached nobody knows what it shows.
+        let shows_nothing = !shows_tools && (offer.is_some() || self.is_closed.load(Ordering::Relaxed));
         Shelf {
             upstream: self.settings.name.clone(),
             prefix: self.settings.prefix,
             about: self.about.load_full(),
-            offer: self.offer.load_full(),
+            offer,
             stale: matches!(**self.health.load(), Health::Down { .. }),
+            connect: self.personal.as_ref().map(|personal| personal.connect(shows_nothing)),
         }
     }
 
@@ -369,19 +395,23 @@ impl Upstream {
         either!(&self.link, link => link.end_session(key));
     }
 
-    /// Asks for one of the upstream's lists, say, in the gateway's own name and with its credential.
-    async fn ask(&self, method: &'static str, params: Params, longest: Duration) -> Result<Outcome, UpstreamError> {
+    /// Asks for one of the upstream's lists, say, in the name of `own` and with that credential.
+    async fn ask(
+        &self,
+        own: &Own,
+        method: &'static str,
+        params: Params,
+        longest: Duration,
+    ) -> Result<Outcome, UpstreamError> {
         let longest = longest.min(self.settings.call_timeout);
         let asked = async |party: &Party, params| {
             let (events, _) = mpsc::channel(1);
             let via = Via { party: party.clone(), events, cancelled: CancellationToken::new() };
             self.exchange(method, None, Vec::new(), params, via, longest).await
         };
-        let party = self.own.party().await?;
+        let party = own.party().await?;
         match asked(&party, params.clone()).await {
-            Err(error @ UpstreamError::Rejected { .. }) => {
-                asked(&self.own.party_after(&party, error).await?, params).await
-            }
+            Err(error @ UpstreamError::Rejected { .. }) => asked(&own.party_after(&party, error).await?, params).await,
             other => other,
         }
     }
@@ -392,6 +422,16 @@ impl Upstream {
         let about = either!(&self.link, link => link.about(&deadline).await)?;
         self.about.store(Some(about.clone()));
         Ok(about)
+    }
+
+    /// What the upstream says of itself to `own`.
+    async fn about_to(&self, own: &Own, longest: Duration) -> Result<Arc<About>, UpstreamError> {
+        let deadline = self.deadline(longest.min(self.settings.call_timeout));
+        match &self.link {
+            Link::Http(link) => link.about_to(own, &deadline).await,
+            // A program is the same to everybody.
+            Link::Stdio(link) => link.about(&deadline).await,
+        }
     }
 
     async fn exchange(

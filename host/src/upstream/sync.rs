@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use serde_json::value::RawValue;
 use super::catalog::{
     Definition, Listed, Offer, SkillDefinition, TemplateDefinition, ToolDefinition, UnusableDefinition,
 };
+use super::credential::Own;
 use super::{Health, Upstream, UpstreamError};
 use crate::config::UpstreamTransport;
 use crate::connection::lending::Withheld;
@@ -23,12 +25,12 @@ use crate::mcp::call::{Outcome, Params};
 use crate::mcp::error::METHOD_NOT_FOUND;
 use crate::mcp::json::to_raw;
 use crate::mcp::param_headers::InvalidAnnotation;
-use crate::mcp::revision::{Era, ListKind};
+use crate::mcp::revision::{About, Era, ListKind};
 
 /// How long the first attempt may take before the gateway does not wait for it any more.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest reading of one page, unless the upstream's calls have less time.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest reading of one list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_PAGES: usize = 200;
@@ -38,8 +40,8 @@ const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
 /// Items that are left out are written down one by one up to this many.
 const MAX_COMPLAINTS: usize = 5;
 /// Waits after failures double from the first to the second.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(60);
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
+pub(super) const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Several changes in a row are read once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -52,6 +54,7 @@ impl Upstream {
         let mut last_trouble = None;
         loop {
             let Some(attempt) = self.attempt(&changed).await else { return };
+            self.note_whether_closed(&attempt);
             let (health, is_news, trouble) = match attempt {
                 Ok(Seen { offer, is_news, trouble }) => (Health::Up { tools: offer.tools.len() }, is_news, trouble),
                 Err(error) => {
@@ -88,6 +91,21 @@ impl Upstream {
                 () = self.tasks.stopping().cancelled() => return,
             }
         }
+    }
+
+    /// Takes note of whether it lists anything to whoever has no credential. What else keeps it from being read says nothing of
+    /// that.
+    pub(super) fn note_whether_closed(&self, attempt: &Result<Seen, UpstreamError>) {
+        let is_closed = match attempt {
+            Ok(_) => false,
+            Err(
+                UpstreamError::Status { status: 401 | 403 }
+                | UpstreamError::Rejected { .. }
+                | UpstreamError::Withheld(Withheld::Missing(_)),
+            ) => true,
+            Err(_) => return,
+        };
+        self.is_closed.store(is_closed, Ordering::Relaxed);
     }
 
     /// What keeps it from being up, with what an operator can do about it.
@@ -141,39 +159,12 @@ impl Upstream {
         is_other
     }
 
-    /// Reads all lists that the upstream declares, and keeps what it finds.
+    /// Reads all lists that the upstream declares to the gateway, and keeps what it finds.
     pub(super) async fn see(&self) -> Result<Seen, UpstreamError> {
         let known_about = self.known_about();
         let about = self.read_about(PAGE_TIMEOUT).await?;
-        let (name, declared) = (&self.settings.name, &about.capabilities);
-        // Elsewhere annotations mean nothing (2026-07-28, transports/streamable-http § schema extension).
-        let over_http = matches!(self.settings.transport, UpstreamTransport::StreamableHttp { .. });
-        let headers_count = over_http && about.era == Era::Modern;
-        let tool = |definition: &RawValue| match ToolDefinition::parse(name, definition)? {
-            ToolDefinition { name, invalid_annotation: Some(invalid), .. } if headers_count => {
-                Err(LeftOut::Annotation { name, invalid })
-            }
-            tool => Ok(tool),
-        };
-        let (tools, prompts, resources, templates, skills) = tokio::join!(
-            self.read_list(ListKind::Tools, declared.tools, tool),
-            self.read_list(ListKind::Prompts, declared.prompts, |prompt| Ok(Definition::prompt(name, prompt)?)),
-            self.read_list(ListKind::Resources, declared.resources, |found| Ok(Definition::resource(name, found)?)),
-            self.read_list(ListKind::Templates, declared.resources, |found| Ok(TemplateDefinition::parse(
-                name, found
-            )?)),
-            self.read_list(ListKind::Skills, declared.has_skills(), |skill| Ok(SkillDefinition::parse(name, skill)?)),
-        );
         let known = self.offer.load_full();
-        let mut lists = Lists::default();
-        let offer = Offer {
-            tools: lists.settle(ListKind::Tools, tools, known.as_ref().map(|known| &known.tools)),
-            prompts: lists.settle(ListKind::Prompts, prompts, known.as_ref().map(|known| &known.prompts)),
-            resources: lists.settle(ListKind::Resources, resources, known.as_ref().map(|known| &known.resources)),
-            templates: lists.settle(ListKind::Templates, templates, known.as_ref().map(|known| &known.templates)),
-            skills: lists.settle(ListKind::Skills, skills, known.as_ref().map(|known| &known.skills)),
-        };
-        let trouble = lists.trouble()?;
+        let (offer, trouble) = self.read_lists(&self.own, &about, known.as_deref()).await?;
         let is_another_about = known_about.is_none_or(|known| !Arc::ptr_eq(&known, &about));
         match known.filter(|known| known.digest() == offer.digest()) {
             Some(known) => Ok(Seen { offer: known, is_news: is_another_about, trouble }),
@@ -185,9 +176,55 @@ impl Upstream {
         }
     }
 
+    /// Reads all lists that an upstream declares to `own`. A list that cannot be read stays as it is `known`; what kept it
+    /// from being read is told in words.
+    ///
+    /// # Errors
+    /// The first failure, if nothing could be read.
+    pub(super) async fn read_lists(
+        &self,
+        own: &Own,
+        about: &About,
+        known: Option<&Offer>,
+    ) -> Result<(Offer, Option<String>), UpstreamError> {
+        let (name, declared) = (&self.settings.name, &about.capabilities);
+        // Elsewhere annotations mean nothing (2026-07-28, transports/streamable-http § schema extension).
+        let over_http = matches!(self.settings.transport, UpstreamTransport::StreamableHttp { .. });
+        let headers_count = over_http && about.era == Era::Modern;
+        let tool = |definition: &RawValue| match ToolDefinition::parse(name, definition)? {
+            ToolDefinition { name, invalid_annotation: Some(invalid), .. } if headers_count => {
+                Err(LeftOut::Annotation { name, invalid })
+            }
+            tool => Ok(tool),
+        };
+        let (tools, prompts, resources, templates, skills) = tokio::join!(
+            self.read_list(own, ListKind::Tools, declared.tools, tool),
+            self.read_list(own, ListKind::Prompts, declared.prompts, |prompt| Ok(Definition::prompt(name, prompt)?)),
+            self.read_list(own, ListKind::Resources, declared.resources, |found| Ok(Definition::resource(
+                name, found
+            )?)),
+            self.read_list(own, ListKind::Templates, declared.resources, |found| Ok(TemplateDefinition::parse(
+                name, found
+            )?)),
+            self.read_list(own, ListKind::Skills, declared.has_skills(), |skill| Ok(SkillDefinition::parse(
+                name, skill
+            )?)),
+        );
+        let mut lists = Lists::default();
+        let offer = Offer {
+            tools: lists.settle(ListKind::Tools, tools, known.map(|known| &known.tools)),
+            prompts: lists.settle(ListKind::Prompts, prompts, known.map(|known| &known.prompts)),
+            resources: lists.settle(ListKind::Resources, resources, known.map(|known| &known.resources)),
+            templates: lists.settle(ListKind::Templates, templates, known.map(|known| &known.templates)),
+            skills: lists.settle(ListKind::Skills, skills, known.map(|known| &known.skills)),
+        };
+        Ok((offer, lists.trouble()?))
+    }
+
     /// Reads a list to its end; `None` if the upstream does not declare it.
     async fn read_list<T: Listed>(
         &self,
+        own: &Own,
         kind: ListKind,
         is_declared: bool,
         parse: impl Fn(&RawValue) -> Result<T, LeftOut>,
@@ -203,7 +240,7 @@ impl Upstream {
                 if let Some(cursor) = &cursor {
                     params.members.set("cursor", to_raw(cursor));
                 }
-                let outcome = self.ask(kind.method(), params, PAGE_TIMEOUT).await?;
+                let outcome = self.ask(own, kind.method(), params, PAGE_TIMEOUT).await?;
                 cursor = reading.take(kind, outcome)?;
                 if cursor.is_none() {
                     return Ok(());
@@ -226,8 +263,21 @@ pub(super) struct Seen {
     pub(super) trouble: Option<String>,
 }
 
+impl Offer {
+    /// The same, where what another offer has just so is that one's: it is kept once.
+    pub(super) fn sharing(self, with: &Self) -> Self {
+        Self {
+            tools: with_known(self.tools, &with.tools),
+            prompts: with_known(self.prompts, &with.prompts),
+            resources: with_known(self.resources, &with.resources),
+            templates: with_known(self.templates, &with.templates),
+            skills: with_known(self.skills, &with.skills),
+        }
+    }
+}
+
 /// Doubles `retry` up to `longest`, and gives what it was before.
-fn next_retry(retry: &mut Duration, longest: Duration) -> Duration {
+pub(super) fn next_retry(retry: &mut Duration, longest: Duration) -> Duration {
     let pause = (*retry).min(longest);
     *retry = (*retry * 2).min(longest);
     pause

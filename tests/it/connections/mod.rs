@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 mod headers;
 mod keys;
+mod lists;
 mod tokens;
 
 /// Key in `_meta` and in an error's `data` under which the connections stand that a request lacked.

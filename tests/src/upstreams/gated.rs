@@ -24,7 +24,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use super::fixture::Fixture;
+use super::fixture::{Fixture, default_tools, tool};
 use super::serve::{Serving, listen};
 
 /// What is behind the gate, and the gate.
@@ -33,7 +33,7 @@ pub struct Gated {
     pub url: String,
     state: Arc<State>,
     _serving: Serving,
-    _fixture: Fixture,
+    fixture: Fixture,
 }
 
 #[derive(Debug)]
@@ -69,6 +69,10 @@ struct Inner {
     refreshes: usize,
     revoked: Vec<String>,
     seen: Vec<String>,
+    /// Tools that stand in the lists of whoever shows this value or token, and in no others.
+    own_tools: BTreeMap<&'static str, String>,
+    /// How often tools were listed for whoever showed something good.
+    own_lists: usize,
     made: usize,
 }
 
@@ -104,12 +108,26 @@ impl Gated {
             let state = serving.clone();
             async move { Ok::<_, Infallible>(state.answer(request).await) }
         });
-        Self { url: format!("{origin}/mcp"), state, _serving: Serving::start(listener, service), _fixture: fixture }
+        Self { url: format!("{origin}/mcp"), state, _serving: Serving::start(listener, service), fixture }
     }
 
     /// From now on even lists want a credential.
     pub fn close_lists(&self) {
         self.state.lists_are_open.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on there is this tool, in the lists of whoever shows this value or token alone.
+    pub fn show_only(&self, name: &'static str, value: &str) {
+        let mut inner = self.state.lock();
+        inner.own_tools.insert(name, value.to_owned());
+        let mut tools = default_tools();
+        tools.extend(inner.own_tools.keys().map(|name| tool(name)));
+        self.fixture.set_tools(tools);
+    }
+
+    /// How often tools were listed for whoever showed something good.
+    pub fn own_lists(&self) -> usize {
+        self.state.lock().own_lists
     }
 
     /// No access token that was given until now is good any more.
@@ -214,7 +232,8 @@ impl State {
         let (mut parts, body) = request.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let method = serde_json::from_slice::<Value>(&body).ok().map(|message| message["method"].clone());
-        let is_call = method.is_some_and(|method| method == "tools/call");
+        let is_call = method.as_ref().is_some_and(|method| method == "tools/call");
+        let is_list = method.is_some_and(|method| method == "tools/list");
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let shown = match self.wants {
             Wants::Header(name) => header(name),
@@ -230,6 +249,7 @@ impl State {
                 inner.seen.extend(all.into_iter().flatten());
             }
             let is_good = shown.as_ref().is_some_and(|shown| inner.good.contains(shown));
+            inner.own_lists += usize::from(is_list && is_good);
             let held = shown.as_ref().and_then(|shown| inner.scopes.get(shown)).cloned().unwrap_or_default();
             match &inner.needed {
                 _ if !is_good && !is_open => Some((StatusCode::UNAUTHORIZED, String::new())),
@@ -251,9 +271,30 @@ impl State {
         parts.uri = self.behind.parse().expect("the fixture's address");
         parts.headers.remove(HOST);
         match self.client.request(Request::from_parts(parts, Full::new(body))).await {
+            Ok(response) if is_list => self.without_others_tools(response, shown.as_deref()).await,
             Ok(response) => response.map(Body::new),
             Err(_) => empty(StatusCode::BAD_GATEWAY),
         }
+    }
+
+    /// A list of tools without those that are for others alone.
+    async fn without_others_tools(&self, response: Response<Incoming>, shown: Option<&str>) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let Ok(mut message) = serde_json::from_slice::<Value>(&body) else {
+            return Response::from_parts(parts, Body::from(body));
+        };
+        let inner = self.lock();
+        let is_for_others = |tool: &Value| {
+            let only = tool["name"].as_str().and_then(|name| inner.own_tools.get(name));
+            only.is_some_and(|only| Some(only.as_str()) != shown)
+        };
+        if let Some(tools) = message["result"]["tools"].as_array_mut() {
+            tools.retain(|tool| !is_for_others(tool));
+        }
+        drop(inner);
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(message.to_string()))
     }
 
     fn register(&self, metadata: &Value) -> Response<Body> {

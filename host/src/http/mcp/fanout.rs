@@ -4,7 +4,7 @@
 //! The same look ends the watches of resources that a listener's caller does not see any more.
 //!
 //! One task compares for all. Changes of one kind that nobody has been told of yet are one change, so that nothing
-//! queues.
+//! queues. Where only some people's own lists have changed, it compares for those.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,13 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::Mcp;
 use super::watches::Watches;
 use crate::authorization::resource::Unadmitted;
 use crate::mcp::revision::ListKind;
-use crate::pipeline::{self, Origin, Services, Snapshot};
+use crate::pipeline::{self, Origin, Services, Snapshot, personal};
 use crate::secret::Digest;
+use crate::upstream::Whose;
 
 /// Changes that come together are looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -26,6 +28,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 const MAX_TRIES: usize = 5;
 /// The pause before that.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often lists of people's own that are due are read for those who listen.
+const REVISIT: Duration = Duration::from_secs(30);
 
 /// The lists that a listener wants to hear of. Resource templates change with the resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +108,13 @@ impl Listening {
     /// From now on: what `origin`'s caller sees at this moment is what it is taken to know, which is found out when
     /// something changes. There are no more of them than streams and sessions.
     pub(super) fn begin(mcp: &Arc<Mcp>, origin: Arc<Origin>, kinds: Kinds, watches: Arc<Watches>) -> Self {
+        let snapshot = mcp.snapshot.load_full();
+        let own = personal::as_known(&snapshot, &mcp.services, &origin.caller.principal);
+        let begun_with = own.map_or(snapshot, Arc::new);
         let listener = Listener {
             kinds,
             watches,
-            begun_with: Mutex::new(Some(mcp.snapshot.load_full())),
+            begun_with: Mutex::new(Some(begun_with)),
             seen: Mutex::default(),
             changed: AtomicU8::new(0),
             news: Notify::new(),
@@ -144,6 +151,9 @@ impl Drop for Listening {
 impl Listener {
     /// Compares what the caller sees with what it saw. False where there was no room to find out.
     async fn look(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) -> bool {
+        // Once that is known there is another look.
+        let Some(snapshot) = personal::as_of_now(snapshot, services, origin).await else { return true };
+        let snapshot = &snapshot;
         let begun_with = self.begun_with.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(begun_with) = begun_with {
             for kind in self.kinds.wanted() {
@@ -197,11 +207,26 @@ async fn sees(snapshot: &Snapshot, services: &Services, origin: &Origin, kind: T
 /// Compares for all listeners whenever something was published, until the gateway closes.
 pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
     let watching = async {
-        while published.changed().await.is_ok() {
+        let mut revisiting = tokio::time::interval(REVISIT);
+        revisiting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let whose = tokio::select! {
+                changed = published.changed() => match changed {
+                    Ok(()) => Whose::Everybodys,
+                    Err(_) => return,
+                },
+                whose = mcp.services.personal.told.next() => whose,
+                _ = revisiting.tick() => {
+                    revisit(&mcp).await;
+                    continue;
+                }
+            };
             tokio::time::sleep(DEBOUNCE).await;
             for _ in 0..MAX_TRIES {
-                published.mark_unchanged();
-                if look_around(&mcp).await {
+                if whose == Whose::Everybodys {
+                    published.mark_unchanged();
+                }
+                if look_around(&mcp, &whose).await {
                     break;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -211,13 +236,33 @@ pub(super) async fn run(mcp: Arc<Mcp>, mut published: watch::Receiver<u64>) {
     mcp.closing.run_until_cancelled(watching).await;
 }
 
-/// False where there was no room to find out about everyone.
-async fn look_around(mcp: &Mcp) -> bool {
+/// Those of these people who listen.
+fn listeners(mcp: &Mcp, whose: &Whose) -> Vec<Arc<Listener>> {
+    let numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_theirs = |listener: &&Arc<Listener>| whose.has(&listener.origin.caller.principal);
+    numbered.listeners.values().filter(is_theirs).cloned().collect()
+}
+
+/// Has lists of people's own read that are due. Where one turns out to be another, that is told.
+async fn revisit(mcp: &Mcp) {
     let snapshot = mcp.snapshot.load_full();
-    let listeners: Vec<Arc<Listener>> = {
-        let numbered = mcp.listeners.by_number.lock().unwrap_or_else(PoisonError::into_inner);
-        numbered.listeners.values().cloned().collect()
-    };
+    if snapshot.catalog.personal().is_empty() {
+        return;
+    }
+    for listener in listeners(mcp, &Whose::Everybodys) {
+        let then = &listener.origin.caller;
+        if let Ok(caller) = mcp.gate.again(&then.principal, then.pass.as_ref()).await {
+            let origin = Origin { caller, ..(*listener.origin).clone() };
+            personal::as_of_now(&snapshot, &mcp.services, &origin).await;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// False where there was no room to find out about everyone.
+async fn look_around(mcp: &Mcp, whose: &Whose) -> bool {
+    let snapshot = mcp.snapshot.load_full();
+    let listeners = listeners(mcp, whose);
     let (mut is_known, mut is_followed) = (true, true);
     for listener in listeners {
         let then = &listener.origin.caller;
@@ -279,7 +324,7 @@ mod tests {
         let auth = edge.snapshot.load().auth.clone();
         edge.snapshot.store(Arc::new(Snapshot { auth, ..snapshot_with(&["add"], &[]) }));
         let began = Instant::now();
-        assert!(!look_around(&edge.mcp).await, "of the guests nothing is known");
+        assert!(!look_around(&edge.mcp, &crate::upstream::Whose::Everybodys).await, "of the guests nothing is known");
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         assert_eq!(ann.change().await, ListKind::Tools);
         drop(guests);

@@ -260,8 +260,14 @@ pub(super) fn snapshot_with(tools: &[&str], prompts: &[&str]) -> Snapshot {
         prompts: prompts.iter().map(prompt).collect(),
         ..Offer::default()
     };
-    let shelf =
-        Shelf { upstream: upstream.clone(), prefix: true, about: None, offer: Some(Arc::new(offer)), stale: false };
+    let shelf = Shelf {
+        upstream: upstream.clone(),
+        prefix: true,
+        about: None,
+        offer: Some(Arc::new(offer)),
+        stale: false,
+        connect: None,
+    };
     Snapshot { catalog: Arc::new(Catalog::build(&[shelf], |_| PinStanding::Pinned)), ..snapshot(&["ann", "bob"]) }
 }
 

@@ -22,8 +22,14 @@ fn view(tools: &[&str]) -> Arc<View> {
         Arc::new(ToolDefinition::parse(&notes, &definition).unwrap())
     };
     let offer = Offer { tools: tools.iter().map(tool).collect(), ..Offer::default() };
-    let shelf =
-        Shelf { upstream: notes.clone(), prefix: true, about: None, offer: Some(Arc::new(offer)), stale: false };
+    let shelf = Shelf {
+        upstream: notes.clone(),
+        prefix: true,
+        about: None,
+        offer: Some(Arc::new(offer)),
+        stale: false,
+        connect: None,
+    };
     Catalog::build(&[shelf], |_| PinStanding::Pinned).view(None).unwrap().clone()
 }
 

@@ -50,6 +50,8 @@ pub struct ToolDefinition {
     /// SHA-256 over the definition in canonical form (RFC 8785), lower-case hex: in whatever order the upstream writes
     /// the members, it is the same definition.
     pub digest: String,
+    /// Whether it is the gateway's own, by which its upstream is connected.
+    pub is_connect: bool,
     text: Text,
     /// Resources that show its results, and where it names them.
     interfaces: Vec<(Range<usize>, String)>,
@@ -87,6 +89,7 @@ impl ToolDefinition {
             param_headers,
             invalid_annotation,
             digest: Digest::of(comparable(text.whole.get()).as_bytes()).to_hex(),
+            is_connect: false,
             text,
             interfaces,
         })
@@ -238,6 +241,8 @@ pub trait Listed {
     fn key(&self) -> &str;
     /// SHA-256 over the definition as the upstream sent it.
     fn digest(&self) -> Digest;
+    /// Length of the definition, in bytes.
+    fn bytes(&self) -> usize;
 }
 
 impl Listed for ToolDefinition {
@@ -247,6 +252,10 @@ impl Listed for ToolDefinition {
 
     fn digest(&self) -> Digest {
         self.text.digest
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.whole.get().len()
     }
 }
 
@@ -258,6 +267,10 @@ impl Listed for Definition {
     fn digest(&self) -> Digest {
         self.text.digest
     }
+
+    fn bytes(&self) -> usize {
+        self.text.whole.get().len()
+    }
 }
 
 impl Listed for TemplateDefinition {
@@ -267,6 +280,10 @@ impl Listed for TemplateDefinition {
 
     fn digest(&self) -> Digest {
         self.definition.digest()
+    }
+
+    fn bytes(&self) -> usize {
+        self.definition.bytes()
     }
 }
 

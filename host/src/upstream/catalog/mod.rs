@@ -3,8 +3,12 @@
 //! There is one [`View`] of all upstreams together and one of each alone. Together, tools and prompts carry their
 //! upstream's name ([`naming`]), and of several upstreams with the same resource URI the first keeps it ([`uri`]); alone,
 //! everything is called what its upstream calls it, as far as callers can take the name.
+//!
+//! What an upstream shows to somebody with an account there may be something else than what it shows to everybody:
+//! [`Catalog::with`] makes that person's catalog of the common one and of other shelves.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::UpstreamName;
@@ -12,12 +16,14 @@ use crate::mcp::revision::About;
 use crate::secret::Digest;
 use crate::upstream::naming;
 
+mod connect;
 mod definition;
 mod skill;
 mod template;
 mod uri;
 mod view;
 
+pub use connect::ConnectTool;
 pub use definition::{
     Definition, Listed, TaskSupport, TemplateDefinition, ToolDefinition, ToolHints, UnusableDefinition,
 };
@@ -42,6 +48,15 @@ pub struct Shelf {
     pub offer: Option<Arc<Offer>>,
     /// Whether it is down, so that `offer` is what was last known.
     pub stale: bool,
+    /// Where callers connect accounts of their own.
+    pub connect: Option<ConnectTool>,
+}
+
+impl Shelf {
+    /// Whether all that it has to show is how to get to see more.
+    fn is_for_connecting(&self) -> bool {
+        self.connect.as_ref().is_some_and(|connect| connect.is_listed)
+    }
 }
 
 /// What an upstream was last seen to offer; each list in the order in which it came.
@@ -66,6 +81,20 @@ impl Offer {
         Digest::of(&all)
     }
 
+    /// How much text it has, in bytes.
+    pub fn bytes(&self) -> usize {
+        bytes_of(&self.tools)
+            + bytes_of(&self.prompts)
+            + bytes_of(&self.resources)
+            + bytes_of(&self.templates)
+            + bytes_of(&self.skills)
+    }
+
+    /// How many things it has.
+    pub fn count(&self) -> usize {
+        self.tools.len() + self.prompts.len() + self.resources.len() + self.templates.len() + self.skills.len()
+    }
+
     /// URIs that are this upstream's: of resources it lists, and of those that its tools and skills name.
     fn uris(&self) -> impl Iterator<Item = &str> {
         let listed = self.resources.iter().map(|resource| resource.key.as_str());
@@ -85,23 +114,92 @@ fn add_digests<T: Listed>(all: &mut Vec<u8>, definitions: &[Arc<T>]) {
     }
 }
 
+fn bytes_of<T: Listed>(definitions: &[Arc<T>]) -> usize {
+    definitions.iter().map(|definition| definition.bytes()).sum()
+}
+
+/// Says how a tool's definition stands to the one that was agreed to.
+type StandingOf = dyn Fn(&ToolDefinition) -> PinStanding + Send + Sync;
+
+#[derive(Clone)]
+struct Standing(Arc<StandingOf>);
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self(Arc::new(|_| PinStanding::FirstSeen))
+    }
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Standing")
+    }
+}
+
 /// All views of what the upstreams offer.
 #[derive(Debug, Default)]
 pub struct Catalog {
     merged: Arc<View>,
     alone: BTreeMap<UpstreamName, Arc<View>>,
+    /// What it was made of, by name.
+    shelves: BTreeMap<UpstreamName, Shelf>,
+    /// Upstreams that may show each person something else.
+    personal: Vec<UpstreamName>,
+    standing: Standing,
 }
 
 impl Catalog {
     /// Places what the upstreams offer; `standing` says whether a tool's definition was agreed to. The order of the
     /// shelves does not matter.
-    pub fn build(shelves: &[Shelf], standing: impl Fn(&ToolDefinition) -> PinStanding) -> Self {
-        let mut shelves: Vec<&Shelf> = shelves.iter().collect();
-        shelves.sort_by(|one, other| one.upstream.cmp(&other.upstream));
-        let alone =
-            shelves.iter().map(|shelf| (shelf.upstream.clone(), Arc::new(View::of(&[shelf], Names::Own, &standing))));
-        let alone = alone.collect();
-        Self { merged: Arc::new(View::of(&shelves, Names::Prefixed, &standing)), alone }
+    pub fn build(shelves: &[Shelf], standing: impl Fn(&ToolDefinition) -> PinStanding + Send + Sync + 'static) -> Self {
+        let shelves: BTreeMap<UpstreamName, Shelf> =
+            shelves.iter().map(|shelf| (shelf.upstream.clone(), shelf.clone())).collect();
+        let made = Self::of(shelves, Standing(Arc::new(standing)), |_| None);
+        for (upstream, skills) in made.merged.skills.behind() {
+            tracing::warn!(%upstream, skills, "another upstream has files where these skills have theirs and comes first");
+        }
+        made
+    }
+
+    /// The same with other shelves in the place of those of their upstreams.
+    #[must_use]
+    pub fn with(&self, others: Vec<Shelf>) -> Self {
+        let mut shelves = self.shelves.clone();
+        let mut changed = HashSet::new();
+        for other in others {
+            changed.insert(other.upstream.clone());
+            shelves.insert(other.upstream.clone(), other);
+        }
+        let kept = |upstream: &UpstreamName| self.alone.get(upstream).filter(|_| !changed.contains(upstream)).cloned();
+        Self::of(shelves, self.standing.clone(), kept)
+    }
+
+    /// `kept`: views of upstreams alone that are there already.
+    fn of(
+        shelves: BTreeMap<UpstreamName, Shelf>,
+        standing: Standing,
+        kept: impl Fn(&UpstreamName) -> Option<Arc<View>>,
+    ) -> Self {
+        let all: Vec<&Shelf> = shelves.values().collect();
+        let alone = |shelf: &&Shelf| {
+            let view = kept(&shelf.upstream).unwrap_or_else(|| Arc::new(View::of(&[shelf], Names::Own, &*standing.0)));
+            (shelf.upstream.clone(), view)
+        };
+        let alone = all.iter().map(alone).collect();
+        let merged = Arc::new(View::of(&all, Names::Prefixed, &*standing.0));
+        let takes_own = |shelf: &&&Shelf| shelf.connect.is_some();
+        let personal = all.iter().filter(takes_own).map(|shelf| shelf.upstream.clone()).collect();
+        Self { merged, alone, shelves, personal, standing }
+    }
+
+    /// What it has of an upstream.
+    pub fn shelf(&self, upstream: &UpstreamName) -> Option<&Shelf> {
+        self.shelves.get(upstream)
+    }
+
+    /// Upstreams that may show each person something else; in name order.
+    pub fn personal(&self) -> &[UpstreamName] {
+        &self.personal
     }
 
     /// What there is of one upstream, or of all together; `None` if there is no such upstream.
@@ -111,7 +209,7 @@ impl Catalog {
 
     /// How many tools all upstreams have together.
     pub fn len(&self) -> usize {
-        self.merged.tools_after(None).len()
+        self.merged.tools_after(None).filter(|tool| !tool.is_connect).count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -130,7 +228,7 @@ enum Names {
 
 impl View {
     /// `shelves` are in name order.
-    fn of(shelves: &[&Shelf], names: Names, standing: &impl Fn(&ToolDefinition) -> PinStanding) -> Self {
+    fn of(shelves: &[&Shelf], names: Names, standing: &StandingOf) -> Self {
         let offers: Vec<(&UpstreamName, &Offer)> =
             shelves.iter().filter_map(|shelf| shelf.offer.as_deref().map(|offer| (&shelf.upstream, offer))).collect();
         let uris = Uris::assign(&offers, |offer| Box::new(offer.uris()));
@@ -140,6 +238,12 @@ impl View {
         let tools = tools
             .into_iter()
             .map(|(tool, name)| Tool::placed(tool, standing(tool), name, |uri| uris.exposed(&tool.upstream, uri)));
+        let mut tools: Vec<Tool> = tools.collect();
+        let mut unlisted = connect::Unlisted::default();
+        let is_taken = |exposed: &str| tools.iter().any(|tool| tool.exposed == exposed);
+        for (tool, connect) in connect::placed(shelves, names, is_taken) {
+            if connect.is_listed { tools.push(tool) } else { unlisted.put(tool) }
+        }
         let prompts = exposed(shelves, names, |offer| &offer.prompts, |prompt| &prompt.key);
         let prompts = prompts.into_iter().map(|(prompt, exposed)| Prompt {
             upstream: prompt.upstream.clone(),
@@ -164,7 +268,8 @@ impl View {
         });
 
         let mut view = Self {
-            tools: tools.collect(),
+            tools: tools.into_iter().collect(),
+            connects: unlisted,
             prompts: prompts.collect(),
             resources: resources.collect(),
             templates: templates.collect(),
@@ -172,14 +277,9 @@ impl View {
             unlisted: HashMap::new(),
             matched: Vec::new(),
             abouts: shelves.iter().filter_map(|shelf| Some((shelf.upstream.clone(), shelf.about.clone()?))).collect(),
-            missing: names_of(shelves, |shelf| shelf.offer.is_none()),
+            missing: names_of(shelves, |shelf| shelf.offer.is_none() && !shelf.is_for_connecting()),
             stale: names_of(shelves, |shelf| shelf.stale && shelf.offer.is_some()),
         };
-        if names == Names::Prefixed {
-            for (upstream, skills) in view.skills.behind() {
-                tracing::warn!(%upstream, skills, "another upstream has files where these skills have theirs and comes first");
-            }
-        }
         view.unlisted = uris.of_interfaces(&offers);
         view.matched = view.templates_after(None).filter(|template| template.pattern.is_some()).cloned().collect();
         // Stable: matches that are as close stay in order.

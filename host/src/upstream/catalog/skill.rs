@@ -75,6 +75,10 @@ impl Listed for SkillDefinition {
     fn digest(&self) -> Digest {
         self.definition.digest()
     }
+
+    fn bytes(&self) -> usize {
+        self.definition.bytes()
+    }
 }
 
 /// A skill of one upstream, under its own URI.

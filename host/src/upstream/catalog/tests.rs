@@ -26,7 +26,7 @@ fn shelf(upstream: &str) -> Shelf {
         instructions: None,
     };
     let offer = Some(Arc::new(Offer::default()));
-    Shelf { upstream: name(upstream), prefix: true, about: Some(Arc::new(about)), offer, stale: false }
+    Shelf { upstream: name(upstream), prefix: true, about: Some(Arc::new(about)), offer, stale: false, connect: None }
 }
 
 impl Shelf {
@@ -169,6 +169,70 @@ fn alone_an_upstream_has_its_own_names() {
     let (together, alone) = (catalog.view(None).unwrap().tool("a__add").unwrap(), alone("a").unwrap());
     let alone = alone.tool("add").unwrap();
     assert!(std::ptr::eq::<ToolDefinition>(&***together, &***alone), "views share it");
+}
+
+/// The same shelf with the tool by which its upstream is connected.
+fn connecting(shelf: Shelf, is_listed: bool) -> Shelf {
+    let definition = Arc::new(ToolDefinition::connect(&shelf.upstream));
+    Shelf { connect: Some(ConnectTool { definition, is_listed }), ..shelf }
+}
+
+#[test]
+fn the_tool_for_connecting_stands_in_the_list_or_is_known_by_its_name() {
+    let shelves = [
+        connecting(shelf("closed").unknown(), true),
+        connecting(shelf("bare").bare().unknown(), true),
+        connecting(shelf("open").tools(&["add"]), false),
+        shelf("plain").tools(&["add"]),
+        shelf("down").unknown(),
+    ];
+    let catalog = catalog(&shelves);
+    let view = catalog.view(None).unwrap();
+    let expected = ["bare__connect = bare/connect", "closed__connect = closed/connect", "open__add = open/add"];
+    assert_eq!(tools(view)[..3], expected);
+    assert_eq!(view.missing(), [name("down")], "of the others it is known what there is to do");
+    let known = view.tool("open__connect").unwrap();
+    assert!(known.is_connect && view.position(known).is_none());
+    assert!(view.tool("plain__connect").is_none());
+    assert_eq!(catalog.personal(), [name("bare"), name("closed"), name("open")]);
+    assert_eq!(catalog.len(), 2, "it is none of the upstreams' tools");
+    assert_eq!(tools(catalog.view(Some(&name("closed"))).unwrap()), ["connect = closed/connect"]);
+}
+
+#[test]
+fn a_real_tool_of_that_name_comes_first() {
+    let closed = || connecting(shelf("mail").tools(&["connect"]), false);
+    let view = merged(&[closed()]);
+    assert!(!view.tool("mail__connect").unwrap().is_connect);
+    let bare = merged(&[connecting(shelf("mail").bare().tools(&["mail__connect", "connect"]), false)]);
+    assert_eq!(tools(&bare), ["connect = mail/connect", "mail__mail__connect = mail/mail__connect"]);
+    assert!(bare.tool("mail__connect").unwrap().is_connect, "a bare name is never one with a prefix");
+}
+
+#[test]
+fn the_tool_for_connecting_is_always_the_same_and_always_agreed_to() {
+    let (one, other) = (ToolDefinition::connect(&name("mail")), ToolDefinition::connect(&name("mail")));
+    assert_eq!(one.digest, other.digest);
+    assert_ne!(one.digest, ToolDefinition::connect(&name("notes")).digest);
+    let hints = ToolHints { read_only: true, destructive: false, idempotent: true, open_world: true };
+    assert_eq!((one.name.as_str(), one.hints), ("connect", hints));
+    assert!(one.description.as_ref().unwrap().starts_with("Connect mail to use its tools."));
+    let closed = connecting(shelf("mail").unknown(), true);
+    let catalog = Catalog::build(&[closed], |_| PinStanding::Changed);
+    assert_eq!(catalog.view(None).unwrap().tool("mail__connect").unwrap().standing, PinStanding::Pinned);
+}
+
+#[test]
+fn a_catalog_with_another_shelf_differs_in_that_alone() {
+    let common = catalog(&[connecting(shelf("mail").unknown(), true), shelf("notes").tools(&["add"])]);
+    let own = connecting(shelf("mail").tools(&["send"]).prompts(&["reply"]), false);
+    let of_ann = common.with(vec![own]);
+    let view = of_ann.view(None).unwrap();
+    assert_eq!(tools(view), ["mail__send = mail/send", "notes__add = notes/add"]);
+    assert!(view.tool("mail__connect").is_some() && view.prompt("mail__reply").is_some());
+    assert_eq!(tools(common.view(None).unwrap()), ["mail__connect = mail/connect", "notes__add = notes/add"]);
+    let alone = |catalog: &Catalog| catalog.view(Some(&name("notes"))).unwrap().clone();
+    assert!(Arc::ptr_eq(&alone(&common), &alone(&of_ann)));
 }
 
 #[test]

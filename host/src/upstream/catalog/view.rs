@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::connect::Unlisted;
 use super::definition::ToolDefinition;
 use super::skill::{Skill, Skills};
 use super::template::Pattern;
@@ -184,6 +185,8 @@ impl<T: Exposed> Listing<T> {
 #[derive(Debug, Default)]
 pub struct View {
     pub(super) tools: Listing<Tool>,
+    /// Tools by which upstreams are connected, for those who know their names.
+    pub(super) connects: Unlisted,
     pub(super) prompts: Listing<Prompt>,
     pub(super) resources: Listing<Resource>,
     pub(super) templates: Listing<Template>,
@@ -198,9 +201,14 @@ pub struct View {
 }
 
 impl View {
-    /// The tool that callers see under this name.
+    /// The tool that callers see under this name, or know under it without seeing it.
     pub fn tool(&self, exposed: &str) -> Option<&Arc<Tool>> {
-        self.tools.get(exposed)
+        self.tools.get(exposed).or_else(|| self.connects.get(exposed))
+    }
+
+    /// How many things it lists.
+    pub fn count(&self) -> usize {
+        self.tools.0.len() + self.prompts.0.len() + self.resources.0.len() + self.templates.0.len()
     }
 
     /// The prompt that callers see under this name.

@@ -152,6 +152,11 @@ impl HttpLink {
         within(deadline, self.0.about_with_own()).await
     }
 
+    /// What the upstream says of itself to somebody with a credential of their own.
+    pub(super) async fn about_to(&self, own: &Own, deadline: &Deadline) -> Result<Arc<About>, UpstreamError> {
+        within(deadline, self.0.about_to(own)).await
+    }
+
     /// Makes a request. If it is taken back or runs out of time, the upstream is told so.
     pub(super) async fn exchange(&self, exchange: Exchange) -> Result<Outcome, UpstreamError> {
         let _place = self.0.requests.try_acquire().map_err(|_| UpstreamError::Busy)?;
@@ -238,6 +243,27 @@ impl Inner {
             }
             other => other,
         }
+    }
+
+    /// What the upstream says of itself to `own`, whose credential is renewed if need be.
+    async fn about_to(self: &Arc<Self>, own: &Own) -> Result<Arc<About>, UpstreamError> {
+        let party = own.party().await?;
+        match self.about_anew(&party).await {
+            Err(error @ UpstreamError::Rejected { .. }) => {
+                self.about_anew(&own.party_after(&party, error).await?).await
+            }
+            other => other,
+        }
+    }
+
+    /// What is told to one party is nobody else's, and is asked for each time.
+    async fn about_anew(self: &Arc<Self>, party: &Party) -> Result<Arc<About>, UpstreamError> {
+        let lent = party.lent.as_ref();
+        if self.found(lent).await?.dialect != Dialect::Modern {
+            return self.about(party).await;
+        }
+        let silent = UpstreamError::Protocol { what: "it does not answer `server/discover`" };
+        detect::probe(&self.peer, lent.map(|lent| &**lent)).await?.about.ok_or(silent)
     }
 
     async fn about(self: &Arc<Self>, party: &Party) -> Result<Arc<About>, UpstreamError> {

@@ -56,7 +56,7 @@ async fn ask(peer: &Peer, exchange: &Exchange) -> Result<Outcome, Failure> {
     let Some(refusal) = stream::read_refusal(response).await else { return Err(Failure::Misspoken(Err(error))) };
     if refusal.code == i64::from(HEADER_MISMATCH) {
         // The tool may repeat other arguments in headers than we know of.
-        peer.signals.stale.notify_one();
+        peer.signals.lists_changed(&exchange.via.party.principal);
     }
     let is_modern = v2026_07_28::is_modern_error(refusal.code);
     let is_ours = refusal.id.as_ref() == Some(&exchange.id) || (refusal.id.is_none() && is_modern);

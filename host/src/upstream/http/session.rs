@@ -210,7 +210,7 @@ impl Session {
         match method {
             "notifications/tools/list_changed"
             | "notifications/prompts/list_changed"
-            | "notifications/resources/list_changed" => self.peer.signals.stale.notify_one(),
+            | "notifications/resources/list_changed" => self.peer.signals.lists_changed(&self.party.principal),
             "notifications/resources/updated" => self.desk().resource_updated(params),
             "notifications/cancelled" => {
                 let of = legacy::cancelled_request(params);

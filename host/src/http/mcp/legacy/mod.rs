@@ -15,18 +15,20 @@ use http::{HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::modern::party;
 use super::reply::{Ear, KEEP_ALIVE, Last, Logs};
 use super::work::{EVENT_QUEUE, Leaving, Step, Work};
 use super::{From, Mcp, accepts_events};
 use crate::http::error::{Refused, json_response};
 use crate::mcp::call::Outcome;
+use crate::mcp::client::Client;
 use crate::mcp::error::{INVALID_PARAMS, INVALID_REQUEST, RpcError};
 use crate::mcp::message::{self, Message, RequestId};
 use crate::mcp::revision::{
     Answer, Discovery, Head, Rejection, Request, Revision, SESSION_HEADER, capabilities, legacy,
 };
 use crate::mcp::talk::{Event, Notice};
-use crate::pipeline;
+use crate::pipeline::{self, Snapshot};
 
 pub(super) mod batch;
 mod log;
@@ -54,7 +56,7 @@ pub(super) async fn request(
     body: &[u8],
 ) -> Result<Response, Refused> {
     if method == "initialize" {
-        let (session, result) = open(mcp, &from, &id, params, None)?;
+        let (session, result) = open(mcp, &from, &id, params, None).await?;
         let mut response = json_response(StatusCode::OK, message::result(&id, &result));
         let session_id = HeaderValue::try_from(&*session.id).expect("base64 is visible ASCII");
         response.headers_mut().insert(SESSION_HEADER, session_id);
@@ -74,15 +76,16 @@ pub(super) async fn request(
 }
 
 /// Answers `initialize` with a new session and the result.
-fn open(
+async fn open(
     mcp: &Arc<Mcp>,
     from: &From<'_>,
     id: &RequestId,
     params: Option<&RawValue>,
     only_stream: Option<(Arc<str>, Arc<EventLog>)>,
 ) -> Result<(Arc<Session>, Box<RawValue>), Refused> {
+    let snapshot = seen_by(mcp, from).await;
     let discover = |revision: Revision| {
-        let (offered, instructions) = pipeline::offered(&mcp.snapshot.load(), &from.caller, &from.scope);
+        let (offered, instructions) = pipeline::offered(&snapshot, &from.caller, &from.scope);
         Discovery { capabilities: capabilities(revision, &offered), instructions }
     };
     let refuse = |rejection: Rejection| Refused::from_rejection(&rejection, id);
@@ -105,6 +108,19 @@ fn open(
         is_adopted: false,
     };
     Ok((mcp.sessions.open(opening, mcp.services.env.now())?, result))
+}
+
+/// The snapshot as a caller sees it who has not said yet what it speaks.
+async fn seen_by(mcp: &Mcp, from: &From<'_>) -> Arc<Snapshot> {
+    let snapshot = mcp.snapshot.load_full();
+    if snapshot.catalog.personal().is_empty() {
+        return snapshot;
+    }
+    let (events, _) = mpsc::channel(1);
+    let party = party(from, Arc::new(Client::gateway()), None);
+    let origin = from.origin(Revision::V2025_11_25, party, events, mcp.closing.child_token());
+    let own = pipeline::personal::to_begin_with(&snapshot, &mcp.services, &origin).await;
+    own.map_or(snapshot, Arc::new)
 }
 
 /// DELETE: ends the session and what is in flight in it. Without one there is nothing to end.

@@ -132,7 +132,7 @@ pub(in crate::http::mcp) async fn forwarded(
 async fn posted(mcp: &Arc<Mcp>, from: &From<'_>, door: &Arc<Door>, body: &[u8]) -> Result<Response, Refused> {
     let message = Message::from_caller(body).map_err(|malformed| refuse_malformed(&malformed))?;
     door.log.wait_for_room(mcp.settings.limits.stall_timeout).await;
-    if let Err(refused) = take(mcp, from, door, message) {
+    if let Err(refused) = take(mcp, from, door, message).await {
         door.log.push(refused.message());
     }
     Ok(StatusCode::ACCEPTED.into_response())
@@ -161,11 +161,12 @@ fn unknown() -> Refused {
 }
 
 /// Does what a message asks for. Refusals are said on the stream, like answers.
-fn take(mcp: &Arc<Mcp>, from: &From<'_>, door: &Arc<Door>, message: Message<'_>) -> Result<(), Refused> {
+async fn take(mcp: &Arc<Mcp>, from: &From<'_>, door: &Arc<Door>, message: Message<'_>) -> Result<(), Refused> {
     let invalid = |id, what| Refused::rpc(StatusCode::BAD_REQUEST, id, &RpcError::new(INVALID_REQUEST, what));
     match (message, door.session.get()) {
         (Message::Request { id, method, params }, None) if method == "initialize" => {
-            let (session, result) = open(mcp, from, &id, params, Some((door.id.clone(), door.log.clone())))?;
+            let opened = open(mcp, from, &id, params, Some((door.id.clone(), door.log.clone()))).await;
+            let (session, result) = opened?;
             if let Err(session) = door.session.set(session) {
                 end_session(mcp, &session);
                 return Err(invalid(Some(&id), "the session is initialized already"));

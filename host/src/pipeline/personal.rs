@@ -1,0 +1,330 @@
+//! What one caller sees of upstreams that may show each person something else: the common catalog with their own lists in
+//! it, and a snapshot that has that one. Whatever looks something up for them looks there.
+//!
+//! A list is read when somebody needs it: their request waits for it the first time, for some seconds, and later ones see
+//! what is known while it is read anew. Nobody's credential is shown for it without the policies of `credential.release`.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use super::credentials;
+use super::recording::Recording;
+use super::{Origin, Services, Snapshot, settled};
+use crate::audit::RecordedOutcome;
+use crate::connection::lending::{Lent, Wanted};
+use crate::ids::{Principal, UpstreamName};
+use crate::mcp::revision::Request;
+use crate::policy::Hook;
+use crate::policy::authority::{CredentialPurpose, CredentialRequest};
+use crate::secret::Digest;
+use crate::upstream::catalog::{Catalog, ConnectTool, Shelf};
+use crate::upstream::{Shown, Told, Upstream, naming};
+
+/// What the trail calls the question whether somebody's list may be read with their credential.
+const OPERATION: &str = "credential.sync";
+/// Memory for catalogs of people, in bytes.
+const MAX_BYTES: u64 = 128 << 20;
+/// How long one is kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(10 * 60);
+/// What each thing in a catalog takes, its text aside, in bytes.
+const ITEM_BYTES: usize = 512;
+
+/// Catalogs with people's own lists in them. Who sees the same has the same.
+#[derive(Debug)]
+pub struct PersonalCatalogs {
+    made: Cache<[u8; 32], Made>,
+    /// Whose lists have changed, for whoever tells them.
+    pub told: Arc<Told>,
+}
+
+#[derive(Clone, Debug)]
+struct Made {
+    /// Keeps the address of what it was made of from being another one's.
+    _common: Weak<Catalog>,
+    catalog: Arc<Catalog>,
+}
+
+impl PersonalCatalogs {
+    /// None yet.
+    pub fn new(told: Arc<Told>) -> Self {
+        let weigh = |_: &[u8; 32], made: &Made| {
+            let items: usize = made.catalog.view(None).map_or(0, |view| view.count());
+            u32::try_from(ITEM_BYTES * (items + 1)).unwrap_or(u32::MAX)
+        };
+        let made = Cache::builder().max_capacity(MAX_BYTES).weigher(weigh).time_to_idle(IDLE).build();
+        Self { made, told }
+    }
+
+    /// The common catalog with other shelves in it, each of which says by a digest what is on it.
+    fn with(&self, common: &Arc<Catalog>, shelves: Vec<(Shelf, Digest)>) -> Arc<Catalog> {
+        let mut key = (Arc::as_ptr(common).addr() as u64).to_be_bytes().to_vec();
+        for (shelf, digest) in &shelves {
+            key.extend_from_slice(shelf.upstream.as_str().as_bytes());
+            key.push(b'/');
+            key.extend_from_slice(digest.as_bytes());
+        }
+        let make = || {
+            let catalog = Arc::new(common.with(shelves.into_iter().map(|(shelf, _)| shelf).collect()));
+            Made { _common: Arc::downgrade(common), catalog }
+        };
+        self.made.get_with(*Digest::of(&key).as_bytes(), make).catalog
+    }
+}
+
+/// Which lists a request has to do with.
+#[derive(Clone, Copy)]
+pub(super) enum Need<'a> {
+    Nothing,
+    /// What this may be the name of.
+    Named(&'a str),
+    Everything,
+}
+
+impl<'a> Need<'a> {
+    pub(super) fn of(request: &'a Request) -> Self {
+        match request {
+            Request::Ping
+            | Request::SetLevel(_)
+            | Request::Task { .. }
+            | Request::Listen(_)
+            | Request::Subscribe { .. }
+            | Request::Unsubscribe { .. } => Self::Nothing,
+            Request::CallTool { name, .. } | Request::GetPrompt { name, .. } => Self::Named(name),
+            Request::Discover
+            | Request::List { .. }
+            | Request::ReadResource { .. }
+            | Request::ReadDirectory { .. }
+            | Request::GetSkill { .. }
+            | Request::Complete { .. } => Self::Everything,
+        }
+    }
+
+    /// Whether this upstream may be meant.
+    fn has(self, origin: &Origin, shelf: &Shelf) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Named(name) => {
+                let is_alone = origin.scope.endpoint().is_some();
+                is_alone || !shelf.prefix || naming::is_of(&shelf.upstream, name)
+            }
+            Self::Everything => true,
+        }
+    }
+}
+
+/// The snapshot as this caller sees it, as far as that is known without asking anybody. `None` where it is what everybody
+/// sees.
+pub fn as_known(snapshot: &Snapshot, services: &Services, principal: &Principal) -> Option<Snapshot> {
+    let common = &snapshot.catalog;
+    let own = |name: &UpstreamName| {
+        let shown = snapshot.upstreams.get(name)?.look(principal)?.shown;
+        let shelf = common.shelf(name)?;
+        let connect = shelf.connect.clone().map(|connect| ConnectTool { is_listed: false, ..connect });
+        match shown {
+            Shown::Common => None,
+            Shown::Own(list) => {
+                let (about, offer) = (Some(list.about.clone()), Some(list.offer.clone()));
+                Some((Shelf { about, offer, stale: false, connect, ..shelf.clone() }, list.digest))
+            }
+            Shown::Unread => Some((Shelf { stale: true, connect, ..shelf.clone() }, Digest::of(b"unread"))),
+        }
+    };
+    let shelves: Vec<(Shelf, Digest)> = common.personal().iter().filter_map(own).collect();
+    let catalog = (!shelves.is_empty()).then(|| services.personal.with(common, shelves))?;
+    Some(Snapshot { catalog, ..snapshot.clone() })
+}
+
+/// The same for whoever begins to talk to the gateway, once what there is for them was read, for which they wait some
+/// seconds.
+pub async fn to_begin_with(snapshot: &Snapshot, services: &Services, origin: &Origin) -> Option<Snapshot> {
+    Box::pin(seen_by(snapshot, services, origin, Need::Everything)).await
+}
+
+/// The same once what the request needs was read for the first time, for which it waits some seconds.
+pub(super) async fn seen_by(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    need: Need<'_>,
+) -> Option<Snapshot> {
+    // Most gateways have nothing of the kind.
+    if snapshot.catalog.personal().is_empty() {
+        return None;
+    }
+    let principal = &origin.caller.principal;
+    let unsettled: Vec<&Arc<Upstream>> = begin_due(snapshot, services, origin, need).await;
+    if !unsettled.is_empty() {
+        let waits = unsettled.iter().map(|upstream| upstream.own_settled(principal));
+        tokio::select! {
+            _ = futures_util::future::join_all(waits) => {}
+            () = origin.cancelled.cancelled() => {}
+        }
+    }
+    as_known(snapshot, services, principal)
+}
+
+/// The snapshot as a caller sees it now, without waiting; what is to be read for them is begun. `None` as long as something
+/// is read for the first time: [`PersonalCatalogs::told`] says when that has ended.
+pub async fn as_of_now(snapshot: &Snapshot, services: &Services, origin: &Origin) -> Option<Snapshot> {
+    if snapshot.catalog.personal().is_empty() {
+        return Some(snapshot.clone());
+    }
+    let is_unsettled = !begin_due(snapshot, services, origin, Need::Everything).await.is_empty();
+    if is_unsettled {
+        return None;
+    }
+    Some(as_known(snapshot, services, &origin.caller.principal).unwrap_or_else(|| snapshot.clone()))
+}
+
+/// Begins to read what is to be read for a caller. Gives the upstreams of which nothing is known for them yet.
+async fn begin_due<'a>(
+    snapshot: &'a Snapshot,
+    services: &Services,
+    origin: &Origin,
+    need: Need<'_>,
+) -> Vec<&'a Arc<Upstream>> {
+    let principal = &origin.caller.principal;
+    let mut unsettled = Vec::new();
+    for name in snapshot.catalog.personal() {
+        let is_reached = origin.scope.has(name) && origin.caller.allow.reaches(name);
+        let is_needed = |shelf: &Shelf| is_reached && need.has(origin, shelf);
+        let Some(upstream) = snapshot.upstreams.get(name) else { continue };
+        let Some(look) =
+            snapshot.catalog.shelf(name).filter(|shelf| is_needed(shelf)).and_then(|_| upstream.look(principal))
+        else {
+            continue;
+        };
+        if look.is_due {
+            Box::pin(begin(snapshot, services, origin, upstream)).await;
+        }
+        if !look.is_settled {
+            unsettled.push(upstream);
+        }
+    }
+    unsettled
+}
+
+/// Begins to read somebody's list, if the policies let their credential be shown for it.
+async fn begin(snapshot: &Snapshot, services: &Services, origin: &Origin, upstream: &Arc<Upstream>) {
+    let principal = &origin.caller.principal;
+    let Some(beginning) = upstream.begin_own(principal) else { return };
+    let Some(wanted) = upstream.wanted(principal) else { return };
+    if !snapshot.policies.concerns(Hook::Credential) {
+        return beginning.read(wanted);
+    }
+    match services.lender.lend(&wanted).await {
+        Ok(lent) => {
+            if let Some(wanted) = released(snapshot, services, origin, upstream, (wanted, &lent)).await {
+                beginning.read(wanted);
+            }
+        }
+        // Nothing is shown, so that there is nothing to ask.
+        Err(withheld) => beginning.withheld(withheld),
+    }
+}
+
+/// The credential as the policies release it; `None` if they do not.
+async fn released(
+    snapshot: &Snapshot,
+    services: &Services,
+    origin: &Origin,
+    upstream: &Upstream,
+    (wanted, lent): (Wanted, &Lent),
+) -> Option<Wanted> {
+    let mut recording = Recording::start(services, OPERATION);
+    recording.about(Some(upstream.name()), OPERATION);
+    let request = CredentialRequest {
+        upstream: upstream.name().clone(),
+        kind: credentials::kind(&upstream.settings().auth),
+        account: None,
+        purpose: CredentialPurpose::Sync,
+        tool: None,
+        scopes: lent.scopes.clone(),
+    };
+    let checked = snapshot.policies.check_credential(&recording.context(services, origin), &request).await;
+    match settled(&mut recording, checked) {
+        Ok(terms) => {
+            if recording.asked_a_policy() {
+                recording.allow(snapshot, services, origin, RecordedOutcome::Result);
+            }
+            Some(Wanted { scopes: Some(terms.scopes), max_age: terms.max_age, ..wanted })
+        }
+        Err(super::Refusal::Policy(refusal)) => {
+            recording.refuse(snapshot, services, origin, &refusal);
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json::raw;
+    use crate::mcp::revision::{About, Capabilities, Era};
+    use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
+
+    fn name(text: &str) -> UpstreamName {
+        UpstreamName::parse(text).unwrap()
+    }
+
+    fn offer(upstream: &str, tools: &[&str]) -> Arc<Offer> {
+        let tool = |tool: &&str| {
+            let text = raw(format!(r#"{{"name":"{tool}"}}"#));
+            Arc::new(ToolDefinition::parse(&name(upstream), &text).unwrap())
+        };
+        Arc::new(Offer { tools: tools.iter().map(tool).collect(), ..Offer::default() })
+    }
+
+    fn shelf(upstream: &str, tools: &[&str]) -> Shelf {
+        let about = About {
+            revision: "2026-07-28".to_owned(),
+            era: Era::Modern,
+            capabilities: Capabilities::read(None),
+            server_info: None,
+            instructions: None,
+        };
+        let offer = Some(offer(upstream, tools));
+        Shelf {
+            upstream: name(upstream),
+            prefix: true,
+            about: Some(Arc::new(about)),
+            offer,
+            stale: false,
+            connect: None,
+        }
+    }
+
+    fn names(catalog: &Catalog) -> Vec<String> {
+        catalog.view(None).unwrap().tools_after(None).map(|tool| tool.exposed.clone()).collect()
+    }
+
+    #[test]
+    fn who_sees_the_same_has_the_same_catalog_and_a_new_common_one_is_another() {
+        let build =
+            || Arc::new(Catalog::build(&[shelf("mail", &["send"]), shelf("notes", &["add"])], |_| PinStanding::Pinned));
+        let (common, catalogs) = (build(), PersonalCatalogs::new(Arc::default()));
+        let of_ann = || vec![(shelf("mail", &["send", "ann_only"]), Digest::of(b"ann"))];
+        let (one, same) = (catalogs.with(&common, of_ann()), catalogs.with(&common, of_ann()));
+        assert!(Arc::ptr_eq(&one, &same));
+        assert_eq!(names(&one), ["mail__ann_only", "mail__send", "notes__add"]);
+        assert_eq!(names(&common), ["mail__send", "notes__add"]);
+        let (alone, notes) = (one.view(Some(&name("notes"))).unwrap(), common.view(Some(&name("notes"))).unwrap());
+        assert!(Arc::ptr_eq(alone, notes), "what is the same is kept once");
+
+        let other = catalogs.with(&common, vec![(shelf("mail", &[]), Digest::of(b"ben"))]);
+        assert_eq!(names(&other), ["notes__add"]);
+        assert!(!Arc::ptr_eq(&one, &catalogs.with(&build(), of_ann())));
+    }
+
+    #[test]
+    fn requests_need_the_lists_that_they_may_be_about() {
+        let calls =
+            |name: &str| Request::CallTool { name: name.to_owned(), params: crate::mcp::call::Params::default() };
+        assert!(matches!(Need::of(&calls("mail__send")), Need::Named("mail__send")));
+        assert!(matches!(Need::of(&Request::Discover), Need::Everything));
+        assert!(matches!(Need::of(&Request::Ping), Need::Nothing));
+    }
+}
