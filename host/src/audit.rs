@@ -272,14 +272,17 @@ pub enum AuditEvent {
         upstream: UpstreamName,
         check: String,
     },
+    /// An operator declared an upstream, `unchecked` if nobody tried whether it works.
     UpstreamDeclared {
         upstream: UpstreamName,
         revision: u64,
+        unchecked: bool,
     },
     UpstreamChanged {
         upstream: UpstreamName,
         revision: u64,
         enabled: bool,
+        unchecked: bool,
     },
     UpstreamWithdrawn {
         upstream: UpstreamName,

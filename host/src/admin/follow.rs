@@ -1,7 +1,7 @@
 //! What has changed in the store, taken over: by other gateways that share it, and by verbs of this one that others
 //! than [`Control`] are behind.
 //!
-//! Virtual keys, people and pins are read again, lists of people's own are looked at again ([`super::lists`]), and data keys that may have been destroyed are forgotten. Then the snapshot says
+//! Virtual keys, upstreams of the store, people and pins are read again, lists of people's own are looked at again ([`super::lists`]), and data keys that may have been destroyed are forgotten. Then the snapshot says
 //! which revision of the store it is of. Whoever looks after lists and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
 //! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
@@ -48,6 +48,9 @@ impl Control {
                 if changes.contains(&Change::Keys) && self.keys_are_of() < *revision {
                     self.publish_keys().await?;
                 }
+                if changes.contains(&Change::Upstreams) && self.upstreams_are_of() < *revision {
+                    self.publish_upstreams().await?;
+                }
                 let of_pins = |change: &Change| match change {
                     Change::Pins { upstream } => UpstreamName::parse(upstream).ok(),
                     _ => None,
@@ -69,6 +72,7 @@ impl Control {
                 self.vault.forget();
                 self.forget_all_lists();
                 self.publish_keys().await?;
+                self.publish_upstreams().await?;
                 self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
                 self.note_asked().await?;
                 let people = users::people(&self.store).await?;

@@ -263,6 +263,26 @@ impl Control {
         Ok(())
     }
 
+    /// Takes note of the upstreams that are to be published next: every key may use some of them.
+    pub(super) fn open_to_all_keys(&self, upstreams: &[config::Upstream]) {
+        lock(&self.known_keys).for_all = upstreams_for_all(upstreams);
+    }
+
+    /// Whether every key may use the same of these upstreams as now.
+    pub(super) fn are_open_to_all_keys(&self, upstreams: &[config::Upstream]) -> bool {
+        lock(&self.known_keys).for_all == upstreams_for_all(upstreams)
+    }
+
+    /// Publishes what `change` does, with the keys that are known.
+    pub(super) fn publish_keyed(&self, change: impl Fn(&mut Snapshot)) {
+        let known = lock(&self.known_keys);
+        let keys = known.ring();
+        self.publish(|new| {
+            new.keys = keys.clone();
+            change(new);
+        });
+    }
+
     /// Publishes keys, those of this file if there is a new one, together with what else `change` does. Keys of the store
     /// that are older than those that are published change nothing.
     pub(super) fn publish_with_keys(
@@ -274,7 +294,7 @@ impl Control {
     ) {
         let mut known = lock(&self.known_keys);
         if let Some(file) = file {
-            (known.file, known.for_all) = (file.keys.clone(), upstreams_for_all(file));
+            known.file.clone_from(&file.keys);
         }
         if at >= known.at {
             (known.stored, known.at) = (stored, at);
@@ -288,9 +308,9 @@ impl Control {
     }
 }
 
-/// The upstreams that every key may use.
-pub(super) fn upstreams_for_all(config: &config::Config) -> Vec<UpstreamName> {
-    let open = config.upstreams.iter().filter(|upstream| upstream.allow_on_all_keys);
+/// The upstreams among these that every key may use.
+pub(super) fn upstreams_for_all(upstreams: &[config::Upstream]) -> Vec<UpstreamName> {
+    let open = upstreams.iter().filter(|upstream| upstream.allow_on_all_keys);
     open.map(|upstream| upstream.name.clone()).collect()
 }
 

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::audit::Actor;
 use crate::config::{self, Config, PolicySettings};
@@ -48,10 +48,14 @@ pub mod store;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod upstreams;
 pub mod users;
 pub mod vault;
 
 use rollback::Cause;
+use upstreams::declared::{AllDeclared, Surroundings, Which};
+use upstreams::running::Running;
+use upstreams::{declared, trial};
 
 /// The gateway, as far as an operator changes it.
 pub struct Control {
@@ -81,8 +85,14 @@ pub struct Control {
     tasks: Tasks,
     /// One change at a time.
     changing: Mutex<Applied>,
-    /// What the published keys are made of.
+    /// What the published keys are made of. Locked after `running`, where both are.
     known_keys: std::sync::Mutex<keys::KnownKeys>,
+    /// What the published upstreams are made of.
+    running: std::sync::Mutex<Running>,
+    /// Upstreams that are being tried.
+    trials: Arc<Semaphore>,
+    /// Whether each upstream was tried once, at some time.
+    has_tried: AtomicBool,
     /// What operators did about policies on other gateways.
     asked: follow::Asked,
     /// Whether what is published may be out of date.
@@ -138,18 +148,23 @@ impl Control {
         let lender = Arc::<Later>::default();
         let depot = Depot::new(outbound.clone(), &config.data_dir);
         let pulled = pull(&depot, &config.policy).await;
-        let first = Loading { counters: counters.clone(), pulled, ..Loading::first(&config, &engine) };
+        trial::tidy_up(&config.data_dir).await;
+        let nothing = AllDeclared::new();
+        let around = Surroundings::of(&config);
+        let mut running = Running::new(&config, declared::read((&store, &vault), &around, &nothing, Which::All).await?);
+        let in_force = running.settings();
+        let upstreams = in_force.clone();
+        let first = Loading { counters: counters.clone(), pulled, upstreams, ..Loading::first(&config, &engine) };
         let policies = Arc::new(load(first).await?.policies);
         let (stored, at) = stored_keys::all_at(&store).await?;
         for name in file_keys::settle(&store, &config.keys, &stored).await? {
             tracing::warn!(key = %name, "the file has another key of this name, or none: what was granted in its name is revoked");
         }
-        let for_all = keys::upstreams_for_all(&config);
+        let for_all = keys::upstreams_for_all(&in_force);
         let known_keys = keys::KnownKeys { file: config.keys.clone(), stored, at, for_all };
         let keys = known_keys.ring();
         let tasks = tasks.clone();
-        let upstreams: BTreeMap<_, _> = config
-            .upstreams
+        let upstreams: BTreeMap<_, _> = in_force
             .iter()
             .map(|upstream| (upstream.name.clone(), start_upstream(upstream, (&outbound, &lender), &config, &tasks)))
             .collect();
@@ -183,6 +198,9 @@ impl Control {
             tasks,
             changing: Mutex::new(Applied { policies: began }),
             known_keys: std::sync::Mutex::new(known_keys),
+            running: std::sync::Mutex::new(running),
+            trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
+            has_tried: AtomicBool::new(false),
             asked: watch::Sender::new(None),
             freshness,
             counters,
@@ -209,6 +227,7 @@ impl Control {
             Box::pin(async move {
                 if let (Some(control), Some(upstream)) = (control.upgrade(), upstream.upgrade()) {
                     control.know_pins(&upstream).await;
+                    control.arrive(&upstream);
                     control.publish(|new| new.catalog = catalog_of(&new.upstreams, &control.pinned));
                 }
             })
@@ -258,11 +277,16 @@ impl Control {
         self.store.is_reachable() && !self.is_stale() && self.has_tried_upstreams()
     }
 
-    /// Whether each upstream has been tried once.
+    /// Whether each upstream has been tried once. Those that are added later keep nobody from using the others.
     pub fn has_tried_upstreams(&self) -> bool {
         let snapshot = self.snapshot.load();
         let is_tried = |upstream: &Arc<Upstream>| *upstream.health() != crate::upstream::Health::Starting;
-        snapshot.upstreams.values().all(is_tried)
+        if self.has_tried.load(Ordering::Relaxed) {
+            return true;
+        }
+        let have_all = snapshot.upstreams.values().all(is_tried);
+        self.has_tried.fetch_or(have_all, Ordering::Relaxed);
+        have_all
     }
 }
 
@@ -341,14 +365,20 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
 }
 
 impl Control {
-    /// Loads the policies of `config`, with what is compiled already and what was decided last.
-    async fn load_policies(&self, config: &Config, generation: u64) -> Result<Published, BuildError> {
+    /// Loads the policies of `config` beside these upstreams, with what is compiled already and what was decided last.
+    async fn load_policies(
+        &self,
+        config: &Config,
+        upstreams: Vec<config::Upstream>,
+        generation: u64,
+    ) -> Result<Published, BuildError> {
         let kept = self.generations();
         load(Loading {
             counters: self.counters.clone(),
             pulled: pull(&self.depot, &config.policy).await,
             previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
             recorded: self.recorded(config.policy.replay).await,
+            upstreams,
             generation,
             ..Loading::first(config, &self.engine)
         })

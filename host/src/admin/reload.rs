@@ -14,33 +14,26 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::rollback::Cause;
-use super::{BuildError, Control, catalog_of, start_upstream, watched_files};
+use super::upstreams::declared::Which;
+use super::upstreams::running::settings_with;
+use super::{BuildError, Control, watched_files};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::config::{self, Auth, Config, Mistakes};
 use crate::env::Timestamp;
 use crate::identity::key::{Standing, VirtualKey};
 use crate::ids::{ClientId, KeyName, Principal, UpstreamName};
-use crate::pipeline::Upstreams;
 use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
 use crate::store::revocations::{self, Whose};
 use crate::store::{audit as trail, file_keys, keys as stored_keys};
-use crate::upstream::Upstream;
 
 /// Changes that come in one burst are read once.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Files are looked at this often even where no change is announced, as on network file systems.
 const POLL: Duration = Duration::from_secs(5);
-/// What removed upstreams get to end.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How often upstreams that are no longer used are looked at.
-const RETIRE_POLL: Duration = Duration::from_millis(100);
 
 /// How the last reload went.
 #[derive(Clone, Debug)]
@@ -172,9 +165,10 @@ impl Control {
         }
         warn_of_strangers(&running.auth, &config.auth);
         warn_of_insecure(Some(&running), &config);
-        let snapshot = self.snapshot.load_full();
+        let declared = self.read_declared(&config, Which::All).await.map_err(BuildError::Store)?;
+        let upstreams = settings_with(&config, &declared.0);
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let published = self.load_policies(&config, generation).await?;
+        let published = self.load_policies(&config, upstreams, generation).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
         // The last things that may refuse the new configuration. What cannot be revoked stays in force.
@@ -183,31 +177,17 @@ impl Control {
         revocations::revoke_each(&self.store, revoked, actor).await.map_err(BuildError::Store)?;
         file_keys::remember(&self.store, &config.keys).await.map_err(BuildError::Store)?;
 
-        let mut upstreams = BTreeMap::new();
-        for settings in &config.upstreams {
-            let kept =
-                snapshot.upstreams.get(&settings.name).filter(|upstream| upstream.settings() == settings).cloned();
-            let upstream = kept.unwrap_or_else(|| {
-                let started = start_upstream(settings, (&self.outbound, &self.lender), &config, &self.tasks);
-                self.keep_synced(started.clone());
-                started
+        self.publish_reloaded(&config, declared, |upstreams| {
+            self.publish_with_keys(Some(&config), stored, at, |new| {
+                new.auth = config.auth.clone();
+                new.policies = policies.clone();
+                upstreams(new);
             });
-            upstreams.insert(settings.name.clone(), upstream);
-        }
-        let upstreams = Arc::new(upstreams);
-        self.publish_with_keys(Some(&config), stored, at, |new| {
-            new.auth = config.auth.clone();
-            new.policies = policies.clone();
-            new.upstreams = upstreams.clone();
-            new.catalog = catalog_of(&upstreams, &self.pinned);
         });
         self.came_into_force(policies, actor, Cause::Reload);
         self.depot.keep_only(config.policy.references()).await;
         self.config.store(Arc::new(config));
         seen.retain(|path, _| watched.contains(path));
-        let old = snapshot.upstreams.clone();
-        drop(snapshot);
-        self.tasks.spawn(retire(old, upstreams, self.tasks.stopping().clone()));
         Ok((generation, published.changes.map(Arc::new)))
     }
 
@@ -278,23 +258,6 @@ fn no_longer_granted(running: &Config, new: &Config, stored: &[VirtualKey]) -> V
     let clients = running.auth.clients.known.iter().map(|known| &known.client.id).filter(|id| !known.contains(id));
     let of_client = |id: &ClientId| (Whose::Client(id.clone()), RevocationReason::ClientDeleted);
     changed.map(of_key).chain(clients.map(of_client)).collect()
-}
-
-/// Ends the upstreams that are not among the new ones, once no request can still be using them.
-async fn retire(old: Arc<Upstreams>, new: Arc<Upstreams>, stopping: CancellationToken) {
-    let gone = |(name, upstream): (&UpstreamName, &Arc<Upstream>)| {
-        let kept = new.get(name).is_some_and(|kept| Arc::ptr_eq(kept, upstream));
-        (!kept).then(|| upstream.clone())
-    };
-    let gone: Vec<Arc<Upstream>> = old.iter().filter_map(gone).collect();
-    let longest_call = gone.iter().map(|upstream| upstream.settings().call_timeout).max().unwrap_or_default();
-    let until = Instant::now() + longest_call;
-    while Arc::strong_count(&old) > 1 && Instant::now() < until && !stopping.is_cancelled() {
-        tokio::time::sleep(RETIRE_POLL).await;
-    }
-    for upstream in gone {
-        upstream.stop(REMOVAL_PATIENCE).await;
-    }
 }
 
 /// Who opens the gateway to callers without a credential is told so.

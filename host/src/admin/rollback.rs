@@ -157,8 +157,11 @@ impl Control {
     /// The number of the new generation that has the policies of an earlier one.
     fn put_into_force_again(&self, target: &Generation, actor: Actor) -> u64 {
         let number = self.generation.load(Ordering::Relaxed) + 1;
-        let policies = Arc::new(target.policies.again(&self.config.load().upstreams, number));
+        // Within the lock, so that no other upstreams come into force meanwhile.
+        let mut running = self.running();
+        let policies = Arc::new(target.policies.again(&running.settings(), number));
         self.publish(|new| new.policies = policies.clone());
+        drop(running);
         self.came_into_force(policies, actor, Cause::Rollback { to: target.number });
         tracing::warn!(
             generation = number,

@@ -4,74 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Subcommand;
 use http::Method;
 use serde_json::Value;
 
-use super::{WithConfig, import, load, on_runtime, print};
-use crate::outbound::ask_socket_patiently;
-
-#[derive(Subcommand)]
-pub(super) enum UpstreamCommand {
-    /// List the upstreams of the running gateway and their health.
-    List(WithConfig),
-    /// Have an upstream's tools read again.
-    Refresh {
-        name: String,
-        #[command(flatten)]
-        with: WithConfig,
-    },
-    /// Print a link that connects an upstream for the gateway itself: for its list of tools, or for everybody where all share
-    /// one connection. It opens once, within 15 minutes.
-    Connect {
-        name: String,
-        #[command(flatten)]
-        with: WithConfig,
-    },
-    /// Turn the `mcpServers` JSON of an MCP client into sections of a configuration file.
-    ///
-    /// Prints the sections, or appends them to a file with --into. Secrets go to files of their own, beside it.
-    Import {
-        /// The client's JSON file, such as claude_desktop_config.json, .cursor/mcp.json or .vscode/mcp.json.
-        file: PathBuf,
-        /// The configuration file to append to.
-        #[arg(long, value_name = "FILE")]
-        into: Option<PathBuf>,
-    },
-}
-
-impl UpstreamCommand {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        match self {
-            Self::List(with) => {
-                let answer = ask(&with, Method::GET, "/api/v1/upstreams", None)?;
-                let row = |upstream: &Value| {
-                    let tools = upstream["tools"].as_u64().map_or_else(|| "-".to_owned(), |tools| tools.to_string());
-                    let cell = |name: &str| text(&upstream[name]).to_owned();
-                    vec![
-                        cell("name"),
-                        text(&upstream["transport"]["kind"]).to_owned(),
-                        cell("state"),
-                        tools,
-                        cell("reason"),
-                    ]
-                };
-                let rows = answer["upstreams"].as_array().into_iter().flatten().map(row);
-                print(&table(&["NAME", "TRANSPORT", "STATE", "TOOLS", "REASON"], rows))
-            }
-            Self::Refresh { name, with } => {
-                ask(&with, Method::POST, &format!("/api/v1/upstreams/{}/refresh", segment(&name)?), None)?;
-                print(&format!("the tools of {name} are being read"))
-            }
-            Self::Connect { name, with } => {
-                let path = format!("/api/v1/upstreams/{}/connect", segment(&name)?);
-                let link = ask(&with, Method::POST, &path, None)?;
-                print(text(&link["url"]))
-            }
-            Self::Import { file, into } => import::run(&file, into.as_deref()),
-        }
-    }
-}
+use super::{WithConfig, load, on_runtime, print};
+use crate::outbound::ask_socket_if;
 
 #[derive(clap::Args)]
 pub(super) struct Decisions {
@@ -165,6 +102,17 @@ pub(super) fn ask(with: &WithConfig, method: Method, path: &str, body: Option<Va
     Running::of(with)?.ask(method, path, body)
 }
 
+/// Asks the running gateway for what is done only if a thing still has this revision.
+pub(super) fn ask_if(
+    with: &WithConfig,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+    revision: u64,
+) -> anyhow::Result<Value> {
+    Running::of(with)?.ask_if(method, path, body, Some(&format!("\"{revision}\"")))
+}
+
 /// Asks the running gateway for what may take minutes.
 pub(super) fn ask_patiently(with: &WithConfig, path: &str, patience: Duration) -> anyhow::Result<Value> {
     Running { patience, ..Running::of(with)? }.ask(Method::GET, path, None)
@@ -186,9 +134,13 @@ impl Running {
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        self.ask_if(method, path, body, None)
+    }
+
+    fn ask_if(&self, method: Method, path: &str, body: Option<Value>, if_match: Option<&str>) -> anyhow::Result<Value> {
         let (status, answer) = on_runtime(async {
             let body = body.map(|body| body.to_string());
-            let answer = ask_socket_patiently(&self.socket, method, path, body, self.patience).await;
+            let answer = ask_socket_if(&self.socket, method, path, body, if_match, self.patience).await;
             answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", self.socket.display()))
         })?;
         let answer: Value = if answer.is_empty() {
@@ -197,10 +149,27 @@ impl Running {
             serde_json::from_slice(&answer).context("the gateway's answer is not JSON")?
         };
         if !status.is_success() {
-            bail!("{}", answer["detail"].as_str().unwrap_or("the gateway refused"));
+            bail!("{}", refusal(&answer));
         }
         Ok(answer)
     }
+}
+
+/// What a problem document says to a person: at which stage something failed, and each mistake with its setting.
+fn refusal(problem: &Value) -> String {
+    let mistakes: Vec<String> = problem["mistakes"].as_array().into_iter().flatten().map(mistake).collect();
+    let detail = problem["detail"].as_str().unwrap_or("the gateway refused");
+    match (mistakes.is_empty(), problem["stage"].as_str()) {
+        (false, _) => mistakes.join("\n"),
+        (true, Some(stage)) => format!("{stage}: {detail}"),
+        (true, None) => detail.to_owned(),
+    }
+}
+
+/// A mistake in a definition, on a line or two. Its text names the setting.
+pub(super) fn mistake(mistake: &Value) -> String {
+    let hint = mistake["hint"].as_str().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+    format!("{}{hint}", text(&mistake["message"]))
 }
 
 /// The path of a list with these filters in its query.
@@ -257,12 +226,23 @@ pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> S
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn columns_are_as_wide_as_they_need_to_be() {
         let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["häh".to_owned(), String::new()]];
         assert_eq!(table(&["N", "M"], rows.into_iter()), "N    M\na    long\nhäh");
+    }
+
+    #[test]
+    fn a_refusal_tells_each_mistake_or_the_stage() {
+        let mistakes = json!([{ "field": "url", "message": "url is no URL", "hint": "write one" }, { "field": null, "message": "x" }]);
+        let told = refusal(&json!({ "detail": "d", "stage": "settings", "mistakes": mistakes }));
+        assert_eq!(told, "url is no URL\n  hint: write one\nx");
+        assert_eq!(refusal(&json!({ "detail": "nobody is there", "stage": "reach" })), "reach: nobody is there");
+        assert_eq!(refusal(&json!({ "detail": "no" })), "no");
     }
 
     #[test]

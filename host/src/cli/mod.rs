@@ -32,6 +32,7 @@ mod policy;
 mod quickstart;
 mod signing_key;
 mod store;
+mod upstream;
 mod user;
 mod vault;
 
@@ -65,9 +66,9 @@ enum Command {
     /// Show or reload what the running gateway has, and look at policy modules.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Look after MCP servers behind the gateway.
+    /// Look after MCP servers behind the gateway: declare, change, try and remove them.
     #[command(subcommand)]
-    Upstream(admin::UpstreamCommand),
+    Upstream(upstream::UpstreamCommand),
     /// Decide what policies want somebody to agree to.
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),

@@ -1,9 +1,9 @@
 //! The configuration, resolved: every value checked, every default filled in, every secret fetched.
 //!
 //! In two stages: [`raw`] is what the file says, with unknown keys refused; [`resolve`] turns it into the sections
-//! below, and explains every mistake with its line ([`Mistakes`]). [`import`] writes sections of such a file. Behind
-//! this module there are no raw strings for things with rules. Each subsystem is handed its own section and nothing
-//! else.
+//! below, and explains every mistake with its line ([`Mistakes`]). [`import`] writes sections of such a file, and
+//! [`definition`] reads upstreams that are declared elsewhere by the same rules. Behind this module there are no raw strings
+//! for things with rules. Each subsystem is handed its own section and nothing else.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::outbound::{Tls, Trusted};
 use crate::secret::{Digest, Plaintext};
 
 pub mod auth;
+pub mod definition;
 pub mod import;
 pub mod raw;
 pub mod resolve;

@@ -1,8 +1,10 @@
-//! Secrets by reference: `env:NAME` and `file:PATH`, and the rule which settings must be references.
+//! Secrets by reference: `env:NAME`, `file:PATH` and, for upstreams of the store, `sealed:ID`; and the rule which settings
+//! must be references.
 //!
 //! The one place of the configuration that holds secrets in the clear. A fault names the reference, never what it
 //! leads to.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -18,6 +20,8 @@ pub(super) struct Secrets<'a> {
     /// What file references are relative to.
     pub base_dir: &'a Path,
     pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// What the vault keeps for an upstream of the store, by id. A file has none.
+    pub sealed: Option<&'a BTreeMap<String, Plaintext>>,
 }
 
 /// Where one secret is.
@@ -25,13 +29,15 @@ pub(super) struct Secrets<'a> {
 pub(super) enum Reference<'a> {
     Environment(&'a str),
     File(&'a str),
+    Sealed(&'a str),
 }
 
 impl<'a> Reference<'a> {
     /// `None` where the text is no reference.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let variable = text.strip_prefix("env:").map(Self::Environment);
-        variable.or_else(|| text.strip_prefix("file:").map(Self::File))
+        let file = || text.strip_prefix("file:").map(Self::File);
+        variable.or_else(file).or_else(|| text.strip_prefix("sealed:").map(Self::Sealed))
     }
 
     /// A header's credential: a reference, perhaps after an authentication scheme as in `Bearer env:TOKEN`.
@@ -51,7 +57,16 @@ impl Secrets<'_> {
         match reference {
             Reference::Environment(name) => self.in_environment(name),
             Reference::File(path) => self.in_file(path),
+            Reference::Sealed(id) => self.in_vault(id),
         }
+    }
+
+    fn in_vault(&self, id: &str) -> Checked<Plaintext> {
+        let Some(sealed) = self.sealed else {
+            let fault = Fault::new("refers to a sealed secret, which only upstreams of the store have");
+            return Err(fault.hint("write \"env:NAME\" or \"file:PATH\""));
+        };
+        sealed.get(id).cloned().ok_or_else(|| Fault::new("refers to a sealed secret that cannot be opened"))
     }
 
     fn in_environment(&self, name: &str) -> Checked<Plaintext> {
@@ -160,6 +175,7 @@ mod tests {
             ("env:A", Some((None, Reference::Environment("A")))),
             ("file:a b", Some((None, Reference::File("a b")))),
             ("Bearer env:A", Some((Some("Bearer"), Reference::Environment("A")))),
+            ("sealed:a", Some((None, Reference::Sealed("a")))),
             ("Bearer  env:A", None),
             ("Bearer abc", None),
             ("Bearer: env:A", None),
@@ -189,7 +205,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        let secrets = Secrets { base_dir: dir.path(), environment: &environment };
+        let secrets = Secrets { base_dir: dir.path(), environment: &environment, sealed: None };
         for (reference, expected) in [
             ("env:SET", Ok("secret")),
             ("env:EMPTY", Err("refers to the environment variable EMPTY, which is empty")),
@@ -205,6 +221,7 @@ mod tests {
             ("file:none", Err("refers to the file \"none\", which does not exist")),
             ("file:.", Err("refers to the file \".\", which is not a regular file")),
             ("file:", Err("does not name a file")),
+            ("sealed:x", Err("refers to a sealed secret, which only upstreams of the store have")),
         ] {
             let fetched = secrets.fetch(Reference::parse(reference).unwrap());
             let fetched = fetched.as_ref().map(Plaintext::expose).map_err(|fault| fault.message.as_str());

@@ -232,6 +232,7 @@ impl Gateway {
         self.background.spawn(follower.run(followers, self.background.stopping().clone()));
         connections.keeper.start();
         self.background.spawn(control.clone().follow_policies());
+        self.background.spawn(control.clone().mend_upstreams());
         self.background.spawn(control.clone().reconcile(sweeping.clone()));
 
         let (shadows, runner) = policy::shadows();

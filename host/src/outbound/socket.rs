@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, IF_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -35,12 +35,27 @@ pub async fn ask_socket_patiently(
     body: Option<String>,
     patience: Duration,
 ) -> Result<(StatusCode, Bytes), OutboundError> {
+    ask_socket_if(socket, method, path, body, None, patience).await
+}
+
+/// The same for what is done only if it has the entity tag `if_match`, if there is one.
+pub async fn ask_socket_if(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<String>,
+    if_match: Option<&str>,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), OutboundError> {
     let broken = |error: hyper::Error| OutboundError::Broken(error.into());
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
     if body.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(tag) = if_match {
+        request = request.header(IF_MATCH, tag);
     }
     let request = request
         .body(Full::new(Bytes::from(body.unwrap_or_default())))

@@ -73,6 +73,22 @@ impl PolicySet {
         Self::with((self.when_all_abstain, self.sets.clone(), self.record), bindings, upstreams, generation)
     }
 
+    /// The same generation of the same policies beside other upstreams. How they have fared stays known.
+    pub fn beside(&self, upstreams: &[Upstream]) -> Self {
+        let bindings = self.bindings.iter().map(BoundPolicy::same).collect();
+        let rules = (self.when_all_abstain, self.sets.clone(), self.record);
+        Self::with(rules, bindings, upstreams, self.generation)
+    }
+
+    /// Whether it knows these upstreams and no others, with what the operator says of them.
+    pub fn knows(&self, upstreams: &[Upstream]) -> bool {
+        let is_known = |upstream: &Upstream| {
+            let known = self.upstreams.get(&upstream.name);
+            known.is_some_and(|known| known.trust == upstream.trust && known.labels == upstream.labels)
+        };
+        self.upstreams.len() == upstreams.len() && upstreams.iter().all(is_known)
+    }
+
     fn with(
         (when_all_abstain, sets, record): (WhenAllAbstain, Arc<Sets>, bool),
         bindings: Vec<BoundPolicy>,
@@ -196,8 +212,8 @@ pub struct BoundPolicy {
     /// They outlive this set, as long as the next one has a binding of the same name.
     pub(super) counters: BindingCounters,
     notices: Notices,
-    health: Health,
-    shadow: ShadowTally,
+    health: Arc<Health>,
+    shadow: Arc<ShadowTally>,
 }
 
 /// What was found out about a binding when it was made.
@@ -234,22 +250,27 @@ impl BoundPolicy {
             prepared,
             counters,
             notices,
-            health: Health::default(),
-            shadow: ShadowTally::default(),
+            health: Arc::default(),
+            shadow: Arc::default(),
         }
     }
 
     fn again(&self) -> Self {
+        let prepared = self.prepared.anew();
+        Self { prepared, health: Arc::default(), shadow: Arc::default(), ..self.same() }
+    }
+
+    fn same(&self) -> Self {
         Self {
             binding: self.binding.clone(),
             name: self.name.clone(),
             module: self.module.clone(),
             module_name: self.module_name.clone(),
-            prepared: self.prepared.anew(),
+            prepared: self.prepared.clone(),
             counters: self.counters.clone(),
             notices: self.notices.clone(),
-            health: Health::default(),
-            shadow: ShadowTally::default(),
+            health: self.health.clone(),
+            shadow: self.shadow.clone(),
         }
     }
 

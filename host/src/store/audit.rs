@@ -111,70 +111,251 @@ pub(super) enum ActorRecord {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum EventRecord {
-    GatewayStarted { version: String },
+    GatewayStarted {
+        version: String,
+    },
     GatewayStopped {},
-    KeyCreated { name: String },
-    KeyEnabled { name: String },
-    KeyDisabled { name: String },
-    KeyDeleted { name: String },
-    KeyChanged { name: String, field: String, from: Option<String>, to: Option<String> },
-    KeyRotated { name: String, earlier_until_ms: Option<u64>, ended_earlier: bool },
-    KeyEarlierEnded { name: String },
-    PoliciesReloaded { generation: u64 },
-    PolicyReloadRefused { reason: String },
-    PoliciesRolledBack { generation: u64, to: u64 },
+    KeyCreated {
+        name: String,
+    },
+    KeyEnabled {
+        name: String,
+    },
+    KeyDisabled {
+        name: String,
+    },
+    KeyDeleted {
+        name: String,
+    },
+    KeyChanged {
+        name: String,
+        field: String,
+        from: Option<String>,
+        to: Option<String>,
+    },
+    KeyRotated {
+        name: String,
+        earlier_until_ms: Option<u64>,
+        ended_earlier: bool,
+    },
+    KeyEarlierEnded {
+        name: String,
+    },
+    PoliciesReloaded {
+        generation: u64,
+    },
+    PolicyReloadRefused {
+        reason: String,
+    },
+    PoliciesRolledBack {
+        generation: u64,
+        to: u64,
+    },
     ApprovalGiven(RulingRecord),
     ApprovalRefused(RulingRecord),
-    PinsAdopted { upstream: String, tools: u64 },
-    PinAccepted { upstream: String, tool: String, digest: String },
-    PinsAccepted { upstream: String, tools: u64 },
-    RecordingRead { decision: String },
-    RecordingsRead { policy: Option<String>, hook: Option<String>, questions: u64 },
+    PinsAdopted {
+        upstream: String,
+        tools: u64,
+    },
+    PinAccepted {
+        upstream: String,
+        tool: String,
+        digest: String,
+    },
+    PinsAccepted {
+        upstream: String,
+        tools: u64,
+    },
+    RecordingRead {
+        decision: String,
+    },
+    RecordingsRead {
+        policy: Option<String>,
+        hook: Option<String>,
+        questions: u64,
+    },
     BackupTaken {},
-    BackupRestored { taken_ms: u64, rows: u64, digest: String, epoch: u64 },
-    VaultInitialized { deployment: String, kek: String },
-    VaultKekRotated { from: Option<String>, to: String },
-    VaultRewrapped { to: String, keys: u64 },
-    VaultShredded { owner: String },
-    VaultRecordRefused { owner: String, table: String, key: String, field: String, reason: String },
-    PinsForgotten { upstream: String, tools: u64 },
-    PoliciesNotFollowed { reason: String },
-    UserCreated { user: String, role: String, status: String },
-    UserChanged { user: String, field: String, from: Option<String>, to: Option<String> },
-    UserDeleted { user: String, name: String },
-    IdentityLinked { user: String, issuer: String, subject: String },
-    IdentityUnlinked { user: String, issuer: String, subject: String },
-    SignedIn { user: String, session: String, method: String },
-    SessionRenewed { user: String, session: String },
-    SignedOut { user: String, sessions: u64 },
+    BackupRestored {
+        taken_ms: u64,
+        rows: u64,
+        digest: String,
+        epoch: u64,
+    },
+    VaultInitialized {
+        deployment: String,
+        kek: String,
+    },
+    VaultKekRotated {
+        from: Option<String>,
+        to: String,
+    },
+    VaultRewrapped {
+        to: String,
+        keys: u64,
+    },
+    VaultShredded {
+        owner: String,
+    },
+    VaultRecordRefused {
+        owner: String,
+        table: String,
+        key: String,
+        field: String,
+        reason: String,
+    },
+    PinsForgotten {
+        upstream: String,
+        tools: u64,
+    },
+    PoliciesNotFollowed {
+        reason: String,
+    },
+    UserCreated {
+        user: String,
+        role: String,
+        status: String,
+    },
+    UserChanged {
+        user: String,
+        field: String,
+        from: Option<String>,
+        to: Option<String>,
+    },
+    UserDeleted {
+        user: String,
+        name: String,
+    },
+    IdentityLinked {
+        user: String,
+        issuer: String,
+        subject: String,
+    },
+    IdentityUnlinked {
+        user: String,
+        issuer: String,
+        subject: String,
+    },
+    SignedIn {
+        user: String,
+        session: String,
+        method: String,
+    },
+    SessionRenewed {
+        user: String,
+        session: String,
+    },
+    SignedOut {
+        user: String,
+        sessions: u64,
+    },
     EverybodySignedOut {},
-    ApiTokenCreated { token: String, user: String, name: String, role: String },
-    ApiTokenRevoked { token: String, user: String },
-    ConnectionStored { holder: String, upstream: String, kind: String },
-    ConnectionFailed { holder: String, upstream: String, reason: String },
-    ConnectionOrphaned { holder: String, upstream: String },
-    ConnectionReactivated { holder: String, upstream: String },
-    ConnectionEnded { holder: String, upstream: String, why: String },
-    TokensRevoked { holder: String, upstream: String },
-    TokensNotRevoked { holder: String, upstream: String, attempts: u64 },
-    FlowRefused { holder: String, upstream: String, check: String },
-    UpstreamDeclared { upstream: String, revision: u64 },
-    UpstreamChanged { upstream: String, revision: u64, enabled: bool },
-    UpstreamWithdrawn { upstream: String },
-    ClientRegistered { client: String, by: String, evicted: u64 },
-    ClientUpdated { client: String },
-    ClientDeleted { client: String },
+    ApiTokenCreated {
+        token: String,
+        user: String,
+        name: String,
+        role: String,
+    },
+    ApiTokenRevoked {
+        token: String,
+        user: String,
+    },
+    ConnectionStored {
+        holder: String,
+        upstream: String,
+        kind: String,
+    },
+    ConnectionFailed {
+        holder: String,
+        upstream: String,
+        reason: String,
+    },
+    ConnectionOrphaned {
+        holder: String,
+        upstream: String,
+    },
+    ConnectionReactivated {
+        holder: String,
+        upstream: String,
+    },
+    ConnectionEnded {
+        holder: String,
+        upstream: String,
+        why: String,
+    },
+    TokensRevoked {
+        holder: String,
+        upstream: String,
+    },
+    TokensNotRevoked {
+        holder: String,
+        upstream: String,
+        attempts: u64,
+    },
+    FlowRefused {
+        holder: String,
+        upstream: String,
+        check: String,
+    },
+    UpstreamDeclared {
+        upstream: String,
+        revision: u64,
+        #[serde(default)]
+        unchecked: bool,
+    },
+    UpstreamChanged {
+        upstream: String,
+        revision: u64,
+        enabled: bool,
+        #[serde(default)]
+        unchecked: bool,
+    },
+    UpstreamWithdrawn {
+        upstream: String,
+    },
+    ClientRegistered {
+        client: String,
+        by: String,
+        evicted: u64,
+    },
+    ClientUpdated {
+        client: String,
+    },
+    ClientDeleted {
+        client: String,
+    },
     ConsentGiven(PartyRecord),
-    ConsentRefused { client: String },
+    ConsentRefused {
+        client: String,
+    },
     ConsentForgotten(PartyRecord),
     CodeBurned(PartyRecord),
-    GrantIssued { grant: String, party: PartyRecord },
-    GrantRevoked { grant: String, party: PartyRecord, reason: String },
-    GrantsRevoked { of: String, reason: String },
-    TokenRevoked { grant: String },
-    RefreshReplayed { grant: String },
-    RefreshReuseRefused { grant: String },
-    SigningKeyChanged { key: String, algorithm: String, state: String },
+    GrantIssued {
+        grant: String,
+        party: PartyRecord,
+    },
+    GrantRevoked {
+        grant: String,
+        party: PartyRecord,
+        reason: String,
+    },
+    GrantsRevoked {
+        of: String,
+        reason: String,
+    },
+    TokenRevoked {
+        grant: String,
+    },
+    RefreshReplayed {
+        grant: String,
+    },
+    RefreshReuseRefused {
+        grant: String,
+    },
+    SigningKeyChanged {
+        key: String,
+        algorithm: String,
+        state: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -348,11 +529,12 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::FlowRefused { holder, upstream, check } => {
                 Self::FlowRefused { holder: text(holder), upstream: upstream.to_string(), check: text(check) }
             }
-            AuditEvent::UpstreamDeclared { upstream, revision } => {
-                Self::UpstreamDeclared { upstream: upstream.to_string(), revision: *revision }
+            AuditEvent::UpstreamDeclared { upstream, revision, unchecked } => {
+                Self::UpstreamDeclared { upstream: upstream.to_string(), revision: *revision, unchecked: *unchecked }
             }
-            AuditEvent::UpstreamChanged { upstream, revision, enabled } => {
-                Self::UpstreamChanged { upstream: upstream.to_string(), revision: *revision, enabled: *enabled }
+            AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked } => {
+                let (revision, enabled, unchecked) = (*revision, *enabled, *unchecked);
+                Self::UpstreamChanged { upstream: upstream.to_string(), revision, enabled, unchecked }
             }
             AuditEvent::UpstreamWithdrawn { upstream } => Self::UpstreamWithdrawn { upstream: upstream.to_string() },
             AuditEvent::VaultInitialized { deployment, kek } => {
@@ -531,11 +713,11 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::FlowRefused { holder, upstream: of, check } => {
                 Self::FlowRefused { holder, upstream: upstream(&of)?, check }
             }
-            EventRecord::UpstreamDeclared { upstream: of, revision } => {
-                Self::UpstreamDeclared { upstream: upstream(&of)?, revision }
+            EventRecord::UpstreamDeclared { upstream: of, revision, unchecked } => {
+                Self::UpstreamDeclared { upstream: upstream(&of)?, revision, unchecked }
             }
-            EventRecord::UpstreamChanged { upstream: of, revision, enabled } => {
-                Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled }
+            EventRecord::UpstreamChanged { upstream: of, revision, enabled, unchecked } => {
+                Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled, unchecked }
             }
             EventRecord::UpstreamWithdrawn { upstream: of } => Self::UpstreamWithdrawn { upstream: upstream(&of)? },
             EventRecord::VaultInitialized { deployment, kek } => {
@@ -737,8 +919,8 @@ mod tests {
                 upstream: upstream.clone(),
                 check: "check".to_owned(),
             },
-            AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7 },
-            AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true },
+            AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7, unchecked: true },
+            AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true, unchecked: false },
             AuditEvent::UpstreamWithdrawn { upstream: upstream.clone() },
         ]
         .into_iter()

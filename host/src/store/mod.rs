@@ -135,6 +135,7 @@ pub const SEALED: &[&dyn sealed::Sealing] = &[
     &connections::SEALED_REVOCATIONS,
     &flows::SEALED,
     &upstream_clients::SEALED,
+    &upstreams::SEALED,
 ];
 
 /// Where a store is kept.

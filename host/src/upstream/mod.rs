@@ -14,6 +14,7 @@ use ::http::{HeaderName, HeaderValue};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, UpstreamTransport};
@@ -40,6 +41,8 @@ mod personal;
 mod stdio;
 mod sync;
 mod trying;
+
+pub use trying::{Stage, Tried};
 
 use catalog::{Offer, Shelf};
 use credential::Own;
@@ -206,6 +209,13 @@ pub enum Health {
     },
 }
 
+/// Something that went wrong with an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub at: Instant,
+}
+
 /// An MCP server behind us, with its connections.
 pub struct Upstream {
     settings: config::Upstream,
@@ -218,6 +228,9 @@ pub struct Upstream {
     /// It lists nothing to whoever has no credential, as far as is known.
     is_closed: AtomicBool,
     personal: Option<Arc<Personal>>,
+    /// When its health was last of another kind.
+    since: ArcSwap<Instant>,
+    failure: ArcSwapOption<Failure>,
     signals: Signals,
     own: Arc<Own>,
     tasks: Tasks,
@@ -294,6 +307,8 @@ impl Upstream {
             health: ArcSwap::from_pointee(Health::Starting),
             is_closed: AtomicBool::new(false),
             personal,
+            since: ArcSwap::from_pointee(Instant::now()),
+            failure: ArcSwapOption::empty(),
             signals,
             own,
             tasks,
@@ -310,6 +325,16 @@ impl Upstream {
 
     pub fn health(&self) -> Arc<Health> {
         self.health.load_full()
+    }
+
+    /// How long it is up, down or starting.
+    pub fn since(&self) -> Instant {
+        **self.since.load()
+    }
+
+    /// What went wrong last, which may be over.
+    pub fn last_failure(&self) -> Option<Arc<Failure>> {
+        self.failure.load_full()
     }
 
     /// The credential that requests for `principal` need; `None` where it takes none but those of its configuration.

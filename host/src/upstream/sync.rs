@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::catalog::{
     Definition, Listed, Offer, SkillDefinition, TemplateDefinition, ToolDefinition, UnusableDefinition,
 };
 use super::credential::Own;
-use super::{Health, Upstream, UpstreamError};
+use super::{Failure, Health, Upstream, UpstreamError};
 use crate::config::UpstreamTransport;
 use crate::connection::lending::Withheld;
 use crate::ids::UpstreamName;
@@ -70,6 +72,10 @@ impl Upstream {
                 (Health::Down { .. }, Some(_)) => next_retry(&mut retry, LAST_RETRY),
                 (_, Some(_)) => next_retry(&mut retry, self.settings.sync_interval.max(LAST_RETRY)),
             };
+            if let Some(reason) = &trouble {
+                let failure = Failure { reason: reason.clone(), at: Instant::now() };
+                self.failure.store(Some(Arc::new(failure)));
+            }
             if let Some(reason) = trouble.as_deref().filter(|_| trouble != last_trouble) {
                 let upstream = &self.settings.name;
                 match &health {
@@ -152,8 +158,12 @@ impl Upstream {
 
     /// Takes note of its health. Whether it was another before.
     fn settle(&self, health: Health) -> bool {
-        let is_other = *self.health.load_full() != health;
+        let before = self.health.load_full();
+        let is_other = *before != health;
         if is_other {
+            if discriminant(&*before) != discriminant(&health) {
+                self.since.store(Arc::new(Instant::now()));
+            }
             self.health.store(Arc::new(health));
         }
         is_other

@@ -1,14 +1,16 @@
 //! An upstream tried once, with settings that are not in force: whether it can be reached, speaks MCP and lists what it
-//! offers with these headers. Nothing of it is kept.
+//! offers. Nothing of it is kept, and nothing is lent to it: settings that nobody has agreed to yet may lead anywhere.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stdio::NOT_STARTED;
 use super::sync::Seen;
 use super::{Upstream, UpstreamError};
-use crate::config::{self, UpstreamTransport};
+use crate::config::{self, UpstreamAuth, UpstreamTransport};
 use crate::connection::lending::Later;
+use crate::mcp::revision::About;
 use crate::outbound::Outbound;
 use crate::tasks::Tasks;
 
@@ -16,6 +18,45 @@ use crate::tasks::Tasks;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the end of its session is waited for.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Status of an upstream that wants to be shown a credential.
+const UNAUTHORIZED: u16 = 401;
+
+/// How far a trial came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Being connected to, or started.
+    Reach,
+    /// Saying what it is.
+    Speak,
+    /// Listing what it offers.
+    List,
+}
+
+impl Stage {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reach => "reach",
+            Self::Speak => "speak",
+            Self::List => "list",
+        }
+    }
+}
+
+/// What came of a trial.
+#[derive(Clone, Debug)]
+pub enum Tried {
+    Works {
+        tools: usize,
+        about: Arc<About>,
+    },
+    /// It answers those alone who show a credential of the kind that its settings say people have.
+    WantsCredential,
+    Failed {
+        stage: Stage,
+        reason: String,
+    },
+}
 
 impl Upstream {
     /// Reads all lists of the upstream that these settings lead to, over HTTP.
@@ -32,19 +73,109 @@ impl Upstream {
             return Err(UpstreamError::Unsupported { what: "to be tried with other headers" });
         }
         // No process is started, which is what the directory would be for.
-        let lender = Arc::new(Later::default());
-        let upstream = Self::start(settings, (outbound, lender), limits, Path::new("."), tasks);
-        // Whoever gives up waiting for this ends it, too.
-        let _ends = upstream.tasks.stopping().clone().drop_guard();
-        let seen = tokio::time::timeout(PATIENCE, upstream.see()).await;
-        upstream.stop(GOODBYE).await;
-        match seen {
-            Ok(Ok(Seen { trouble: None, .. })) => Ok(()),
-            Ok(Ok(Seen { trouble: Some(_), .. })) => {
+        let (_, seen) = see_once(settings, outbound, limits, Path::new("."), tasks).await;
+        match seen? {
+            Seen { trouble: None, .. } => Ok(()),
+            Seen { trouble: Some(_), .. } => {
                 Err(UpstreamError::Protocol { what: "some of what it offers cannot be read" })
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(UpstreamError::TimedOut { after: PATIENCE }),
         }
+    }
+
+    /// Tries what these settings lead to as nobody in particular, a program with a home below `dir`: how far that comes.
+    pub async fn try_out(
+        settings: config::Upstream,
+        outbound: &Outbound,
+        limits: &config::Limits,
+        dir: &Path,
+        tasks: &Tasks,
+    ) -> Tried {
+        let wants = settings.auth != UpstreamAuth::None;
+        let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
+        let settings = config::Upstream { auth: UpstreamAuth::None, ..settings };
+        let (about, seen) = see_once(settings, outbound, limits, dir, tasks).await;
+        match (seen, about) {
+            (Ok(Seen { offer, trouble: None, .. }), Some(about)) => Tried::Works { tools: offer.tools.len(), about },
+            (Ok(Seen { trouble, .. }), _) => {
+                let reason = trouble.unwrap_or_else(|| "it was gone before it was seen".to_owned());
+                Tried::Failed { stage: Stage::List, reason }
+            }
+            (Err(UpstreamError::Status { status: UNAUTHORIZED }), _) if wants => Tried::WantsCredential,
+            (Err(error), Some(_)) => Tried::Failed { stage: Stage::List, reason: error.to_string() },
+            (Err(error), None) => Tried::Failed { stage: stage(&error, is_program), reason: error.to_string() },
+        }
+    }
+}
+
+/// Where it stands with an upstream that did not say what it is.
+fn stage(error: &UpstreamError, is_program: bool) -> Stage {
+    match error {
+        // A program that came to be and ended before it said anything was reached.
+        UpstreamError::Unreachable { reason } if is_program && !reason.starts_with(NOT_STARTED) => Stage::Speak,
+        UpstreamError::Unreachable { .. } => Stage::Reach,
+        UpstreamError::Died
+        | UpstreamError::TimedOut { .. }
+        | UpstreamError::Status { .. }
+        | UpstreamError::TooLarge { .. }
+        | UpstreamError::Protocol { .. }
+        | UpstreamError::Unsupported { .. }
+        | UpstreamError::NoResource
+        | UpstreamError::Busy
+        | UpstreamError::Cancelled
+        | UpstreamError::Rejected { .. }
+        | UpstreamError::Withheld(_) => Stage::Speak,
+    }
+}
+
+/// Reads what an upstream offers once, and ends it. What it says of itself, as far as it came to that.
+async fn see_once(
+    settings: config::Upstream,
+    outbound: &Outbound,
+    limits: &config::Limits,
+    dir: &Path,
+    tasks: &Tasks,
+) -> (Option<Arc<About>>, Result<Seen, UpstreamError>) {
+    let lender = Arc::new(Later::default());
+    let upstream = Upstream::start(settings, (outbound, lender), limits, dir, tasks);
+    // Whoever gives up waiting for this ends it, too.
+    let _ends = upstream.tasks.stopping().clone().drop_guard();
+    let seen = tokio::time::timeout(PATIENCE, upstream.see()).await;
+    let about = upstream.known_about();
+    upstream.stop(GOODBYE).await;
+    (about, seen.unwrap_or(Err(UpstreamError::TimedOut { after: PATIENCE })))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::env::Env;
+
+    async fn tried(text: &str) -> Tried {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config::parse(text, dir.path(), &|_: &str| None, Env::system().now()).unwrap();
+        let (tasks, settings) = (Tasks::new(), config.upstreams[0].clone());
+        let tried = Upstream::try_out(settings, &Outbound::new(), &config.limits, dir.path(), &tasks).await;
+        assert!(tasks.stop(Duration::from_secs(5)).await, "nothing is left of it");
+        tried
+    }
+
+    fn failed_at(tried: &Tried) -> Option<Stage> {
+        match tried {
+            Tried::Failed { stage, .. } => Some(*stage),
+            Tried::Works { .. } | Tried::WantsCredential => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trial_says_how_far_it_came() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let none = tried(&format!("[upstreams.a]\nurl = 'http://{nobody}/mcp'\n")).await;
+        assert_eq!(failed_at(&none), Some(Stage::Reach), "{none:?}");
+        let none = tried("[upstreams.a]\ncommand = ['/there/is/no/such/program']\n").await;
+        assert_eq!(failed_at(&none), Some(Stage::Reach), "{none:?}");
+        let other = tried("[upstreams.a]\ncommand = ['true']\n").await;
+        assert_eq!(failed_at(&other), Some(Stage::Speak), "{other:?}");
     }
 }

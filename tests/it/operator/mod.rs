@@ -17,6 +17,7 @@ mod recordings;
 mod replicas;
 mod signing_keys;
 mod store;
+mod upstreams;
 mod users;
 
 /// An operator at the TCP listener of the admin API, with the operator token.

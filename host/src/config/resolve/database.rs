@@ -29,7 +29,7 @@ impl StoreUrl {
     /// # Errors
     /// What is wrong with it, in words that go on from its name. They never quote it: there may be a password in it.
     pub fn parse(text: &str, base: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
-        parse(&Secrets { base_dir: base, environment }, text).map_err(|fault| match fault.hint {
+        parse(&Secrets { base_dir: base, environment, sealed: None }, text).map_err(|fault| match fault.hint {
             Some(hint) => format!("{}: {hint}", fault.message),
             None => fault.message,
         })
@@ -37,7 +37,7 @@ impl StoreUrl {
 }
 
 pub(super) fn resolve(checks: &mut Checks<'_>, raw: &raw::Store, data_dir: &Path) -> StoreUrl {
-    let secrets = Secrets { base_dir: checks.secrets.base_dir, environment: checks.secrets.environment };
+    let secrets = Secrets { base_dir: checks.secrets.base_dir, environment: checks.secrets.environment, sealed: None };
     let url = checks.setting("store.url", &raw.url, |text| parse(&secrets, text));
     let password = checks.setting("store.password", &raw.password, |text| password(&secrets, text));
     let mut url = url.unwrap_or_else(|| StoreUrl::Redb(data_dir.join("portcullis.redb")));
@@ -216,7 +216,7 @@ mod tests {
             "STORE" => Some("redb:data/store".to_owned()),
             _ => None,
         };
-        parse(&Secrets { base_dir: Path::new("/etc/portcullis"), environment: &environment }, text)
+        parse(&Secrets { base_dir: Path::new("/etc/portcullis"), environment: &environment, sealed: None }, text)
     }
 
     fn postgres(text: &str) -> Postgres {

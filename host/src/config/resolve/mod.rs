@@ -16,7 +16,7 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, value};
+use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::secret::Digest;
@@ -84,10 +84,19 @@ fn resolve(
 ) -> Result<Config, Mistakes> {
     let shape = shape::read(text).map_err(|found| Mistakes::in_text(name, text, found))?;
     let Shape { file, lines, found, damaged } = shape;
-    let mut checks = Checks { secrets: Secrets { base_dir, environment }, now, found, damaged };
+    let mut checks = Checks { secrets: Secrets { base_dir, environment, sealed: None }, now, found, damaged };
     let fingerprint = fingerprint(text);
     let config = whole(&mut checks, &file, &lines, fingerprint);
     if checks.found.is_empty() { Ok(config) } else { Err(Mistakes::in_text(name, text, checks.found)) }
+}
+
+/// The upstream of a document that has this one section, or what is wrong with it.
+pub(super) fn upstream(text: &str, secrets: Secrets<'_>) -> Result<Upstream, Vec<Found>> {
+    let Shape { file, found, damaged, .. } = shape::read(text)?;
+    // Nothing of an upstream is a matter of time.
+    let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
+    let resolved = upstreams::resolve(&mut checks, &file.upstreams).pop();
+    resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
 }
 
 /// Says the same for two texts that mean the same to a deployment.

@@ -107,6 +107,37 @@ pub const ROUTES: &[Route] = &[
         handler: || delete(clients::remove),
     },
     Route { method: "GET", path: "/api/v1/upstreams", access: Access::Operator, handler: || get(upstreams::list) },
+    Route { method: "POST", path: "/api/v1/upstreams", access: Access::Operator, handler: || post(upstreams::create) },
+    Route {
+        method: "POST",
+        path: "/api/v1/upstreams/try",
+        access: Access::Operator,
+        handler: || post(upstreams::try_definition),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/upstreams/{name}",
+        access: Access::Operator,
+        handler: || get(upstreams::show),
+    },
+    Route {
+        method: "PATCH",
+        path: "/api/v1/upstreams/{name}",
+        access: Access::Operator,
+        handler: || patch(upstreams::change),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/upstreams/{name}",
+        access: Access::Operator,
+        handler: || delete(upstreams::remove),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/upstreams/{name}/try",
+        access: Access::Operator,
+        handler: || post(upstreams::try_one),
+    },
     Route {
         method: "POST",
         path: "/api/v1/upstreams/{name}/refresh",
@@ -364,11 +395,19 @@ struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+    /// Members of its own (RFC 9457 §3.2).
+    more: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into() }
+        Self { status, code, detail: detail.into(), more: serde_json::Map::new() }
+    }
+
+    /// The same with a member of its own.
+    fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
     }
 
     fn not_found(what: &str) -> Self {
@@ -403,7 +442,11 @@ impl From<Fault> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("error");
-        let body = json!({ "status": self.status.as_u16(), "title": title, "code": self.code, "detail": self.detail });
+        let mut body =
+            json!({ "status": self.status.as_u16(), "title": title, "code": self.code, "detail": self.detail });
+        if let Some(members) = body.as_object_mut() {
+            members.extend(self.more);
+        }
         let mut response = super::error::json_response(self.status, body.to_string());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {

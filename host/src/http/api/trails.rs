@@ -236,9 +236,11 @@ fn audit_view(recorded: &Recorded) -> Value {
         AuditEvent::FlowRefused { holder, upstream, check } => {
             json!({ "holder": holder, "upstream": upstream, "check": check })
         }
-        AuditEvent::UpstreamDeclared { upstream, revision } => json!({ "upstream": upstream, "revision": revision }),
-        AuditEvent::UpstreamChanged { upstream, revision, enabled } => {
-            json!({ "upstream": upstream, "revision": revision, "enabled": enabled })
+        AuditEvent::UpstreamDeclared { upstream, revision, unchecked } => {
+            json!({ "upstream": upstream, "revision": revision, "unchecked": unchecked })
+        }
+        AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked } => {
+            json!({ "upstream": upstream, "revision": revision, "enabled": enabled, "unchecked": unchecked })
         }
         AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
         AuditEvent::VaultInitialized { deployment, kek } => json!({ "deployment": deployment, "kek": kek }),

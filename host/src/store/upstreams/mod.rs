@@ -1,9 +1,9 @@
 //! Upstreams that operators declare in the store. Those of the configuration file are not here.
 //!
-//! A declaration is JSON that whoever starts upstreams understands; here it has a name, a revision and an author. Each
-//! verb is one transaction, with its audit row inside.
+//! A declaration is JSON that whoever starts upstreams understands; here it has a name, a revision and an author. Secrets
+//! that it refers to rest sealed beside it, and are gone with it. Each verb is one transaction, with its audit row inside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,11 +12,13 @@ use super::audit::{self, ActorRecord};
 use super::changes::{self, Change};
 use super::connections::{self, Whose};
 use super::engine::Table;
-use super::table::{Cursor, Page, Single, Typed, unreadable};
-use super::{ReadTx, Store, StoreError, WriteTx};
+use super::sealed::{Place, SealedField, SealedIn};
+use super::table::{Cursor, Older, Page, Single, Typed, unreadable};
+use super::{ReadTx, Store, StoreError, WriteTx, data_keys};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
-use crate::ids::UpstreamName;
+use crate::ids::{Owner, UpstreamName};
+use crate::secret::Sealed;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -25,15 +27,20 @@ pub(super) mod tests;
 pub const MAX_UPSTREAMS: usize = 1_000;
 /// Largest declaration, in bytes of JSON.
 pub const MAX_DEFINITION_BYTES: usize = 64 * 1024;
+/// Most secrets of one declaration, and the most bytes of them as they are sealed.
+pub const MAX_SECRETS: usize = 64;
+const MAX_SEALED_BYTES: usize = 96 * 1024;
 
 pub(super) const UPSTREAMS: Typed<Record> = Typed {
     table: Table::Upstreams,
-    version: 1,
-    older: &[],
+    version: 2,
+    older: &[Older { version: 1, read: |body| serde_json::from_slice::<Record1>(body).map(Record::from) }],
     key: |record| record.name.as_bytes().to_vec(),
     indexes: &[],
     expires: None,
 };
+
+pub(super) const SEALED: SealedIn<Record> = SealedIn { table: &UPSTREAMS, fields };
 
 const STORED: Single<u64> = Single::new("upstreams");
 
@@ -42,6 +49,8 @@ const STORED: Single<u64> = Single::new("upstreams");
 pub struct Declaration {
     pub name: UpstreamName,
     pub definition: Value,
+    /// By the ids that the definition has, each sealed for its [`place`].
+    pub secrets: BTreeMap<String, Sealed>,
     pub enabled: bool,
     /// Counts the changes.
     pub revision: u64,
@@ -49,6 +58,15 @@ pub struct Declaration {
     pub created_by: Actor,
     pub changed: Timestamp,
     pub changed_by: Actor,
+}
+
+/// What an operator declares.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Content {
+    pub definition: Value,
+    pub secrets: BTreeMap<String, Sealed>,
+    /// Whether nobody has tried if it works.
+    pub unchecked: bool,
 }
 
 /// What came of [`declare`].
@@ -62,12 +80,14 @@ pub enum Declaring {
     TooLarge,
     /// There are [`MAX_UPSTREAMS`] already.
     TooMany,
+    /// What sealed a secret is not its owner's data key any more. It has to be sealed again.
+    Stale,
 }
 
 /// What is to be different about a declaration.
 #[derive(Clone, Debug, Default)]
 pub struct Edit {
-    pub definition: Option<Value>,
+    pub content: Option<Content>,
     pub enabled: Option<bool>,
 }
 
@@ -80,6 +100,8 @@ pub enum Changing {
     /// Somebody else was faster: the declaration has this revision.
     Conflict(u64),
     TooLarge,
+    /// As [`Declaring::Stale`].
+    Stale,
 }
 
 /// What came of [`withdraw`].
@@ -91,28 +113,38 @@ pub enum Withdrawal {
     Conflict(u64),
 }
 
+/// Where the secret with this id is. None is ever replaced: another value has another id.
+pub fn place(upstream: &UpstreamName, id: &str) -> Place {
+    place_of(upstream.as_str(), id)
+}
+
+fn place_of(upstream: &str, id: &str) -> Place {
+    let key = [upstream.as_bytes(), &[0], id.as_bytes()].concat();
+    Place { owner: Owner::Deployment, table: Table::Upstreams.name(), key, field: "secret", revision: 1 }
+}
+
 /// Declares an upstream. `in_file` are the names that the configuration file has.
 pub async fn declare(
     store: &Store,
     name: UpstreamName,
-    definition: Value,
+    content: Content,
     in_file: BTreeSet<UpstreamName>,
     actor: Actor,
 ) -> Result<Declaring, StoreError> {
     if in_file.contains(&name) {
         return Ok(Declaring::NameTaken);
     }
-    let definition = definition.to_string();
-    store.write(move |tx| declare_in(tx, &name, &definition, actor)).await
+    let content = Written::from(content);
+    store.write(move |tx| declare_in(tx, &name, &content, actor)).await
 }
 
 fn declare_in(
     tx: &mut WriteTx<'_>,
     name: &UpstreamName,
-    definition: &str,
+    content: &Written,
     actor: Actor,
 ) -> Result<Declaring, StoreError> {
-    if definition.len() > MAX_DEFINITION_BYTES {
+    if content.is_too_large() {
         return Ok(Declaring::TooLarge);
     }
     let stored = STORED.get(tx)?.unwrap_or(0);
@@ -126,10 +158,14 @@ fn declare_in(
     if connections::are_left(tx, &Whose::Upstream(name.clone()))? {
         return Ok(Declaring::StillEnding);
     }
+    if content.is_stale(tx)? {
+        return Ok(Declaring::Stale);
+    }
     let (now_ms, by) = (tx.now().as_millis(), ActorRecord::from(actor));
     let record = Record {
         name: name.as_str().to_owned(),
-        definition: definition.to_owned(),
+        definition: content.definition.clone(),
+        secrets: content.secrets.clone(),
         enabled: true,
         revision: 1,
         created_ms: now_ms,
@@ -139,7 +175,8 @@ fn declare_in(
     };
     STORED.put(tx, &(stored + 1))?;
     UPSTREAMS.put(tx, &record)?;
-    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision: 1 })?;
+    let unchecked = content.unchecked;
+    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision: 1, unchecked })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Declaring::Declared(Box::new(record.try_into()?)))
 }
@@ -153,36 +190,74 @@ pub async fn change(
     actor: Actor,
 ) -> Result<Changing, StoreError> {
     let name = name.clone();
-    let (definition, enabled) = (edit.definition.map(|definition| definition.to_string()), edit.enabled);
-    store.write(move |tx| change_in(tx, &name, expected, (definition.as_deref(), enabled), actor)).await
+    let (content, enabled) = (edit.content.map(Written::from), edit.enabled);
+    store.write(move |tx| change_in(tx, &name, expected, (content.as_ref(), enabled), actor)).await
 }
 
 fn change_in(
     tx: &mut WriteTx<'_>,
     name: &UpstreamName,
     expected: Option<u64>,
-    (definition, enabled): (Option<&str>, Option<bool>),
+    (content, enabled): (Option<&Written>, Option<bool>),
     actor: Actor,
 ) -> Result<Changing, StoreError> {
     let Some(before) = UPSTREAMS.get(tx, name.as_str().as_bytes())? else { return Ok(Changing::NotFound) };
     if expected.is_some_and(|expected| expected != before.revision) {
         return Ok(Changing::Conflict(before.revision));
     }
-    let definition = definition.unwrap_or(&before.definition).to_owned();
-    if definition.len() > MAX_DEFINITION_BYTES {
-        return Ok(Changing::TooLarge);
-    }
     let enabled = enabled.unwrap_or(before.enabled);
-    if definition == before.definition && enabled == before.enabled {
+    let content = content.filter(|content| content.definition != before.definition);
+    if content.is_none() && enabled == before.enabled {
         return Ok(Changing::Unchanged(Box::new(before.try_into()?)));
     }
+    if content.is_some_and(Written::is_too_large) {
+        return Ok(Changing::TooLarge);
+    }
+    if content.map_or(Ok(false), |content| content.is_stale(tx))? {
+        return Ok(Changing::Stale);
+    }
+    let unchecked = content.is_some_and(|content| content.unchecked);
+    let (definition, secrets) = match content {
+        Some(content) => (content.definition.clone(), content.secrets.clone()),
+        None => (before.definition.clone(), before.secrets.clone()),
+    };
     let revision = before.revision + 1;
     let (changed_ms, changed_by) = (tx.now().as_millis(), ActorRecord::from(actor));
-    let after = Record { definition, enabled, revision, changed_ms, changed_by, ..before };
+    let after = Record { definition, secrets, enabled, revision, changed_ms, changed_by, ..before };
     UPSTREAMS.put(tx, &after)?;
-    audit::append(tx, actor, &AuditEvent::UpstreamChanged { upstream: name.clone(), revision, enabled })?;
+    audit::append(tx, actor, &AuditEvent::UpstreamChanged { upstream: name.clone(), revision, enabled, unchecked })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Changing::Changed(Box::new(after.try_into()?)))
+}
+
+/// A [`Content`] as it is written down.
+struct Written {
+    definition: String,
+    secrets: BTreeMap<String, Sealed>,
+    unchecked: bool,
+}
+
+impl From<Content> for Written {
+    fn from(content: Content) -> Self {
+        let Content { definition, secrets, unchecked } = content;
+        Self { definition: definition.to_string(), secrets, unchecked }
+    }
+}
+
+impl Written {
+    fn is_too_large(&self) -> bool {
+        let sealed: usize = self.secrets.iter().map(|(id, sealed)| id.len() + sealed.as_bytes().len()).sum();
+        self.definition.len() > MAX_DEFINITION_BYTES || self.secrets.len() > MAX_SECRETS || sealed > MAX_SEALED_BYTES
+    }
+
+    fn is_stale(&self, tx: &mut ReadTx<'_>) -> Result<bool, StoreError> {
+        for sealed in self.secrets.values() {
+            if !data_keys::seals(tx, &Owner::Deployment, sealed)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Takes a declaration back. With `expected`, only that of this revision.
@@ -237,12 +312,32 @@ pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<
     store.read(move |tx| UPSTREAMS.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(TryFrom::try_from)).await
 }
 
-/// A declaration as it is stored, codec version 1.
+#[expect(clippy::unnecessary_wraps, reason = "what other tables say of their records may fail")]
+fn fields(record: &Record) -> Result<Vec<SealedField>, StoreError> {
+    Ok(record.secrets.iter().map(|(id, sealed)| (place_of(&record.name, id), sealed.clone())).collect())
+}
+
+/// A declaration as it is stored, codec version 2.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     name: String,
     /// JSON as text, so that its numbers stay as they were written.
+    definition: String,
+    secrets: BTreeMap<String, Sealed>,
+    enabled: bool,
+    revision: u64,
+    created_ms: u64,
+    created_by: ActorRecord,
+    changed_ms: u64,
+    changed_by: ActorRecord,
+}
+
+/// Codec version 1, without secrets.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record1 {
+    name: String,
     definition: String,
     enabled: bool,
     revision: u64,
@@ -252,14 +347,24 @@ pub(super) struct Record {
     changed_by: ActorRecord,
 }
 
+impl From<Record1> for Record {
+    fn from(record: Record1) -> Self {
+        let Record1 { name, definition, enabled, revision, created_ms, created_by, changed_ms, changed_by } = record;
+        let secrets = BTreeMap::new();
+        Self { name, definition, secrets, enabled, revision, created_ms, created_by, changed_ms, changed_by }
+    }
+}
+
 impl TryFrom<Record> for Declaration {
     type Error = StoreError;
 
     fn try_from(record: Record) -> Result<Self, StoreError> {
-        let Record { name, definition, enabled, revision, created_ms, created_by, changed_ms, changed_by } = record;
+        let Record { name, definition, secrets, enabled, revision, created_ms, created_by, changed_ms, changed_by } =
+            record;
         Ok(Self {
             name: UpstreamName::parse(&name).map_err(|error| unreadable(Table::Upstreams, error))?,
             definition: serde_json::from_str(&definition).map_err(|error| unreadable(Table::Upstreams, error))?,
+            secrets,
             enabled,
             revision,
             created: Timestamp::from_millis(created_ms),

@@ -13,9 +13,13 @@ fn name(name: &str) -> UpstreamName {
     UpstreamName::parse(name).unwrap()
 }
 
+fn content(definition: Value) -> Content {
+    Content { definition, ..Content::default() }
+}
+
 pub(in crate::store) async fn declared(store: &Store, of: &str) -> Declaration {
     let definition = json!({ "url": format!("https://{of}.example/mcp"), "timeout": 1.50 });
-    match declare(store, name(of), definition, BTreeSet::new(), ACTOR).await.unwrap() {
+    match declare(store, name(of), content(definition), BTreeSet::new(), ACTOR).await.unwrap() {
         Declaring::Declared(declaration) => *declaration,
         other => panic!("{other:?}"),
     }
@@ -25,10 +29,11 @@ async fn a_declaration_has_a_name_of_its_own(store: Store) {
     let notes = declared(&store, "notes").await;
     assert_eq!((notes.revision, notes.enabled, notes.created_by), (1, true, ACTOR));
     assert_eq!(get(&store, &name("notes")).await.unwrap(), Some(notes));
-    let again = |of: &str, in_file: BTreeSet<UpstreamName>| declare(&store, name(of), json!({}), in_file, ACTOR);
+    let again =
+        |of: &str, in_file: BTreeSet<UpstreamName>| declare(&store, name(of), content(json!({})), in_file, ACTOR);
     assert_eq!(again("notes", BTreeSet::new()).await.unwrap(), Declaring::NameTaken);
     assert_eq!(again("files", BTreeSet::from([name("files")])).await.unwrap(), Declaring::NameTaken);
-    let large = json!("x".repeat(MAX_DEFINITION_BYTES));
+    let large = content(json!("x".repeat(MAX_DEFINITION_BYTES)));
     assert_eq!(declare(&store, name("large"), large, BTreeSet::new(), ACTOR).await.unwrap(), Declaring::TooLarge);
     assert_eq!(store.verify().await.unwrap(), []);
 }
@@ -39,7 +44,7 @@ async fn a_name_is_not_free_while_connections_are_left_under_it(store: Store) {
     connections::tests::connected(&store, &holder, "notes").await;
     connections::tests::connected(&store, &holder, "notes-2").await;
     assert_eq!(withdraw(&store, &name("notes"), None, ACTOR).await.unwrap(), Withdrawal::Withdrawn);
-    let again = || declare(&store, name("notes"), json!({}), BTreeSet::new(), ACTOR);
+    let again = || declare(&store, name("notes"), content(json!({})), BTreeSet::new(), ACTOR);
     assert_eq!(again().await.unwrap(), Declaring::StillEnding);
     let whose = Whose::Upstream(name("notes"));
     connections::end_all_of(&store, whose, crate::connection::End::UpstreamGone, ACTOR).await.unwrap();
@@ -58,7 +63,7 @@ async fn of_two_changes_of_one_revision_one_is_made(store: Store) {
     assert_eq!(change(&store, &notes, Some(1), disable.clone(), ACTOR).await.unwrap(), Changing::Conflict(2));
     assert_eq!(change(&store, &notes, None, disable.clone(), ACTOR).await.unwrap(), Changing::Unchanged(changed));
     assert_eq!(change(&store, &name("other"), None, disable, ACTOR).await.unwrap(), Changing::NotFound);
-    let large = Edit { definition: Some(json!("x".repeat(MAX_DEFINITION_BYTES))), enabled: None };
+    let large = Edit { content: Some(content(json!("x".repeat(MAX_DEFINITION_BYTES)))), enabled: None };
     assert_eq!(change(&store, &notes, None, large, ACTOR).await.unwrap(), Changing::TooLarge);
     assert_eq!(withdraw(&store, &notes, Some(1), ACTOR).await.unwrap(), Withdrawal::Conflict(2));
     assert_eq!(withdraw(&store, &notes, Some(2), ACTOR).await.unwrap(), Withdrawal::Withdrawn);
@@ -84,7 +89,32 @@ async fn each_change_is_announced_and_nothing_else(store: Store) {
     assert_eq!(list(&store, page.next, 1).await.unwrap().items[0].name.as_str(), "files");
 }
 
+async fn secrets_are_as_many_as_fit_and_sealed_by_a_key_that_is_there(store: Store) {
+    let of = |count: usize, bytes: usize| {
+        let secrets = (0..count).map(|id| (id.to_string(), Sealed::from_bytes(vec![0; bytes]))).collect();
+        Content { definition: json!({}), secrets, unchecked: false }
+    };
+    let notes = |content: Content| declare(&store, name("notes"), content, BTreeSet::new(), ACTOR);
+    assert_eq!(notes(of(MAX_SECRETS + 1, 10)).await.unwrap(), Declaring::TooLarge);
+    assert_eq!(notes(of(2, MAX_SEALED_BYTES / 2)).await.unwrap(), Declaring::TooLarge);
+    assert_eq!(notes(of(1, 40)).await.unwrap(), Declaring::Stale, "nobody could open it");
+    declared(&store, "notes").await;
+    let edit = Edit { content: Some(Content { definition: json!({ "a": 1 }), ..of(1, 40) }), enabled: None };
+    assert_eq!(change(&store, &name("notes"), Some(1), edit, ACTOR).await.unwrap(), Changing::Stale);
+    assert_eq!(get(&store, &name("notes")).await.unwrap().unwrap().revision, 1);
+}
+
+#[test]
+fn declarations_without_secrets_stay_readable() {
+    let text = r#"{"name":"notes","definition":"{}","enabled":true,"revision":3,"created_ms":1,"created_by":"system","changed_ms":2,"changed_by":"system"}"#;
+    let by = serde_json::to_string(&ActorRecord::from(Actor::System)).unwrap();
+    let bytes = [&[1_u8][..], text.replace("\"system\"", &by).as_bytes()].concat();
+    let declaration = Declaration::try_from(UPSTREAMS.decode(&bytes).unwrap()).unwrap();
+    assert_eq!((declaration.revision, declaration.secrets.len(), declaration.created_by), (3, 0, Actor::System));
+}
+
 on_memory!(
+    secrets_are_as_many_as_fit_and_sealed_by_a_key_that_is_there,
     a_declaration_has_a_name_of_its_own,
     a_name_is_not_free_while_connections_are_left_under_it,
     of_two_changes_of_one_revision_one_is_made,

@@ -12,7 +12,7 @@ use super::handshake::meet;
 use super::pending::{Pending, answered_by_garbage};
 use super::subscriptions::Subscriptions;
 use super::wire::cancelled;
-use super::{Ids, Life, Order, Phase};
+use super::{Ids, Life, NOT_STARTED, Order, Phase};
 use crate::mcp::call::Outcome;
 use crate::mcp::error::{METHOD_NOT_FOUND, RpcError};
 use crate::mcp::json::raw;
@@ -105,7 +105,7 @@ impl Keeper {
 
     fn not_started(&self, error: &io::Error) -> Ended {
         let program = self.program.command.first().map_or("", String::as_str);
-        Ended::because(format!("cannot start {program:?}: {error}"))
+        Ended::because(format!("{NOT_STARTED} {program:?}: {error}"))
     }
 
     /// Asks a child what it is, and serves until it ends or we stop. Why it ended.

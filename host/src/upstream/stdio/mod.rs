@@ -42,6 +42,8 @@ use subscriptions::Watcher;
 
 pub(super) use child::{Bounds, Program};
 
+/// How the reason begins where no process came to be.
+pub(super) const NOT_STARTED: &str = "cannot start";
 /// Requests and subscriptions that may wait for the keeper.
 const MAX_ORDERS: usize = 256;
 

@@ -1,0 +1,218 @@
+//! What an operator asks for, made into what is stored. Pure.
+//!
+//! Secrets that were given in the clear are taken out of a definition and leave a reference, `sealed:ID`, which nobody is
+//! shown and nobody may write: what is shown in its place is the word [`SEALED`], and whoever sends that back keeps what
+//! is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use crate::config::definition::{self, Misfit, Said, each_secret};
+use crate::secret::Plaintext;
+
+/// What is shown in place of a sealed secret.
+pub const SEALED: &str = "sealed";
+
+/// A definition to be stored.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) definition: Map<String, Value>,
+    /// Secrets that are not sealed yet, by the ids that the definition has for them.
+    pub(super) fresh: BTreeMap<String, Plaintext>,
+}
+
+/// A stored definition after a merge patch. One that is new is a patch of nothing.
+pub(super) fn draft(
+    stored: &Map<String, Value>,
+    patch: Map<String, Value>,
+    new_id: impl Fn() -> String,
+) -> Result<Draft, Vec<Misfit>> {
+    let patch = keep_what_is_sealed(stored, patch)?;
+    let mut definition = stored.clone();
+    merge(&mut definition, patch);
+    let mut fresh = BTreeMap::new();
+    each_secret(&mut definition, |_, value| {
+        if let Value::String(text) = value
+            && definition::said(text) == Said::Literal
+        {
+            let id = new_id();
+            let secret = std::mem::replace(text, definition::sealed(&id));
+            fresh.insert(id, Plaintext::new(secret));
+        }
+    });
+    Ok(Draft { definition, fresh })
+}
+
+/// The patch with references where it only says that something is sealed.
+fn keep_what_is_sealed(
+    stored: &Map<String, Value>,
+    mut patch: Map<String, Value>,
+) -> Result<Map<String, Value>, Vec<Misfit>> {
+    let mut sealed: BTreeMap<String, Value> = BTreeMap::new();
+    each_secret(&mut stored.clone(), |field, value| {
+        if let Value::String(text) = &*value
+            && matches!(definition::said(text), Said::Sealed(_))
+        {
+            sealed.insert(field.to_owned(), value.clone());
+        }
+    });
+    let mut misfits = Vec::new();
+    each_secret(&mut patch, |field, value| {
+        let Value::String(text) = &*value else { return };
+        match (definition::said(text), sealed.get(field)) {
+            (Said::Sealed(_), _) => {
+                let message = format!("{field} must not refer to a sealed secret: give the secret itself");
+                misfits.push(Misfit::of(field, message));
+            }
+            (Said::Literal, Some(kept)) if text == SEALED => *value = kept.clone(),
+            (Said::Literal, None) if text == SEALED => {
+                let message = format!("{field} says {SEALED:?}, and nothing is sealed there");
+                misfits.push(Misfit::of(field, message));
+            }
+            (Said::Literal | Said::Reference, _) => {}
+        }
+    });
+    if misfits.is_empty() { Ok(patch) } else { Err(misfits) }
+}
+
+/// RFC 7396 §2, of two objects.
+fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                target.remove(&key);
+            }
+            Value::Object(patch) => {
+                let member = target.entry(key).or_insert(Value::Null);
+                if !member.is_object() {
+                    *member = Value::Object(Map::new());
+                }
+                if let Value::Object(member) = member {
+                    merge(member, patch);
+                }
+            }
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                target.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The ids of the sealed secrets that a definition refers to.
+pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    each_secret(&mut definition.clone(), |_, value| {
+        if let Value::String(text) = &*value
+            && let Said::Sealed(id) = definition::said(text)
+        {
+            ids.insert(id.to_owned());
+        }
+    });
+    ids
+}
+
+/// A definition for operators to read.
+pub(super) fn shown(definition: &Map<String, Value>) -> Map<String, Value> {
+    let mut shown = definition.clone();
+    each_secret(&mut shown, |_, value| {
+        let is_reference = value.as_str().is_some_and(|text| definition::said(text) == Said::Reference);
+        // References tell where a secret is, and not what it is.
+        if !is_reference {
+            *value = SEALED.into();
+        }
+    });
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(object) => object,
+            other => panic!("{other}"),
+        }
+    }
+
+    fn drafted(stored: Value, patch: Value) -> Draft {
+        draft(&object(stored), object(patch), || "id".to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_patch_is_merged_as_rfc_7396_says() {
+        // Of the test cases of RFC 7396, appendix A, those of two objects.
+        for (target, patch, result) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+            (json!({"a":"foo"}), json!({"a":{"b":1}}), json!({"a":{"b":1}})),
+        ] {
+            let mut merged = object(target.clone());
+            merge(&mut merged, object(patch.clone()));
+            assert_eq!(Value::Object(merged), result, "{target} and {patch}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_in_the_clear_is_taken_out() {
+        let given = json!({
+            "url": "https://a", "trust": "plain", "headers": { "x-key": "hunter2", "x-ref": "Bearer env:A" },
+            "environment": { "B": "hunter3" }, "auth": { "client_secret": "hunter4", "client_id": "me" },
+            "tls": { "client_key": "file:k" },
+        });
+        let number = std::cell::Cell::new(0);
+        let new_id = || {
+            number.set(number.get() + 1);
+            number.get().to_string()
+        };
+        let Draft { definition, fresh } = draft(&Map::new(), object(given), new_id).unwrap();
+        let secrets: Vec<(&str, &str)> = fresh.iter().map(|(id, secret)| (id.as_str(), secret.expose())).collect();
+        assert_eq!(secrets, [("1", "hunter2"), ("2", "hunter3"), ("3", "hunter4")]);
+        let text = Value::Object(definition.clone()).to_string();
+        assert!(!text.contains("hunter") && text.contains("sealed:3") && text.contains("Bearer env:A"), "{text}");
+        assert_eq!(sealed_ids(&definition), ["1", "2", "3"].map(ToOwned::to_owned).into());
+        let shown = Value::Object(shown(&definition));
+        assert_eq!(shown["headers"], json!({ "x-key": "sealed", "x-ref": "Bearer env:A" }));
+        assert_eq!(
+            (&shown["auth"]["client_secret"], &shown["tls"]["client_key"]),
+            (&json!("sealed"), &json!("file:k"))
+        );
+        assert_eq!(shown["trust"], "plain");
+    }
+
+    #[test]
+    fn what_is_sealed_stays_until_something_else_is_said() {
+        let stored = json!({ "headers": { "x-key": "sealed:7", "x-team": "env:T" } });
+        for (patch, key, fresh) in [
+            (json!({}), json!("sealed:7"), 0),
+            (json!({ "headers": { "x-key": "sealed" } }), json!("sealed:7"), 0),
+            (json!({ "headers": { "x-key": "new" } }), json!("sealed:id"), 1),
+            (json!({ "headers": { "x-key": "env:K" } }), json!("env:K"), 0),
+            (json!({ "headers": { "x-key": null } }), Value::Null, 0),
+        ] {
+            let drafted = drafted(stored.clone(), patch.clone());
+            let definition = Value::Object(drafted.definition);
+            assert_eq!((&definition["headers"]["x-key"], drafted.fresh.len()), (&key, fresh), "{patch}");
+        }
+        for patch in [
+            json!({ "headers": { "x-key": "sealed:7" } }),
+            json!({ "headers": { "x-other": "Bearer sealed:7" } }),
+            json!({ "headers": { "x-team": "sealed" } }),
+            json!({ "auth": { "client_secret": "sealed" } }),
+        ] {
+            let refused = draft(&object(stored.clone()), object(patch.clone()), String::new).unwrap_err();
+            assert!(refused[0].field.is_some(), "{patch}");
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The upstreams in force: those of the file, and of the store those that are enabled, come to something and have a name
+//! of their own.
+//!
+//! What is in force is published under one lock, so that whatever asked for it last is what holds. A change in the store
+//! is made before the old upstream is broken with: the new one is started beside it and takes its place when it has tried
+//! once to read what is offered, or after a few seconds. Where that could show a credential to the wrong server, the old
+//! one goes at once. Requests in flight stay where they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::declared::{self, AllDeclared, Surroundings, Which};
+use crate::admin::{Control, catalog_of, start_upstream};
+use crate::config::{self, Config, UpstreamAuth, UpstreamTransport};
+use crate::ids::UpstreamName;
+use crate::pipeline::{Snapshot, Upstreams};
+use crate::store::StoreError;
+use crate::store::changes::Revision;
+use crate::upstream::{Health, Upstream};
+
+/// What removed upstreams get to end.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How often upstreams that are no longer used are looked at.
+const RETIRE_POLL: Duration = Duration::from_millis(100);
+/// Until what came to nothing is tried again.
+const MEND_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a change is waited for that tries to reach an upstream.
+const SETTLING: Duration = Duration::from_secs(6);
+
+/// What the published upstreams are made of.
+#[derive(Debug, Default)]
+pub(in crate::admin) struct Running {
+    file: Vec<config::Upstream>,
+    pub(super) stored: AllDeclared,
+    /// The revision that the stored ones are the state of.
+    at: Revision,
+    /// Of the stored ones that are not in force, why.
+    left_out: BTreeMap<UpstreamName, LeftOut>,
+    /// Started beside those whose places they take.
+    coming: Upstreams,
+    /// What was published before, for as long as somebody holds it.
+    past: Vec<Weak<Upstreams>>,
+}
+
+/// Why an upstream of the store is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    Disabled,
+    /// The file has one of this name.
+    InFile,
+    Broken(String),
+}
+
+/// What is in force, and what is not.
+#[derive(Debug, Default)]
+struct InForce {
+    settings: BTreeMap<UpstreamName, config::Upstream>,
+    left_out: BTreeMap<UpstreamName, LeftOut>,
+}
+
+fn in_force(file: &[config::Upstream], stored: &AllDeclared) -> InForce {
+    let mut all = InForce::default();
+    all.settings.extend(file.iter().map(|upstream| (upstream.name.clone(), upstream.clone())));
+    for (name, declared) in stored {
+        let left_out = match &declared.settings {
+            _ if file.iter().any(|upstream| upstream.name == *name) => LeftOut::InFile,
+            _ if !declared.declaration.enabled => LeftOut::Disabled,
+            None => LeftOut::Broken(declared.trouble.clone().unwrap_or_default()),
+            Some(settings) => match bare_besides(&all.settings, settings) {
+                Some(reason) => LeftOut::Broken(reason),
+                None => {
+                    all.settings.insert(name.clone(), (**settings).clone());
+                    continue;
+                }
+            },
+        };
+        all.left_out.insert(name.clone(), left_out);
+    }
+    all
+}
+
+/// Why an upstream cannot be among these because of its tools' names: of two bare ones they could be the same.
+fn bare_besides(others: &BTreeMap<UpstreamName, config::Upstream>, upstream: &config::Upstream) -> Option<String> {
+    let mut bare = others.values().filter(|other| !other.prefix && !upstream.prefix && other.name != upstream.name);
+    bare.next().map(|other| format!("upstream {} has prefix = false already", other.name))
+}
+
+/// The settings of all that are in force with this file.
+pub(in crate::admin) fn settings_with(file: &Config, stored: &AllDeclared) -> Vec<config::Upstream> {
+    in_force(&file.upstreams, stored).settings.into_values().collect()
+}
+
+/// Whether what was connected for one may be shown to the other for a moment.
+fn are_one_to_credentials(one: &config::Upstream, other: &config::Upstream) -> bool {
+    let origin = |upstream: &config::Upstream| match &upstream.transport {
+        UpstreamTransport::StreamableHttp { url, .. } => Some(crate::outbound::origin(url)),
+        UpstreamTransport::Stdio { .. } => None,
+    };
+    let takes_none = one.auth == UpstreamAuth::None && other.auth == UpstreamAuth::None;
+    takes_none || (one.auth == other.auth && one.tls == other.tls && origin(one) == origin(other))
+}
+
+impl Running {
+    /// What there is at the start.
+    pub(in crate::admin) fn new(file: &Config, (stored, at): (AllDeclared, Revision)) -> Self {
+        let mut running = Self { file: file.upstreams.clone(), ..Self::default() };
+        running.take(stored, at);
+        running
+    }
+
+    /// Takes over what was read, unless something newer is known.
+    fn take(&mut self, stored: AllDeclared, at: Revision) {
+        if at >= self.at {
+            (self.stored, self.at) = (stored, at);
+        }
+    }
+
+    /// The settings of all that are in force.
+    pub(in crate::admin) fn settings(&mut self) -> Vec<config::Upstream> {
+        let InForce { settings, left_out } = in_force(&self.file, &self.stored);
+        for name in left_out.iter().filter(|(_, why)| **why == LeftOut::InFile).map(|(name, _)| name) {
+            if self.left_out.get(name) != Some(&LeftOut::InFile) {
+                tracing::warn!(upstream = %name, "the file and the store have an upstream of this name: that of the file is used");
+            }
+        }
+        self.left_out = left_out;
+        settings.into_values().collect()
+    }
+
+    fn is_in_file(&self, name: &UpstreamName) -> bool {
+        self.file.iter().any(|upstream| upstream.name == *name)
+    }
+
+    /// Of an upstream of the store that is not in force, why.
+    pub(super) fn why_not(&self, name: &UpstreamName) -> Option<&LeftOut> {
+        self.left_out.get(name)
+    }
+}
+
+impl Control {
+    pub(in crate::admin) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the file has an upstream of this name.
+    pub(super) fn is_in_file(&self, name: &UpstreamName) -> bool {
+        self.running().is_in_file(name)
+    }
+
+    /// What could not be published together with an upstream, if anything.
+    pub(super) fn clash_of(&self, upstream: &config::Upstream) -> Option<String> {
+        let running = self.running();
+        bare_besides(&in_force(&running.file, &running.stored).settings, upstream)
+    }
+
+    /// The revision that the published upstreams are the state of.
+    pub(in crate::admin) fn upstreams_are_of(&self) -> Revision {
+        self.running().at
+    }
+
+    /// Reads the upstreams of the store again, by what this configuration says.
+    pub(in crate::admin) async fn read_declared(
+        &self,
+        config: &Config,
+        which: Which,
+    ) -> Result<(AllDeclared, Revision), StoreError> {
+        let known = self.running().stored.clone();
+        declared::read((&self.store, &self.vault), &Surroundings::of(config), &known, which).await
+    }
+
+    /// Reads those that have changed again, and publishes what they come to.
+    pub(in crate::admin) async fn publish_upstreams(self: &Arc<Self>) -> Result<(), StoreError> {
+        let config = self.config.load_full();
+        let (stored, at) = self.read_declared(&config, Which::Changed).await?;
+        let mut running = self.running();
+        running.take(stored, at);
+        let next = self.next(&mut running, &config);
+        self.put_in_force(&mut running, next);
+        Ok(())
+    }
+
+    /// Publishes the upstreams of a file that was read anew, with those of the store and with what else `publish` does: it
+    /// is given what changes a snapshot, and has to do that.
+    pub(in crate::admin) fn publish_reloaded(
+        self: &Arc<Self>,
+        config: &Config,
+        (stored, at): (AllDeclared, Revision),
+        publish: impl FnOnce(&dyn Fn(&mut Snapshot)),
+    ) {
+        let mut running = self.running();
+        running.file.clone_from(&config.upstreams);
+        running.take(stored, at);
+        let next = self.next(&mut running, config);
+        self.put_in_force_by(&mut running, next, publish);
+    }
+
+    /// What is to be published now. What is not there yet is started.
+    fn next(self: &Arc<Self>, running: &mut Running, config: &Config) -> Upstreams {
+        let present = self.snapshot.load().upstreams.clone();
+        let mut waiting = std::mem::take(&mut running.coming);
+        let mut next = Upstreams::new();
+        for settings in running.settings() {
+            let name = settings.name.clone();
+            let before = present.get(&name);
+            if let Some(same) = before.filter(|before| *before.settings() == settings) {
+                next.insert(name, same.clone());
+                continue;
+            }
+            let known = waiting.get(&name).is_some_and(|waiting| *waiting.settings() == settings);
+            let started = match waiting.remove(&name).filter(|_| known) {
+                Some(started) => started,
+                None => self.start(&settings, config),
+            };
+            let stays = |before: &&Arc<Upstream>| are_one_to_credentials(before.settings(), &settings);
+            match before.filter(stays).filter(|_| !running.is_in_file(&name)) {
+                Some(before) => {
+                    next.insert(name.clone(), before.clone());
+                    running.coming.insert(name, started);
+                }
+                None => {
+                    next.insert(name, started);
+                }
+            }
+        }
+        // Nobody has used them, nor will.
+        self.end(waiting.into_values().filter(|left| !is_among(&running.coming, left)).collect(), Vec::new());
+        next
+    }
+
+    fn start(self: &Arc<Self>, settings: &config::Upstream, config: &Config) -> Arc<Upstream> {
+        let started = start_upstream(settings, (&self.outbound, &self.lender), config, &self.tasks);
+        self.keep_synced(started.clone());
+        started
+    }
+
+    /// An upstream has tried to read what it offers: if it waits for the place of another one, it takes that.
+    pub(in crate::admin) fn arrive(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+        let mut running = self.running();
+        if !is_among(&running.coming, upstream) {
+            return;
+        }
+        running.coming.remove(upstream.name());
+        let mut next = (*self.snapshot.load().upstreams).clone();
+        next.insert(upstream.name().clone(), upstream.clone());
+        self.put_in_force(&mut running, next);
+    }
+
+    /// Publishes these upstreams, and ends those that are not among them.
+    fn put_in_force(self: &Arc<Self>, running: &mut Running, next: Upstreams) {
+        let settings = running.settings();
+        let snapshot = self.snapshot.load_full();
+        let is_known = snapshot.policies.knows(&settings) && self.are_open_to_all_keys(&settings);
+        // Nobody is told of nothing.
+        if !is_known || !are_same(&snapshot.upstreams, &next) {
+            self.put_in_force_by(running, next, |change| self.publish_keyed(change));
+        }
+    }
+
+    fn put_in_force_by(
+        self: &Arc<Self>,
+        running: &mut Running,
+        next: Upstreams,
+        publish: impl FnOnce(&dyn Fn(&mut Snapshot)),
+    ) {
+        let before = self.snapshot.load().upstreams.clone();
+        let next = if are_same(&before, &next) { before.clone() } else { Arc::new(next) };
+        // What operators say of an upstream holds at once, whether or not it has been reached with its new settings.
+        let settings = running.settings();
+        self.open_to_all_keys(&settings);
+        publish(&|new: &mut Snapshot| {
+            new.upstreams = next.clone();
+            new.catalog = catalog_of(&next, &self.pinned);
+            if !new.policies.knows(&settings) {
+                new.policies = Arc::new(new.policies.beside(&settings));
+            }
+        });
+        let gone: Vec<Arc<Upstream>> = before.values().filter(|old| !is_among(&next, old)).cloned().collect();
+        running.past.retain(|past| past.strong_count() > 0);
+        running.past.push(Arc::downgrade(&before));
+        self.end(gone, running.past.clone());
+    }
+
+    /// Ends upstreams once none of the maps that they are in is held by anybody.
+    fn end(&self, gone: Vec<Arc<Upstream>>, past: Vec<Weak<Upstreams>>) {
+        if !gone.is_empty() {
+            self.tasks.spawn(retire(gone, past, self.tasks.stopping().clone()));
+        }
+    }
+
+    /// Waits until what is in force under a name has tried to reach its upstream, for a few seconds.
+    pub(super) async fn until_settled(&self, name: &UpstreamName) {
+        let mut published = self.published.subscribe();
+        let settled = async {
+            loop {
+                published.mark_unchanged();
+                let is_coming = self.running().coming.contains_key(name);
+                let snapshot = self.snapshot.load_full();
+                let tried = snapshot.upstreams.get(name).is_none_or(|upstream| *upstream.health() != Health::Starting);
+                if (tried && !is_coming) || published.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Whoever waits longer sees its state.
+        _ = tokio::time::timeout(SETTLING, settled).await;
+    }
+
+    /// Tries definitions again that came to nothing, until the gateway stops.
+    pub async fn mend_upstreams(self: Arc<Self>) {
+        let stopping = self.tasks.stopping().clone();
+        let mending = async {
+            loop {
+                tokio::time::sleep(MEND_INTERVAL).await;
+                if self.running().stored.values().any(|declared| declared.trouble.is_some())
+                    && let Err(error) = self.publish_upstreams().await
+                {
+                    tracing::debug!(%error, "upstreams of the store could not be read again");
+                }
+            }
+        };
+        stopping.run_until_cancelled(mending).await;
+    }
+}
+
+fn are_same(one: &Upstreams, other: &Upstreams) -> bool {
+    one.len() == other.len() && one.values().all(|upstream| is_among(other, upstream))
+}
+
+fn is_among(upstreams: &Upstreams, one: &Arc<Upstream>) -> bool {
+    upstreams.get(one.name()).is_some_and(|other| Arc::ptr_eq(other, one))
+}
+
+/// Ends upstreams once no request can still be using them.
+async fn retire(gone: Vec<Arc<Upstream>>, past: Vec<Weak<Upstreams>>, stopping: CancellationToken) {
+    let longest_call = gone.iter().map(|upstream| upstream.settings().call_timeout).max().unwrap_or_default();
+    let until = Instant::now() + longest_call;
+    let is_used = || {
+        let held = past.iter().filter_map(Weak::upgrade);
+        held.into_iter().any(|held| gone.iter().any(|gone| is_among(&held, gone)))
+    };
+    while is_used() && Instant::now() < until && !stopping.is_cancelled() {
+        tokio::time::sleep(RETIRE_POLL).await;
+    }
+    for upstream in gone {
+        upstream.stop(REMOVAL_PATIENCE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::admin::upstreams::declared::Declared;
+    use crate::audit::Actor;
+    use crate::env::{Env, Timestamp};
+    use crate::store::upstreams::Declaration;
+
+    fn name(name: &str) -> UpstreamName {
+        UpstreamName::parse(name).unwrap()
+    }
+
+    /// The settings of a section, `a` by its name.
+    fn upstream(of: &str, settings: &str) -> config::Upstream {
+        let text = format!("[upstreams.{of}]\n{settings}\n");
+        let config = config::parse(&text, std::path::Path::new("/"), &|_: &str| None, Env::system().now());
+        config.unwrap().upstreams.pop().unwrap()
+    }
+
+    fn declared(of: &str, settings: Option<&str>, enabled: bool) -> (UpstreamName, Declared) {
+        let at = Timestamp::from_millis(1);
+        let declaration = Declaration {
+            name: name(of),
+            definition: json!({}),
+            secrets: BTreeMap::new(),
+            enabled,
+            revision: 1,
+            created: at,
+            created_by: Actor::System,
+            changed: at,
+            changed_by: Actor::System,
+        };
+        let trouble = settings.is_none().then(|| "env:X is gone".to_owned());
+        let settings = settings.map(|settings| Arc::new(upstream(of, settings)));
+        (name(of), Declared { declaration: Arc::new(declaration), settings, trouble })
+    }
+
+    #[test]
+    fn the_file_comes_first_and_what_comes_to_nothing_harms_nobody() {
+        let bare = "command = ['x']\nprefix = false";
+        let file = [upstream("a", "command = ['of-the-file']"), upstream("b", bare)];
+        let stored = AllDeclared::from([
+            declared("a", Some("command = ['of-the-store']"), true),
+            declared("c", Some("command = ['x']"), true),
+            declared("d", Some("command = ['x']"), false),
+            declared("e", None, true),
+            declared("f", Some(bare), true),
+        ]);
+        let InForce { settings, left_out } = in_force(&file, &stored);
+        assert_eq!(settings.keys().map(UpstreamName::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(settings[&name("a")], file[0]);
+        let bare = LeftOut::Broken("upstream b has prefix = false already".to_owned());
+        let gone = LeftOut::Broken("env:X is gone".to_owned());
+        let expected = [("a", LeftOut::InFile), ("d", LeftOut::Disabled), ("e", gone), ("f", bare)];
+        assert_eq!(left_out, expected.map(|(of, why)| (name(of), why)).into());
+        assert_eq!(in_force(&[], &stored).settings.len(), 3, "without the file: a, c and f");
+    }
+
+    #[test]
+    fn a_credential_is_never_shown_to_where_an_upstream_was_before() {
+        let plain = |url: &str| upstream("a", &format!("url = '{url}'"));
+        let oauth = |url: &str| upstream("a", &format!("url = '{url}'\nauth = {{ kind = 'per-user-oauth' }}"));
+        assert!(are_one_to_credentials(&plain("https://a/1"), &plain("https://b/2")), "there is none");
+        assert!(are_one_to_credentials(&oauth("https://a/1"), &oauth("https://a/2")));
+        assert!(!are_one_to_credentials(&oauth("https://a/1"), &oauth("https://b/1")));
+        assert!(!are_one_to_credentials(&plain("https://a/1"), &oauth("https://a/1")));
+    }
+}

@@ -1,0 +1,272 @@
+//! `[upstreams.NAME]` as JSON, which is how operators declare upstreams in the store.
+//!
+//! There is one set of rules: the JSON is written as the section of a file, one setting on a line, and goes through the
+//! same two stages. What is wrong is told with the name of the setting instead of a line. Secrets are references as in the
+//! file; those that were given in the clear have been sealed, and are `sealed:ID`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::mistake::Found;
+use super::reference::{Reference, Secrets};
+use super::{Upstream, resolve};
+use crate::ids::UpstreamName;
+use crate::secret::Plaintext;
+
+/// What a definition's references lead to.
+pub struct Sources<'a> {
+    /// What file references and other paths are relative to.
+    pub base_dir: &'a Path,
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// By id.
+    pub sealed: &'a BTreeMap<String, Plaintext>,
+}
+
+/// One thing that is wrong with a definition. It quotes names and settings, never a value that could be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The setting, such as `auth.kind`. `None` where it is the definition as a whole.
+    pub field: Option<String>,
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Misfit {
+    pub fn of(field: &str, message: impl Into<String>) -> Self {
+        Self { field: Some(field.to_owned()), message: message.into(), hint: None }
+    }
+}
+
+/// The upstream that a definition describes, or everything that is wrong with it.
+pub fn upstream(
+    name: &UpstreamName,
+    definition: &Map<String, Value>,
+    sources: &Sources<'_>,
+) -> Result<Upstream, Vec<Misfit>> {
+    let Section { text, fields } = Section::of(name, definition)?;
+    let Sources { base_dir, environment, sealed } = sources;
+    let secrets = Secrets { base_dir, environment, sealed: Some(sealed) };
+    resolve::upstream(&text, secrets).map_err(|mut found| {
+        found.sort_by_key(|found| found.place.start);
+        let mut misfits: Vec<Misfit> = found.into_iter().map(|found| misfit(found, &text, &fields)).collect();
+        misfits.dedup();
+        if misfits.is_empty() {
+            misfits.push(Misfit { field: None, message: "is no upstream".to_owned(), hint: None });
+        }
+        misfits
+    })
+}
+
+fn misfit(found: Found, text: &str, fields: &[Option<String>]) -> Misfit {
+    let before = text.as_bytes().get(..found.place.start).unwrap_or(text.as_bytes());
+    let line = before.iter().filter(|byte| **byte == b'\n').count();
+    Misfit { field: fields.get(line).cloned().flatten(), message: found.fault.message, hint: found.fault.hint }
+}
+
+/// What stands where a secret may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said<'a> {
+    /// `env:NAME` or `file:PATH`, perhaps after a scheme.
+    Reference,
+    /// `sealed:ID`.
+    Sealed(&'a str),
+    /// The secret itself.
+    Literal,
+}
+
+/// What a text says where a secret may stand.
+pub fn said(text: &str) -> Said<'_> {
+    match Reference::parse_credential(text) {
+        Some((_, Reference::Sealed(id))) => Said::Sealed(id),
+        Some((_, Reference::Environment(_) | Reference::File(_))) => Said::Reference,
+        None => Said::Literal,
+    }
+}
+
+/// The reference to a sealed secret.
+pub fn sealed(id: &str) -> String {
+    format!("sealed:{id}")
+}
+
+/// Visits every place of a definition where a secret may stand, with the name of the setting.
+pub fn each_secret(definition: &mut Map<String, Value>, mut visit: impl FnMut(&str, &mut Value)) {
+    for (table, only) in
+        [("headers", None), ("environment", None), ("auth", Some("client_secret")), ("tls", Some("client_key"))]
+    {
+        let Some(Value::Object(members)) = definition.get_mut(table) else { continue };
+        for (key, value) in members.iter_mut().filter(|(key, _)| only.is_none_or(|only| only == key.as_str())) {
+            visit(&format!("{table}.{key}"), value);
+        }
+    }
+}
+
+/// A definition as a section of a file.
+struct Section {
+    text: String,
+    /// Of each line, the setting that it says.
+    fields: Vec<Option<String>>,
+}
+
+impl Section {
+    fn of(name: &UpstreamName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        let mut section = Self { text: String::new(), fields: Vec::new() };
+        let mut misfits = Vec::new();
+        let head = format!("upstreams.{}", quoted(name.as_str()));
+        section.line(format!("[{head}]"), None);
+        let (tables, plain): (Vec<_>, Vec<_>) = definition.iter().partition(|(_, value)| value.is_object());
+        for (key, value) in plain {
+            section.setting(key, key.clone(), value, &mut misfits);
+        }
+        for (key, table) in tables {
+            section.line(format!("[{head}.{}]", quoted(key)), Some(key.clone()));
+            for (member, value) in table.as_object().into_iter().flatten() {
+                section.setting(member, format!("{key}.{member}"), value, &mut misfits);
+            }
+        }
+        if misfits.is_empty() { Ok(section) } else { Err(misfits) }
+    }
+
+    fn setting(&mut self, key: &str, field: String, value: &Value, misfits: &mut Vec<Misfit>) {
+        match inline(value) {
+            Some(value) => self.line(format!("{} = {value}", quoted(key)), Some(field)),
+            None => misfits.push(Misfit::of(&field, format!("{key} must not be null"))),
+        }
+    }
+
+    fn line(&mut self, text: String, field: Option<String>) {
+        self.text.push_str(&text);
+        self.text.push('\n');
+        self.fields.push(field);
+    }
+}
+
+/// A value on one line of TOML. `None` where something in it is null, which TOML does not know.
+fn inline(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(truth) => truth.to_string(),
+        // What is a number in JSON is one in TOML, or a mistake of the line.
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(inline).collect::<Option<Vec<_>>>()?.join(", "))
+        }
+        Value::Object(members) => {
+            let member = |(key, value): (&String, &Value)| Some(format!("{} = {}", quoted(key), inline(value)?));
+            format!("{{{}}}", members.iter().map(member).collect::<Option<Vec<_>>>()?.join(", "))
+        }
+    })
+}
+
+/// A text in quotes. JSON and TOML escape alike, but for the one control character that JSON leaves as it is.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{UpstreamAuth, UpstreamTransport};
+
+    fn notes() -> UpstreamName {
+        UpstreamName::parse("notes").unwrap()
+    }
+
+    fn read(definition: Value) -> Result<Upstream, Vec<Misfit>> {
+        let sealed = [("1".to_owned(), Plaintext::new("hunter2"))].into();
+        let environment = |name: &str| (name == "TOKEN").then(|| "from outside".to_owned());
+        let sources = Sources { base_dir: Path::new("/"), environment: &environment, sealed: &sealed };
+        let Value::Object(definition) = definition else { panic!("an object") };
+        upstream(&notes(), &definition, &sources)
+    }
+
+    /// The settings that are wrong.
+    fn wrong(definition: Value) -> Vec<(Option<String>, String)> {
+        read(definition).unwrap_err().into_iter().map(|misfit| (misfit.field, misfit.message)).collect()
+    }
+
+    #[test]
+    fn what_the_file_may_say_a_definition_may_say() {
+        let upstream = read(json!({
+            "url": "https://notes.example/mcp",
+            "headers": { "X-Team": "a \"quoted\"", "Authorization": "Bearer env:TOKEN", "X-Api-Key": "sealed:1" },
+            "prefix": false,
+            "call_timeout": "5s",
+            "labels": ["a", "b"],
+            "auth": { "kind": "per-user-headers", "headers": ["x-own"] },
+        }))
+        .unwrap();
+        let UpstreamTransport::StreamableHttp { headers, .. } = &upstream.transport else { panic!("over http") };
+        let values: Vec<&str> = headers.values().map(Plaintext::expose).collect();
+        assert_eq!(values, ["Bearer from outside", "hunter2", "a \"quoted\""]);
+        assert_eq!(upstream.auth, UpstreamAuth::PerUserHeaders(vec!["x-own".to_owned()]));
+        assert_eq!((upstream.prefix, upstream.labels.len(), upstream.call_timeout.as_secs()), (false, 2, 5));
+        let program =
+            read(json!({ "command": ["x"], "environment": { "A": "sealed:1" }, "process_limit": 7 })).unwrap();
+        let UpstreamTransport::Stdio { environment, process_limit, .. } = program.transport else { panic!("stdio") };
+        assert_eq!((environment["A"].expose(), process_limit), ("hunter2", Some(7)));
+    }
+
+    #[test]
+    fn a_mistake_names_its_setting() {
+        for (definition, field) in [
+            (json!({ "url": "ftp://notes.example" }), Some("url")),
+            (json!({ "url": 7 }), Some("url")),
+            (json!({ "uri": "https://notes.example" }), Some("uri")),
+            (json!({ "url": "https://notes.example", "labels": [null] }), Some("labels")),
+            (json!({ "url": "https://notes.example", "process_limit": 1e20 }), Some("process_limit")),
+            (json!({ "url": "https://notes.example", "auth": { "kind": "none", "none": 1 } }), Some("auth.none")),
+            (json!({ "url": "https://notes.example", "auth": { "kind": "per-user-headers" } }), Some("auth.kind")),
+            (json!({ "url": "https://notes.example", "headers": { "a b": "x" } }), Some("headers.a b")),
+            (json!({ "url": "https://notes.example", "headers": { "x-key": "sealed:2" } }), Some("headers.x-key")),
+            (json!({ "url": "https://notes.example", "headers": { "x-key": "env:NONE" } }), Some("headers.x-key")),
+            (json!({ "url": "https://notes.example", "headers": ["x"] }), Some("headers")),
+            (json!({ "url": "http://notes.example", "tls": {} }), Some("tls")),
+            (json!({ "command": [] }), Some("command")),
+            (json!({}), None),
+        ] {
+            let wrong = wrong(definition.clone());
+            assert_eq!(wrong[0].0.as_deref(), field, "{definition}: {wrong:?}");
+            assert!(!format!("{wrong:?}").contains("hunter2"));
+        }
+        assert_eq!(wrong(json!({ "url": 1, "labels": 2, "auth": { "kind": 3 } })).len(), 3, "all of them are told");
+    }
+
+    #[test]
+    fn secrets_stand_in_four_places() {
+        let Value::Object(mut definition) = json!({
+            "url": "a", "trust": "b", "headers": { "h": "c" }, "environment": { "e": "d" },
+            "auth": { "client_id": "e", "client_secret": "f", "headers": ["g"] },
+            "tls": { "client_key": "h", "ca_file": "i" },
+        }) else {
+            panic!("an object")
+        };
+        let mut found = Vec::new();
+        each_secret(&mut definition, |field, _| found.push(field.to_owned()));
+        assert_eq!(found, ["headers.h", "environment.e", "auth.client_secret", "tls.client_key"]);
+        for (text, what) in [
+            ("env:A", Said::Reference),
+            ("Bearer file:a", Said::Reference),
+            ("sealed:7", Said::Sealed("7")),
+            ("Bearer sealed:7", Said::Sealed("7")),
+            ("Bearer abc", Said::Literal),
+            ("", Said::Literal),
+        ] {
+            assert_eq!(said(text), what, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_arrives_as_it_was(trust in any::<String>(), label in any::<String>()) {
+            let upstream = read(json!({ "command": ["x"], "trust": trust, "labels": [label] })).unwrap();
+            prop_assert_eq!((upstream.trust, upstream.labels), (trust, vec![label]));
+        }
+    }
+}
