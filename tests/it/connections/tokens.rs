@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use super::*;
 
 /// An upstream that refuses a younger token than this wants another account.
-const NO_LONGER_FRESH: Duration = Duration::from_secs(2 * 60);
+pub(super) const NO_LONGER_FRESH: Duration = Duration::from_secs(2 * 60);
 
-async fn scene() -> (Gated, Gateway) {
+pub(super) async fn scene() -> (Gated, Gateway) {
     let mail = Gated::by_token().await;
     let section =
         format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"per-user-oauth\"\n", mail.url);
@@ -19,13 +19,13 @@ async fn scene() -> (Gated, Gateway) {
 }
 
 /// Connects `mail` for a key: from the link to the authorization server and back.
-async fn connect(gateway: &Gateway, key: &str) -> Page {
+pub(super) async fn connect(gateway: &Gateway, key: &str) -> Page {
     let lacking = missing(&gateway.caller(key).call("mail__whoami", json!({})).await);
     assert_eq!(lacking["kind"], "oauth", "{lacking}");
     by_link(gateway, &url(&lacking)).await
 }
 
-async fn by_link(gateway: &Gateway, link: &str) -> Page {
+pub(super) async fn by_link(gateway: &Gateway, link: &str) -> Page {
     let mut browser = Browser::new(gateway.public);
     let page = open(&mut browser, link).await;
     assert_eq!(page.status(), 200, "{page}");
