@@ -121,6 +121,9 @@ pub(super) enum UpstreamCommand {
     /// one connection. It opens once, within 15 minutes.
     Connect {
         name: String,
+        /// A scope to ask for besides those that are asked for anyway. May be given several times.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
         #[command(flatten)]
         with: WithConfig,
     },
@@ -159,8 +162,9 @@ impl UpstreamCommand {
                 ask(&with, Method::POST, &format!("/api/v1/upstreams/{}/refresh", segment(&name)?), None)?;
                 print(&format!("the tools of {name} are being read"))
             }
-            Self::Connect { name, with } => {
+            Self::Connect { name, scopes, with } => {
                 let path = format!("/api/v1/upstreams/{}/connect", segment(&name)?);
+                let path = filtered(&path, &[("scope", Some(scopes.join(" ")).filter(|scopes| !scopes.is_empty()))])?;
                 let link = ask(&with, Method::POST, &path, None)?;
                 print(text(&link["url"]))
             }

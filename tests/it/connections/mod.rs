@@ -8,6 +8,7 @@ use portcullis_tests::upstreams::gated::Gated;
 use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
+mod checklist;
 mod headers;
 mod links;
 mod outages;

@@ -106,6 +106,30 @@ async fn u9_more_rights_are_asked_for_with_those_that_are_there() {
 }
 
 #[tokio::test]
+async fn u9_what_all_share_is_connected_with_more_rights_by_an_operator() {
+    let mail = Gated::by_token().await;
+    let section = format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"shared-oauth\"\n", mail.url);
+    let gateway = Gateway::builder().section(&section).key("alice").start().await;
+    gateway.until_upstreams_are_up().await;
+    let connect = async |query: &str| {
+        let path = format!("/api/v1/upstreams/mail/connect{query}");
+        let link = gateway.operator("POST", &path, None).await;
+        assert_eq!(link.status, 200, "{}", link.text());
+        by_link(&gateway, link.json()["url"].as_str().unwrap()).await;
+    };
+    connect("").await;
+    mail.need("send");
+    let lacking = missing(&gateway.caller("alice").call("mail__whoami", json!({})).await);
+    assert_eq!((&lacking["state"], &lacking["url"]), (&json!("insufficient_scope"), &Value::Null), "{lacking}");
+    connect("?scope=send%20read").await;
+    whoami(&gateway.caller("alice").call("mail__whoami", json!({})).await);
+    let listed = connections(&gateway, "holder=shared").await;
+    assert_eq!(listed[0]["scopes"], json!(["use", "send", "read"]));
+    let odd = gateway.operator("POST", "/api/v1/upstreams/mail/connect?scope=%22", None).await;
+    assert_eq!(odd.status, 422, "{}", odd.text());
+}
+
+#[tokio::test]
 async fn u10_an_ended_connection_is_revoked_at_its_authorization_server() {
     let (mail, gateway) = scene().await;
     connect(&gateway, "alice").await;

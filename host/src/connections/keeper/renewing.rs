@@ -288,12 +288,12 @@ impl Keeper {
     }
 }
 
-/// Whose tokens they are.
 /// What the breaker counts failures of: a server as an upstream has it, so that none brings another's to a stop.
 fn asked_at(place: &Place, issuer: &str) -> String {
     format!("{} {issuer}", place.upstream)
 }
 
+/// Whose tokens they are.
 fn source(place: &Place, tokens: &Tokens) -> Source {
     let Tokens { issuer, client, .. } = tokens;
     Source { upstream: place.upstream.clone(), issuer: issuer.clone(), client: client.clone() }

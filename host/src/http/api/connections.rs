@@ -13,9 +13,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::config::UpstreamAuth;
 use crate::connection::flow::Flow;
 use crate::connection::link::Link;
 use crate::connection::{Connection, Credential, End, Holder, Standing, State as Condition};
+use crate::identity::TokenList;
 use crate::ids::{ConnectionId, Principal, UpstreamName};
 use crate::store::connections::{self, Disconnection, Filter, Listed};
 use crate::store::flows;
@@ -34,6 +36,13 @@ pub(super) struct ConnectionQuery {
     upstream: Option<String>,
     /// `active`, `needs_reauth`, `needs_update` or `orphaned`.
     state: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectQuery {
+    /// With spaces between them (RFC 6749 §3.3).
+    scope: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -92,8 +101,13 @@ pub(super) async fn revoke(
     }
 }
 
-/// A link by which an operator connects an upstream for the gateway itself.
-pub(super) async fn connect(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
+/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
+/// anyway.
+pub(super) async fn connect(
+    State(api): State<Arc<Api>>,
+    Path(name): Path,
+    Query(ConnectQuery { scope }): Query<ConnectQuery>,
+) -> Answer {
     let snapshot = api.control.snapshot.load();
     let upstream = UpstreamName::parse(&name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
@@ -101,9 +115,20 @@ pub(super) async fn connect(State(api): State<Arc<Api>>, Path(name): Path) -> An
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
+    let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
     let link = Link::new(&api.control.env, Principal::Gateway, upstream.name().clone());
+    let link = link.asking_for(scopes.unwrap_or_default());
     let url = link.url(&api.services.public_url, &api.services.secret);
     Ok(ok(&json!({ "url": url, "expires": link.expires.to_string() })))
+}
+
+/// Scopes that an operator wants asked for.
+fn read_scopes(text: &str, auth: &UpstreamAuth) -> Result<TokenList, Problem> {
+    if !matches!(auth, UpstreamAuth::SharedOAuth(_) | UpstreamAuth::PerUserOAuth(_)) {
+        return Err(Problem::invalid("`scope` is for upstreams that take tokens"));
+    }
+    let scopes = text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    TokenList::parse(scopes).map_err(|_| Problem::invalid("`scope` has scopes with spaces between them"))
 }
 
 fn read_holder(text: &str) -> Result<Holder, Problem> {
