@@ -101,8 +101,11 @@ async fn nobody_says_in_a_query_who_they_are() {
     add_person(&gateway, "ann").await;
     add_person(&gateway, "ben").await;
     let people = gateway.operator("GET", "/api/v1/users", None).await.json();
-    let ann = people["users"].as_array().unwrap().iter().find(|user| user["login"] == "ann").unwrap()["id"].clone();
-    let ann = ann.as_str().unwrap();
+    let id_of = |login: &str| {
+        let user = people["users"].as_array().unwrap().iter().find(|user| user["login"] == login).unwrap();
+        user["id"].as_str().unwrap().to_owned()
+    };
+    let (ann, of_ben) = (id_of("ann"), format!("user:{}", id_of("ben")));
     let address = format!("/connect/mail?user_id={ann}&holder=user:{ann}&session={ann}&sub={ann}&principal=key:alice");
     let page = Browser::new(gateway.public).get(&address).await;
     assert!(page.find("/connect/mail").is_none(), "{page}");
@@ -110,10 +113,10 @@ async fn nobody_says_in_a_query_who_they_are() {
     let page = ben.get("/sign-in").await;
     sign_in(&mut ben, &page, "ben", PASSWORD).await;
     let page = ben.get(&address).await;
-    let provider = ben.submit(&page.form("/connect/mail").with("holder", "key:alice").with("user_id", ann)).await;
-    if provider.url.starts_with(mail.origin()) {
-        agree(&mut ben, &provider).await;
-    }
+    let provider = ben.submit(&page.form("/connect/mail").with("holder", "key:alice").with("user_id", &ann)).await;
+    assert!(provider.url.starts_with(mail.origin()), "{provider}");
+    assert_eq!(agree(&mut ben, &provider).await.status(), 200);
+    assert_eq!(connections(&gateway, &format!("holder={of_ben}")).await.len(), 1);
     for holder in [format!("user:{ann}"), "key:alice".to_owned()] {
         assert_eq!(connections(&gateway, &format!("holder={holder}")).await, Vec::<Value>::new());
     }
