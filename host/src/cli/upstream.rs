@@ -57,7 +57,13 @@ pub(super) enum UpstreamCommand {
     Refresh(OneUpstream),
     /// Print a link that connects an upstream for the gateway itself: for its list of tools, or for everybody where all share
     /// one connection. It opens once, within 15 minutes.
-    Connect(OneUpstream),
+    Connect {
+        /// A scope to ask for besides those that are asked for anyway. May be given several times.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        #[command(flatten)]
+        one: OneUpstream,
+    },
     /// Turn the `mcpServers` JSON of an MCP client into sections of a configuration file.
     ///
     /// Prints the sections, or appends them to a file with --into. Secrets go to files of their own, beside it.
@@ -212,8 +218,10 @@ impl UpstreamCommand {
                 ask(&one.with, Method::POST, &format!("{}/refresh", one.path()?), None)?;
                 print(&format!("the tools of {} are being read", one.name))
             }
-            Self::Connect(one) => {
-                let link = ask(&one.with, Method::POST, &format!("{}/connect", one.path()?), None)?;
+            Self::Connect { scopes, one } => {
+                let scopes = Some(scopes.join(" ")).filter(|scopes| !scopes.is_empty());
+                let path = filtered(&format!("{}/connect", one.path()?), &[("scope", scopes)])?;
+                let link = ask(&one.with, Method::POST, &path, None)?;
                 print(text(&link["url"]))
             }
             Self::Import { file, into } => import::run(&file, into.as_deref()),

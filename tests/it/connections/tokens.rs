@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use super::*;
 
 /// An upstream that refuses a younger token than this wants another account.
-const NO_LONGER_FRESH: Duration = Duration::from_secs(2 * 60);
+pub(super) const NO_LONGER_FRESH: Duration = Duration::from_secs(2 * 60);
 
-async fn scene() -> (Gated, Gateway) {
+pub(super) async fn scene() -> (Gated, Gateway) {
     let mail = Gated::by_token().await;
     let section =
         format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"per-user-oauth\"\n", mail.url);
@@ -19,13 +19,13 @@ async fn scene() -> (Gated, Gateway) {
 }
 
 /// Connects `mail` for a key: from the link to the authorization server and back.
-async fn connect(gateway: &Gateway, key: &str) -> Page {
+pub(super) async fn connect(gateway: &Gateway, key: &str) -> Page {
     let lacking = missing(&gateway.caller(key).call("mail__whoami", json!({})).await);
     assert_eq!(lacking["kind"], "oauth", "{lacking}");
     by_link(gateway, &url(&lacking)).await
 }
 
-async fn by_link(gateway: &Gateway, link: &str) -> Page {
+pub(super) async fn by_link(gateway: &Gateway, link: &str) -> Page {
     let mut browser = Browser::new(gateway.public);
     let page = open(&mut browser, link).await;
     assert_eq!(page.status(), 200, "{page}");
@@ -103,6 +103,30 @@ async fn u9_more_rights_are_asked_for_with_those_that_are_there() {
     assert!(scopes.contains("send") && scopes.contains("use"), "{scopes}");
     by_link(&gateway, &url(&lacking)).await;
     whoami(&alice.call("mail__whoami", json!({})).await);
+}
+
+#[tokio::test]
+async fn u9_what_all_share_is_connected_with_more_rights_by_an_operator() {
+    let mail = Gated::by_token().await;
+    let section = format!("[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"shared-oauth\"\n", mail.url);
+    let gateway = Gateway::builder().section(&section).key("alice").start().await;
+    gateway.until_upstreams_are_up().await;
+    let connect = async |query: &str| {
+        let path = format!("/api/v1/upstreams/mail/connect{query}");
+        let link = gateway.operator("POST", &path, None).await;
+        assert_eq!(link.status, 200, "{}", link.text());
+        by_link(&gateway, link.json()["url"].as_str().unwrap()).await;
+    };
+    connect("").await;
+    mail.need("send");
+    let lacking = missing(&gateway.caller("alice").call("mail__whoami", json!({})).await);
+    assert_eq!((&lacking["state"], &lacking["url"]), (&json!("insufficient_scope"), &Value::Null), "{lacking}");
+    connect("?scope=send%20read").await;
+    whoami(&gateway.caller("alice").call("mail__whoami", json!({})).await);
+    let listed = connections(&gateway, "holder=shared").await;
+    assert_eq!(listed[0]["scopes"], json!(["use", "send", "read"]));
+    let odd = gateway.operator("POST", "/api/v1/upstreams/mail/connect?scope=%22", None).await;
+    assert_eq!(odd.status, 422, "{}", odd.text());
 }
 
 #[tokio::test]

@@ -23,11 +23,11 @@ mod introspection;
 mod keys;
 mod lives;
 mod pages;
-mod postgres;
+pub(crate) mod postgres;
 mod refresh;
 mod rmcp;
 mod routes;
-mod spills;
+pub(crate) mod spills;
 mod stopped;
 mod storms;
 mod trails;
@@ -37,11 +37,11 @@ const AFTER_GRACE: Duration = Duration::from_secs(61);
 /// Longer than an access token lives.
 const AFTER_ACCESS: Duration = Duration::from_secs(11 * 60);
 
-const PASSWORD: &str = "correct horse battery staple";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// Whom somebody chooses to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     /// The person with this login.
     Person(&'static str),
     /// The virtual key of this name.
@@ -71,13 +71,13 @@ async fn scene_with(settings: &str) -> (Fixture, Gateway) {
 }
 
 /// Makes an account with a password.
-async fn add_person(gateway: &Gateway, login: &str) {
+pub(crate) async fn add_person(gateway: &Gateway, login: &str) {
     let user = json!({ "login": login, "name": login, "password": PASSWORD });
     let made = gateway.operator("POST", "/api/v1/users", Some(user)).await;
     assert_eq!(made.status, 201, "{}", made.text());
 }
 
-async fn client_of(gateway: &Gateway) -> Client {
+pub(crate) async fn client_of(gateway: &Gateway) -> Client {
     Client::register(gateway.public, "/mcp").await
 }
 
@@ -89,7 +89,7 @@ async fn arrive(browser: &mut Browser, begun: &Begun) -> Page {
 }
 
 /// Signs in on the page with the form for it.
-async fn sign_in(browser: &mut Browser, page: &Page, login: &str, password: &str) -> Page {
+pub(crate) async fn sign_in(browser: &mut Browser, page: &Page, login: &str, password: &str) -> Page {
     let form = page.form("/sign-in").with("login", login).with("password", password);
     browser.submit(&form).await
 }
@@ -142,7 +142,7 @@ async fn consent(browser: &mut Browser, begun: &Begun, who: Who) -> String {
 }
 
 /// The same up to the tokens.
-async fn sign_in_as(gateway: &Gateway, client: &Client, who: Who) -> Tokens {
+pub(crate) async fn sign_in_as(gateway: &Gateway, client: &Client, who: Who) -> Tokens {
     let (begun, mut browser) = (client.begin(), Browser::new(gateway.public));
     let url = consent(&mut browser, &begun, who).await;
     Tokens::of(&client.redeem(&begun, &client.code(&begun, &url)).await)

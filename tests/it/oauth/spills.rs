@@ -27,14 +27,14 @@ const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const FORM: [(&str, &str); 1] = [("content-type", "application/x-www-form-urlencoded")];
 
 /// The real program in a directory of its own, with a log of everything.
-struct Place {
-    dir: TempDir,
-    public: SocketAddr,
+pub(crate) struct Place {
+    pub(crate) dir: TempDir,
+    pub(crate) public: SocketAddr,
     _up: Fixture,
 }
 
 impl Place {
-    async fn start(settings: &str, canaries: &Canaries) -> (Self, Process) {
+    pub(crate) async fn start(settings: &str, canaries: &Canaries) -> (Self, Process) {
         let up = Fixture::start().await;
         let dir = TempDir::new().unwrap();
         let public = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -56,11 +56,11 @@ impl Place {
         (place, process)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    async fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
+    pub(crate) async fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
         send_unix(Path::new(&self.path("data/admin.sock")), method, path, body).await.unwrap()
     }
 }

@@ -34,6 +34,7 @@ macro_rules! stories {
     };
 }
 
+mod connections;
 mod gone;
 mod listener;
 mod postgres;

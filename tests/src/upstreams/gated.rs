@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
@@ -26,6 +26,16 @@ use serde_json::{Value, json};
 
 use super::fixture::{Fixture, default_tools, tool};
 use super::serve::{Serving, listen};
+use super::whims::Whims;
+
+pub use super::whims::Whim;
+
+/// Where it describes itself as a resource, and as an authorization server.
+pub const RESOURCE: &str = "/.well-known/oauth-protected-resource/mcp";
+pub const SERVER: &str = "/.well-known/oauth-authorization-server";
+
+/// What it says of errors, which nobody should read but the gateway.
+pub const WORDS: &str = "LEAK of the provider's words";
 
 /// What is behind the gate, and the gate.
 #[derive(Debug)]
@@ -46,6 +56,9 @@ struct State {
     lists_are_open: AtomicBool,
     /// The authorization server fails for a while.
     is_down: AtomicBool,
+    /// Whoever registers gets a secret.
+    gives_secrets: AtomicBool,
+    whims: Whims,
     inner: Mutex<Inner>,
 }
 
@@ -63,7 +76,14 @@ struct Inner {
     scopes: BTreeMap<String, String>,
     refresh_tokens: BTreeMap<String, String>,
     codes: BTreeMap<String, BTreeMap<String, String>>,
+    /// Clients with their redirect addresses: none stands for any.
     clients: BTreeMap<String, Vec<String>>,
+    /// Of those that have one.
+    secrets: BTreeMap<String, String>,
+    /// Life of access tokens in seconds, if it is not an hour.
+    life: Option<u64>,
+    /// Secrets that were given out, and those that were shown for them, with what they are.
+    given: Vec<(&'static str, String)>,
     /// What a call needs besides any scope.
     needed: Option<String>,
     refreshes: usize,
@@ -101,6 +121,8 @@ impl Gated {
             client: Client::builder(TokioExecutor::new()).build_http(),
             lists_are_open: AtomicBool::new(true),
             is_down: AtomicBool::new(false),
+            gives_secrets: AtomicBool::new(false),
+            whims: Whims::default(),
             inner: Mutex::default(),
         });
         let serving = state.clone();
@@ -150,6 +172,59 @@ impl Gated {
         self.state.is_down.store(is_down, Ordering::Relaxed);
     }
 
+    /// Has it do something else at this path.
+    pub fn whim(&self, path: &str, whim: Whim) {
+        self.state.whims.set(path, whim);
+    }
+
+    /// Has it do what it should.
+    pub fn behave(&self) {
+        self.state.whims.clear();
+    }
+
+    /// How often this path was asked.
+    pub fn asked(&self, path: &str) -> usize {
+        self.state.whims.asked(path)
+    }
+
+    /// What it says of itself as an authorization server.
+    pub fn document(&self) -> Value {
+        self.state.document()
+    }
+
+    /// Scheme, host and port.
+    pub fn origin(&self) -> &str {
+        &self.state.origin
+    }
+
+    /// It does not know anybody any more who has registered.
+    pub fn forget_clients(&self) {
+        self.state.lock().clients.clear();
+    }
+
+    /// Knows a client with this secret, wherever it has people sent back to, and gives secrets to all others.
+    pub fn know(&self, id: &str, secret: &str) {
+        self.give_secrets();
+        let mut inner = self.state.lock();
+        inner.clients.insert(id.to_owned(), Vec::new());
+        inner.secrets.insert(id.to_owned(), secret.to_owned());
+    }
+
+    /// Whoever registers from now on gets a secret.
+    pub fn give_secrets(&self) {
+        self.state.gives_secrets.store(true, Ordering::Relaxed);
+    }
+
+    /// Access tokens that are given from now on end after this many seconds.
+    pub fn let_tokens_live(&self, seconds: u64) {
+        self.state.lock().life = Some(seconds);
+    }
+
+    /// All secrets that it gave out or was shown in return for them, with what they are.
+    pub fn given(&self) -> Vec<(&'static str, String)> {
+        self.state.lock().given.clone()
+    }
+
     /// How often tokens were refreshed.
     pub fn refreshes(&self) -> usize {
         self.state.lock().refreshes
@@ -172,6 +247,31 @@ impl State {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.whims.at(request.uri().path()) {
+            None => self.answer_as_it_should(request).await,
+            Some(Whim::Late(by)) => {
+                tokio::time::sleep(by).await;
+                self.answer_as_it_should(request).await
+            }
+            Some(Whim::Says(status, body)) => {
+                let mut response = Response::new(Body::from(body));
+                *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+                response
+            }
+            Some(Whim::SendsTo(address)) => {
+                let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+                response.headers_mut().insert(LOCATION, address.parse().expect("an address"));
+                response
+            }
+            Some(Whim::Loses) => {
+                self.answer_as_it_should(request).await;
+                empty(StatusCode::SERVICE_UNAVAILABLE)
+            }
+        }
+    }
+
+    async fn answer_as_it_should(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         if path == "/mcp" {
             return self.mcp(request).await;
@@ -187,32 +287,20 @@ impl State {
         let query = pairs(request.uri().query().unwrap_or_default());
         let origin = &self.origin;
         match (request.method().clone(), path.as_str()) {
-            (Method::GET, "/.well-known/oauth-protected-resource/mcp") => json_of(
+            (Method::GET, RESOURCE) => json_of(
                 StatusCode::OK,
                 &json!({ "resource": format!("{origin}/mcp"), "authorization_servers": [origin], "scopes_supported": ["use"] }),
             ),
-            (Method::GET, "/.well-known/oauth-authorization-server") => json_of(
-                StatusCode::OK,
-                &json!({
-                    "issuer": origin,
-                    "authorization_endpoint": format!("{origin}/authorize"),
-                    "token_endpoint": format!("{origin}/token"),
-                    "registration_endpoint": format!("{origin}/register"),
-                    "revocation_endpoint": format!("{origin}/revoke"),
-                    "response_types_supported": ["code"],
-                    "code_challenge_methods_supported": ["S256"],
-                    "token_endpoint_auth_methods_supported": ["none"],
-                    "authorization_response_iss_parameter_supported": true,
-                }),
-            ),
+            (Method::GET, SERVER) => json_of(StatusCode::OK, &self.document()),
             (Method::GET, "/authorize") => self.authorize(query),
             (Method::POST, "/register") => {
                 let body: Value = serde_json::from_slice(&body_of(request).await).unwrap_or_default();
                 self.register(&body)
             }
             (Method::POST, "/token") => {
+                let shown = basic(&request);
                 let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
-                self.token(&fields)
+                self.token(shown, &fields)
             }
             (Method::POST, "/revoke") => {
                 let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
@@ -225,6 +313,22 @@ impl State {
             }
             _ => empty(StatusCode::NOT_FOUND),
         }
+    }
+
+    fn document(&self) -> Value {
+        let origin = &self.origin;
+        let method = if self.gives_secrets.load(Ordering::Relaxed) { "client_secret_basic" } else { "none" };
+        json!({
+            "issuer": origin,
+            "authorization_endpoint": format!("{origin}/authorize"),
+            "token_endpoint": format!("{origin}/token"),
+            "registration_endpoint": format!("{origin}/register"),
+            "revocation_endpoint": format!("{origin}/revoke"),
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": [method],
+            "authorization_response_iss_parameter_supported": true,
+        })
     }
 
     /// Looks at the credential, and passes the request on without it.
@@ -262,7 +366,7 @@ impl State {
         if let Some((status, more)) = refusal {
             let mut response = empty(status);
             if matches!(self.wants, Wants::Token) {
-                let document = format!("{}/.well-known/oauth-protected-resource/mcp", self.origin);
+                let document = format!("{}{RESOURCE}", self.origin);
                 let challenge = format!(r#"Bearer resource_metadata="{document}"{more}"#);
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().expect("visible ASCII"));
             }
@@ -308,10 +412,16 @@ impl State {
         let mut inner = self.lock();
         let id = inner.make("client");
         inner.clients.insert(id.clone(), redirects.clone());
-        let answer = json!({
+        let mut answer = json!({
             "client_id": id, "redirect_uris": redirects, "token_endpoint_auth_method": "none",
             "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"],
         });
+        if self.gives_secrets.load(Ordering::Relaxed) {
+            let secret = inner.make_secret("client secret", "secret");
+            inner.secrets.insert(id, secret.clone());
+            answer["client_secret"] = json!(secret);
+            answer["token_endpoint_auth_method"] = json!("client_secret_basic");
+        }
         json_of(StatusCode::CREATED, &answer)
     }
 
@@ -319,12 +429,14 @@ impl State {
     fn authorize(&self, query: BTreeMap<String, String>) -> Response<Body> {
         let of = |name: &str| query.get(name).cloned().unwrap_or_default();
         let mut inner = self.lock();
-        let is_known = inner.clients.get(&of("client_id")).is_some_and(|known| known.contains(&of("redirect_uri")));
+        let is_its_own = |known: &Vec<String>| known.is_empty() || known.contains(&of("redirect_uri"));
+        let is_known = inner.clients.get(&of("client_id")).is_some_and(is_its_own);
         let is_sound = of("code_challenge_method") == "S256" && of("resource") == format!("{}/mcp", self.origin);
         if !is_known || !is_sound || of("response_type") != "code" {
             return empty(StatusCode::BAD_REQUEST);
         }
-        let code = inner.make("code");
+        let code = inner.make_secret("code", "code");
+        inner.given.push(("state", of("state")));
         let answer = [("code", code.as_str()), ("state", &of("state")), ("iss", &self.origin)];
         let answer = form_urlencoded::Serializer::new(String::new()).extend_pairs(answer).finish();
         let back = format!("{}?{answer}", of("redirect_uri"));
@@ -334,17 +446,28 @@ impl State {
         response
     }
 
-    fn token(&self, fields: &BTreeMap<String, String>) -> Response<Body> {
+    /// `basic`: who somebody says to be in the header, with the secret.
+    fn token(&self, basic: Option<(String, String)>, fields: &BTreeMap<String, String>) -> Response<Body> {
         let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
+        let (client, secret) = match basic {
+            Some((id, secret)) => (id, Some(secret)),
+            None => (of("client_id"), None),
+        };
         let mut inner = self.lock();
+        if !inner.clients.contains_key(&client) || inner.secrets.get(&client) != secret.as_ref() {
+            let answer = json!({ "error": "invalid_client", "error_description": WORDS });
+            return json_of(StatusCode::UNAUTHORIZED, &answer);
+        }
         let scopes = match of("grant_type").as_str() {
             "authorization_code" => {
                 let Some(asked) = inner.codes.remove(&of("code")) else { return refused() };
                 let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, of("code_verifier").as_bytes()));
-                let same = |name: &str| asked.get(name) == fields.get(name);
-                if asked.get("code_challenge") != Some(&challenge) || !same("client_id") || !same("redirect_uri") {
+                let is_its_own =
+                    asked.get("client_id") == Some(&client) && asked.get("redirect_uri") == fields.get("redirect_uri");
+                if asked.get("code_challenge") != Some(&challenge) || !is_its_own {
                     return refused();
                 }
+                inner.given.push(("verifier", of("code_verifier")));
                 asked.get("scope").cloned().unwrap_or_default()
             }
             // Each is good for one use.
@@ -357,12 +480,14 @@ impl State {
             },
             _ => return json_of(StatusCode::BAD_REQUEST, &json!({ "error": "unsupported_grant_type" })),
         };
-        let (access, refresh) = (inner.make("access"), inner.make("refresh"));
+        let access = inner.make_secret("access token", "access");
+        let refresh = inner.make_secret("refresh token", "refresh");
+        let life = inner.life.unwrap_or(3600);
         inner.good.insert(access.clone());
         inner.scopes.insert(access.clone(), scopes.clone());
         inner.refresh_tokens.insert(refresh.clone(), scopes.clone());
         let answer = json!({
-            "access_token": access, "token_type": "Bearer", "expires_in": 3600, "refresh_token": refresh, "scope": scopes,
+            "access_token": access, "token_type": "Bearer", "expires_in": life, "refresh_token": refresh, "scope": scopes,
         });
         json_of(StatusCode::OK, &answer)
     }
@@ -373,13 +498,17 @@ impl Inner {
         self.made += 1;
         format!("{what}-{}-{}", self.made, URL_SAFE_NO_PAD.encode(portcullis::Env::system().random::<16>()))
     }
+
+    /// One that is remembered as what was given out.
+    fn make_secret(&mut self, what: &'static str, prefix: &str) -> String {
+        let secret = self.make(prefix);
+        self.given.push((what, secret.clone()));
+        secret
+    }
 }
 
 fn refused() -> Response<Body> {
-    json_of(
-        StatusCode::BAD_REQUEST,
-        &json!({ "error": "invalid_grant", "error_description": "LEAK of the provider's words" }),
-    )
+    json_of(StatusCode::BAD_REQUEST, &json!({ "error": "invalid_grant", "error_description": WORDS }))
 }
 
 fn empty(status: StatusCode) -> Response<Body> {
@@ -393,6 +522,16 @@ fn json_of(status: StatusCode, body: &Value) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
+}
+
+/// Name and secret of a client in `Authorization` (RFC 6749 §2.3.1).
+fn basic(request: &Request<Incoming>) -> Option<(String, String)> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let text = String::from_utf8(STANDARD.decode(value).ok()?).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    let read =
+        |part: &str| form_urlencoded::parse(format!("x={part}").as_bytes()).next().map(|(_, it)| it.into_owned());
+    Some((read(id)?, read(secret)?))
 }
 
 fn pairs(text: &str) -> BTreeMap<String, String> {

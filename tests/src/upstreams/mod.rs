@@ -13,6 +13,7 @@ pub mod registry;
 pub mod transit;
 
 mod serve;
+mod whims;
 
 #[cfg(test)]
 mod raw_client;

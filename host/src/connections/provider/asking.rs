@@ -93,18 +93,28 @@ impl<'a> Site<'a> {
         Ok(Self { name: &settings.name, address, client, ground, protocol: *protocol, headers })
     }
 
-    /// A request that a server that wants tokens refuses, and that does nothing if it does not.
-    fn probe(&self) -> Fetch {
+    /// Requests that a server that wants tokens refuses, and that do nothing if it does not. Some let everybody begin, and
+    /// refuse whoever lists.
+    fn probes(&self) -> Vec<Fetch> {
         let uri = self.address.uri().clone();
         let version = if self.protocol == Protocol::Modern { MODERN } else { LEGACY };
         let info = json!({ "name": "portcullis", "version": env!("CARGO_PKG_VERSION") });
-        let post = |message: Value| {
-            Fetch::json(uri.clone(), message.to_string())
+        let post = |method: &'static str, params: &Value| {
+            let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            let fetch = Fetch::json(uri.clone(), message.to_string())
                 .header(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"))
-                .header(HeaderName::from_static("mcp-protocol-version"), HeaderValue::from_static(version))
+                .header(HeaderName::from_static("mcp-protocol-version"), HeaderValue::from_static(version));
+            match self.protocol {
+                Protocol::Modern => {
+                    fetch.header(HeaderName::from_static("mcp-method"), HeaderValue::from_static(method))
+                }
+                Protocol::Auto | Protocol::Legacy | Protocol::Sse => fetch,
+            }
         };
-        let fetch = match self.protocol {
-            Protocol::Sse => Fetch::get(uri).header(ACCEPT, HeaderValue::from_static("text/event-stream")),
+        let fetches = match self.protocol {
+            Protocol::Sse => {
+                vec![Fetch::get(uri.clone()).header(ACCEPT, HeaderValue::from_static("text/event-stream"))]
+            }
             Protocol::Modern => {
                 let meta = json!({
                     "io.modelcontextprotocol/protocolVersion": MODERN,
@@ -112,15 +122,17 @@ impl<'a> Site<'a> {
                     "io.modelcontextprotocol/clientCapabilities": {},
                 });
                 let params = json!({ "_meta": meta });
-                post(json!({ "jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": params }))
-                    .header(HeaderName::from_static("mcp-method"), HeaderValue::from_static("server/discover"))
+                vec![post("server/discover", &params), post("tools/list", &params)]
             }
             Protocol::Auto | Protocol::Legacy => {
                 let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": info });
-                post(json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }))
+                vec![post("initialize", &params), post("tools/list", &json!({}))]
             }
         };
-        self.headers.iter().fold(fetch, |fetch, (name, value)| fetch.header(name.clone(), value.clone()))
+        let with_headers = |fetch: Fetch| {
+            self.headers.iter().fold(fetch, |fetch, (name, value)| fetch.header(name.clone(), value.clone()))
+        };
+        fetches.into_iter().map(with_headers).collect()
     }
 }
 
@@ -141,17 +153,19 @@ impl Asking {
     /// # Errors
     /// [`DiscoverError::Unreachable`].
     pub(super) async fn challenge(&self, site: &Site<'_>) -> Result<Option<Challenge>, DiscoverError> {
-        let answer = self.fetch(site.probe(), &site.ground, Limits::default()).await;
-        match answer {
-            Ok(answer) if is_passing(answer.status) => Err(unreachable(Stage::Upstream, &answer)),
-            Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, headers, .. }) => {
-                Ok(Challenge::of(&headers))
+        for probe in site.probes() {
+            match self.fetch(probe, &site.ground, Limits::default()).await {
+                Ok(answer) if is_passing(answer.status) => return Err(unreachable(Stage::Upstream, &answer)),
+                Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, headers, .. }) => {
+                    return Ok(Challenge::of(&headers));
+                }
+                Ok(_) => {}
+                Err(error) if error.is_passing() => return Err(failed(Stage::Upstream, &error)),
+                // It has more to say than anybody who refuses.
+                Err(_) => {}
             }
-            Ok(_) => Ok(None),
-            Err(error) if error.is_passing() => Err(failed(Stage::Upstream, &error)),
-            // It has more to say than anybody who refuses.
-            Err(_) => Ok(None),
         }
+        Ok(None)
     }
 
     /// The document at a place, if there is one.

@@ -19,7 +19,7 @@ use crate::outbound::Fetched;
 
 /// How long what was found counts.
 const LIFE: Duration = Duration::from_secs(15 * 60);
-/// The same, before something is refused on account of it.
+/// The same, before something is refused on account of it, and for whoever is sent there.
 const SHORT_LIFE: Duration = Duration::from_secs(60);
 /// Most upstreams, and servers, that are remembered.
 const MAX_REMEMBERED: u64 = 1_000;
@@ -83,12 +83,13 @@ impl Finding {
         Self { env, asking, described, servers }
     }
 
-    /// The authorization server that people are sent to: the first one named that can be used.
+    /// The authorization server that people are sent to: the first one named that can be used. What the upstream says of it
+    /// is read again sooner than for a refresh: one that has moved refuses what its old server gives.
     ///
     /// # Errors
     /// [`DiscoverError`].
     pub(super) async fn find(&self, site: &Site<'_>) -> Result<Found, DiscoverError> {
-        let described = self.described(site, LIFE).await?;
+        let described = self.described(site, SHORT_LIFE).await?;
         let metadata = match servers(site, &described) {
             Servers::Assumed(spellings) => self.assumed(site, &spellings).await?,
             Servers::Named(issuers) => self.first_of(site, &issuers).await?,

@@ -14,10 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::config::UpstreamAuth;
 use crate::connection::flow::Flow;
 use crate::connection::link::Link;
 use crate::connection::{Connection, Credential, End, Holder, Standing, Stands, State as Condition};
 use crate::connections::connecting::takes;
+use crate::identity::TokenList;
 use crate::ids::{ConnectionId, Principal, UpstreamName};
 use crate::pipeline::Snapshot;
 use crate::store::connections::{self, Disconnection, Filter};
@@ -37,6 +39,13 @@ pub(super) struct ConnectionQuery {
     upstream: Option<String>,
     /// `active`, `needs_reauth`, `needs_update`, `orphaned` or `unused`.
     state: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectQuery {
+    /// With spaces between them (RFC 6749 §3.3).
+    scope: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -147,11 +156,11 @@ pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> 
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(link(&api, principal, connection.place.upstream))
+    Ok(link(&api, principal, connection.place.upstream, TokenList::default()))
 }
 
-fn link(api: &Api, principal: Principal, upstream: UpstreamName) -> Response {
-    let link = Link::new(&api.control.env, principal, upstream);
+fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> Response {
+    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
     let url = link.url(&api.services.public_url, &api.services.secret);
     ok(&json!({ "url": url, "expires": link.expires.to_string() }))
 }
@@ -181,8 +190,13 @@ pub(super) async fn revoke(
     }
 }
 
-/// A link by which an operator connects an upstream for the gateway itself.
-pub(super) async fn connect(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
+/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
+/// anyway.
+pub(super) async fn connect(
+    State(api): State<Arc<Api>>,
+    Path(name): Path,
+    Query(ConnectQuery { scope }): Query<ConnectQuery>,
+) -> Answer {
     let snapshot = api.control.snapshot.load();
     let upstream = UpstreamName::parse(&name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
@@ -190,7 +204,17 @@ pub(super) async fn connect(State(api): State<Arc<Api>>, Path(name): Path) -> An
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
-    Ok(link(&api, Principal::Gateway, upstream.name().clone()))
+    let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
+    Ok(link(&api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))
+}
+
+/// Scopes that an operator wants asked for.
+fn read_scopes(text: &str, auth: &UpstreamAuth) -> Result<TokenList, Problem> {
+    if !matches!(auth, UpstreamAuth::SharedOAuth(_) | UpstreamAuth::PerUserOAuth(_)) {
+        return Err(Problem::invalid("`scope` is for upstreams that take tokens"));
+    }
+    let scopes = text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    TokenList::parse(scopes).map_err(|_| Problem::invalid("`scope` has scopes with spaces between them"))
 }
 
 fn read_holder(text: &str) -> Result<Holder, Problem> {

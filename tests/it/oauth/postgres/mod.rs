@@ -20,21 +20,21 @@ use tokio::task::JoinSet;
 use super::{EVERYBODY, Who, add_person, arrive, choose, invalid_grant, is_let_in, refusal};
 
 /// In which a revocation has to be felt everywhere.
-const FELT_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const FELT_WITHIN: Duration = Duration::from_secs(2);
 const RACERS: usize = 64;
 
 mod flows;
 
-struct Pair {
+pub(crate) struct Pair {
     _up: Fixture,
-    gateways: Vec<Gateway>,
+    pub(crate) gateways: Vec<Gateway>,
     /// Takes each connection to the next gateway, or to the one that was [chosen](Self::go_to).
-    front: SocketAddr,
+    pub(crate) front: SocketAddr,
     chosen: Arc<AtomicUsize>,
     _balancer: JoinSet<()>,
 }
 
-async fn pair(settings: &str) -> Pair {
+pub(crate) async fn pair(settings: &str) -> Pair {
     let up = Fixture::start().await;
     let server = Server::shared();
     let schema = server.new_schema();
@@ -72,12 +72,12 @@ async fn pair(settings: &str) -> Pair {
 
 impl Pair {
     /// Has all connections from now on go to this gateway.
-    fn go_to(&self, which: usize) {
+    pub(crate) fn go_to(&self, which: usize) {
         self.chosen.store(which, Ordering::SeqCst);
     }
 
     /// Has them take turns again.
-    fn take_turns(&self) {
+    pub(crate) fn take_turns(&self) {
         self.go_to(usize::MAX);
     }
 

@@ -34,6 +34,8 @@ impl Asked {
 pub(super) struct State {
     /// What is answered at a path in place of what an honest server would: status, lines of the head, body.
     pub(super) said: BTreeMap<String, (u16, String, String)>,
+    /// Whoever begins to speak MCP is let in, and asked for a token later.
+    pub(super) lets_begin: bool,
     /// Paths at which nothing is ever answered.
     pub(super) silent: Vec<String>,
     /// The document about the resource, and the server's own.
@@ -55,6 +57,7 @@ impl Mock {
         let at = |path: &str| format!("http://127.0.0.1:{port}{path}");
         let state = State {
             said: BTreeMap::new(),
+            lets_begin: false,
             silent: Vec::new(),
             resource: json!({
                 "resource": at("/mcp"), "authorization_servers": [at("")], "scopes_supported": ["notes:read"],
@@ -161,6 +164,7 @@ impl State {
             return Some(said.clone());
         }
         let (status, body) = match path.as_str() {
+            "/mcp" if self.lets_begin && !asked.body.contains("tools/list") => (200, json!({})),
             "/mcp" => {
                 let place = format!("http://127.0.0.1:{port}/.well-known/oauth-protected-resource/mcp");
                 let line = format!("www-authenticate: Bearer resource_metadata=\"{place}\", scope=\"notes:write\"\r\n");

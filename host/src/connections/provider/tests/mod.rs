@@ -213,6 +213,27 @@ async fn what_was_found_and_registered_is_used_again_and_looked_at_again_in_time
 }
 
 #[tokio::test]
+async fn an_upstream_that_lets_everybody_begin_says_what_it_wants_to_whoever_lists() {
+    let scene = Scene::new().await;
+    scene.mcp.with(|state| state.lets_begin = true);
+    for protocol in [Protocol::Auto, Protocol::Legacy, Protocol::Modern] {
+        let mut settings = scene.settings();
+        let UpstreamTransport::StreamableHttp { protocol: spoken, .. } = &mut settings.transport else { panic!() };
+        *spoken = protocol;
+        *scene.settings.lock().unwrap() = Some(settings);
+        scene.later();
+        assert_eq!(scene.way(&[]).await.unwrap().asked["scope"], "offline_access notes:write", "{protocol:?}");
+    }
+    let methods = scene
+        .mcp
+        .asked("/mcp")
+        .iter()
+        .map(|asked| serde_json::from_str::<Value>(&asked.body).unwrap()["method"].as_str().unwrap().to_owned());
+    let expected = ["initialize", "tools/list", "initialize", "tools/list", "server/discover", "tools/list"];
+    assert_eq!(methods.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn replicas_that_register_at_once_use_one_client() {
     let scene = Scene::new().await;
     let replicas = [scene.replica(), scene.replica(), scene.replica()];

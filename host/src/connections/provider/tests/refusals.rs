@@ -256,6 +256,12 @@ async fn u5_an_upstream_that_moves_to_another_server_takes_nothing_along() {
     let moved = scene.way(&[]).await.unwrap().way;
     assert_eq!(moved.source.issuer, next.at(""));
     assert!(moved.redirect != away.way.redirect && next.asked("/register").len() == 1);
+    // Whoever is sent there a minute later goes where the upstream is now.
+    scene.mcp.with(|state| state.resource["authorization_servers"] = json!([scene.server.at("")]));
+    scene.clock.advance(Duration::from_secs(61));
+    assert_eq!(scene.way(&[]).await.unwrap().way.source.issuer, scene.server.at(""));
+    scene.mcp.with(|state| state.resource["authorization_servers"] = json!([next.at("")]));
+    scene.later();
     // The old tokens are ended where they are from.
     scene.provider.revoke(&away.way.source, None, &Plaintext::new("at-2")).await.unwrap();
     assert_eq!((scene.server.asked("/revoke").len(), next.asked("/revoke").len()), (1, 0));
