@@ -7,7 +7,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin::{ask, ask_if, mistake, segment, table, text};
+use super::admin::{ask, ask_if, filtered, mistake, segment, table, text};
 use super::approval::plain;
 use super::{WithConfig, import, print};
 
