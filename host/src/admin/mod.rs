@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -59,6 +59,8 @@ use upstreams::{declared, trial};
 
 /// The gateway, as far as an operator changes it.
 pub struct Control {
+    /// For tasks that end when nobody else holds it.
+    me: Weak<Self>,
     pub env: Env,
     pub store: Store,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
@@ -176,7 +178,8 @@ impl Control {
         let snapshot = Snapshot { auth, keys, people, policies: policies_now, catalog, upstreams, revision: began };
         reload::warn_of_insecure(None, &config);
         let (started, config) = (env.now(), Arc::new(config));
-        let control = Arc::new(Self {
+        let control = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started)),
             seen: ArcSwap::from_pointee(seen),
             started,
@@ -217,10 +220,12 @@ impl Control {
     }
 
     /// Keeps what an upstream offers fresh in the catalog, as long as the upstream is ours.
-    fn keep_synced(self: &Arc<Self>, upstream: Arc<Upstream>) {
+    fn keep_synced(&self, upstream: Arc<Upstream>) {
         self.tasks.spawn(upstream.clone().listen());
-        self.tasks.spawn(self.clone().tell_of_lists(upstream.clone()));
-        let control = Arc::downgrade(self);
+        if let Some(control) = self.me.upgrade() {
+            self.tasks.spawn(control.tell_of_lists(upstream.clone()));
+        }
+        let control = self.me.clone();
         let synced = Arc::downgrade(&upstream);
         self.tasks.spawn(upstream.keep_synced(move || {
             let (control, upstream) = (control.clone(), synced.clone());

@@ -48,6 +48,8 @@ use catalog::{Offer, Shelf};
 use credential::Own;
 use deadline::Deadline;
 use personal::Personal;
+#[cfg(test)]
+pub(crate) use personal::testing;
 pub use personal::{Look, OwnList, Shown, Told, Whose};
 
 /// Deepest nesting of an answer, or of what is told before it, that is passed on.

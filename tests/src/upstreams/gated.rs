@@ -393,7 +393,7 @@ impl State {
             let only = tool["name"].as_str().and_then(|name| inner.own_tools.get(name));
             only.is_some_and(|only| Some(only.as_str()) != shown)
         };
-        if let Some(tools) = message["result"]["tools"].as_array_mut() {
+        if let Some(tools) = message.pointer_mut("/result/tools").and_then(Value::as_array_mut) {
             tools.retain(|tool| !is_for_others(tool));
         }
         drop(inner);

@@ -24,7 +24,7 @@ const OPENING: Duration = Duration::from_secs(5);
 
 /// An upstream of the store.
 #[derive(Clone, Debug)]
-pub(super) struct Declared {
+pub(in crate::admin) struct Declared {
     pub(super) declaration: Arc<Declaration>,
     /// What it comes to, or came to last. `None` where it never did.
     pub(super) settings: Option<Arc<config::Upstream>>,
@@ -33,17 +33,17 @@ pub(super) struct Declared {
 }
 
 /// All of them, by name.
-pub(super) type AllDeclared = BTreeMap<UpstreamName, Declared>;
+pub(in crate::admin) type AllDeclared = BTreeMap<UpstreamName, Declared>;
 
 /// Where what definitions refer to is found.
 #[derive(Clone, Debug)]
-pub(super) struct Surroundings {
+pub(in crate::admin) struct Surroundings {
     base_dir: PathBuf,
 }
 
 impl Surroundings {
     /// What paths of the file are relative to, paths of the store are relative to.
-    pub(super) fn of(config: &Config) -> Self {
+    pub(in crate::admin) fn of(config: &Config) -> Self {
         let beside = config.file.as_deref().and_then(Path::parent);
         Self { base_dir: beside.unwrap_or(&config.data_dir).to_owned() }
     }
@@ -86,7 +86,7 @@ pub(super) async fn open(vault: &Vault, declaration: &Declaration) -> Result<BTr
 
 /// Which of them are resolved anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(in crate::admin) enum Which {
     /// Those that have changed, and those that came to nothing.
     Changed,
     /// All of them: what they refer to may have changed as well.
@@ -94,7 +94,7 @@ pub(super) enum Which {
 }
 
 /// Reads all declarations, and resolves what has to be.
-pub(super) async fn read(
+pub(in crate::admin) async fn read(
     (store, vault): (&Store, &Vault),
     surroundings: &Surroundings,
     known: &AllDeclared,
@@ -122,7 +122,8 @@ pub(super) async fn read(
     Ok((all, at))
 }
 
-fn is_same(one: &Declaration, other: &Declaration) -> bool {
+/// Whether both are one, in the same revision.
+pub(super) fn is_same(one: &Declaration, other: &Declaration) -> bool {
     (one.revision, one.created) == (other.revision, other.created)
 }
 

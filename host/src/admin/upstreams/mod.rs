@@ -160,7 +160,7 @@ impl Control {
     /// # Errors
     /// [`UpstreamError`]; nothing is changed then.
     pub async fn create_upstream(
-        self: &Arc<Self>,
+        &self,
         name: UpstreamName,
         definition: Map<String, Value>,
         care: Care,
@@ -198,7 +198,7 @@ impl Control {
     /// # Errors
     /// [`UpstreamError`]; nothing is changed then.
     pub async fn change_upstream(
-        self: &Arc<Self>,
+        &self,
         name: &UpstreamName,
         expected: Option<u64>,
         change: Change,
@@ -248,7 +248,7 @@ impl Control {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn remove_upstream(
-        self: &Arc<Self>,
+        &self,
         name: &UpstreamName,
         expected: Option<u64>,
         actor: Actor,
@@ -367,7 +367,7 @@ impl Control {
     }
 
     /// Publishes what was just stored, and waits a moment until it has been reached.
-    async fn published(self: &Arc<Self>, name: &UpstreamName) -> Result<UpstreamView, UpstreamError> {
+    async fn published(&self, name: &UpstreamName) -> Result<UpstreamView, UpstreamError> {
         self.publish_upstreams().await?;
         self.until_settled(name).await;
         // Somebody elsewhere may have removed it already.

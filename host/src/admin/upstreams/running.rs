@@ -7,13 +7,13 @@
 //! one goes at once. Requests in flight stay where they are.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::declared::{self, AllDeclared, Surroundings, Which};
+use super::declared::{self, AllDeclared, Declared, Surroundings, Which, is_same};
 use crate::admin::{Control, catalog_of, start_upstream};
 use crate::config::{self, Config, UpstreamAuth, UpstreamTransport};
 use crate::ids::UpstreamName;
@@ -31,6 +31,9 @@ const MEND_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a change is waited for that tries to reach an upstream.
 const SETTLING: Duration = Duration::from_secs(6);
 
+/// How often upstreams are read again that somebody else has read meanwhile.
+const TRIES: usize = 16;
+
 /// What the published upstreams are made of.
 #[derive(Debug, Default)]
 pub(in crate::admin) struct Running {
@@ -38,6 +41,8 @@ pub(in crate::admin) struct Running {
     pub(super) stored: AllDeclared,
     /// The revision that the stored ones are the state of.
     at: Revision,
+    /// How often something was read that counted.
+    takes: u64,
     /// Of the stored ones that are not in force, why.
     left_out: BTreeMap<UpstreamName, LeftOut>,
     /// Started beside those whose places they take.
@@ -112,10 +117,18 @@ impl Running {
         running
     }
 
-    /// Takes over what was read, unless something newer is known.
+    /// Takes over what was read. Of what is newer already, it takes what has not changed: that was resolved later.
     fn take(&mut self, stored: AllDeclared, at: Revision) {
+        self.takes += 1;
         if at >= self.at {
             (self.stored, self.at) = (stored, at);
+            return;
+        }
+        for (name, declared) in stored {
+            let is_same = |known: &&mut Declared| is_same(&known.declaration, &declared.declaration);
+            if let Some(known) = self.stored.get_mut(&name).filter(is_same) {
+                *known = declared;
+            }
         }
     }
 
@@ -173,20 +186,31 @@ impl Control {
     }
 
     /// Reads those that have changed again, and publishes what they come to.
-    pub(in crate::admin) async fn publish_upstreams(self: &Arc<Self>) -> Result<(), StoreError> {
-        let config = self.config.load_full();
-        let (stored, at) = self.read_declared(&config, Which::Changed).await?;
-        let mut running = self.running();
-        running.take(stored, at);
-        let next = self.next(&mut running, &config);
-        self.put_in_force(&mut running, next);
-        Ok(())
+    pub(in crate::admin) async fn publish_upstreams(&self) -> Result<(), StoreError> {
+        for _ in 0..TRIES {
+            let config = self.config.load_full();
+            let takes = self.running().takes;
+            let (stored, at) = self.read_declared(&config, Which::Changed).await?;
+            let mut running = self.running();
+            // What it went by is old by now.
+            if running.takes != takes {
+                if running.at >= at {
+                    return Ok(());
+                }
+                continue;
+            }
+            running.take(stored, at);
+            let next = self.next(&mut running, &config);
+            self.put_in_force(&mut running, next);
+            return Ok(());
+        }
+        Err(StoreError::Busy)
     }
 
     /// Publishes the upstreams of a file that was read anew, with those of the store and with what else `publish` does: it
     /// is given what changes a snapshot, and has to do that.
     pub(in crate::admin) fn publish_reloaded(
-        self: &Arc<Self>,
+        &self,
         config: &Config,
         (stored, at): (AllDeclared, Revision),
         publish: impl FnOnce(&dyn Fn(&mut Snapshot)),
@@ -199,10 +223,10 @@ impl Control {
     }
 
     /// What is to be published now. What is not there yet is started.
-    fn next(self: &Arc<Self>, running: &mut Running, config: &Config) -> Upstreams {
+    fn next(&self, running: &mut Running, config: &Config) -> Upstreams {
         let present = self.snapshot.load().upstreams.clone();
         let mut waiting = std::mem::take(&mut running.coming);
-        let mut next = Upstreams::new();
+        let (mut next, mut unwanted) = (Upstreams::new(), Vec::new());
         for settings in running.settings() {
             let name = settings.name.clone();
             let before = present.get(&name);
@@ -210,9 +234,12 @@ impl Control {
                 next.insert(name, same.clone());
                 continue;
             }
-            let known = waiting.get(&name).is_some_and(|waiting| *waiting.settings() == settings);
-            let started = match waiting.remove(&name).filter(|_| known) {
-                Some(started) => started,
+            let started = match waiting.remove(&name) {
+                Some(started) if *started.settings() == settings => started,
+                Some(other) => {
+                    unwanted.push(other);
+                    self.start(&settings, config)
+                }
                 None => self.start(&settings, config),
             };
             let stays = |before: &&Arc<Upstream>| are_one_to_credentials(before.settings(), &settings);
@@ -227,18 +254,19 @@ impl Control {
             }
         }
         // Nobody has used them, nor will.
-        self.end(waiting.into_values().filter(|left| !is_among(&running.coming, left)).collect(), Vec::new());
+        unwanted.extend(waiting.into_values());
+        self.end(unwanted, Vec::new());
         next
     }
 
-    fn start(self: &Arc<Self>, settings: &config::Upstream, config: &Config) -> Arc<Upstream> {
+    fn start(&self, settings: &config::Upstream, config: &Config) -> Arc<Upstream> {
         let started = start_upstream(settings, (&self.outbound, &self.lender), config, &self.tasks);
         self.keep_synced(started.clone());
         started
     }
 
     /// An upstream has tried to read what it offers: if it waits for the place of another one, it takes that.
-    pub(in crate::admin) fn arrive(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+    pub(in crate::admin) fn arrive(&self, upstream: &Arc<Upstream>) {
         let mut running = self.running();
         if !is_among(&running.coming, upstream) {
             return;
@@ -250,7 +278,7 @@ impl Control {
     }
 
     /// Publishes these upstreams, and ends those that are not among them.
-    fn put_in_force(self: &Arc<Self>, running: &mut Running, next: Upstreams) {
+    fn put_in_force(&self, running: &mut Running, next: Upstreams) {
         let settings = running.settings();
         let snapshot = self.snapshot.load_full();
         let is_known = snapshot.policies.knows(&settings) && self.are_open_to_all_keys(&settings);
@@ -260,12 +288,7 @@ impl Control {
         }
     }
 
-    fn put_in_force_by(
-        self: &Arc<Self>,
-        running: &mut Running,
-        next: Upstreams,
-        publish: impl FnOnce(&dyn Fn(&mut Snapshot)),
-    ) {
+    fn put_in_force_by(&self, running: &mut Running, next: Upstreams, publish: impl FnOnce(&dyn Fn(&mut Snapshot))) {
         let before = self.snapshot.load().upstreams.clone();
         let next = if are_same(&before, &next) { before.clone() } else { Arc::new(next) };
         // What operators say of an upstream holds at once, whether or not it has been reached with its new settings.
@@ -355,7 +378,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::upstreams::declared::Declared;
     use crate::audit::Actor;
     use crate::env::{Env, Timestamp};
     use crate::store::upstreams::Declaration;

@@ -138,7 +138,7 @@ impl One<'_, '_> {
         let token = self.wanted("token", &raw.token);
         let token_file = token.and_then(|token| match Reference::parse(token.value())? {
             Reference::File(path) => Some(self.checks.in_base_dir(path)),
-            Reference::Environment(_) => None,
+            Reference::Environment(_) | Reference::Sealed(_) => None,
         });
         let token = token.and_then(|token| self.fetched("token", token.place(), token.value()));
         let mount = match raw.mount.get() {

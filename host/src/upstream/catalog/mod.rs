@@ -242,7 +242,11 @@ impl View {
         let mut unlisted = connect::Unlisted::default();
         let is_taken = |exposed: &str| tools.iter().any(|tool| tool.exposed == exposed);
         for (tool, connect) in connect::placed(shelves, names, is_taken) {
-            if connect.is_listed { tools.push(tool) } else { unlisted.put(tool) }
+            if connect.is_listed {
+                tools.push(tool);
+            } else {
+                unlisted.put(tool);
+            }
         }
         let prompts = exposed(shelves, names, |offer| &offer.prompts, |prompt| &prompt.key);
         let prompts = prompts.into_iter().map(|(prompt, exposed)| Prompt {

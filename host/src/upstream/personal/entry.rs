@@ -183,7 +183,7 @@ impl Entry {
     }
 
     /// There is a credential of this account. What was read with another one counts no more.
-    pub(super) fn is_connected(&self, account: &Account) {
+    pub(super) fn connected(&self, account: &Account) {
         self.0.send_modify(|state| {
             if !state.is_settled() {
                 state.standing = Standing::Connected;
@@ -299,7 +299,7 @@ mod tests {
     fn it_is_read_at_once_and_then_when_its_time_is_over() {
         let (entry, now) = (Entry::unknown(None), Instant::now());
         assert!(entry.begin(now) && !entry.begin(now), "one reads");
-        entry.is_connected(&account(1));
+        entry.connected(&account(1));
         assert!(matches!(entry.shown(), Shown::Unread) && !entry.is_settled());
         assert!(entry.settle(read(&list("a", now)), now, INTERVAL));
         assert!(matches!(entry.shown(), Shown::Own(_)));
@@ -333,14 +333,14 @@ mod tests {
         assert!(matches!(entry.shown(), Shown::Common) && entry.is_young(now, INTERVAL));
         assert!(!entry.is_young(now + INTERVAL, INTERVAL));
         entry.begin(now);
-        entry.is_connected(&account(1));
+        entry.connected(&account(1));
         assert!(entry.is_young(now, INTERVAL));
         assert!(entry.settle(Read::Same, now, INTERVAL));
         assert!(matches!(entry.shown(), Shown::Own(list) if Arc::ptr_eq(&list, &before)));
 
         let entry = Entry::unknown(Some(before));
         entry.begin(now);
-        entry.is_connected(&account(2));
+        entry.connected(&account(2));
         assert!(!entry.is_young(now, INTERVAL));
         entry.settle(Read::Failed, now, INTERVAL);
         assert!(matches!(entry.shown(), Shown::Unread));

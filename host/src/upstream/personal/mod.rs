@@ -207,7 +207,7 @@ impl Upstream {
         let party = own.party().await?;
         let Some(lent) = party.lent else { return Ok(Read::Absent(Lack::NotConnected)) };
         let account = Account::of(&lent);
-        entry.is_connected(&account);
+        entry.connected(&account);
         if entry.is_young(Instant::now(), interval) {
             return Ok(Read::Same);
         }
@@ -290,5 +290,7 @@ fn has_lists(principal: &Principal) -> bool {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
