@@ -186,8 +186,8 @@ async fn h9_no_secret_of_a_connection_is_written_anywhere() {
     for what in ["access token", "refresh token", "code", "state", "verifier", "client secret"] {
         assert!(given.iter().any(|(given, _)| *given == what), "nobody was given a {what}");
     }
-    for (what, secret) in &given {
-        scene.canaries.adopt(what, secret);
+    for (what, secret) in given {
+        scene.canaries.adopt(what, &secret);
     }
     let placed = ["alice.key", "machine.secret", "vault.key", "deployment-secret", "operator-token"];
     scene.written.add_files(place.dir.path(), &placed);

@@ -93,7 +93,7 @@ async fn step_up(gateway: &Gateway) -> anyhow::Result<()> {
     ensure!(lacking["state"] == "insufficient_scope", "{lacking}");
     let scopes = lacking["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let scopes = scopes.collect::<Vec<_>>().join(" ");
-    let query = form_urlencoded::Serializer::new(String::from("?")).append_pair("scope", &scopes).finish();
+    let query = form_urlencoded::Serializer::for_suffix(String::from("?"), 1).append_pair("scope", &scopes).finish();
     connect(gateway, &operators_link(gateway, &query).await?).await?;
     succeeds(gateway).await
 }
@@ -162,7 +162,7 @@ async fn go_there_and_back(browser: &mut Browser, page: &Page) -> anyhow::Result
     let (port, path) = address.split_once('/').with_context(|| away.to_string())?;
     let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?));
     let host = format!("localhost:{port}");
-    let reply = send(server, "GET", &format!("/{path}"), &[("host", &host)], "").await;
+    let reply = send(server, "GET", &format!("/{path}"), &[("host", host.as_str())], "").await;
     let back = reply.header("location");
     ensure!(back.contains(CALLBACK), "{}: {} {}", away.url, reply.status, reply.text());
     Ok(browser.get(back).await)

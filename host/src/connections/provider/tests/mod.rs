@@ -224,13 +224,10 @@ async fn an_upstream_that_lets_everybody_begin_says_what_it_wants_to_whoever_lis
         scene.later();
         assert_eq!(scene.way(&[]).await.unwrap().asked["scope"], "offline_access notes:write", "{protocol:?}");
     }
-    let methods = scene
-        .mcp
-        .asked("/mcp")
-        .iter()
-        .map(|asked| serde_json::from_str::<Value>(&asked.body).unwrap()["method"].as_str().unwrap().to_owned());
+    let method = |asked: mock::Asked| serde_json::from_str::<Value>(&asked.body).unwrap()["method"].clone();
+    let methods: Vec<Value> = scene.mcp.asked("/mcp").into_iter().map(method).collect();
     let expected = ["initialize", "tools/list", "initialize", "tools/list", "server/discover", "tools/list"];
-    assert_eq!(methods.collect::<Vec<_>>(), expected);
+    assert_eq!(methods, expected);
 }
 
 #[tokio::test]
