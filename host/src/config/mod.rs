@@ -280,6 +280,8 @@ pub struct Upstream {
     pub trust: String,
     pub labels: Vec<String>,
     pub auth: UpstreamAuth,
+    /// Headers of a caller's own request that are passed on with it.
+    pub extra_headers: Vec<http::HeaderName>,
     /// Whether every virtual key may use it, whatever its allow-list says.
     pub allow_on_all_keys: bool,
     /// How it proves who it is, and we to it, if not as everybody does.

@@ -11,6 +11,7 @@ use crate::identity::TokenList;
 use crate::ids::{ConnectionId, Owner, Principal, UpstreamName};
 use crate::secret::Sealed;
 
+pub mod extra;
 pub mod flow;
 pub mod header;
 pub mod lending;

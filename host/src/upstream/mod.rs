@@ -240,7 +240,8 @@ impl Upstream {
         let link = match &settings.transport {
             UpstreamTransport::StreamableHttp { url, protocol, headers } => {
                 let (name, url, headers) = (settings.name.clone(), url.clone(), headers.clone());
-                let endpoint = http::Endpoint { name, url, protocol: *protocol, headers };
+                let extra = settings.extra_headers.clone();
+                let endpoint = http::Endpoint { name, url, protocol: *protocol, headers, extra };
                 let shared = http::Shared { outbound: outbound.clone(), signals: signals.clone(), own: own.clone() };
                 Link::Http(http::HttpLink::new(endpoint, shared, link_limits, tasks.clone()))
             }

@@ -24,6 +24,10 @@ pub struct Upstream {
     /// `env:NAME` or `file:PATH`, where wanted after a scheme, as in `Bearer env:NAME`. Credentials must be
     /// references.
     pub headers: BTreeMap<At<String>, At<String>>,
+    /// Names of headers of a caller's own request that are passed on with it. They are what the caller says, and proof of
+    /// nothing. For `streamable-http` only.
+    #[schemars(length(max = 16))]
+    pub allowed_extra_headers: Setting<Vec<At<String>>>,
     /// Program and arguments, started without a shell. For `stdio` only.
     #[schemars(length(min = 1))]
     pub command: Setting<Vec<At<String>>>,

@@ -163,3 +163,33 @@ fn who_may_use_an_upstream_is_told_by_lists_groups_owners_and_the_upstream() {
         ("[store]\norphan_retention = '-1d'", &["2: store.orphan_retention must not be negative"]),
     ]);
 }
+
+#[test]
+fn u11_headers_of_callers_are_let_through_by_name_and_never_in_the_place_of_what_is_sent_already() {
+    let with = |names: &str| {
+        format!("[upstreams.notes]\nurl = 'https://x'\nheaders = {{ X-Team = 'a' }}\nallowed_extra_headers = {names}")
+    };
+    let config = parsed(&with("['X-Tenant', 'x-trace']")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.upstreams[0].extra_headers, ["x-tenant", "x-trace"]);
+    let many = format!("{:?}", (0..17).map(|number| format!("x-{number}")).collect::<Vec<_>>());
+    for (text, expected) in [
+        (with("['Authorization']"), "4: allowed_extra_headers \"Authorization\" is never passed on"),
+        (with("['x_real-ip']"), "4: allowed_extra_headers \"x_real-ip\" is never passed on"),
+        (with("['a b']"), "4: allowed_extra_headers \"a b\" is not a header name"),
+        (with("['x-a', 'X_A']"), "4: allowed_extra_headers \"X_A\" is there twice"),
+        (with("['x_team']"), "4: allowed_extra_headers \"x_team\" is sent by the gateway already"),
+        (with(&many), "4: allowed_extra_headers must not be more than 16"),
+        (
+            "[upstreams.notes]\nurl = 'https://x'\nallowed_extra_headers = ['x-key']\n\
+             auth = { kind = 'per-user-headers', headers = ['X-Key'] }"
+                .to_owned(),
+            "3: allowed_extra_headers \"x-key\" is sent by the gateway already",
+        ),
+        (
+            "[upstreams.notes]\ncommand = ['x']\nallowed_extra_headers = ['x-a']".to_owned(),
+            "3: allowed_extra_headers has no meaning with the transport stdio",
+        ),
+    ] {
+        each_mistake_is_told(&[(&text, &[expected])]);
+    }
+}

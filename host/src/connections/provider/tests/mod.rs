@@ -57,6 +57,7 @@ fn upstream(mcp: &Mock, client: OAuthClient) -> Upstream {
         labels: Vec::new(),
         auth: UpstreamAuth::PerUserOAuth(Box::new(client)),
         allow_on_all_keys: false,
+        extra_headers: Vec::new(),
         tls: None,
     }
 }
