@@ -42,7 +42,7 @@ pub use raw::schema;
 pub use reference::read_secret;
 pub use resolve::{load, parse};
 pub use sets::Sets;
-pub use upstream_auth::{ClientCredentials, OAuthClient, UpstreamAuth};
+pub use upstream_auth::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// A variable of this process, for references such as `env:NAME`.

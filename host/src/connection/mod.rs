@@ -17,6 +17,7 @@ pub mod header;
 pub mod lending;
 pub mod link;
 pub mod values;
+pub mod variable;
 
 pub use flow::Flow;
 
@@ -114,7 +115,7 @@ pub struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     OAuth(Tokens),
-    /// Values for the headers that the operator names, all in one text.
+    /// Values for the headers that the operator names, or for environment variables, all in one text.
     Headers {
         names: Vec<String>,
         values: Sealed,
@@ -123,9 +124,10 @@ pub enum Credential {
 
 impl Credential {
     /// The word for its kind in the API.
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::OAuth(_) => "oauth",
+            Self::Headers { names, .. } if names.iter().any(|name| variable::is_name(name)) => "environment",
             Self::Headers { .. } => "headers",
         }
     }

@@ -22,6 +22,10 @@ pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Opti
         UpstreamAuth::SharedOAuth(_) => (Holder::Shared, Kind::OAuth),
         UpstreamAuth::PerUserOAuth(_) => (own(), Kind::OAuth),
         UpstreamAuth::PerUserHeaders(names) => (own(), Kind::Headers(names.clone())),
+        // The gateway is no person: an operator connects what it reads lists with.
+        UpstreamAuth::TokenExchange(_) if *principal == Principal::Gateway => (own(), Kind::OAuth),
+        UpstreamAuth::TokenExchange(_) => (own(), Kind::Exchanged),
+        UpstreamAuth::PerUserEnvironment { names, .. } => (own(), Kind::Variables(names.clone())),
     };
     let place = Place { holder, upstream: settings.name.clone() };
     Some(Wanted { place, kind, scopes: None, max_age: None })
@@ -61,6 +65,16 @@ impl Own {
             Err(Withheld::Missing(Lack::NotConnected)) => Ok(Party::gateway()),
             Err(withheld) => Err(UpstreamError::Withheld(withheld)),
         }
+    }
+
+    /// What a principal is lent now, where each has a credential of its own.
+    ///
+    /// # Errors
+    /// [`Withheld`].
+    pub(super) async fn lend_to(&self, principal: &Principal) -> Result<Arc<Lent>, Withheld> {
+        let Some(wanted) = &self.wanted else { return Err(Withheld::Missing(Lack::NotConnected)) };
+        let place = Place { holder: Holder::Of(principal.clone()), upstream: wanted.place.upstream.clone() };
+        self.lender.lend(&Wanted { place, ..wanted.clone() }).await
     }
 
     /// The gateway with another credential than the one that was refused; the error as it was where there is none to be had.

@@ -8,7 +8,9 @@ use portcullis_tests::upstreams::gated::Gated;
 use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
+mod exchange;
 mod headers;
+mod programs;
 mod tokens;
 
 /// Key in `_meta` and in an error's `data` under which the connections stand that a request lacked.

@@ -41,7 +41,7 @@ const PASSWORD: &str = "correct horse battery staple";
 
 /// Whom somebody chooses to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     /// The person with this login.
     Person(&'static str),
     /// The virtual key of this name.
@@ -71,13 +71,13 @@ async fn scene_with(settings: &str) -> (Fixture, Gateway) {
 }
 
 /// Makes an account with a password.
-async fn add_person(gateway: &Gateway, login: &str) {
+pub(crate) async fn add_person(gateway: &Gateway, login: &str) {
     let user = json!({ "login": login, "name": login, "password": PASSWORD });
     let made = gateway.operator("POST", "/api/v1/users", Some(user)).await;
     assert_eq!(made.status, 201, "{}", made.text());
 }
 
-async fn client_of(gateway: &Gateway) -> Client {
+pub(crate) async fn client_of(gateway: &Gateway) -> Client {
     Client::register(gateway.public, "/mcp").await
 }
 
@@ -142,7 +142,7 @@ async fn consent(browser: &mut Browser, begun: &Begun, who: Who) -> String {
 }
 
 /// The same up to the tokens.
-async fn sign_in_as(gateway: &Gateway, client: &Client, who: Who) -> Tokens {
+pub(crate) async fn sign_in_as(gateway: &Gateway, client: &Client, who: Who) -> Tokens {
     let (begun, mut browser) = (client.begin(), Browser::new(gateway.public));
     let url = consent(&mut browser, &begun, who).await;
     Tokens::of(&client.redeem(&begun, &client.code(&begun, &url)).await)

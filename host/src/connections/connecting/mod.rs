@@ -170,7 +170,9 @@ fn kind_of(upstream: &config::Upstream, holder: &Holder) -> Option<Kind> {
         (UpstreamAuth::PerUserOAuth(_), Holder::Of(_)) | (UpstreamAuth::SharedOAuth(_), Holder::Shared) => {
             Some(Kind::OAuth)
         }
+        (UpstreamAuth::TokenExchange(_), Holder::Of(Principal::Gateway)) => Some(Kind::OAuth),
         (UpstreamAuth::PerUserHeaders(names), Holder::Of(_)) => Some(Kind::Headers(names.clone())),
+        (UpstreamAuth::PerUserEnvironment { names, .. }, Holder::Of(_)) => Some(Kind::Variables(names.clone())),
         _ => None,
     }
 }
@@ -180,7 +182,9 @@ fn standing(connection: &Connection, kind: Option<&Kind>, access: Access) -> Opt
     let standing = connection.standing(access);
     match (kind, &connection.credential) {
         (Some(Kind::OAuth), Credential::OAuth(_)) | (None, _) => Some(standing),
-        (Some(Kind::Headers(wanted)), Credential::Headers { names, .. }) => {
+        (Some(kind @ (Kind::Headers(wanted) | Kind::Variables(wanted))), Credential::Headers { names, .. })
+            if kind.as_str() == connection.credential.kind() =>
+        {
             let is_whole = wanted.iter().all(|name| names.contains(name));
             Some(if standing == Standing::Active && !is_whole { Standing::NeedsUpdate } else { standing })
         }

@@ -139,7 +139,7 @@ fn view(Listed { connection, standing }: &Listed) -> Value {
             shown["expires"] = json!(tokens.expires.map(|expires| expires.to_string()));
             shown["renewable"] = json!(tokens.refresh.is_some());
         }
-        Credential::Headers { names, values: _ } => shown["headers"] = json!(names),
+        Credential::Headers { names, values: _ } => shown[credential.kind()] = json!(names),
     }
     shown
 }
