@@ -44,7 +44,7 @@ pub use raw::schema;
 pub use reference::read_secret;
 pub use resolve::{load, parse};
 pub use sets::Sets;
-pub use upstream_auth::{ClientCredentials, OAuthClient, UpstreamAuth};
+pub use upstream_auth::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// A variable of this process, for references such as `env:NAME`.
@@ -282,6 +282,8 @@ pub struct Upstream {
     pub trust: String,
     pub labels: Vec<String>,
     pub auth: UpstreamAuth,
+    /// Headers of a caller's own request that are passed on with it.
+    pub extra_headers: Vec<http::HeaderName>,
     /// Whether every virtual key may use it, whatever its allow-list says.
     pub allow_on_all_keys: bool,
     /// How it proves who it is, and we to it, if not as everybody does.

@@ -13,8 +13,17 @@ pub enum UpstreamAuth {
     SharedOAuth(Box<OAuthClient>),
     /// Tokens of each principal's own connection.
     PerUserOAuth(Box<OAuthClient>),
+    /// Tokens that an authorization server gives for each person whom the gateway vouches for.
+    TokenExchange(Box<TokenExchange>),
     /// Values that each principal gives for these headers, in lower case, in the order that the form asks for them.
     PerUserHeaders(Vec<String>),
+    /// Values that each principal gives for these environment variables of the program, in the order that the form asks for
+    /// them.
+    PerUserEnvironment {
+        names: Vec<String>,
+        /// Processes at once, one for each principal.
+        max_programs: usize,
+    },
 }
 
 /// What the operator knows of the authorization server of an upstream. Whatever is missing is discovered.
@@ -26,6 +35,40 @@ pub struct OAuthClient {
     pub client: Option<ClientCredentials>,
     /// What is asked for; without it, what the upstream asks for.
     pub scopes: Option<TokenList>,
+}
+
+/// How the gateway vouches for people at an authorization server (RFC 8693).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenExchange {
+    /// Always with a client, which has a secret.
+    pub client: OAuthClient,
+    /// `audience`
+    pub audience: Option<String>,
+    /// `resource`; without it, what the upstream says of itself.
+    pub resource: Option<String>,
+    pub subject: SubjectOf,
+    /// What is said of a person besides.
+    pub claims: Vec<VouchedClaim>,
+}
+
+words! {
+    /// What a person is called there.
+    SubjectOf {
+        /// Their id here.
+        Id = "id",
+        Login = "login",
+        Email = "email",
+        /// As an OpenID provider knows them.
+        Provider = "provider",
+    }
+
+    /// What is said of a person.
+    VouchedClaim {
+        Login = "login",
+        Name = "name",
+        Email = "email",
+        Groups = "groups",
+    }
 }
 
 /// How a client that was registered by hand authenticates.

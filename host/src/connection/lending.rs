@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{Origin, Place, Reason};
 use crate::ids::ConnectionId;
+use crate::secret::Plaintext;
 
 /// How long the keeper is waited for while the gateway starts.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +38,22 @@ pub enum Kind {
     OAuth,
     /// Values for these headers, in lower case.
     Headers(Vec<String>),
+    /// Values for these environment variables of a program, in upper case.
+    Variables(Vec<String>),
+    /// A token that its authorization server gives for what the gateway vouches for. Nobody connects it.
+    Exchanged,
+}
+
+impl Kind {
+    /// The word for it in what callers are told, and in the API.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::OAuth => "oauth",
+            Self::Headers(_) => "headers",
+            Self::Variables(_) => "environment",
+            Self::Exchanged => "token-exchange",
+        }
+    }
 }
 
 /// A credential for one request, or for some that follow each other closely. Nothing of it is for a log: header values
@@ -52,6 +69,8 @@ pub struct Lent {
     /// Of a token; none where scopes are not known.
     pub scopes: Vec<String>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the environment of a program. What has some has no headers.
+    pub variables: Vec<(String, Plaintext)>,
 }
 
 /// Why there is no credential for a request.
@@ -88,6 +107,41 @@ pub enum Lack {
     /// The upstream wants these scopes, those that the connection has included.
     #[error("it asks for more rights: {}", .0.join(" "))]
     NeedsScopes(Vec<String>),
+    /// It takes the person who calls, and whoever calls is nobody whom the gateway can vouch for.
+    #[error("it is for people who have signed in: a key or a guest is nobody there")]
+    NoIdentity,
+    /// The authorization server gives nothing for what the gateway vouches for.
+    #[error("{}", .0.told())]
+    ExchangeRefused(ExchangeRefusal),
+}
+
+words! {
+    /// Why there is no token for somebody whom the gateway vouches for.
+    ExchangeRefusal {
+        /// `invalid_grant`, `invalid_request` (RFC 8693 §2.2.2): it does not know this person, or does not take our word.
+        Subject = "subject_refused",
+        /// `invalid_target`: not for this upstream.
+        Target = "target_refused",
+        /// `access_denied`
+        Denied = "access_denied",
+        /// `invalid_scope`
+        Scope = "scope_refused",
+        /// The upstream refuses what was given.
+        Unauthorized = "unauthorized",
+    }
+}
+
+impl ExchangeRefusal {
+    /// For the person. The words are ours.
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Subject => "its authorization server does not take the gateway's word for you",
+            Self::Target => "its authorization server gives the gateway nothing for this service",
+            Self::Denied => "its authorization server lets you not use it",
+            Self::Scope => "its authorization server does not give you the rights that are asked for",
+            Self::Unauthorized => "it does not take what its authorization server has given for you",
+        }
+    }
 }
 
 impl Lack {
@@ -99,6 +153,8 @@ impl Lack {
             Self::NeedsUpdate(_) => "needs_update",
             Self::TooOld => "too_old",
             Self::NeedsScopes(_) => "insufficient_scope",
+            Self::NoIdentity => "no_identity",
+            Self::ExchangeRefused(_) => "exchange_refused",
         }
     }
 }

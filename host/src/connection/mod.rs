@@ -11,12 +11,14 @@ use crate::identity::TokenList;
 use crate::ids::{ConnectionId, Owner, Principal, UpstreamName};
 use crate::secret::Sealed;
 
+pub mod extra;
 pub mod flow;
 pub mod header;
 pub mod lending;
 pub mod link;
 mod origin;
 pub mod values;
+pub mod variable;
 
 pub use flow::Flow;
 use lending::Kind;
@@ -119,7 +121,7 @@ pub struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     OAuth(Tokens),
-    /// Values for the headers that the operator names, all in one text.
+    /// Values for the headers that the operator names, or for environment variables, all in one text.
     Headers {
         names: Vec<String>,
         values: Sealed,
@@ -128,9 +130,10 @@ pub enum Credential {
 
 impl Credential {
     /// The word for its kind in the API.
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::OAuth(_) => "oauth",
+            Self::Headers { names, .. } if names.iter().any(|name| variable::is_name(name)) => "environment",
             Self::Headers { .. } => "headers",
         }
     }
@@ -251,7 +254,9 @@ impl Connection {
         }
         let missing = match (takes.map(|takes| &takes.kind), &self.credential) {
             (Some(Kind::OAuth), Credential::OAuth(_)) => Vec::new(),
-            (Some(Kind::Headers(wanted)), Credential::Headers { names, .. }) => {
+            (Some(kind @ (Kind::Headers(wanted) | Kind::Variables(wanted))), Credential::Headers { names, .. })
+                if kind.as_str() == self.credential.kind() =>
+            {
                 wanted.iter().filter(|name| !names.contains(name)).cloned().collect()
             }
             // Nothing of the other kind is ever sent.

@@ -7,7 +7,9 @@ use futures_util::future::BoxFuture;
 
 use crate::config;
 use crate::connection::Reason;
+use crate::connection::lending::ExchangeRefusal;
 use crate::identity::TokenList;
+use crate::identity::user::{ExternalIdentity, User};
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
 
@@ -89,6 +91,38 @@ pub enum NoWay {
     Fault,
 }
 
+/// Somebody whom the gateway vouches for, as far as that is anybody's business: what goes out is for the upstream's settings
+/// to say.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub user: User,
+    /// How identity providers know them.
+    pub identities: Vec<ExternalIdentity>,
+}
+
+/// A token that a server gave for somebody whom the gateway vouches for (RFC 8693 §2.2.1).
+#[derive(Clone, Debug)]
+pub struct Exchanged {
+    pub access: Plaintext,
+    pub expires_in: Option<Duration>,
+    /// What was granted, or else what was asked for.
+    pub scopes: TokenList,
+    pub issuer: String,
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotExchanged {
+    /// The server said no.
+    Refused(ExchangeRefusal),
+    /// The person has nothing by which the server is to know them.
+    Nobody,
+    /// The server could not be asked, or it says nothing that can be worked with.
+    Later { retry_after: Option<Duration> },
+    /// The gateway itself cannot vouch for anybody now; the log has more.
+    Fault,
+}
+
 /// Authorization servers, for the keeper and for connect flows.
 pub trait Issuer: fmt::Debug + Send + Sync {
     /// Finds the authorization server of an upstream, has a client there, and writes the address that a person is sent to.
@@ -117,6 +151,16 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`NotIssued`].
     fn refresh<'a>(&'a self, source: &'a Source, refresh: &'a Plaintext) -> BoxFuture<'a, Result<Issued, NotIssued>>;
+
+    /// Vouches for somebody, for a token of theirs (RFC 8693 §2.1).
+    ///
+    /// # Errors
+    /// [`NotExchanged`].
+    fn exchange_identity<'a>(
+        &'a self,
+        upstream: &'a UpstreamName,
+        person: &'a Person,
+    ) -> BoxFuture<'a, Result<Exchanged, NotExchanged>>;
 
     /// Revokes the refresh token, then the access token (RFC 7009).
     ///

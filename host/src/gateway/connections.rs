@@ -8,7 +8,7 @@ use crate::connection::{End, Place};
 use crate::connections::connecting::{self, AtUpstream, Connecting};
 use crate::connections::issuer::Issuer;
 use crate::connections::keeper::{self, Keeper, MayUse};
-use crate::connections::provider::{self, Provider};
+use crate::connections::provider::{self, Provider, Voucher};
 use crate::env::Env;
 use crate::http::api::Kept;
 use crate::http::oauth::connect;
@@ -32,7 +32,13 @@ pub(super) struct Connections {
 impl Connections {
     /// Upstreams borrow from the keeper from now on. Somebody has to tell it of changes, from before the first is lent, and
     /// whoever stops `tasks` has to wait for what is said to authorization servers.
-    pub(super) fn new(config: &Config, env: &Env, control: &Arc<Control>, replica: &ReplicaId, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        (config, voucher): (&Config, Voucher),
+        env: &Env,
+        control: &Arc<Control>,
+        replica: &ReplicaId,
+        tasks: &Tasks,
+    ) -> Self {
         let snapshot = control.snapshot.clone();
         let settings =
             move |name: &UpstreamName| snapshot.load().upstreams.get(name).map(|upstream| upstream.settings().clone());
@@ -43,6 +49,7 @@ impl Connections {
             fetcher: Fetcher::new(config.outbound.clone()),
             public_url: config.public_url.as_str().trim_end_matches('/').to_owned(),
             upstreams: Arc::new(settings),
+            voucher,
         }));
         let clock = env.clone();
         let may_use: MayUse =
@@ -70,8 +77,12 @@ impl Connections {
     pub(super) fn pages(&self, config: &Config, secret: DeploymentSecret) -> connect::Connections {
         let snapshot = self.control.snapshot.clone();
         let issuer: Arc<dyn Issuer> = self.provider.clone();
-        let trial =
-            AtUpstream { outbound: Outbound::new(), limits: config.limits.clone(), tasks: self.tasks.subgroup() };
+        let trial = AtUpstream {
+            outbound: Outbound::new(),
+            limits: config.limits.clone(),
+            data_dir: config.data_dir.clone(),
+            tasks: self.tasks.subgroup(),
+        };
         let connecting = Connecting::new(connecting::Parts {
             env: self.env.clone(),
             store: self.control.store.clone(),

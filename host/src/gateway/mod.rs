@@ -26,6 +26,7 @@ use crate::authorization::signing::{Rules, SigningKeys};
 use crate::authorization::standing::Standing;
 use crate::authorization::{AuthorizationServer, Fault, Parts};
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
+use crate::connections::provider::Voucher;
 use crate::env::Env;
 use crate::http::api::{Api, Operators, Upkeep};
 use crate::http::guard::{Front, HostGuard};
@@ -221,7 +222,9 @@ impl Gateway {
         self.background.spawn(signing.clone().run(self.background.stopping().clone()));
         let clients = Clients::default();
         let replicas = replicas(&config, &env, secret(), &store, listeners.replica.as_ref())?;
-        let connections = Connections::new(&config, &env, &control, replicas.id(), &self.exchanges);
+        let voucher = signing.clone();
+        let voucher: Voucher = Arc::new(move |assertion| voucher.vouch(assertion).map(Plaintext::new));
+        let connections = Connections::new((&config, voucher), &env, &control, replicas.id(), &self.exchanges);
         let followers: Vec<Arc<dyn Subscriber>> = vec![
             standing.clone(),
             Arc::new(signing.clone()),

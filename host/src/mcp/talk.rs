@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::connection::extra::Extra;
 use crate::connection::lending::Lent;
 use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::Outcome;
@@ -105,6 +106,8 @@ pub struct Party {
     pub standing: Option<mpsc::Sender<Event>>,
     /// What the upstream that is asked is shown for it, if it is shown anything.
     pub lent: Option<Arc<Lent>>,
+    /// What its request says in headers that upstreams let through, each of them its own.
+    pub extra: Extra,
 }
 
 impl Party {
@@ -117,6 +120,7 @@ impl Party {
             log_level: None,
             standing: None,
             lent: None,
+            extra: Extra::default(),
         }
     }
 }

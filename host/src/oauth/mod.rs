@@ -25,6 +25,7 @@ pub mod signing_key;
 pub mod succession;
 pub mod token;
 pub mod upstream;
+pub mod vouched;
 
 pub use access::{Access, AccessLimits, IdentitySet, ResourceList};
 pub use client::Client;

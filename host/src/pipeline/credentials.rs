@@ -176,7 +176,9 @@ pub(super) const fn kind(auth: &UpstreamAuth) -> CredentialKind {
         UpstreamAuth::None => CredentialKind::StaticHeaders,
         UpstreamAuth::SharedOAuth(_) => CredentialKind::SharedOauth,
         UpstreamAuth::PerUserOAuth(_) => CredentialKind::PerUserOauth,
-        UpstreamAuth::PerUserHeaders(_) => CredentialKind::PerUserHeaders,
+        UpstreamAuth::TokenExchange(_) => CredentialKind::TokenExchange,
+        // What a person types in, wherever it goes: the contract has one word for it.
+        UpstreamAuth::PerUserHeaders(_) | UpstreamAuth::PerUserEnvironment { .. } => CredentialKind::PerUserHeaders,
     }
 }
 
@@ -196,16 +198,17 @@ fn refusal(
     let Withheld::Missing(lack) = withheld else { return unavailable(upstream.name(), withheld) };
     let answer = match link(services, origin, upstream, &lack) {
         Some(link) => with_link(services, origin, upstream, purpose, recording, (&lack, &link)),
-        None => told(purpose, &without_link(origin, upstream, &lack), &about(upstream, &lack, None)),
+        None => told(purpose, &without_link(origin, upstream, &lack), &about(origin, upstream, &lack, None)),
     };
     let (upstream, method) = (upstream.name().clone(), recording.operation());
     Refusal::Unconnected(Box::new(Unconnected { upstream, lack, method, answer }))
 }
 
-/// Where the caller's person connects. Whoever is nobody has nothing to connect, and what is for all is an operator's.
+/// Where the caller's person connects. Whoever is nobody has nothing to connect, what is for all is an operator's, and what is
+/// exchanged is nobody's to connect.
 fn link(services: &Services, origin: &Origin, upstream: &Upstream, lack: &Lack) -> Option<Link> {
     let principal = &origin.caller.principal;
-    let is_own = !matches!(upstream.settings().auth, UpstreamAuth::SharedOAuth(_));
+    let is_own = !matches!(upstream.settings().auth, UpstreamAuth::SharedOAuth(_) | UpstreamAuth::TokenExchange(_));
     let is_somebody = matches!(principal, Principal::User(_) | Principal::Key(_) | Principal::Guest(_));
     let scopes = match lack {
         Lack::NeedsScopes(scopes) => TokenList::parse(scopes.clone()).unwrap_or_default(),
@@ -217,29 +220,36 @@ fn link(services: &Services, origin: &Origin, upstream: &Upstream, lack: &Lack) 
 
 fn without_link(origin: &Origin, upstream: &Upstream, lack: &Lack) -> String {
     let name = upstream.name();
+    let is_exchanged = matches!(upstream.settings().auth, UpstreamAuth::TokenExchange(_));
     match origin.caller.principal {
+        Principal::User(_) if is_exchanged => {
+            format!("{name} cannot be used now: {lack}. There is nothing to connect: whoever runs it decides that.")
+        }
+        _ if is_exchanged => {
+            format!("{name} cannot be used: {lack}. Sign in to the gateway with an account of your own.")
+        }
         Principal::Anonymous => format!("{name} is used with an account of one's own: sign in to the gateway first."),
         _ => format!("{name} cannot be used now: {lack}. An operator of the gateway has to connect it."),
     }
 }
 
 /// For machines: what is missing, and where it is had.
-fn about(upstream: &Upstream, lack: &Lack, link: Option<(&Link, &str)>) -> Value {
+fn about(origin: &Origin, upstream: &Upstream, lack: &Lack, link: Option<(&Link, &str)>) -> Value {
     let mut missing = json!({ "upstream": upstream.name(), "state": lack.as_str() });
-    if let Some(wanted) = upstream.wanted(&Principal::Gateway) {
+    if let Some(wanted) = upstream.wanted(&origin.caller.principal) {
+        missing["kind"] = json!(wanted.kind.as_str());
         match wanted.kind {
-            Kind::OAuth => missing["kind"] = json!("oauth"),
-            Kind::Headers(names) => {
-                missing["kind"] = json!("headers");
-                missing["headers"] = json!(names);
-            }
+            Kind::OAuth | Kind::Exchanged => {}
+            Kind::Headers(names) => missing["headers"] = json!(names),
+            Kind::Variables(names) => missing["environment"] = json!(names),
         }
     }
     match lack {
         Lack::NeedsReauth(reason) => missing["reason"] = json!(reason.to_string()),
         Lack::NeedsUpdate(names) => missing["missing"] = json!(names),
         Lack::NeedsScopes(scopes) => missing["scopes"] = json!(scopes),
-        Lack::NotConnected | Lack::TooOld => {}
+        Lack::ExchangeRefused(refusal) => missing["reason"] = json!(refusal.to_string()),
+        Lack::NotConnected | Lack::TooOld | Lack::NoIdentity => {}
     }
     if let Some((link, url)) = link {
         missing["url"] = json!(url);
@@ -258,7 +268,7 @@ fn with_link(
     (lack, link): (&Lack, &Link),
 ) -> Outcome {
     let url = link.url(&services.public_url, &services.secret);
-    let missing = about(upstream, lack, Some((link, &url)));
+    let missing = about(origin, upstream, lack, Some((link, &url)));
     let sentence = format!("{} has to be connected for you first: {lack}.", upstream.name());
     let knows_urls = origin.party.client.answers(Question::ElicitationUrl) && origin.revision.traits().elicitation_url;
     if !knows_urls {

@@ -22,15 +22,23 @@ pub(super) fn wanted(settings: &config::Upstream, principal: &Principal) -> Opti
         UpstreamAuth::SharedOAuth(_) => (Holder::Shared, Kind::OAuth),
         UpstreamAuth::PerUserOAuth(_) => (own(), Kind::OAuth),
         UpstreamAuth::PerUserHeaders(names) => (own(), Kind::Headers(names.clone())),
+        // The gateway is no person: an operator connects what it reads lists with.
+        UpstreamAuth::TokenExchange(_) if *principal == Principal::Gateway => (own(), Kind::OAuth),
+        UpstreamAuth::TokenExchange(_) => (own(), Kind::Exchanged),
+        UpstreamAuth::PerUserEnvironment { names, .. } => (own(), Kind::Variables(names.clone())),
     };
     let place = Place { holder, upstream: settings.name.clone() };
     Some(Wanted { place, kind, origin: settings.origin(), scopes: None, max_age: None })
 }
 
-/// Whether each person shows the upstream a credential of their own, that they connect.
+/// Whether each person has a list of their own: of what a program offers there is one list, and nobody connects what is
+/// exchanged.
 pub(super) fn is_personal(auth: &UpstreamAuth) -> bool {
     match auth {
-        UpstreamAuth::None | UpstreamAuth::SharedOAuth(_) => false,
+        UpstreamAuth::None
+        | UpstreamAuth::SharedOAuth(_)
+        | UpstreamAuth::TokenExchange(_)
+        | UpstreamAuth::PerUserEnvironment { .. } => false,
         UpstreamAuth::PerUserOAuth(_) | UpstreamAuth::PerUserHeaders(_) => true,
     }
 }
@@ -78,6 +86,16 @@ impl Own {
             }
             Err(withheld) => Err(UpstreamError::Withheld(withheld)),
         }
+    }
+
+    /// What a principal is lent now, where each has a credential of its own.
+    ///
+    /// # Errors
+    /// [`Withheld`].
+    pub(super) async fn lend_to(&self, principal: &Principal) -> Result<Arc<Lent>, Withheld> {
+        let Some(wanted) = &self.wanted else { return Err(Withheld::Missing(Lack::NotConnected)) };
+        let place = Place { holder: Holder::Of(principal.clone()), upstream: wanted.place.upstream.clone() };
+        self.lender.lend(&Wanted { place, ..wanted.clone() }).await
     }
 
     /// The reader with another credential than the one that was refused; the error as it was where there is none to be had.

@@ -2,8 +2,9 @@
 //!
 //! [`Upstream::call`] and [`Upstream::access`] are the only ways to use one, and they take a [`Permit`] that only
 //! `policy` makes. The transports know nothing of callers' credentials: an upstream sees its own credential, request ids
-//! and progress tokens of ours, never a caller's.
+//! and progress tokens of ours, never a caller's. Of a caller's headers it sees those that its operator lets through.
 
+use std::any::Any;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -188,12 +189,19 @@ struct LinkLimits {
 #[must_use]
 pub struct Watch {
     _ends: tokio_util::sync::DropGuard,
+    /// What is in use for it.
+    _holds: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Watch {
     /// One that ends what waits for `ended` when it is dropped.
     fn until_dropped(ended: CancellationToken) -> Self {
-        Self { _ends: ended.drop_guard() }
+        Self { _ends: ended.drop_guard(), _holds: None }
+    }
+
+    /// The same, which keeps something until then.
+    fn holding(self, kept: impl Any + Send + Sync) -> Self {
+        Self { _holds: Some(Box::new(kept)), ..self }
     }
 }
 
@@ -241,14 +249,17 @@ pub struct Upstream {
 enum Link {
     Http(http::HttpLink),
     Stdio(stdio::StdioLink),
+    /// A child for each principal.
+    Programs(stdio::Programs),
 }
 
-/// Does the same with either link.
+/// Does the same with any link.
 macro_rules! either {
     ($link:expr, $name:ident => $does:expr) => {
         match $link {
             Link::Http($name) => $does,
             Link::Stdio($name) => $does,
+            Link::Programs($name) => $does,
         }
     };
 }
@@ -274,7 +285,8 @@ impl Upstream {
         let link = match &settings.transport {
             UpstreamTransport::StreamableHttp { url, protocol, headers } => {
                 let (name, url, headers) = (settings.name.clone(), url.clone(), headers.clone());
-                let endpoint = http::Endpoint { name, url, protocol: *protocol, headers };
+                let extra = settings.extra_headers.clone();
+                let endpoint = http::Endpoint { name, url, protocol: *protocol, headers, extra };
                 let shared = http::Shared { outbound: outbound.clone(), signals: signals.clone(), own: own.clone() };
                 Link::Http(http::HttpLink::new(endpoint, shared, link_limits, tasks.clone()))
             }
@@ -295,8 +307,9 @@ impl Upstream {
                     private_dir: data_dir.join("stdio").join(settings.name.as_str()),
                     limit: limits.upstream_message_bytes,
                     bounds: stdio::Bounds { memory: *memory_limit, processes: *process_limit },
+                    era: None,
                 };
-                Link::Stdio(stdio::StdioLink::start(program, signals.clone(), &tasks))
+                link_to(program, &settings.auth, (&own, &signals), &tasks)
             }
         };
         Arc::new(Self {
@@ -505,6 +518,21 @@ impl Upstream {
         either!(&self.link, link => link.end_all(patience).await);
         ended
     }
+}
+
+/// The link to a program: one child for all, or one for each who gives it values.
+fn link_to(
+    program: stdio::Program,
+    auth: &config::UpstreamAuth,
+    (own, signals): (&Arc<Own>, &Signals),
+    tasks: &Tasks,
+) -> Link {
+    let config::UpstreamAuth::PerUserEnvironment { max_programs, .. } = auth else {
+        return Link::Stdio(stdio::StdioLink::start(program, signals.clone(), tasks));
+    };
+    let program = stdio::Program { private_dir: program.private_dir.join("each"), ..program };
+    let (own, signals) = (own.clone(), signals.clone());
+    Link::Programs(stdio::Programs::new(stdio::Shared { program, most: *max_programs, own, signals }, tasks))
 }
 
 impl fmt::Debug for Upstream {

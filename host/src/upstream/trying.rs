@@ -1,8 +1,11 @@
 //! An upstream tried once, with settings that are not in force: whether it can be reached, speaks MCP and lists what it
-//! offers. Nothing of it is kept, and nothing is lent to it: settings that nobody has agreed to yet may lead anywhere.
+//! offers with these headers, or variables. Nothing of it is kept, and nothing is lent to it: settings that nobody has agreed
+//! to yet may lead anywhere.
 
 use std::path::Path;
+use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::stdio::NOT_STARTED;
@@ -17,9 +20,12 @@ use crate::tasks::Tasks;
 /// Longest trial.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the end of its session is waited for.
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(5);
 /// Status of an upstream that wants to be shown a credential.
 const UNAUTHORIZED: u16 = 401;
+
+/// Tells trials of this process apart.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// How far a trial came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ pub enum Tried {
 }
 
 impl Upstream {
-    /// Reads all lists of the upstream that these settings lead to, over HTTP.
+    /// Reads all lists of the upstream that these settings lead to. A program is started for that, and ended.
     ///
     /// # Errors
     /// An [`UpstreamError`]: what it said, or that it is none that can be tried.
@@ -67,13 +73,17 @@ impl Upstream {
         settings: config::Upstream,
         outbound: &Outbound,
         limits: &config::Limits,
+        data_dir: &Path,
         tasks: &Tasks,
     ) -> Result<(), UpstreamError> {
-        if !matches!(settings.transport, UpstreamTransport::StreamableHttp { .. }) {
-            return Err(UpstreamError::Unsupported { what: "to be tried with other headers" });
+        // A program has a home that goes with it.
+        let home =
+            data_dir.join("trials").join(format!("{}-{}", process::id(), NUMBERS.fetch_add(1, Ordering::Relaxed)));
+        let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
+        let (_, seen) = see_once(settings, outbound, limits, &home, tasks).await;
+        if is_program && let Err(error) = tokio::fs::remove_dir_all(&home).await {
+            tracing::debug!(%error, "the home of a program that was tried was not removed");
         }
-        // No process is started, which is what the directory would be for.
-        let (_, seen) = see_once(settings, outbound, limits, Path::new("."), tasks).await;
         match seen? {
             Seen { trouble: None, .. } => Ok(()),
             Seen { trouble: Some(_), .. } => {

@@ -9,11 +9,13 @@ use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
 mod checklist;
+mod exchange;
 mod headers;
 mod keys;
 mod links;
 mod lists;
 mod outages;
+mod programs;
 mod providers;
 mod spills;
 mod tokens;

@@ -1,21 +1,23 @@
 //! An MCP server that is used with somebody's own credential: a [`Fixture`] behind a gate that looks at one header, and, for
-//! tokens, the authorization server that gives them. It is written from RFC 6749, 7009, 7591, 7636, 8414 and 9728 and shares
-//! no code with the gateway.
+//! tokens, the authorization server that gives them, to people or for what the gateway vouches for. It is written from RFC 6749,
+//! 7009, 7515, 7517, 7591, 7636, 8414, 8693 and 9728 and shares no code with the gateway.
 
 #![expect(clippy::disallowed_methods, reason = "it opens connections outward by itself")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -36,6 +38,10 @@ pub const SERVER: &str = "/.well-known/oauth-authorization-server";
 
 /// What it says of errors, which nobody should read but the gateway.
 pub const WORDS: &str = "LEAK of the provider's words";
+
+/// The client that may exchange tokens, and its secret.
+pub const CLIENT: &str = "gateway";
+pub const SECRET: &str = "what-the-gateway-shows";
 
 /// What is behind the gate, and the gate.
 #[derive(Debug)]
@@ -59,6 +65,8 @@ struct State {
     /// Whoever registers gets a secret.
     gives_secrets: AtomicBool,
     whims: Whims,
+    /// It gives tokens for what the gateway vouches for, to a client with a secret, and in no other way.
+    takes_word: bool,
     inner: Mutex<Inner>,
 }
 
@@ -86,6 +94,12 @@ struct Inner {
     given: Vec<(&'static str, String)>,
     /// What a call needs besides any scope.
     needed: Option<String>,
+    /// Whose word is taken: the gateway at this address.
+    trusted: Option<SocketAddr>,
+    /// The error that every exchange is answered with.
+    denied: Option<&'static str>,
+    /// What was said of people, as it came.
+    assertions: Vec<String>,
     refreshes: usize,
     revoked: Vec<String>,
     seen: Vec<String>,
@@ -99,17 +113,23 @@ struct Inner {
 impl Gated {
     /// One that wants a header with one of these values.
     pub async fn by_header(name: &'static str, values: &[&str]) -> Self {
-        let gated = Self::start(Wants::Header(name)).await;
+        let gated = Self::start(Wants::Header(name), false).await;
         gated.state.lock().good.extend(values.iter().map(|value| (*value).to_owned()));
         gated
     }
 
     /// One that wants a token of its authorization server, at which everybody agrees at once.
     pub async fn by_token() -> Self {
-        Self::start(Wants::Token).await
+        Self::start(Wants::Token, false).await
     }
 
-    async fn start(wants: Wants) -> Self {
+    /// One that wants a token of its authorization server, which gives them to [`CLIENT`] with [`SECRET`] for what a gateway
+    /// says of people (see [`Self::trust`]).
+    pub async fn by_exchange() -> Self {
+        Self::start(Wants::Token, true).await
+    }
+
+    async fn start(wants: Wants, takes_word: bool) -> Self {
         let fixture = Fixture::start().await;
         let listener = listen(0).await.expect("loopback has free ports");
         let origin = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
@@ -123,6 +143,7 @@ impl Gated {
             is_down: AtomicBool::new(false),
             gives_secrets: AtomicBool::new(false),
             whims: Whims::default(),
+            takes_word,
             inner: Mutex::default(),
         });
         let serving = state.clone();
@@ -223,6 +244,19 @@ impl Gated {
     /// All secrets that it gave out or was shown in return for them, with what they are.
     pub fn given(&self) -> Vec<(&'static str, String)> {
         self.state.lock().given.clone()
+    /// From now on the word of this gateway is taken, by the keys that it publishes.
+    pub fn trust(&self, gateway: SocketAddr) {
+        self.state.lock().trusted = Some(gateway);
+    }
+
+    /// Every exchange is refused like this, or is not.
+    pub fn deny(&self, error: Option<&'static str>) {
+        self.state.lock().denied = error;
+    }
+
+    /// What was said of people until now.
+    pub fn assertions(&self) -> Vec<String> {
+        self.state.lock().assertions.clone()
     }
 
     /// How often tokens were refreshed.
@@ -298,9 +332,13 @@ impl State {
                 self.register(&body)
             }
             (Method::POST, "/token") => {
+                let authorization = request.headers().get(AUTHORIZATION).cloned();
                 let shown = basic(&request);
                 let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
-                self.token(shown, &fields)
+                match self.takes_word {
+                    true => self.exchange(authorization.as_ref(), &fields).await,
+                    false => self.token(shown, &fields),
+                }
             }
             (Method::POST, "/revoke") => {
                 let fields = pairs(&String::from_utf8_lossy(&body_of(request).await));
@@ -317,7 +355,8 @@ impl State {
 
     fn document(&self) -> Value {
         let origin = &self.origin;
-        let method = if self.gives_secrets.load(Ordering::Relaxed) { "client_secret_basic" } else { "none" };
+        let has_secrets = self.takes_word || self.gives_secrets.load(Ordering::Relaxed);
+        let method = if has_secrets { "client_secret_basic" } else { "none" };
         json!({
             "issuer": origin,
             "authorization_endpoint": format!("{origin}/authorize"),
@@ -446,6 +485,63 @@ impl State {
         response
     }
 
+    /// RFC 8693 §2: one person's token for what a gateway says of them.
+    async fn exchange(&self, shown: Option<&HeaderValue>, fields: &BTreeMap<String, String>) -> Response<Body> {
+        let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
+        let basic = format!("Basic {}", STANDARD.encode(format!("{CLIENT}:{SECRET}")));
+        if shown.is_none_or(|shown| *shown != basic) {
+            return error(StatusCode::UNAUTHORIZED, "invalid_client");
+        }
+        let is_exchange = of("grant_type") == "urn:ietf:params:oauth:grant-type:token-exchange"
+            && of("subject_token_type") == "urn:ietf:params:oauth:token-type:jwt"
+            && of("resource") == format!("{}/mcp", self.origin);
+        let assertion = of("subject_token");
+        let (trusted, denied) = {
+            let mut inner = self.lock();
+            inner.assertions.push(assertion.clone());
+            (inner.trusted, inner.denied)
+        };
+        if let Some(denied) = denied {
+            return error(StatusCode::BAD_REQUEST, denied);
+        }
+        let Some(gateway) = trusted.filter(|_| is_exchange) else {
+            return error(StatusCode::BAD_REQUEST, "invalid_request");
+        };
+        let Some(claims) = self.verified(gateway, &assertion).await else {
+            return error(StatusCode::BAD_REQUEST, "invalid_request");
+        };
+        let person = claims["sub"].as_str().unwrap_or_default().to_owned();
+        let mut inner = self.lock();
+        let access = inner.make(&format!("access-of-{person}"));
+        inner.good.insert(access.clone());
+        inner.scopes.insert(access.clone(), of("scope"));
+        let answer = json!({
+            "access_token": access, "token_type": "Bearer", "expires_in": 3600, "scope": of("scope"),
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        });
+        json_of(StatusCode::OK, &answer)
+    }
+
+    /// What is said, if this gateway has signed it for us and for a minute at most.
+    async fn verified(&self, gateway: SocketAddr, token: &str) -> Option<Value> {
+        let keys = self.client.get(format!("http://{gateway}/.well-known/jwks.json").parse().ok()?).await.ok()?;
+        let keys: Value = serde_json::from_slice(&keys.into_body().collect().await.ok()?.to_bytes()).ok()?;
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, claims) = message.split_once('.')?;
+        let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+        let header: Value = serde_json::from_slice(&decoded(header)?).ok()?;
+        let key = keys["keys"].as_array()?.iter().find(|key| key["kid"] == header["kid"])?;
+        let part = |name: &str| decoded(key[name].as_str()?);
+        let public = RsaPublicKeyComponents { n: part("n")?, e: part("e")? };
+        let verified = public.verify(&RSA_PKCS1_2048_8192_SHA256, message.as_bytes(), &decoded(signature)?);
+        verified.ok().filter(|()| header["alg"] == "RS256" && header["typ"] == "JWT")?;
+        let claims: Value = serde_json::from_slice(&decoded(claims)?).ok()?;
+        let life = claims["exp"].as_u64()?.checked_sub(claims["iat"].as_u64()?)?;
+        let is_for_us = claims["iss"] == format!("http://{gateway}") && claims["aud"] == *self.origin;
+        (is_for_us && life <= 60 && claims["client_id"] == CLIENT).then_some(claims)
+    }
+
+    fn token(&self, fields: &BTreeMap<String, String>) -> Response<Body> {
     /// `basic`: who somebody says to be in the header, with the secret.
     fn token(&self, basic: Option<(String, String)>, fields: &BTreeMap<String, String>) -> Response<Body> {
         let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
@@ -507,6 +603,10 @@ impl Inner {
     }
 }
 
+fn error(status: StatusCode, error: &str) -> Response<Body> {
+    json_of(status, &json!({ "error": error, "error_description": "LEAK of the provider's words" }))
+}
+
 fn refused() -> Response<Body> {
     json_of(StatusCode::BAD_REQUEST, &json!({ "error": "invalid_grant", "error_description": WORDS }))
 }
@@ -520,7 +620,7 @@ fn empty(status: StatusCode) -> Response<Body> {
 fn json_of(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -23,6 +23,7 @@ use crate::env::{Env, Timestamp};
 use crate::oauth::signing::{Algorithm, Refused, SigningKey, Stage};
 use crate::oauth::signing_key::{PublicKey, SigningSecret};
 use crate::oauth::token::{AccessToken, Signer, Unsigned, Verifier};
+use crate::oauth::vouched::Assertion;
 use crate::store::changes::{Change, News};
 use crate::store::follower::Subscriber;
 use crate::store::leases::{self, Taking};
@@ -130,11 +131,23 @@ impl SigningKeys {
     /// # Errors
     /// [`Unsigned`]: a fault where no key signs; where the token would be too large, a refusal.
     pub fn sign(&self, token: &AccessToken) -> Result<String, Unsigned> {
+        self.signing_now()?.sign(&self.0.issuer, token)
+    }
+
+    /// Signs what the gateway says of a person to another authorization server.
+    ///
+    /// # Errors
+    /// As for [`Self::sign`].
+    pub fn vouch(&self, assertion: &Assertion) -> Result<String, Unsigned> {
+        self.signing_now()?.vouch(&self.0.issuer, assertion)
+    }
+
+    /// What signs now.
+    fn signing_now(&self) -> Result<Arc<Signer>, Unsigned> {
         let published = self.0.published.load();
         let rules = (self.0.rules)();
         let key = rules.and_then(|rules| signing(&published.keys, &rules));
-        let signer = key.and_then(|key| published.signers.get(&key.id));
-        signer.ok_or(Unsigned::NoKey)?.sign(&self.0.issuer, token)
+        key.and_then(|key| published.signers.get(&key.id)).cloned().ok_or(Unsigned::NoKey)
     }
 
     /// What verifies tokens by all keys that are published.

@@ -33,6 +33,7 @@ pub const UPSTREAM_SESSION_IDLE: &str = "5m";
 pub const START_TIMEOUT: &str = "60s";
 pub const CALL_TIMEOUT: &str = "5m";
 pub const SYNC_INTERVAL: &str = "5m";
+pub const MAX_PROGRAMS: i64 = 16;
 pub const MAX_COMPONENTS: i64 = 64;
 pub const REPLAY: i64 = 100;
 pub const PRIORITY: i64 = 100;

@@ -29,7 +29,9 @@ pub use keys::{Allow, Key};
 pub use policies::{
     Binding, Match, Mode, NamedKey, Policy, PolicyLimits, Reuse, Set, SetFile, Signatures, TrustedKey, WhenAllAbstain,
 };
-pub use upstreams::{Protocol, Transport, Upstream, UpstreamAuth, UpstreamAuthKind, UpstreamTls};
+pub use upstreams::{
+    Protocol, SubjectOf, Transport, Upstream, UpstreamAuth, UpstreamAuthKind, UpstreamTls, VouchedClaim,
+};
 pub use values::{At, Moment, Name, NameOfKey, NameOfSet, NameOfUpstream, Setting, Size, Time};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 

@@ -24,6 +24,10 @@ pub struct Upstream {
     /// `env:NAME` or `file:PATH`, where wanted after a scheme, as in `Bearer env:NAME`. Credentials must be
     /// references.
     pub headers: BTreeMap<At<String>, At<String>>,
+    /// Names of headers of a caller's own request that are passed on with it. They are what the caller says, and proof of
+    /// nothing. For `streamable-http` only.
+    #[schemars(length(max = 16))]
+    pub allowed_extra_headers: Setting<Vec<At<String>>>,
     /// Program and arguments, started without a shell. For `stdio` only.
     #[schemars(length(min = 1))]
     pub command: Setting<Vec<At<String>>>,
@@ -73,22 +77,68 @@ pub struct UpstreamAuth {
     /// Where the credential comes from.
     #[schemars(extend("default" = "none"))]
     pub kind: Setting<UpstreamAuthKind>,
-    /// The issuer identifier of its authorization server. For `shared-oauth` and `per-user-oauth` only; without it, the
-    /// one that the server names.
+    /// The issuer identifier of its authorization server. For `shared-oauth`, `per-user-oauth` and `token-exchange` only;
+    /// without it, the one that the server names.
     #[schemars(extend("pattern" = "^https?://[^?#@]+$"))]
     pub issuer: Setting<String>,
-    /// What this gateway is called at the authorization server. For `shared-oauth` and `per-user-oauth` only; without it,
-    /// the gateway registers itself.
+    /// What this gateway is called at the authorization server. For `shared-oauth`, `per-user-oauth` and `token-exchange`
+    /// only; without it, the gateway registers itself, but for `token-exchange`, which needs it.
     pub client_id: Setting<String>,
     /// Reference to the gateway's secret at the authorization server, `env:NAME` or `file:PATH`. Without it, the gateway
-    /// is a public client.
+    /// is a public client, but for `token-exchange`, which needs it.
     #[schemars(extend("pattern" = "^(env|file):.+$"))]
     pub client_secret: Setting<String>,
-    /// Scopes to ask for. For `shared-oauth` and `per-user-oauth` only; without them, those that the server asks for.
+    /// Scopes to ask for. For `shared-oauth`, `per-user-oauth` and `token-exchange` only; without them, those that the
+    /// server asks for.
     pub scopes: Setting<Vec<At<String>>>,
     /// Names of the headers that each person gives values for. For `per-user-headers` only.
     #[schemars(length(min = 1))]
     pub headers: Setting<Vec<At<String>>>,
+    /// Names of the environment variables that each person gives values for. For `per-user-environment` only.
+    #[schemars(length(min = 1))]
+    pub environment: Setting<Vec<At<String>>>,
+    /// Processes of the program at once: there is one for each person. For `per-user-environment` only.
+    #[schemars(range(min = 1, max = 1024), extend("default" = defaults::MAX_PROGRAMS))]
+    pub max_programs: Setting<i64>,
+    /// The parameter `audience` of an exchange. For `token-exchange` only; without it, there is none.
+    pub audience: Setting<String>,
+    /// The parameter `resource` of an exchange, a URL. For `token-exchange` only; without it, what the server says of itself.
+    #[schemars(extend("pattern" = "^https?://[^#]+$"))]
+    pub resource: Setting<String>,
+    /// What the gateway calls a person there. For `token-exchange` only.
+    #[schemars(extend("default" = "id"))]
+    pub subject: Setting<SubjectOf>,
+    /// What the gateway says of a person there besides. For `token-exchange` only.
+    pub claims: Setting<Vec<At<VouchedClaim>>>,
+}
+
+/// What the gateway calls a person at the authorization server of an upstream.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubjectOf {
+    /// The id of their account here.
+    Id,
+    /// What they sign in with.
+    Login,
+    /// Their verified address.
+    Email,
+    /// As that server itself knows them, if they sign in here with it, or else as the only OpenID provider does that they
+    /// sign in with.
+    Provider,
+}
+
+/// What the gateway says of a person at the authorization server of an upstream.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VouchedClaim {
+    /// `preferred_username`
+    Login,
+    /// `name`
+    Name,
+    /// `email`, and `email_verified`
+    Email,
+    /// `groups`
+    Groups,
 }
 
 /// Where the credential of an upstream comes from.
@@ -107,6 +157,10 @@ pub enum UpstreamAuthKind {
     PerUserOAuth,
     /// Header values of each principal's own.
     PerUserHeaders,
+    /// Values of each principal's own for the environment of a program.
+    PerUserEnvironment,
+    /// Tokens that an authorization server gives for people whom the gateway vouches for (RFC 8693).
+    TokenExchange,
 }
 
 /// How an upstream proves who it is, and the gateway to the upstream.

@@ -114,6 +114,7 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
     strangers(checks, &file.auth, &listen);
+    upstream_auth::vouched_by_a_server(checks, file);
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),

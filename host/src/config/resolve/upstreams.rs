@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::{Checks, MOST, upstream_auth, upstream_tls};
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfUpstream, Transport, defaults};
 use crate::config::reference::{Reference, header_is_credential, variable_is_credential};
 use crate::config::{Protocol, Upstream, UpstreamTransport, value};
-use crate::connection::header;
+use crate::connection::extra;
+use crate::connection::header::{self, NotAName};
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
 
@@ -50,6 +51,7 @@ fn one(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Upstream) -> O
         trust: raw.trust.value().cloned().unwrap_or_default(),
         labels: raw.labels.iter().map(|label| label.value().clone()).collect(),
         auth: upstream_auth::resolve(checks, name, raw),
+        extra_headers: extra_headers(checks, raw),
         allow_on_all_keys: raw.allow_on_all_keys.value().copied().unwrap_or(false),
         tls,
     })
@@ -89,6 +91,7 @@ fn not_of_this_transport(checks: &mut Checks<'_>, transport: Transport, raw: &ra
         ("url", raw.url.get().map(At::place)),
         ("protocol", raw.protocol.get().map(At::place)),
         ("headers", first(&raw.headers)),
+        ("allowed_extra_headers", raw.allowed_extra_headers.get().map(At::place)),
         ("tls", raw.tls.get().map(At::place)),
     ];
     let stdio = [
@@ -139,6 +142,39 @@ fn headers(checks: &mut Checks<'_>, raw: &BTreeMap<At<String>, At<String>>) -> B
         }
     }
     headers
+}
+
+/// Names of headers of callers that are passed on. One that the gateway sends itself, in whichever spelling, could take its
+/// place at a server that knows no difference.
+fn extra_headers(checks: &mut Checks<'_>, raw: &raw::Upstream) -> Vec<HeaderName> {
+    let list = raw.allowed_extra_headers.value().map_or(&[][..], Vec::as_slice);
+    if let Some(at) = list.get(extra::MAX_NAMES) {
+        checks.mistake(
+            at.place(),
+            Fault::new(format!("allowed_extra_headers must not be more than {}", extra::MAX_NAMES)),
+        );
+    }
+    let own = raw.headers.keys().chain(raw.auth.headers.value().into_iter().flatten());
+    let own: Vec<String> = own.filter_map(|at| header_name(at.value()).ok()).collect();
+    let mut names: Vec<HeaderName> = Vec::new();
+    for at in list {
+        let setting = format!("allowed_extra_headers {:?}", at.value());
+        let checked = extra::name(at.value()).map_err(|error| match error {
+            NotAName::Forbidden => Fault::new("is never passed on"),
+            NotAName::NotAToken | NotAName::TooLong => Fault::new(error.to_string()),
+        });
+        let Some(found) = checks.accept(&setting, at.place(), checked) else { continue };
+        let is_twin = |name: &str| extra::are_twins(name, found.as_str());
+        if names.iter().any(|name| is_twin(name.as_str())) {
+            checks.mistake(at.place(), Fault::new(format!("{setting} is there twice, perhaps in different spellings")));
+        } else if own.iter().any(|name| is_twin(name)) {
+            let fault = Fault::new(format!("{setting} is sent by the gateway already"));
+            checks.mistake(at.place(), fault.hint("callers could say something else there"));
+        } else {
+            names.push(found);
+        }
+    }
+    names
 }
 
 /// The name in lower case.

@@ -1,4 +1,4 @@
-//! Values that a person gives for the headers that an upstream takes: checked, tried, stored.
+//! Values that a person gives for the headers that an upstream takes, or for variables of a program: checked, tried, stored.
 //!
 //! What is not given stays as it is stored. Nothing is stored before the upstream has taken it.
 
@@ -30,7 +30,7 @@ pub enum NotStored {
     /// Something was given that is not asked for, or twice.
     #[error("something else was given than what is asked for")]
     Undeclared,
-    /// These are no values of headers.
+    /// These are no values of headers, nor of variables.
     #[error("a value cannot stand in a header")]
     Invalid(Vec<String>),
     /// Nothing was given for these, and nothing is stored.
@@ -67,7 +67,8 @@ impl Connecting {
         browser: Digest,
     ) -> Result<Stored, NotStored> {
         let pinned = self.pinned();
-        let (Some(upstream), Some(Kind::Headers(declared))) = (pinned.upstream(&place.upstream), pinned.kind(place))
+        let (Some(upstream), Some(Kind::Headers(declared) | Kind::Variables(declared))) =
+            (pinned.upstream(&place.upstream), pinned.kind(place))
         else {
             return Err(NotStored::Nothing);
         };
@@ -142,7 +143,7 @@ impl Connecting {
 
 /// Whether the upstream asks for exactly these still.
 fn is_asked_for(pinned: &Pinned, place: &Place, names: &[String]) -> bool {
-    let Some(Kind::Headers(mut declared)) = pinned.kind(place) else { return false };
+    let Some(Kind::Headers(mut declared) | Kind::Variables(mut declared)) = pinned.kind(place) else { return false };
     declared.sort();
     declared == names
 }
@@ -152,10 +153,9 @@ fn checked(given: BTreeMap<String, Plaintext>, declared: &[String]) -> Result<BT
     let mut checked = BTreeMap::new();
     let mut invalid = Vec::new();
     for (name, value) in given {
-        let name = name.trim().to_ascii_lowercase();
-        if name.len() > MAX_NAME || !declared.contains(&name) {
-            return Err(NotStored::Undeclared);
-        }
+        let name = Some(name.trim()).filter(|name| name.len() <= MAX_NAME);
+        let name = name.and_then(|name| declared.iter().find(|declared| declared.eq_ignore_ascii_case(name)));
+        let name = name.ok_or(NotStored::Undeclared)?.clone();
         let value = Plaintext::new(value.expose().trim_matches(' '));
         if value.expose().is_empty() {
             continue;

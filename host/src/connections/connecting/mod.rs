@@ -191,7 +191,9 @@ fn kind_of(upstream: &config::Upstream, holder: &Holder) -> Option<Kind> {
         (UpstreamAuth::PerUserOAuth(_), Holder::Of(_)) | (UpstreamAuth::SharedOAuth(_), Holder::Shared) => {
             Some(Kind::OAuth)
         }
+        (UpstreamAuth::TokenExchange(_), Holder::Of(Principal::Gateway)) => Some(Kind::OAuth),
         (UpstreamAuth::PerUserHeaders(names), Holder::Of(_)) => Some(Kind::Headers(names.clone())),
+        (UpstreamAuth::PerUserEnvironment { names, .. }, Holder::Of(_)) => Some(Kind::Variables(names.clone())),
         _ => None,
     }
 }

@@ -15,7 +15,9 @@ use crate::authorization::consent::testing::{ISSUER, Scene, parameter};
 use crate::config::{self, OAuthClient, UpstreamAuth, UpstreamTransport};
 use crate::connection::lending::Later;
 use crate::connection::{Access, Holder, Place, Reason};
-use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
+use crate::connections::issuer::{
+    Asked, Exchanged, Issued, Issuer, NoWay, NotExchanged, NotIssued, NotRevoked, Person, Source, Way,
+};
 use crate::identity::TokenList;
 use crate::ids::{KeyName, Principal, UpstreamName, UserId};
 use crate::outbound::Outbound;
@@ -114,6 +116,14 @@ impl Issuer for Scripted {
 
     fn refresh<'a>(&'a self, _: &'a Source, _: &'a Plaintext) -> BoxFuture<'a, Result<Issued, NotIssued>> {
         Box::pin(async { Err(NotIssued::Refused(Reason::RefreshRefused)) })
+    }
+
+    fn exchange_identity<'a>(
+        &'a self,
+        _: &'a UpstreamName,
+        _: &'a Person,
+    ) -> BoxFuture<'a, Result<Exchanged, NotExchanged>> {
+        unreachable!("nobody connects what is exchanged")
     }
 
     fn revoke<'a>(

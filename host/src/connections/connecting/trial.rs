@@ -1,9 +1,12 @@
-//! Values for headers tried at their upstream: as if it had them, it is asked what it offers.
+//! Values for headers, or for the environment of a program, tried at their upstream: as if it had them, it is asked what it
+//! offers.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 
 use super::{Failed, Trial};
 use crate::config::{self, UpstreamAuth, UpstreamTransport};
@@ -12,10 +15,15 @@ use crate::secret::Plaintext;
 use crate::tasks::Tasks;
 use crate::upstream::{Upstream, UpstreamError};
 
+/// Programs that are tried at once, whoever they are tried for.
+static PROGRAMS: Semaphore = Semaphore::const_new(4);
+
 /// Tries values where they are meant for.
 pub struct AtUpstream {
     pub outbound: Outbound,
     pub limits: config::Limits,
+    /// Where programs get a home for as long as they are tried.
+    pub data_dir: PathBuf,
     pub tasks: Tasks,
 }
 
@@ -32,18 +40,15 @@ impl Trial for AtUpstream {
         headers: &'a BTreeMap<String, Plaintext>,
     ) -> BoxFuture<'a, Result<(), Failed>> {
         Box::pin(async move {
-            let UpstreamTransport::StreamableHttp { headers: fixed, .. } = &upstream.transport else {
-                return Err(Failed { status: None });
-            };
-            let mut all = fixed.clone();
-            all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
             let mut settings = config::Upstream { auth: UpstreamAuth::None, ..upstream.clone() };
-            if let UpstreamTransport::StreamableHttp { headers, .. } = &mut settings.transport {
-                *headers = all;
-            }
+            let (UpstreamTransport::StreamableHttp { headers: all, .. }
+            | UpstreamTransport::Stdio { environment: all, .. }) = &mut settings.transport;
+            all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
+            let _place = if is_program { PROGRAMS.acquire().await.ok() } else { None };
             let secured = settings.tls.as_ref().map(|tls| self.outbound.secured(tls));
             let outbound = secured.as_ref().unwrap_or(&self.outbound);
-            let tried = Upstream::try_once(settings, outbound, &self.limits, &self.tasks).await;
+            let tried = Upstream::try_once(settings, outbound, &self.limits, &self.data_dir, &self.tasks).await;
             tried.map_err(|error| match error {
                 UpstreamError::Status { status } => Failed { status: Some(status) },
                 _ => Failed { status: None },
@@ -91,6 +96,33 @@ mod tests {
         socket.write_all(format!("{head}connection: close\r\n\r\n{text}").as_bytes()).await.unwrap();
     }
 
+    /// A program that says what it is to whoever gives it the right key.
+    const PROGRAM: &str = r#"
+[ "$API_KEY" = k ] || exit 1
+while IFS= read -r line; do
+  id=${line#*\"id\":}; id=${id%%,*}
+  printf '{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{},"ttlMs":0,"cacheScope":"private"}}\n' "$id"
+done
+"#;
+
+    #[tokio::test]
+    async fn variables_are_tried_with_a_program_of_which_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("[upstreams.keyed]\ncommand = ['sh', '-c', '''{PROGRAM}''']\n");
+        let config = config::parse(&text, Path::new("/"), &|_: &str| None, Env::system().now()).unwrap();
+        let trial = AtUpstream {
+            outbound: Outbound::new(),
+            limits: config.limits.clone(),
+            data_dir: dir.path().to_owned(),
+            tasks: Tasks::new(),
+        };
+        for (key, expected) in [("k", Ok(())), ("wrong", Err(Failed { status: None }))] {
+            let values = [("API_KEY".to_owned(), Plaintext::new(key))].into();
+            assert_eq!(trial.try_headers(&config.upstreams[0], &values).await, expected, "{key}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("trials")).unwrap().count(), 0);
+    }
+
     #[tokio::test]
     async fn values_are_tried_as_the_upstream_would_get_them() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -104,7 +136,12 @@ mod tests {
         });
         let text = format!("[upstreams.keyed]\nurl = '{url}'\n");
         let config = config::parse(&text, Path::new("/"), &|_: &str| None, Env::system().now()).unwrap();
-        let trial = AtUpstream { outbound: Outbound::new(), limits: config.limits.clone(), tasks: Tasks::new() };
+        let trial = AtUpstream {
+            outbound: Outbound::new(),
+            limits: config.limits.clone(),
+            data_dir: config.data_dir.clone(),
+            tasks: Tasks::new(),
+        };
         let tried = async |upstream: &config::Upstream, key: &str| {
             let values = [("x-api-key".to_owned(), Plaintext::new(key))].into();
             trial.try_headers(upstream, &values).await

@@ -14,7 +14,7 @@ impl Subscriber for Keeper {
         Box::pin(async {
             match news {
                 News::Changes { changes, .. } => changes.iter().for_each(|change| self.hear(change)),
-                News::Everything { .. } => self.0.kept.forget_all(|_| true),
+                News::Everything { .. } => self.forget_all(|_| true),
             }
             // Whoever waits for another gateway looks again.
             self.0.told.send_modify(|told| *told = told.wrapping_add(1));
@@ -24,27 +24,32 @@ impl Subscriber for Keeper {
 }
 
 impl Keeper {
+    /// What is kept counts first, so that whoever keeps something meanwhile notices.
+    fn forget_all(&self, is_like: impl Fn(&Place) -> bool) {
+        self.0.kept.forget_all(&is_like);
+        self.0.exchanging.forget_all(&is_like);
+    }
+
     fn hear(&self, change: &Change) {
-        let kept = &self.0.kept;
         match change {
             Change::Connection { principal, upstream } => {
                 if let (Some(holder), Ok(upstream)) = (Holder::parse(principal), UpstreamName::parse(upstream)) {
-                    kept.forget(&Place { holder, upstream });
+                    self.0.kept.forget(&Place { holder, upstream });
                 }
             }
             // Access is asked for each time; what nobody may use is not kept in memory either.
-            Change::Keys => kept.forget_all(|place| matches!(place.holder, Holder::Of(Principal::Key(_)))),
+            Change::Keys => self.forget_all(|place| matches!(place.holder, Holder::Of(Principal::Key(_)))),
             Change::User { id } => {
                 if let Some(holder) = UserId::parse(id).map(|id| Holder::Of(Principal::User(id))) {
-                    kept.forget_all(|place| place.holder == holder);
+                    self.forget_all(|place| place.holder == holder);
                 }
             }
             Change::DataKey { owner } => {
                 if let Some(owner) = Owner::parse(owner) {
-                    kept.forget_all(|place| place.owner() == owner);
+                    self.forget_all(|place| place.owner() == owner);
                 }
             }
-            Change::Upstreams | Change::Vault => kept.forget_all(|_| true),
+            Change::Upstreams | Change::Vault => self.forget_all(|_| true),
             _ => {}
         }
     }

@@ -30,11 +30,16 @@ pub(super) enum Verdict {
 pub(super) fn judge(opened: &Opened, wanted: &Wanted, now: Timestamp) -> Verdict {
     let is_moved = opened.origin.as_ref().is_some_and(|made_for| *made_for != wanted.origin);
     match (&opened.of, &wanted.kind) {
-        (Of::OAuth { .. }, Kind::OAuth) | (Of::Headers { .. }, Kind::Headers(_)) if is_moved => {
+        (Of::OAuth { .. }, Kind::OAuth) | (Of::Headers { .. }, Kind::Headers(_) | Kind::Variables(_)) if is_moved => {
             Verdict::Withhold(Withheld::Missing(Lack::NeedsReauth(Reason::Moved)))
         }
-        (Of::OAuth { .. }, Kind::OAuth) => token(opened, wanted, now),
-        (Of::Headers { told }, Kind::Headers(declared)) => headers(opened, (declared, told), wanted, now),
+        (Of::OAuth { .. }, Kind::OAuth | Kind::Exchanged) => token(opened, wanted, now),
+        (Of::Headers { told }, Kind::Headers(declared)) if opened.lent.variables.is_empty() => {
+            values(opened, (declared, told), wanted, now)
+        }
+        (Of::Headers { told }, Kind::Variables(declared)) if opened.lent.headers.is_empty() => {
+            values(opened, (declared, told), wanted, now)
+        }
         // The upstream was configured anew: what its holder has is for something else.
         _ => Verdict::Withhold(Withheld::Missing(Lack::NotConnected)),
     }
@@ -71,9 +76,14 @@ fn is_too_old(opened: &Opened, wanted: &Wanted, now: Timestamp) -> bool {
     wanted.max_age.is_some_and(|max_age| opened.stored.after(max_age) < now)
 }
 
-fn headers(opened: &Opened, (declared, told): (&[String], &[String]), wanted: &Wanted, now: Timestamp) -> Verdict {
+/// Of headers, or of variables.
+fn values(opened: &Opened, (declared, told): (&[String], &[String]), wanted: &Wanted, now: Timestamp) -> Verdict {
     let lent = &opened.lent;
-    let has = |name: &String| lent.headers.iter().any(|(stored, _)| stored.as_str() == name);
+    let names = || {
+        let headers = lent.headers.iter().map(|(name, _)| name.as_str());
+        headers.chain(lent.variables.iter().map(|(name, _)| name.as_str()))
+    };
+    let has = |name: &String| names().any(|stored| stored == name);
     let missing: Vec<String> = declared.iter().filter(|name| !has(name)).cloned().collect();
     if !missing.is_empty() && missing == told {
         return Verdict::Withhold(Withheld::Missing(Lack::NeedsUpdate(missing)));
@@ -85,12 +95,13 @@ fn headers(opened: &Opened, (declared, told): (&[String], &[String]), wanted: &W
         return Verdict::Withhold(Withheld::Missing(Lack::TooOld));
     }
     let is_declared = |name: &str| declared.iter().any(|declared| declared == name);
-    if lent.headers.iter().all(|(name, _)| is_declared(name.as_str())) {
+    if names().all(is_declared) {
         return Verdict::Lend(lent.clone());
     }
     // What is not declared any more goes nowhere.
     let headers = lent.headers.iter().filter(|(name, _)| is_declared(name.as_str())).cloned().collect();
-    Verdict::Lend(Arc::new(Lent { headers, ..Lent::clone(lent) }))
+    let variables = lent.variables.iter().filter(|(name, _)| is_declared(name)).cloned().collect();
+    Verdict::Lend(Arc::new(Lent { headers, variables, ..Lent::clone(lent) }))
 }
 
 #[cfg(test)]
@@ -118,7 +129,15 @@ mod tests {
         let headers = names.iter().map(header).collect();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         Opened {
-            lent: Arc::new(Lent { place: place(), connection, revision: 1, given: 1, scopes: Vec::new(), headers }),
+            lent: Arc::new(Lent {
+                place: place(),
+                connection,
+                revision: 1,
+                given: 1,
+                scopes: Vec::new(),
+                headers,
+                variables: Vec::new(),
+            }),
             of,
             origin: Some(origin("https://notes.example/mcp")),
             stored,
@@ -261,6 +280,19 @@ mod tests {
         let missing = "Missing(NotConnected)";
         assert_eq!(verdict(&token_until(3_000, true), &wanted(Kind::Headers(words(&["authorization"])))), missing);
         assert_eq!(verdict(&opened(given(), &["authorization"], NOW), &wanted(Kind::OAuth)), missing);
+    }
+
+    #[test]
+    fn variables_are_of_a_kind_of_their_own() {
+        let lent = opened(given(), &[], NOW);
+        let variables = ["API_KEY", "LEFT"].map(|name| (name.to_owned(), crate::secret::Plaintext::new("v"))).to_vec();
+        let opened = Opened { lent: Arc::new(Lent { variables, ..Lent::clone(&lent.lent) }), ..lent };
+        let wanted = |names: &[&str]| wanted(Kind::Variables(words(names)));
+        let Verdict::Lend(lent) = judge(&opened, &wanted(&["API_KEY"]), NOW) else { panic!("it is lent") };
+        assert!(lent.headers.is_empty() && lent.variables.len() == 1 && lent.variables[0].0 == "API_KEY");
+        assert_eq!(verdict(&opened, &wanted(&["API_KEY", "MORE"])), "mark NeedsUpdate([\"MORE\"])");
+        let other = Wanted { kind: Kind::Headers(words(&["api_key"])), ..wanted(&[]) };
+        assert_eq!(verdict(&opened, &other), "Missing(NotConnected)");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const STRIPES: usize = 1_024;
 /// A credential that was opened and works as far as is known.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// With all headers that there are values for.
+    /// With all headers, or variables, that there are values for.
     pub(super) lent: Arc<Lent>,
     pub(super) of: Of,
     /// What it was made for, if that is known.
@@ -56,7 +56,9 @@ pub(super) enum Of {
 
 impl Opened {
     fn weight(&self) -> u32 {
-        let bytes: usize = self.lent.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let headers = self.lent.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let variables = self.lent.variables.iter().map(|(name, value)| name.len() + value.expose().len());
+        let bytes: usize = headers.chain(variables).sum();
         u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
     }
 }
@@ -161,8 +163,15 @@ mod tests {
         let value = sensitive(&[&"x".repeat(bytes)]).unwrap();
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         let headers = vec![(header_name("x-api-key").unwrap(), value)];
-        let lent =
-            Arc::new(Lent { place: place.clone(), connection, revision: 1, given: 1, scopes: Vec::new(), headers });
+        let lent = Arc::new(Lent {
+            place: place.clone(),
+            connection,
+            revision: 1,
+            given: 1,
+            scopes: Vec::new(),
+            headers,
+            variables: Vec::new(),
+        });
         Arc::new(Opened { lent, of: Of::Headers { told: Vec::new() }, origin: None, stored: Timestamp::default() })
     }
 

@@ -3,7 +3,7 @@
 //! [`Keeper`] is the [`Lender`] of the gateway. Whether a holder may use an upstream is asked each time, of the snapshot as it
 //! is then, and once more after whatever was waited for. What was opened is [`kept`] in memory for a while; what it is worth
 //! for a wish is [`judging`]. [`renewing`] asks the authorization server, [`refused`] hears that an upstream would not have
-//! what was lent, [`ahead`] renews what will end soon, [`ending`] disconnects.
+//! what was lent, [`ahead`] renews what will end soon, [`ending`] disconnects. [`exchanging`] has tokens that nobody connects.
 //!
 //! Invariants: a credential goes out for its own place only; what is renewed is in the store before it is used; a fault of the
 //! store, the vault or an authorization server is never a loss: what is stored stays.
@@ -18,7 +18,7 @@ use moka::sync::Cache;
 use tokio::sync::{Notify, watch};
 
 use crate::audit::Actor;
-use crate::connection::lending::{Lack, Lender, Lent, Rejected, Wanted, Withheld};
+use crate::connection::lending::{Kind, Lack, Lender, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Access, Origin, Place};
 use crate::connections::issuer::Issuer;
 use crate::env::Env;
@@ -32,6 +32,7 @@ use crate::vault::{Vault, VaultError};
 mod ahead;
 mod breaker;
 mod ending;
+mod exchanging;
 mod flights;
 mod following;
 mod judging;
@@ -43,6 +44,7 @@ mod renewing;
 mod tests;
 
 use breaker::Breaker;
+use exchanging::Exchanging;
 use flights::Flights;
 use judging::{Verdict, judge};
 use kept::{Generation, Kept, Opened};
@@ -92,6 +94,8 @@ struct Inner {
     /// Renewals, each of the secrets of one revision.
     renewals: Flights<(Place, u64), Renewal>,
     breaker: Breaker,
+    /// Tokens that are exchanged, and never stored.
+    exchanging: Exchanging,
     /// Header credentials that an upstream refused within the last minute, by the revision.
     refusals: Cache<Place, (ConnectionId, u64)>,
     /// Counts what was told of connections.
@@ -116,6 +120,7 @@ impl Keeper {
             kept: Kept::new(),
             reads: Flights::new(tasks.clone()),
             renewals: Flights::new(tasks.clone()),
+            exchanging: Exchanging::new(tasks.clone()),
             tasks,
             breaker: Breaker::default(),
             refusals,
@@ -214,7 +219,10 @@ impl Keeper {
 
 impl Lender for Keeper {
     fn lend<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
-        Box::pin(self.find(wanted))
+        match wanted.kind {
+            Kind::Exchanged => Box::pin(self.find_exchanged(wanted)),
+            Kind::OAuth | Kind::Headers(_) | Kind::Variables(_) => Box::pin(self.find(wanted)),
+        }
     }
 
     fn rejected<'a>(
@@ -223,7 +231,10 @@ impl Lender for Keeper {
         lent: &'a Lent,
         why: &'a Rejected,
     ) -> BoxFuture<'a, Result<Arc<Lent>, Withheld>> {
-        Box::pin(self.hear_refused(wanted, lent, why))
+        match wanted.kind {
+            Kind::Exchanged => Box::pin(self.hear_exchanged_refused(wanted, lent, why)),
+            Kind::OAuth | Kind::Headers(_) | Kind::Variables(_) => Box::pin(self.hear_refused(wanted, lent, why)),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use http::header::{AUTHORIZATION, HeaderValue};
 use super::kept::{Generation, Of, Opened, header_name, sensitive};
 use super::{Keeper, store_fault, tell_vault_fault};
 use crate::connection::lending::{Lack, Lent};
-use crate::connection::{Connection, Credential, Place, Reason, State, values};
+use crate::connection::{Connection, Credential, Place, Reason, State, values, variable};
 use crate::ids::ConnectionId;
 use crate::secret::{Plaintext, Sealed, SecretBytes};
 use crate::store::connections::{self, Secret, Trouble, sealed_at};
@@ -29,6 +29,7 @@ pub(super) enum Found {
 }
 
 type Headers = Vec<(HeaderName, HeaderValue)>;
+type Variables = Vec<(String, Plaintext)>;
 
 impl Keeper {
     /// What there is at a place, read once for all who want to know.
@@ -66,7 +67,7 @@ impl Keeper {
 
     /// A connection with its secrets opened; `None` if one of them cannot be.
     async fn open_all(&self, connection: &Connection) -> Result<Option<Opened>, VaultError> {
-        let (headers, of) = match &connection.credential {
+        let (shown, of) = match &connection.credential {
             Credential::OAuth(tokens) => {
                 let Some(access) = self.open_token(connection, Secret::Access, &tokens.access).await? else {
                     return Ok(None);
@@ -77,7 +78,7 @@ impl Keeper {
                     expires: tokens.expires,
                     is_renewable: tokens.refresh.is_some(),
                 };
-                (bearer(&access), of)
+                (bearer(&access).map(|headers| (headers, Variables::new())), of)
             }
             Credential::Headers { names: _, values } => {
                 let (place, id) = (&connection.place, &connection.id);
@@ -86,14 +87,15 @@ impl Keeper {
                     State::NeedsUpdate { missing, .. } => missing.clone(),
                     _ => Vec::new(),
                 };
-                (opened.as_ref().and_then(values::read).and_then(|values| headers(&values)), Of::Headers { told })
+                (opened.as_ref().and_then(values::read).and_then(|values| shown(&values)), Of::Headers { told })
             }
         };
         let Connection { id, place, revision, given, origin, stored, .. } = connection;
-        Ok(headers.map(|headers| {
+        Ok(shown.map(|(headers, variables)| {
             let scopes = connection.tokens().map_or_else(Vec::new, |tokens| tokens.scopes.to_vec());
             let (place, id) = (place.clone(), id.clone());
-            let lent = Lent { place, connection: id, revision: *revision, given: *given, scopes, headers };
+            let (revision, given) = (*revision, *given);
+            let lent = Lent { place, connection: id, revision, given, scopes, headers, variables };
             Opened { lent: Arc::new(lent), of, origin: origin.clone(), stored: *stored }
         }))
     }
@@ -140,12 +142,19 @@ impl Keeper {
 }
 
 /// RFC 6750 §2.1.
-fn bearer(access: &Plaintext) -> Option<Headers> {
+pub(super) fn bearer(access: &Plaintext) -> Option<Headers> {
     let is_token = !access.expose().is_empty() && !access.expose().contains(' ');
     is_token.then(|| sensitive(&["Bearer ", access.expose()]))?.map(|value| vec![(AUTHORIZATION, value)])
 }
 
-fn headers(values: &BTreeMap<String, Plaintext>) -> Option<Headers> {
+/// Values for headers, or for variables: which of the two is in the names.
+fn shown(values: &BTreeMap<String, Plaintext>) -> Option<(Headers, Variables)> {
+    if !values.is_empty() && values.keys().all(|name| variable::is_name(name)) {
+        let is_fit = values.values().all(|value| sensitive(&[value.expose()]).is_some());
+        let variables = values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        return is_fit.then_some((Headers::new(), variables));
+    }
     let header = |(name, value): (&String, &Plaintext)| Some((header_name(name)?, sensitive(&[value.expose()])?));
-    values.iter().map(header).collect()
+    let headers: Option<Headers> = values.iter().map(header).collect();
+    headers.map(|headers| (headers, Variables::new()))
 }

@@ -97,17 +97,17 @@ impl Keeper {
     }
 }
 
-fn is_same(one: &Lent, other: &Lent) -> bool {
+pub(super) fn is_same(one: &Lent, other: &Lent) -> bool {
     (&one.connection, one.revision) == (&other.connection, other.revision)
 }
 
 /// Whether secrets were stored a minute ago at most. Those of the future were stored before the clock was set back.
-fn is_fresh(stored: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_fresh(stored: Timestamp, now: Timestamp) -> bool {
     now < stored.after(MINUTE)
 }
 
 /// Both, each scope once, as many as a list may have. What is no scope is left out: an upstream said it.
-fn union(stored: &TokenList, asked: &[String]) -> Vec<String> {
+pub(super) fn union(stored: &TokenList, asked: &[String]) -> Vec<String> {
     let mut all = stored.to_vec();
     for scope in asked {
         let is_scope = TokenList::parse(vec![scope.clone()]).is_ok();

@@ -77,8 +77,11 @@ impl<'a> Site<'a> {
     /// [`Unfit`], if there is nothing to look for.
     pub(super) fn of(settings: &'a config::Upstream) -> Result<Self, Unfit> {
         let client = match &settings.auth {
-            UpstreamAuth::SharedOAuth(client) | UpstreamAuth::PerUserOAuth(client) => client,
-            UpstreamAuth::None | UpstreamAuth::PerUserHeaders(_) => return Err(Unfit::NoOAuth),
+            UpstreamAuth::SharedOAuth(client) | UpstreamAuth::PerUserOAuth(client) => &**client,
+            UpstreamAuth::TokenExchange(terms) => &terms.client,
+            UpstreamAuth::None | UpstreamAuth::PerUserHeaders(_) | UpstreamAuth::PerUserEnvironment { .. } => {
+                return Err(Unfit::NoOAuth);
+            }
         };
         let UpstreamTransport::StreamableHttp { url, protocol, headers } = &settings.transport else {
             return Err(Unfit::Transport);

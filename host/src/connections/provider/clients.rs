@@ -116,7 +116,7 @@ pub(super) async fn of_source(
     Ok(opened(parts, &kept).await?.map(|client| Known::Registered(client, Box::new(kept))))
 }
 
-fn configured(credentials: &ClientCredentials, metadata: &Metadata) -> Option<Client> {
+pub(super) fn configured(credentials: &ClientCredentials, metadata: &Metadata) -> Option<Client> {
     let authentication = metadata.methods.for_credentials(credentials.secret.clone())?;
     Some(Client { id: credentials.id.clone(), authentication })
 }

@@ -1,12 +1,13 @@
 //! Authorization servers of upstreams: found, registered with, asked.
 //!
 //! [`Provider`] is [`Issuer`] over the network. What it reads and writes there is `oauth::upstream`'s; [`finding`] says which
-//! server an upstream has, [`clients`] what we are there, [`asking`] is the way out. A way, and a client, is of one context:
+//! server an upstream has, [`clients`] what we are there, [`exchanging`] vouches for people, [`asking`] is the way out. A way, and a client, is of one context:
 //! this deployment, one upstream, one issuer (`security.md` rows U2, U3, U5 and U8). No word of a server's reaches a page, an
 //! address or a log.
 
 mod asking;
 mod clients;
+mod exchanging;
 mod finding;
 #[cfg(test)]
 mod tests;
@@ -25,14 +26,18 @@ use clients::{Clients, Known};
 pub use finding::Found;
 use finding::{Again, Finding};
 
-use super::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
+use super::issuer::{
+    Asked, Exchanged, Issued, Issuer, NoWay, NotExchanged, NotIssued, NotRevoked, Person, Source, Way,
+};
 use crate::config;
 use crate::connection::Reason;
 use crate::env::Env;
 use crate::ids::UpstreamName;
+use crate::oauth::token::Unsigned;
 use crate::oauth::upstream::revoke::{self, Hint, Revoked};
 use crate::oauth::upstream::token::{self, NoTokens, Presented, Tokens};
 use crate::oauth::upstream::{Metadata, Unfit, authorize, registration};
+use crate::oauth::vouched::Assertion;
 use crate::outbound::Fetcher;
 use crate::secret::Plaintext;
 use crate::store::{Store, upstream_clients};
@@ -48,6 +53,9 @@ const CONTEXT_LEN: usize = 32;
 /// An upstream's settings as they are now, if there is one of this name.
 pub type Settings = Arc<dyn Fn(&UpstreamName) -> Option<config::Upstream> + Send + Sync>;
 
+/// Signs what the gateway says of a person, with the keys that sign access tokens.
+pub type Voucher = Arc<dyn Fn(&Assertion) -> Result<Plaintext, Unsigned> + Send + Sync>;
+
 /// What a [`Provider`] works with.
 #[derive(Clone)]
 pub struct Parts {
@@ -58,6 +66,8 @@ pub struct Parts {
     /// Without a slash at its end.
     pub public_url: String,
     pub upstreams: Settings,
+    /// Signs what is said of people.
+    pub voucher: Voucher,
 }
 
 /// Why an upstream's authorization server was not found, or we are nobody there. The words are ours and fit for people.
@@ -310,6 +320,14 @@ impl Issuer for Provider {
 
     fn refresh<'a>(&'a self, source: &'a Source, refresh: &'a Plaintext) -> BoxFuture<'a, Result<Issued, NotIssued>> {
         self.present(source, Presented::Refresh(refresh)).boxed()
+    }
+
+    fn exchange_identity<'a>(
+        &'a self,
+        upstream: &'a UpstreamName,
+        person: &'a Person,
+    ) -> BoxFuture<'a, Result<Exchanged, NotExchanged>> {
+        self.exchange_for(upstream, person).boxed()
     }
 
     fn revoke<'a>(

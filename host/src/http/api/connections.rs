@@ -257,7 +257,7 @@ fn view(connection: &Connection, stands: &Stands) -> Value {
             shown["expires"] = json!(tokens.expires.map(|expires| expires.to_string()));
             shown["renewable"] = json!(tokens.refresh.is_some());
         }
-        Credential::Headers { names, values: _ } => shown["headers"] = json!(names),
+        Credential::Headers { names, values: _ } => shown[credential.kind()] = json!(names),
     }
     shown
 }

@@ -14,6 +14,7 @@ use crate::authorization::Fault;
 use crate::authorization::resource::{Refusal, Unadmitted};
 use crate::authorization::tokens::{ISSUER, RESOURCE, scopes, signed, token};
 use crate::config::{Auth, AuthMode};
+use crate::connection::extra::Extra;
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::http::error::LacksScopes;
@@ -238,7 +239,8 @@ async fn t8_a_step_up_leads_to_the_endpoint_and_keeps_what_the_client_has() {
     let answer = |caller: Caller| {
         let headers = HeaderMap::new();
         let transport = Transport::StreamableHttp;
-        let from = From { caller, scope: Scope::default(), headers: &headers, peer: None, passing: None, transport };
+        let (scope, extra) = (Scope::default(), Extra::default());
+        let from = From { caller, scope, headers: &headers, extra, peer: None, passing: None, transport };
         let mut response = StatusCode::FORBIDDEN.into_response();
         response.extensions_mut().insert(LacksScopes(vec!["notes:write".to_owned(), "mcp".to_owned()]));
         StepsUp::of(&from).complete(&edge.mcp.gate, response)

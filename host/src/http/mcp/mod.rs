@@ -27,7 +27,9 @@ use super::replica::Replicas;
 use super::serve::Peer;
 use crate::authorization::resource::ProtectedResource;
 use crate::config::Limits;
+use crate::connection::extra::Extra;
 use crate::identity::Caller;
+use crate::ids::UpstreamName;
 use crate::mcp::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
 use crate::mcp::message::{Malformed, Message};
 use crate::mcp::revision::{self, Era, Head, Revision};
@@ -181,8 +183,19 @@ impl Mcp {
                 return Err(refuse_scope(&ScopeError::NoSuchEndpoint));
             }
         }
+        let extra = self.extra(&caller, &scope, &parts.headers)?;
         let transport = Transport::StreamableHttp;
-        Ok(From { caller, scope, headers: &parts.headers, peer: None, passing: None, transport })
+        Ok(From { caller, scope, headers: &parts.headers, extra, peer: None, passing: None, transport })
+    }
+
+    /// What the request says in headers that upstreams which its caller reaches let through.
+    fn extra(&self, caller: &Caller, scope: &Scope, headers: &HeaderMap) -> Result<Extra, Refused> {
+        let snapshot = self.snapshot.load();
+        let reaches = |upstream: &UpstreamName| scope.has(upstream) && caller.allow.reaches(upstream);
+        let letting = snapshot.upstreams.values().map(|upstream| upstream.settings());
+        let letting = letting.filter(|settings| !settings.extra_headers.is_empty() && reaches(&settings.name));
+        let extra = Extra::read(headers, letting.flat_map(|settings| &settings.extra_headers));
+        extra.map_err(|not_passed| Refused::plain(StatusCode::BAD_REQUEST, &not_passed.to_string()))
     }
 
     async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
@@ -248,6 +261,8 @@ struct From<'a> {
     caller: Caller,
     scope: Scope,
     headers: &'a HeaderMap,
+    /// Those of them that upstreams let through.
+    extra: Extra,
     peer: Option<Peer>,
     /// What another replica has to be told of it. `None` if it came from another replica: it goes no further.
     passing: Option<Passing<'a>>,
@@ -272,7 +287,7 @@ impl From<'_> {
             caller: self.caller.clone(),
             revision,
             scope: self.scope.clone(),
-            party,
+            party: Party { extra: self.extra.clone(), ..party },
             transport: self.transport,
             remote_ip: self.peer.and_then(Peer::ip),
             user_agent: self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(ToOwned::to_owned),

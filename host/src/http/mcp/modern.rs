@@ -16,6 +16,7 @@ use super::parked::Dialog;
 use super::reply::{Ear, KEEP_ALIVE, Last, Logs, PATIENCE, Pieces, event_stream};
 use super::work::{EVENT_QUEUE, Leaving, Step, Work};
 use super::{From, Mcp, accepts_events, listen, owners};
+use crate::connection::extra::Extra;
 use crate::http::error::Refused;
 use crate::mcp::call::{Outcome, Retry};
 use crate::mcp::client::Client;
@@ -98,7 +99,10 @@ fn begin(
 
 /// On whose behalf a modern request goes upstream: it has no session, and nobody listens outside of it.
 pub(super) fn party(from: &From<'_>, client: Arc<Client>, log_level: Option<LogLevel>) -> Party {
-    Party { principal: from.caller.principal.clone(), session: None, client, log_level, standing: None, lent: None }
+    let principal = from.caller.principal.clone();
+    // Whoever makes an origin of it says what the request has.
+    let extra = Extra::default();
+    Party { principal, session: None, client, log_level, standing: None, lent: None, extra }
 }
 
 fn param_headers(from: &From<'_>) -> Vec<(HeaderName, HeaderValue)> {

@@ -64,6 +64,7 @@ pub(super) async fn pass_on(
         method,
         uri,
         headers: from.headers,
+        extra: &from.extra,
         principal: &from.caller.principal,
         pass: from.caller.pass.as_deref(),
         peer: from.peer.and_then(Peer::ip),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::testing::{Edge, key, limits, piece, snapshot, text};
 use crate::admin::testing::Skewed;
+use crate::connection::extra::Extra;
 use crate::env::{Env, Timestamp};
 use crate::http::replica::{Directory, Forwarding, OVERHEAD, Undelivered};
 use crate::http::replica_router;
@@ -85,6 +86,7 @@ async fn handed_on(edge: &Edge, to: &Edge, principal: &str, session: &str, path:
         method: &Method::POST,
         uri: &path.parse().unwrap(),
         headers: &headers,
+        extra: &Extra::default(),
         principal: &key(principal),
         pass: None,
         peer: SocketAddr::from(([127, 0, 0, 1], 1)).ip().into(),
@@ -186,8 +188,16 @@ async fn sizes_are_bounded_at_the_owner_too() {
     let forward = async |bytes: usize| {
         let body = vec![b' '; bytes];
         let (method, principal) = (&Method::POST, &key("ann"));
-        let forwarding =
-            Forwarding { method, uri: &uri, headers: &headers, principal, pass: None, peer: None, body: &body };
+        let forwarding = Forwarding {
+            method,
+            uri: &uri,
+            headers: &headers,
+            extra: &Extra::default(),
+            principal,
+            pass: None,
+            peer: None,
+            body: &body,
+        };
         here.mcp.replicas.forward(there.mcp.replicas.id(), forwarding, Duration::from_secs(10), ()).await
     };
     let limit = limits().request_bytes;
@@ -229,8 +239,16 @@ async fn claim(store: &Store, address: &str, started: Timestamp) -> ReplicaId {
 /// Why a request to this replica is not answered.
 async fn undelivered(edge: &Edge, owner: &ReplicaId, method: &Method) -> Undelivered {
     let (headers, uri, principal) = (HeaderMap::new(), "/mcp".parse().unwrap(), &key("ann"));
-    let forwarding =
-        Forwarding { method, uri: &uri, headers: &headers, principal, pass: None, peer: None, body: b"{}" };
+    let forwarding = Forwarding {
+        method,
+        uri: &uri,
+        headers: &headers,
+        extra: &Extra::default(),
+        principal,
+        pass: None,
+        peer: None,
+        body: b"{}",
+    };
     edge.mcp.replicas.forward(owner, forwarding, Duration::from_secs(10), ()).await.unwrap_err()
 }
 
@@ -300,8 +318,16 @@ async fn a_replica_that_cannot_be_reached_has_got_nothing() {
     let (headers, uri) = (HeaderMap::new(), "/mcp".parse().unwrap());
     let forward = async || {
         let (method, principal) = (&Method::POST, &key("ann"));
-        let forwarding =
-            Forwarding { method, uri: &uri, headers: &headers, principal, pass: None, peer: None, body: b"{}" };
+        let forwarding = Forwarding {
+            method,
+            uri: &uri,
+            headers: &headers,
+            extra: &Extra::default(),
+            principal,
+            pass: None,
+            peer: None,
+            body: b"{}",
+        };
         here.mcp.replicas.forward(there.mcp.replicas.id(), forwarding, Duration::from_secs(10), ()).await
     };
     for _ in 0..2 {

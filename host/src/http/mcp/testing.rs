@@ -19,6 +19,7 @@ use crate::authorization::resource::{Browsers, Knock, Parts, ProtectedResource, 
 use crate::authorization::standing;
 use crate::authorization::tokens;
 use crate::config::{Auth, Limits, PolicySettings, WhenAllAbstain};
+use crate::connection::extra::Extra;
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::http::replica::{Directory, Replicas};
@@ -286,12 +287,21 @@ pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Orig
         caller,
         scope: Scope::default(),
         headers: &headers,
+        extra: Extra::default(),
         peer: None,
         passing: None,
         transport: Transport::StreamableHttp,
     };
     let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
-    let party = Party { principal: key("ann"), session: None, client, log_level: None, standing: None, lent: None };
+    let party = Party {
+        principal: key("ann"),
+        session: None,
+        client,
+        log_level: None,
+        standing: None,
+        lent: None,
+        extra: Extra::default(),
+    };
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     (from.origin(revision, party, events, mcp.tasks.stopping().child_token()), inbox)
 }

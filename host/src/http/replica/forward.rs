@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::registry::Whereabouts;
 use super::wire::{self, Damaged, Envelope, Given, Head, Opener, Part, What};
 use super::{PASS, PASS_PURPOSE, PATH, Replicas};
+use crate::connection::extra::Extra;
 use crate::identity::Pass;
 use crate::ids::{Principal, ReplicaId};
 use crate::outbound::{OutboundError, Pieces};
@@ -39,6 +40,8 @@ pub struct Forwarding<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
+    /// Those of them that upstreams let through, and that travel as well.
+    pub extra: &'a Extra,
     pub principal: &'a Principal,
     /// What a token gave to it, if one let it in.
     pub pass: Option<&'a Pass>,
@@ -99,11 +102,11 @@ impl Replicas {
             Whereabouts::LastAt(address) => (address, false),
         };
         let permit = self.forwards.clone().try_acquire_owned().map_err(|_| Undelivered::Busy)?;
-        let Forwarding { method, uri, headers, principal, pass, peer, body } = forwarding;
+        let Forwarding { method, uri, headers, extra, principal, pass, peer, body } = forwarding;
         let what = What::Request {
             method: method.as_str().to_owned(),
             target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
-            headers: wire::write_headers(headers.iter().filter(|(name, _)| travels(name))),
+            headers: wire::write_headers(headers.iter().filter(|(name, _)| travels(name) || extra.has(name))),
             principal: principal.to_string(),
             pass: pass.map(|pass| Box::new(Given::from(pass))),
             peer,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, crypto};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::access::ResourceList;
 use super::dpop::Proof;
@@ -170,7 +170,17 @@ impl Signer {
             act: Actor::chain(&token.actors),
             others: token.claims.as_deref().map(claims::others).transpose()?.unwrap_or_default(),
         };
-        let signed = jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|_| KeyError)?;
+        self.encode(&self.header, &claims)
+    }
+
+    /// Signs claims of another type of token, which is never taken for an access token.
+    pub(super) fn sign_as(&self, kind: &str, claims: &impl Serialize) -> Result<String, Unsigned> {
+        debug_assert_ne!(kind, TYPE, "it would be an access token");
+        self.encode(&Header { typ: Some(kind.to_owned()), ..self.header.clone() }, claims)
+    }
+
+    fn encode(&self, header: &Header, claims: &impl Serialize) -> Result<String, Unsigned> {
+        let signed = jsonwebtoken::encode(header, claims, &self.key).map_err(|_| KeyError)?;
         if signed.len() <= MAX_BYTES { Ok(signed) } else { Err(Unsigned::TooLarge) }
     }
 }

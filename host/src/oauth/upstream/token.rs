@@ -24,11 +24,26 @@ const MAX_PATIENCE: Duration = Duration::from_secs(60 * 60);
 /// Longest life of an access token that is believed.
 const MAX_LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
+/// RFC 8693 §2.1 and §3.
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
 /// What is presented.
 #[derive(Clone, Copy, Debug)]
 pub enum Presented<'a> {
-    Code { code: &'a Plaintext, verifier: &'a Plaintext, redirect: &'a str },
+    Code {
+        code: &'a Plaintext,
+        verifier: &'a Plaintext,
+        redirect: &'a str,
+    },
     Refresh(&'a Plaintext),
+    /// What the gateway says of somebody (RFC 8693 §2.1). The resource goes with it as with the others.
+    Subject {
+        assertion: &'a Plaintext,
+        audience: Option<&'a str>,
+        scopes: &'a TokenList,
+    },
 }
 
 /// What the server gave.
@@ -64,6 +79,30 @@ impl fmt::Debug for Tokens {
     }
 }
 
+/// Why a server gave nothing for what we vouched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotGiven {
+    /// It will not, and asking again changes nothing for a while.
+    Refused(Refusal),
+    /// `invalid_client`, `unauthorized_client`, `unsupported_grant_type`: we are not let exchange anything there.
+    Client,
+    /// Nothing is decided.
+    Later { retry_after: Option<Duration> },
+}
+
+/// What it will not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `invalid_grant`, `invalid_request` (RFC 8693 §2.2.2): it does not take our word for this person.
+    Subject,
+    /// `invalid_target`
+    Target,
+    /// `access_denied`
+    Denied,
+    /// `invalid_scope`
+    Scope,
+}
+
 /// The form that presents it, for a token that this resource takes (RFC 8707 §2.2).
 pub fn form(client: &Client, presented: Presented<'_>, resource: &str) -> Form {
     match presented {
@@ -78,6 +117,19 @@ pub fn form(client: &Client, presented: Presented<'_>, resource: &str) -> Form {
         Presented::Refresh(token) => {
             client.form(&[("grant_type", "refresh_token"), ("refresh_token", token.expose()), ("resource", resource)])
         }
+        Presented::Subject { assertion, audience, scopes } => {
+            let scopes = scopes.join(" ");
+            let mut fields = vec![
+                ("grant_type", TOKEN_EXCHANGE),
+                ("subject_token", assertion.expose()),
+                ("subject_token_type", JWT),
+                ("requested_token_type", ACCESS_TOKEN),
+                ("resource", resource),
+            ];
+            fields.extend(audience.map(|audience| ("audience", audience)));
+            fields.extend((!scopes.is_empty()).then_some(("scope", scopes.as_str())));
+            client.form(&fields)
+        }
     }
 }
 
@@ -89,6 +141,7 @@ struct Written {
     expires_in: Option<Value>,
     scope: Option<String>,
     error: Option<String>,
+    issued_token_type: Option<String>,
 }
 
 /// What an answer means.
@@ -111,6 +164,32 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Toke
     }
 }
 
+/// The same for a token that is exchanged. One that is no access token is none: others say what it may be used for
+/// (RFC 8693 §2.2.1).
+///
+/// # Errors
+/// [`NotGiven`].
+pub fn read_exchanged(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Tokens, NotGiven> {
+    let later = NotGiven::Later { retry_after: retry_after(headers) };
+    if !is_answer(status) {
+        return Err(later);
+    }
+    let written: Written = serde_json::from_slice(body).map_err(|_| later)?;
+    match written.error.as_deref() {
+        Some("invalid_grant" | "invalid_request") => Err(NotGiven::Refused(Refusal::Subject)),
+        Some("invalid_target") => Err(NotGiven::Refused(Refusal::Target)),
+        Some("access_denied") => Err(NotGiven::Refused(Refusal::Denied)),
+        Some("invalid_scope") => Err(NotGiven::Refused(Refusal::Scope)),
+        Some("invalid_client" | "unauthorized_client" | "unsupported_grant_type") => Err(NotGiven::Client),
+        Some(_) => Err(later),
+        None if status == StatusCode::OK => {
+            let is_access = written.issued_token_type.as_deref().is_none_or(|kind| kind == ACCESS_TOKEN || kind == JWT);
+            Some(written).filter(|_| is_access).and_then(tokens).ok_or(later)
+        }
+        None => Err(later),
+    }
+}
+
 /// Whether the server itself says something by this: success, or what a client did wrong. Some tell of errors with 200, and
 /// of a refusal with 403.
 pub(super) fn is_answer(status: StatusCode) -> bool {
@@ -119,7 +198,8 @@ pub(super) fn is_answer(status: StatusCode) -> bool {
 }
 
 fn tokens(written: Written) -> Option<Tokens> {
-    let Written { access_token, token_type, refresh_token, expires_in, scope, error: _ } = written;
+    let Written { access_token, token_type, refresh_token, expires_in, scope, error: _, issued_token_type: _ } =
+        written;
     if !token_type?.eq_ignore_ascii_case("bearer") {
         return None;
     }
@@ -269,6 +349,56 @@ mod tests {
             (200, large, LATER),
         ] {
             assert_eq!(answered(status, &body), Err(expected), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn what_the_gateway_vouches_for_is_presented_as_a_subject_token() {
+        let client = Client { id: "c1".to_owned(), authentication: Authentication::Post(Plaintext::new("s")) };
+        let assertion = Plaintext::new("a.b.c");
+        let scopes = TokenList::parse(vec!["read".to_owned(), "write".to_owned()]).unwrap();
+        let subject = |audience, scopes| Presented::Subject { assertion: &assertion, audience, scopes };
+        assert_eq!(
+            form(&client, subject(Some("mail"), &scopes), "https://mcp.example").body.expose(),
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=a.b.c\
+             &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt\
+             &requested_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token\
+             &resource=https%3A%2F%2Fmcp.example&audience=mail&scope=read+write&client_id=c1&client_secret=s"
+        );
+        let none = TokenList::default();
+        let least = form(&client, subject(None, &none), "https://mcp.example");
+        assert!(!least.body.expose().contains("audience") && !least.body.expose().contains("scope="));
+    }
+
+    #[test]
+    fn u8_what_is_exchanged_is_an_access_token_or_a_refusal_or_nothing() {
+        let exchanged = |status: u16, body: &str| {
+            read_exchanged(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+        };
+        let given = |kind: Option<&str>, token_type: &str| {
+            json!({ "access_token": "x", "token_type": token_type, "issued_token_type": kind }).to_string()
+        };
+        for kind in [None, Some(ACCESS_TOKEN), Some(JWT)] {
+            assert_eq!(exchanged(200, &given(kind, "Bearer")).unwrap().access.expose(), "x");
+        }
+        let error = |word: &str| json!({ "error": word, "error_description": "hunter2" }).to_string();
+        let later = NotGiven::Later { retry_after: None };
+        for (status, body, expected) in [
+            (400, error("invalid_grant"), NotGiven::Refused(Refusal::Subject)),
+            (400, error("invalid_request"), NotGiven::Refused(Refusal::Subject)),
+            (400, error("invalid_target"), NotGiven::Refused(Refusal::Target)),
+            (403, error("access_denied"), NotGiven::Refused(Refusal::Denied)),
+            (400, error("invalid_scope"), NotGiven::Refused(Refusal::Scope)),
+            (401, error("invalid_client"), NotGiven::Client),
+            (400, error("unsupported_grant_type"), NotGiven::Client),
+            (400, error("temporarily_unavailable"), later),
+            (503, error("access_denied"), later),
+            (429, error("invalid_grant"), later),
+            (400, String::new(), later),
+            (200, given(Some("urn:ietf:params:oauth:token-type:refresh_token"), "Bearer"), later),
+            (200, given(Some(ACCESS_TOKEN), "N_A"), later),
+        ] {
+            assert_eq!(exchanged(status, &body), Err(expected), "{status} {body}");
         }
     }
 

@@ -84,6 +84,7 @@ pub(super) fn upstream(name: &str) -> Upstream {
         trust: "high".to_owned(),
         labels: vec!["internal".to_owned()],
         auth: UpstreamAuth::None,
+        extra_headers: Vec::new(),
         allow_on_all_keys: false,
         tls: None,
     }

@@ -69,7 +69,9 @@ impl Session {
     fn request(&self, exchange: &Exchange) -> Request<Bytes> {
         let progress = exchange.params.progress_token.as_ref().map(|_| &exchange.id);
         let params = legacy::request_params(&exchange.params, progress);
-        self.post(message::request(&exchange.id, exchange.method, &params))
+        let mut request = self.post(message::request(&exchange.id, exchange.method, &params));
+        self.peer.pass_on(&mut request, &exchange.via.party);
+        request
     }
 
     async fn ask(self: &Arc<Self>, exchange: &Exchange) -> Result<Outcome, Failure> {

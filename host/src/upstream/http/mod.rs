@@ -2,8 +2,8 @@
 //!
 //! [`HttpLink`] finds out what an upstream speaks ([`detect`]) and keeps that in mind until it proves wrong. Requests of
 //! the modern era ([`modern`]) stand alone; those of the legacy era ([`legacy`]) go through one session for each party
-//! ([`sessions`], [`session`]). What an upstream sees of a caller is its request and what its client declares; of its
-//! credentials and headers nothing.
+//! ([`sessions`], [`session`]). What an upstream sees of a caller is its request, what its client declares, and
+//! headers that the operator lets through; of its credentials nothing.
 //!
 //! A request is sent again only if the answer says that it did not happen: the session was not known, or the revision
 //! was not.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, Uri};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -74,6 +74,8 @@ pub(super) struct Endpoint {
     pub(super) protocol: Protocol,
     /// Sent with each request.
     pub(super) headers: BTreeMap<String, Plaintext>,
+    /// Headers of a caller's own request that are passed on with it.
+    pub(super) extra: Vec<HeaderName>,
 }
 
 /// What a link shares with the rest of its upstream.

@@ -41,6 +41,7 @@ async fn ask(peer: &Peer, exchange: &Exchange) -> Result<Outcome, Failure> {
     let params = v2026_07_28::request_params(&exchange.params, &exchange.via.party, progress);
     let mut request = peer.post(&peer.endpoint, message::request(&exchange.id, exchange.method, &params));
     let lent = exchange.via.party.lent.as_deref();
+    peer.pass_on(&mut request, &exchange.via.party);
     peer::show(&mut request, lent);
     set_headers(&mut request, exchange.method, exchange.name.as_deref(), &exchange.headers);
     let response = peer.send(request).await?;

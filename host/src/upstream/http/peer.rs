@@ -16,6 +16,7 @@ use crate::connection::lending::Lent;
 use crate::ids::UpstreamName;
 use crate::mcp::json::{quote, raw};
 use crate::mcp::message::RequestId;
+use crate::mcp::talk::Party;
 use crate::outbound::{Outbound, read_all};
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
@@ -33,6 +34,8 @@ pub(super) struct Peer {
     pub(super) name: UpstreamName,
     pub(super) endpoint: Uri,
     headers: HeaderMap,
+    /// Headers of a caller's own request that are passed on with it.
+    extra: Vec<HeaderName>,
     outbound: Outbound,
     pub(super) own: Arc<Own>,
     pub(super) limits: LinkLimits,
@@ -47,12 +50,13 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(endpoint: Endpoint, shared: Shared, limits: LinkLimits, tasks: Tasks) -> Self {
-        let Endpoint { name, url, protocol: _, headers } = endpoint;
+        let Endpoint { name, url, protocol: _, headers, extra } = endpoint;
         let Shared { outbound, signals, own } = shared;
         Self {
             name,
             endpoint: url,
             headers: configured_headers(&headers),
+            extra,
             outbound,
             own,
             limits,
@@ -87,6 +91,14 @@ impl Peer {
         let mut request = self.request(Method::GET, &self.endpoint, Bytes::new());
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         request
+    }
+
+    /// Passes on what the caller's own request says in headers that this upstream is to get. Nothing that the gateway says
+    /// itself is replaced by it.
+    pub(super) fn pass_on(&self, request: &mut Request<Bytes>, party: &Party) {
+        for (name, value) in party.extra.among(&self.extra) {
+            request.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
     }
 
     /// Sends a request and waits for the head of the answer. Whoever calls limits the time.

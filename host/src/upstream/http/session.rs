@@ -19,6 +19,7 @@ use super::desk::{Desk, InFlight};
 use super::peer::{self, ASIDE_TIMEOUT, Peer};
 use super::sessions;
 use super::watch::Order;
+use crate::connection::extra::Extra;
 use crate::connection::lending::Lent;
 use crate::mcp::call::{Outcome, Params};
 use crate::mcp::json::{Members, raw};
@@ -31,7 +32,7 @@ use crate::upstream::{Exchange, PartyKey, UpstreamError};
 pub(super) struct Session {
     pub(super) peer: Arc<Peer>,
     pub(super) key: PartyKey,
-    /// Whose it is, without the way to whoever listens, which changes.
+    /// Whose it is, without the way to whoever listens and what each request says for itself, which change.
     pub(super) party: Party,
     pub(super) carrier: Carrier,
     /// What it is shown with each request.
@@ -70,7 +71,7 @@ impl Session {
             peer,
             key: PartyKey::of(&party),
             lent: ArcSwapOption::new(party.lent.clone()),
-            party: Party { standing: None, lent: None, ..party },
+            party: Party { standing: None, lent: None, extra: Extra::default(), ..party },
             carrier,
             version,
             about,

@@ -41,6 +41,7 @@ impl Listening {
         let body = message::request(&id, v2026_07_28::LISTEN, &v2026_07_28::listen_params(party, filter));
         let mut request = peer.post(&peer.endpoint, body);
         let lent = party.lent.as_deref();
+        peer.pass_on(&mut request, party);
         peer::show(&mut request, lent);
         modern::set_headers(&mut request, v2026_07_28::LISTEN, None, &[]);
         let response = peer.send(request).await?;

@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::lines::{Input, Line, Lines};
 use crate::ids::UpstreamName;
+use crate::mcp::revision::Era;
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
 
@@ -36,6 +37,7 @@ const MAX_OPEN_FILES: u64 = 4_096;
 const FIRST_TO_GO: &str = "500";
 
 /// What is run, and what it is given.
+#[derive(Clone)]
 pub(in crate::upstream) struct Program {
     pub(in crate::upstream) name: UpstreamName,
     /// Program and arguments; at least the program.
@@ -49,6 +51,8 @@ pub(in crate::upstream) struct Program {
     /// Largest message, in bytes.
     pub(in crate::upstream) limit: usize,
     pub(in crate::upstream) bounds: Bounds,
+    /// What it is known to speak.
+    pub(in crate::upstream) era: Option<Era>,
 }
 
 /// What a child may use besides what every child is bounded by: no core file, [`MAX_OPEN_FILES`].

@@ -71,7 +71,8 @@ impl Keeper {
         tasks: Tasks,
     ) -> Self {
         let subscriptions = Subscriptions::new(ids.clone(), signals.clone());
-        Self { program, inbox, phase, ids, given_up, subscriptions, signals, tasks, known: None, lives: 0 }
+        let known = program.era;
+        Self { program, inbox, phase, ids, given_up, subscriptions, signals, tasks, known, lives: 0 }
     }
 
     /// Keeps a child running until the tasks stop.

@@ -5,7 +5,7 @@
 //! when it ends, and kills its whole process group on stop. [`child`] says what the process sees and may use, [`lines`] how
 //! messages are framed. The link is what callers' requests see of that task: the phase that the child is in, and a queue.
 //!
-//! All principals share the child. So all ids, progress tokens and subscriptions are the link's own; a child with sessions
+//! All principals share the child, but where each gives values for its environment ([`programs`]). So all ids, progress tokens and subscriptions are the link's own; a child with sessions
 //! is told of no client capability, and what it asks is answered here; and what it says to nobody in particular reaches
 //! nobody. A child without sessions is told with each request who asks and what that client can, since nothing of it
 //! outlives the request.
@@ -33,6 +33,7 @@ mod child;
 mod handshake;
 mod lines;
 mod pending;
+mod programs;
 mod subscriptions;
 mod wire;
 
@@ -41,6 +42,7 @@ use pending::Waiting;
 use subscriptions::Watcher;
 
 pub(super) use child::{Bounds, Program};
+pub(super) use programs::{Programs, Shared};
 
 /// How the reason begins where no process came to be.
 pub(super) const NOT_STARTED: &str = "cannot start";
@@ -99,6 +101,14 @@ impl StdioLink {
         let keeper = Keeper::new(program, inbox, phase, ids.clone(), given_up.clone(), signals, tasks.clone());
         tasks.spawn(keeper.run());
         Self { orders, phase: seen, ids, given_up, tasks: tasks.clone() }
+    }
+
+    /// What the child is known to speak, while it serves.
+    fn era(&self) -> Option<Era> {
+        match &*self.phase.borrow() {
+            Phase::Serving(life) => Some(life.about.era),
+            Phase::Starting | Phase::Down { .. } => None,
+        }
     }
 
     /// What the child says of itself; it says it once in a life.

@@ -78,6 +78,7 @@ fn rig_with(branches: &[&str], start_timeout: Duration) -> Rig {
         private_dir: dir.path().join("private"),
         limit: 1024 * 1024,
         bounds: Bounds { memory: Some(1 << 40), processes: None },
+        era: None,
     };
     let (signals, tasks) = (Signals::default(), Tasks::new());
     let link = StdioLink::start(program, signals.clone(), &tasks);

@@ -319,6 +319,7 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         trust: String::new(),
         labels: Vec::new(),
         auth: UpstreamAuth::None,
+        extra_headers: Vec::new(),
         allow_on_all_keys: false,
         tls: None,
     };
@@ -347,6 +348,7 @@ fn expected_upstreams(base_dir: &Path) -> Vec<Upstream> {
         trust: "internal".to_owned(),
         labels: vec!["a".to_owned(), "b".to_owned()],
         auth: UpstreamAuth::None,
+        extra_headers: Vec::new(),
         allow_on_all_keys: false,
         tls: None,
     };

@@ -1,7 +1,7 @@
 //! `[upstreams.NAME.auth]`, `[upstreams.NAME.tls]`, and who may use an upstream.
 
 use super::*;
-use crate::config::{ClientCredentials, OAuthClient};
+use crate::config::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, VouchedClaim};
 use crate::identity::user::Login;
 use crate::outbound::tls_testing::{AUTHORITY, CLIENT, CLIENT_KEY};
 
@@ -80,7 +80,7 @@ fn u11_mistakes_of_auth() {
         (&format!("{fixed}kind = 'shared-oauth'"), &["3: the header \"authorization\" is sent by auth already"]),
         (
             "[upstreams.notes]\ncommand = ['x']\n[upstreams.notes.auth]\nkind = 'per-user-headers'\nheaders = ['a']",
-            &["4: auth.kind \"per-user-headers\" does not go with a program yet"],
+            &["4: auth.kind \"per-user-headers\" does not go with a program"],
         ),
     ]);
     let many: Vec<String> = (0..33).map(|number| format!("'h{number}'")).collect();
@@ -161,5 +161,102 @@ fn who_may_use_an_upstream_is_told_by_lists_groups_owners_and_the_upstream() {
         ),
         ("[store]\norphan_retention = '0s'", &["2: store.orphan_retention must not be zero"]),
         ("[store]\norphan_retention = '-1d'", &["2: store.orphan_retention must not be negative"]),
+    ]);
+}
+
+#[test]
+fn u11_headers_of_callers_are_let_through_by_name_and_never_in_the_place_of_what_is_sent_already() {
+    let with = |names: &str| {
+        format!("[upstreams.notes]\nurl = 'https://x'\nheaders = {{ X-Team = 'a' }}\nallowed_extra_headers = {names}")
+    };
+    let config = parsed(&with("['X-Tenant', 'x-trace']")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.upstreams[0].extra_headers, ["x-tenant", "x-trace"]);
+    let many = format!("{:?}", (0..17).map(|number| format!("x-{number}")).collect::<Vec<_>>());
+    for (text, expected) in [
+        (with("['Authorization']"), "4: allowed_extra_headers \"Authorization\" is never passed on"),
+        (with("['x_real-ip']"), "4: allowed_extra_headers \"x_real-ip\" is never passed on"),
+        (with("['a b']"), "4: allowed_extra_headers \"a b\" is not a header name"),
+        (with("['x-a', 'X_A']"), "4: allowed_extra_headers \"X_A\" is there twice"),
+        (with("['x_team']"), "4: allowed_extra_headers \"x_team\" is sent by the gateway already"),
+        (with(&many), "4: allowed_extra_headers must not be more than 16"),
+        (
+            "[upstreams.notes]\nurl = 'https://x'\nallowed_extra_headers = ['x-key']\n\
+             auth = { kind = 'per-user-headers', headers = ['X-Key'] }"
+                .to_owned(),
+            "3: allowed_extra_headers \"x-key\" is sent by the gateway already",
+        ),
+        (
+            "[upstreams.notes]\ncommand = ['x']\nallowed_extra_headers = ['x-a']".to_owned(),
+            "3: allowed_extra_headers has no meaning with the transport stdio",
+        ),
+    ] {
+        each_mistake_is_told(&[(&text, &[expected])]);
+    }
+}
+
+#[test]
+fn people_give_a_program_values_for_variables_that_change_nothing_else() {
+    let with = |auth: &str| {
+        format!("[upstreams.notes]\ncommand = ['x']\nenvironment = {{ LEVEL = 'a' }}\n[upstreams.notes.auth]\n{auth}")
+    };
+    let kind = "kind = 'per-user-environment'\n";
+    let names = ["API_KEY", "WORKSPACE"].map(str::to_owned).to_vec();
+    let expected = |max_programs| UpstreamAuth::PerUserEnvironment { names: names.clone(), max_programs };
+    let list = "environment = ['API_KEY', 'WORKSPACE']";
+    assert_eq!(auth_of(&with(&format!("{kind}{list}"))), expected(16));
+    assert_eq!(auth_of(&with(&format!("{kind}{list}\nmax_programs = 2"))), expected(2));
+    let of = |list: &str| with(&format!("{kind}environment = {list}"));
+    each_mistake_is_told(&[
+        (&with(kind), &["5: auth.kind \"per-user-environment\" needs auth.environment"]),
+        (&of("[]"), &["6: auth.kind \"per-user-environment\" needs auth.environment"]),
+        (&of("['LD_PRELOAD']"), &["6: auth.environment \"LD_PRELOAD\" changes how programs are run"]),
+        (&of("['api_key']"), &["6: auth.environment \"api_key\" is not written in A-Z"]),
+        (&of("['A', 'A']"), &["6: auth.environment \"A\" is there twice"]),
+        (&of("['LEVEL']"), &["6: auth.environment \"LEVEL\" is among the upstream's environment already"]),
+        (&with(&format!("{kind}{list}\nmax_programs = 0")), &["7: auth.max_programs must be from 1 to 1024"]),
+        (&with(&format!("{kind}{list}\nheaders = ['a']")), &["7: auth.headers has no meaning with auth.kind"]),
+        (&with("environment = ['A']"), &["5: auth.environment has no meaning with auth.kind \"none\""]),
+        (
+            "[upstreams.notes]\nurl = 'https://x'\n[upstreams.notes.auth]\nkind = 'per-user-environment'\nenvironment = ['A']",
+            &["4: auth.kind \"per-user-environment\" does not go with a url"],
+        ),
+    ]);
+}
+
+#[test]
+fn the_gateway_vouches_for_people_as_a_client_that_was_registered() {
+    let least = "kind = 'token-exchange'\nclient_id = 'gateway'\nclient_secret = 'env:TOKEN'";
+    let secret = environment("TOKEN").map(Plaintext::new);
+    let client = ClientCredentials { id: "gateway".to_owned(), secret };
+    let client = OAuthClient { client: Some(client), ..OAuthClient::default() };
+    let expected = TokenExchange { client, audience: None, resource: None, subject: SubjectOf::Id, claims: Vec::new() };
+    assert_eq!(auth_of(&with(least)), UpstreamAuth::TokenExchange(Box::new(expected.clone())));
+    let whole = "\naudience = 'mail'\nresource = 'https://mail.example/mcp'\nsubject = 'provider'\nclaims = ['email', 'groups']";
+    let all = TokenExchange {
+        audience: Some("mail".to_owned()),
+        resource: Some("https://mail.example/mcp".to_owned()),
+        subject: SubjectOf::Provider,
+        claims: vec![VouchedClaim::Email, VouchedClaim::Groups],
+        ..expected
+    };
+    assert_eq!(auth_of(&with(&format!("{least}{whole}"))), UpstreamAuth::TokenExchange(Box::new(all)));
+    let keys = format!("[auth]\nmcp = 'keys'\n{}", with(least));
+    each_mistake_is_told(&[
+        (
+            &with("kind = 'token-exchange'"),
+            &[
+                "4: auth.kind \"token-exchange\" needs auth.client_id",
+                "4: auth.kind \"token-exchange\" needs auth.client_secret",
+            ],
+        ),
+        (&with(&format!("{least}\nresource = 'mail'")), &["7: auth.resource "]),
+        (&with(&format!("{least}\nsubject = 'name'")), &["7: subject must be one of id, login, email, provider"]),
+        (&with(&format!("{least}\nheaders = ['a']")), &["7: auth.headers has no meaning with auth.kind"]),
+        (&with("kind = 'per-user-oauth'\naudience = 'a'"), &["5: auth.audience has no meaning with auth.kind"]),
+        (&keys, &["6: auth.kind \"token-exchange\" does not go with auth.mcp"]),
+        (
+            &format!("[upstreams.notes]\ncommand = ['x']\n[upstreams.notes.auth]\n{least}"),
+            &["4: auth.kind \"token-exchange\" does not go with a program"],
+        ),
     ]);
 }

@@ -48,6 +48,7 @@ async fn who_may_not_use_an_upstream_is_lent_nothing_from_then_on_until_access_c
             given: 1,
             scopes: Vec::new(),
             headers: Vec::new(),
+            variables: Vec::new(),
         };
         let rejected = scene.keeper.rejected(&wanted(&ci()), &lent, &Rejected::Unauthorized).await;
         assert_eq!(rejected.map(|_| ()), Err(not_connected()), "{access:?}");

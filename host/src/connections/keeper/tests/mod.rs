@@ -2,6 +2,7 @@
 
 mod ahead;
 mod ending;
+mod exchanging;
 mod lending;
 mod property;
 mod refused;
@@ -22,7 +23,9 @@ use crate::authorization::testing;
 use crate::config::auth::Auth;
 use crate::connection::lending::{Kind, Lack, Lender as _, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Access, Connection, Credential, Holder, Origin, Place, Reason, State, Tokens, values};
-use crate::connections::issuer::{Asked, Issued, Issuer, NoWay, NotIssued, NotRevoked, Source, Way};
+use crate::connections::issuer::{
+    Asked, Exchanged, Issued, Issuer, NoWay, NotExchanged, NotIssued, NotRevoked, Person, Source, Way,
+};
 use crate::env::{Clock, Env, Timestamp};
 use crate::identity::TokenList;
 use crate::identity::user::{DisplayName, Role};
@@ -60,6 +63,9 @@ struct Scripted {
     /// What it was told to revoke: the refresh token and the access token.
     revoked: Mutex<Vec<(Option<String>, String)>>,
     answers: Mutex<VecDeque<Result<Issued, NotIssued>>>,
+    /// Whom the gateway vouched for, in order.
+    vouched: Mutex<Vec<UserId>>,
+    exchanges: Mutex<VecDeque<Result<Exchanged, NotExchanged>>>,
     revoking: Mutex<VecDeque<Result<(), NotRevoked>>>,
     /// If there is one, each answer costs a permit.
     gate: Mutex<Option<Arc<Semaphore>>>,
@@ -76,6 +82,8 @@ impl Scripted {
             sources: Mutex::default(),
             revoked: Mutex::default(),
             answers: Mutex::default(),
+            vouched: Mutex::default(),
+            exchanges: Mutex::default(),
             revoking: Mutex::default(),
             gate: Mutex::default(),
             asked: watch::Sender::new(0),
@@ -161,6 +169,23 @@ impl Issuer for Scripted {
         })
     }
 
+    fn exchange_identity<'a>(
+        &'a self,
+        _: &'a UpstreamName,
+        person: &'a Person,
+    ) -> BoxFuture<'a, Result<Exchanged, NotExchanged>> {
+        Box::pin(async move {
+            let number = {
+                let mut vouched = self.vouched.lock().unwrap();
+                vouched.push(person.user.id.clone());
+                vouched.len()
+            };
+            self.pass().await;
+            let scripted = self.exchanges.lock().unwrap().pop_front();
+            scripted.unwrap_or_else(|| Ok(exchanged(&format!("for-{number}"), Some(HOUR))))
+        })
+    }
+
     fn revoke<'a>(
         &'a self,
         _: &'a Source,
@@ -174,6 +199,12 @@ impl Issuer for Scripted {
             self.revoking.lock().unwrap().pop_front().unwrap_or(Ok(()))
         })
     }
+}
+
+/// What an exchange gives.
+fn exchanged(access: &str, expires_in: Option<Duration>) -> Exchanged {
+    let scopes = TokenList::parse(words(&["read"])).unwrap();
+    Exchanged { access: Plaintext::new(access), expires_in, scopes, issuer: ISSUER.to_owned() }
 }
 
 /// Tokens of an hour.

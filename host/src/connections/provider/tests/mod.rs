@@ -16,6 +16,7 @@ use crate::ids::KekId;
 use crate::outbound::{Outbound, Trusted};
 use crate::secret::hex;
 
+mod exchanging;
 mod mock;
 mod refusals;
 
@@ -56,6 +57,7 @@ fn upstream(mcp: &Mock, client: OAuthClient) -> Upstream {
         trust: String::new(),
         labels: Vec::new(),
         auth: UpstreamAuth::PerUserOAuth(Box::new(client)),
+        extra_headers: Vec::new(),
         allow_on_all_keys: false,
         tls: None,
     }
@@ -92,6 +94,7 @@ impl Scene {
             fetcher: trusting(&[&server]),
             public_url: HOME.to_owned(),
             upstreams: Arc::new(move |name| configured.lock().unwrap().clone().filter(|it| it.name == *name)),
+            voucher: Arc::new(|_| Ok(Plaintext::new("said.and.signed"))),
         };
         Self { mcp, server, clock, settings, provider: Arc::new(Provider::new(parts)) }
     }

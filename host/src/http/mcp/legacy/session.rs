@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::watches::Watches;
 use super::log::{Budget, EventLog, Ids};
+use crate::connection::extra::Extra;
 use crate::env::Timestamp;
 use crate::identity::{Caller, Pass};
 use crate::ids::{Principal, UpstreamName};
@@ -162,6 +163,7 @@ impl Session {
             log_level: kept.log_level,
             standing: kept.standing.as_ref().map(|standing| standing.origin.events.clone()),
             lent: None,
+            extra: Extra::default(),
         }
     }
 

@@ -103,11 +103,22 @@ async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
     let place = find(mcp, &caller, parts.uri.query())?;
     let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
     let peer = parts.extensions.get().copied();
-    let from = |scope| From { caller, scope, headers: &parts.headers, peer, passing, transport: Transport::Sse };
+    let from = |scope| {
+        let extra = mcp.extra(&caller, &scope, &parts.headers)?;
+        Ok::<_, Refused>(From {
+            caller,
+            scope,
+            headers: &parts.headers,
+            extra,
+            peer,
+            passing,
+            transport: Transport::Sse,
+        })
+    };
     match place {
-        Place::Here(door) => posted(mcp, &from(door.scope.clone()), &door, &body).await,
+        Place::Here(door) => posted(mcp, &from(door.scope.clone())?, &door, &body).await,
         Place::At(owner) => {
-            let from = from(Scope::default());
+            let from = from(Scope::default())?;
             let passage = mcp.places.passage(from.payer())?;
             let passed = owners::pass_on(mcp, &from, &owner, None, &body, passage).await?;
             passed.ok_or_else(unknown)
@@ -125,7 +136,8 @@ pub(in crate::http::mcp) async fn forwarded(
 ) -> Result<Response, Refused> {
     let Place::Here(door) = find(mcp, &caller, parts.uri.query())? else { return Err(unknown()) };
     let scope = door.scope.clone();
-    let from = From { caller, scope, headers: &parts.headers, peer, passing: None, transport: Transport::Sse };
+    let extra = mcp.extra(&caller, &scope, &parts.headers)?;
+    let from = From { caller, scope, headers: &parts.headers, extra, peer, passing: None, transport: Transport::Sse };
     posted(mcp, &from, &door, body).await
 }
 

@@ -90,8 +90,8 @@ struct Subject<'a> {
 fn answer(oauth: &OAuth, subject: Subject<'_>, status: StatusCode, problem: Option<String>) -> Response {
     let Subject { visitor, stand, ahead } = subject;
     let fields = match &stand.kind {
-        Some(Kind::Headers(names)) => names.iter().map(|name| field(name, stand)).collect(),
-        Some(Kind::OAuth) | None => Vec::new(),
+        Some(Kind::Headers(names) | Kind::Variables(names)) => names.iter().map(|name| field(name, stand)).collect(),
+        Some(Kind::OAuth | Kind::Exchanged) | None => Vec::new(),
     };
     let host = ahead.as_ref().map(|ahead| shown(host_of(&ahead.issuer), MAX_HOST));
     let is_open = !visitor.is_done() && (host.is_some() || !fields.is_empty());
@@ -184,7 +184,7 @@ pub(super) async fn submit(
         return Err(pages::stale_form(&oauth.site));
     }
     match &stand.kind {
-        Some(Kind::Headers(names)) => {
+        Some(Kind::Headers(names) | Kind::Variables(names)) => {
             let given = given(&mut fields, names);
             match store(&oauth, &visitor, given).await? {
                 Ok(()) => Ok(made(&oauth, &headers, &visitor.place.upstream, visitor.back.as_ref()).await),
@@ -194,7 +194,7 @@ pub(super) async fn submit(
                 }
             }
         }
-        Some(Kind::OAuth) | None => begin(&oauth, &visitor).await,
+        Some(Kind::OAuth | Kind::Exchanged) | None => begin(&oauth, &visitor).await,
     }
 }
 
@@ -230,7 +230,7 @@ async fn store(
         Err(NotStored::NoAccess) => Err(out_of_reach(oauth, visitor)),
         Err(NotStored::Undeclared) => wrong("Something else was given than what is asked for.".to_owned()),
         Err(NotStored::Invalid(names)) => wrong(format!(
-            "What you gave for {} cannot be sent: only visible ASCII characters can, and not too many.",
+            "What you gave for {} cannot be used: only visible ASCII characters can, and not too many.",
             names.join(", ")
         )),
         Err(NotStored::Missing(names)) => wrong(format!("Nothing was given for {}.", names.join(", "))),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Protocol;
+use crate::connection::extra::Extra;
 use crate::ids::{KeyName, Principal, UpstreamName};
 use crate::mcp::call::{Outcome, Params};
 use crate::mcp::client::Client;
@@ -200,7 +201,8 @@ impl Scene {
         let headers = [("x-configured".to_owned(), Plaintext::new("secret"))].into();
         let signals = Signals::default();
         let name = UpstreamName::parse("up").unwrap();
-        let endpoint = Endpoint { name, url, protocol, headers };
+        let extra = vec![HeaderName::from_static("x-tenant")];
+        let endpoint = Endpoint { name, url, protocol, headers, extra };
         let own = Arc::new(Own::nothing());
         let shared = Shared { outbound: Outbound::new(), signals: signals.clone(), own };
         let link = HttpLink::new(endpoint, shared, limits, tasks.clone());
@@ -325,6 +327,7 @@ fn caller_with(name: &str, capabilities: &str) -> Party {
         log_level: None,
         standing: None,
         lent: None,
+        extra: Extra::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -10,6 +11,7 @@ use super::scene::{
     LIMITS, LONG, Reply, SHORT, Scene, Seen, answering, at_level, caller, initialized, legacy_script, text,
 };
 use crate::config::Protocol;
+use crate::connection::extra::Extra;
 use crate::mcp::call::Outcome;
 use crate::mcp::talk::{LogLevel, Party};
 use crate::upstream::deadline::Deadline;
@@ -252,4 +254,33 @@ async fn a_request_that_is_given_up_is_taken_back() {
     assert!(matches!(broken, Err(UpstreamError::Died)), "{broken:?}");
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(scene.count("notifications/cancelled"), 3);
+}
+
+/// The party of a request that says this in headers, all of which are allowed to some upstream.
+fn saying(party: &Party, lines: &[(&'static str, &str)]) -> Party {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    let names: Vec<HeaderName> = headers.keys().cloned().collect();
+    Party { extra: Extra::read(&headers, names.iter()).unwrap(), ..party.clone() }
+}
+
+#[tokio::test]
+async fn each_request_carries_the_extra_headers_of_its_own_and_none_that_are_not_let_through() {
+    for scene in [Scene::legacy(|seen| done(&seen)).await, Scene::modern(|seen| done(&seen)).await] {
+        let party = caller("a");
+        let said = [&[("x-tenant", "one"), ("x-else", "e"), ("x-configured", "mine")][..], &[("x-tenant", "two")], &[]];
+        for lines in said {
+            text(scene.call(&saying(&party, lines)).await);
+        }
+        let seen: Vec<Seen> = scene.seen().into_iter().filter(|seen| seen.is("tools/call")).collect();
+        let tenants: Vec<Option<&str>> = seen.iter().map(|seen| seen.header("x-tenant")).collect();
+        assert_eq!(tenants, [Some("one"), Some("two"), None]);
+        let fixed = |seen: &Seen| seen.header("x-configured") == Some("secret") && seen.header("x-else").is_none();
+        assert!(scene.seen().iter().all(fixed), "{:?}", scene.kinds());
+        scene.link.end_all(LONG).await;
+        let aside = scene.seen().into_iter().filter(|seen| !seen.is("tools/call") && !seen.is("initialize"));
+        assert!(aside.into_iter().all(|seen| seen.header("x-tenant").is_none()), "{:?}", scene.kinds());
+    }
 }
