@@ -244,6 +244,8 @@ impl Gated {
     /// All secrets that it gave out or was shown in return for them, with what they are.
     pub fn given(&self) -> Vec<(&'static str, String)> {
         self.state.lock().given.clone()
+    }
+
     /// From now on the word of this gateway is taken, by the keys that it publishes.
     pub fn trust(&self, gateway: SocketAddr) {
         self.state.lock().trusted = Some(gateway);
@@ -541,7 +543,6 @@ impl State {
         (is_for_us && life <= 60 && claims["client_id"] == CLIENT).then_some(claims)
     }
 
-    fn token(&self, fields: &BTreeMap<String, String>) -> Response<Body> {
     /// `basic`: who somebody says to be in the header, with the secret.
     fn token(&self, basic: Option<(String, String)>, fields: &BTreeMap<String, String>) -> Response<Body> {
         let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
