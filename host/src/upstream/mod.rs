@@ -471,6 +471,7 @@ impl Upstream {
             Link::Http(link) => link.about_to(own, &deadline).await,
             // A program is the same to everybody.
             Link::Stdio(link) => link.about(&deadline).await,
+            Link::Programs(link) => link.about(&deadline).await,
         }
     }
 

@@ -19,7 +19,7 @@ use super::catalog::{
     Definition, Listed, Offer, SkillDefinition, TemplateDefinition, ToolDefinition, UnusableDefinition,
 };
 use super::credential::Own;
-use super::{Failure, Health, Upstream, UpstreamError};
+use super::{Failure, Health, Link, Upstream, UpstreamError};
 use crate::config::UpstreamTransport;
 use crate::connection::lending::Withheld;
 use crate::ids::UpstreamName;
@@ -122,6 +122,10 @@ impl Upstream {
                 format!("it lists nothing to the gateway without a credential: {advice}")
             }
             UpstreamError::Rejected { why, .. } => format!("{why}: {advice}"),
+            // Some programs do not run without what each principal gives them.
+            error @ UpstreamError::Unreachable { .. } if matches!(self.link, Link::Programs(_)) => {
+                format!("{error}; if it does not run without values of its own: {advice}")
+            }
             UpstreamError::Withheld(Withheld::Missing(lack)) => format!("{lack}: {advice}"),
             error => error.to_string(),
         }

@@ -4,7 +4,6 @@
 //! connects anything, and nothing is asked of anybody. Keys, guests and whoever is anonymous are nobody that could be vouched for;
 //! a key that has an owner is not its owner.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::connection::lending::{ExchangeRefusal, Lack, Lent, Rejected, Wanted, 
 use crate::connection::{Holder, Place};
 use crate::connections::issuer::{Exchanged, NotExchanged, Person};
 use crate::ids::{ConnectionId, Principal, UserId};
-use crate::secret::Digest;
+use crate::secret::{Digest, hex};
 use crate::store::users;
 use crate::tasks::Tasks;
 
@@ -93,7 +92,8 @@ impl Keeper {
                 self.0.exchanging.forget(place);
                 return Err(withheld);
             }
-            let kept = self.0.exchanging.kept.get(place).filter(|kept| kept.settings == self.settings(place));
+            let kept =
+                self.0.exchanging.kept.get(place).filter(|kept| self.is_configured_as(place, kept.settings.as_ref()));
             let otherwise = match kept.map(|kept| judge(&kept.opened, wanted, self.0.env.now())) {
                 Some(Verdict::Lend(lent)) => return Ok(lent),
                 Some(Verdict::Withhold(withheld)) => return Err(withheld),
@@ -117,6 +117,10 @@ impl Keeper {
 
     fn settings(&self, place: &Place) -> Option<config::Upstream> {
         self.0.snapshot.load().upstreams.get(&place.upstream).map(|upstream| upstream.settings().clone())
+    }
+
+    fn is_configured_as(&self, place: &Place, settings: Option<&config::Upstream>) -> bool {
+        self.0.snapshot.load().upstreams.get(&place.upstream).map(|upstream| upstream.settings()) == settings
     }
 
     /// Exchanges, once for all who want that. Whoever goes away meanwhile ends nothing.
@@ -189,7 +193,8 @@ impl Keeper {
             variables: Vec::new(),
         };
         let of = Of::OAuth { issuer, scopes, expires: Some(asked.after(life)), is_renewable: true };
-        Some(Opened { lent: Arc::new(lent), of, stored: asked })
+        // It is kept with the settings that it was exchanged for, of which the origin is one.
+        Some(Opened { lent: Arc::new(lent), of, origin: None, stored: asked })
     }
 
     /// Keeps a token, unless its place was told of since it was begun.
@@ -251,9 +256,5 @@ fn server(place: &Place) -> String {
 /// The same for a place at any time and on every gateway: sessions with the upstream outlive a token.
 fn id_of(place: &Place) -> Option<ConnectionId> {
     let digest = Digest::of(format!("portcullis exchanged identity 1\0{place}").as_bytes());
-    let id = digest.as_bytes()[..12].iter().fold(String::new(), |mut id, byte| {
-        _ = write!(id, "{byte:02x}");
-        id
-    });
-    ConnectionId::parse(&id)
+    ConnectionId::parse(&hex(&digest.as_bytes()[..12]))
 }

@@ -65,7 +65,7 @@ impl Provider {
         let presented =
             Presented::Subject { assertion: &assertion, audience: terms.audience.as_deref(), scopes: &scopes };
         let form = token::form(&client, presented, terms.resource.as_deref().unwrap_or(&found.resource));
-        let answer = self.asking.form(&metadata.token_endpoint, &form, &site.vouched).await.map_err(|error| {
+        let answer = self.asking.form(&metadata.token_endpoint, &form, &site.ground).await.map_err(|error| {
             tracing::info!(%upstream, %error, "a token endpoint did not answer");
             NotExchanged::Later { retry_after: None }
         })?;

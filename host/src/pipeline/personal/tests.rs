@@ -148,7 +148,7 @@ fn origin(who: &str) -> Origin {
         caller: Caller::new(key(who), Arc::new(allow)),
         revision: Revision::V2026_07_28,
         scope: Scope::default(),
-        party: Party { principal: key(who), session: None, client, log_level: None, standing: None, lent: None },
+        party: Party { principal: key(who), client, ..Party::gateway() },
         transport: Transport::StreamableHttp,
         remote_ip: None,
         user_agent: None,

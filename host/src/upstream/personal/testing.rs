@@ -41,7 +41,8 @@ impl Purse {
         let place = place(who);
         let connection = ConnectionId::parse(&"0a".repeat(12)).unwrap();
         let headers = vec![(HeaderName::from_static("x-api-key"), HeaderValue::from_static(key))];
-        let lent = Lent { place: place.clone(), connection, revision: given, given, scopes: Vec::new(), headers };
+        let (scopes, variables) = (Vec::new(), Vec::new());
+        let lent = Lent { place: place.clone(), connection, revision: given, given, scopes, headers, variables };
         self.lock().insert(place, Arc::new(lent));
     }
 

@@ -7,6 +7,7 @@
 //! Each child has a home of its own, which goes with it: what a program keeps there is of its principal too.
 
 use std::collections::HashMap;
+use std::future::{Ready, ready};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -109,13 +110,19 @@ impl Programs {
     }
 
     /// Nothing, as with a child that all share.
-    pub(in crate::upstream) async fn tell(&self, _: &Party, _: &str, _: Option<&RawValue>) {}
+    pub(in crate::upstream) fn tell(&self, _: &Party, _: &str, _: Option<&RawValue>) -> Ready<()> {
+        ready(())
+    }
 
     /// Nothing, as with a child that all share.
-    pub(in crate::upstream) async fn set_level(&self, _: &Party, _: LogLevel) {}
+    pub(in crate::upstream) fn set_level(&self, _: &Party, _: LogLevel) -> Ready<()> {
+        ready(())
+    }
 
     /// Nothing: the gateway's child tells of changed lists by itself.
-    pub(in crate::upstream) async fn listen(&self) {}
+    pub(in crate::upstream) fn listen(&self) -> Ready<()> {
+        ready(())
+    }
 
     /// Nothing: a child is its principal's, whatever sessions that has.
     pub(in crate::upstream) fn end_session(&self, _: &PartyKey) {}
