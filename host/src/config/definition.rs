@@ -115,13 +115,13 @@ impl Section {
         let mut section = Self { text: String::new(), fields: Vec::new() };
         let mut misfits = Vec::new();
         let head = format!("upstreams.{}", quoted(name.as_str()));
-        section.line(format!("[{head}]"), None);
+        section.line(&format!("[{head}]"), None);
         let (tables, plain): (Vec<_>, Vec<_>) = definition.iter().partition(|(_, value)| value.is_object());
         for (key, value) in plain {
             section.setting(key, key.clone(), value, &mut misfits);
         }
         for (key, table) in tables {
-            section.line(format!("[{head}.{}]", quoted(key)), Some(key.clone()));
+            section.line(&format!("[{head}.{}]", quoted(key)), Some(key.clone()));
             for (member, value) in table.as_object().into_iter().flatten() {
                 section.setting(member, format!("{key}.{member}"), value, &mut misfits);
             }
@@ -131,13 +131,13 @@ impl Section {
 
     fn setting(&mut self, key: &str, field: String, value: &Value, misfits: &mut Vec<Misfit>) {
         match inline(value) {
-            Some(value) => self.line(format!("{} = {value}", quoted(key)), Some(field)),
+            Some(value) => self.line(&format!("{} = {value}", quoted(key)), Some(field)),
             None => misfits.push(Misfit::of(&field, format!("{key} must not be null"))),
         }
     }
 
-    fn line(&mut self, text: String, field: Option<String>) {
-        self.text.push_str(&text);
+    fn line(&mut self, text: &str, field: Option<String>) {
+        self.text.push_str(text);
         self.text.push('\n');
         self.fields.push(field);
     }

@@ -212,10 +212,8 @@ async fn upstreams_are_looked_after_from_the_command_line() {
         assert!(complaint.contains(part), "{arguments:?}: {complaint}");
     }
     assert_eq!(run(&["remove", "notes"]).await.printed(), "notes is removed\n");
-    let program = [
-        &["upstream", "add", "child", "--config", config, "--"][..],
-        &[program("fixture-upstream").to_str().unwrap(), "stdio"],
-    ];
+    let fixture = program("fixture-upstream");
+    let program = [&["upstream", "add", "child", "--config", config, "--"][..], &[fixture.to_str().unwrap(), "stdio"]];
     let added = run_in(dir, &program.concat()).await.printed();
     assert!(added.starts_with("child is "), "{added}");
 }

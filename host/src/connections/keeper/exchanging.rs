@@ -15,11 +15,12 @@ use super::judging::{Verdict, judge};
 use super::kept::{Generation, Of, Opened};
 use super::opening::bearer;
 use super::refused::{MINUTE, is_fresh, is_same, union};
-use super::{Keeper, LOOKS, MAX_REFUSALS, PATIENCE, store_fault};
+use super::{Keeper, MAX_REFUSALS, PATIENCE, store_fault};
 use crate::config;
 use crate::connection::lending::{ExchangeRefusal, Lack, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Holder, Place};
 use crate::connections::issuer::{Exchanged, NotExchanged, Person};
+use crate::identity::user::User;
 use crate::ids::{ConnectionId, Principal, UserId};
 use crate::secret::{Digest, hex};
 use crate::store::users;
@@ -85,8 +86,8 @@ impl Keeper {
     pub(super) async fn find_exchanged(&self, wanted: &Wanted) -> Result<Arc<Lent>, Withheld> {
         let place = &wanted.place;
         let user = person(place)?;
-        let mut attempts = 0;
-        for _ in 0..LOOKS {
+        let mut attempts = 0..ATTEMPTS;
+        loop {
             self.0.store.caught_up(PATIENCE).await.map_err(|error| store_fault(&error))?;
             if let Err(withheld) = self.check_access(place) {
                 self.0.exchanging.forget(place);
@@ -101,18 +102,15 @@ impl Keeper {
                 Some(Verdict::Renew { otherwise }) => otherwise,
                 None => None,
             };
-            if attempts >= ATTEMPTS {
+            if attempts.next().is_none() {
                 return otherwise.ok_or(Withheld::Unavailable { retry_after: None });
             }
-            attempts += 1;
             if let Err(withheld) = self.exchange_once(place, user).await {
                 // It may have been taken away meanwhile, and then there is nothing that works still.
                 self.check_access(place)?;
                 return otherwise.ok_or(withheld);
             }
         }
-        tracing::warn!(%place, "a person changes faster than their token can be had");
-        Err(Withheld::Fault)
     }
 
     fn settings(&self, place: &Place) -> Option<config::Upstream> {
@@ -175,7 +173,7 @@ impl Keeper {
     /// What is known of somebody, as it is stored now.
     async fn person(&self, user: &UserId) -> Result<Person, Withheld> {
         let found = users::get(&self.0.store, user).await.map_err(|error| store_fault(&error))?;
-        let user = found.filter(|user| user.is_active()).ok_or(Withheld::Missing(Lack::NotConnected))?;
+        let user = found.filter(User::is_active).ok_or(Withheld::Missing(Lack::NotConnected))?;
         let identities = users::identities(&self.0.store, &user.id).await.map_err(|error| store_fault(&error))?;
         Ok(Person { user, identities })
     }

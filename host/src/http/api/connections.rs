@@ -248,7 +248,7 @@ fn view(connection: &Connection, stands: &Stands) -> Value {
         "created": created.to_string(),
         "stored": stored.to_string(),
         "can_reauthorise": reauthorises.is_ok(),
-        "cannot_reauthorise": reauthorises.err().map(|unable| unable.as_str()),
+        "cannot_reauthorise": reauthorises.err().map(Unable::as_str),
     });
     match credential {
         Credential::OAuth(tokens) => {
