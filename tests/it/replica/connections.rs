@@ -100,7 +100,7 @@ async fn u3_an_answer_that_both_gateways_get_is_exchanged_by_one() {
         (made, mail.asked("/token")),
         (1, 1),
         "{:?}",
-        pages.iter().map(|page| page.status()).collect::<Vec<_>>()
+        pages.iter().map(portcullis_tests::oauth::Page::status).collect::<Vec<_>>()
     );
     for at in [0, 1] {
         pair.go_to(at);

@@ -135,8 +135,13 @@ async fn connect(store: &Store, vault: &Vault, env: &Env, number: u64) -> anyhow
     let values = vault.seal(&sealed_at(&place, &id, 1, Secret::Headers), br#"{"x-api-key":"value"}"#).await?;
     let credential = Credential::Headers { names: vec!["x-api-key".to_owned()], values };
     loop {
-        let new =
-            NewCredential { place: place.clone(), id: id.clone(), replaces: None, credential: credential.clone() };
+        let new = NewCredential {
+            place: place.clone(),
+            id: id.clone(),
+            replaces: None,
+            origin: None,
+            credential: credential.clone(),
+        };
         let of = store.read(changes::revision).await?;
         match put(store, new, of, |_| Access::Granted, Actor::System).await? {
             Put::Stored(_) => return Ok(()),
