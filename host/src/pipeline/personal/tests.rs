@@ -15,7 +15,7 @@ use crate::mcp::client::Client;
 use crate::mcp::json::raw;
 use crate::mcp::revision::{About, Answer, Capabilities, Era, ListKind, Revision};
 use crate::mcp::talk::Party;
-use crate::pipeline::{self, Refusal, Scope};
+use crate::pipeline::{self, Scope};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
 use crate::upstream::testing::{Scene, key};
@@ -77,7 +77,7 @@ fn requests_need_the_lists_that_they_may_be_about() {
 /// A gateway in front of an upstream that shows nothing to strangers, and `send` and `ann_only` to Ann.
 struct Gateway {
     scene: Scene,
-    services: Services,
+    services: Arc<Services>,
     policies: Arc<PolicySet>,
 }
 
@@ -85,7 +85,7 @@ impl Gateway {
     async fn with(policies: &[Binding]) -> Self {
         let scene = Scene::with(&[("k-ann", &["send", "ann_only"]), ("k-ben", &["send"])]).await;
         scene.sync().await;
-        let services = Services { lender: scene.purse.clone(), ..Services::for_tests().await };
+        let services = Arc::new(Services { lender: scene.purse.clone(), ..Services::for_tests().await });
         let bindings = policies.to_vec();
         let settings = PolicySettings {
             when_all_abstain: WhenAllAbstain::Allow,
@@ -199,9 +199,9 @@ async fn a_look_that_does_not_wait_says_whether_everything_is_known() {
     gateway.scene.purse.put(&key("ann"), 1, "k-ann");
     let (snapshot, origin) = (gateway.snapshot(), origin("ann"));
     assert!(as_known(&snapshot, &gateway.services, &key("ann")).is_none());
-    assert!(as_of_now(&snapshot, &gateway.services, &origin).await.is_none(), "it is being read");
+    assert!(as_of_now(&snapshot, &gateway.services, &origin).is_none(), "it is being read");
     assert!(gateway.scene.upstream.own_changed().await.unwrap().has(&key("ann")));
-    let seen = as_of_now(&snapshot, &gateway.services, &origin).await.unwrap();
+    let seen = as_of_now(&snapshot, &gateway.services, &origin).unwrap();
     assert_eq!(names(&seen.catalog), ["mail__ann_only", "mail__send"]);
     let known = as_known(&snapshot, &gateway.services, &key("ann")).unwrap();
     assert!(Arc::ptr_eq(&known.catalog, &seen.catalog), "what policies said of it is still known");
