@@ -142,7 +142,7 @@ pub enum PinError {
     NoUpstream,
     #[error("the upstream does not offer this tool")]
     NotOffered,
-    #[error("only some people see this tool: say by its digest which definition is meant")]
+    #[error("not everybody sees this definition: say by its digest that it is meant")]
     NoDigest,
     #[error("the definition has changed meanwhile: its digest is {digest} now")]
     OtherDigest { digest: String },

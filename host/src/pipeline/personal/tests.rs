@@ -117,8 +117,13 @@ impl Gateway {
     }
 
     async fn lists(&self, who: &str) -> Vec<String> {
+        self.lists_to(&origin(who)).await
+    }
+
+    async fn lists_to(&self, origin: &Origin) -> Vec<String> {
         let request = Request::List { kind: ListKind::Tools, cursor: None, params: Params::default() };
-        let Ok(Answer::Page(page)) = self.handle(who, request).await else { panic!("there is always a list") };
+        let answer = pipeline::handle(&self.snapshot(), &self.services, origin, request).await;
+        let Ok(Answer::Page(page)) = answer else { panic!("there is always a list") };
         let name = |item: &Arc<serde_json::value::RawValue>| {
             let item: Value = serde_json::from_str(item.get()).unwrap();
             item["name"].as_str().unwrap().to_owned()
@@ -182,6 +187,22 @@ async fn who_has_no_connection_is_shown_how_to_connect_and_who_has_one_their_own
     gateway.scene.upstream.forget_own_of(&key("ben"));
     assert_eq!(gateway.lists("ben").await, ["mail__send"]);
     assert_eq!(gateway.calls("ben", "mail__ann_only").await, None);
+}
+
+#[tokio::test]
+async fn a_client_whose_grant_was_narrowed_has_nothing_read_that_it_cannot_use() {
+    let gateway = Gateway::with(&[]).await;
+    gateway.scene.purse.put(&key("ann"), 1, "k-ann");
+    let narrowed = |who: &str, pattern: &str| {
+        let mut origin = origin(who);
+        origin.caller.tools.narrow(vec![Glob::parse(pattern).unwrap()]);
+        origin
+    };
+    assert_eq!(gateway.lists_to(&narrowed("ann", "notes/*")).await, [""; 0]);
+    assert_eq!(gateway.lists_to(&narrowed("ben", "mail/send")).await, [""; 0], "it is not left with that");
+    assert_eq!(gateway.scene.shows().lists, 0);
+    assert_eq!(gateway.lists_to(&narrowed("ben", "mail/*")).await, ["mail__connect"]);
+    assert_eq!(gateway.lists_to(&narrowed("ann", "mail/send")).await, ["mail__send"]);
 }
 
 #[tokio::test]
