@@ -276,9 +276,11 @@ impl Beginning {
             tokio::time::sleep_until(at).await;
         }
         let reading = async {
-            let _place = self.personal.reading.acquire().await;
             match cleared.await {
-                Clearance::Given(wanted) => self.upstream.read_own(&self.principal, wanted, &self.entry).await,
+                Clearance::Given(wanted) => {
+                    let _place = self.personal.reading.acquire().await;
+                    self.upstream.read_own(&self.principal, wanted, &self.entry).await
+                }
                 Clearance::Denied => Ok(Read::Denied),
                 Clearance::Withheld(withheld) => Err(UpstreamError::Withheld(withheld)),
                 Clearance::Failed => Ok(Read::Failed),
