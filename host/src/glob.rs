@@ -52,6 +52,15 @@ impl Glob {
         }
         pattern[at_pattern..].iter().all(|byte| *byte == b'*')
     }
+
+    /// Whether it fits a name that begins like this.
+    pub fn may_begin(&self, beginning: &str) -> bool {
+        match self.0.split_once('*') {
+            None => self.0.starts_with(beginning),
+            // The star stands for what is missing of the beginning, if anything is.
+            Some((head, _)) => head.starts_with(beginning) || beginning.starts_with(head),
+        }
+    }
 }
 
 impl fmt::Debug for Glob {
@@ -82,5 +91,21 @@ mod tests {
             assert_eq!(Glob::parse(pattern).unwrap().matches(name), fits, "{pattern} on {name}");
         }
         assert!(Glob::parse("").is_none());
+    }
+
+    #[test]
+    fn a_pattern_may_fit_names_that_begin_in_some_way() {
+        for (pattern, beginning, may) in [
+            ("*", "notes/", true),
+            ("notes/add", "notes/", true),
+            ("notes/*", "notes/", true),
+            ("n*", "notes/", true),
+            ("*/add", "notes/", true),
+            ("notes", "notes/", false),
+            ("notes2/*", "notes/", false),
+            ("mail/*", "notes/", false),
+        ] {
+            assert_eq!(Glob::parse(pattern).unwrap().may_begin(beginning), may, "{pattern} for {beginning}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::audit::Actor;
 use crate::ids::UpstreamName;
 use crate::store::StoreError;
 use crate::store::changes::Revision;
-use crate::store::pins::{self as stored, Acceptance, Definition, Forgetting, Pin};
+use crate::store::pins::{self as stored, Acceptance, Definition, Forgetting, Others, Pin};
 use crate::upstream::Upstream;
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
 
@@ -142,10 +142,13 @@ pub enum PinError {
     NoUpstream,
     #[error("the upstream does not offer this tool")]
     NotOffered,
+    #[error("not everybody sees this definition: say by its digest that it is meant")]
+    NoDigest,
     #[error("the definition has changed meanwhile: its digest is {digest} now")]
     OtherDigest { digest: String },
     #[error(
-        "the upstream has {} pins already; accept all that it offers to forget those it does not",
+        "the upstream has {} pins already, or would have more; where nobody has a list of their own, accepting all that \
+         it offers forgets those of what it does not",
         stored::MAX_PINS
     )]
     TooMany,
@@ -232,13 +235,9 @@ impl Control {
         for pin in pins.iter().flat_map(|pins| pins.values()) {
             tools.insert(pin.tool.clone(), PinView { pinned: Some(pin.clone()), ..view(&pin.tool) });
         }
-        // What is in the common list counts, and of what only some people see, what is not agreed to.
-        for tool in own_tools(upstream, pins.as_deref()) {
+        for tool in offered_tools(upstream, pins.as_deref()) {
             let view = tools.entry(tool.name.clone()).or_insert_with(|| view(&tool.name));
             view.offered.get_or_insert_with(|| tool.digest.clone());
-        }
-        for tool in upstream.shelf().offer.iter().flat_map(|offer| &offer.tools) {
-            tools.entry(tool.name.clone()).or_insert_with(|| view(&tool.name)).offered = Some(tool.digest.clone());
         }
         tools.into_values().collect()
     }
@@ -246,7 +245,7 @@ impl Control {
     /// How one tool stands to its pin, with both definitions.
     pub async fn pin(&self, upstream: &UpstreamName, tool: &str) -> Result<Option<(PinView, PinTexts)>, StoreError> {
         let stored = stored::get(&self.store, upstream, tool).await?;
-        let offered = self.offered(upstream, tool, None);
+        let offered = self.offered(upstream, tool, None).map(|(offered, _)| offered);
         if stored.is_none() && offered.is_none() {
             return Ok(None);
         }
@@ -259,7 +258,8 @@ impl Control {
         Ok(Some((PinView { upstream: upstream.clone(), tool: tool.to_owned(), pinned, offered }, texts)))
     }
 
-    /// Pins the definition that a tool has now, if it has the `digest` that was looked at.
+    /// Pins the definition that a tool has now, if it has the `digest` that was looked at: what not everybody sees is
+    /// accepted by its digest only.
     ///
     /// # Errors
     /// [`PinError`].
@@ -271,7 +271,10 @@ impl Control {
         actor: Actor,
     ) -> Result<PinView, PinError> {
         let _one_at_a_time = self.changing.lock().await;
-        let offered = self.offered(upstream, tool, digest).ok_or(PinError::NotOffered)?;
+        let (offered, is_common) = self.offered(upstream, tool, digest).ok_or(PinError::NotOffered)?;
+        if digest.is_none() && !is_common {
+            return Err(PinError::NoDigest);
+        }
         if digest.is_some_and(|digest| digest != offered.digest) {
             return Err(PinError::OtherDigest { digest: offered.digest.clone() });
         }
@@ -285,15 +288,19 @@ impl Control {
         Ok(PinView { upstream: upstream.clone(), tool: tool.to_owned(), pinned, offered })
     }
 
-    /// Pins all that an upstream offers now; how many tools that are.
+    /// Pins all that an upstream offers to everybody now; how many tools that are. Where people have lists of their own,
+    /// pins of what is not in the common one stay: some of them may see it.
     ///
     /// # Errors
     /// [`PinError`].
     pub async fn accept_pins(&self, upstream: &UpstreamName, actor: Actor) -> Result<usize, PinError> {
         let _one_at_a_time = self.changing.lock().await;
-        let definitions = self.offered_by(upstream).ok_or(PinError::NoUpstream)?;
+        let (definitions, others) = self.offered_by(upstream).ok_or(PinError::NoUpstream)?;
         let tools = definitions.len();
-        stored::accept_all(&self.store, upstream, definitions, actor).await?;
+        match stored::accept_all(&self.store, upstream, definitions, others, actor).await? {
+            Acceptance::Accepted | Acceptance::Unchanged => {}
+            Acceptance::TooMany => return Err(PinError::TooMany),
+        }
         self.publish_pins(upstream).await?;
         Ok(tools)
     }
@@ -318,37 +325,32 @@ impl Control {
         }
     }
 
-    /// The definition of a tool: the one with this digest, if there is one, or the one of the common list, or one that
-    /// somebody sees.
-    fn offered(&self, upstream: &UpstreamName, tool: &str, digest: Option<&str>) -> Option<Arc<ToolDefinition>> {
+    /// The definition of a tool, and whether it is the one that everybody sees: the one with this digest, if there is one,
+    /// or the one that is listed.
+    fn offered(
+        &self,
+        upstream: &UpstreamName,
+        tool: &str,
+        digest: Option<&str>,
+    ) -> Option<(Arc<ToolDefinition>, bool)> {
         let snapshot = self.snapshot.load();
         let upstream = snapshot.upstreams.get(upstream)?;
-        let common = upstream.shelf().offer;
-        let common = common.iter().flat_map(|offer| &offer.tools).cloned();
-        let all: Vec<Arc<ToolDefinition>> = common
-            .chain(own_tools(upstream, self.pinned.of(upstream.name()).as_deref()))
-            .filter(|offered| offered.name == tool)
-            .collect();
+        let mut all = offered_tools(upstream, self.pinned.of(upstream.name()).as_deref());
+        all.retain(|offered| offered.name == tool);
         let meant = all.iter().find(|offered| digest.is_some_and(|digest| digest == offered.digest));
-        meant.or(all.first()).cloned()
+        let offered = meant.or(all.first())?.clone();
+        let common = upstream.shelf().offer;
+        let is_common = common.iter().flat_map(|offer| &offer.tools).any(|common| Arc::ptr_eq(common, &offered));
+        Some((offered, is_common))
     }
 
-    /// All that an upstream offers, to everybody and to some; `None` if that is not known.
-    fn offered_by(&self, upstream: &UpstreamName) -> Option<Vec<Definition>> {
+    /// All that an upstream offers to everybody, and what becomes of other pins; `None` if that is not known.
+    fn offered_by(&self, upstream: &UpstreamName) -> Option<(Vec<Definition>, Others)> {
         let snapshot = self.snapshot.load();
-        let upstream = snapshot.upstreams.get(upstream)?;
-        let common = upstream.shelf().offer;
-        let own = own_tools(upstream, self.pinned.of(upstream.name()).as_deref());
-        if common.is_none() && own.is_empty() {
-            return None;
-        }
-        let mut all = common.map_or_else(Vec::new, |offer| definitions(&offer));
-        for tool in own {
-            if all.iter().all(|known| known.tool != tool.name) {
-                all.push(definition(&tool));
-            }
-        }
-        Some(all)
+        let shelf = snapshot.upstreams.get(upstream)?.shelf();
+        // Who may connect it has a list of their own.
+        let others = if shelf.connect.is_some() { Others::Kept } else { Others::Forgotten };
+        Some((definitions(&shelf.offer?), others))
     }
 
     /// Reads the pins of those of these upstreams again that are known as they were before `revision`.
@@ -394,16 +396,26 @@ async fn learn_later(control: Weak<Control>, upstream: Weak<Upstream>, stopping:
     }
 }
 
-/// Tools that only some people see. Of one name there may be several: what is not agreed to comes before what is.
-fn own_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
-    in_order(upstream.own_tools(), pins)
+/// Tools that everybody sees, and that some people see: of one name there may be several.
+fn offered_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+    let common = upstream.shelf().offer;
+    let common = common.iter().flat_map(|offer| &offer.tools).cloned().collect();
+    in_order(common, upstream.own_tools(), pins)
 }
 
-fn in_order(mut tools: Vec<Arc<ToolDefinition>>, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+/// In the order of names. Of one name what is not agreed to comes before what is, and what everybody sees before what some
+/// do.
+fn in_order(
+    common: Vec<Arc<ToolDefinition>>,
+    own: Vec<Arc<ToolDefinition>>,
+    pins: Option<&PinsOf>,
+) -> Vec<Arc<ToolDefinition>> {
     let is_pinned =
         |tool: &ToolDefinition| pins.and_then(|pins| pins.get(&tool.name)).is_some_and(|pin| pin.digest == tool.digest);
-    tools.sort_by_cached_key(|tool| (tool.name.clone(), is_pinned(tool), tool.digest.clone()));
-    tools
+    let mut tools: Vec<(bool, Arc<ToolDefinition>)> =
+        common.into_iter().map(|tool| (false, tool)).chain(own.into_iter().map(|tool| (true, tool))).collect();
+    tools.sort_by_cached_key(|(is_own, tool)| (tool.name.clone(), is_pinned(tool), *is_own, tool.digest.clone()));
+    tools.into_iter().map(|(_, tool)| tool).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -443,10 +455,15 @@ mod tests {
         let all = [titled("one"), titled("two"), titled("three")];
         for agreed in &all {
             let pins: PinsOf = [("send".to_owned(), pin("send", &agreed.digest))].into();
-            let ordered = in_order(all.to_vec(), Some(&pins));
+            let ordered = in_order(Vec::new(), all.to_vec(), Some(&pins));
             assert_eq!(ordered.last().unwrap().digest, agreed.digest);
+            let (common, own) = (all[..1].to_vec(), all[1..].to_vec());
+            let ordered = in_order(common, own, Some(&pins));
+            assert_eq!(ordered.last().unwrap().digest, agreed.digest, "whether or not everybody sees it");
+            let is_first = ordered[0].digest == all[0].digest;
+            assert_eq!(is_first, agreed.digest != all[0].digest, "what everybody sees is first if it is not agreed to");
         }
-        assert_eq!(in_order(all.to_vec(), None).len(), 3);
+        assert_eq!(in_order(all.to_vec(), Vec::new(), None).len(), 3);
     }
 
     #[test]

@@ -40,7 +40,8 @@ pub(super) enum PinCommand {
     Accept {
         /// UPSTREAM/TOOL, or with --all the UPSTREAM.
         tool: String,
-        /// All that the upstream offers; pins of what it does not are forgotten.
+        /// All that the upstream offers to everybody; pins of what it does not are forgotten, unless people may have lists
+        /// of their own there.
         #[arg(long)]
         all: bool,
         /// Only if the definition has this digest.

@@ -71,6 +71,17 @@ impl Caller {
         self.allow.permits(upstream, tool) && self.tools.permits(upstream, tool)
     }
 
+    /// Whether it may use anything of this upstream.
+    pub fn reaches(&self, upstream: &UpstreamName) -> bool {
+        self.allow.reaches(upstream) && self.tools.reaches(upstream)
+    }
+
+    /// Whether it may connect an account of its own at this upstream: whoever may use anything of it may, but a client whose
+    /// grant was narrowed only if it is left with that.
+    pub fn may_connect(&self, upstream: &UpstreamName, tool: &str) -> bool {
+        self.allow.reaches(upstream) && self.tools.permits(upstream, tool)
+    }
+
     /// Whether all of this upstream is its own to use, so that its prompts and resources are as well. A client whose grant
     /// was narrowed to some tools has these tools and nothing else.
     pub fn may_use_items(&self, upstream: &UpstreamName) -> bool {
@@ -112,6 +123,12 @@ mod tests {
         assert!(some.may_use(&upstream("tracker"), "list"));
         assert!(!some.may_use(&upstream("tracker"), "close"), "it is not widened");
         assert!(!some.may_use_items(&upstream("notes")), "some tools and nothing else");
+
+        assert!(some.reaches(&upstream("notes")) && !some.may_connect(&upstream("notes"), "connect"));
+        assert!(some.may_connect(&upstream("tracker"), "connect"), "whatever tools the principal has");
+        assert!(!some.reaches(&upstream("mail")), "the principal has nothing of it");
+        let elsewhere = narrowed(&[&["*"], &["notes/list"]]);
+        assert!(!elsewhere.reaches(&upstream("tracker")) && !elsewhere.may_connect(&upstream("tracker"), "connect"));
 
         let all = narrowed(&[&["*"], &["n*/*"]]);
         assert!(all.may_use_items(&upstream("notes")) && all.may_use(&upstream("notes"), "add"));

@@ -36,6 +36,12 @@ impl ToolScope {
         self.0.iter().all(|patterns| patterns.iter().any(|pattern| pattern.matches(&name)))
     }
 
+    /// Whether it may have any tool of this upstream.
+    pub fn reaches(&self, upstream: &UpstreamName) -> bool {
+        let beginning = format!("{upstream}/");
+        self.0.iter().all(|patterns| patterns.iter().any(|pattern| pattern.may_begin(&beginning)))
+    }
+
     /// Takes away what none of these patterns fits. Where that makes more lists than are kept, what all of them surely permit
     /// becomes one: it may be less than they do, and is never more.
     pub fn narrow(&mut self, patterns: Vec<Glob>) {

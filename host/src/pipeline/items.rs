@@ -81,7 +81,12 @@ async fn permit(
 }
 
 /// Subscribes a caller to a resource: its updates go to `origin.events` until the [`Watch`] is dropped.
-pub async fn watch(snapshot: &Snapshot, services: &Services, origin: &Origin, uri: &str) -> Result<Watch, Refusal> {
+pub async fn watch(
+    snapshot: &Snapshot,
+    services: &Arc<Services>,
+    origin: &Origin,
+    uri: &str,
+) -> Result<Watch, Refusal> {
     let own = personal::to_begin_with(snapshot, services, origin).await;
     let snapshot = own.as_ref().unwrap_or(snapshot);
     let mut recording = Recording::start(services, Verb::SubscribeResource.method());

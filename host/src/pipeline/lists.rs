@@ -169,12 +169,13 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Whether the endpoint, the narrowing headers and the allow-list have this tool. Whoever may use anything of an upstream may
-/// connect it.
+/// Whether the endpoint, the narrowing headers, the allow-list and the client's grant have this tool.
 pub(super) fn is_within_reach(origin: &Origin, tool: &Tool) -> bool {
     let caller = &origin.caller;
-    let may_use =
-        if tool.is_connect { caller.allow.reaches(&tool.upstream) } else { caller.may_use(&tool.upstream, &tool.name) };
+    let may_use = match tool.is_connect {
+        true => caller.may_connect(&tool.upstream, &tool.name),
+        false => caller.may_use(&tool.upstream, &tool.name),
+    };
     origin.scope.has_tool(&tool.upstream, &tool.exposed) && may_use
 }
 

@@ -246,7 +246,7 @@ pub enum Refusal {
 /// The life of a request.
 pub async fn handle(
     snapshot: &Snapshot,
-    services: &Services,
+    services: &Arc<Services>,
     origin: &Origin,
     request: Request,
 ) -> Result<Answer, Refusal> {

@@ -5,6 +5,9 @@
 //! pins than fit in one, it is in the first, and each transaction is announced. Whether
 //! a tool is what its pin says is for `upstream::catalog` to compare.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::audit::{self, ActorRecord};
@@ -77,14 +80,23 @@ pub enum Adoption {
     Known,
 }
 
-/// What came of [`accept`].
+/// What came of [`accept`] and [`accept_all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acceptance {
     Accepted,
-    /// It is pinned already.
+    /// It is pinned already. Never of [`accept_all`].
     Unchanged,
-    /// The upstream has [`MAX_PINS`].
+    /// The upstream has [`MAX_PINS`], or would have more.
     TooMany,
+}
+
+/// What becomes of the pins of tools that are not among those that [`accept_all`] pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// They are forgotten: the upstream does not offer the tools any more.
+    Forgotten,
+    /// They stay: they may be of tools that only some people see.
+    Kept,
 }
 
 /// What came of [`forget`].
@@ -199,16 +211,24 @@ pub async fn accept(
         .await
 }
 
-/// Pins all that an upstream offers, and forgets the pins of what it does not.
+/// Pins all that an upstream offers to everybody, and forgets or keeps the `others`.
 pub async fn accept_all(
     store: &Store,
     upstream: &UpstreamName,
     definitions: Vec<Definition>,
+    others: Others,
     actor: Actor,
-) -> Result<(), StoreError> {
+) -> Result<Acceptance, StoreError> {
     let tools = definitions.len() as u64;
-    let offered: Vec<Vec<u8>> = definitions.iter().map(|one| key(upstream.as_str(), &one.tool)).collect();
-    let offered = std::sync::Arc::new(std::collections::BTreeSet::from_iter(offered));
+    let offered: Arc<BTreeSet<Vec<u8>>> =
+        Arc::new(definitions.iter().map(|one| key(upstream.as_str(), &one.tool)).collect());
+    let kept = match others {
+        Others::Forgotten => 0,
+        Others::Kept => not_among(store, upstream, &offered).await?.len() as u64,
+    };
+    if tools + kept > MAX_PINS {
+        return Ok(Acceptance::TooMany);
+    }
     for (at, step) in steps(definitions).into_iter().enumerate() {
         let name = upstream.clone();
         store
@@ -221,19 +241,10 @@ pub async fn accept_all(
             })
             .await?;
     }
-    let name = upstream.clone();
-    let gone = store
-        .read(move |tx| {
-            let mut gone = Vec::new();
-            each(tx, &name, |key, _| {
-                if !offered.contains(key) {
-                    gone.push(key.to_vec());
-                }
-                Ok(())
-            })?;
-            Ok::<_, StoreError>(gone)
-        })
-        .await?;
+    let gone = match others {
+        Others::Forgotten => not_among(store, upstream, &offered).await?,
+        Others::Kept => Vec::new(),
+    };
     for step in gone.chunks(STEP) {
         let (step, name) = (step.to_vec(), upstream.clone());
         store
@@ -247,7 +258,29 @@ pub async fn accept_all(
     store
         .write(move |tx| {
             announce(tx, of_upstream(&name))?;
-            UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools })
+            UPSTREAMS.put(tx, &UpstreamRecord { upstream: name.as_str().to_owned(), pins: tools + kept })
+        })
+        .await?;
+    Ok(Acceptance::Accepted)
+}
+
+/// Keys of an upstream's pins that are not among these.
+async fn not_among(
+    store: &Store,
+    upstream: &UpstreamName,
+    keys: &Arc<BTreeSet<Vec<u8>>>,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let (name, keys) = (upstream.clone(), keys.clone());
+    store
+        .read(move |tx| {
+            let mut others = Vec::new();
+            each(tx, &name, |key, _| {
+                if !keys.contains(key) {
+                    others.push(key.to_vec());
+                }
+                Ok(())
+            })?;
+            Ok(others)
         })
         .await
 }
@@ -489,12 +522,30 @@ mod tests {
         let store = memory().await;
         adopt(&store, &notes(), vec![definition("add", "1"), definition("gone", "2")]).await.unwrap();
         let many: Vec<Definition> = (0..2_500).map(|at| definition(&format!("tool-{at}"), "x")).collect();
-        accept_all(&store, &notes(), many.clone(), OPERATOR).await.unwrap();
+        accept_all(&store, &notes(), many.clone(), Others::Forgotten, OPERATOR).await.unwrap();
         assert_eq!(digests(&store, &notes()).await, expected(&many));
-        accept_all(&store, &notes(), Vec::new(), OPERATOR).await.unwrap();
+        accept_all(&store, &notes(), Vec::new(), Others::Forgotten, OPERATOR).await.unwrap();
         assert_eq!(digests(&store, &notes()).await, BTreeMap::new());
         let trail = audit::list(&store, None, 10).await.unwrap();
         assert_eq!(trail.items[0].entry.event, AuditEvent::PinsAccepted { upstream: notes(), tools: 0 });
+    }
+
+    #[tokio::test]
+    async fn what_only_some_people_see_stays_pinned_when_the_rest_is_accepted() {
+        let store = memory().await;
+        adopt(&store, &notes(), vec![definition("add", "1")]).await.unwrap();
+        accept(&store, &notes(), definition("anns", "2"), OPERATOR).await.unwrap();
+        let common = vec![definition("add", "3"), definition("new", "4")];
+        let accepted = accept_all(&store, &notes(), common.clone(), Others::Kept, OPERATOR).await.unwrap();
+        assert_eq!(accepted, Acceptance::Accepted);
+        let all: Vec<Definition> = common.into_iter().chain([definition("anns", "2")]).collect();
+        assert_eq!(digests(&store, &notes()).await, expected(&all));
+        assert_eq!(store.read(|tx| pins_of(tx, &notes())).await.unwrap(), 3);
+
+        let many: Vec<Definition> = (0..MAX_PINS).map(|at| definition(&format!("tool-{at}"), "x")).collect();
+        let accepted = accept_all(&store, &notes(), many, Others::Kept, OPERATOR).await.unwrap();
+        assert_eq!(accepted, Acceptance::TooMany);
+        assert_eq!(digests(&store, &notes()).await, expected(&all), "nothing was changed");
     }
 
     #[tokio::test]
@@ -529,7 +580,7 @@ mod tests {
         assert_eq!(one_more, Acceptance::TooMany);
 
         let large = definition(&"n".repeat(8_192), &"x".repeat(MAX_DEFINITION_BYTES + 1));
-        accept_all(&store, &notes(), vec![large.clone()], OPERATOR).await.unwrap();
+        accept_all(&store, &notes(), vec![large.clone()], Others::Forgotten, OPERATOR).await.unwrap();
         let (pin, text) = get(&store, &notes(), &large.tool).await.unwrap().unwrap();
         assert_eq!((pin.digest, text), (large.digest, None), "its digest is enough to see that it changes");
         let steps = steps(vec![definition("t", &"x".repeat(STEP_BYTES / 2)); 7]);

@@ -51,7 +51,7 @@ use deadline::Deadline;
 use personal::Personal;
 #[cfg(test)]
 pub(crate) use personal::testing;
-pub use personal::{Look, OwnList, Shown, Told, Whose};
+pub use personal::{Clearance, Look, OwnList, Shown, Told, Whose};
 
 /// Deepest nesting of an answer, or of what is told before it, that is passed on.
 const MAX_ANSWER_DEPTH: usize = 512;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,7 +21,7 @@ use super::catalog::{
 use super::credential::Own;
 use super::{Failure, Health, Link, Upstream, UpstreamError};
 use crate::config::UpstreamTransport;
-use crate::connection::lending::Withheld;
+use crate::connection::lending::{Lack, Withheld};
 use crate::ids::UpstreamName;
 use crate::mcp::call::{Outcome, Params};
 use crate::mcp::error::METHOD_NOT_FOUND;
@@ -178,7 +178,8 @@ impl Upstream {
         let known_about = self.known_about();
         let about = self.read_about(PAGE_TIMEOUT).await?;
         let known = self.offer.load_full();
-        let (offer, trouble) = self.read_lists(&self.own, &about, known.as_deref()).await?;
+        let (offer, unread) = self.read_lists(&self.own, &about, known.as_deref(), None).await?;
+        let trouble = unread.in_words();
         let is_another_about = known_about.is_none_or(|known| !Arc::ptr_eq(&known, &about));
         match known.filter(|known| known.digest() == offer.digest()) {
             Some(known) => Ok(Seen { offer: known, is_news: is_another_about, trouble }),
@@ -190,8 +191,8 @@ impl Upstream {
         }
     }
 
-    /// Reads all lists that an upstream declares to `own`. A list that cannot be read stays as it is `known`; what kept it
-    /// from being read is told in words.
+    /// Reads all lists that an upstream declares to `own`, as far as there is `room`. A list that cannot be read stays as it
+    /// is `known`, and is among what is given besides.
     ///
     /// # Errors
     /// The first failure, if nothing could be read.
@@ -200,8 +201,9 @@ impl Upstream {
         own: &Own,
         about: &About,
         known: Option<&Offer>,
-    ) -> Result<(Offer, Option<String>), UpstreamError> {
-        let (name, declared) = (&self.settings.name, &about.capabilities);
+        room: Option<&Room>,
+    ) -> Result<(Offer, Unread), UpstreamError> {
+        let (name, declared, as_reader) = (&self.settings.name, &about.capabilities, (own, room));
         // Elsewhere annotations mean nothing (2026-07-28, transports/streamable-http § schema extension).
         let over_http = matches!(self.settings.transport, UpstreamTransport::StreamableHttp { .. });
         let headers_count = over_http && about.era == Era::Modern;
@@ -212,15 +214,17 @@ impl Upstream {
             tool => Ok(tool),
         };
         let (tools, prompts, resources, templates, skills) = tokio::join!(
-            self.read_list(own, ListKind::Tools, declared.tools, tool),
-            self.read_list(own, ListKind::Prompts, declared.prompts, |prompt| Ok(Definition::prompt(name, prompt)?)),
-            self.read_list(own, ListKind::Resources, declared.resources, |found| Ok(Definition::resource(
+            self.read_list(as_reader, ListKind::Tools, declared.tools, tool),
+            self.read_list(as_reader, ListKind::Prompts, declared.prompts, |prompt| Ok(Definition::prompt(
+                name, prompt
+            )?)),
+            self.read_list(as_reader, ListKind::Resources, declared.resources, |found| Ok(Definition::resource(
                 name, found
             )?)),
-            self.read_list(own, ListKind::Templates, declared.resources, |found| Ok(TemplateDefinition::parse(
+            self.read_list(as_reader, ListKind::Templates, declared.resources, |found| Ok(TemplateDefinition::parse(
                 name, found
             )?)),
-            self.read_list(own, ListKind::Skills, declared.has_skills(), |skill| Ok(SkillDefinition::parse(
+            self.read_list(as_reader, ListKind::Skills, declared.has_skills(), |skill| Ok(SkillDefinition::parse(
                 name, skill
             )?)),
         );
@@ -232,13 +236,13 @@ impl Upstream {
             templates: lists.settle(ListKind::Templates, templates, known.map(|known| &known.templates)),
             skills: lists.settle(ListKind::Skills, skills, known.map(|known| &known.skills)),
         };
-        Ok((offer, lists.trouble()?))
+        Ok((offer, lists.unread()?))
     }
 
     /// Reads a list to its end; `None` if the upstream does not declare it.
     async fn read_list<T: Listed>(
         &self,
-        own: &Own,
+        (own, room): (&Own, Option<&Room>),
         kind: ListKind,
         is_declared: bool,
         parse: impl Fn(&RawValue) -> Result<T, LeftOut>,
@@ -255,6 +259,7 @@ impl Upstream {
                     params.members.set("cursor", to_raw(cursor));
                 }
                 let outcome = self.ask(own, kind.method(), params, PAGE_TIMEOUT).await?;
+                room.map_or(Ok(()), |room| room.take(&outcome))?;
                 cursor = reading.take(kind, outcome)?;
                 if cursor.is_none() {
                     return Ok(());
@@ -297,11 +302,67 @@ pub(super) fn next_retry(retry: &mut Duration, longest: Duration) -> Duration {
     pause
 }
 
+/// How much text several lists that are read together may have.
+pub(super) struct Room {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Room {
+    /// For so many bytes.
+    pub(super) fn of(limit: usize) -> Self {
+        Self { limit, taken: AtomicUsize::new(0) }
+    }
+
+    /// Takes the room that a page needs.
+    ///
+    /// # Errors
+    /// [`UpstreamError::TooLarge`], if there is not so much left.
+    fn take(&self, page: &Outcome) -> Result<(), UpstreamError> {
+        let Outcome::Result(page) = page else { return Ok(()) };
+        let bytes = page.get().len();
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        match before.saturating_add(bytes) > self.limit {
+            true => Err(UpstreamError::TooLarge { limit: self.limit }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Lists that could not be read while others could, each with what kept it from that.
+#[derive(Debug, Default)]
+pub(super) struct Unread(Vec<(ListKind, UpstreamError)>);
+
+impl Unread {
+    /// All that there is was read.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn in_words(&self) -> Option<String> {
+        let failures: Vec<String> = self.0.iter().map(|(kind, error)| format!("{}: {error}", kind.method())).collect();
+        (!failures.is_empty()).then(|| failures.join("; "))
+    }
+
+    /// What the reader has to do something about.
+    pub(super) fn lack(&self) -> Option<&Lack> {
+        self.0.iter().find_map(|(_, error)| match error {
+            UpstreamError::Withheld(Withheld::Missing(lack)) => Some(lack),
+            _ => None,
+        })
+    }
+
+    /// Whether one of them was too long.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.0.iter().any(|(_, error)| matches!(error, UpstreamError::TooLarge { .. }))
+    }
+}
+
 /// Which lists could be read.
 #[derive(Default)]
 struct Lists {
     read: usize,
-    failures: Vec<(ListKind, UpstreamError)>,
+    unread: Unread,
 }
 
 impl Lists {
@@ -319,23 +380,21 @@ impl Lists {
                 with_known(items, known.map_or(&[], Vec::as_slice))
             }
             Some(Err(error)) => {
-                self.failures.push((kind, error));
+                self.unread.0.push((kind, error));
                 known.cloned().unwrap_or_default()
             }
         }
     }
 
-    /// In words, what could not be read.
+    /// What could not be read.
     ///
     /// # Errors
     /// The first failure, if nothing could be read.
-    fn trouble(mut self) -> Result<Option<String>, UpstreamError> {
-        if self.read == 0 && !self.failures.is_empty() {
-            return Err(self.failures.swap_remove(0).1);
+    fn unread(mut self) -> Result<Unread, UpstreamError> {
+        if self.read == 0 && !self.unread.is_nothing() {
+            return Err(self.unread.0.swap_remove(0).1);
         }
-        let failures: Vec<String> =
-            self.failures.iter().map(|(kind, error)| format!("{}: {error}", kind.method())).collect();
-        Ok((!failures.is_empty()).then(|| failures.join("; ")))
+        Ok(self.unread)
     }
 }
 
@@ -591,14 +650,26 @@ mod tests {
         assert_eq!(keys(lists.settle(ListKind::Prompts, failed(), Some(&known))), ["known"]);
         assert_eq!(keys(lists.settle(ListKind::Resources, failed(), None)), none);
         assert_eq!(keys(lists.settle(ListKind::Templates, None, Some(&known))), none, "no longer declared");
-        let trouble = lists.trouble().unwrap().unwrap();
+        let trouble = lists.unread().unwrap().in_words().unwrap();
         assert_eq!(trouble, "prompts/list: no answer within 1 s; resources/list: no answer within 1 s");
 
         let mut lists = Lists::default();
         assert_eq!(keys(lists.settle(ListKind::Tools, failed(), None)), none);
         assert_eq!(keys(lists.settle(ListKind::Prompts, None, None)), none);
-        assert!(lists.trouble().is_err(), "nothing could be read");
-        assert_eq!(Lists::default().trouble().unwrap(), None, "nothing was declared");
+        assert!(lists.unread().is_err(), "nothing could be read");
+        assert!(Lists::default().unread().unwrap().is_nothing(), "nothing was declared");
+    }
+
+    #[test]
+    fn lists_that_are_read_together_have_so_much_room_and_no_more() {
+        let room = Room::of(2 * r#"{"prompts":[]}"#.len());
+        assert!(room.take(&page("", "")).is_ok() && room.take(&error(-32603)).is_ok());
+        assert!(room.take(&page("", "")).is_ok());
+        assert!(matches!(room.take(&page("", "")), Err(UpstreamError::TooLarge { .. })));
+        let lack = Lack::NeedsScopes(vec!["mail.read".to_owned()]);
+        let missing = UpstreamError::Withheld(Withheld::Missing(lack.clone()));
+        let unread = Unread(vec![(ListKind::Prompts, UpstreamError::Died), (ListKind::Tools, missing)]);
+        assert_eq!((unread.lack(), unread.is_too_large()), (Some(&lack), false));
     }
 
     #[test]

@@ -26,6 +26,10 @@ use crate::secret::Plaintext;
 const MAX_ANSWER: usize = 256 * 1024;
 /// How long a token endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an upstream may take to hear that a session has ended that was begun to hear its challenge.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Where a server that lets us begin says in which session (2025-11-25, transports § session management).
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// What we say of ourselves to an upstream that is asked for its challenge only.
 const LEGACY: &str = "2025-11-25";
 const MODERN: &str = "2026-07-28";
@@ -132,10 +136,21 @@ impl<'a> Site<'a> {
                 vec![post("initialize", &params), post("tools/list", &json!({}))]
             }
         };
-        let with_headers = |fetch: Fetch| {
-            self.headers.iter().fold(fetch, |fetch, (name, value)| fetch.header(name.clone(), value.clone()))
-        };
-        fetches.into_iter().map(with_headers).collect()
+        fetches.into_iter().map(|fetch| self.with_headers(fetch)).collect()
+    }
+
+    /// With what the operator has it shown.
+    fn with_headers(&self, fetch: Fetch) -> Fetch {
+        self.headers.iter().fold(fetch, |fetch, (name, value)| fetch.header(name.clone(), value.clone()))
+    }
+
+    /// What ends a session.
+    fn goodbye(&self, session: HeaderValue) -> Fetch {
+        let version = HeaderValue::from_static(LEGACY);
+        let fetch = Fetch::delete(self.address.uri().clone())
+            .header(HeaderName::from_static("mcp-protocol-version"), version)
+            .header(SESSION, session);
+        self.with_headers(fetch)
     }
 }
 
@@ -154,18 +169,52 @@ impl Asking {
     /// What an upstream answers to somebody without a token, if it wants one.
     ///
     /// # Errors
-    /// [`DiscoverError::Unreachable`].
+    /// [`DiscoverError::Unreachable`], if it answers nothing that decides anything.
     pub(super) async fn challenge(&self, site: &Site<'_>) -> Result<Option<Challenge>, DiscoverError> {
+        let mut session = None;
+        let challenge = self.probe(site, &mut session).await;
+        if let Some(session) = session {
+            let limits = Limits { total: GOODBYE, ..Limits::default() };
+            // Some keep no sessions that can be ended, and others end them when nobody uses them.
+            if let Err(error) = self.fetch(site.goodbye(session), &site.ground, limits).await {
+                tracing::debug!(upstream = %site.name, %error, "a session that was begun could not be ended");
+            }
+        }
+        challenge
+    }
+
+    /// The same; `session` is the one that it has begun with us, if it has.
+    async fn probe(
+        &self,
+        site: &Site<'_>,
+        session: &mut Option<HeaderValue>,
+    ) -> Result<Option<Challenge>, DiscoverError> {
+        // What it says of one request is not undone by what it does not say of a later one.
+        let mut has_answered = false;
         for probe in site.probes() {
+            let probe = match &*session {
+                Some(session) => probe.header(SESSION, session.clone()),
+                None => probe,
+            };
             match self.fetch(probe, &site.ground, Limits::default()).await {
-                Ok(answer) if is_passing(answer.status) => return Err(unreachable(Stage::Upstream, &answer)),
                 Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, headers, .. }) => {
                     return Ok(Challenge::of(&headers));
                 }
-                Ok(_) => {}
-                Err(error) if error.is_passing() => return Err(failed(Stage::Upstream, &error)),
-                // It has more to say than anybody who refuses.
-                Err(_) => {}
+                Ok(answer) if is_passing(answer.status) && !has_answered => {
+                    return Err(unreachable(Stage::Upstream, &answer));
+                }
+                Ok(answer) if is_passing(answer.status) => {}
+                Ok(answer) => {
+                    has_answered = true;
+                    if let (None, Some(begun)) = (&*session, answer.headers.get(SESSION)) {
+                        let mut begun = begun.clone();
+                        begun.set_sensitive(true);
+                        *session = Some(begun);
+                    }
+                }
+                Err(error) if error.is_passing() && !has_answered => return Err(failed(Stage::Upstream, &error)),
+                // Passing, or it has more to say than anybody who refuses.
+                Err(error) => has_answered |= !error.is_passing(),
             }
         }
         Ok(None)

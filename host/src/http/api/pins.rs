@@ -169,6 +169,7 @@ impl From<PinError> for Problem {
         match error {
             PinError::NoUpstream => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
             PinError::NotOffered => Self::new(StatusCode::NOT_FOUND, "not_offered", error.to_string()),
+            PinError::NoDigest => Self::invalid(error.to_string()),
             PinError::OtherDigest { .. } => Self::new(StatusCode::CONFLICT, "other_digest", error.to_string()),
             PinError::NothingPinned => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
             PinError::InUse => Self::new(StatusCode::CONFLICT, "in_use", error.to_string()),

@@ -7,7 +7,7 @@
 //! queues. Where only some people's own lists have changed, it compares for those.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ struct Listener {
     begun_with: Mutex<Option<Arc<Snapshot>>>,
     /// What it saw last, by kind. `None` where that is not known.
     seen: Mutex<[Option<Vec<Digest>>; 3]>,
+    /// Something has changed with which it was not compared: what was to be read for it first takes its time.
+    is_behind: AtomicBool,
     /// Bits of kinds that it is to be told of.
     changed: AtomicU8,
     news: Notify,
@@ -116,6 +118,7 @@ impl Listening {
             watches,
             begun_with: Mutex::new(Some(begun_with)),
             seen: Mutex::default(),
+            is_behind: AtomicBool::new(false),
             changed: AtomicU8::new(0),
             news: Notify::new(),
             origin,
@@ -150,9 +153,11 @@ impl Drop for Listening {
 
 impl Listener {
     /// Compares what the caller sees with what it saw. False where there was no room to find out.
-    async fn look(&self, snapshot: &Snapshot, services: &Services, origin: &Origin) -> bool {
-        // Once that is known there is another look.
-        let Some(snapshot) = personal::as_of_now(snapshot, services, origin).await else { return true };
+    async fn look(&self, snapshot: &Snapshot, services: &Arc<Services>, origin: &Origin) -> bool {
+        let seen = personal::as_of_now(snapshot, services, origin);
+        self.is_behind.store(seen.is_none(), Ordering::Release);
+        // Once that is known there is another look, and one with what is known then if it takes too long.
+        let Some(snapshot) = seen else { return true };
         let snapshot = &snapshot;
         let begun_with = self.begun_with.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(begun_with) = begun_with {
@@ -253,7 +258,11 @@ async fn revisit(mcp: &Mcp) {
         let then = &listener.origin.caller;
         if let Ok(caller) = mcp.gate.again(&then.principal, then.pass.as_ref()).await {
             let origin = Origin { caller, ..(*listener.origin).clone() };
-            personal::as_of_now(&snapshot, &mcp.services, &origin).await;
+            if listener.is_behind.load(Ordering::Acquire) {
+                listener.look(&snapshot, &mcp.services, &origin).await;
+            } else {
+                personal::as_of_now(&snapshot, &mcp.services, &origin);
+            }
         }
         tokio::task::yield_now().await;
     }

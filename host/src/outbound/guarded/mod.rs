@@ -81,6 +81,10 @@ impl Fetch {
         Self { method: Method::GET, url, headers, body, limits, trusted: Trusted::none(), tls: None }
     }
 
+    pub fn delete(url: Uri) -> Self {
+        Self { method: Method::DELETE, ..Self::get(url) }
+    }
+
     /// A POST of a form, already encoded.
     pub fn form(url: Uri, body: impl Into<Bytes>) -> Self {
         Self::post(url, "application/x-www-form-urlencoded", body.into())

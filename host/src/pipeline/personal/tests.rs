@@ -15,7 +15,7 @@ use crate::mcp::client::Client;
 use crate::mcp::json::raw;
 use crate::mcp::revision::{About, Answer, Capabilities, Era, ListKind, Revision};
 use crate::mcp::talk::Party;
-use crate::pipeline::{self, Refusal, Scope};
+use crate::pipeline::{self, Scope};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
 use crate::upstream::testing::{Scene, key};
@@ -77,7 +77,7 @@ fn requests_need_the_lists_that_they_may_be_about() {
 /// A gateway in front of an upstream that shows nothing to strangers, and `send` and `ann_only` to Ann.
 struct Gateway {
     scene: Scene,
-    services: Services,
+    services: Arc<Services>,
     policies: Arc<PolicySet>,
 }
 
@@ -85,7 +85,7 @@ impl Gateway {
     async fn with(policies: &[Binding]) -> Self {
         let scene = Scene::with(&[("k-ann", &["send", "ann_only"]), ("k-ben", &["send"])]).await;
         scene.sync().await;
-        let services = Services { lender: scene.purse.clone(), ..Services::for_tests().await };
+        let services = Arc::new(Services { lender: scene.purse.clone(), ..Services::for_tests().await });
         let bindings = policies.to_vec();
         let settings = PolicySettings {
             when_all_abstain: WhenAllAbstain::Allow,
@@ -117,8 +117,13 @@ impl Gateway {
     }
 
     async fn lists(&self, who: &str) -> Vec<String> {
+        self.lists_to(&origin(who)).await
+    }
+
+    async fn lists_to(&self, origin: &Origin) -> Vec<String> {
         let request = Request::List { kind: ListKind::Tools, cursor: None, params: Params::default() };
-        let Ok(Answer::Page(page)) = self.handle(who, request).await else { panic!("there is always a list") };
+        let answer = pipeline::handle(&self.snapshot(), &self.services, origin, request).await;
+        let Ok(Answer::Page(page)) = answer else { panic!("there is always a list") };
         let name = |item: &Arc<serde_json::value::RawValue>| {
             let item: Value = serde_json::from_str(item.get()).unwrap();
             item["name"].as_str().unwrap().to_owned()
@@ -185,6 +190,22 @@ async fn who_has_no_connection_is_shown_how_to_connect_and_who_has_one_their_own
 }
 
 #[tokio::test]
+async fn a_client_whose_grant_was_narrowed_has_nothing_read_that_it_cannot_use() {
+    let gateway = Gateway::with(&[]).await;
+    gateway.scene.purse.put(&key("ann"), 1, "k-ann");
+    let narrowed = |who: &str, pattern: &str| {
+        let mut origin = origin(who);
+        origin.caller.tools.narrow(vec![Glob::parse(pattern).unwrap()]);
+        origin
+    };
+    assert_eq!(gateway.lists_to(&narrowed("ann", "notes/*")).await, [""; 0]);
+    assert_eq!(gateway.lists_to(&narrowed("ben", "mail/send")).await, [""; 0], "it is not left with that");
+    assert_eq!(gateway.scene.shows().lists, 0);
+    assert_eq!(gateway.lists_to(&narrowed("ben", "mail/*")).await, ["mail__connect"]);
+    assert_eq!(gateway.lists_to(&narrowed("ann", "mail/send")).await, ["mail__send"]);
+}
+
+#[tokio::test]
 async fn a_call_waits_for_a_list_that_was_never_read() {
     let gateway = Gateway::with(&[]).await;
     gateway.scene.purse.put(&key("ann"), 1, "k-ann");
@@ -199,9 +220,9 @@ async fn a_look_that_does_not_wait_says_whether_everything_is_known() {
     gateway.scene.purse.put(&key("ann"), 1, "k-ann");
     let (snapshot, origin) = (gateway.snapshot(), origin("ann"));
     assert!(as_known(&snapshot, &gateway.services, &key("ann")).is_none());
-    assert!(as_of_now(&snapshot, &gateway.services, &origin).await.is_none(), "it is being read");
+    assert!(as_of_now(&snapshot, &gateway.services, &origin).is_none(), "it is being read");
     assert!(gateway.scene.upstream.own_changed().await.unwrap().has(&key("ann")));
-    let seen = as_of_now(&snapshot, &gateway.services, &origin).await.unwrap();
+    let seen = as_of_now(&snapshot, &gateway.services, &origin).unwrap();
     assert_eq!(names(&seen.catalog), ["mail__ann_only", "mail__send"]);
     let known = as_known(&snapshot, &gateway.services, &key("ann")).unwrap();
     assert!(Arc::ptr_eq(&known.catalog, &seen.catalog), "what policies said of it is still known");

@@ -6,6 +6,7 @@
 //! next time. Nothing is read before whoever asks has the policies' word for it, which is why reading is begun from
 //! outside, by a [`Beginning`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catalog::{ConnectTool, Offer, ToolDefinition};
-use super::sync::PAGE_TIMEOUT;
+use super::sync::{PAGE_TIMEOUT, Room};
 use super::{Upstream, UpstreamError, credential};
 use crate::config;
 use crate::connection::lending::{Lack, Wanted, Withheld};
@@ -25,7 +26,7 @@ use crate::ids::Principal;
 mod entry;
 mod told;
 
-use entry::{Account, Entry, Read};
+use entry::{Account, Entry, Gap, Read};
 pub use entry::{OwnList, Shown};
 pub use told::{Told, Whose};
 
@@ -88,17 +89,20 @@ impl Personal {
     /// Something about somebody's connection has changed. Their list is nobody's until it is known that it is still theirs.
     fn forget(&self, principal: &Principal) {
         self.entries.entry_by_ref(principal).and_compute_with(|known| match known {
-            Some(known) => Op::Put(Arc::new(Entry::unknown(known.into_value().list()))),
+            Some(known) => Op::Put(Arc::new(Entry::after(known.value()))),
             None => Op::Nop,
         });
         self.told.tell_of(principal);
     }
 
-    /// Counts what an entry weighs now, if it is still the one that counts.
-    fn weigh_again(&self, principal: &Principal, entry: &Arc<Entry>) {
+    /// Counts what an entry weighs now that it was read. Where the connection has changed meanwhile, the list goes to the
+    /// entry that counts now: it may have been no more than a renewal, by the reading itself.
+    fn weigh_again(&self, principal: &Principal, read: &Arc<Entry>) {
         self.entries.entry_by_ref(principal).and_compute_with(|known| match known {
-            Some(known) if Arc::ptr_eq(known.value(), entry) => Op::Put(entry.clone()),
-            _ => Op::Nop,
+            Some(known) if Arc::ptr_eq(known.value(), read) || known.value().inherit(read.list()) => {
+                Op::Put(known.into_value())
+            }
+            Some(_) | None => Op::Nop,
         });
     }
 }
@@ -114,8 +118,23 @@ pub struct Look {
     pub shown: Shown,
     /// Whether it was looked what there is to be seen.
     pub is_settled: bool,
+    /// Whether somebody who needs it waits for that, which they do for so long and no longer.
+    pub is_awaited: bool,
     /// Whether it is time to look.
     pub is_due: bool,
+}
+
+/// What somebody's list may be read with.
+#[derive(Debug)]
+pub enum Clearance {
+    /// This credential.
+    Given(Wanted),
+    /// None: the policies do not let it go out.
+    Denied,
+    /// None, or none that can be had now.
+    Withheld(Withheld),
+    /// That could not be found out.
+    Failed,
 }
 
 /// Somebody's list that is to be read. Dropped before it is, it is as if it could not be read.
@@ -133,32 +152,38 @@ impl Upstream {
     /// What this principal is to see of it. `None` where it is what everybody sees.
     pub fn look(&self, principal: &Principal) -> Option<Look> {
         let personal = self.personal.as_ref().filter(|_| has_lists(principal))?;
-        let unknown = Look { shown: Shown::Common, is_settled: false, is_due: true };
-        Some(personal.entries.get(principal).map_or(unknown, |entry| Look {
-            shown: entry.shown(),
-            is_settled: entry.is_settled(),
-            is_due: entry.is_due(Instant::now()),
+        let unknown = Look { shown: Shown::Common, is_settled: false, is_awaited: true, is_due: true };
+        let now = Instant::now();
+        Some(personal.entries.get(principal).map_or(unknown, |entry| {
+            let is_settled = entry.is_settled();
+            let is_in_time = entry.reading().is_none_or(|since| now < since + self.own_patience());
+            Look { shown: entry.shown(), is_settled, is_awaited: !is_settled && is_in_time, is_due: entry.is_due(now) }
         }))
+    }
+
+    /// How long somebody waits for their list when it is read for the first time.
+    fn own_patience(&self) -> Duration {
+        PATIENCE.min(self.ask_timeout)
     }
 
     /// Claims the reading of somebody's list, if it is time and nobody else has.
     pub fn begin_own(self: &Arc<Self>, principal: &Principal) -> Option<Beginning> {
         let personal = self.personal.as_ref().filter(|_| has_lists(principal))?.clone();
-        let entry = personal.entries.get_with_by_ref(principal, || Arc::new(Entry::unknown(None)));
+        let entry = personal.entries.get_with_by_ref(principal, || Arc::new(Entry::unknown()));
         let begins = entry.begin(Instant::now());
         let principal = principal.clone();
         begins.then(|| Beginning { upstream: self.clone(), personal, principal, entry, is_settled: false })
     }
 
     /// Waits until it was looked what there is to be seen, for as long as somebody waits for a list that is read for the
-    /// first time.
-    pub async fn own_settled(&self, principal: &Principal) {
+    /// first time, and has waited since `began`.
+    pub async fn own_settled(&self, principal: &Principal, began: Instant) {
         let Some(entry) = self.personal.as_ref().and_then(|personal| personal.entries.get(principal)) else { return };
         let Some(since) = entry.reading().filter(|_| !entry.is_settled()) else { return };
-        _ = tokio::time::timeout_at(since + PATIENCE.min(self.ask_timeout), entry.settled()).await;
+        _ = tokio::time::timeout_at(since.min(began) + self.own_patience(), entry.settled()).await;
     }
 
-    /// What kept somebody's list from being read that they have to do something about.
+    /// What kept somebody's list, or some of it, from being read that they have to do something about.
     pub fn own_lack(&self, principal: &Principal) -> Option<Lack> {
         self.personal.as_ref()?.entries.get(principal)?.lack()
     }
@@ -187,15 +212,21 @@ impl Upstream {
     /// Definitions of its tools that somebody sees, and that are not in the common list just so; in no order.
     pub fn own_tools(&self) -> Vec<Arc<ToolDefinition>> {
         let common = self.offer.load_full();
-        let is_common = |tool: &Arc<ToolDefinition>| {
-            common.as_ref().is_some_and(|common| common.tools.iter().any(|known| known.digest == tool.digest))
-        };
+        let in_common = common.iter().flat_map(|common| &common.tools).map(|tool| tool.digest.clone());
+        let mut known: HashSet<String> = in_common.collect();
         let lists = self.personal.iter().flat_map(|personal| personal.entries.iter());
         let mut tools: Vec<Arc<ToolDefinition>> = Vec::new();
-        let mut known = std::collections::HashSet::new();
         for list in lists.filter_map(|(_, entry)| entry.list()) {
-            let new = list.offer.tools.iter().filter(|tool| !is_common(tool) && known.insert(tool.digest.clone()));
-            tools.extend(new.cloned());
+            // Most see what everybody sees.
+            if common.as_ref().is_some_and(|common| Arc::ptr_eq(common, &list.offer)) {
+                continue;
+            }
+            for tool in &list.offer.tools {
+                if !known.contains(&tool.digest) {
+                    known.insert(tool.digest.clone());
+                    tools.push(tool.clone());
+                }
+            }
         }
         tools
     }
@@ -212,49 +243,55 @@ impl Upstream {
             return Ok(Read::Same);
         }
         let about = self.about_to(&own, PAGE_TIMEOUT).await?;
-        let known = entry.list();
-        let read = self.read_lists(&own, &about, known.as_ref().map(|known| &*known.offer)).await;
-        let (offer, trouble) = read?;
-        if let Some(reason) = &trouble {
+        // What cannot be read is as it was, or as others see it.
+        let known = entry.list().map(|list| list.offer.clone()).or_else(|| self.offer.load_full());
+        let room = Room::of(MAX_LIST_BYTES);
+        let (offer, unread) = self.read_lists(&own, &about, known.as_deref(), Some(&room)).await?;
+        if let Some(reason) = unread.in_words() {
             tracing::debug!(upstream = %self.settings.name, %principal, reason, "some of somebody's list cannot be read");
-        }
-        if offer.bytes() > MAX_LIST_BYTES {
-            return Err(UpstreamError::TooLarge { limit: MAX_LIST_BYTES });
         }
         let offer = match self.offer.load_full() {
             Some(common) if common.digest() == offer.digest() => common,
             Some(common) => Arc::new(offer.sharing(&common)),
             None => Arc::new(offer),
         };
-        let list = Arc::new(OwnList::new(about, offer, account, Instant::now()));
-        Ok(Read::List { list, is_partial: trouble.is_some() })
+        let gap = (!unread.is_nothing()).then(|| Gap { lack: unread.lack().cloned() });
+        let list = OwnList::new(about, offer, gap, account, Instant::now());
+        if unread.is_too_large() || list.text_bytes() > MAX_LIST_BYTES {
+            return Err(UpstreamError::TooLarge { limit: MAX_LIST_BYTES });
+        }
+        Ok(Read::List(Arc::new(list)))
     }
 }
 
 impl Beginning {
-    /// Reads it, shown as this credential has it, in a task of its own.
-    pub fn read(self, wanted: Wanted) {
+    /// Reads it, in a task of its own, if `cleared` gives it a credential to do so with.
+    pub fn read(self, cleared: impl Future<Output = Clearance> + Send + 'static) {
         let tasks = self.upstream.tasks.clone();
-        tasks.clone().spawn(async move { tasks.stopping().run_until_cancelled(self.read_now(wanted)).await });
+        tasks.clone().spawn(async move { tasks.stopping().run_until_cancelled(self.read_now(cleared)).await });
     }
 
-    /// There is no credential to read it with, or none that can be had now.
-    pub fn withheld(mut self, withheld: Withheld) {
-        self.settle(match withheld {
-            Withheld::Missing(lack) => Read::Absent(lack),
-            Withheld::TooWide | Withheld::Unavailable { .. } | Withheld::Fault => Read::Failed,
-        });
-    }
-
-    async fn read_now(mut self, wanted: Wanted) {
+    async fn read_now(mut self, cleared: impl Future<Output = Clearance>) {
+        if let Some(at) = self.entry.may_ask_at() {
+            tokio::time::sleep_until(at).await;
+        }
         let reading = async {
-            let _place = self.personal.reading.acquire().await;
-            self.upstream.read_own(&self.principal, wanted, &self.entry).await
+            match cleared.await {
+                Clearance::Given(wanted) => {
+                    let _place = self.personal.reading.acquire().await;
+                    self.upstream.read_own(&self.principal, wanted, &self.entry).await
+                }
+                Clearance::Denied => Ok(Read::Denied),
+                Clearance::Withheld(withheld) => Err(UpstreamError::Withheld(withheld)),
+                Clearance::Failed => Ok(Read::Failed),
+            }
         };
         let read = tokio::time::timeout(READ_TIMEOUT, reading).await;
         let read = match read.unwrap_or(Err(UpstreamError::TimedOut { after: READ_TIMEOUT })) {
             Ok(read) => read,
             Err(UpstreamError::Withheld(Withheld::Missing(lack))) => Read::Absent(lack),
+            // It carries more than the policies let go out.
+            Err(UpstreamError::Withheld(Withheld::TooWide)) => Read::Denied,
             Err(error) => {
                 let (upstream, principal) = (&self.upstream.settings.name, &self.principal);
                 tracing::debug!(%upstream, %principal, %error, "somebody's list cannot be read");

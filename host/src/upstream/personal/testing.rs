@@ -125,8 +125,13 @@ impl Scene {
     /// Reads somebody's list, if it is due.
     pub(super) async fn read(&self, who: &Principal) -> bool {
         let Some(beginning) = self.upstream.begin_own(who) else { return false };
-        beginning.read_now(self.upstream.wanted(who).unwrap()).await;
+        beginning.read_now(self.cleared(who)).await;
         true
+    }
+
+    /// The policies' word that somebody's credential may be shown.
+    pub(super) fn cleared(&self, who: &Principal) -> impl Future<Output = Clearance> + use<> {
+        ready(Clearance::Given(self.upstream.wanted(who).unwrap()))
     }
 
     /// What somebody sees: their own tools, or the word for what else.

@@ -57,9 +57,26 @@ async fn what_is_read_while_the_connection_changes_is_nobodys() {
     scene.purse.put(&ann, 1, "k-one");
     let beginning = scene.upstream.begin_own(&ann).unwrap();
     scene.upstream.forget_own_of(&ann);
-    beginning.read_now(scene.upstream.wanted(&ann).unwrap()).await;
+    beginning.read_now(scene.cleared(&ann)).await;
     assert_eq!(scene.sees(&ann), ["common"]);
     assert!(scene.upstream.look(&ann).unwrap().is_due);
+
+    scene.read(&ann).await;
+    assert_eq!((scene.sees(&ann), scene.shows().lists), (vec!["one".to_owned()], 1), "it was only renewed");
+}
+
+#[tokio::test]
+async fn what_the_policies_deny_is_not_read_and_not_shown() {
+    let scene = Scene::with(&[("k-one", &["one"])]).await;
+    let ann = key("ann");
+    scene.purse.put(&ann, 1, "k-one");
+    scene.read(&ann).await;
+    scene.upstream.signals.lists_changed(&ann);
+    let beginning = scene.upstream.begin_own(&ann).unwrap();
+    beginning.read_now(std::future::ready(Clearance::Denied)).await;
+    assert_eq!((scene.sees(&ann), scene.shows().lists), (vec!["unread".to_owned()], 1));
+    let look = scene.upstream.look(&ann).unwrap();
+    assert!(look.is_settled && !look.is_awaited && !look.is_due, "{look:?}");
 }
 
 #[tokio::test]
@@ -99,14 +116,15 @@ async fn one_reads_for_all_who_wait_and_who_breaks_off_holds_up_nobody() {
     scene.purse.put(&ann, 1, "k-ann");
     let beginning = scene.upstream.begin_own(&ann).unwrap();
     assert!((0..64).all(|_| scene.upstream.begin_own(&ann).is_none()));
-    let waiting = futures_util::future::join_all((0..64).map(|_| scene.upstream.own_settled(&ann)));
-    let ((), _) = tokio::join!(beginning.read_now(scene.upstream.wanted(&ann).unwrap()), waiting);
+    let began = Instant::now();
+    let waiting = futures_util::future::join_all((0..64).map(|_| scene.upstream.own_settled(&ann, began)));
+    let ((), _) = tokio::join!(beginning.read_now(scene.cleared(&ann)), waiting);
     assert_eq!((scene.sees(&ann), scene.shows().lists), (vec!["one".to_owned()], 1));
 
     let ben = key("ben");
     drop(scene.upstream.begin_own(&ben).unwrap());
     assert!(scene.upstream.look(&ben).unwrap().is_settled);
-    scene.upstream.own_settled(&ben).await;
+    scene.upstream.own_settled(&ben, began).await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub(super) struct Mock {
 pub(super) struct Asked {
     pub(super) line: String,
     pub(super) authorization: String,
+    pub(super) session: String,
     pub(super) body: String,
 }
 
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) said: BTreeMap<String, (u16, String, String)>,
     /// Whoever begins to speak MCP is let in, and asked for a token later.
     pub(super) lets_begin: bool,
+    /// What it says to whoever lists without a token then, if that decides nothing: a status.
+    pub(super) stumbles: Option<u16>,
     /// Paths at which nothing is ever answered.
     pub(super) silent: Vec<String>,
     /// The document about the resource, and the server's own.
@@ -58,6 +61,7 @@ impl Mock {
         let state = State {
             said: BTreeMap::new(),
             lets_begin: false,
+            stumbles: None,
             silent: Vec::new(),
             resource: json!({
                 "resource": at("/mcp"), "authorization_servers": [at("")], "scopes_supported": ["notes:read"],
@@ -138,7 +142,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, port: u16) {
         }
     };
     let line = head.lines().next().unwrap().to_owned();
-    let asked = Asked { line, authorization: header(&head, "authorization").to_owned(), body };
+    let of = |name| header(&head, name).to_owned();
+    let asked = Asked { line, authorization: of("authorization"), session: of("mcp-session-id"), body };
     let Some((status, lines, text)) = state.lock().unwrap().answer(&asked, port) else {
         // Until the other side gives up.
         while matches!(stream.read(&mut piece), Ok(1..)) {}
@@ -164,7 +169,10 @@ impl State {
             return Some(said.clone());
         }
         let (status, body) = match path.as_str() {
-            "/mcp" if self.lets_begin && !asked.body.contains("tools/list") => (200, json!({})),
+            "/mcp" if self.lets_begin && !asked.body.contains("tools/list") => {
+                return Some((200, "mcp-session-id: s-1\r\n".to_owned(), "{}".to_owned()));
+            }
+            "/mcp" if self.stumbles.is_some() => (self.stumbles.unwrap_or_default(), json!({})),
             "/mcp" => {
                 let place = format!("http://127.0.0.1:{port}/.well-known/oauth-protected-resource/mcp");
                 let line = format!("www-authenticate: Bearer resource_metadata=\"{place}\", scope=\"notes:write\"\r\n");

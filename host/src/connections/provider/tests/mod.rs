@@ -227,10 +227,28 @@ async fn an_upstream_that_lets_everybody_begin_says_what_it_wants_to_whoever_lis
         scene.later();
         assert_eq!(scene.way(&[]).await.unwrap().asked["scope"], "offline_access notes:write", "{protocol:?}");
     }
-    let method = |asked: mock::Asked| serde_json::from_str::<Value>(&asked.body).unwrap()["method"].clone();
-    let methods: Vec<Value> = scene.mcp.asked("/mcp").into_iter().map(method).collect();
-    let expected = ["initialize", "tools/list", "initialize", "tools/list", "server/discover", "tools/list"];
-    assert_eq!(methods, expected);
+    let asked = scene.mcp.asked("/mcp");
+    let method = |asked: &mock::Asked| match serde_json::from_str::<Value>(&asked.body) {
+        Ok(message) => message["method"].as_str().unwrap().to_owned(),
+        Err(_) => asked.line.split(' ').next().unwrap().to_owned(),
+    };
+    let methods: Vec<String> = asked.iter().map(method).collect();
+    let expected = ["initialize", "tools/list", "DELETE", "initialize", "tools/list", "DELETE"];
+    assert_eq!(methods[..6], expected);
+    assert_eq!(methods[6..], ["server/discover", "tools/list", "DELETE"]);
+    // In the session that it began, and which is ended.
+    let sessions: Vec<&str> = asked.iter().map(|asked| asked.session.as_str()).collect();
+    assert_eq!(sessions, ["", "s-1", "s-1"].repeat(3));
+}
+
+#[tokio::test]
+async fn what_an_upstream_does_not_say_to_whoever_lists_undoes_nothing() {
+    let scene = Scene::new().await;
+    scene.mcp.with(|state| (state.lets_begin, state.stumbles) = (true, Some(503)));
+    assert!(scene.provider.discover(&scene.settings()).await.is_ok(), "its metadata says where");
+    scene.mcp.with(|state| state.lets_begin = false);
+    scene.later();
+    assert!(scene.provider.discover(&scene.settings()).await.is_err(), "nothing is known of it");
 }
 
 #[tokio::test]
