@@ -189,7 +189,7 @@ async fn what_an_upstream_does_not_take_any_more_is_not_shown_as_active() {
     let unused = only(&gateway).await;
     assert_eq!((&unused["state"], &unused["cannot_reauthorise"]), (&json!("unused"), &json!("unused")), "{unused}");
     assert_eq!(connections(&gateway, "holder=key:ci&state=active").await, Vec::<Value>::new());
-    assert_eq!(connections(&gateway, "holder=key:ci&state=unused").await, std::slice::from_ref(unused));
+    assert_eq!(connections(&gateway, "holder=key:ci&state=unused").await, std::slice::from_ref(&unused));
     let path = format!("/api/v1/connections/{}/reauthorise", unused["id"].as_str().unwrap());
     let refused = gateway.operator("POST", &path, None).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("nothing_to_connect")));
