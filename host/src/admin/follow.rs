@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::Control;
+use super::upstreams::declared::Which;
 use crate::audit::{Actor, AuditEvent};
 use crate::ids::{Owner, UpstreamName, UserId};
 use crate::pipeline::Snapshot;
@@ -49,7 +50,7 @@ impl Control {
                     self.publish_keys().await?;
                 }
                 if changes.contains(&Change::Upstreams) && self.upstreams_are_of() < *revision {
-                    self.publish_upstreams().await?;
+                    self.publish_upstreams(Which::Changed).await?;
                 }
                 let of_pins = |change: &Change| match change {
                     Change::Pins { upstream } => UpstreamName::parse(upstream).ok(),
@@ -72,7 +73,7 @@ impl Control {
                 self.vault.forget();
                 self.forget_all_lists();
                 self.publish_keys().await?;
-                self.publish_upstreams().await?;
+                self.publish_upstreams(Which::Changed).await?;
                 self.read_pins_again(&self.pinned.upstreams(), *revision).await?;
                 self.note_asked().await?;
                 let people = users::people(&self.store).await?;

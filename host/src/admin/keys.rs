@@ -164,14 +164,20 @@ impl Control {
         }
     }
 
-    /// Ends the earlier secret of a key before its time.
-    pub async fn end_earlier_secret(self: &Arc<Self>, name: &KeyName, actor: Actor) -> Result<(), KeyError> {
+    /// Ends the earlier secret of a key before its time, if it is at one of the revisions `seen`, or at any.
+    pub async fn end_earlier_secret(
+        self: &Arc<Self>,
+        name: &KeyName,
+        seen: Option<Vec<u64>>,
+        actor: Actor,
+    ) -> Result<(), KeyError> {
         let _one_at_a_time = self.changing.lock().await;
         self.refuse_file_key(name)?;
-        match stored::end_earlier(&self.store, name, actor).await? {
+        match stored::end_earlier(&self.store, name, seen, actor).await? {
             Ending::Ended => Ok(self.publish_keys().await?),
             Ending::None => Err(KeyError::NoEarlier),
             Ending::NotFound => Err(KeyError::NotFound),
+            Ending::Conflict(revision) => Err(KeyError::Conflict(revision)),
         }
     }
 
@@ -191,13 +197,19 @@ impl Control {
         Ok(forgotten)
     }
 
-    /// Deletes a key. Takes effect with the next request.
-    pub async fn delete_key(self: &Arc<Self>, name: &KeyName, actor: Actor) -> Result<(), KeyError> {
+    /// Deletes a key that is at one of the revisions `seen`, or at any. Takes effect with the next request.
+    pub async fn delete_key(
+        self: &Arc<Self>,
+        name: &KeyName,
+        seen: Option<Vec<u64>>,
+        actor: Actor,
+    ) -> Result<(), KeyError> {
         let _one_at_a_time = self.changing.lock().await;
         self.refuse_file_key(name)?;
-        match stored::delete(&self.store, name, actor).await? {
+        match stored::delete(&self.store, name, seen, actor).await? {
             Deletion::Deleted => Ok(self.publish_keys().await?),
             Deletion::NotFound => Err(KeyError::NotFound),
+            Deletion::Conflict(revision) => Err(KeyError::Conflict(revision)),
         }
     }
 

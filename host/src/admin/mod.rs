@@ -93,6 +93,8 @@ pub struct Control {
     running: std::sync::Mutex<Running>,
     /// Upstreams that are being tried.
     trials: Arc<Semaphore>,
+    /// Definitions that are being resolved for operators.
+    readers: Arc<Semaphore>,
     /// Whether each upstream was tried once, at some time.
     has_tried: AtomicBool,
     /// What operators did about policies on other gateways.
@@ -203,6 +205,7 @@ impl Control {
             known_keys: std::sync::Mutex::new(known_keys),
             running: std::sync::Mutex::new(running),
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
+            readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
             has_tried: AtomicBool::new(false),
             asked: watch::Sender::new(None),
             freshness,

@@ -350,7 +350,7 @@ impl Control {
         let shelf = snapshot.upstreams.get(upstream)?.shelf();
         // Who may connect it has a list of their own.
         let others = if shelf.connect.is_some() { Others::Kept } else { Others::Forgotten };
-        Some((definitions(&shelf.offer?), others))
+        Some((definitions(shelf.offer.as_deref()?), others))
     }
 
     /// Reads the pins of those of these upstreams again that are known as they were before `revision`.

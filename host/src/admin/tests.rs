@@ -64,7 +64,7 @@ async fn a_key_that_is_revoked_on_one_is_refused_on_the_others() {
 
     c.control.change_key(&created.name, None, standing(Standing::Enabled), OPERATOR).await.unwrap();
     until("it opens again", async || replicas.iter().all(|replica| opens(replica, &secret))).await;
-    c.control.delete_key(&created.name, OPERATOR).await.unwrap();
+    c.control.delete_key(&created.name, None, OPERATOR).await.unwrap();
     let took = until("it is refused", async || replicas.iter().all(|replica| !opens(replica, &secret))).await;
     assert!(took < SOON, "{took:?}");
     for replica in replicas {
@@ -93,7 +93,7 @@ async fn both_secrets_of_a_rotated_key_open_everywhere_until_the_earlier_one_end
 
     let third = a.control.rotate_key(&created.name, None, OVERLAP, OPERATOR).await.unwrap().secret;
     until("all know both", async || all(&second) && all(&third)).await;
-    b.control.end_earlier_secret(&created.name, OPERATOR).await.unwrap();
+    b.control.end_earlier_secret(&created.name, None, OPERATOR).await.unwrap();
     let took = until("it is refused", async || none(&second)).await;
     assert!(took < SOON && all(&third), "{took:?}");
     for replica in replicas {
@@ -150,7 +150,7 @@ async fn who_missed_too_much_reads_everything_again() {
     b.follow();
     until("the key is known", async || opens(&b, &secret)).await;
     until("the reload is not missed", async || policies(&b) == ["two"]).await;
-    a.control.delete_key(&created.name, OPERATOR).await.unwrap();
+    a.control.delete_key(&created.name, None, OPERATOR).await.unwrap();
     until("it follows from there", async || !opens(&b, &secret)).await;
     for replica in [a, b] {
         replica.stop().await;

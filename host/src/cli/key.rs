@@ -43,7 +43,7 @@ pub(super) enum KeyCommand {
     /// Give a key another secret, which is shown once. The one before stays good for a while.
     Rotate {
         /// How long the secret before stays good, such as 12h or 7d; at most 30d, and 0s ends it at once.
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = read_overlap)]
         overlap: Duration,
         /// Give no other secret: end the one before the present one now.
         #[arg(long, conflicts_with = "overlap")]
@@ -137,6 +137,15 @@ impl KeyCommand {
 }
 
 const SHOWN_ONCE: &str = "This is shown once. Send it as `Authorization: Bearer …`.";
+
+/// An overlap is said in seconds: less than one would end the secret at once, which is not what was asked for.
+fn read_overlap(text: &str) -> Result<Duration, String> {
+    let overlap = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if overlap.subsec_nanos() != 0 {
+        return Err("an overlap is whole seconds".to_owned());
+    }
+    Ok(overlap)
+}
 
 impl OneKey {
     fn path(&self) -> anyhow::Result<String> {
@@ -283,6 +292,16 @@ mod tests {
         {
             assert!(patch(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_overlap_is_whole_seconds() {
+        for (text, seconds) in
+            [("0s", Some(0)), ("1s", Some(1)), ("7d", Some(604_800)), ("500ms", None), ("1s 1ns", None)]
+        {
+            assert_eq!(read_overlap(text).ok().map(|overlap| overlap.as_secs()), seconds, "{text}");
+        }
+        assert!(read_overlap("soon").is_err());
     }
 
     #[test]

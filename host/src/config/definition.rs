@@ -66,10 +66,13 @@ fn misfit(found: Found, text: &str, fields: &[Option<String>]) -> Misfit {
     Misfit { field: fields.get(line).cloned().flatten(), message: found.fault.message, hint: found.fault.hint }
 }
 
+/// What the name of a header's setting begins with.
+const HEADER: &str = "headers.";
+
 /// What stands where a secret may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said<'a> {
-    /// `env:NAME` or `file:PATH`, perhaps after a scheme.
+    /// `env:NAME` or `file:PATH`, in a header perhaps after a scheme.
     Reference,
     /// `sealed:ID`.
     Sealed(&'a str),
@@ -77,11 +80,17 @@ pub enum Said<'a> {
     Literal,
 }
 
-/// What a text says where a secret may stand.
-pub fn said(text: &str) -> Said<'_> {
-    match Reference::parse_credential(text) {
-        Some((_, Reference::Sealed(id))) => Said::Sealed(id),
-        Some((_, Reference::Environment(_) | Reference::File(_))) => Said::Reference,
+/// What a text says in a setting where a secret may stand, such as `headers.x-key`. Only a header has a scheme before a
+/// reference; elsewhere that is a text as any other.
+pub fn said<'a>(field: &str, text: &'a str) -> Said<'a> {
+    let reference = if field.starts_with(HEADER) {
+        Reference::parse_credential(text).map(|(_, reference)| reference)
+    } else {
+        Reference::parse(text)
+    };
+    match reference {
+        Some(Reference::Sealed(id)) => Said::Sealed(id),
+        Some(Reference::Environment(_) | Reference::File(_)) => Said::Reference,
         None => Said::Literal,
     }
 }
@@ -250,15 +259,19 @@ mod tests {
         let mut found = Vec::new();
         each_secret(&mut definition, |field, _| found.push(field.to_owned()));
         assert_eq!(found, ["headers.h", "environment.e", "auth.client_secret", "tls.client_key"]);
-        for (text, what) in [
-            ("env:A", Said::Reference),
-            ("Bearer file:a", Said::Reference),
-            ("sealed:7", Said::Sealed("7")),
-            ("Bearer sealed:7", Said::Sealed("7")),
-            ("Bearer abc", Said::Literal),
-            ("", Said::Literal),
+        for (text, in_header, elsewhere) in [
+            ("env:A", Said::Reference, Said::Reference),
+            ("Bearer file:a", Said::Reference, Said::Literal),
+            ("hunter2 env:prod", Said::Reference, Said::Literal),
+            ("sealed:7", Said::Sealed("7"), Said::Sealed("7")),
+            ("Bearer sealed:7", Said::Sealed("7"), Said::Literal),
+            ("Bearer abc", Said::Literal, Said::Literal),
+            ("", Said::Literal, Said::Literal),
         ] {
-            assert_eq!(said(text), what, "{text}");
+            assert_eq!(said("headers.h", text), in_header, "{text}");
+            for field in ["environment.headers.", "auth.client_secret", "tls.client_key"] {
+                assert_eq!(said(field, text), elsewhere, "{field}: {text}");
+            }
         }
     }
 

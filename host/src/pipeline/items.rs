@@ -1,6 +1,8 @@
 //! The life of a request for something else than a tool: prompts, resources, skills, completions, subscriptions. Resolve,
 //! permit, send, inspect; and a record of it, however it ends.
 
+use std::sync::Arc;
+
 use super::credentials::Loan;
 use super::recording::Recording;
 use super::state::{self, Carried, Purpose};

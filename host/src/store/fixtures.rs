@@ -130,7 +130,7 @@ async fn fill_keys(store: &Store) {
         keys::create(store, key, OPERATOR).await.unwrap();
     }
     keys::set_standing(store, &KeyName::parse("laptop").unwrap(), Standing::Disabled, OPERATOR).await.unwrap();
-    keys::delete(store, &KeyName::parse("old").unwrap(), OPERATOR).await.unwrap();
+    keys::delete(store, &KeyName::parse("old").unwrap(), None, OPERATOR).await.unwrap();
 }
 
 async fn fill_approvals(store: &Store) {

@@ -19,7 +19,7 @@ use crate::tasks::Tasks;
 
 /// Longest trial.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the end of its session is waited for.
+/// How long its end is waited for: longer than a program gets to end by itself, whose home is removed after it.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Status of an upstream that wants to be shown a credential.
 const UNAUTHORIZED: u16 = 401;

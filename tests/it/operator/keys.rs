@@ -411,6 +411,14 @@ async fn a_change_of_something_else_than_was_seen_is_refused_where_that_is_asked
     assert_eq!(change("*", key, r#"{"scopes":["c"]}"#).await, 200);
     let view = gateway.operator("GET", "/api/v1/keys/ci", None).await.json();
     assert_eq!((&view["scopes"], &view["revision"]), (&json!(["c"]), &json!(4)));
+    let delete =
+        async |tag: &'static str, path: &str| with_token(&gateway).with("if-match", tag).send("DELETE", path, "").await;
+    let refused = delete("\"3\"", "/api/v1/keys/ci/earlier").await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (412, &json!("precondition_failed")));
+    assert_eq!(refused.json()["revision"], 4);
+    assert_eq!(delete("\"3\"", key).await.status.as_u16(), 412);
+    assert_eq!(delete("\"4\"", "/api/v1/keys/ci/earlier").await.status.as_u16(), 204);
+    assert_eq!(delete("\"5\"", key).await.status.as_u16(), 204);
 }
 
 async fn rotate(gateway: &Gateway, body: Value) -> Value {

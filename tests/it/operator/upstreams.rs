@@ -72,7 +72,11 @@ async fn what_is_declared_is_callable_and_what_is_removed_is_not() {
     let called = gateway.caller("alice").call("notes__add", json!({ "n": 7 })).await;
     assert_eq!(called.json()["result"]["resultType"], "complete", "{}", called.text());
 
-    let changed = patch(&gateway, "notes", 1, json!({ "definition": { "url": two.url } })).await;
+    let elsewhere = patch(&gateway, "notes", 1, json!({ "definition": { "url": two.url } })).await;
+    assert_eq!(refusal(&elsewhere), (422, "invalid_definition".to_owned()), "{}", elsewhere.text());
+    assert_eq!(elsewhere.json()["mistakes"][0]["field"], "headers.x-key");
+    let moved = json!({ "url": two.url, "headers": { "x-key": "sealed" } });
+    let changed = patch(&gateway, "notes", 1, json!({ "definition": moved })).await;
     assert_eq!(changed.status, StatusCode::OK, "{}", changed.text());
     assert_eq!(changed.json()["definition_revision"], 2);
     until_tools(&gateway, &["notes__sub"]).await;
@@ -162,8 +166,12 @@ async fn a_mistake_names_its_setting_and_a_trial_its_stage() {
     assert_eq!(works["outcome"], "works", "{works}");
     let unconditional = gateway.operator("PATCH", "/api/v1/upstreams/notes", Some(json!({ "enabled": false }))).await;
     assert_eq!(refusal(&unconditional), (428, "precondition_required".to_owned()));
-    let unknown = patch(&gateway, "notes", 1, json!({ "name": "other" })).await;
-    assert_eq!(refusal(&unknown).0, 422);
+    for wrong in [json!({ "name": "other" }), json!({ "definition": null }), json!({ "enabled": null })] {
+        assert_eq!(refusal(&patch(&gateway, "notes", 1, wrong.clone()).await).0, 422, "{wrong}");
+    }
+    let operator = with_token(&gateway).with("if-match", "\"7\"");
+    let kept = operator.send("DELETE", "/api/v1/upstreams/notes", "").await;
+    assert_eq!((refusal(&kept), &kept.json()["revision"]), ((412, "precondition_failed".to_owned()), &json!(1)));
 }
 
 #[tokio::test]

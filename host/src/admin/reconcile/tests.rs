@@ -285,7 +285,7 @@ impl Scene {
             Act::DeleteKey => {
                 let name = KeyName::parse(KEYS[1]).unwrap();
                 let holder = Holder::Of(key_of(KEYS[1]));
-                let deleted = self.control().delete_key(&name, OPERATOR).await;
+                let deleted = self.control().delete_key(&name, None, OPERATOR).await;
                 assert_eq!(deleted.is_ok(), self.world.made.take().is_some());
                 if deleted.is_ok() {
                     self.world.forget(&holder);

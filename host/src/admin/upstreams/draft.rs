@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use crate::config::definition::{self, Misfit, Said, each_secret};
+use crate::outbound;
 use crate::secret::Plaintext;
 
 /// What is shown in place of a sealed secret.
@@ -28,13 +29,19 @@ pub(super) fn draft(
     patch: Map<String, Value>,
     new_id: impl Fn() -> String,
 ) -> Result<Draft, Vec<Misfit>> {
-    let patch = keep_what_is_sealed(stored, patch)?;
+    let mut patch = keep_what_is_sealed(stored, patch)?;
+    let mut mentioned = BTreeSet::new();
+    each_secret(&mut patch, |field, _| _ = mentioned.insert(field.to_owned()));
     let mut definition = stored.clone();
     merge(&mut definition, patch);
+    let misfits = carried_elsewhere(stored, &definition, &mentioned);
+    if !misfits.is_empty() {
+        return Err(misfits);
+    }
     let mut fresh = BTreeMap::new();
-    each_secret(&mut definition, |_, value| {
+    each_secret(&mut definition, |field, value| {
         if let Value::String(text) = value
-            && definition::said(text) == Said::Literal
+            && definition::said(field, text) == Said::Literal
         {
             let id = new_id();
             let secret = std::mem::replace(text, definition::sealed(&id));
@@ -42,6 +49,48 @@ pub(super) fn draft(
         }
     });
     Ok(Draft { definition, fresh })
+}
+
+/// Sealed secrets that a patch did not mention, and that would be shown to another server than they were given for.
+fn carried_elsewhere(
+    stored: &Map<String, Value>,
+    definition: &Map<String, Value>,
+    mentioned: &BTreeSet<String>,
+) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    if origin(stored) == origin(definition) {
+        return misfits;
+    }
+    each_secret(&mut definition.clone(), |field, value| {
+        let is_sealed = value.as_str().is_some_and(|text| matches!(definition::said(field, text), Said::Sealed(_)));
+        if is_sealed && !mentioned.contains(field) {
+            let message = format!("{field} is sealed, and was given for another server than the new url leads to");
+            let hint = format!("give it anew, or say {SEALED:?} in its place to have this server shown it");
+            misfits.push(Misfit { hint: Some(hint), ..Misfit::of(field, message) });
+        }
+    });
+    misfits
+}
+
+/// Where a definition leads to. `None` for a program, and for what is no URL, which is a mistake of its own.
+fn origin(definition: &Map<String, Value>) -> Option<String> {
+    let url: http::Uri = definition.get("url")?.as_str()?.parse().ok()?;
+    Some(outbound::origin(&url))
+}
+
+/// Mistakes that name the settings which refer to these sealed secrets, since nobody can open them any more.
+pub(super) fn lost(definition: &Map<String, Value>, ids: &BTreeSet<String>) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    each_secret(&mut definition.clone(), |field, value| {
+        if let Value::String(text) = &*value
+            && let Said::Sealed(id) = definition::said(field, text)
+            && ids.contains(id)
+        {
+            let message = format!("{field} was sealed by a data key that is gone: give the secret again");
+            misfits.push(Misfit::of(field, message));
+        }
+    });
+    misfits
 }
 
 /// The patch with references where it only says that something is sealed.
@@ -52,7 +101,7 @@ fn keep_what_is_sealed(
     let mut sealed: BTreeMap<String, Value> = BTreeMap::new();
     each_secret(&mut stored.clone(), |field, value| {
         if let Value::String(text) = &*value
-            && matches!(definition::said(text), Said::Sealed(_))
+            && matches!(definition::said(field, text), Said::Sealed(_))
         {
             sealed.insert(field.to_owned(), value.clone());
         }
@@ -60,7 +109,7 @@ fn keep_what_is_sealed(
     let mut misfits = Vec::new();
     each_secret(&mut patch, |field, value| {
         let Value::String(text) = &*value else { return };
-        match (definition::said(text), sealed.get(field)) {
+        match (definition::said(field, text), sealed.get(field)) {
             (Said::Sealed(_), _) => {
                 let message = format!("{field} must not refer to a sealed secret: give the secret itself");
                 misfits.push(Misfit::of(field, message));
@@ -102,9 +151,9 @@ fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
 /// The ids of the sealed secrets that a definition refers to.
 pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
-    each_secret(&mut definition.clone(), |_, value| {
+    each_secret(&mut definition.clone(), |field, value| {
         if let Value::String(text) = &*value
-            && let Said::Sealed(id) = definition::said(text)
+            && let Said::Sealed(id) = definition::said(field, text)
         {
             ids.insert(id.to_owned());
         }
@@ -115,8 +164,8 @@ pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
 /// A definition for operators to read.
 pub(super) fn shown(definition: &Map<String, Value>) -> Map<String, Value> {
     let mut shown = definition.clone();
-    each_secret(&mut shown, |_, value| {
-        let is_reference = value.as_str().is_some_and(|text| definition::said(text) == Said::Reference);
+    each_secret(&mut shown, |field, value| {
+        let is_reference = value.as_str().is_some_and(|text| definition::said(field, text) == Said::Reference);
         // References tell where a secret is, and not what it is.
         if !is_reference {
             *value = SEALED.into();
@@ -214,5 +263,37 @@ mod tests {
             let refused = draft(&object(stored.clone()), object(patch.clone()), String::new).unwrap_err();
             assert!(refused[0].field.is_some(), "{patch}");
         }
+    }
+
+    #[test]
+    fn a_sealed_secret_goes_to_another_server_only_if_that_is_said() {
+        let stored = json!({
+            "url": "https://a/1", "headers": { "x-key": "sealed:7", "x-team": "env:T" },
+            "auth": { "kind": "per-user-oauth", "client_id": "me", "client_secret": "sealed:8" },
+        });
+        let refused = |patch: Value| -> Vec<String> {
+            let refused = draft(&object(stored.clone()), object(patch), String::new).err().unwrap_or_default();
+            refused.into_iter().filter_map(|misfit| misfit.field).collect()
+        };
+        let (key, secret) = ("headers.x-key", "auth.client_secret");
+        for (patch, fields) in [
+            (json!({ "url": "https://b/1" }), &[key, secret][..]),
+            (json!({ "url": "http://a/1" }), &[key, secret]),
+            (json!({ "url": null, "command": ["x"] }), &[key, secret]),
+            (json!({ "url": "https://b/1", "headers": { "x-key": "sealed" } }), &[secret]),
+            (json!({ "url": "https://b/1", "headers": null, "auth": { "client_secret": "new" } }), &[]),
+            (json!({ "url": "https://b/1", "headers": { "x-key": null }, "auth": null }), &[]),
+            (json!({ "url": "https://a/2" }), &[]),
+            (json!({ "trust": "high" }), &[]),
+        ] {
+            assert_eq!(refused(patch.clone()), fields, "{patch}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_nobody_can_open_is_told_by_its_setting() {
+        let stored = object(json!({ "headers": { "x-key": "Bearer sealed:7" }, "environment": { "A": "sealed:8" } }));
+        let lost = lost(&stored, &["7".to_owned(), "9".to_owned()].into());
+        assert_eq!(lost.iter().map(|misfit| misfit.field.as_deref()).collect::<Vec<_>>(), [Some("headers.x-key")]);
     }
 }

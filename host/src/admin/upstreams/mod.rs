@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokio::sync::MutexGuard;
 
-use super::Control;
+use super::{Applied, Control};
 use crate::audit::Actor;
 use crate::config;
 use crate::config::definition::Misfit;
 use crate::connection::End;
 use crate::ids::{Owner, UpstreamName};
 use crate::secret::{Plaintext, Sealed, hex};
-use crate::store::connections::{self, Whose};
+use crate::store::connections::{self, Ended, Whose};
 use crate::store::upstreams::{self as stored, Changing, Content, Declaration, Declaring, Edit, Withdrawal};
 use crate::store::{Store, StoreError};
 use crate::upstream::{Stage, Tried, Upstream};
@@ -29,7 +30,7 @@ pub(super) mod running;
 mod tests;
 pub(super) mod trial;
 
-use declared::{Surroundings, members, open};
+use declared::{LATE, OPENING, Surroundings, Which, is_same, members, open};
 use draft::{Draft, draft};
 use running::LeftOut;
 
@@ -39,6 +40,8 @@ pub use draft::SEALED;
 const RESERVED: &str = "try";
 /// How often a secret is sealed anew whose data key was replaced meanwhile.
 const TRIES: usize = 3;
+/// Definitions of operators that are resolved at once.
+pub(super) const MAX_READERS: usize = 16;
 /// Connections of a removed upstream are ended while its operator waits, for so many steps.
 const STEPS: usize = 20;
 
@@ -175,14 +178,14 @@ impl Control {
         let draft = self.draft(&Map::new(), definition)?;
         let settings = self.resolve(&name, &draft, BTreeMap::new()).await?;
         self.care_for(settings, care).await?;
-        let _one_at_a_time = self.changing.lock().await;
+        let one_at_a_time = self.changing.lock().await;
         if self.is_in_file(&name) {
             return Err(UpstreamError::NameTaken);
         }
         for _ in 0..TRIES {
             let content = self.content(&name, &draft, &BTreeMap::new(), care).await?;
             match stored::declare(&self.store, name.clone(), content, BTreeSet::new(), actor).await? {
-                Declaring::Declared(_) => return self.published(&name).await,
+                Declaring::Declared(_) => return self.published(&name, one_at_a_time).await,
                 Declaring::NameTaken => return Err(UpstreamError::NameTaken),
                 Declaring::StillEnding => return Err(UpstreamError::StillEnding),
                 Declaring::TooLarge => return Err(UpstreamError::TooLarge),
@@ -193,86 +196,105 @@ impl Control {
         Err(StoreError::Busy.into())
     }
 
-    /// Changes an upstream. With `expected`, only that of this revision.
+    /// Changes an upstream that is at one of the revisions `seen`, or at any.
     ///
     /// # Errors
     /// [`UpstreamError`]; nothing is changed then.
     pub async fn change_upstream(
         &self,
         name: &UpstreamName,
-        expected: Option<u64>,
+        seen: Option<Vec<u64>>,
         change: Change,
         care: Care,
         actor: Actor,
     ) -> Result<UpstreamView, UpstreamError> {
-        let before = self.declaration(name).await?;
-        if expected.is_some_and(|expected| expected != before.revision) {
+        let mut before = self.declaration(name).await?;
+        if seen.is_some_and(|seen| !seen.contains(&before.revision)) {
             return Err(UpstreamError::Conflict { revision: before.revision });
         }
-        let Change { definition, enabled } = change;
+        let (Change { definition, enabled }, stored) = (change, members(&before));
         let is_on = enabled.unwrap_or(before.enabled);
-        let draft = definition.map(|patch| self.draft(&members(&before), patch)).transpose()?;
-        let is_other = draft.as_ref().is_some_and(|draft| draft.definition != members(&before));
-        if is_other || (is_on && !before.enabled) {
-            let as_it_is = || Draft { definition: members(&before), fresh: BTreeMap::new() };
-            let settings = match &draft {
-                Some(draft) => self.resolve(name, draft, open(&self.vault, &before).await?).await?,
-                None => self.resolve(name, &as_it_is(), open(&self.vault, &before).await?).await?,
-            };
-            // One that is off is nobody's business until it is on.
-            self.care_for(settings, if is_on { care } else { Care::Unchecked }).await?;
+        let draft = definition.map(|patch| self.draft(&stored, patch)).transpose()?;
+        let draft = draft.filter(|draft| draft.definition != stored);
+        // One that is off is nobody's business until it is on.
+        let care = if is_on { care } else { Care::Unchecked };
+        let is_to_be_tried = draft.is_some() || (is_on && !before.enabled);
+        if is_to_be_tried {
+            let as_it_is = Draft { definition: stored, fresh: BTreeMap::new() };
+            let secrets = open(&self.vault, &before).await?;
+            let settings = self.resolve(name, draft.as_ref().unwrap_or(&as_it_is), secrets).await?;
+            self.care_for(settings, care).await?;
         }
-        let _one_at_a_time = self.changing.lock().await;
+        let unchecked = is_to_be_tried && care == Care::Unchecked;
+        let one_at_a_time = self.changing.lock().await;
         self.refuse_of_file(name)?;
         for _ in 0..TRIES {
-            let content = match draft.as_ref().filter(|_| is_other) {
+            let content = match &draft {
                 Some(draft) => Some(self.content(name, draft, &before.secrets, care).await?),
                 None => None,
             };
             // What it was tried as is what it was read as.
-            let expected = Some(before.revision);
-            match stored::change(&self.store, name, expected, Edit { content, enabled }, actor).await? {
-                Changing::Changed(_) | Changing::Unchanged(_) => return self.published(name).await,
+            let edit = Edit { content, enabled, unchecked, created: Some(before.created) };
+            match stored::change(&self.store, name, Some(before.revision), edit, actor).await? {
+                Changing::Changed(_) | Changing::Unchanged(_) => return self.published(name, one_at_a_time).await,
                 Changing::NotFound => return Err(UpstreamError::NotFound),
                 Changing::Conflict(revision) => return Err(UpstreamError::Conflict { revision }),
                 Changing::TooLarge => return Err(UpstreamError::TooLarge),
-                Changing::Stale => self.vault.forget_one(&Owner::Deployment),
+                Changing::Stale => {
+                    self.vault.forget_one(&Owner::Deployment);
+                    before = self.same_again(&before, draft.as_ref()).await?;
+                }
             }
         }
         Err(StoreError::Busy.into())
     }
 
-    /// Removes an upstream, and ends the connections that were made for it. One that is gone already and has left some is
-    /// removed as well.
+    /// The declaration that a draft was made of, with its secrets as they are sealed now.
+    async fn same_again(&self, before: &Declaration, draft: Option<&Draft>) -> Result<Declaration, UpstreamError> {
+        let again = self.declaration(&before.name).await?;
+        if !is_same(&again, before) {
+            return Err(UpstreamError::Conflict { revision: again.revision });
+        }
+        let lost = stored::lost(&self.store, again.secrets.clone()).await?;
+        let misfits = draft.map(|draft| draft::lost(&draft.definition, &lost)).unwrap_or_default();
+        if misfits.is_empty() { Ok(again) } else { Err(UpstreamError::Mistakes(misfits)) }
+    }
+
+    /// Removes an upstream that is at one of the revisions `seen`, or at any, and ends the connections that were made for it.
+    /// One that is gone already and has left some is removed as well.
     ///
     /// # Errors
     /// [`UpstreamError`].
     pub async fn remove_upstream(
         &self,
         name: &UpstreamName,
-        expected: Option<u64>,
+        seen: Option<Vec<u64>>,
         actor: Actor,
     ) -> Result<(), UpstreamError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let one_at_a_time = self.changing.lock().await;
         self.refuse_of_file(name)?;
-        let is_withdrawn = match stored::withdraw(&self.store, name, expected, actor).await? {
+        let is_withdrawn = match stored::withdraw(&self.store, name, seen, actor).await? {
             Withdrawal::Withdrawn => true,
             Withdrawal::NotFound => false,
             Withdrawal::Conflict(revision) => return Err(UpstreamError::Conflict { revision }),
         };
         if is_withdrawn {
-            self.publish_upstreams().await?;
+            self.publish_upstreams(Which::Changed).await?;
         }
-        let whose = Whose::Upstream(name.clone());
+        // Nobody waits for the rest: the name is not free before it is done.
+        drop(one_at_a_time);
         let mut has_ended = false;
         for _ in 0..STEPS {
-            let ended = connections::end_all_of(&self.store, whose.clone(), End::UpstreamGone, actor).await?;
+            if self.is_in_file(name) {
+                return Ok(());
+            }
+            let ended = end_some(&self.store, name, actor).await?;
             has_ended |= ended.connections > 0;
             if !ended.has_more {
                 return if is_withdrawn || has_ended { Ok(()) } else { Err(UpstreamError::NotFound) };
             }
         }
-        self.tasks.spawn(end_the_rest(self.store.clone(), whose, actor, self.tasks.stopping().clone()));
+        self.tasks.spawn(end_the_rest(self.store.clone(), name.clone(), actor, self.tasks.stopping().clone()));
         Ok(())
     }
 
@@ -327,7 +349,14 @@ impl Control {
     ) -> Result<config::Upstream, UpstreamError> {
         secrets.extend(draft.fresh.clone());
         let surroundings = Surroundings::of(&self.config.load());
-        let settings = surroundings.resolve(name, &draft.definition, secrets).await.map_err(UpstreamError::Mistakes)?;
+        let resolving = async {
+            // Files that do not answer hold a few threads, and no more.
+            let held = self.readers.clone().acquire_owned().await;
+            surroundings.resolve(name, &draft.definition, secrets, held).await
+        };
+        let late = |_| Err(vec![Misfit { field: None, message: LATE.to_owned(), hint: None }]);
+        let resolved = tokio::time::timeout(OPENING, resolving).await.unwrap_or_else(late);
+        let settings = resolved.map_err(UpstreamError::Mistakes)?;
         match self.clash_of(&settings) {
             Some(message) => Err(UpstreamError::Mistakes(vec![Misfit::of("prefix", message)])),
             None => Ok(settings),
@@ -366,19 +395,32 @@ impl Control {
         Ok(Content { definition: Value::Object(draft.definition.clone()), secrets, unchecked })
     }
 
-    /// Publishes what was just stored, and waits a moment until it has been reached.
-    async fn published(&self, name: &UpstreamName) -> Result<UpstreamView, UpstreamError> {
-        self.publish_upstreams().await?;
+    /// Publishes what was just stored, lets others change something, and waits a moment until it has been reached.
+    async fn published(
+        &self,
+        name: &UpstreamName,
+        one_at_a_time: MutexGuard<'_, Applied>,
+    ) -> Result<UpstreamView, UpstreamError> {
+        self.publish_upstreams(Which::Changed).await?;
+        drop(one_at_a_time);
         self.until_settled(name).await;
         // Somebody elsewhere may have removed it already.
         self.upstream_view(name).ok_or(UpstreamError::NotFound)
     }
 }
 
+/// Ends some of the connections of a removed upstream, unless there is another one of its name by now.
+async fn end_some(store: &Store, name: &UpstreamName, actor: Actor) -> Result<Ended, StoreError> {
+    if stored::get(store, name).await?.is_some() {
+        return Ok(Ended::default());
+    }
+    connections::end_all_of(store, Whose::Upstream(name.clone()), End::UpstreamGone, actor).await
+}
+
 /// Ends what is left of the connections of a removed upstream. What this does not come to, removing it again does.
-async fn end_the_rest(store: Store, whose: Whose, actor: Actor, stopping: tokio_util::sync::CancellationToken) {
+async fn end_the_rest(store: Store, name: UpstreamName, actor: Actor, stopping: tokio_util::sync::CancellationToken) {
     while !stopping.is_cancelled() {
-        match connections::end_all_of(&store, whose.clone(), End::UpstreamGone, actor).await {
+        match end_some(&store, &name, actor).await {
             Ok(ended) if ended.has_more => {}
             Ok(_) => return,
             Err(error) => {

@@ -3,8 +3,8 @@
 //!
 //! What is in force is published under one lock, so that whatever asked for it last is what holds. A change in the store
 //! is made before the old upstream is broken with: the new one is started beside it and takes its place when it has tried
-//! once to read what is offered, or after a few seconds. Where that could show a credential to the wrong server, the old
-//! one goes at once. Requests in flight stay where they are.
+//! once to read what is offered, or after a few seconds. Where that could show a credential to the wrong server, or have
+//! the old one judged by what is said of the new one, the old one goes at once. Requests in flight stay where they are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
@@ -46,7 +46,7 @@ pub(in crate::admin) struct Running {
     /// Of the stored ones that are not in force, why.
     left_out: BTreeMap<UpstreamName, LeftOut>,
     /// Started beside those whose places they take.
-    coming: Upstreams,
+    pub(super) coming: Upstreams,
     /// What was published before, for as long as somebody holds it.
     past: Vec<Weak<Upstreams>>,
 }
@@ -99,14 +99,22 @@ pub(in crate::admin) fn settings_with(file: &Config, stored: &AllDeclared) -> Ve
     in_force(&file.upstreams, stored).settings.into_values().collect()
 }
 
-/// Whether what was connected for one may be shown to the other for a moment.
-fn are_one_to_credentials(one: &config::Upstream, other: &config::Upstream) -> bool {
+/// Whether one may serve for a moment where the other is meant: it is shown what was connected for the other, and judged by
+/// what is said of the other.
+fn may_stand_in(one: &config::Upstream, other: &config::Upstream) -> bool {
     let origin = |upstream: &config::Upstream| match &upstream.transport {
         UpstreamTransport::StreamableHttp { url, .. } => Some(crate::outbound::origin(url)),
         UpstreamTransport::Stdio { .. } => None,
     };
+    let program = |upstream: &config::Upstream| match &upstream.transport {
+        UpstreamTransport::StreamableHttp { .. } => None,
+        UpstreamTransport::Stdio { command, .. } => Some(command.clone()),
+    };
+    let is_there = origin(one) == origin(other);
     let takes_none = one.auth == UpstreamAuth::None && other.auth == UpstreamAuth::None;
-    takes_none || (one.auth == other.auth && one.tls == other.tls && origin(one) == origin(other))
+    let is_shown_alike = takes_none || (one.auth == other.auth && one.tls == other.tls && is_there);
+    let is_same = is_there && program(one) == program(other);
+    is_shown_alike && (is_same || (one.trust == other.trust && one.labels == other.labels))
 }
 
 impl Running {
@@ -185,12 +193,12 @@ impl Control {
         declared::read((&self.store, &self.vault), &Surroundings::of(config), &known, which).await
     }
 
-    /// Reads those that have changed again, and publishes what they come to.
-    pub(in crate::admin) async fn publish_upstreams(&self) -> Result<(), StoreError> {
+    /// Reads those that have changed again, or some more, and publishes what they come to.
+    pub(in crate::admin) async fn publish_upstreams(&self, which: Which) -> Result<(), StoreError> {
         for _ in 0..TRIES {
             let config = self.config.load_full();
             let takes = self.running().takes;
-            let (stored, at) = self.read_declared(&config, Which::Changed).await?;
+            let (stored, at) = self.read_declared(&config, which).await?;
             let mut running = self.running();
             // What it went by is old by now.
             if running.takes != takes {
@@ -242,7 +250,7 @@ impl Control {
                 }
                 None => self.start(&settings, config),
             };
-            let stays = |before: &&Arc<Upstream>| are_one_to_credentials(before.settings(), &settings);
+            let stays = |before: &&Arc<Upstream>| may_stand_in(before.settings(), &settings);
             match before.filter(stays).filter(|_| !running.is_in_file(&name)) {
                 Some(before) => {
                     next.insert(name.clone(), before.clone());
@@ -339,7 +347,7 @@ impl Control {
             loop {
                 tokio::time::sleep(MEND_INTERVAL).await;
                 if self.running().stored.values().any(|declared| declared.trouble.is_some())
-                    && let Err(error) = self.publish_upstreams().await
+                    && let Err(error) = self.publish_upstreams(Which::Troubled).await
                 {
                     tracing::debug!(%error, "upstreams of the store could not be read again");
                 }
@@ -408,7 +416,7 @@ mod tests {
         };
         let trouble = settings.is_none().then(|| "env:X is gone".to_owned());
         let settings = settings.map(|settings| Arc::new(upstream(of, settings)));
-        (name(of), Declared { declaration: Arc::new(declaration), settings, trouble })
+        (name(of), Declared { declaration: Arc::new(declaration), settings, trouble, turn: Arc::default() })
     }
 
     #[test]
@@ -436,9 +444,42 @@ mod tests {
     fn a_credential_is_never_shown_to_where_an_upstream_was_before() {
         let plain = |url: &str| upstream("a", &format!("url = '{url}'"));
         let oauth = |url: &str| upstream("a", &format!("url = '{url}'\nauth = {{ kind = 'per-user-oauth' }}"));
-        assert!(are_one_to_credentials(&plain("https://a/1"), &plain("https://b/2")), "there is none");
-        assert!(are_one_to_credentials(&oauth("https://a/1"), &oauth("https://a/2")));
-        assert!(!are_one_to_credentials(&oauth("https://a/1"), &oauth("https://b/1")));
-        assert!(!are_one_to_credentials(&plain("https://a/1"), &oauth("https://a/1")));
+        assert!(may_stand_in(&plain("https://a/1"), &plain("https://b/2")), "there is none");
+        assert!(may_stand_in(&oauth("https://a/1"), &oauth("https://a/2")));
+        assert!(!may_stand_in(&oauth("https://a/1"), &oauth("https://b/1")));
+        assert!(!may_stand_in(&plain("https://a/1"), &oauth("https://a/1")));
+    }
+
+    #[test]
+    fn no_server_is_judged_by_what_is_said_of_another() {
+        let at = |url: &str, said: &str| upstream("a", &format!("url = '{url}'\n{said}"));
+        let (high, labelled) = ("trust = 'high'", "labels = ['a']");
+        assert!(may_stand_in(&at("https://a/1", ""), &at("https://a/2", high)), "it is the same server");
+        assert!(may_stand_in(&at("https://a/1", high), &at("https://b/1", high)));
+        assert!(!may_stand_in(&at("https://a/1", ""), &at("https://b/1", high)));
+        assert!(!may_stand_in(&at("https://a/1", labelled), &at("https://b/1", "")));
+        let program = |program: &str, said: &str| upstream("a", &format!("command = ['{program}']\n{said}"));
+        assert!(may_stand_in(&program("x", ""), &program("x", high)));
+        assert!(may_stand_in(&program("x", ""), &program("y", "")));
+        assert!(!may_stand_in(&program("x", ""), &program("y", high)));
+        assert!(!may_stand_in(&program("x", ""), &at("https://a/1", high)));
+    }
+
+    #[test]
+    fn what_was_resolved_again_counts_though_something_else_has_changed_meanwhile() {
+        let of = |trust: &str, revision: u64| {
+            let (name, declared) = declared("a", Some(&format!("command = ['x']\ntrust = '{trust}'")), true);
+            let declaration = Declaration { revision, ..declared.declaration.as_ref().clone() };
+            (name, Declared { declaration: Arc::new(declaration), ..declared })
+        };
+        let trust = |running: &mut Running| running.settings().pop().unwrap().trust;
+        let [early, late] = [1, 2].map(|number| serde_json::from_value::<Revision>(json!(number)).unwrap());
+        let mut running = Running::default();
+        running.take([of("before", 1)].into(), late);
+        running.take([of("resolved again", 1)].into(), early);
+        assert_eq!((trust(&mut running).as_str(), running.at), ("resolved again", late));
+        running.take([of("changed", 2)].into(), late);
+        running.take([of("what it was", 1)].into(), early);
+        assert_eq!((trust(&mut running).as_str(), running.takes), ("changed", 4));
     }
 }

@@ -71,7 +71,7 @@ async fn create(replica: &Replica, of: &str, definition: Value) -> Result<Upstre
 
 async fn change(replica: &Replica, of: &str, expected: u64, patch: Value) -> Result<UpstreamView, UpstreamError> {
     let change = Change { definition: Some(object(patch)), enabled: None };
-    replica.control.change_upstream(&name(of), Some(expected), change, Care::Unchecked, OPERATOR).await
+    replica.control.change_upstream(&name(of), Some(vec![expected]), change, Care::Unchecked, OPERATOR).await
 }
 
 async fn set_enabled(replica: &Replica, of: &str, enabled: bool) -> UpstreamView {
@@ -207,7 +207,7 @@ async fn an_upstream_is_tried_before_it_is_saved() {
     let tried = replica.control.try_upstream(&name("notes")).await.unwrap();
     assert!(matches!(tried, Tried::Works { tools: 0, .. }), "{tried:?}");
     let change = Change { definition: Some(object(json!({ "url": format!("http://{nobody}/") }))), enabled: None };
-    let changed = replica.control.change_upstream(&name("notes"), Some(1), change, Care::Tried, OPERATOR).await;
+    let changed = replica.control.change_upstream(&name("notes"), Some(vec![1]), change, Care::Tried, OPERATOR).await;
     assert_eq!(stage(changed), Stage::Reach);
     assert_eq!(super::tests::url(&replica, "notes"), Some(url), "what runs goes on");
     replica.stop().await;
@@ -246,6 +246,54 @@ async fn a_change_is_made_before_the_old_one_is_broken_with() {
 }
 
 #[tokio::test]
+async fn one_that_is_overtaken_before_it_came_is_ended_and_nobody_waits_for_it() {
+    let (store, clock) = shared().await;
+    let (replica, tasks) = (Replica::new(store, &clock, Duration::from_secs(10), &[]).await, Tasks::new());
+    let (first, second, silent) = (serve(&tasks, true).await, serve(&tasks, true).await, serve(&tasks, false).await);
+    create(&replica, "notes", json!({ "url": first })).await.unwrap();
+    let slow = change(&replica, "notes", 1, json!({ "url": silent }));
+    let meanwhile = async {
+        let notes = name("notes");
+        until("it is coming", async || replica.control.running().coming.contains_key(&notes)).await;
+        let overtaken = replica.control.running().coming.get(&notes).map(Arc::downgrade).unwrap();
+        let began = tokio::time::Instant::now();
+        change(&replica, "notes", 2, json!({ "url": second })).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "it did not wait until the first change was settled");
+        until("it has ended", async || overtaken.strong_count() == 0).await;
+    };
+    let (changed, ()) = tokio::join!(slow, meanwhile);
+    assert_eq!(changed.unwrap().declared.unwrap().revision, 3);
+    assert_eq!(url(&replica, "notes"), Some(second));
+    replica.stop().await;
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_tried_is_told_so() {
+    let (store, clock) = shared().await;
+    let replica = Replica::new(store, &clock, Duration::from_secs(10), &[]).await;
+    create(&replica, "notes", json!({ "command": ["true"] })).await.unwrap();
+    set_enabled(&replica, "notes", false).await;
+    let edit = Change { definition: Some(object(json!({ "trust": "high" }))), enabled: None };
+    replica.control.change_upstream(&name("notes"), Some(vec![2]), edit, Care::Tried, OPERATOR).await.unwrap();
+    set_enabled(&replica, "notes", true).await;
+    let page = crate::store::audit::list(&replica.control.store, None, 100).await.unwrap();
+    let told = page.items.into_iter().filter_map(|row| match row.entry.event {
+        crate::audit::AuditEvent::UpstreamChanged { revision, enabled, unchecked, .. } => {
+            Some((revision, enabled, unchecked))
+        }
+        _ => None,
+    });
+    let expected = [(4, true, true), (3, false, true), (2, false, false)];
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        expected,
+        "one that is off is tried by nobody, and by nobody who does not want to"
+    );
+    replica.stop().await;
+}
+
+#[tokio::test]
 async fn other_gateways_follow() {
     let (store, clock) = shared().await;
     let tasks = Tasks::new();
@@ -265,7 +313,7 @@ async fn other_gateways_follow() {
     until("it is off everywhere", async || trust(&b).is_none() && trust(&a).is_none()).await;
     set_enabled(&b, "notes", true).await;
     until("it is on again", async || trust(&a).is_some() && trust(&b).is_some()).await;
-    a.control.remove_upstream(&name("notes"), Some(4), OPERATOR).await.unwrap();
+    a.control.remove_upstream(&name("notes"), Some(vec![4]), OPERATOR).await.unwrap();
     until("it is gone", async || b.control.upstream_views().is_empty()).await;
     assert!(a.control.upstream_views().is_empty());
     for replica in [a, b] {
@@ -296,7 +344,7 @@ async fn what_comes_to_nothing_is_shown_and_mended_and_stops_nobody() {
     assert!(broken(&second, "notes").unwrap().contains("does not exist"), "{:?}", broken(&second, "notes"));
     assert!(matches!(create(&second, "notes", json!({ "command": ["x"] })).await, Err(UpstreamError::NameTaken)));
     std::fs::write(&secret, "x").unwrap();
-    second.control.publish_upstreams().await.unwrap();
+    second.control.publish_upstreams(Which::Troubled).await.unwrap();
     assert_eq!(broken(&second, "notes"), None);
     std::fs::remove_file(&secret).unwrap();
     assert!(matches!(set_enabled(&second, "notes", false).await.state, State::Disabled), "off needs no secret");

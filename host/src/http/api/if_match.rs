@@ -13,14 +13,47 @@ use super::Problem;
 /// Tags that are looked at.
 const MAX_TAGS: usize = 16;
 
-/// The revisions that a change is meant for; `None` for whatever there is.
-pub(super) struct IfMatch(pub(super) Option<Vec<u64>>);
+/// The revisions that a change is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum IfMatch {
+    /// It is not said.
+    Missing,
+    /// Whatever there is.
+    Any,
+    Revisions(Vec<u64>),
+}
+
+impl IfMatch {
+    /// The revisions, `None` for whatever there is, where that has to be said (RFC 6585 §3).
+    pub(super) fn needed(self) -> Result<Option<Vec<u64>>, Problem> {
+        match self {
+            Self::Missing => {
+                let detail = "say in If-Match which revision is to be changed, as ETag told it";
+                Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail))
+            }
+            Self::Any | Self::Revisions(_) => Ok(self.said()),
+        }
+    }
+
+    /// The same where it may be left out.
+    pub(super) fn said(self) -> Option<Vec<u64>> {
+        match self {
+            Self::Missing | Self::Any => None,
+            Self::Revisions(revisions) => Some(revisions),
+        }
+    }
+}
+
+/// What is said to whoever wanted to change something else than there is, which is at this revision.
+pub(super) fn is_other(detail: String, revision: u64) -> Problem {
+    Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail).with("revision", revision)
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        read(&parts.headers).map(Self).ok_or_else(|| {
+        read(&parts.headers).ok_or_else(|| {
             let detail = r#"If-Match has to be `*` or revisions in quotes, such as "7""#;
             Problem::new(StatusCode::BAD_REQUEST, "invalid_if_match", detail)
         })
@@ -28,13 +61,13 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 }
 
 /// `None` if it cannot be read.
-fn read(headers: &HeaderMap) -> Option<Option<Vec<u64>>> {
+fn read(headers: &HeaderMap) -> Option<IfMatch> {
     let (mut revisions, mut tags) = (Vec::new(), 0);
     for value in headers.get_all(IF_MATCH) {
         for tag in value.to_str().ok()?.split(',').map(str::trim) {
             tags += 1;
             if tag == "*" {
-                return Some(None);
+                return Some(IfMatch::Any);
             }
             // A weak one is none that is compared here, and what is no number is no revision of ours.
             let tag = tag.strip_prefix("W/").map_or((tag, true), |weak| (weak, false));
@@ -43,8 +76,8 @@ fn read(headers: &HeaderMap) -> Option<Option<Vec<u64>>> {
         }
     }
     match tags {
-        0 => Some(None),
-        1..=MAX_TAGS => Some(Some(revisions)),
+        0 => Some(IfMatch::Missing),
+        1..=MAX_TAGS => Some(IfMatch::Revisions(revisions)),
         _ => None,
     }
 }
@@ -64,14 +97,14 @@ mod tests {
     #[test]
     fn tags_are_revisions_in_quotes() {
         for (values, expected) in [
-            (&[][..], Some(None)),
-            (&["*"], Some(None)),
-            (&["\"7\""], Some(Some(vec![7]))),
-            (&["\"7\", \"8\"", "\"9\""], Some(Some(vec![7, 8, 9]))),
+            (&[][..], Some(IfMatch::Missing)),
+            (&["*"], Some(IfMatch::Any)),
+            (&["\"7\""], Some(IfMatch::Revisions(vec![7]))),
+            (&["\"7\", \"8\"", "\"9\""], Some(IfMatch::Revisions(vec![7, 8, 9]))),
             // Of something else: it matches nothing.
-            (&["\"abc\""], Some(Some(vec![]))),
-            (&["W/\"7\""], Some(Some(vec![]))),
-            (&["\"7\", *"], Some(None)),
+            (&["\"abc\""], Some(IfMatch::Revisions(vec![]))),
+            (&["W/\"7\""], Some(IfMatch::Revisions(vec![]))),
+            (&["\"7\", *"], Some(IfMatch::Any)),
             (&["7"], None),
             (&[""], None),
             (&["\"7"], None),
@@ -84,5 +117,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(IF_MATCH, HeaderValue::from_str(&vec!["\"1\""; MAX_TAGS + 1].join(",")).unwrap());
         assert_eq!(read(&headers), None);
+    }
+    #[test]
+    fn some_changes_need_one() {
+        let missing = IfMatch::Missing.needed().map_err(|problem| (problem.status, problem.code));
+        assert_eq!(missing, Err((StatusCode::PRECONDITION_REQUIRED, "precondition_required")));
+        assert_eq!((IfMatch::Any.needed().ok(), IfMatch::Missing.said()), (Some(None), None));
+        assert_eq!(IfMatch::Revisions(vec![7]).needed().ok(), Some(Some(vec![7])));
+        assert_eq!(IfMatch::Revisions(vec![7]).said(), Some(vec![7]));
     }
 }

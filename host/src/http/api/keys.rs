@@ -7,11 +7,11 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::if_match::{IfMatch, tagged};
-use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
+use super::if_match::{IfMatch, is_other, tagged};
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::keys::{DEFAULT_OVERLAP, KeyError, NewKey, Rotated};
 use crate::env::Timestamp;
 use crate::glob::Glob;
@@ -25,6 +25,8 @@ use crate::store::keys::Edit;
 const LIST: &str = "keys";
 /// Lines of an allow-list, and patterns on a line.
 const MAX_ENTRIES: usize = 256;
+/// An allow-list as JSON, in bytes: a record of the store has room for that and all else of a key.
+const MAX_ALLOW_BYTES: usize = 64 * 1024;
 
 /// One line of an allow-list, as in the configuration file.
 #[derive(Serialize, Deserialize)]
@@ -68,11 +70,6 @@ pub(super) struct KeyChange {
     expires: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     disabled: Option<Option<bool>>,
-}
-
-/// A member that is there, `null` included.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -190,7 +187,7 @@ pub(super) async fn change(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(name): Path,
-    IfMatch(seen): IfMatch,
+    condition: IfMatch,
     Json(change): Json<KeyChange>,
 ) -> Answer {
     let name = read_name(&name)?;
@@ -208,7 +205,7 @@ pub(super) async fn change(
         expires: expires.map(|expires| expires.as_deref().map(read_time).transpose()).transpose()?,
         standing: disabled.map(standing).transpose()?,
     };
-    let key = api.control.change_key(&name, seen, edit, operator.0).await?;
+    let key = api.control.change_key(&name, condition.said(), edit, operator.0).await?;
     Ok(shown(&api, &key))
 }
 
@@ -217,12 +214,13 @@ pub(super) async fn rotate(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(name): Path,
-    IfMatch(seen): IfMatch,
+    condition: IfMatch,
     Json(RotationRequest { overlap }): Json<RotationRequest>,
 ) -> Answer {
     let name = read_name(&name)?;
     let overlap = overlap.map_or(DEFAULT_OVERLAP, Duration::from_secs);
-    let Rotated { key, secret, has_ended_one } = api.control.rotate_key(&name, seen, overlap, operator.0).await?;
+    let Rotated { key, secret, has_ended_one } =
+        api.control.rotate_key(&name, condition.said(), overlap, operator.0).await?;
     let mut view = KeyView::of(&key, api.control.env.now()).with(&secret)?;
     view["ended_earlier"] = has_ended_one.into();
     Ok(tagged(ok(&view), key.revision))
@@ -233,8 +231,9 @@ pub(super) async fn end_earlier(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(name): Path,
+    condition: IfMatch,
 ) -> Answer {
-    api.control.end_earlier_secret(&read_name(&name)?, operator.0).await?;
+    api.control.end_earlier_secret(&read_name(&name)?, condition.said(), operator.0).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -242,8 +241,9 @@ pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(name): Path,
+    condition: IfMatch,
 ) -> Answer {
-    api.control.delete_key(&read_name(&name)?, operator.0).await?;
+    api.control.delete_key(&read_name(&name)?, condition.said(), operator.0).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -272,6 +272,10 @@ fn read_allow_list(lines: &[AllowLine]) -> Result<AllowList, Problem> {
     if too_many {
         return Err(Problem::invalid(format!("an allow-list has at most {MAX_ENTRIES} lines of {MAX_ENTRIES} tools")));
     }
+    let bytes = serde_json::to_vec(lines).map_err(|error| Problem::invalid(error.to_string()))?.len();
+    if bytes > MAX_ALLOW_BYTES {
+        return Err(Problem::invalid(format!("an allow-list has at most {} KiB", MAX_ALLOW_BYTES / 1024)));
+    }
     let glob = |text: &String| {
         Glob::parse(text).ok_or_else(|| Problem::invalid(format!("patterns have 1 to {} bytes", Glob::MAX_LEN)))
     };
@@ -294,8 +298,25 @@ impl From<KeyError> for Problem {
             KeyError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_keys", error.to_string()),
             KeyError::AlreadyExpired | KeyError::TooLong => Self::invalid(error.to_string()),
             KeyError::NoEarlier => Self::not_found("earlier secret"),
-            KeyError::Conflict(_) => Self::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", error.to_string()),
+            KeyError::Conflict(revision) => is_other(error.to_string(), revision),
             KeyError::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allow_list_has_a_size() {
+        let lines = |count: usize, length: usize| -> Vec<AllowLine> {
+            let line = |_| AllowLine { upstream: "notes".to_owned(), tools: vec!["x".repeat(length)] };
+            (0..count).map(line).collect()
+        };
+        assert!(read_allow_list(&lines(256, 200)).is_ok());
+        assert!(read_allow_list(&lines(256, 256)).is_err(), "too many bytes");
+        assert!(read_allow_list(&lines(257, 1)).is_err(), "too many lines");
+        assert!(read_allow_list(&lines(1, 257)).is_err(), "a pattern is too long");
     }
 }

@@ -15,8 +15,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::body::{self, read_limited};
@@ -464,6 +464,11 @@ fn ok(body: &impl Serialize) -> Response {
 
 fn respond(status: StatusCode, body: &impl Serialize) -> Response {
     super::error::json_response(status, crate::mcp::json::to_raw(body).get().to_owned())
+}
+
+/// A member of a merge patch (RFC 7396) that is there, `null` included.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// A JSON object whose type refuses unknown members.

@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::header::{ETAG, HeaderValue, IF_MATCH, LOCATION};
-use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use http::header::{HeaderValue, LOCATION};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Api, Json, Operator, Path, Problem, Query, ok, respond};
+use super::if_match::{IfMatch, is_other, tagged};
+use super::{Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
 use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView};
 use crate::config::definition::Misfit;
 use crate::config::{self, UpstreamTransport};
@@ -33,8 +33,21 @@ pub(super) struct UpstreamRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UpstreamChange {
-    definition: Option<Map<String, Value>>,
-    enabled: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    definition: Option<Option<Map<String, Value>>>,
+    #[serde(default, deserialize_with = "given")]
+    enabled: Option<Option<bool>>,
+}
+
+impl UpstreamChange {
+    /// An upstream has both: neither can be taken away.
+    fn read(self) -> Result<Change, Problem> {
+        let no_object = || Problem::invalid("`definition` is an object");
+        let neither = || Problem::invalid("`enabled` is true or false");
+        let definition = self.definition.map(|definition| definition.ok_or_else(no_object)).transpose()?;
+        let enabled = self.enabled.map(|enabled| enabled.ok_or_else(neither)).transpose()?;
+        Ok(Change { definition, enabled })
+    }
 }
 
 #[derive(Deserialize)]
@@ -86,15 +99,13 @@ pub(super) async fn change(
     Json(change): Json<UpstreamChange>,
 ) -> Answer {
     let name = read_name(&name)?;
-    let UpstreamChange { definition, enabled } = change;
     // Whoever may not change it at all is told so before anything else.
     let there = api.control.upstream_view(&name).ok_or_else(|| Problem::not_found("upstream"))?;
     if there.declared.is_none() {
         return Err(UpstreamError::ManagedByFile.into());
     }
-    let expected = condition.needed()?;
-    let change = Change { definition, enabled };
-    let upstream = api.control.change_upstream(&name, expected, change, query.care(), operator.0).await?;
+    let (seen, change) = (condition.needed()?, change.read()?);
+    let upstream = api.control.change_upstream(&name, seen, change, query.care(), operator.0).await?;
     Ok(shown(&api, StatusCode::OK, &upstream))
 }
 
@@ -104,7 +115,7 @@ pub(super) async fn remove(
     Path(name): Path,
     condition: IfMatch,
 ) -> Answer {
-    api.control.remove_upstream(&read_name(&name)?, condition.if_any(), operator.0).await?;
+    api.control.remove_upstream(&read_name(&name)?, condition.said(), operator.0).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -129,57 +140,6 @@ fn read_name(name: &str) -> Result<UpstreamName, Problem> {
     UpstreamName::parse(name).map_err(|_| Problem::not_found("upstream"))
 }
 
-/// Which revision a change is meant for (RFC 9110 §13.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IfMatch {
-    Missing,
-    Any,
-    Revision(u64),
-}
-
-impl IfMatch {
-    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut values = headers.get_all(IF_MATCH).iter();
-        let Some(value) = values.next() else { return Ok(Self::Missing) };
-        let text = value.to_str().ok().filter(|_| values.next().is_none()).map(str::trim);
-        let digits = |text: &str| text.trim_start_matches('"').trim_end_matches('"').parse().ok();
-        let read = match text {
-            Some("*") => Some(Self::Any),
-            Some(text) => digits(text).map(Self::Revision),
-            None => None,
-        };
-        let wrong = || Problem::new(StatusCode::BAD_REQUEST, "invalid_if_match", "If-Match must be one revision, or *");
-        read.ok_or_else(wrong)
-    }
-
-    /// The revision, where one has to be said.
-    fn needed(self) -> Result<Option<u64>, Problem> {
-        match self {
-            Self::Missing => {
-                let detail = "say in If-Match which revision is to be changed, as ETag told it";
-                Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail))
-            }
-            Self::Any => Ok(None),
-            Self::Revision(revision) => Ok(Some(revision)),
-        }
-    }
-
-    fn if_any(self) -> Option<u64> {
-        match self {
-            Self::Missing | Self::Any => None,
-            Self::Revision(revision) => Some(revision),
-        }
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Self::read(&parts.headers)
-    }
-}
-
 /// One upstream, with its definition and the revision to change it by.
 fn shown(api: &Api, status: StatusCode, upstream: &UpstreamView) -> Response {
     let mut body = view(upstream, api.control.env.now());
@@ -189,10 +149,11 @@ fn shown(api: &Api, status: StatusCode, upstream: &UpstreamView) -> Response {
         body["changed"] = declared.changed.to_string().into();
         body["changed_by"] = declared.changed_by.to_string().into();
     }
-    let mut response = respond(status, &body);
-    let revision = upstream.declared.as_ref().map(|declared| format!("\"{}\"", declared.revision));
-    response.headers_mut().extend(revision.and_then(|tag| HeaderValue::try_from(tag).ok()).map(|tag| (ETAG, tag)));
-    response
+    let response = respond(status, &body);
+    match &upstream.declared {
+        Some(declared) => tagged(response, declared.revision),
+        None => response,
+    }
 }
 
 fn view(upstream: &UpstreamView, now: Timestamp) -> Value {
@@ -292,9 +253,7 @@ impl From<UpstreamError> for Problem {
             UpstreamError::TooMany => conflict("too_many_upstreams"),
             UpstreamError::NotFound => Self::not_found("upstream"),
             UpstreamError::Reserved | UpstreamError::TooLarge => Self::invalid(detail),
-            UpstreamError::Conflict { revision } => {
-                Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail).with("revision", revision)
-            }
+            UpstreamError::Conflict { revision } => is_other(detail, revision),
             UpstreamError::Mistakes(misfits) => {
                 let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_definition", summary(&misfits));
                 problem.with("stage", "settings").with("mistakes", mistakes(&misfits))
@@ -316,21 +275,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_says_which_revision_it_is_meant_for() {
-        let read = |value: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.extend(value.map(|value| (IF_MATCH, HeaderValue::from_str(value).unwrap())));
-            IfMatch::read(&headers).map_err(|problem| problem.code)
+    fn null_is_no_definition_and_no_answer() {
+        let read = |text: &str| {
+            let change: UpstreamChange = serde_json::from_str(text).unwrap();
+            change.read().map(|change| (change.definition.is_some(), change.enabled)).map_err(|problem| problem.code)
         };
-        assert_eq!(read(None), Ok(IfMatch::Missing));
-        assert_eq!(read(Some("*")), Ok(IfMatch::Any));
-        assert_eq!(read(Some("\"7\"")), Ok(IfMatch::Revision(7)));
-        assert_eq!(read(Some("7")), Ok(IfMatch::Revision(7)));
-        for wrong in ["", "W/\"7\"", "\"7\", \"8\"", "seven", "-1"] {
-            assert_eq!(read(Some(wrong)), Err("invalid_if_match"), "{wrong}");
-        }
-        assert_eq!(IfMatch::Missing.needed().map_err(|problem| problem.status), Err(StatusCode::PRECONDITION_REQUIRED));
-        assert_eq!(IfMatch::Any.needed().ok(), Some(None));
+        assert_eq!(read("{}"), Ok((false, None)));
+        assert_eq!(read(r#"{"definition":{},"enabled":false}"#), Ok((true, Some(false))));
+        assert_eq!(read(r#"{"definition":null}"#), Err("invalid"));
+        assert_eq!(read(r#"{"enabled":null}"#), Err("invalid"));
     }
 
     #[test]

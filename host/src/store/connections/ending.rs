@@ -42,7 +42,7 @@ pub enum Whose {
 }
 
 /// A step of [`end_all_of`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     pub connections: usize,
     pub flows: usize,

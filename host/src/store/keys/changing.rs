@@ -20,6 +20,9 @@ use crate::store::{Store, StoreError, WriteTx, audit};
 /// Keys whose earlier secret is forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: usize = 100;
 
+/// Of an allow-list, what the audit trail tells for each side of a change, in bytes.
+const TOLD_BYTES: usize = 16 * 1024;
+
 /// What is to be otherwise with a key. What is `None` stays.
 #[derive(Clone, Debug, Default)]
 pub struct Edit {
@@ -69,6 +72,8 @@ pub enum Ending {
     /// The key has one secret.
     None,
     NotFound,
+    /// It has another revision, this one.
+    Conflict(u64),
 }
 
 /// Changes a key, if it is at one of the revisions `seen`, or at any.
@@ -112,7 +117,7 @@ fn change_in(
     Ok(Changing::Done(Box::new(after.try_into()?)))
 }
 
-fn is_seen(record: &KeyRecord, seen: Option<&[u64]>) -> bool {
+pub(super) fn is_seen(record: &KeyRecord, seen: Option<&[u64]>) -> bool {
     seen.is_none_or(|seen| seen.contains(&record.revision))
 }
 
@@ -146,7 +151,7 @@ type Difference = (&'static str, Option<String>, Option<String>);
 fn differences(before: &KeyRecord, after: &KeyRecord) -> Vec<Difference> {
     let words = |key: &KeyRecord| {
         [
-            ("allow", Some(key.allow.iter().flat_map(AllowRecord::words).collect::<Vec<_>>().join(" "))),
+            ("allow", Some(told(&key.allow.iter().flat_map(AllowRecord::words).collect::<Vec<_>>()))),
             ("scopes", Some(key.scopes.join(" "))),
             ("groups", Some(key.groups.join(" "))),
             ("owner", key.owner.clone()),
@@ -157,6 +162,20 @@ fn differences(before: &KeyRecord, after: &KeyRecord) -> Vec<Difference> {
     let told =
         pairs.filter(|((field, from), (_, to))| from != to || (*field == "allow" && before.allow != after.allow));
     told.map(|((field, from), (_, to))| (field, from, to)).collect()
+}
+
+/// Words for the audit trail: of many, the first ones, and how many more there are.
+fn told(words: &[String]) -> String {
+    let mut length = 0;
+    let fit = words.iter().take_while(|word| {
+        length += word.len() + 1;
+        length <= TOLD_BYTES
+    });
+    let told = fit.map(String::as_str).collect::<Vec<_>>();
+    match words.len() - told.len() {
+        0 => told.join(" "),
+        more => format!("{} … and {more} more", told.join(" ")),
+    }
 }
 
 /// Gives a key another secret, if it is at one of the revisions `seen`, or at any. There is at most one earlier secret: one
@@ -197,12 +216,20 @@ fn rotate_in(
     Ok(Rotating::Rotated { key: Box::new(after.try_into()?), has_ended_one })
 }
 
-/// Ends the earlier secret of a key before its time.
-pub async fn end_earlier(store: &Store, name: &KeyName, actor: Actor) -> Result<Ending, StoreError> {
+/// Ends the earlier secret of a key before its time, if it is at one of the revisions `seen`, or at any.
+pub async fn end_earlier(
+    store: &Store,
+    name: &KeyName,
+    seen: Option<Vec<u64>>,
+    actor: Actor,
+) -> Result<Ending, StoreError> {
     let name = name.clone();
     store
         .write(move |tx| {
             let Some(before) = KEYS.get(tx, name.as_str().as_bytes())? else { return Ok(Ending::NotFound) };
+            if !is_seen(&before, seen.as_deref()) {
+                return Ok(Ending::Conflict(before.revision));
+            }
             let now = tx.now();
             if before.earlier.as_ref().is_none_or(|earlier| earlier.until_ms <= now.as_millis()) {
                 return Ok(Ending::None);

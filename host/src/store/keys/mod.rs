@@ -66,6 +66,8 @@ pub enum StandingChange {
 pub enum Deletion {
     Deleted,
     NotFound,
+    /// It has another revision, this one.
+    Conflict(u64),
 }
 
 /// Keeps a new key. The store takes it over: its `managed_by` becomes [`ManagedBy::Store`].
@@ -137,10 +139,16 @@ fn tell_standing(
     }
 }
 
-/// Deletes a key and ends its connections. Its name may be used again; the audit trail keeps both lives.
-pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Deletion, StoreError> {
+/// Deletes a key, if it is at one of the revisions `seen`, or at any, and ends its connections. Its name may be used again;
+/// the audit trail keeps both lives.
+pub async fn delete(
+    store: &Store,
+    name: &KeyName,
+    seen: Option<Vec<u64>>,
+    actor: Actor,
+) -> Result<Deletion, StoreError> {
     let of = name.clone();
-    let (deletion, mut has_more) = store.write(move |tx| delete_in(tx, &of, actor)).await?;
+    let (deletion, mut has_more) = store.write(move |tx| delete_in(tx, &of, seen.as_deref(), actor)).await?;
     while has_more {
         let of = name.clone();
         has_more = store.write(move |tx| end_more(tx, &of, actor)).await?;
@@ -149,11 +157,20 @@ pub async fn delete(store: &Store, name: &KeyName, actor: Actor) -> Result<Delet
 }
 
 /// What came of it, and whether there may be more connections to end.
-fn delete_in(tx: &mut WriteTx<'_>, name: &KeyName, actor: Actor) -> Result<(Deletion, bool), StoreError> {
-    if KEYS.remove(tx, name.as_str().as_bytes())?.is_none() {
+fn delete_in(
+    tx: &mut WriteTx<'_>,
+    name: &KeyName,
+    seen: Option<&[u64]>,
+    actor: Actor,
+) -> Result<(Deletion, bool), StoreError> {
+    let Some(record) = KEYS.get(tx, name.as_str().as_bytes())? else {
         // An earlier deletion may have been interrupted before its end.
         return Ok((Deletion::NotFound, connections::are_left(tx, &connections_of(name))?));
+    };
+    if !changing::is_seen(&record, seen) {
+        return Ok((Deletion::Conflict(record.revision), false));
     }
+    KEYS.remove(tx, name.as_str().as_bytes())?;
     audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
     revoke_granted(tx, name, actor)?;
     // Nobody can open what is sealed for the key from here on.

@@ -103,8 +103,8 @@ async fn every_change_and_nothing_else_is_in_the_audit_trail() {
         assert_eq!(set_standing(&store, &ci, standing, ACTOR).await.unwrap(), expected);
         assert_eq!(by_digest(&store, Digest::of(b"ci")).await.unwrap().unwrap().standing, standing);
     }
-    assert_eq!(delete(&store, &ci, ACTOR).await.unwrap(), Deletion::Deleted);
-    assert_eq!(delete(&store, &ci, ACTOR).await.unwrap(), Deletion::NotFound);
+    assert_eq!(delete(&store, &ci, None, ACTOR).await.unwrap(), Deletion::Deleted);
+    assert_eq!(delete(&store, &ci, None, ACTOR).await.unwrap(), Deletion::NotFound);
     assert_eq!(set_standing(&store, &ci, Standing::Enabled, ACTOR).await.unwrap(), StandingChange::NotFound);
     assert_eq!(by_digest(&store, Digest::of(b"ci")).await.unwrap(), None);
     let revoked =
@@ -139,7 +139,7 @@ async fn who_has_the_name_of_a_deleted_key_has_nothing_else_of_it() {
         issue(store, 1, "a", party("ci", "app")).await;
         issue(store, 2, "b", party("other", "app")).await;
 
-        assert_eq!(delete(store, &name("ci"), ACTOR).await.unwrap(), Deletion::Deleted);
+        assert_eq!(delete(store, &name("ci"), None, ACTOR).await.unwrap(), Deletion::Deleted);
         let left = connections::list(store, connections::Filter::default(), anybody, None, 9).await.unwrap();
         assert_eq!(left.items, []);
         assert_eq!(flows::get(store, flow.state).await.unwrap(), None);
@@ -165,7 +165,7 @@ async fn a_name_is_not_free_while_connections_are_left_under_it() {
     connections::tests::connected(&store, &Holder::Of(Principal::Key(name("ci2"))), "notes").await;
     assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::StillEnding);
     // As after a deletion that was interrupted.
-    assert_eq!(delete(&store, &name("ci"), ACTOR).await.unwrap(), Deletion::NotFound);
+    assert_eq!(delete(&store, &name("ci"), None, ACTOR).await.unwrap(), Deletion::NotFound);
     assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created);
 }
 
@@ -193,7 +193,7 @@ async fn a_list_is_newest_first_and_stable_while_keys_come_and_go() {
     let first = list(&store, None, 2).await.unwrap();
     assert_eq!(names(&first), "cd");
     create(&store, key("newer", 40), ACTOR).await.unwrap();
-    delete(&store, &name("d"), ACTOR).await.unwrap();
+    delete(&store, &name("d"), None, ACTOR).await.unwrap();
     let second = list(&store, first.next, 2).await.unwrap();
     assert_eq!(names(&second), "ba");
     let third = list(&store, second.next, 2).await.unwrap();
@@ -209,7 +209,7 @@ async fn there_are_at_most_so_many_keys() {
         store.write(move |tx| records.iter().try_for_each(|record| KEYS.put(tx, record))).await.unwrap();
     }
     assert_eq!(create(&store, key("one-more", 2), ACTOR).await.unwrap(), Creation::TooMany);
-    delete(&store, &name("k17"), ACTOR).await.unwrap();
+    delete(&store, &name("k17"), None, ACTOR).await.unwrap();
     assert_eq!(create(&store, key("one-more", 2), ACTOR).await.unwrap(), Creation::Created);
     let all = all(&store).await.unwrap();
     assert_eq!(all.iter().map(|key| key.name.clone()).collect::<BTreeSet<_>>().len(), MAX_KEYS);
@@ -344,6 +344,21 @@ async fn what_is_given_changes_and_is_told_and_the_rest_stays() {
 }
 
 #[tokio::test]
+async fn a_long_list_can_be_narrowed_and_is_told_in_part() {
+    let store = memory().await;
+    let glob = |text: String| Glob::parse(&text).unwrap();
+    let tools = (0..700).map(|number| glob(format!("{number:0>250}"))).collect();
+    let allow = AllowList(vec![AllowEntry { upstream: glob("notes".to_owned()), tools }]);
+    create(&store, VirtualKey { allow, ..key("ci", 5) }, ACTOR).await.unwrap();
+    let narrow = Edit { allow: Some(AllowList::default()), ..Edit::default() };
+    assert!(matches!(change(&store, &name("ci"), None, narrow, ACTOR).await.unwrap(), Changing::Done(_)));
+    let told = changes(&store).await;
+    let (from, to) = (told[0].1.as_deref().unwrap(), told[0].2.as_deref());
+    assert!(from.starts_with("notes/000") && from.ends_with(" … and 637 more"), "{}", from.len());
+    assert_eq!(to, Some(""));
+}
+
+#[tokio::test]
 async fn of_many_changes_of_one_revision_one_counts() {
     let store = memory().await;
     create(&store, key("ci", 5), ACTOR).await.unwrap();
@@ -391,14 +406,14 @@ async fn a_key_has_one_earlier_secret_at_most_and_keeps_all_else() {
         // Its time is over: it is none any more, whether or not somebody has forgotten it.
         assert_eq!(forget_earlier(store, vec![ci.clone(), name("other")]).await.unwrap(), 0, "it is good still");
         place.forward(HOUR);
-        assert_eq!(end_earlier(store, &ci, ACTOR).await.unwrap(), Ending::None);
+        assert_eq!(end_earlier(store, &ci, None, ACTOR).await.unwrap(), Ending::None);
         assert_eq!(earlier(store).await, Some(Digest::of(b"two")));
         assert_eq!(forget_earlier(store, vec![ci.clone(), name("other")]).await.unwrap(), 1);
         assert_eq!(earlier(store).await, None);
 
         assert_eq!(turn(b"four", HOUR).await, (Digest::of(b"four"), 4, false), "to be forgotten is no change");
-        assert_eq!(end_earlier(store, &ci, ACTOR).await.unwrap(), Ending::Ended);
-        assert_eq!(end_earlier(store, &ci, ACTOR).await.unwrap(), Ending::None);
+        assert_eq!(end_earlier(store, &ci, None, ACTOR).await.unwrap(), Ending::Ended);
+        assert_eq!(end_earlier(store, &ci, None, ACTOR).await.unwrap(), Ending::None);
         assert_eq!(events(store).await.pop(), Some(AuditEvent::KeyEarlierEnded { name: ci.clone() }));
         assert_eq!(turn(b"five", Duration::ZERO).await, (Digest::of(b"five"), 6, false));
         assert_eq!(earlier(store).await, None);
@@ -409,8 +424,11 @@ async fn a_key_has_one_earlier_secret_at_most_and_keeps_all_else() {
         let rotation = || Rotation { digest: Digest::of(b"x"), overlap: HOUR };
         let conflict = rotate(store, &ci, Some(vec![5]), rotation(), ACTOR).await.unwrap();
         assert_eq!(conflict, Rotating::Conflict(6));
+        assert_eq!(end_earlier(store, &ci, Some(vec![5]), ACTOR).await.unwrap(), Ending::Conflict(6));
+        assert_eq!(delete(store, &ci, Some(vec![5]), ACTOR).await.unwrap(), Deletion::Conflict(6));
+        assert!(by_name(store, &ci).await.unwrap().is_some());
         assert_eq!(rotate(store, &name("none"), None, rotation(), ACTOR).await.unwrap(), Rotating::NotFound);
-        assert_eq!(end_earlier(store, &name("none"), ACTOR).await.unwrap(), Ending::NotFound);
+        assert_eq!(end_earlier(store, &name("none"), None, ACTOR).await.unwrap(), Ending::NotFound);
         assert_eq!(store.verify().await.unwrap(), []);
     }
 }

@@ -89,6 +89,10 @@ pub enum Declaring {
 pub struct Edit {
     pub content: Option<Content>,
     pub enabled: Option<bool>,
+    /// Whether nobody has tried if what it comes to works.
+    pub unchecked: bool,
+    /// When the one that is meant was declared: an earlier one of its name may have had the same revision.
+    pub created: Option<Timestamp>,
 }
 
 /// What came of [`change`].
@@ -190,23 +194,36 @@ pub async fn change(
     actor: Actor,
 ) -> Result<Changing, StoreError> {
     let name = name.clone();
-    let (content, enabled) = (edit.content.map(Written::from), edit.enabled);
-    store.write(move |tx| change_in(tx, &name, expected, (content.as_ref(), enabled), actor)).await
+    let Edit { content, enabled, unchecked, created } = edit;
+    let content = content.map(Written::from);
+    let edit = move |tx: &mut WriteTx<'_>| {
+        let edit = WrittenEdit { content: content.as_ref(), enabled, unchecked };
+        change_in(tx, &name, (expected, created), &edit, actor)
+    };
+    store.write(edit).await
+}
+
+/// An [`Edit`] as it is written down.
+struct WrittenEdit<'a> {
+    content: Option<&'a Written>,
+    enabled: Option<bool>,
+    unchecked: bool,
 }
 
 fn change_in(
     tx: &mut WriteTx<'_>,
     name: &UpstreamName,
-    expected: Option<u64>,
-    (content, enabled): (Option<&Written>, Option<bool>),
+    (expected, created): (Option<u64>, Option<Timestamp>),
+    edit: &WrittenEdit<'_>,
     actor: Actor,
 ) -> Result<Changing, StoreError> {
     let Some(before) = UPSTREAMS.get(tx, name.as_str().as_bytes())? else { return Ok(Changing::NotFound) };
-    if expected.is_some_and(|expected| expected != before.revision) {
+    let is_other = created.is_some_and(|created| created.as_millis() != before.created_ms);
+    if is_other || expected.is_some_and(|expected| expected != before.revision) {
         return Ok(Changing::Conflict(before.revision));
     }
-    let enabled = enabled.unwrap_or(before.enabled);
-    let content = content.filter(|content| content.definition != before.definition);
+    let enabled = edit.enabled.unwrap_or(before.enabled);
+    let content = edit.content.filter(|content| content.definition != before.definition);
     if content.is_none() && enabled == before.enabled {
         return Ok(Changing::Unchanged(Box::new(before.try_into()?)));
     }
@@ -216,7 +233,7 @@ fn change_in(
     if content.map_or(Ok(false), |content| content.is_stale(tx))? {
         return Ok(Changing::Stale);
     }
-    let unchecked = content.is_some_and(|content| content.unchecked);
+    let unchecked = edit.unchecked || content.is_some_and(|content| content.unchecked);
     let (definition, secrets) = match content {
         Some(content) => (content.definition.clone(), content.secrets.clone()),
         None => (before.definition.clone(), before.secrets.clone()),
@@ -260,11 +277,11 @@ impl Written {
     }
 }
 
-/// Takes a declaration back. With `expected`, only that of this revision.
+/// Takes a declaration back, if it is at one of the revisions `seen`, or at any.
 pub async fn withdraw(
     store: &Store,
     name: &UpstreamName,
-    expected: Option<u64>,
+    seen: Option<Vec<u64>>,
     actor: Actor,
 ) -> Result<Withdrawal, StoreError> {
     let name = name.clone();
@@ -272,7 +289,7 @@ pub async fn withdraw(
         .write(move |tx| {
             let key = name.as_str().as_bytes();
             let Some(record) = UPSTREAMS.get(tx, key)? else { return Ok(Withdrawal::NotFound) };
-            if expected.is_some_and(|expected| expected != record.revision) {
+            if seen.as_ref().is_some_and(|seen| !seen.contains(&record.revision)) {
                 return Ok(Withdrawal::Conflict(record.revision));
             }
             UPSTREAMS.remove(tx, key)?;
@@ -289,6 +306,21 @@ pub async fn withdraw(
 pub async fn get(store: &Store, name: &UpstreamName) -> Result<Option<Declaration>, StoreError> {
     let name = name.clone();
     store.read(move |tx| UPSTREAMS.get(tx, name.as_str().as_bytes())?.map(TryFrom::try_from).transpose()).await
+}
+
+/// The ids of those among these secrets that were sealed by a data key which is not there any more.
+pub async fn lost(store: &Store, secrets: BTreeMap<String, Sealed>) -> Result<BTreeSet<String>, StoreError> {
+    store
+        .read(move |tx| {
+            let mut lost = BTreeSet::new();
+            for (id, sealed) in &secrets {
+                if !data_keys::seals(tx, &Owner::Deployment, sealed)? {
+                    lost.insert(id.clone());
+                }
+            }
+            Ok(lost)
+        })
+        .await
 }
 
 /// When an upstream was declared, if the store has it.

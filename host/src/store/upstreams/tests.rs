@@ -59,14 +59,19 @@ async fn of_two_changes_of_one_revision_one_is_made(store: Store) {
     let Changing::Changed(changed) = change(&store, &notes, Some(1), disable.clone(), OTHER).await.unwrap() else {
         panic!()
     };
+    let changed_at = changed.created.as_millis();
     assert_eq!((changed.revision, changed.enabled, changed.created_by, changed.changed_by), (2, false, ACTOR, OTHER));
     assert_eq!(change(&store, &notes, Some(1), disable.clone(), ACTOR).await.unwrap(), Changing::Conflict(2));
     assert_eq!(change(&store, &notes, None, disable.clone(), ACTOR).await.unwrap(), Changing::Unchanged(changed));
+    let created = Some(Timestamp::from_millis(changed_at + 1));
+    let of_another = Edit { created, enabled: Some(true), ..Edit::default() };
+    let conflict = change(&store, &notes, Some(2), of_another, ACTOR).await.unwrap();
+    assert_eq!(conflict, Changing::Conflict(2), "it was declared at another time: it is another one");
     assert_eq!(change(&store, &name("other"), None, disable, ACTOR).await.unwrap(), Changing::NotFound);
-    let large = Edit { content: Some(content(json!("x".repeat(MAX_DEFINITION_BYTES)))), enabled: None };
+    let large = Edit { content: Some(content(json!("x".repeat(MAX_DEFINITION_BYTES)))), ..Edit::default() };
     assert_eq!(change(&store, &notes, None, large, ACTOR).await.unwrap(), Changing::TooLarge);
-    assert_eq!(withdraw(&store, &notes, Some(1), ACTOR).await.unwrap(), Withdrawal::Conflict(2));
-    assert_eq!(withdraw(&store, &notes, Some(2), ACTOR).await.unwrap(), Withdrawal::Withdrawn);
+    assert_eq!(withdraw(&store, &notes, Some(vec![1, 3]), ACTOR).await.unwrap(), Withdrawal::Conflict(2));
+    assert_eq!(withdraw(&store, &notes, Some(vec![1, 2]), ACTOR).await.unwrap(), Withdrawal::Withdrawn);
     assert_eq!(withdraw(&store, &notes, None, ACTOR).await.unwrap(), Withdrawal::NotFound);
     declared(&store, "notes").await;
     assert_eq!(store.verify().await.unwrap(), []);
@@ -98,8 +103,9 @@ async fn secrets_are_as_many_as_fit_and_sealed_by_a_key_that_is_there(store: Sto
     assert_eq!(notes(of(MAX_SECRETS + 1, 10)).await.unwrap(), Declaring::TooLarge);
     assert_eq!(notes(of(2, MAX_SEALED_BYTES / 2)).await.unwrap(), Declaring::TooLarge);
     assert_eq!(notes(of(1, 40)).await.unwrap(), Declaring::Stale, "nobody could open it");
+    assert_eq!(lost(&store, of(2, 40).secrets).await.unwrap(), BTreeSet::from(["0".to_owned(), "1".to_owned()]));
     declared(&store, "notes").await;
-    let edit = Edit { content: Some(Content { definition: json!({ "a": 1 }), ..of(1, 40) }), enabled: None };
+    let edit = Edit { content: Some(Content { definition: json!({ "a": 1 }), ..of(1, 40) }), ..Edit::default() };
     assert_eq!(change(&store, &name("notes"), Some(1), edit, ACTOR).await.unwrap(), Changing::Stale);
     assert_eq!(get(&store, &name("notes")).await.unwrap().unwrap().revision, 1);
 }

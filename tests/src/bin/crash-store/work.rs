@@ -163,7 +163,8 @@ async fn indexed_records(store: Store, writer: u64) -> anyhow::Result<()> {
         tell(&format!("disabled {writer} {number}"))?;
         if let Some(old) = number.checked_sub(KEYS_KEPT) {
             // It may be gone: an earlier life deleted it and could not say so.
-            let (Deletion::Deleted | Deletion::NotFound) = keys::delete(&store, &key_name(writer, old)?, actor).await?;
+            let deletion = keys::delete(&store, &key_name(writer, old)?, None, actor).await?;
+            ensure!(matches!(deletion, Deletion::Deleted | Deletion::NotFound), "{name} was not deleted: {deletion:?}");
             tell(&format!("deleted {writer} {old}"))?;
         }
         number += 1;
