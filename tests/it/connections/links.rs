@@ -52,7 +52,7 @@ async fn u4_a_link_that_has_done_its_work_does_none_again() {
     assert_eq!(browser.get(&back).await.status(), 400, "an answer counts once");
     let mut other = Browser::new(gateway.public);
     assert_eq!(open(&mut other, &link).await.status(), 403);
-    assert_eq!(other.get(&back).await.status(), 400);
+    assert_eq!(other.get(&back).await.status(), 403, "the browser is looked at first");
     assert_eq!(mail.asked("/token"), 1);
     whoami(&gateway.caller("alice").call("mail__whoami", json!({})).await);
 }

@@ -147,7 +147,7 @@ async fn a_policy_that_hides_everything_hides_the_tool_for_connecting_and_a_narr
 
     let builder = Gateway::builder().section(&section(&vault, "")).key("ann");
     let builder = builder.key_for("narrow", r#"[{ upstream = "vault", tools = ["whoami"] }]"#);
-    let gateway = builder.key_for("elsewhere", r#"[{ upstream = "other", tools = ["*"] }]"#).start().await;
+    let gateway = builder.key_for("elsewhere", r#"[{ upstream = "other-*", tools = ["*"] }]"#).start().await;
     until_tried(&gateway).await;
     let narrow = gateway.caller("narrow");
     assert_eq!(narrow.tool_names().await, ["vault__connect"]);

@@ -92,7 +92,7 @@ async fn u2_an_answer_of_another_issuer_is_not_taken_and_its_code_is_shown_to_no
     assert_eq!(mail.asked("/token"), 0);
     nothing_is_stored(&gateway).await;
     let trail = gateway.operator("GET", "/api/v1/audit?limit=200", None).await.json();
-    let refused = |entry: &&Value| entry["event"] == "connection_flow.refused" && entry["check"] == "issuer";
+    let refused = |entry: &&Value| entry["event"] == "connection_flow.refused" && entry["detail"]["check"] == "issuer";
     assert_eq!(trail["entries"].as_array().unwrap().iter().filter(refused).count(), 2, "{trail}");
 }
 

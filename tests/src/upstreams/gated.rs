@@ -426,20 +426,30 @@ impl State {
     async fn without_others_tools(&self, response: Response<Incoming>, shown: Option<&str>) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let Ok(mut message) = serde_json::from_slice::<Value>(&body) else {
-            return Response::from_parts(parts, Body::from(body));
-        };
+        let body = String::from_utf8_lossy(&body);
+        // A document of its own, or one of a stream's events: either stands on one line.
+        let lines: Vec<String> = body
+            .split('\n')
+            .map(|line| {
+                let (field, text) = if line.starts_with("data:") { line.split_at("data:".len()) } else { ("", line) };
+                self.without_others_tools_in(text, shown)
+                    .map_or_else(|| line.to_owned(), |text| format!("{field}{text}"))
+            })
+            .collect();
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(lines.join("\n")))
+    }
+
+    /// `None` where this is no list of tools.
+    fn without_others_tools_in(&self, text: &str, shown: Option<&str>) -> Option<String> {
+        let mut message: Value = serde_json::from_str(text).ok()?;
         let inner = self.lock();
         let is_for_others = |tool: &Value| {
             let only = tool["name"].as_str().and_then(|name| inner.own_tools.get(name));
             only.is_some_and(|only| Some(only.as_str()) != shown)
         };
-        if let Some(tools) = message.pointer_mut("/result/tools").and_then(Value::as_array_mut) {
-            tools.retain(|tool| !is_for_others(tool));
-        }
-        drop(inner);
-        parts.headers.remove(http::header::CONTENT_LENGTH);
-        Response::from_parts(parts, Body::from(message.to_string()))
+        message.pointer_mut("/result/tools")?.as_array_mut()?.retain(|tool| !is_for_others(tool));
+        Some(message.to_string())
     }
 
     fn register(&self, metadata: &Value) -> Response<Body> {

@@ -20,8 +20,9 @@ use crate::store::{Store, StoreError, WriteTx, audit};
 /// Keys whose earlier secret is forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: usize = 100;
 
-/// Of an allow-list, what the audit trail tells for each side of a change, in bytes.
-const TOLD_BYTES: usize = 16 * 1024;
+/// Of an allow-list, what the audit trail tells for each side of a change, in bytes: what is longer than its texts may be
+/// would lose its end.
+const TOLD_BYTES: usize = 3 * 1024;
 
 /// What is to be otherwise with a key. What is `None` stays.
 #[derive(Clone, Debug, Default)]
