@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { createWriteStream, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createWriteStream, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -142,7 +142,8 @@ export function scratch() {
  */
 export function start(name, command, { env = {}, cwd } = {}) {
   const logFile = path.join(logs, `${name}.log`);
-  const log = createWriteStream(logFile);
+  // Opened here and now: what an earlier program of this name has left there is read by nobody.
+  const log = createWriteStream(logFile, { fd: openSync(logFile, 'w') });
   const child = spawn(command[0], command.slice(1), {
     cwd,
     env: { PATH: process.env.PATH, HOME: scratch(), ...env },

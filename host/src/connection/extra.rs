@@ -1,7 +1,7 @@
 //! Extra headers: what a caller's own request says in headers that an operator lets through to an upstream.
 //!
-//! Pure. They are the caller's words, and proof of nothing. Names that carry credentials, that belong to browsers, or by which
-//! proxies say who somebody is, are never among them, in either spelling (see [`super::header`]).
+//! Pure. They are the caller's words, and proof of nothing. Names under which callers show who they are here, that belong to
+//! browsers, or by which common proxies say who somebody is, are never among them, in either spelling (see [`super::header`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,20 +18,47 @@ pub const MAX_VALUE_BYTES: usize = 1_024;
 /// Names besides those that no header may have which somebody gives.
 const FORBIDDEN: &[&str] = &[
     "authorization",
+    "cf-connecting-ip",
     "client-ip",
     "cookie",
     "dpop",
+    "fastly-client-ip",
+    "http2-settings",
     "origin",
+    "range",
     "referer",
     "remote-user",
+    "set-cookie",
     "true-client-ip",
     "x-client-ip",
+    "x-cluster-client-ip",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
     "x-real-ip",
     "x-remote-user",
+    "x-rewrite-url",
+    "x-webauth-user",
 ];
 
 /// What the names of such headers begin with.
-const FORBIDDEN_PREFIXES: &[&str] = &["access-control-", "proxy-", "sec-", "x-auth-request-", "x-original-"];
+const FORBIDDEN_PREFIXES: &[&str] = &[
+    "access-control-",
+    "cf-access-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-envoy-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-original-",
+    "x-ssl-client-",
+];
 
 /// The name that is meant, in lower case.
 ///

@@ -108,6 +108,8 @@ pub struct Exchanged {
     /// What was granted, or else what was asked for.
     pub scopes: TokenList,
     pub issuer: String,
+    /// What the person is called there.
+    pub subject: String,
 }
 
 /// Why there is none.

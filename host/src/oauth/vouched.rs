@@ -42,8 +42,6 @@ pub struct About {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub email_verified: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<String>>,
     /// The provider that knows the person by `sub`, if that is what `sub` is.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,12 +3,10 @@
 //! to yet may lead anywhere.
 
 use std::path::Path;
-use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::stdio::NOT_STARTED;
+use super::stdio::{NOT_STARTED, homes};
 use super::sync::Seen;
 use super::{Upstream, UpstreamError};
 use crate::config::{self, UpstreamAuth, UpstreamTransport};
@@ -23,9 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Status of an upstream that wants to be shown a credential.
 const UNAUTHORIZED: u16 = 401;
-
-/// Tells trials of this process apart.
-static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// How far a trial came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +72,7 @@ impl Upstream {
         tasks: &Tasks,
     ) -> Result<(), UpstreamError> {
         // A program has a home that goes with it.
-        let home =
-            data_dir.join("trials").join(format!("{}-{}", process::id(), NUMBERS.fetch_add(1, Ordering::Relaxed)));
+        let home = homes::fresh(&data_dir.join("trials"));
         let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
         let (_, seen) = see_once(settings, outbound, limits, &home, tasks).await;
         if is_program && let Err(error) = tokio::fs::remove_dir_all(&home).await {

@@ -13,8 +13,9 @@ async fn scene() -> (Gated, Gateway) {
     let mail = Gated::by_exchange().await;
     let section = format!(
         "[auth]\nguests = true\n[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"token-exchange\"\n\
-         client_id = \"{CLIENT}\"\nclient_secret = \"file:mail.secret\"\nsubject = \"login\"\nclaims = [\"name\"]\n",
-        mail.url
+         issuer = \"{}\"\nclient_id = \"{CLIENT}\"\nclient_secret = \"file:mail.secret\"\nsubject = \"login\"\nclaims = [\"name\"]\n",
+        mail.url,
+        mail.origin()
     );
     let builder = Gateway::builder().section(&section).file("mail.secret", SECRET.as_bytes());
     let gateway = builder.key("alice").start().await;

@@ -78,7 +78,7 @@ pub struct UpstreamAuth {
     #[schemars(extend("default" = "none"))]
     pub kind: Setting<UpstreamAuthKind>,
     /// The issuer identifier of its authorization server. For `shared-oauth`, `per-user-oauth` and `token-exchange` only;
-    /// without it, the one that the server names.
+    /// without it, the one that the server names, but for `token-exchange`, which needs it.
     #[schemars(extend("pattern" = "^https?://[^?#@]+$"))]
     pub issuer: Setting<String>,
     /// What this gateway is called at the authorization server. For `shared-oauth`, `per-user-oauth` and `token-exchange`
@@ -89,7 +89,7 @@ pub struct UpstreamAuth {
     #[schemars(extend("pattern" = "^(env|file):.+$"))]
     pub client_secret: Setting<String>,
     /// Scopes to ask for. For `shared-oauth`, `per-user-oauth` and `token-exchange` only; without them, those that the
-    /// server asks for.
+    /// server asks for, or with `token-exchange` none.
     pub scopes: Setting<Vec<At<String>>>,
     /// Names of the headers that each person gives values for. For `per-user-headers` only.
     #[schemars(length(min = 1))]
@@ -122,8 +122,7 @@ pub enum SubjectOf {
     Login,
     /// Their verified address.
     Email,
-    /// As that server itself knows them, if they sign in here with it, or else as the only OpenID provider does that they
-    /// sign in with.
+    /// As that server itself knows them, if they sign in here with it.
     Provider,
 }
 

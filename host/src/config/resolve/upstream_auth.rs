@@ -168,12 +168,15 @@ fn client(checks: &mut Checks<'_>, name: &NameOfUpstream, upstream: &raw::Upstre
 /// How the gateway vouches for people. Whoever does that has to show who it is itself.
 fn token_exchange(checks: &mut Checks<'_>, name: &NameOfUpstream, upstream: &raw::Upstream) -> TokenExchange {
     let raw = &upstream.auth;
-    for (setting, is_there) in
-        [("auth.client_id", raw.client_id.get().is_some()), ("auth.client_secret", raw.client_secret.get().is_some())]
-    {
+    // No person sees where they are sent: an upstream that chose the server would choose who hears all that.
+    let issuer = ("auth.issuer", raw.issuer.get().is_some(), "name the authorization server that takes your word");
+    let by_hand = "register a client there by hand";
+    let client_id = ("auth.client_id", raw.client_id.get().is_some(), by_hand);
+    let client_secret = ("auth.client_secret", raw.client_secret.get().is_some(), by_hand);
+    for (setting, is_there, hint) in [issuer, client_id, client_secret] {
         if !is_there {
             let fault = Fault::new(format!("auth.kind \"token-exchange\" needs {setting}"));
-            checks.missing(&path(name, ".auth"), kind_place(raw), fault.hint("register a client there by hand"));
+            checks.missing(&path(name, ".auth"), kind_place(raw), fault.hint(hint));
         }
     }
     let subject = match raw.subject.value() {

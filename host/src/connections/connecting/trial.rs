@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -17,6 +18,8 @@ use crate::upstream::{Upstream, UpstreamError};
 
 /// Programs that are tried at once, whoever they are tried for.
 static PROGRAMS: Semaphore = Semaphore::const_new(4);
+/// How long one of those places is waited for.
+const PLACE: Duration = Duration::from_secs(15);
 
 /// Tries values where they are meant for.
 pub struct AtUpstream {
@@ -33,6 +36,30 @@ impl fmt::Debug for AtUpstream {
     }
 }
 
+impl AtUpstream {
+    /// Ends with whoever waits for it.
+    async fn try_here(&self, settings: config::Upstream) -> Result<(), UpstreamError> {
+        let secured = settings.tls.as_ref().map(|tls| self.outbound.secured(tls));
+        let outbound = secured.as_ref().unwrap_or(&self.outbound);
+        Upstream::try_once(settings, outbound, &self.limits, &self.data_dir, &self.tasks).await
+    }
+
+    /// Goes to its end though whoever asked is gone, so that nothing is left of the program, and others wait that long.
+    async fn try_program(&self, settings: config::Upstream) -> Result<Result<(), UpstreamError>, Failed> {
+        let nothing = Failed { status: None };
+        let place = tokio::time::timeout(PLACE, PROGRAMS.acquire()).await.ok().and_then(Result::ok);
+        let place = place.ok_or(nothing)?;
+        let (outbound, limits) = (self.outbound.clone(), self.limits.clone());
+        let (data_dir, tasks) = (self.data_dir.clone(), self.tasks.clone());
+        let trial = self.tasks.spawn(async move {
+            let tried = Upstream::try_once(settings, &outbound, &limits, &data_dir, &tasks).await;
+            drop(place);
+            tried
+        });
+        trial.await.map_err(|_| nothing)
+    }
+}
+
 impl Trial for AtUpstream {
     fn try_headers<'a>(
         &'a self,
@@ -45,10 +72,7 @@ impl Trial for AtUpstream {
             | UpstreamTransport::Stdio { environment: all, .. }) = &mut settings.transport;
             all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
             let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
-            let _place = if is_program { PROGRAMS.acquire().await.ok() } else { None };
-            let secured = settings.tls.as_ref().map(|tls| self.outbound.secured(tls));
-            let outbound = secured.as_ref().unwrap_or(&self.outbound);
-            let tried = Upstream::try_once(settings, outbound, &self.limits, &self.data_dir, &self.tasks).await;
+            let tried = if is_program { self.try_program(settings).await? } else { self.try_here(settings).await };
             tried.map_err(|error| match error {
                 UpstreamError::Status { status } => Failed { status: Some(status) },
                 _ => Failed { status: None },

@@ -179,11 +179,11 @@ impl Keeper {
     }
 
     fn opened(&self, place: &Place, exchanged: Exchanged, asked: crate::env::Timestamp) -> Option<Opened> {
-        let Exchanged { access, expires_in, scopes, issuer } = exchanged;
+        let Exchanged { access, expires_in, scopes, issuer, subject } = exchanged;
         let life = expires_in.filter(|life| !life.is_zero()).unwrap_or(UNSAID).min(LONGEST);
         let lent = Lent {
             place: place.clone(),
-            connection: id_of(place)?,
+            connection: id_of(place, (&issuer, &subject))?,
             revision: self.0.exchanging.revisions.fetch_add(1, Ordering::Relaxed),
             given: 0,
             scopes: scopes.to_vec(),
@@ -251,8 +251,9 @@ fn server(place: &Place) -> String {
     format!("{} token-exchange", place.upstream)
 }
 
-/// The same for a place at any time and on every gateway: sessions with the upstream outlive a token.
-fn id_of(place: &Place) -> Option<ConnectionId> {
-    let digest = Digest::of(format!("portcullis exchanged identity 1\0{place}").as_bytes());
+/// The same for a place at any time and on every gateway, as long as the person is the same there: sessions with the upstream
+/// outlive a token, and no account.
+fn id_of(place: &Place, (issuer, subject): (&str, &str)) -> Option<ConnectionId> {
+    let digest = Digest::of(format!("portcullis exchanged identity 2\0{place}\0{issuer}\0{subject}").as_bytes());
     ConnectionId::parse(&hex(&digest.as_bytes()[..12]))
 }

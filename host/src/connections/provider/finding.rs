@@ -41,12 +41,6 @@ impl Found {
         let (challenged, supported) = (self.challenged.as_ref(), self.supported.as_ref());
         Sources { configured, challenged, supported, offers_offline: self.metadata.offers_offline }.select(more)
     }
-
-    /// What is asked for where no refresh token is wanted.
-    pub(super) fn scopes_once(&self, configured: Option<&TokenList>) -> TokenList {
-        let (challenged, supported) = (self.challenged.as_ref(), self.supported.as_ref());
-        Sources { configured, challenged, supported, offers_offline: false }.select(&[])
-    }
 }
 
 /// What an upstream says of its authorization.

@@ -181,7 +181,9 @@ pub fn read_exchanged(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
         Some("access_denied") => Err(NotGiven::Refused(Refusal::Denied)),
         Some("invalid_scope") => Err(NotGiven::Refused(Refusal::Scope)),
         Some("invalid_client" | "unauthorized_client" | "unsupported_grant_type") => Err(NotGiven::Client),
-        Some(_) => Err(later),
+        Some("temporarily_unavailable" | "server_error" | "slow_down") => Err(later),
+        // Whatever else it has against it, such as `interaction_required`, it has against this person.
+        Some(_) => Err(NotGiven::Refused(Refusal::Denied)),
         None if status == StatusCode::OK => {
             let is_access = written.issued_token_type.as_deref().is_none_or(|kind| kind == ACCESS_TOKEN || kind == JWT);
             Some(written).filter(|_| is_access).and_then(tokens).ok_or(later)
@@ -388,6 +390,8 @@ mod tests {
             (400, error("invalid_request"), NotGiven::Refused(Refusal::Subject)),
             (400, error("invalid_target"), NotGiven::Refused(Refusal::Target)),
             (403, error("access_denied"), NotGiven::Refused(Refusal::Denied)),
+            (400, error("interaction_required"), NotGiven::Refused(Refusal::Denied)),
+            (400, error("server_error"), later),
             (400, error("invalid_scope"), NotGiven::Refused(Refusal::Scope)),
             (401, error("invalid_client"), NotGiven::Client),
             (400, error("unsupported_grant_type"), NotGiven::Client),

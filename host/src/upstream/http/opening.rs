@@ -82,7 +82,6 @@ async fn open_streamable(inner: &Arc<Inner>, party: &Party) -> Result<Arc<Sessio
     let (id, body) = initialize(party);
     let lent = party.lent.as_deref();
     let mut request = peer.post(&peer.endpoint, body);
-    peer.pass_on(&mut request, party);
     peer::show(&mut request, lent);
     let response = peer.send(request).await?;
     let status = response.status();
@@ -122,7 +121,6 @@ async fn open_sse(peer: &Arc<Peer>, party: &Party) -> Result<Arc<Session>, NotOp
     let SseStream { endpoint, mut messages } = sse_transport::open(peer, lent).await?;
     let (id, body) = initialize(party);
     let mut request = peer.post(&endpoint, body);
-    peer.pass_on(&mut request, party);
     peer::show(&mut request, lent);
     let posting = post(peer, request, lent);
     let ((), result) = tokio::try_join!(posting, read_initialized(&mut messages, &id, Some((peer, &endpoint, lent))))?;

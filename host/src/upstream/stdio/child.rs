@@ -29,6 +29,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Longest line of standard error that is logged, in bytes.
 const MAX_LOGGED_LINE: usize = 2 * 1024;
+/// Shortest value of its environment that is not logged, in bytes: shorter ones are words.
+const MIN_HIDDEN: usize = 8;
 /// Lines of standard error logged in one second.
 const MAX_LOGGED_PER_SECOND: u32 = 50;
 /// Files that a child may have open.
@@ -92,7 +94,9 @@ impl Child {
         let (input, unwritten) = Input::new();
         let gone = CancellationToken::new();
         tasks.spawn(until_gone(gone.clone(), unwritten.write_to(stdin)));
-        tasks.spawn(until_gone(gone.clone(), log_lines(stderr, program.name.clone())));
+        let secrets =
+            program.environment.values().filter(|value| value.expose().len() >= MIN_HIDDEN).cloned().collect();
+        tasks.spawn(until_gone(gone.clone(), log_lines(stderr, program.name.clone(), secrets)));
         let lines = Lines::new(stdout, program.limit);
         Ok(Self { process, group, lines, last_words: None, input, _gone: gone.drop_guard() })
     }
@@ -208,7 +212,16 @@ async fn until_gone(gone: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn log_lines(stderr: ChildStderr, name: UpstreamName) {
+/// The text without these values.
+fn hidden(text: String, secrets: &[Plaintext]) -> String {
+    secrets.iter().fold(text, |text, secret| match text.contains(secret.expose()) {
+        true => text.replace(secret.expose(), "[hidden]"),
+        false => text,
+    })
+}
+
+/// Logs what a child says on standard error, but for the values that it was given: some programs tell which key is wrong.
+async fn log_lines(stderr: ChildStderr, name: UpstreamName, secrets: Vec<Plaintext>) {
     let mut lines = Lines::new(stderr, MAX_LOGGED_LINE);
     let (mut second, mut logged) = (Instant::now(), 0);
     while let Ok(Some(line)) = lines.next().await {
@@ -217,8 +230,8 @@ async fn log_lines(stderr: ChildStderr, name: UpstreamName) {
         }
         logged += 1;
         let text = match &line {
-            Line::Text(text) => String::from_utf8_lossy(text),
-            Line::TooLong => "(a line that is too long)".into(),
+            Line::Text(text) => hidden(String::from_utf8_lossy(text).into_owned(), &secrets),
+            Line::TooLong => "(a line that is too long)".to_owned(),
         };
         match logged {
             ..=MAX_LOGGED_PER_SECOND => {

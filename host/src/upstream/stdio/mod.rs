@@ -31,6 +31,7 @@ mod keeper;
 
 mod child;
 mod handshake;
+pub(super) mod homes;
 mod lines;
 mod pending;
 mod programs;

@@ -225,10 +225,12 @@ fn people_give_a_program_values_for_variables_that_change_nothing_else() {
 
 #[test]
 fn the_gateway_vouches_for_people_as_a_client_that_was_registered() {
-    let least = "kind = 'token-exchange'\nclient_id = 'gateway'\nclient_secret = 'env:TOKEN'";
+    let least =
+        "kind = 'token-exchange'\nissuer = 'https://id.example'\nclient_id = 'gateway'\nclient_secret = 'env:TOKEN'";
     let secret = environment("TOKEN").map(Plaintext::new);
     let client = ClientCredentials { id: "gateway".to_owned(), secret };
-    let client = OAuthClient { client: Some(client), ..OAuthClient::default() };
+    let issuer = Some("https://id.example".to_owned());
+    let client = OAuthClient { issuer, client: Some(client), scopes: None };
     let expected = TokenExchange { client, audience: None, resource: None, subject: SubjectOf::Id, claims: Vec::new() };
     assert_eq!(auth_of(&with(least)), UpstreamAuth::TokenExchange(Box::new(expected.clone())));
     let whole = "\naudience = 'mail'\nresource = 'https://mail.example/mcp'\nsubject = 'provider'\nclaims = ['email', 'groups']";
@@ -245,13 +247,14 @@ fn the_gateway_vouches_for_people_as_a_client_that_was_registered() {
         (
             &with("kind = 'token-exchange'"),
             &[
+                "4: auth.kind \"token-exchange\" needs auth.issuer",
                 "4: auth.kind \"token-exchange\" needs auth.client_id",
                 "4: auth.kind \"token-exchange\" needs auth.client_secret",
             ],
         ),
-        (&with(&format!("{least}\nresource = 'mail'")), &["7: auth.resource "]),
-        (&with(&format!("{least}\nsubject = 'name'")), &["7: subject must be one of id, login, email, provider"]),
-        (&with(&format!("{least}\nheaders = ['a']")), &["7: auth.headers has no meaning with auth.kind"]),
+        (&with(&format!("{least}\nresource = 'mail'")), &["8: auth.resource "]),
+        (&with(&format!("{least}\nsubject = 'name'")), &["8: subject must be one of id, login, email, provider"]),
+        (&with(&format!("{least}\nheaders = ['a']")), &["8: auth.headers has no meaning with auth.kind"]),
         (&with("kind = 'per-user-oauth'\naudience = 'a'"), &["5: auth.audience has no meaning with auth.kind"]),
         (&keys, &["6: auth.kind \"token-exchange\" does not go with auth.mcp"]),
         (

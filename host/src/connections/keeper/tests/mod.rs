@@ -204,7 +204,13 @@ impl Issuer for Scripted {
 /// What an exchange gives.
 fn exchanged(access: &str, expires_in: Option<Duration>) -> Exchanged {
     let scopes = TokenList::parse(words(&["read"])).unwrap();
-    Exchanged { access: Plaintext::new(access), expires_in, scopes, issuer: ISSUER.to_owned() }
+    Exchanged {
+        access: Plaintext::new(access),
+        expires_in,
+        scopes,
+        issuer: ISSUER.to_owned(),
+        subject: "ada".to_owned(),
+    }
 }
 
 /// Tokens of an hour.

@@ -11,7 +11,9 @@ async fn vouching() -> (Scene, Person) {
     let scene = Scene::new().await;
     let secret = Some(Plaintext::new("hunter2"));
     let client = ClientCredentials { id: "gateway".to_owned(), secret };
-    let client = OAuthClient { client: Some(client), ..OAuthClient::default() };
+    let issuer = Some(scene.server.at(""));
+    let scopes = TokenList::parse(vec!["notes:read".to_owned()]).ok();
+    let client = OAuthClient { issuer, client: Some(client), scopes };
     let terms = TokenExchange {
         client,
         audience: Some("notes".to_owned()),
@@ -37,22 +39,22 @@ async fn vouching() -> (Scene, Person) {
 }
 
 #[tokio::test]
-async fn a_person_is_vouched_for_at_the_server_that_the_upstream_names() {
+async fn a_person_is_vouched_for_at_the_server_that_the_operator_names_for_what_is_configured() {
     let (scene, ada) = vouching().await;
     let notes = scene.settings().name;
     scene.server.say("/token", 200, r#"{"access_token":"at-x","token_type":"Bearer","expires_in":60}"#);
     let given = scene.provider.exchange_identity(&notes, &ada).await.unwrap();
     assert_eq!(
         (given.access.expose(), given.issuer, given.scopes.join(" ")),
-        ("at-x", scene.server.at(""), "notes:write".to_owned())
+        ("at-x", scene.server.at(""), "notes:read".to_owned())
     );
     let asked = scene.server.asked("/token").pop().unwrap();
     let form = asked.form();
     assert_eq!((&*form["subject_token"], &*form["audience"]), ("said.and.signed", "notes"));
     assert_eq!(
         (&form["resource"], &*form["scope"]),
-        (&scene.mcp.at("/mcp"), "notes:write"),
-        "no refresh token is asked for"
+        (&scene.mcp.at("/mcp"), "notes:read"),
+        "no refresh token is asked for, nor what the upstream wants"
     );
     assert!(asked.authorization.starts_with("Basic ") && !asked.body.contains("ada"));
     for (status, body, expected) in [

@@ -9,14 +9,13 @@
 use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Program, StdioLink};
+use super::{Program, StdioLink, homes};
 use crate::connection::lending::{Lack, Lent, Withheld};
 use crate::ids::{ConnectionId, Principal};
 use crate::mcp::call::Outcome;
@@ -33,9 +32,6 @@ const IDLE: Duration = Duration::from_secs(5 * 60);
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the end of a child is waited for: longer than it is given.
 const GOODBYE: Duration = Duration::from_secs(10);
-
-/// Tells the homes of children in this process apart.
-static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// What the children of an upstream have in common.
 pub(in crate::upstream) struct Shared {
@@ -178,8 +174,7 @@ impl Inner {
     /// Starts a child with what was lent. `era`: what the program is known to speak.
     fn start(&self, principal: &Principal, lent: Option<&Lent>, era: Option<Era>) -> Child {
         let template = &self.shared.program;
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let home = template.private_dir.join(format!("{}-{number}", std::process::id()));
+        let home = homes::fresh(&template.private_dir);
         let mut environment = template.environment.clone();
         environment.extend(lent.iter().flat_map(|lent| lent.variables.iter().cloned()));
         let program = Program { environment, private_dir: home.clone(), era, ..template.clone() };
@@ -212,10 +207,9 @@ impl Inner {
 
     /// Removes what children of earlier processes have left behind.
     async fn forget_homes(&self) {
-        let own = format!("{}-", std::process::id());
         let Ok(mut entries) = tokio::fs::read_dir(&self.shared.program.private_dir).await else { return };
         while let Ok(Some(entry)) = entries.next_entry().await {
-            if !entry.file_name().to_string_lossy().starts_with(&own) {
+            if !homes::is_of_this_run(&entry.file_name().to_string_lossy()) {
                 remove(&entry.path()).await;
             }
         }
