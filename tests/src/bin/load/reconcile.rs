@@ -94,7 +94,7 @@ fn reconciled(log: &std::path::Path) -> anyhow::Result<Option<Told>> {
     let text = std::fs::read_to_string(log)?;
     let Some(line) = text.lines().find(|line| line.contains("connections reconciled")) else { return Ok(None) };
     let line: serde_json::Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-    let of = |name: &str| line["fields"][name].as_u64().with_context(|| format!("no {name} in {line}"));
+    let of = |name: &str| line[name].as_u64().with_context(|| format!("no {name} in {line}"));
     Ok(Some(Told { orphaned: of("orphaned")?, took_ms: of("took_ms")? }))
 }
 
