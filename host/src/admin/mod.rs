@@ -152,7 +152,7 @@ impl Control {
         let lender = Arc::<Later>::default();
         let depot = Depot::new(outbound.clone(), &config.data_dir);
         let pulled = pull(&depot, &config.policy).await;
-        trial::tidy_up(&config.data_dir).await;
+        crate::upstream::forget_trials(&config.data_dir).await;
         let nothing = AllDeclared::new();
         let around = Surroundings::of(&config);
         let mut running = Running::new(&config, declared::read((&store, &vault), &around, &nothing, Which::All).await?);

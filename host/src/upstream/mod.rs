@@ -39,11 +39,13 @@ mod credential;
 mod deadline;
 mod http;
 mod personal;
+#[cfg(test)]
+pub(crate) mod stand_in;
 mod stdio;
 mod sync;
 mod trying;
 
-pub use trying::{Stage, Tried};
+pub use trying::{Stage, Tried, forget_trials};
 
 use catalog::{Offer, Shelf};
 use credential::Own;

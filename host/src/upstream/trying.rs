@@ -19,6 +19,8 @@ use crate::tasks::Tasks;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long its end is waited for: longer than a program gets to end by itself, whose home is removed after it.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Directory in the gateway's data directory in which programs that are tried have their homes.
+const TRIALS: &str = "trials";
 /// Status of an upstream that wants to be shown a credential.
 const UNAUTHORIZED: u16 = 401;
 
@@ -71,13 +73,7 @@ impl Upstream {
         data_dir: &Path,
         tasks: &Tasks,
     ) -> Result<(), UpstreamError> {
-        // A program has a home that goes with it.
-        let home = homes::fresh(&data_dir.join("trials"));
-        let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
-        let (_, seen) = see_once(settings, outbound, limits, &home, tasks).await;
-        if is_program && let Err(error) = tokio::fs::remove_dir_all(&home).await {
-            tracing::debug!(%error, "the home of a program that was tried was not removed");
-        }
+        let (_, seen) = see_once(settings, outbound, limits, data_dir, tasks).await;
         match seen? {
             Seen { trouble: None, .. } => Ok(()),
             Seen { trouble: Some(_), .. } => {
@@ -86,18 +82,18 @@ impl Upstream {
         }
     }
 
-    /// Tries what these settings lead to as nobody in particular, a program with a home below `dir`: how far that comes.
+    /// Tries what these settings lead to as nobody in particular: how far that comes.
     pub async fn try_out(
         settings: config::Upstream,
         outbound: &Outbound,
         limits: &config::Limits,
-        dir: &Path,
+        data_dir: &Path,
         tasks: &Tasks,
     ) -> Tried {
         let wants = settings.auth != UpstreamAuth::None;
         let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
         let settings = config::Upstream { auth: UpstreamAuth::None, ..settings };
-        let (about, seen) = see_once(settings, outbound, limits, dir, tasks).await;
+        let (about, seen) = see_once(settings, outbound, limits, data_dir, tasks).await;
         match (seen, about) {
             (Ok(Seen { offer, trouble: None, .. }), Some(about)) => Tried::Works { tools: offer.tools.len(), about },
             (Ok(Seen { trouble, .. }), _) => {
@@ -131,16 +127,39 @@ fn stage(error: &UpstreamError, is_program: bool) -> Stage {
     }
 }
 
-/// Reads what an upstream offers once, and ends it. What it says of itself, as far as it came to that.
+/// Removes what trials have left behind that a gateway did not live to see the end of.
+pub async fn forget_trials(data_dir: &Path) {
+    // Where there is none, nothing is left.
+    _ = tokio::fs::remove_dir_all(data_dir.join(TRIALS)).await;
+}
+
+/// Reads what an upstream offers once, and ends it. What it says of itself, as far as it came to that. A program has a home
+/// that goes with it.
 async fn see_once(
     settings: config::Upstream,
     outbound: &Outbound,
     limits: &config::Limits,
-    dir: &Path,
+    data_dir: &Path,
+    tasks: &Tasks,
+) -> (Option<Arc<About>>, Result<Seen, UpstreamError>) {
+    let home = homes::fresh(&data_dir.join(TRIALS));
+    let is_program = matches!(settings.transport, UpstreamTransport::Stdio { .. });
+    let seen = see_in(settings, outbound, limits, &home, tasks).await;
+    if is_program && let Err(error) = tokio::fs::remove_dir_all(&home).await {
+        tracing::debug!(%error, "the home of a program that was tried was not removed");
+    }
+    seen
+}
+
+async fn see_in(
+    settings: config::Upstream,
+    outbound: &Outbound,
+    limits: &config::Limits,
+    home: &Path,
     tasks: &Tasks,
 ) -> (Option<Arc<About>>, Result<Seen, UpstreamError>) {
     let lender = Arc::new(Later::default());
-    let upstream = Upstream::start(settings, (outbound, lender), limits, dir, tasks);
+    let upstream = Upstream::start(settings, (outbound, lender), limits, home, tasks);
     // Whoever gives up waiting for this ends it, too.
     let _ends = upstream.tasks.stopping().clone().drop_guard();
     let seen = tokio::time::timeout(PATIENCE, upstream.see()).await;

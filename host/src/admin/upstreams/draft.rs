@@ -57,19 +57,16 @@ fn carried_elsewhere(
     definition: &Map<String, Value>,
     mentioned: &BTreeSet<String>,
 ) -> Vec<Misfit> {
-    let mut misfits = Vec::new();
     if origin(stored) == origin(definition) {
-        return misfits;
+        return Vec::new();
     }
-    each_secret(&mut definition.clone(), |field, value| {
-        let is_sealed = value.as_str().is_some_and(|text| matches!(definition::said(field, text), Said::Sealed(_)));
-        if is_sealed && !mentioned.contains(field) {
-            let message = format!("{field} is sealed, and was given for another server than the new url leads to");
-            let hint = format!("give it anew, or say {SEALED:?} in its place to have this server shown it");
-            misfits.push(Misfit { hint: Some(hint), ..Misfit::of(field, message) });
-        }
-    });
-    misfits
+    let carried = sealed_in(definition).into_keys().filter(|field| !mentioned.contains(field));
+    let misfit = |field: String| {
+        let message = format!("{field} is sealed, and was given for another server than the new url leads to");
+        let hint = format!("give it anew, or say {SEALED:?} in its place to have this server shown it");
+        Misfit { hint: Some(hint), ..Misfit::of(&field, message) }
+    };
+    carried.map(misfit).collect()
 }
 
 /// Where a definition leads to. `None` for a program, and for what is no URL, which is a mistake of its own.
@@ -80,17 +77,12 @@ fn origin(definition: &Map<String, Value>) -> Option<String> {
 
 /// Mistakes that name the settings which refer to these sealed secrets, since nobody can open them any more.
 pub(super) fn lost(definition: &Map<String, Value>, ids: &BTreeSet<String>) -> Vec<Misfit> {
-    let mut misfits = Vec::new();
-    each_secret(&mut definition.clone(), |field, value| {
-        if let Value::String(text) = &*value
-            && let Said::Sealed(id) = definition::said(field, text)
-            && ids.contains(id)
-        {
-            let message = format!("{field} was sealed by a data key that is gone: give the secret again");
-            misfits.push(Misfit::of(field, message));
-        }
-    });
-    misfits
+    let lost = sealed_in(definition).into_iter().filter(|(_, id)| ids.contains(id));
+    let misfit = |(field, _): (String, String)| {
+        let message = format!("{field} was sealed by a data key that is gone: give the secret again");
+        Misfit::of(&field, message)
+    };
+    lost.map(misfit).collect()
 }
 
 /// The patch with references where it only says that something is sealed.
@@ -98,14 +90,7 @@ fn keep_what_is_sealed(
     stored: &Map<String, Value>,
     mut patch: Map<String, Value>,
 ) -> Result<Map<String, Value>, Vec<Misfit>> {
-    let mut sealed: BTreeMap<String, Value> = BTreeMap::new();
-    each_secret(&mut stored.clone(), |field, value| {
-        if let Value::String(text) = &*value
-            && matches!(definition::said(field, text), Said::Sealed(_))
-        {
-            sealed.insert(field.to_owned(), value.clone());
-        }
-    });
+    let sealed = sealed_in(stored);
     let mut misfits = Vec::new();
     each_secret(&mut patch, |field, value| {
         let Value::String(text) = &*value else { return };
@@ -114,7 +99,7 @@ fn keep_what_is_sealed(
                 let message = format!("{field} must not refer to a sealed secret: give the secret itself");
                 misfits.push(Misfit::of(field, message));
             }
-            (Said::Literal, Some(kept)) if text == SEALED => *value = kept.clone(),
+            (Said::Literal, Some(kept)) if text == SEALED => *value = definition::sealed(kept).into(),
             (Said::Literal, None) if text == SEALED => {
                 let message = format!("{field} says {SEALED:?}, and nothing is sealed there");
                 misfits.push(Misfit::of(field, message));
@@ -150,15 +135,20 @@ fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
 
 /// The ids of the sealed secrets that a definition refers to.
 pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
-    let mut ids = BTreeSet::new();
+    sealed_in(definition).into_values().collect()
+}
+
+/// Where a definition refers to sealed secrets: their ids by the settings.
+fn sealed_in(definition: &Map<String, Value>) -> BTreeMap<String, String> {
+    let mut sealed = BTreeMap::new();
     each_secret(&mut definition.clone(), |field, value| {
         if let Value::String(text) = &*value
             && let Said::Sealed(id) = definition::said(field, text)
         {
-            ids.insert(id.to_owned());
+            sealed.insert(field.to_owned(), id.to_owned());
         }
     });
-    ids
+    sealed
 }
 
 /// A definition for operators to read.

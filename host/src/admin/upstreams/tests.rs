@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::admin::testing::{Replica, Skewed, shared, until};
@@ -12,6 +11,7 @@ use crate::audit::OperatorProof;
 use crate::config::UpstreamTransport;
 use crate::store::{Location, sealed};
 use crate::tasks::Tasks;
+use crate::upstream::stand_in::{self, Says, about};
 
 const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
 const CANARY: &str = "canary-8c1f4ae2";
@@ -27,42 +27,13 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Answers one request as a server does that offers nothing, or never.
-async fn answer(mut socket: TcpStream, answers: bool) {
-    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
-    let body = loop {
-        let read = socket.read(&mut piece).await.unwrap_or(0);
-        if read == 0 {
-            return;
-        }
-        seen.extend_from_slice(&piece[..read]);
-        let text = String::from_utf8_lossy(&seen).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-        if answers && body.len() >= length.parse().unwrap() {
-            break body.to_owned();
-        }
-    };
-    let id = serde_json::from_str::<Value>(&body).map(|body| body["id"].clone()).unwrap_or_default();
-    let server = json!({ "name": "empty", "version": "1" });
-    let result = json!({ "supportedVersions": ["2026-07-28"], "capabilities": {}, "serverInfo": server });
-    let text = json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string();
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", text.len());
-    _ = socket.write_all(format!("{head}connection: close\r\n\r\n{text}").as_bytes()).await;
-}
-
-/// The address of a server that runs as long as the tasks.
+/// The address of a server that offers nothing, or never answers, as long as the tasks run.
 async fn serve(tasks: &Tasks, answers: bool) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-    let (serving, stopping) = (tasks.clone(), tasks.stopping().clone());
-    tasks.spawn(stopping.run_until_cancelled_owned(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let stopping = serving.stopping().clone();
-            serving.spawn(stopping.run_until_cancelled_owned(answer(socket, answers)));
-        }
-    }));
-    url
+    let says = move |_: &str, _: &Value| match answers {
+        true => Says::Result(about("empty", &json!({}))),
+        false => Says::Waits,
+    };
+    stand_in::serve(tasks, says).await
 }
 
 async fn create(replica: &Replica, of: &str, definition: Value) -> Result<UpstreamView, UpstreamError> {

@@ -85,40 +85,12 @@ impl Trial for AtUpstream {
 mod tests {
     use std::path::Path;
 
-    use serde_json::{Value, json};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
+    use serde_json::json;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::env::Env;
-
-    /// Answers one request of MCP if the key is right.
-    async fn answer(mut socket: TcpStream) {
-        let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
-        let body = loop {
-            let read = socket.read(&mut piece).await.unwrap_or(0);
-            if read == 0 {
-                return;
-            }
-            seen.extend_from_slice(&piece[..read]);
-            let text = String::from_utf8_lossy(&seen).into_owned();
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-            if body.len() >= length.parse().unwrap() {
-                break body.to_owned();
-            }
-        };
-        let is_right = String::from_utf8_lossy(&seen).contains("x-api-key: k\r\n");
-        let id = serde_json::from_str::<Value>(&body).map(|body| body["id"].clone()).unwrap_or_default();
-        let server = json!({ "name": "keyed", "version": "1" });
-        let result = json!({ "supportedVersions": ["2026-07-28"], "capabilities": {}, "serverInfo": server });
-        let (status, text) = match is_right {
-            true => ("200 OK", json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()),
-            false => ("401 Unauthorized", String::new()),
-        };
-        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", text.len());
-        socket.write_all(format!("{head}connection: close\r\n\r\n{text}").as_bytes()).await.unwrap();
-    }
+    use crate::upstream::stand_in::{Says, about, serve};
 
     /// A program that says what it is to whoever gives it the right key.
     const PROGRAM: &str = r#"
@@ -149,15 +121,12 @@ done
 
     #[tokio::test]
     async fn values_are_tried_as_the_upstream_would_get_them() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
         let tasks = Tasks::new();
-        let serving = tasks.clone();
-        tasks.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                serving.spawn(answer(socket));
-            }
-        });
+        let says = |head: &str, _: &_| match head.lines().any(|line| line == "x-api-key: k") {
+            true => Says::Result(about("keyed", &json!({}))),
+            false => Says::Unauthorized,
+        };
+        let url = serve(&tasks, says).await;
         let text = format!("[upstreams.keyed]\nurl = '{url}'\n");
         let config = config::parse(&text, Path::new("/"), &|_: &str| None, Env::system().now()).unwrap();
         let trial = AtUpstream {

@@ -131,7 +131,7 @@ pub(super) async fn try_one(State(api): State<Arc<Api>>, Path(name): Path) -> An
 /// Has the upstream's tools read again soon.
 pub(super) async fn refresh(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
     let snapshot = api.control.snapshot.load();
-    let upstream = UpstreamName::parse(&name).ok().and_then(|name| snapshot.upstreams.get(&name));
+    let upstream = snapshot.upstreams.get(&read_name(&name)?);
     upstream.ok_or_else(|| Problem::not_found("upstream"))?.refresh();
     Ok(StatusCode::ACCEPTED.into_response())
 }

@@ -7,8 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ::http::{HeaderName, HeaderValue};
 use futures_util::future::{BoxFuture, ready};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::connection::lending::{Lender, Lent, Rejected};
@@ -17,6 +15,7 @@ use crate::env::Env;
 use crate::ids::{ConnectionId, KeyName, UpstreamName};
 use crate::outbound::Outbound;
 use crate::tasks::Tasks;
+use crate::upstream::stand_in::{Says, about, serve};
 
 /// What the upstream shows: tools by the value of `x-api-key`, the empty one for whoever shows none.
 #[derive(Debug, Default)]
@@ -89,14 +88,8 @@ impl Scene {
     /// An upstream that shows nothing to strangers, and this to whoever has the key of that name.
     pub(crate) async fn with(tools: &[(&str, &[&'static str])]) -> Self {
         let shows = Arc::new(Mutex::new(Shows::default()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let (tasks, serving) = (Tasks::new(), shows.clone());
-        tasks.clone().spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tasks.spawn(answer(socket, serving.clone()));
-            }
-        });
+        let serving = shows.clone();
+        let url = serve(&Tasks::new(), move |head, request| answer(head, request, &serving)).await;
         let text = format!(
             "[upstreams.mail]\nurl = '{url}'\n[upstreams.mail.auth]\nkind = 'per-user-headers'\nheaders = ['x-api-key']\n"
         );
@@ -144,44 +137,18 @@ impl Scene {
     }
 }
 
-/// Answers one request.
-async fn answer(mut socket: TcpStream, shows: Arc<Mutex<Shows>>) {
-    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
-    let (head, body) = loop {
-        let read = socket.read(&mut piece).await.unwrap_or(0);
-        if read == 0 {
-            return;
-        }
-        seen.extend_from_slice(&piece[..read]);
-        let text = String::from_utf8_lossy(&seen).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-        if body.len() >= length.parse().unwrap() {
-            break (head.to_owned(), body.to_owned());
-        }
-    };
-    let request: Value = serde_json::from_str(&body).unwrap_or_default();
+/// What comes of one request.
+fn answer(head: &str, request: &Value, shows: &Mutex<Shows>) -> Says {
     let key = head.lines().find_map(|line| line.strip_prefix("x-api-key: ")).unwrap_or_default();
-    let result = {
-        let mut shows = shows.lock().unwrap_or_else(PoisonError::into_inner);
-        if shows.is_down {
-            return;
-        }
-        let tools = shows.tools.get(key).cloned();
-        shows.lists += usize::from(request["method"] == "tools/list");
-        tools.map(|tools| {
-            let server = json!({ "name": "mail", "version": "1" });
-            let tools: Vec<Value> = tools.iter().map(|tool| json!({ "name": tool, "inputSchema": {} })).collect();
-            match request["method"].as_str() {
-                Some("tools/list") => json!({ "tools": tools, "resultType": "complete" }),
-                _ => json!({ "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} }, "serverInfo": server, "resultType": "complete" }),
-            }
-        })
-    };
-    let (status, text) = match result {
-        Some(result) => ("200 OK", json!({ "jsonrpc": "2.0", "id": request["id"], "result": result }).to_string()),
-        None => ("401 Unauthorized", String::new()),
-    };
-    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", text.len());
-    _ = socket.write_all(format!("{head}connection: close\r\n\r\n{text}").as_bytes()).await;
+    let mut shows = shows.lock().unwrap_or_else(PoisonError::into_inner);
+    if shows.is_down {
+        return Says::Nothing;
+    }
+    shows.lists += usize::from(request["method"] == "tools/list");
+    let Some(tools) = shows.tools.get(key) else { return Says::Unauthorized };
+    let tools: Vec<Value> = tools.iter().map(|tool| json!({ "name": tool, "inputSchema": {} })).collect();
+    match request["method"].as_str() {
+        Some("tools/list") => Says::Result(json!({ "tools": tools, "resultType": "complete" })),
+        _ => Says::Result(about("mail", &json!({ "tools": {} }))),
+    }
 }
