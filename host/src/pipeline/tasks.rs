@@ -290,7 +290,6 @@ mod tests {
 
     use super::*;
     use crate::config::{PolicySettings, WhenAllAbstain};
-    use crate::connection::extra::Extra;
     use crate::identity::Keyring;
     use crate::ids::Principal;
     use crate::mcp::client::Client;
@@ -314,15 +313,7 @@ mod tests {
             caller: Caller::new(principal.clone(), Arc::default()),
             revision,
             scope: super::super::Scope::default(),
-            party: Party {
-                principal,
-                session: None,
-                client,
-                log_level: None,
-                standing: None,
-                lent: None,
-                extra: Extra::default(),
-            },
+            party: Party { principal, client, ..Party::gateway() },
             transport: Transport::StreamableHttp,
             remote_ip: None,
             user_agent: None,

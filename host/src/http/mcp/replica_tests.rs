@@ -315,22 +315,8 @@ async fn a_replica_that_cannot_be_reached_has_got_nothing() {
     let store = store().await;
     let (here, (there, stop)) = (silent(&store).await, listening(&store).await);
     end(&there, &stop).await;
-    let (headers, uri) = (HeaderMap::new(), "/mcp".parse().unwrap());
-    let forward = async || {
-        let (method, principal) = (&Method::POST, &key("ann"));
-        let forwarding = Forwarding {
-            method,
-            uri: &uri,
-            headers: &headers,
-            extra: &Extra::default(),
-            principal,
-            pass: None,
-            peer: None,
-            body: b"{}",
-        };
-        here.mcp.replicas.forward(there.mcp.replicas.id(), forwarding, Duration::from_secs(10), ()).await
-    };
+    let owner = there.mcp.replicas.id();
     for _ in 0..2 {
-        assert!(matches!(forward().await, Err(Undelivered::Gone)));
+        assert!(matches!(undelivered(&here, owner, &Method::POST).await, Undelivered::Gone));
     }
 }

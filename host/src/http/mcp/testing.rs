@@ -293,15 +293,7 @@ pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Orig
         transport: Transport::StreamableHttp,
     };
     let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
-    let party = Party {
-        principal: key("ann"),
-        session: None,
-        client,
-        log_level: None,
-        standing: None,
-        lent: None,
-        extra: Extra::default(),
-    };
+    let party = Party { principal: key("ann"), client, ..Party::gateway() };
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     (from.origin(revision, party, events, mcp.tasks.stopping().child_token()), inbox)
 }
