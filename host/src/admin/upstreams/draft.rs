@@ -60,8 +60,8 @@ fn carried_elsewhere(
     if origin(stored) == origin(definition) {
         return Vec::new();
     }
-    let carried = sealed_in(definition).into_keys().filter(|field| !mentioned.contains(field));
-    let misfit = |field: String| {
+    let carried = sealed_in(definition).into_iter().filter(|(field, _)| !mentioned.contains(field));
+    let misfit = |(field, _): (String, String)| {
         let message = format!("{field} is sealed, and was given for another server than the new url leads to");
         let hint = format!("give it anew, or say {SEALED:?} in its place to have this server shown it");
         Misfit { hint: Some(hint), ..Misfit::of(&field, message) }
@@ -90,7 +90,7 @@ fn keep_what_is_sealed(
     stored: &Map<String, Value>,
     mut patch: Map<String, Value>,
 ) -> Result<Map<String, Value>, Vec<Misfit>> {
-    let sealed = sealed_in(stored);
+    let sealed: BTreeMap<_, _> = sealed_in(stored).into_iter().collect();
     let mut misfits = Vec::new();
     each_secret(&mut patch, |field, value| {
         let Value::String(text) = &*value else { return };
@@ -135,17 +135,17 @@ fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
 
 /// The ids of the sealed secrets that a definition refers to.
 pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
-    sealed_in(definition).into_values().collect()
+    sealed_in(definition).into_iter().map(|(_, id)| id).collect()
 }
 
-/// Where a definition refers to sealed secrets: their ids by the settings.
-fn sealed_in(definition: &Map<String, Value>) -> BTreeMap<String, String> {
-    let mut sealed = BTreeMap::new();
+/// Where a definition refers to sealed secrets: the settings, each with the id.
+fn sealed_in(definition: &Map<String, Value>) -> Vec<(String, String)> {
+    let mut sealed = Vec::new();
     each_secret(&mut definition.clone(), |field, value| {
         if let Value::String(text) = &*value
             && let Said::Sealed(id) = definition::said(field, text)
         {
-            sealed.insert(field.to_owned(), id.to_owned());
+            sealed.push((field.to_owned(), id.to_owned()));
         }
     });
     sealed
