@@ -18,14 +18,14 @@ use crate::connection::lending::{Kind, Lack, Lent, Wanted, Withheld};
 use crate::connection::link::Link;
 use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
-use crate::mcp::call::Outcome;
+use crate::mcp::call::{Access, Outcome};
 use crate::mcp::error::{RpcError, UPSTREAM_FAILED, URL_ELICITATION_REQUIRED};
 use crate::mcp::json::to_raw;
 use crate::mcp::revision::v2026_07_28::{self, InputRequest};
 use crate::mcp::talk::{Question, Via};
 use crate::policy::authority::{CredentialKind, CredentialPurpose, CredentialRequest};
 use crate::policy::{Hook, Permit};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Upstream, UpstreamError, Watch};
 
 /// Key in a tool result's `_meta`, and in an error's `data`, under which the connections stand that a request lacked.
 pub const CONNECTIONS_META: &str = "portcullis/connections";
@@ -147,6 +147,41 @@ impl<'a> Loan<'a> {
             self.borrowed = Some((wanted.clone(), renewed));
         }
         T::go(upstream, permit, self.via(origin)).await.map_err(failed)
+    }
+}
+
+impl Loan<'_> {
+    /// Watches a resource. Where the upstream will not have the credential to begin with, and there is a better one, it is asked
+    /// once more; from then on the watch borrows by itself.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    pub(super) async fn watch(
+        mut self,
+        services: &Services,
+        origin: &Origin,
+        purpose: &Purpose<'_>,
+        recording: &Recording,
+        permit: Permit<Access>,
+        exposed: &str,
+    ) -> Result<Watch, Refusal> {
+        let upstream = self.upstream;
+        let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
+        if let Some((wanted, lent)) = &self.borrowed {
+            let (why, of) = match upstream.watch(permit.again(), exposed, self.via(origin), Some(wanted.clone())).await
+            {
+                Err(UpstreamError::Rejected { why, of }) => (why, of),
+                other => return other.map_err(failed),
+            };
+            if of == (lent.connection.clone(), lent.revision) {
+                let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(|withheld| {
+                    refusal(services, origin, upstream, purpose, recording, (withheld, Some(&**lent)))
+                })?;
+                self.borrowed = Some((wanted.clone(), renewed));
+            }
+        }
+        let wanted = self.borrowed.as_ref().map(|(wanted, _)| wanted.clone());
+        upstream.watch(permit, exposed, self.via(origin), wanted).await.map_err(failed)
     }
 }
 
