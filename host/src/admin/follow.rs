@@ -67,6 +67,8 @@ impl Control {
                 };
                 self.read_people_again(changes.iter().filter_map(of_user).collect()).await?;
                 self.reach(*revision);
+                // With what they may use now.
+                changes.iter().for_each(|change| self.tell_of_connections(change));
             }
             News::Everything { revision } => {
                 tracing::warn!("too many changes in the store were missed: everything is read again");
@@ -80,6 +82,7 @@ impl Control {
                 self.publish(|new| new.people = people.clone());
                 // Not what an earlier life of the store had reached, if it was restored.
                 self.snapshot.rcu(|old| Snapshot { revision: *revision, ..old.as_ref().clone() });
+                self.tell_all_of_connections(None);
             }
         }
         Ok(())

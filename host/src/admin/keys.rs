@@ -105,14 +105,14 @@ impl Control {
             managed_by: ManagedBy::Store,
             revision: 1,
         };
-        match stored::create(&self.store, key.clone(), actor).await? {
-            Creation::Created => {}
+        let revision = match stored::create(&self.store, key.clone(), actor).await? {
+            Creation::Created { revision } => revision,
             Creation::NameTaken | Creation::SecretTaken => return Err(KeyError::NameTaken),
             Creation::StillEnding => return Err(KeyError::StillEnding),
             Creation::TooMany => return Err(KeyError::TooMany),
-        }
+        };
         self.publish_keys().await?;
-        Ok((key, secret))
+        Ok((VirtualKey { revision, ..key }, secret))
     }
 
     /// Changes a key that is at one of the revisions `seen`, or at any. Takes effect with the next request.

@@ -1,4 +1,5 @@
-//! Lists of people's own: when they are to be looked at again, and who hears that they have changed.
+//! Lists of people's own: when they are to be looked at again, and who hears that they have changed. Who keeps something open
+//! at an upstream hears here that their connection has changed.
 
 use std::sync::Arc;
 
@@ -47,6 +48,42 @@ impl Control {
             | Change::ApiTokens
             | Change::SigningKeys
             | Change::Watermark { .. } => {}
+        }
+    }
+
+    /// Tells whoever keeps something open at an upstream that it may be lent something else there, or nothing. Whoever keeps the
+    /// credentials has heard of it before.
+    pub(super) fn tell_of_connections(&self, change: &Change) {
+        let holder = match change {
+            Change::Connection { principal, upstream } => {
+                if let (Some(holder), Ok(upstream)) = (Holder::parse(principal), UpstreamName::parse(upstream))
+                    && let Some(upstream) = self.snapshot.load().upstreams.get(&upstream)
+                {
+                    upstream.connection_changed(Some(&holder));
+                }
+                return;
+            }
+            Change::User { id } => UserId::parse(id).map(|user| Holder::Of(Principal::User(user))),
+            Change::DataKey { owner } => match Owner::parse(owner) {
+                Some(Owner::Principal(holder)) => Some(Holder::Of(holder)),
+                _ => None,
+            },
+            Change::Keys | Change::Vault | Change::Upstreams => None,
+            Change::Policies { .. }
+            | Change::Pins { .. }
+            | Change::Grant { .. }
+            | Change::Client { .. }
+            | Change::ApiTokens
+            | Change::SigningKeys
+            | Change::Watermark { .. } => return,
+        };
+        self.tell_all_of_connections(holder.as_ref());
+    }
+
+    /// The same at all upstreams, of one holder or of all.
+    pub(super) fn tell_all_of_connections(&self, holder: Option<&Holder>) {
+        for upstream in self.snapshot.load().upstreams.values() {
+            upstream.connection_changed(holder);
         }
     }
 

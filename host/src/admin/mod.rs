@@ -178,7 +178,6 @@ impl Control {
         let people = people(&store).await?;
         let (policies_now, upstreams) = (policies.clone(), Arc::new(upstreams));
         let snapshot = Snapshot { auth, keys, people, policies: policies_now, catalog, upstreams, revision: began };
-        reload::warn_of_insecure(None, &config);
         let (started, config) = (env.now(), Arc::new(config));
         let control = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -304,9 +303,20 @@ fn start_upstream(
     config: &Config,
     tasks: &Tasks,
 ) -> Arc<Upstream> {
+    warn_if_insecure(settings);
     let secured = settings.tls.as_ref().map(|tls| outbound.secured(tls));
     let outbound = secured.as_ref().unwrap_or(outbound);
     Upstream::start(settings.clone(), (outbound, lender.clone()), &config.limits, &config.data_dir, tasks)
+}
+
+/// Who takes any certificate of an upstream, of the file or of the store, is told so whenever it is started.
+fn warn_if_insecure(settings: &config::Upstream) {
+    if settings.tls.as_ref().is_some_and(crate::outbound::Tls::takes_any) {
+        tracing::warn!(
+            upstream = %settings.name,
+            "tls.insecure is true: WHOEVER STANDS BETWEEN the gateway and this upstream can read and change everything"
+        );
+    }
 }
 
 /// What these upstreams offer now, and how that stands to what is pinned.

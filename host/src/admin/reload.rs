@@ -23,7 +23,7 @@ use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::config::{self, Auth, Config, Mistakes};
 use crate::env::Timestamp;
 use crate::identity::key::{Standing, VirtualKey};
-use crate::ids::{ClientId, KeyName, Principal, UpstreamName};
+use crate::ids::{ClientId, KeyName, Principal};
 use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
@@ -164,7 +164,6 @@ impl Control {
             );
         }
         warn_of_strangers(&running.auth, &config.auth);
-        warn_of_insecure(Some(&running), &config);
         let declared = self.read_declared(&config, Which::All).await.map_err(BuildError::Store)?;
         let upstreams = settings_with(&config, &declared.0);
         let generation = self.generation.load(Ordering::Relaxed) + 1;
@@ -266,20 +265,6 @@ fn warn_of_strangers(running: &Auth, new: &Auth) {
     if let Some(others) = who(new).filter(|_| who(new) != who(running)) {
         let whom = if others { "EVERYBODY who reaches the public listener" } else { "every program on this machine" };
         tracing::warn!("auth.required is false: {whom} may call without a credential");
-    }
-}
-
-/// Who takes any certificate of an upstream is told so, whenever that is new.
-pub(super) fn warn_of_insecure(running: Option<&Config>, new: &Config) {
-    let takes_any = |upstream: &&config::Upstream| upstream.tls.as_ref().is_some_and(crate::outbound::Tls::takes_any);
-    let was = |name: &UpstreamName| {
-        running.is_some_and(|config| config.upstreams.iter().filter(takes_any).any(|upstream| upstream.name == *name))
-    };
-    for upstream in new.upstreams.iter().filter(takes_any).filter(|upstream| !was(&upstream.name)) {
-        tracing::warn!(
-            upstream = %upstream.name,
-            "tls.insecure is true: WHOEVER STANDS BETWEEN the gateway and this upstream can read and change everything"
-        );
     }
 }
 

@@ -154,6 +154,12 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     /// [`NotIssued`].
     fn refresh<'a>(&'a self, source: &'a Source, refresh: &'a Plaintext) -> BoxFuture<'a, Result<Issued, NotIssued>>;
 
+    /// Whether there is something by which the server is to know somebody. Nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// [`NotExchanged::Nobody`], and [`NotExchanged::Fault`] where the upstream takes no such tokens.
+    fn can_vouch_for(&self, upstream: &UpstreamName, person: &Person) -> Result<(), NotExchanged>;
+
     /// Vouches for somebody, for a token of theirs (RFC 8693 §2.1).
     ///
     /// # Errors

@@ -38,6 +38,7 @@ use crate::http::serve::{self as edge, Socket};
 use crate::http::{admin_router, public_router, replica_router};
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::Services;
+use crate::pipeline::elicitations::Elicitations;
 use crate::pipeline::personal::PersonalCatalogs;
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
@@ -225,12 +226,14 @@ impl Gateway {
         let voucher = signing.clone();
         let voucher: Voucher = Arc::new(move |assertion| voucher.vouch(assertion).map(Plaintext::new));
         let connections = Connections::new((&config, voucher), &env, &control, replicas.id(), &self.exchanges);
+        let elicitations = Arc::new(Elicitations::default());
         let followers: Vec<Arc<dyn Subscriber>> = vec![
             standing.clone(),
             Arc::new(signing.clone()),
             Arc::new(clients.clone()),
             connections.keeper.clone(),
             control.clone(),
+            elicitations.clone(),
         ];
         self.background.spawn(follower.run(followers, self.background.stopping().clone()));
         connections.keeper.start();
@@ -246,6 +249,7 @@ impl Gateway {
             secret: secret(),
             public_url: config.public_url.as_str().to_owned(),
             lender: control.lender.clone(),
+            elicitations,
             store: store.clone(),
             decisions: recorder,
             recordings,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::elicitations::Elicitation;
 use super::recording::Recording;
 use super::rounds::Goes;
 use super::state::{self, Purpose, State};
@@ -17,14 +18,14 @@ use crate::connection::lending::{Kind, Lack, Lent, Wanted, Withheld};
 use crate::connection::link::Link;
 use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
-use crate::mcp::call::Outcome;
+use crate::mcp::call::{Access, Outcome};
 use crate::mcp::error::{RpcError, UPSTREAM_FAILED, URL_ELICITATION_REQUIRED};
 use crate::mcp::json::to_raw;
 use crate::mcp::revision::v2026_07_28::{self, InputRequest};
 use crate::mcp::talk::{Question, Via};
 use crate::policy::authority::{CredentialKind, CredentialPurpose, CredentialRequest};
 use crate::policy::{Hook, Permit};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Upstream, UpstreamError, Watch};
 
 /// Key in a tool result's `_meta`, and in an error's `data`, under which the connections stand that a request lacked.
 pub const CONNECTIONS_META: &str = "portcullis/connections";
@@ -85,7 +86,8 @@ impl<'a> Loan<'a> {
         };
         let checked = snapshot.policies.check_credential(&recording.context(services, origin), &request).await;
         let terms = settled(recording, checked)?;
-        let missing = |withheld| refusal(services, origin, upstream, purpose, recording, withheld);
+        let before = lent.as_ref().ok().cloned();
+        let missing = |withheld| refusal(services, origin, upstream, purpose, recording, (withheld, before.as_deref()));
         let lent = lent.map_err(missing)?;
         if snapshot.policies.concerns(Hook::Credential) {
             // Nor is anything lent later on, for the same request, that they have not seen.
@@ -122,7 +124,6 @@ impl<'a> Loan<'a> {
     ) -> Result<Outcome, Refusal> {
         let upstream = self.upstream;
         let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
-        let missing = |withheld| refusal(services, origin, upstream, purpose, recording, withheld);
         let mut is_renewed = false;
         for _ in 1..ATTEMPTS {
             let Some((wanted, lent)) = &self.borrowed else { break };
@@ -135,7 +136,9 @@ impl<'a> Loan<'a> {
             if of != (lent.connection.clone(), lent.revision) {
                 continue;
             }
-            let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(missing)?;
+            let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(|withheld| {
+                refusal(services, origin, upstream, purpose, recording, (withheld, Some(&**lent)))
+            })?;
             if is_renewed {
                 // Not even the new one, and a third is not asked for.
                 return Err(failed(UpstreamError::Rejected { why, of }));
@@ -144,6 +147,41 @@ impl<'a> Loan<'a> {
             self.borrowed = Some((wanted.clone(), renewed));
         }
         T::go(upstream, permit, self.via(origin)).await.map_err(failed)
+    }
+}
+
+impl Loan<'_> {
+    /// Watches a resource. Where the upstream will not have the credential to begin with, and there is a better one, it is asked
+    /// once more; from then on the watch borrows by itself.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    pub(super) async fn watch(
+        mut self,
+        services: &Services,
+        origin: &Origin,
+        purpose: &Purpose<'_>,
+        recording: &Recording,
+        permit: Permit<Access>,
+        exposed: &str,
+    ) -> Result<Watch, Refusal> {
+        let upstream = self.upstream;
+        let failed = |error| Refusal::Upstream { name: upstream.name().clone(), error };
+        if let Some((wanted, lent)) = &self.borrowed {
+            let (why, of) = match upstream.watch(permit.again(), exposed, self.via(origin), Some(wanted.clone())).await
+            {
+                Err(UpstreamError::Rejected { why, of }) => (why, of),
+                other => return other.map_err(failed),
+            };
+            if of == (lent.connection.clone(), lent.revision) {
+                let renewed = services.lender.rejected(wanted, lent, &why).await.map_err(|withheld| {
+                    refusal(services, origin, upstream, purpose, recording, (withheld, Some(&**lent)))
+                })?;
+                self.borrowed = Some((wanted.clone(), renewed));
+            }
+        }
+        let wanted = self.borrowed.as_ref().map(|(wanted, _)| wanted.clone());
+        upstream.watch(permit, exposed, self.via(origin), wanted).await.map_err(failed)
     }
 }
 
@@ -161,10 +199,11 @@ pub(super) async fn connect(
     recording: &mut Recording,
     tool: &str,
 ) -> Result<Outcome, Refusal> {
-    Loan::obtain(snapshot, services, origin, upstream, purpose, recording, Some(tool)).await?;
+    let loan = Loan::obtain(snapshot, services, origin, upstream, purpose, recording, Some(tool)).await?;
     // It is there, and does not reach as far as the list.
     if let Some(lack @ Lack::NeedsScopes(_)) = upstream.own_lack(&origin.caller.principal) {
-        return Err(refusal(services, origin, upstream, purpose, recording, Withheld::Missing(lack)));
+        let before = loan.borrowed.as_ref().map(|(_, lent)| &**lent);
+        return Err(refusal(services, origin, upstream, purpose, recording, (Withheld::Missing(lack), before)));
     }
     let text = format!("{} is connected. The list of tools is another one now: read it again.", upstream.name());
     Ok(Outcome::Result(to_raw(&json!({ "content": [{ "type": "text", "text": text }] }))))
@@ -186,18 +225,18 @@ fn unavailable(upstream: &UpstreamName, withheld: Withheld) -> Refusal {
     Refusal::Upstream { name: upstream.clone(), error: UpstreamError::Withheld(withheld) }
 }
 
-/// What a caller is told who has no credential.
+/// What a caller is told who has no credential, or none but what there was `before`.
 fn refusal(
     services: &Services,
     origin: &Origin,
     upstream: &Upstream,
     purpose: &Purpose<'_>,
     recording: &Recording,
-    withheld: Withheld,
+    (withheld, before): (Withheld, Option<&Lent>),
 ) -> Refusal {
     let Withheld::Missing(lack) = withheld else { return unavailable(upstream.name(), withheld) };
     let answer = match link(services, origin, upstream, &lack) {
-        Some(link) => with_link(services, origin, upstream, purpose, recording, (&lack, &link)),
+        Some(link) => with_link(services, origin, upstream, purpose, recording, (&lack, &link, before)),
         None => told(purpose, &without_link(origin, upstream, &lack), &about(origin, upstream, &lack, None)),
     };
     let (upstream, method) = (upstream.name().clone(), recording.operation());
@@ -265,7 +304,7 @@ fn with_link(
     upstream: &Upstream,
     purpose: &Purpose<'_>,
     recording: &Recording,
-    (lack, link): (&Lack, &Link),
+    (lack, link, before): (&Lack, &Link, Option<&Lent>),
 ) -> Outcome {
     let url = link.url(&services.public_url, &services.secret);
     let missing = about(origin, upstream, lack, Some((link, &url)));
@@ -277,6 +316,7 @@ fn with_link(
     }
     let question = json!({ "mode": "url", "message": sentence, "url": url, "elicitationId": link.id });
     if origin.revision.is_legacy() {
+        remember(services, origin, upstream, link, before);
         let data = json!({ "elicitations": [question], CONNECTIONS_META: missing });
         return Outcome::Error(RpcError::new(URL_ELICITATION_REQUIRED, sentence).with_data(to_raw(&data)).to_raw());
     }
@@ -286,6 +326,20 @@ fn with_link(
     let mut needs = v2026_07_28::needs_input(&[request], &state);
     needs.0.set("_meta", to_raw(&json!({ CONNECTIONS_META: missing })));
     Outcome::NeedsInput(needs)
+}
+
+/// Has the client of a session hear of it when the connection is made that the link leads to.
+fn remember(services: &Services, origin: &Origin, upstream: &Upstream, link: &Link, before: Option<&Lent>) {
+    let wanted = upstream.wanted(&origin.caller.principal);
+    let (Some(session), Some(wanted)) = (&origin.party.session, wanted) else { return };
+    let elicitation = Elicitation {
+        id: link.id.clone(),
+        session: session.clone(),
+        wanted,
+        before: before.map(|lent| (lent.connection.clone(), lent.given)),
+        expires: link.expires,
+    };
+    services.elicitations.remember(elicitation, services.env.now());
 }
 
 /// As a text: a result that a model reads where a tool was called, an error elsewhere.

@@ -133,8 +133,7 @@ async fn subscribe(
     let upstream = upstream(snapshot, &name)?;
     let purpose = Purpose::of(origin, recording.operation(), uri);
     let loan = Loan::obtain(snapshot, services, origin, upstream, &purpose, recording, None).await?;
-    let watched = upstream.watch(permit, uri, loan.via(origin)).await;
-    watched.map_err(|error| Refusal::Upstream { name, error })
+    loan.watch(services, origin, &purpose, recording, permit, uri).await
 }
 
 fn resolve(snapshot: &Snapshot, origin: &Origin, request: Request) -> Result<Target, Refusal> {

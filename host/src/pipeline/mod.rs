@@ -9,7 +9,7 @@
 //! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
 //! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
 //! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back. [`credentials`] borrows what an upstream is
-//! shown on the caller's behalf, [`personal`] has what upstreams show to this caller alone.
+//! shown on the caller's behalf, [`elicitations`] are remembered for those who wait to hear that it is connected, [`personal`] has what upstreams show to this caller alone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +42,7 @@ pub mod approvals;
 pub mod authority;
 mod calls;
 pub mod credentials;
+pub mod elicitations;
 mod items;
 mod lists;
 pub mod personal;
@@ -108,6 +109,8 @@ pub struct Services {
     pub public_url: String,
     /// Keeps what upstreams are shown on callers' behalf.
     pub lender: Arc<dyn Lender>,
+    /// What sessions were answered with whose caller lacks a connection.
+    pub elicitations: Arc<elicitations::Elicitations>,
     /// For approvals.
     pub store: Store,
     pub decisions: Recorder,
@@ -166,6 +169,7 @@ impl Services {
             secret,
             public_url: "http://127.0.0.1:7400".to_owned(),
             lender: Arc::new(Later::default()),
+            elicitations: Arc::default(),
             store,
             decisions,
             recordings,

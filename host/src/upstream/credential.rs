@@ -1,8 +1,11 @@
-//! Which credential an upstream takes, and the gateway's own for what it asks itself.
+//! Which credential an upstream takes, the gateway's own for what it asks itself, and what those borrow anew who keep
+//! something open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
+use tokio::sync::broadcast;
 
 use super::UpstreamError;
 use crate::config::{self, UpstreamAuth};
@@ -10,7 +13,7 @@ use crate::config::{self, UpstreamAuth};
 use crate::connection::lending::Later;
 use crate::connection::lending::{Kind, Lack, Lender, Lent, Rejected, Wanted, Withheld};
 use crate::connection::{Holder, Place};
-use crate::ids::Principal;
+use crate::ids::{ConnectionId, Principal};
 use crate::mcp::talk::Party;
 use crate::oauth::upstream::challenge::{BearerError, Challenge};
 
@@ -114,6 +117,96 @@ impl Own {
     fn showing(&self, lent: Option<Arc<Lent>>) -> Party {
         Party { principal: self.principal.clone(), lent, ..Party::gateway() }
     }
+}
+
+/// How often it is looked whether something else is lent, where nobody tells: tokens that are exchanged end by themselves.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// Whose connections have changed: those of one holder, or perhaps all.
+pub(super) type Changes = broadcast::Sender<Option<Holder>>;
+
+/// By which whoever keeps something open at an upstream is lent what it shows there next.
+pub(super) struct Borrower {
+    lender: Arc<dyn Lender>,
+    wanted: Wanted,
+    changes: broadcast::Receiver<Option<Holder>>,
+}
+
+impl Borrower {
+    pub(super) fn new(lender: Arc<dyn Lender>, wanted: Wanted, changes: &Changes) -> Self {
+        Self { lender, wanted, changes: changes.subscribe() }
+    }
+
+    /// What is lent now.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Withheld`].
+    pub(super) async fn lend(&self) -> Result<Arc<Lent>, UpstreamError> {
+        self.lender.lend(&self.wanted).await.map_err(UpstreamError::Withheld)
+    }
+
+    /// What is lent in the place of what the upstream refused: a connection at a revision.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Withheld`].
+    pub(super) async fn in_place_of(
+        &self,
+        (connection, revision): &(ConnectionId, u64),
+        why: &Rejected,
+    ) -> Result<Arc<Lent>, UpstreamError> {
+        let lent = self.lend().await?;
+        if (&lent.connection, lent.revision) != (connection, *revision) {
+            return Ok(lent);
+        }
+        self.lender.rejected(&self.wanted, &lent, why).await.map_err(UpstreamError::Withheld)
+    }
+
+    /// Waits until something else is lent than this. Where that cannot be known, it waits on.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Withheld`]: nothing is lent any more.
+    pub(super) async fn other_than(&mut self, lent: &Lent) -> Result<Arc<Lent>, UpstreamError> {
+        loop {
+            match self.lend().await {
+                Ok(now) if is_same(&now, lent) => {}
+                Err(error) if !is_for_good(&error) => {}
+                other => return other,
+            }
+            self.change().await;
+        }
+    }
+
+    /// Waits until the connection may have changed, or it is time to look.
+    async fn change(&mut self) {
+        let told = async {
+            loop {
+                match self.changes.recv().await {
+                    Ok(Some(holder)) if holder != self.wanted.place.holder => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    // The upstream is no more, and what is kept open there ends with it.
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        _ = tokio::time::timeout(LOOK, told).await;
+    }
+}
+
+impl Own {
+    /// For somebody who keeps something open with a credential of theirs.
+    pub(super) fn borrower(&self, wanted: Wanted, changes: &Changes) -> Borrower {
+        Borrower::new(self.lender.clone(), wanted, changes)
+    }
+}
+
+/// Whether it is the same credential at the same revision.
+fn is_same(one: &Lent, other: &Lent) -> bool {
+    (&one.connection, one.revision) == (&other.connection, other.revision)
+}
+
+/// Whether what was lent before is not lent any more, as far as can be known.
+pub(super) fn is_for_good(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Withheld(Withheld::Missing(_) | Withheld::TooWide))
 }
 
 /// What an error status says, given what was shown: a credential of somebody's own may be renewed, one of the configuration

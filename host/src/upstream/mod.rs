@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, UpstreamTransport};
+use crate::connection::Holder;
 use crate::connection::lending::{Lender, Rejected, Wanted, Withheld};
 use crate::ids::{ConnectionId, Principal, UpstreamName};
 use crate::mcp::call::{Access, Call, Item, Outcome, Params, Verb};
@@ -57,6 +58,8 @@ pub use personal::{Clearance, Look, OwnList, Shown, Told, Whose};
 
 /// Deepest nesting of an answer, or of what is told before it, that is passed on.
 const MAX_ANSWER_DEPTH: usize = 512;
+/// Changes of connections that whoever keeps something open may be behind with. Who is behind with more looks at once.
+const MAX_CHANGES: usize = 64;
 
 /// Why a request has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -191,14 +194,20 @@ struct LinkLimits {
 #[must_use]
 pub struct Watch {
     _ends: tokio_util::sync::DropGuard,
+    over: CancellationToken,
     /// What is in use for it.
     _holds: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Watch {
-    /// One that ends what waits for `ended` when it is dropped.
+    /// One that ends what waits for `ended` when it is dropped. It is over when `ended` is cancelled by another.
     fn until_dropped(ended: CancellationToken) -> Self {
-        Self { _ends: ended.drop_guard(), _holds: None }
+        Self { over: ended.clone(), _ends: ended.drop_guard(), _holds: None }
+    }
+
+    /// Whether nothing more will be heard: what it was opened with is not lent any more, or what it was opened at is gone.
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
     }
 
     /// The same, which keeps something until then.
@@ -245,6 +254,8 @@ pub struct Upstream {
     failure: ArcSwapOption<Failure>,
     signals: Signals,
     own: Arc<Own>,
+    /// Tells whoever keeps something open here whose connections have changed.
+    changes: credential::Changes,
     tasks: Tasks,
 }
 
@@ -328,6 +339,7 @@ impl Upstream {
             failure: ArcSwapOption::empty(),
             signals,
             own,
+            changes: credential::Changes::new(MAX_CHANGES),
             tasks,
         })
     }
@@ -357,6 +369,12 @@ impl Upstream {
     /// The credential that requests for `principal` need; `None` where it takes none but those of its configuration.
     pub fn wanted(&self, principal: &Principal) -> Option<Wanted> {
         credential::wanted(&self.settings, principal)
+    }
+
+    /// Something about the connection of this holder has changed, or perhaps of all.
+    pub fn connection_changed(&self, holder: Option<&Holder>) {
+        // Where nobody keeps anything open, nobody hears it.
+        _ = self.changes.send(holder.cloned());
     }
 
     /// What it says of itself, once it was reached.
@@ -407,11 +425,19 @@ impl Upstream {
         self.exchange(verb.method(), name, Vec::new(), params, via, timeout).await
     }
 
-    /// Subscribes to a resource: its updates go to `via.events` under the URI `exposed` until the [`Watch`] is dropped.
+    /// Subscribes to a resource: its updates go to `via.events` under the URI `exposed` until the [`Watch`] is dropped. What it
+    /// is opened with is borrowed anew, by what was `wanted` for it, whenever something else is lent; once nothing is, it is
+    /// over.
     ///
     /// # Errors
     /// As for [`Self::call`], and [`UpstreamError::Unsupported`] and [`UpstreamError::NoResource`].
-    pub async fn watch(&self, permit: Permit<Access>, exposed: &str, via: Via) -> Result<Watch, UpstreamError> {
+    pub async fn watch(
+        &self,
+        permit: Permit<Access>,
+        exposed: &str,
+        via: Via,
+        wanted: Option<Wanted>,
+    ) -> Result<Watch, UpstreamError> {
         let longest = self.settings.call_timeout;
         let deadline = self.deadline(permit.timeout().map_or(longest, |shorter| shorter.min(longest)));
         let Access { item, .. } = permit.into_inner();
@@ -419,7 +445,15 @@ impl Upstream {
             return Err(UpstreamError::Unsupported { what: "subscriptions to anything but resources" });
         };
         let subscription = Subscription { uri, exposed: exposed.to_owned() };
-        either!(&self.link, link => link.watch(subscription, via, deadline).await)
+        match &self.link {
+            Link::Http(link) => {
+                let borrower = wanted.map(|wanted| self.own.borrower(wanted, &self.changes));
+                link.watch(subscription, via, borrower, deadline).await
+            }
+            Link::Stdio(link) => link.watch(subscription, via, deadline).await,
+            // A child ends when its values are not lent any more, and its watches with it.
+            Link::Programs(link) => link.watch(subscription, via, deadline).await,
+        }
     }
 
     /// Tells the upstream what a caller tells its server, if there is a session between the two.

@@ -97,6 +97,37 @@ async fn operators_see_connections_without_their_values_and_end_them_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_was_sent_to_a_link_hears_when_it_is_connected() {
+    let (_vault, _plain, gateway) = scene().await;
+    let able = json!({ "elicitation": { "url": {} } });
+    let alice = gateway.caller("alice").able(able.clone()).initialize("2025-11-25").await;
+    let bob = gateway.caller("bob").able(able).initialize("2025-11-25").await;
+    let (mut heard, mut heard_by_bob) = (alice.listen(None).await, bob.listen(None).await);
+    let asked = async |session: &portcullis_tests::Caller| {
+        let reply = session.request("tools/call", json!({ "name": "vault__whoami", "arguments": {} })).await;
+        let error = reply.json()["error"].clone();
+        assert_eq!(error["code"], -32042, "{error}");
+        error["data"]["elicitations"][0].clone()
+    };
+    let (first, second, bobs) = (asked(&alice).await, asked(&alice).await, asked(&bob).await);
+    let mut browser = Browser::new(gateway.public);
+    let page = open(&mut browser, first["url"].as_str().unwrap()).await;
+    let page = browser.submit(&page.form("/connect/vault").with("header-x-api-key", "right-of-alice")).await;
+    assert!(page.text().contains("Connected"), "{page}");
+    let completed = async |stream: &mut portcullis_tests::caller::Stream| loop {
+        let message = stream.next().await;
+        if message["method"] == "notifications/elicitation/complete" {
+            return message["params"]["elicitationId"].clone();
+        }
+    };
+    let told = [completed(&mut heard).await, completed(&mut heard).await];
+    assert_eq!(told, [first["elicitationId"].clone(), second["elicitationId"].clone()]);
+    // Another one's is theirs alone.
+    assert!(connect(&gateway, "bob", "right-of-bob").await.text().contains("Connected"));
+    assert_eq!(completed(&mut heard_by_bob).await, bobs["elicitationId"]);
+}
+
+#[tokio::test]
 async fn clients_that_know_urls_are_asked_to_open_one() {
     let (_vault, _plain, gateway) = scene().await;
     let able = json!({ "elicitation": { "url": {} } });

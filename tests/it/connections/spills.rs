@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use portcullis_tests::Caller;
 use portcullis_tests::gateway::SOON;
 use portcullis_tests::oauth::parameter;
 use portcullis_tests::upstreams::gated::Whim;
+use portcullis_tests::{Caller, program};
 
 use super::*;
 use crate::oauth::spills::Place;
@@ -27,9 +27,16 @@ struct Scene {
 }
 
 impl Scene {
-    /// `mail` registers us with a secret, `news` has given us one before, `vault` wants a header.
+    /// `mail` registers us with a secret, `news` has given us one before, `vault` wants a header, `child` a variable.
     async fn new() -> Self {
-        let kinds = ["key of the file", "secret of a known client", "value of a header", "wrong value", QUOTE];
+        let kinds = [
+            "key of the file",
+            "secret of a known client",
+            "value of a header",
+            "value for a program",
+            "wrong value",
+            QUOTE,
+        ];
         let canaries = Canaries::of(&kinds);
         let (mail, news) = (Gated::by_token().await, Gated::by_token().await);
         let vault = Gated::by_header("x-api-key", &[canaries.get("value of a header")]).await;
@@ -41,11 +48,13 @@ impl Scene {
 
     fn settings(&self) -> String {
         let Self { mail, news, vault, .. } = self;
+        let command = [program("fixture-upstream").display().to_string(), "stdio".to_owned()];
         format!(
             "[policy]\nrecord = true\n[upstreams.mail]\nurl = \"{}\"\n[upstreams.mail.auth]\nkind = \"per-user-oauth\"\n\
              [upstreams.news]\nurl = \"{}\"\n[upstreams.news.auth]\nkind = \"per-user-oauth\"\nclient_id = \"portcullis\"\n\
              client_secret = \"file:machine.secret\"\n\
-             [upstreams.vault]\nurl = \"{}\"\n[upstreams.vault.auth]\nkind = \"per-user-headers\"\nheaders = [\"X-Api-Key\"]\n",
+             [upstreams.vault]\nurl = \"{}\"\n[upstreams.vault.auth]\nkind = \"per-user-headers\"\nheaders = [\"X-Api-Key\"]\n\
+             [upstreams.child]\ncommand = {command:?}\n[upstreams.child.auth]\nkind = \"per-user-environment\"\nenvironment = [\"API_KEY\"]\n",
             mail.url, news.url, vault.url
         )
     }
@@ -129,6 +138,13 @@ async fn h9_no_secret_of_a_connection_is_written_anywhere() {
     }
     works(&scene.call(&alice, "vault").await);
 
+    let (mut browser, page) = scene.arrive(&place, &alice, "child").await;
+    let form = page.form("/connect/child").with("header-API_KEY", scene.canaries.get("value for a program"));
+    let page = browser.submit(&form).await;
+    assert_eq!(page.status(), 200, "{page}");
+    scene.written.add_reply("value for a program", &page.reply);
+    works(&scene.call(&alice, "child").await);
+
     // A client of the configuration, and one that registers and is told a secret.
     scene.connect(&place, &alice, "news").await;
     works(&scene.call(&alice, "news").await);
@@ -167,7 +183,7 @@ async fn h9_no_secret_of_a_connection_is_written_anywhere() {
         scene.written.add_reply(path, &place.operator("GET", path, None).await);
     }
     let listed = place.operator("GET", "/api/v1/connections", None).await.json();
-    assert_eq!(listed["connections"].as_array().unwrap().len(), 3, "{listed}");
+    assert_eq!(listed["connections"].as_array().unwrap().len(), 4, "{listed}");
     let decisions = place.operator("GET", "/api/v1/decisions?limit=200", None).await.json();
     for decision in decisions["decisions"].as_array().unwrap() {
         let path = format!("/api/v1/recordings/{}", decision["id"].as_str().unwrap());

@@ -107,3 +107,26 @@ async fn u3_an_answer_that_both_gateways_get_is_exchanged_by_one() {
         whoami(&caller(&pair).call("mail__whoami", json!({})).await);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_hears_at_its_own_gateway_that_it_was_connected_at_another() {
+    let (_mail, pair) = scene().await;
+    pair.go_to(0);
+    let session = caller(&pair).able(json!({ "elicitation": { "url": {} } })).initialize("2025-11-25").await;
+    let mut heard = session.listen(None).await;
+    let reply = session.request("tools/call", json!({ "name": "mail__whoami", "arguments": {} })).await;
+    let asked = reply.json()["error"]["data"]["elicitations"][0].clone();
+    pair.go_to(1);
+    let mut browser = Browser::new(pair.front);
+    let page = open(&mut browser, asked["url"].as_str().unwrap()).await;
+    assert_eq!(page.status(), 200, "{page}");
+    let provider = browser.submit(&page.form("/connect/mail")).await;
+    assert_eq!(agree(&mut browser, &provider).await.status(), 200);
+    let told = loop {
+        let message = heard.next().await;
+        if message["method"] == "notifications/elicitation/complete" {
+            break message;
+        }
+    };
+    assert_eq!(told["params"]["elicitationId"], asked["elicitationId"]);
+}

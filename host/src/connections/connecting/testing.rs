@@ -118,6 +118,10 @@ impl Issuer for Scripted {
         Box::pin(async { Err(NotIssued::Refused(Reason::RefreshRefused)) })
     }
 
+    fn can_vouch_for(&self, _: &UpstreamName, _: &Person) -> Result<(), NotExchanged> {
+        unreachable!("nobody connects what is exchanged")
+    }
+
     fn exchange_identity<'a>(
         &'a self,
         _: &'a UpstreamName,

@@ -62,6 +62,16 @@ impl Breaker {
         Ok(())
     }
 
+    /// Whoever was admitted at this moment did not ask after all: if that was to try it for all, another may.
+    pub(super) fn not_asked(&self, issuer: &str, admitted: Timestamp) {
+        if let Some(known) = self.lock().get_mut(issuer)
+            && known.count >= MAX_FAILURES
+            && known.until == admitted.after(TRIAL)
+        {
+            known.until = admitted;
+        }
+    }
+
     /// It has answered.
     pub(super) fn answered(&self, issuer: &str) {
         self.lock().remove(issuer);
@@ -116,6 +126,24 @@ mod tests {
         assert_eq!(breaker.admit("a", later.after(TRIAL)), Ok(()), "who does not come back holds nobody up");
         breaker.answered("a");
         assert_eq!((breaker.admit("a", later), breaker.admit("a", later)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn who_does_not_ask_after_all_leaves_the_trial_to_another() {
+        let breaker = Breaker::default();
+        fail(&breaker, "a", MAX_FAILURES);
+        let later = NOW.after(FIRST_PAUSE);
+        assert_eq!(breaker.admit("a", later), Ok(()));
+        breaker.not_asked("a", NOW);
+        assert_eq!(breaker.admit("a", later), Err(TRIAL), "that one was admitted at another time");
+        breaker.not_asked("a", later);
+        assert_eq!((breaker.admit("a", later), breaker.admit("a", later)), (Ok(()), Err(TRIAL)));
+        breaker.failed("a", later, 0);
+        let pause = breaker.left_alone("a", later);
+        breaker.not_asked("a", later);
+        assert_eq!(breaker.left_alone("a", later), pause, "what came of it meanwhile counts");
+        breaker.not_asked("b", later);
+        assert_eq!(breaker.admit("b", later), Ok(()));
     }
 
     #[test]

@@ -139,11 +139,16 @@ impl Keeper {
         let as_of = self.0.kept.generation(place);
         let settings = self.settings(place);
         let person = self.person(user).await?;
+        // Whoever is nobody there is told so, whatever the server does, and does not try it for all.
+        self.0.issuer.can_vouch_for(&place.upstream, &person).map_err(|nobody| match nobody {
+            NotExchanged::Nobody => Withheld::Missing(Lack::NoIdentity),
+            NotExchanged::Refused(_) | NotExchanged::Later { .. } | NotExchanged::Fault => Withheld::Fault,
+        })?;
         let server = server(place);
-        if let Err(left) = self.0.breaker.admit(&server, self.0.env.now()) {
+        let asked = self.0.env.now();
+        if let Err(left) = self.0.breaker.admit(&server, asked) {
             return Err(Withheld::Unavailable { retry_after: Some(left) });
         }
-        let asked = self.0.env.now();
         let answer = tokio::time::timeout(ANSWER, self.0.issuer.exchange_identity(&place.upstream, &person)).await;
         match answer.unwrap_or(Err(NotExchanged::Later { retry_after: None })) {
             Ok(exchanged) => {
@@ -158,13 +163,17 @@ impl Keeper {
                 self.refuse(place, refusal, as_of);
                 Err(Withheld::Missing(Lack::ExchangeRefused(refusal)))
             }
-            Err(NotExchanged::Nobody) => Err(Withheld::Missing(Lack::NoIdentity)),
+            Err(NotExchanged::Nobody) => {
+                self.0.breaker.not_asked(&server, asked);
+                Err(Withheld::Missing(Lack::NoIdentity))
+            }
             Err(NotExchanged::Later { retry_after }) => {
                 self.0.breaker.failed(&server, self.0.env.now(), self.jitter());
                 Err(Withheld::Unavailable { retry_after })
             }
             Err(NotExchanged::Fault) => {
                 // What is ours says nothing of the server; whoever tried it for all lets others try.
+                self.0.breaker.not_asked(&server, asked);
                 Err(Withheld::Fault)
             }
         }

@@ -34,6 +34,15 @@ impl From<Refusal> for ExchangeRefusal {
 }
 
 impl Provider {
+    /// Whether the server that is configured is to know the person by something.
+    pub(super) fn can_name(&self, upstream: &UpstreamName, person: &Person) -> Result<(), NotExchanged> {
+        let settings = (self.parts.upstreams)(upstream).ok_or(NotExchanged::Fault)?;
+        let UpstreamAuth::TokenExchange(terms) = &settings.auth else { return Err(NotExchanged::Fault) };
+        // No upstream chooses the server: it is named, and its metadata has to have the same name.
+        let issuer = terms.client.issuer.as_deref().unwrap_or_default();
+        said_of(person, terms, issuer).map(drop).ok_or(NotExchanged::Nobody)
+    }
+
     /// Finds the server, says who the person is, and reads what it gives.
     pub(super) async fn exchange_for(
         &self,

@@ -322,6 +322,10 @@ impl Issuer for Provider {
         self.present(source, Presented::Refresh(refresh)).boxed()
     }
 
+    fn can_vouch_for(&self, upstream: &UpstreamName, person: &Person) -> Result<(), NotExchanged> {
+        self.can_name(upstream, person)
+    }
+
     fn exchange_identity<'a>(
         &'a self,
         upstream: &'a UpstreamName,

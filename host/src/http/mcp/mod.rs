@@ -136,6 +136,7 @@ impl Mcp {
         mcp.tasks.spawn(fanout::run(mcp.clone(), published.clone()));
         mcp.tasks.spawn(stays::run(mcp.clone(), published));
         mcp.tasks.spawn(keep_house(mcp.clone()));
+        mcp.tasks.spawn(legacy::completed::run(mcp.clone()));
         mcp
     }
 

@@ -20,6 +20,7 @@ use crate::authorization::standing;
 use crate::authorization::tokens;
 use crate::config::{Auth, Limits, PolicySettings, WhenAllAbstain};
 use crate::connection::extra::Extra;
+use crate::connection::lending::Later;
 use crate::env::{Env, Timestamp};
 use crate::glob::Glob;
 use crate::http::replica::{Directory, Replicas};
@@ -74,6 +75,8 @@ pub(super) struct Edge {
     pub(super) closing: CancellationToken,
     pub(super) standing: Arc<standing::Standing>,
     pub(super) store: Store,
+    /// Nobody lends anything until a test says who does.
+    pub(super) lender: Arc<Later>,
 }
 
 impl Edge {
@@ -98,6 +101,8 @@ impl Edge {
         let mut services = Services::for_tests().await;
         services.env = env;
         services.ask_timeout = limits.ask_timeout;
+        let lender = Arc::new(Later::default());
+        services.lender = lender.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&["ann", "bob"])));
         let (published, seen) = watch::channel(0);
         let closing = CancellationToken::new();
@@ -110,7 +115,7 @@ impl Edge {
         let store = services.store.clone();
         let services = Arc::new(services);
         let mcp = Mcp::new(gate, services, (seen, freshness), settings, replicas, closing.clone(), Tasks::new());
-        Self { mcp, published, snapshot, closing, standing, store }
+        Self { mcp, published, snapshot, closing, standing, store, lender }
     }
 
     /// What is revoked in the store is felt from now on.

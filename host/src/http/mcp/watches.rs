@@ -19,12 +19,14 @@ pub(super) struct Watches(Mutex<ByUri>);
 pub(super) struct TooManyWatches;
 
 impl Watches {
-    /// Makes a place for a watch; `Ok(None)` if this resource is watched already. Whether it may be is decided after
+    /// Makes a place for a watch; `Ok(None)` if this resource is watched already, by a watch that is not over. Whether it may be is decided after
     /// that, on a snapshot that is loaded after that: then no change of what the caller sees is missed.
     pub(super) fn reserve(self: &Arc<Self>, uri: &str) -> Result<Option<Reserved>, TooManyWatches> {
         let mut watches = self.lock();
-        if watches.contains_key(uri) {
-            return Ok(None);
+        match watches.get(uri) {
+            Some(Some(watch)) if watch.is_over() => _ = watches.remove(uri),
+            Some(_) => return Ok(None),
+            None => {}
         }
         if watches.len() >= MAX_WATCHED {
             return Err(TooManyWatches);

@@ -6,7 +6,7 @@
 
 use super::changes::{Change, Revision, announce, revision};
 use super::connections::{self, Whose};
-use super::table::{Cursor, Index, Older, Page, Typed};
+use super::table::{Cursor, Index, Older, Page, Single, Typed};
 use super::{Store, StoreError, WriteTx, audit, data_keys, engine::Table, revocations};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
 use crate::connection::{End, Holder};
@@ -40,10 +40,16 @@ pub(super) const KEYS: Typed<KeyRecord> = Typed {
     expires: None,
 };
 
+/// The highest revision that a deleted key was at. Those of the next one of its name, whichever that is, are higher, so that
+/// nothing that was said of the one is taken for the other.
+const DELETED: Single<u64> = Single::new("deleted_keys_revision");
+
 /// What came of [`create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Creation {
-    Created,
+    Created {
+        revision: u64,
+    },
     NameTaken,
     /// Another key has the same secret, so that a caller with it would be two principals.
     SecretTaken,
@@ -70,7 +76,8 @@ pub enum Deletion {
     Conflict(u64),
 }
 
-/// Keeps a new key. The store takes it over: its `managed_by` becomes [`ManagedBy::Store`].
+/// Keeps a new key. The store takes it over: its `managed_by` becomes [`ManagedBy::Store`], and its revisions are higher than
+/// those of any key that was deleted.
 pub async fn create(store: &Store, key: VirtualKey, actor: Actor) -> Result<Creation, StoreError> {
     let record = KeyRecord::from(&key);
     store.write(move |tx| create_in(tx, &key.name, &record, actor)).await
@@ -89,10 +96,11 @@ fn create_in(tx: &mut WriteTx<'_>, name: &KeyName, record: &KeyRecord, actor: Ac
     if connections::are_left(tx, &connections_of(name))? {
         return Ok(Creation::StillEnding);
     }
-    KEYS.put(tx, record)?;
+    let revision = DELETED.get(tx)?.unwrap_or(0) + record.revision;
+    KEYS.put(tx, &KeyRecord { revision, ..record.clone() })?;
     audit::append(tx, actor, &AuditEvent::KeyCreated { name: name.clone() })?;
     announce(tx, Change::Keys)?;
-    Ok(Creation::Created)
+    Ok(Creation::Created { revision })
 }
 
 /// Enables or disables a key.
@@ -171,6 +179,8 @@ fn delete_in(
         return Ok((Deletion::Conflict(record.revision), false));
     }
     KEYS.remove(tx, name.as_str().as_bytes())?;
+    let highest = DELETED.get(tx)?.unwrap_or(0).max(record.revision);
+    DELETED.put(tx, &highest)?;
     audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
     revoke_granted(tx, name, actor)?;
     // Nobody can open what is sealed for the key from here on.

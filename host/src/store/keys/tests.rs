@@ -51,7 +51,7 @@ async fn events(store: &Store) -> Vec<AuditEvent> {
 #[tokio::test]
 async fn a_key_comes_back_as_it_was_given() {
     let store = memory().await;
-    assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created);
+    assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created { revision: 1 });
     let expected = Some(key("ci", 5));
     assert_eq!(by_name(&store, &name("ci")).await.unwrap(), expected);
     assert_eq!(by_digest(&store, Digest::of(b"ci")).await.unwrap(), expected);
@@ -83,7 +83,7 @@ async fn of_64_creators_of_one_name_exactly_one_succeeds() {
         creators.spawn(async move { create(&store, key, ACTOR).await.unwrap() });
     }
     let outcomes = creators.join_all().await;
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Creation::Created).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Creation::Created { revision: 1 }).count(), 1);
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == Creation::NameTaken).count(), 63);
     assert_eq!(events(&store).await.len(), 1);
     assert_eq!(store.verify().await.unwrap(), []);
@@ -121,7 +121,7 @@ async fn every_change_and_nothing_else_is_in_the_audit_trail() {
         ]
     );
     assert_eq!(store.verify().await.unwrap(), []);
-    assert_eq!(create(&store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created);
+    assert_eq!(create(&store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created { revision: 4 });
 }
 
 #[tokio::test]
@@ -147,11 +147,37 @@ async fn who_has_the_name_of_a_deleted_key_has_nothing_else_of_it() {
         let end = async |number| grants::get(store, &grant_id(number)).await.unwrap().unwrap().end;
         assert_eq!((end(1).await, end(2).await), (Some(Gone::Revoked), None));
 
-        assert_eq!(create(store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created);
+        assert_eq!(create(store, key("ci", 7), ACTOR).await.unwrap(), Creation::Created { revision: 2 });
         assert_eq!(end(1).await, Some(Gone::Revoked));
         place.forward(Duration::from_secs(1));
         issue(store, 3, "c", party("ci", "app")).await;
         assert_eq!(end(3).await, None);
+        assert_eq!(store.verify().await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_deleted_key_is_not_said_of_the_next_one_of_its_name() {
+    for place in engines().await {
+        let store = &place.store;
+        let (ci, disabled) = (name("ci"), Edit { standing: Some(Standing::Disabled), ..Edit::default() });
+        create(store, key("ci", 5), ACTOR).await.unwrap();
+        create(store, key("other", 6), ACTOR).await.unwrap();
+        for standing in [Standing::Disabled, Standing::Enabled] {
+            set_standing(store, &ci, standing, ACTOR).await.unwrap();
+        }
+        // One that is deleted later and has changed less brings nothing back.
+        for gone in ["ci", "other"] {
+            assert_eq!(delete(store, &name(gone), None, ACTOR).await.unwrap(), Deletion::Deleted);
+        }
+        let again = VirtualKey { digest: Digest::of(b"again"), ..key("ci", 5) };
+        assert_eq!(create(store, again, ACTOR).await.unwrap(), Creation::Created { revision: 4 });
+        for seen in 1..=3 {
+            let changing = change(store, &ci, Some(vec![seen]), disabled.clone(), ACTOR).await.unwrap();
+            assert_eq!(changing, Changing::Conflict(4));
+            assert_eq!(delete(store, &ci, Some(vec![seen]), ACTOR).await.unwrap(), Deletion::Conflict(4));
+        }
+        assert!(matches!(change(store, &ci, Some(vec![4]), disabled, ACTOR).await.unwrap(), Changing::Done(_)));
         assert_eq!(store.verify().await.unwrap(), []);
     }
 }
@@ -166,7 +192,7 @@ async fn a_name_is_not_free_while_connections_are_left_under_it() {
     assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::StillEnding);
     // As after a deletion that was interrupted.
     assert_eq!(delete(&store, &name("ci"), None, ACTOR).await.unwrap(), Deletion::NotFound);
-    assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created);
+    assert_eq!(create(&store, key("ci", 5), ACTOR).await.unwrap(), Creation::Created { revision: 1 });
 }
 
 #[tokio::test]
@@ -210,7 +236,7 @@ async fn there_are_at_most_so_many_keys() {
     }
     assert_eq!(create(&store, key("one-more", 2), ACTOR).await.unwrap(), Creation::TooMany);
     delete(&store, &name("k17"), None, ACTOR).await.unwrap();
-    assert_eq!(create(&store, key("one-more", 2), ACTOR).await.unwrap(), Creation::Created);
+    assert_eq!(create(&store, key("one-more", 2), ACTOR).await.unwrap(), Creation::Created { revision: 2 });
     let all = all(&store).await.unwrap();
     assert_eq!(all.iter().map(|key| key.name.clone()).collect::<BTreeSet<_>>().len(), MAX_KEYS);
     assert_eq!(store.verify().await.unwrap(), []);

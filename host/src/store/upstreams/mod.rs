@@ -43,6 +43,9 @@ pub(super) const UPSTREAMS: Typed<Record> = Typed {
 pub(super) const SEALED: SealedIn<Record> = SealedIn { table: &UPSTREAMS, fields };
 
 const STORED: Single<u64> = Single::new("upstreams");
+/// The highest revision that a withdrawn declaration was at. Those of the next one of its name are higher, so that nothing
+/// that was said of the one is taken for the other.
+const WITHDRAWN: Single<u64> = Single::new("withdrawn_upstreams_revision");
 
 /// An upstream as an operator declared it.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +55,7 @@ pub struct Declaration {
     /// By the ids that the definition has, each sealed for its [`place`].
     pub secrets: BTreeMap<String, Sealed>,
     pub enabled: bool,
-    /// Counts the changes.
+    /// Counts the changes, on from those of any that was withdrawn before.
     pub revision: u64,
     pub created: Timestamp,
     pub created_by: Actor,
@@ -166,12 +169,13 @@ fn declare_in(
         return Ok(Declaring::Stale);
     }
     let (now_ms, by) = (tx.now().as_millis(), ActorRecord::from(actor));
+    let revision = WITHDRAWN.get(tx)?.unwrap_or(0) + 1;
     let record = Record {
         name: name.as_str().to_owned(),
         definition: content.definition.clone(),
         secrets: content.secrets.clone(),
         enabled: true,
-        revision: 1,
+        revision,
         created_ms: now_ms,
         created_by: by,
         changed_ms: now_ms,
@@ -180,7 +184,7 @@ fn declare_in(
     STORED.put(tx, &(stored + 1))?;
     UPSTREAMS.put(tx, &record)?;
     let unchecked = content.unchecked;
-    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision: 1, unchecked })?;
+    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision, unchecked })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Declaring::Declared(Box::new(record.try_into()?)))
 }
@@ -293,6 +297,8 @@ pub async fn withdraw(
                 return Ok(Withdrawal::Conflict(record.revision));
             }
             UPSTREAMS.remove(tx, key)?;
+            let highest = WITHDRAWN.get(tx)?.unwrap_or(0).max(record.revision);
+            WITHDRAWN.put(tx, &highest)?;
             let stored = STORED.get(tx)?.unwrap_or(0);
             STORED.put(tx, &stored.saturating_sub(1))?;
             audit::append(tx, actor, &AuditEvent::UpstreamWithdrawn { upstream: name.clone() })?;

@@ -73,7 +73,14 @@ async fn of_two_changes_of_one_revision_one_is_made(store: Store) {
     assert_eq!(withdraw(&store, &notes, Some(vec![1, 3]), ACTOR).await.unwrap(), Withdrawal::Conflict(2));
     assert_eq!(withdraw(&store, &notes, Some(vec![1, 2]), ACTOR).await.unwrap(), Withdrawal::Withdrawn);
     assert_eq!(withdraw(&store, &notes, None, ACTOR).await.unwrap(), Withdrawal::NotFound);
-    declared(&store, "notes").await;
+    let again = declared(&store, "notes").await;
+    assert_eq!(again.revision, 3, "what was said of the one before is not said of this one");
+    let edit = Edit { enabled: Some(false), ..Edit::default() };
+    for seen in 1..=2 {
+        let conflict = change(&store, &notes, Some(seen), edit.clone(), ACTOR).await.unwrap();
+        assert_eq!(conflict, Changing::Conflict(3));
+        assert_eq!(withdraw(&store, &notes, Some(vec![seen]), ACTOR).await.unwrap(), Withdrawal::Conflict(3));
+    }
     assert_eq!(store.verify().await.unwrap(), []);
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::Listener;
-use crate::ids::UpstreamName;
+use crate::ids::{ConnectionId, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::json::Members;
 use crate::mcp::message::RequestId;
@@ -34,6 +34,8 @@ pub(super) struct Desk {
     /// Whether the caller's client can be asked anything.
     is_interactive: bool,
     pub(super) stream: Stream,
+    /// What was shown when the upstream refused the stream to a session that had one.
+    pub(super) refused: Option<(ConnectionId, u64)>,
     pub(super) listeners: Vec<Listener>,
     /// The level that was last set.
     pub(super) level: Option<LogLevel>,
@@ -105,6 +107,7 @@ impl Desk {
             hears: false,
             is_interactive,
             stream: Stream::None,
+            refused: None,
             listeners: Vec::new(),
             level: None,
             uses: 0,

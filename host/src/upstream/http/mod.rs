@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::credential::Own;
+use super::credential::{Borrower, Own};
 use super::deadline::Deadline;
 use super::{Exchange, LinkLimits, PartyKey, Signals, Subscription, UpstreamError, Watch};
 use crate::config::Protocol;
@@ -165,14 +165,15 @@ impl HttpLink {
         self.0.exchange(&exchange).await
     }
 
-    /// Tells `via.events` of updates of a resource until the [`Watch`] is dropped.
+    /// Tells `via.events` of updates of a resource until the [`Watch`] is dropped, or what it is opened with is not lent any more.
     pub(super) async fn watch(
         &self,
         subscription: Subscription,
         via: Via,
+        borrower: Option<Borrower>,
         deadline: Deadline,
     ) -> Result<Watch, UpstreamError> {
-        self.0.watch(subscription, via, &deadline).await
+        self.0.watch(subscription, via, borrower, &deadline).await
     }
 
     /// Passes a notification of a caller's, if there is a session with it.

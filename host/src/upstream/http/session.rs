@@ -43,6 +43,8 @@ pub(super) struct Session {
     desk: Mutex<Desk>,
     /// Something on the desk changed.
     pub(super) changed: Notify,
+    /// Something newer is shown: what was refused is worth another try.
+    pub(super) renewed: Notify,
     /// Fires when nothing can be said in it any more.
     pub(super) over: CancellationToken,
     pub(super) subscriptions: mpsc::Sender<Order>,
@@ -77,6 +79,7 @@ impl Session {
             about,
             desk: Mutex::new(desk),
             changed: Notify::new(),
+            renewed: Notify::new(),
             subscriptions,
         }
     }
@@ -100,6 +103,7 @@ impl Session {
             (Some(shown), Some(lent)) if (&shown.connection, shown.given) == (&lent.connection, lent.given) => {
                 if shown.revision < lent.revision {
                     self.lent.store(Some(lent.clone()));
+                    self.renewed.notify_one();
                 }
                 true
             }

@@ -17,6 +17,7 @@ use super::legacy::{LAST_EVENT_ID, RETRY};
 use super::peer::drain;
 use super::session::{Carrier, Session};
 use super::stream::{self, Messages};
+use crate::connection::lending::Rejected;
 use crate::upstream::UpstreamError;
 
 /// Longest wait before the stream is opened again.
@@ -140,6 +141,7 @@ impl Session {
             let wait = place.retry.map_or(pause, |retry| retry.max(SHORTEST_RETRY)).min(LAST_PAUSE);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.renewed.notified() => {}
                 () = self.is_unwanted() => {}
             }
             // Under the lock that whoever wants it takes too, so that one of the two sees the other.
@@ -153,6 +155,7 @@ impl Session {
 
     /// Hears one stream to its end.
     async fn hear_stream(self: &Arc<Self>, place: &mut Place) -> Result<(), End> {
+        let shown = self.shown();
         let mut request = self.within(self.peer.get());
         let last = place.last.as_deref().and_then(|last| HeaderValue::try_from(last).ok());
         let resumes = last.is_some();
@@ -170,6 +173,11 @@ impl Session {
         if !status.is_success() || !stream::is_event_stream(&response) {
             _ = drain(response).await;
             place.last = None;
+            if let (StatusCode::UNAUTHORIZED, true, Some(shown)) = (status, place.was_open, shown) {
+                // It was good enough before. Who watches something here sees to it that there is something better.
+                self.desk().refused = Some((shown.connection.clone(), shown.revision));
+                self.changed.notify_waiters();
+            }
             return match status {
                 StatusCode::METHOD_NOT_ALLOWED => Err(End::NoStream),
                 // It may only be that it cannot resume; the next attempt begins anew.
@@ -183,6 +191,7 @@ impl Session {
             };
         }
         place.was_open = true;
+        self.desk().refused = None;
         self.stream_is_kept();
         let heard = match Messages::of(response, self.peer.limits.message_bytes) {
             Ok(mut messages) => {
@@ -197,6 +206,26 @@ impl Session {
             tracing::debug!(%error, "an upstream's stream broke");
         }
         Ok(())
+    }
+
+    /// That the upstream refuses the stream to what the session shows, if it does.
+    pub(super) fn stream_refusal(&self) -> Option<UpstreamError> {
+        let shown = self.shown()?;
+        let of = self.desk().refused.clone().filter(|of| *of == (shown.connection.clone(), shown.revision))?;
+        Some(UpstreamError::Rejected { why: Rejected::Unauthorized, of })
+    }
+
+    /// Waits until it does.
+    pub(super) async fn stream_refused(&self) -> UpstreamError {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(refusal) = self.stream_refusal() {
+                return refusal;
+            }
+            changed.await;
+        }
     }
 
     /// Takes all messages of a stream that belongs to the whole session.

@@ -3,6 +3,10 @@
 //!
 //! A watch is kept by a task of its own, which subscribes again when a session or a stream was lost, and then tells its
 //! listener that the resource may have changed meanwhile. In a session several watches of one URI are one subscription.
+//!
+//! What it was opened with may be renewed, given anew or taken away in the meantime. A session shows what is newest from then
+//! on, a stream is opened again; and where nothing is lent any more, or the upstream will not have the next one either, the
+//! watch is over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +20,14 @@ use super::detect::{Dialect, Found};
 use super::session::{Hold, Session};
 use super::subscription::{Heard, Listening};
 use super::{Inner, within};
+use crate::connection::lending::Lent;
 use crate::mcp::call::Outcome;
 use crate::mcp::json::{Members, to_raw};
 use crate::mcp::revision::Filter;
 use crate::mcp::talk::{Event, Notice, Via};
+use crate::upstream::credential::{Borrower, is_for_good};
 use crate::upstream::deadline::Deadline;
-use crate::upstream::{PartyKey, Subscription, UpstreamError, Watch};
+use crate::upstream::{Subscription, UpstreamError, Watch};
 
 /// Waits before a lost subscription is made again double from the first to the last.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -77,6 +83,7 @@ impl Inner {
         self: &Arc<Self>,
         subscription: Subscription,
         via: Via,
+        borrower: Option<Borrower>,
         deadline: &Deadline,
     ) -> Result<Watch, UpstreamError> {
         let place = self.watches.clone().try_acquire_owned().map_err(|_| UpstreamError::Busy)?;
@@ -86,12 +93,15 @@ impl Inner {
         let watch = Watch::until_dropped(ended.clone());
         let inner = self.clone();
         self.peer.tasks.spawn(async move {
+            let cancelled = via.cancelled.clone();
             tokio::select! {
-                () = inner.keep_watch(&subscription, &via, ready) => {}
+                () = inner.keep_watch(&subscription, via, borrower, ready) => {}
                 () = ended.cancelled() => {}
-                () = via.cancelled.cancelled() => {}
+                () = cancelled.cancelled() => {}
                 () = inner.peer.tasks.stopping().cancelled() => {}
             }
+            // Whoever has the watch sees that it is over.
+            ended.cancel();
             drop(place);
         });
         let begun = async { is_ready.await.unwrap_or(Err(UpstreamError::Died)) };
@@ -104,32 +114,80 @@ impl Inner {
     async fn keep_watch(
         self: &Arc<Self>,
         subscription: &Subscription,
-        via: &Via,
+        mut via: Via,
+        mut borrower: Option<Borrower>,
         ready: oneshot::Sender<Result<(), UpstreamError>>,
     ) {
         let mut ready = Some(ready);
         let mut pause = FIRST_PAUSE;
+        // Another credential was borrowed in the place of one that was refused, and nothing has stood with it yet.
+        let mut is_renewed = false;
         loop {
+            let mut has_stood = false;
             // Called when the subscription stands.
-            let mut begun = || match ready.take() {
-                Some(ready) => _ = ready.send(Ok(())),
-                None => _ = via.events.try_send(perhaps_updated(subscription)),
+            let mut begun = || {
+                has_stood = true;
+                match ready.take() {
+                    Some(ready) => _ = ready.send(Ok(())),
+                    None => _ = via.events.try_send(perhaps_updated(subscription)),
+                }
             };
-            let ended = match self.found(via.party.lent.as_ref()).await {
-                Ok(found) if found.dialect == Dialect::Modern => self.watch_modern(subscription, via, &mut begun).await,
-                Ok(found) => self.watch_legacy(&found, subscription, via, &mut begun).await,
-                Err(error) => Err(error),
+            let ended = self.watch_once(subscription, &via, borrower.as_mut(), &mut begun).await;
+            if has_stood {
+                (pause, is_renewed) = (FIRST_PAUSE, false);
+            }
+            let refused = match (&ended, &borrower) {
+                (Err(UpstreamError::Rejected { why, of }), Some(_)) => Some((why.clone(), of.clone())),
+                _ => None,
             };
-            match (ended, ready.take()) {
-                (Ok(()), _) => pause = FIRST_PAUSE,
-                (Err(error), Some(ready)) => {
+            let is_at_once = refused.is_some() || matches!(ended, Ok(Ended::Outdated));
+            if let Err(error) = ended {
+                if let Some(ready) = ready.take() {
                     _ = ready.send(Err(error));
                     return;
                 }
-                (Err(error), None) => tracing::debug!(%error, "a subscription was lost"),
+                tracing::debug!(%error, "a subscription was lost");
+                if is_for_good(&error) {
+                    return;
+                }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            if !is_at_once {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
+            let Some(borrower) = &borrower else { continue };
+            let borrowed = match &refused {
+                // Not even the one that was borrowed in its place.
+                Some(_) if is_renewed => return,
+                Some((why, of)) => borrower.in_place_of(of, why).await,
+                None => borrower.lend().await,
+            };
+            match borrowed {
+                Ok(lent) => {
+                    is_renewed = refused.is_some();
+                    via.party.lent = Some(lent);
+                }
+                Err(error) if is_for_good(&error) => return,
+                Err(_) if is_at_once => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn watch_once(
+        self: &Arc<Self>,
+        subscription: &Subscription,
+        via: &Via,
+        borrower: Option<&mut Borrower>,
+        begun: &mut impl FnMut(),
+    ) -> Result<Ended, UpstreamError> {
+        let found = self.found(via.party.lent.as_ref()).await?;
+        match found.dialect {
+            Dialect::Modern => self.watch_modern(subscription, via, borrower, begun).await,
+            Dialect::Legacy | Dialect::Sse => self.watch_legacy(&found, subscription, via, borrower, begun).await,
         }
     }
 
@@ -139,36 +197,40 @@ impl Inner {
         found: &Arc<Found>,
         subscription: &Subscription,
         via: &Via,
+        borrower: Option<&mut Borrower>,
         begun: &mut impl FnMut(),
-    ) -> Result<(), UpstreamError> {
-        // A session that is there shows what is newest; what was lent for this may have been renewed since.
-        let session = match self.sessions.known(&PartyKey::of(&via.party)) {
-            Some(session) => session,
-            None => self.session(&via.party).await.map_err(|failed| {
-                if failed.is_refused {
-                    self.is_mistaken(found, Instant::now());
-                }
-                failed.error
-            })?,
-        };
+    ) -> Result<Ended, UpstreamError> {
+        let session = self.session(&via.party).await.map_err(|failed| {
+            if failed.is_refused {
+                self.is_mistaken(found, Instant::now());
+            }
+            failed.error
+        })?;
         if !session.about.capabilities.resources_subscribe {
             return Err(UNSUPPORTED);
         }
         let _listening = session.subscribe(subscription, via).await?;
+        if let Some(error) = session.stream_refusal() {
+            return Err(error);
+        }
         session.keep_stream();
         // An update that comes before there is a stream is lost.
         session.stream_opened().await;
         begun();
-        session.over.cancelled().await;
-        Ok(())
+        tokio::select! {
+            () = session.over.cancelled() => Ok(Ended::Lost),
+            error = session.stream_refused() => Err(error),
+            ended = outdated(borrower, via, |lent| session.show(Some(lent))) => ended,
+        }
     }
 
     async fn watch_modern(
         self: &Arc<Self>,
         subscription: &Subscription,
         via: &Via,
+        borrower: Option<&mut Borrower>,
         begun: &mut impl FnMut(),
-    ) -> Result<(), UpstreamError> {
+    ) -> Result<Ended, UpstreamError> {
         let filter = Filter { uris: vec![subscription.uri.clone()], ..Filter::default() };
         let opening = Listening::open(&self.peer, &via.party, &filter);
         let opened = tokio::time::timeout(SUBSCRIBE_TIMEOUT, opening).await;
@@ -177,18 +239,51 @@ impl Inner {
             return Err(REFUSED);
         }
         begun();
-        while let Some(heard) = listening.next().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a stream of updates broke");
-            None
-        }) {
-            if let Heard::ResourceUpdated(params) = heard
-                && let Some(event) = updated(subscription, &params)
-            {
-                // A listener that is gone ends the watch before long.
-                _ = via.events.send(event).await;
+        let hearing = async {
+            while let Some(heard) = listening.next().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "a stream of updates broke");
+                None
+            }) {
+                if let Heard::ResourceUpdated(params) = heard
+                    && let Some(event) = updated(subscription, &params)
+                {
+                    // A listener that is gone ends the watch before long.
+                    _ = via.events.send(event).await;
+                }
             }
+        };
+        tokio::select! {
+            () = hearing => Ok(Ended::Lost),
+            // The stream shows what it was opened with to its end.
+            ended = outdated(borrower, via, |_| false) => ended,
         }
-        Ok(())
+    }
+}
+
+/// How a subscription that stood has ended.
+enum Ended {
+    /// Its session or its stream is lost.
+    Lost,
+    /// Something else is lent than what it was opened with.
+    Outdated,
+}
+
+/// Waits until something else is lent than what a subscription was opened with, and it does not go on with that.
+///
+/// # Errors
+/// [`UpstreamError::Withheld`]: nothing is lent any more.
+async fn outdated(
+    borrower: Option<&mut Borrower>,
+    via: &Via,
+    goes_on: impl Fn(&Arc<Lent>) -> bool,
+) -> Result<Ended, UpstreamError> {
+    let (Some(borrower), Some(lent)) = (borrower, &via.party.lent) else { return std::future::pending().await };
+    let mut lent = lent.clone();
+    loop {
+        lent = borrower.other_than(&lent).await?;
+        if !goes_on(&lent) {
+            return Ok(Ended::Outdated);
+        }
     }
 }
 

@@ -175,7 +175,7 @@ impl StdioLink {
             async move {
                 tokio::select! {
                     () = ended.cancelled() => given_up.notify_one(),
-                    () = stopping.cancelled() => {}
+                    () = stopping.cancelled() => ended.cancel(),
                 }
             }
         });

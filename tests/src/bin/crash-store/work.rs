@@ -155,7 +155,7 @@ async fn indexed_records(store: Store, writer: u64) -> anyhow::Result<()> {
         };
         // What an earlier life left half-told: made, but not counted.
         match keys::create(&store, key, actor).await? {
-            Creation::Created | Creation::NameTaken => tell(&format!("created {writer} {number}"))?,
+            Creation::Created { .. } | Creation::NameTaken => tell(&format!("created {writer} {number}"))?,
             other => anyhow::bail!("{name} was not made: {other:?}"),
         }
         let disabled = keys::set_standing(&store, &name, Standing::Disabled, actor).await?;

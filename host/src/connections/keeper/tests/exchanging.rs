@@ -156,3 +156,23 @@ async fn policies_that_let_less_out_or_want_it_newer_are_heard() {
     scene.forward(5 * MINUTE);
     assert_eq!(scene.exchanged(&user()).await, Ok("for-4".to_owned()), "one without an end counts for a while");
 }
+
+#[tokio::test]
+async fn u8_a_failing_server_is_tried_for_all_by_somebody_of_whom_there_is_something_to_say() {
+    let scene = Scene::new().await;
+    for _ in 0..5 {
+        scene.will_exchange(Err(NotExchanged::Later { retry_after: None }));
+        scene.exchanged(&user()).await.unwrap_err();
+    }
+    let asked = scene.exchanges();
+    scene.issuer.knows_nobody.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(scene.exchanged(&user()).await, Err(missing(Lack::NoIdentity)), "whatever the server does");
+        scene.forward(MINUTE);
+    }
+    assert_eq!(scene.exchanges(), asked);
+    scene.issuer.knows_nobody.store(false, Ordering::SeqCst);
+    scene.will_exchange(Err(NotExchanged::Fault));
+    assert_eq!(scene.exchanged(&user()).await, Err(Withheld::Fault), "nothing was sent");
+    assert!(scene.exchanged(&user()).await.is_ok(), "another one tries");
+}

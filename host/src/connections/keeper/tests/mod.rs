@@ -9,7 +9,7 @@ mod refused;
 mod renewing;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ struct Scripted {
     /// Whom the gateway vouched for, in order.
     vouched: Mutex<Vec<UserId>>,
     exchanges: Mutex<VecDeque<Result<Exchanged, NotExchanged>>>,
+    /// People have nothing by which it is to know them.
+    knows_nobody: AtomicBool,
     revoking: Mutex<VecDeque<Result<(), NotRevoked>>>,
     /// If there is one, each answer costs a permit.
     gate: Mutex<Option<Arc<Semaphore>>>,
@@ -84,6 +86,7 @@ impl Scripted {
             answers: Mutex::default(),
             vouched: Mutex::default(),
             exchanges: Mutex::default(),
+            knows_nobody: AtomicBool::default(),
             revoking: Mutex::default(),
             gate: Mutex::default(),
             asked: watch::Sender::new(0),
@@ -167,6 +170,10 @@ impl Issuer for Scripted {
             let scripted = self.answers.lock().unwrap().pop_front();
             scripted.unwrap_or_else(|| Ok(issued(&format!("new-{number}"), Some(&format!("next-{number}")))))
         })
+    }
+
+    fn can_vouch_for(&self, _: &UpstreamName, _: &Person) -> Result<(), NotExchanged> {
+        if self.knows_nobody.load(Ordering::SeqCst) { Err(NotExchanged::Nobody) } else { Ok(()) }
     }
 
     fn exchange_identity<'a>(

@@ -68,7 +68,11 @@ async fn a_person_is_vouched_for_at_the_server_that_the_operator_names_for_what_
     }
     let stranger = Person { user: User { login: None, ..ada.user.clone() }, ..ada };
     assert_eq!(scene.provider.exchange_identity(&notes, &stranger).await.map(|_| ()), Err(NotExchanged::Nobody));
+    let before = scene.server.asked("/token").len();
+    assert_eq!(scene.provider.can_vouch_for(&notes, &stranger), Err(NotExchanged::Nobody));
     let mute = Parts { voucher: Arc::new(|_| Err(Unsigned::NoKey)), ..scene.provider.parts.clone() };
     let person = Person { user: User { login: Login::parse("bob"), ..stranger.user }, identities: Vec::new() };
+    assert_eq!(scene.provider.can_vouch_for(&notes, &person), Ok(()));
+    assert_eq!(scene.server.asked("/token").len(), before, "that asks nobody");
     assert_eq!(Provider::new(mute).exchange_identity(&notes, &person).await.map(|_| ()), Err(NotExchanged::Fault));
 }

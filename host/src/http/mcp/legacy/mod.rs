@@ -3,7 +3,7 @@
 //!
 //! A closed connection does not take a request back, a `notifications/cancelled` does. [`session`] is what a session
 //! holds, [`sessions`] are all of them, [`log`] and [`stream`] are its streams and how they are resumed, [`batch`] is
-//! what 2025-03-26 alone has, [`sse_transport`] the transport before streamable HTTP. A session belongs to the replica that
+//! what 2025-03-26 alone has, [`completed`] tells of connections that were made, [`sse_transport`] the transport before streamable HTTP. A session belongs to the replica that
 //! opened it: [`owned`].
 
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use crate::mcp::talk::{Event, Notice};
 use crate::pipeline::{self, Snapshot};
 
 pub(super) mod batch;
+pub(super) mod completed;
 mod log;
 mod owned;
 mod session;

@@ -94,7 +94,7 @@ impl Sessions {
         listening.filter(|session| !is_welcome(session)).cloned().collect()
     }
 
-    #[cfg(test)]
+    /// The session of this id, whoever asks.
     pub(in crate::http::mcp) fn named(&self, id: &str) -> Option<Arc<Session>> {
         self.lock().get(id).cloned()
     }

@@ -137,6 +137,7 @@ pub(super) fn standing(mcp: &Arc<Mcp>, from: &From<'_>, session: &Arc<Session>) 
     if let Some(inbox) = inbox {
         let listening = Listening::begin(mcp, standing.origin.clone(), Kinds::ALL, session.watches.clone());
         mcp.tasks.spawn(write_standing(mcp.clone(), session.clone(), standing.clone(), inbox, listening));
+        mcp.services.elicitations.somebody_listens(&session.principal);
     }
     standing
 }

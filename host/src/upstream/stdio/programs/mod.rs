@@ -1,18 +1,19 @@
 //! Children of principals' own: where each gives values for the environment of the program, one child for each of them.
 //!
 //! A child begins with the first request for its principal and ends when nobody has used it for a while, when its values are
-//! other ones by now or may not be used any more, or when its place is needed. What ends or fails is one principal's alone. The
-//! gateway has a child like any principal, for lists, with its own values or without; that one is not counted, and stays.
+//! other ones by now or may not be used any more, or when its place is needed. It has its place until its process is gone, and
+//! who comes after it waits so long. What ends or fails is one principal's alone. The gateway has a child like any principal,
+//! for lists, with its own values or without; that one is not counted, and stays.
 //!
 //! Each child has a home of its own, which goes with it: what a program keeps there is of its principal too.
 
 use std::collections::HashMap;
 use std::future::{Ready, ready};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{Program, StdioLink, homes};
@@ -32,6 +33,8 @@ const IDLE: Duration = Duration::from_secs(5 * 60);
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the end of a child is waited for: longer than it is given.
 const GOODBYE: Duration = Duration::from_secs(10);
+/// How long a request waits for the place of a child that ends.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the children of an upstream have in common.
 pub(in crate::upstream) struct Shared {
@@ -50,7 +53,10 @@ pub(in crate::upstream) struct Programs(Arc<Inner>);
 struct Inner {
     shared: Shared,
     tasks: Tasks,
+    /// Those that are to be used, and no more of them than there are places, the gateway's aside.
     children: Mutex<HashMap<Principal, Arc<Child>>>,
+    /// For each process but the gateway's, those that are ending among them.
+    places: Arc<Semaphore>,
 }
 
 /// What a child was started with: a connection at a revision, or nothing.
@@ -58,10 +64,17 @@ type Values = Option<(ConnectionId, u64)>;
 
 struct Child {
     values: Values,
-    link: StdioLink,
+    /// With its values, and a home of its own.
+    program: Program,
+    signals: Signals,
+    /// Where it gets its place; the gateway's has none.
+    places: Option<Arc<Semaphore>>,
+    /// Once it has one.
+    link: OnceCell<StdioLink>,
+    /// Until its process is gone, whoever still holds on to this.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
     /// Its own, so that it ends alone.
     tasks: Tasks,
-    home: PathBuf,
     using: Mutex<Using>,
 }
 
@@ -75,7 +88,8 @@ struct Use(Arc<Child>);
 
 impl Programs {
     pub(in crate::upstream) fn new(shared: Shared, tasks: &Tasks) -> Self {
-        let inner = Arc::new(Inner { shared, tasks: tasks.clone(), children: Mutex::default() });
+        let places = Arc::new(Semaphore::new(shared.most));
+        let inner = Arc::new(Inner { shared, tasks: tasks.clone(), children: Mutex::default(), places });
         let looking = inner.clone();
         tasks.spawn(async move { looking.tasks.stopping().run_until_cancelled(looking.keep_looking()).await });
         Self(inner)
@@ -84,13 +98,17 @@ impl Programs {
     /// What the gateway's child says of itself.
     pub(in crate::upstream) async fn about(&self, deadline: &Deadline) -> Result<Arc<About>, UpstreamError> {
         let child = self.0.child_of(&self.0.shared.own.party().await?)?;
-        child.0.link.about(deadline).await
+        child.link(deadline).await?.about(deadline).await
     }
 
     /// Makes a request of the child of whoever asks.
     pub(in crate::upstream) async fn exchange(&self, exchange: Exchange) -> Result<Outcome, UpstreamError> {
         let child = self.0.child_of(&exchange.via.party)?;
-        child.0.link.exchange(exchange).await
+        let link = tokio::select! {
+            link = child.link(&exchange.deadline) => link?,
+            () = exchange.via.cancelled.cancelled() => return Err(UpstreamError::Cancelled),
+        };
+        link.exchange(exchange).await
     }
 
     /// Subscribes at the child of whoever asks, which is in use until the [`Watch`] is dropped.
@@ -101,7 +119,11 @@ impl Programs {
         deadline: Deadline,
     ) -> Result<Watch, UpstreamError> {
         let child = self.0.child_of(&via.party)?;
-        let watch = child.0.link.watch(subscription, via, deadline).await?;
+        let link = tokio::select! {
+            link = child.link(&deadline) => link?,
+            () = via.cancelled.cancelled() => return Err(UpstreamError::Cancelled),
+        };
+        let watch = link.watch(subscription, via, deadline).await?;
         Ok(watch.holding(child))
     }
 
@@ -135,7 +157,7 @@ impl Inner {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The child of a party, started if there is none that has these values.
+    /// The child of a party, a new one if there is none that has these values.
     fn child_of(&self, party: &Party) -> Result<Use, UpstreamError> {
         let (principal, lent) = (&party.principal, party.lent.as_deref());
         if lent.is_none() && *principal != Principal::Gateway {
@@ -152,8 +174,8 @@ impl Inner {
         if *principal != Principal::Gateway {
             self.make_room(&mut children)?;
         }
-        let era = children.get(&Principal::Gateway).and_then(|child| child.link.era());
-        let child = Arc::new(self.start(principal, lent, era));
+        let era = children.get(&Principal::Gateway).and_then(|child| child.link.get()?.era());
+        let child = Arc::new(self.new_child(principal, lent, era));
         children.insert(principal.clone(), child.clone());
         Ok(Use::of(&child))
     }
@@ -171,22 +193,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Starts a child with what was lent. `era`: what the program is known to speak.
-    fn start(&self, principal: &Principal, lent: Option<&Lent>, era: Option<Era>) -> Child {
+    /// A child with what was lent, which is not started yet. `era`: what the program is known to speak.
+    fn new_child(&self, principal: &Principal, lent: Option<&Lent>, era: Option<Era>) -> Child {
         let template = &self.shared.program;
         let home = homes::fresh(&template.private_dir);
         let mut environment = template.environment.clone();
         environment.extend(lent.iter().flat_map(|lent| lent.variables.iter().cloned()));
-        let program = Program { environment, private_dir: home.clone(), era, ..template.clone() };
+        let program = Program { environment, private_dir: home, era, ..template.clone() };
         // What the gateway's child says of its lists counts. Others' lists are their own, and nobody reads them.
-        let signals = match principal {
-            Principal::Gateway => self.shared.signals.clone(),
-            _ => Signals::default(),
+        let (signals, places) = match principal {
+            Principal::Gateway => (self.shared.signals.clone(), None),
+            _ => (Signals::default(), Some(self.places.clone())),
         };
-        let tasks = self.tasks.subgroup();
-        let link = StdioLink::start(program, signals, &tasks);
         let using = Mutex::new(Using { count: 0, last: Instant::now() });
-        Child { values: values_of(lent), link, tasks, home, using }
+        let (values, tasks) = (values_of(lent), self.tasks.subgroup());
+        Child { values, program, signals, places, link: OnceCell::new(), place: Mutex::default(), tasks, using }
     }
 
     /// Ends a child that is not among the others any more. What is under way there fails.
@@ -268,12 +289,28 @@ impl Child {
         (using.count == 0).then_some(using.last)
     }
 
-    /// Ends it, and removes what it has kept.
+    /// Starts it, once there is a place for its process.
+    async fn start(&self) -> Result<StdioLink, UpstreamError> {
+        if let Some(places) = &self.places {
+            let place = tokio::select! {
+                // Who has ended gets none, though there be one.
+                biased;
+                () = self.tasks.stopping().cancelled() => return Err(UpstreamError::Died),
+                place = places.clone().acquire_owned() => place.map_err(|_| UpstreamError::Busy)?,
+            };
+            *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        }
+        Ok(StdioLink::start(self.program.clone(), self.signals.clone(), &self.tasks))
+    }
+
+    /// Ends it, removes what it has kept, and gives its place to another.
     async fn end(&self, patience: Duration) {
         if !self.tasks.stop(patience).await {
             tracing::debug!("a child process was not ended in time");
         }
-        remove(&self.home).await;
+        remove(&self.program.private_dir).await;
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(place);
     }
 }
 
@@ -289,6 +326,15 @@ impl Use {
     fn of(child: &Arc<Child>) -> Self {
         child.using().count += 1;
         Self(child.clone())
+    }
+
+    /// The way to its process, which is started by whoever needs it first.
+    async fn link(&self, deadline: &Deadline) -> Result<&StdioLink, UpstreamError> {
+        let started = tokio::time::timeout(PATIENCE, self.0.link.get_or_try_init(|| self.0.start()));
+        tokio::select! {
+            started = started => started.unwrap_or(Err(UpstreamError::Busy)),
+            () = deadline.passed() => Err(UpstreamError::TimedOut { after: deadline.timeout() }),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::secret::Plaintext;
 const SOON: Duration = Duration::from_secs(20);
 
 const SCRIPT: &str = r#"
+[ -z "$ALONE" ] || mkdir "$ALONE" || echo "$API_KEY" >>"$ALONE.log"
 while IFS= read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
   case $line in
@@ -36,6 +37,7 @@ while IFS= read -r line; do
   esac
   printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$r"
 done
+[ -z "$ALONE" ] || { sleep 0.5; rmdir "$ALONE"; }
 "#;
 
 /// Lends what a test says.
@@ -96,7 +98,13 @@ struct Rig {
 }
 
 fn rig(most: usize) -> Rig {
+    rig_with(most, |_| BTreeMap::new())
+}
+
+/// The same with these variables, given the directory of the test.
+fn rig_with(most: usize, environment: impl FnOnce(&Path) -> BTreeMap<String, Plaintext>) -> Rig {
     let dir = tempfile::tempdir().unwrap();
+    let environment = environment(dir.path());
     let text = "[upstreams.child]\ncommand = ['x']\n";
     let config = config::parse(text, Path::new("/"), &|_: &str| None, Env::system().now()).unwrap();
     let auth = UpstreamAuth::PerUserEnvironment { names: vec!["API_KEY".to_owned()], max_programs: most };
@@ -104,7 +112,7 @@ fn rig(most: usize) -> Rig {
     let program = Program {
         name: name(),
         command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
-        environment: BTreeMap::new(),
+        environment,
         working_dir: None,
         start_timeout: SOON,
         private_dir: dir.path().join("each"),
@@ -238,6 +246,40 @@ async fn children_are_bounded_and_make_room_where_they_are_idle() {
             assert!(matches!(rig.call(&anna, "tell").await, Err(UpstreamError::Busy)));
         } => {}
     }
+    assert_eq!(rig.key(&anna).await, "of-anna");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_has_its_place_until_its_process_is_gone() {
+    let alone = |dir: &Path| {
+        let path = dir.join("alone").to_str().unwrap().to_owned();
+        BTreeMap::from([("ALONE".to_owned(), Plaintext::new(path))])
+    };
+    let rig = rig_with(1, alone);
+    let (anna, ben) = (rig.lending.give(&key("anna"), 1, "of-anna"), rig.lending.give(&key("ben"), 1, "of-ben"));
+    assert_eq!(rig.key(&anna).await, "of-anna");
+    // Several wait for one place, which one child of theirs has then.
+    let told = futures_util::future::join_all((0..4).map(|_| rig.key(&ben))).await;
+    assert_eq!(told, ["of-ben"; 4]);
+    let new = rig.lending.give(&key("ben"), 2, "new");
+    assert_eq!(rig.key(&new).await, "new", "its successor waits for it as well");
+    assert_eq!(rig.key(&anna).await, "of-anna");
+    assert_eq!(std::fs::read_to_string(rig.dir.path().join("alone.log")).unwrap_or_default(), "", "two at once");
+    rig.until_homes(1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_place_in_vain_is_told_and_holds_nothing() {
+    let rig = rig(1);
+    let anna = rig.lending.give(&key("anna"), 1, "of-anna");
+    let place = rig.programs.0.places.clone().acquire_owned().await.unwrap();
+    tokio::time::pause();
+    let refused = rig.call(&anna, "tell").await;
+    assert!(matches!(refused, Err(UpstreamError::Busy)), "{refused:?}");
+    tokio::time::resume();
+    drop(place);
     assert_eq!(rig.key(&anna).await, "of-anna");
     rig.stop().await;
 }
