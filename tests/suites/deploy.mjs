@@ -1,0 +1,19 @@
+// The deployments of examples/deployments: that their files are what each tool reads, that their configurations are accepted, and
+// that what they describe works when it runs.
+//
+//   node deploy.mjs [--only files,proxies,…]
+
+import { parseArgs } from 'node:util';
+
+import { startFixture } from './deploy-parts.mjs';
+import { checkProxies } from './deploy-proxies.mjs';
+import { suite } from './lib.mjs';
+
+const { values: options } = parseArgs({ options: { only: { type: 'string' } } });
+
+await suite('deploy', async (report) => {
+  const upstream = await startFixture('deploy-fixture');
+  const parts = { proxies: () => checkProxies(report, upstream) };
+  const chosen = options.only?.split(',') ?? Object.keys(parts);
+  for (const part of chosen) await parts[part]();
+});
