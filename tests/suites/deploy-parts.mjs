@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { chownSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
 import http2 from 'node:http2';
 import https from 'node:https';
 import net from 'node:net';
@@ -91,13 +92,14 @@ export function plainly({ port, path: target, host = HOST }) {
 }
 
 /**
- * A request to the public host at a port of loopback, and its answer with the moment at which each part came, in milliseconds.
+ * A request to the public host at a port of loopback, and its answer with the moment at which each part came, in milliseconds. With
+ * TLS if there is a certificate `ca` that the server has to prove.
  */
 export function ask({ port, ca, method = 'GET', path: target, headers = {}, body, from = '127.0.0.1', within = 20_000, agent }) {
   return new Promise((resolve, reject) => {
     let answered = false;
-    const request = https.request({
-      host: '127.0.0.1', port, ca, servername: HOST, method, path: target, localAddress: from, agent: agent ?? false,
+    const request = (ca === undefined ? http : https).request({
+      host: '127.0.0.1', port, ...(ca !== undefined && { ca, servername: HOST }), method, path: target, localAddress: from, agent: agent ?? false,
       headers: { host: HOST, ...headers }, timeout: within,
     }, (answer) => {
       answered = true;

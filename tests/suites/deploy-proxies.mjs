@@ -9,7 +9,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import tls from 'node:tls';
 
 import {
-  adapted, ask, certificate, example, HOST, KEY, listOverHttp2, plainly, SERVES_WITH_SYSTEMD, session, settingsOfToday, untilReady, withKey,
+  adapted, ask, example, HOST, KEY, listOverHttp2, plainly, SERVES_WITH_SYSTEMD, session, settingsOfToday, untilReady, withKey,
 } from './deploy-parts.mjs';
 import { built, freePort, run, scratch, start, toml, until } from './lib.mjs';
 
@@ -17,8 +17,9 @@ import { built, freePort, run, scratch, start, toml, until } from './lib.mjs';
 const WORK_MS = 100;
 /** Another machine, as far as the proxy can see. */
 const CALLER = '127.0.0.9';
-/** How long after a malformed request its answers are waited for (ms). */
-const QUIET_MS = 400;
+/** How long an answer is waited for (ms), and another one after it. */
+const PATIENCE_MS = 2_000;
+const QUIET_MS = 300;
 
 /** The two proxies: how each is told where things are, and started. */
 const PROXIES = {
@@ -65,8 +66,7 @@ const PROXIES = {
   },
 };
 
-export async function checkProxies(report, upstream) {
-  const pem = await certificate();
+export async function checkProxies(report, upstream, pem) {
   for (const [name, proxy] of Object.entries(PROXIES)) {
     const gateway = await startGatewayOf(name, upstream);
     const tap = await startTap(gateway.port);
@@ -315,7 +315,7 @@ async function raw({ port, ca, bytes }) {
   await new Promise((resolve) => socket.once('secureConnect', resolve).once('close', resolve));
   socket.write(Buffer.from(bytes, 'latin1'));
   last = performance.now();
-  while (!closed && performance.now() - last < QUIET_MS) await wait(20);
+  while (!closed && performance.now() - last < (text === '' ? PATIENCE_MS : QUIET_MS)) await wait(20);
   socket.destroy();
   return count(text);
 }

@@ -5,7 +5,9 @@
 
 import { parseArgs } from 'node:util';
 
-import { startFixture } from './deploy-parts.mjs';
+import { checkContainers } from './deploy-containers.mjs';
+import { checkKubernetes } from './deploy-kubernetes.mjs';
+import { certificate, startFixture } from './deploy-parts.mjs';
 import { checkProxies } from './deploy-proxies.mjs';
 import { suite } from './lib.mjs';
 
@@ -13,7 +15,12 @@ const { values: options } = parseArgs({ options: { only: { type: 'string' } } })
 
 await suite('deploy', async (report) => {
   const upstream = await startFixture('deploy-fixture');
-  const parts = { proxies: () => checkProxies(report, upstream) };
+  const pem = await certificate();
+  const parts = {
+    containers: () => checkContainers(report, upstream),
+    kubernetes: () => checkKubernetes(report, pem.ca),
+    proxies: () => checkProxies(report, upstream, pem),
+  };
   const chosen = options.only?.split(',') ?? Object.keys(parts);
   for (const part of chosen) await parts[part]();
 });
