@@ -9,6 +9,8 @@ import { checkContainers } from './deploy-containers.mjs';
 import { checkKubernetes } from './deploy-kubernetes.mjs';
 import { certificate, startFixture } from './deploy-parts.mjs';
 import { checkProxies } from './deploy-proxies.mjs';
+import { checkReplicas } from './deploy-replicas.mjs';
+import { checkSystemd } from './deploy-systemd.mjs';
 import { suite } from './lib.mjs';
 
 const { values: options } = parseArgs({ options: { only: { type: 'string' } } });
@@ -20,6 +22,8 @@ await suite('deploy', async (report) => {
     containers: () => checkContainers(report, upstream),
     kubernetes: () => checkKubernetes(report, pem.ca),
     proxies: () => checkProxies(report, upstream, pem),
+    systemd: () => checkSystemd(report, upstream),
+    replicas: () => checkReplicas(report, upstream, pem),
   };
   const chosen = options.only?.split(',') ?? Object.keys(parts);
   for (const part of chosen) await parts[part]();
