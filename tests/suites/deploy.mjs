@@ -6,6 +6,7 @@
 import { parseArgs } from 'node:util';
 
 import { checkContainers } from './deploy-containers.mjs';
+import { checkFiles } from './deploy-files.mjs';
 import { checkKubernetes } from './deploy-kubernetes.mjs';
 import { certificate, startFixture } from './deploy-parts.mjs';
 import { checkProxies } from './deploy-proxies.mjs';
@@ -19,6 +20,7 @@ await suite('deploy', async (report) => {
   const upstream = await startFixture('deploy-fixture');
   const pem = await certificate();
   const parts = {
+    files: () => checkFiles(report, pem.ca),
     containers: () => checkContainers(report, upstream),
     kubernetes: () => checkKubernetes(report, pem.ca),
     proxies: () => checkProxies(report, upstream, pem),
