@@ -28,5 +28,11 @@ await suite('deploy', async (report) => {
     replicas: () => checkReplicas(report, upstream, pem),
   };
   const chosen = options.only?.split(',') ?? Object.keys(parts);
-  for (const part of chosen) await parts[part]();
+  for (const part of chosen) {
+    try {
+      await parts[part]();
+    } catch (error) {
+      report.fail(`the part ${part} can run`, error);
+    }
+  }
 });
