@@ -133,6 +133,7 @@ async function checkCompose(report, image, upstream) {
     const { gateway, database } = said.services;
     assert.deepEqual([gateway.read_only, gateway.cap_drop, gateway.security_opt, gateway.user], [true, ['ALL'], ['no-new-privileges:true'], `${USER}:${USER}`]);
     assert.deepEqual(gateway.healthcheck.test, ['CMD', ...image.health]);
+    assert.ok(parseInt(gateway.stop_grace_period) >= 80, 'the gateway has 20 s for requests in flight, and a minute for the rest');
     assert.equal(gateway.depends_on.database.condition, 'service_healthy');
     assert.ok(database.healthcheck.test.join(' ').includes('pg_isready'));
     const published = gateway.ports.map((port) => (typeof port === 'string' ? port : `${port.host_ip}:${port.published}`));

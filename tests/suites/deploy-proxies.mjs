@@ -290,8 +290,8 @@ async function checkSmuggling(report, name, { send, tap, port, ca }) {
       }
       // Nothing of it waits for whoever comes next.
       for (let next = 0; next < 3; next += 1) {
-        const { status, body } = await send({ path: '/readyz' });
-        assert.deepEqual([status, body], [200, 'ready\n']);
+        const { body } = await send({ path: '/.well-known/oauth-protected-resource/mcp' });
+        assert.equal(JSON.parse(body).resource, `https://${HOST}/mcp`);
       }
     });
   }

@@ -10,6 +10,7 @@ import path from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
 import { adapted, ask, example, KEY, messages, SERVES_WITH_SYSTEMD, session, settingsOfToday, startPostgres, untilReady, withKey } from './deploy-parts.mjs';
+import { operator } from './gatekeeper.mjs';
 import { built, freePort, run, scratch, start, toml, until } from './lib.mjs';
 
 const PASSWORD = 'canary-of-the-shared-database';
@@ -39,8 +40,8 @@ export async function checkReplicas(report, upstream, pem) {
 
   await report.check('postgres-replicas: the gateways know each other, and that they have the same configuration', async () => {
     await until('each of them sees two others', async () => {
-      const { code, stdout } = await run([built('portcullis'), 'status', '--config', gateways[0].file], { env: gateways[0].env });
-      return code === 0 && stdout.split('"same_configuration":true').length === NAMES.length;
+      const { body } = await gateways[0].operate('GET', '/api/v1/status');
+      return body.replica.others.filter(({ same_configuration: isSame }) => isSame).length === NAMES.length - 1;
     });
   });
   await report.check('postgres-replicas: a session that begins on one gateway goes on with the others, streams and all', async () => {
@@ -80,12 +81,12 @@ export async function checkReplicas(report, upstream, pem) {
 
 /** A gateway of the example, with its own addresses on loopback. */
 async function startReplica(name, { postgres, secrets, upstream }) {
-  const [port, replica] = [await freePort(), await freePort()];
+  const [port, replica, data] = [await freePort(), await freePort(), scratch()];
   const config = adapted(settingsOfToday(example('postgres-replicas/portcullis.toml')), [
     ['public = "10.0.0.11:7400"', `public = "127.0.0.1:${port}"`],
     ['admin = "127.0.0.1:7401"', 'admin = "off"'],
     ['listen = "10.0.0.11:7402"', `listen = "127.0.0.1:${replica}"`],
-    ['data_dir = "/var/lib/portcullis"', `data_dir = ${toml(scratch())}`],
+    ['data_dir = "/var/lib/portcullis"', `data_dir = ${toml(data)}`],
     ['postgres.example.internal/portcullis?sslmode=verify-full&sslrootcert=/etc/portcullis/database-ca.pem', `127.0.0.1:${postgres.port}/portcullis?sslmode=disable`],
     ['/run/credentials/portcullis.service', secrets],
     ['"http://notes.example.internal:9000/mcp"', toml(upstream)],
@@ -94,7 +95,7 @@ async function startReplica(name, { postgres, secrets, upstream }) {
   writeFileSync(file, withKey(config));
   const env = { PORTCULLIS_TEST_KEY: KEY, CREDENTIALS_DIRECTORY: secrets };
   const running = start(`deploy-replica-${name}`, [built('portcullis'), 'serve', '--config', file], { env });
-  return { name, port, file, env, running };
+  return { name, port, file, env, running, operate: operator(path.join(data, 'admin.sock')) };
 }
 
 async function startBalancer(gateways, pem) {
