@@ -10,7 +10,6 @@ import { adapted, ask, example, KEY, plainly, python, session, settingsOfToday, 
 import { freePort, root, run, scratch, suiteFile, until } from './lib.mjs';
 
 const PROGRAM = 'portcullis';
-const DATABASE_PASSWORD = 'canary-of-the-deployed-database';
 
 export async function checkContainers(report, upstream) {
   const image = await checkImage(report);
@@ -141,10 +140,21 @@ async function checkCompose(report, image, upstream) {
     assert.ok(Object.values(said.secrets).every(({ file }) => file.startsWith('./secrets/')));
   });
 
-  const postgres = await startPostgres('deploy-compose-postgres', { password: DATABASE_PASSWORD });
+  const secret = {};
+  await report.check('compose: the commands of its README make the secrets', async () => {
+    const commands = example('compose/README.md').split('\n').filter((line) => / >?secrets(\/\w+)?$/.test(line) && /^(install|head) /.test(line));
+    assert.equal(commands.length, 3, commands.join('\n'));
+    const dir = scratch();
+    const { code, stderr } = await run(['bash', '-euc', commands.join('\n')], { cwd: dir });
+    assert.equal(code, 0, stderr);
+    for (const name of ['vault', 'database']) secret[name] = readFileSync(path.join(dir, 'secrets', name), 'utf8');
+    assert.match(secret.vault, /^[0-9a-f]{64}$/);
+    assert.match(secret.database, /^[0-9a-f]{48}$/);
+  });
+  const postgres = await startPostgres('deploy-compose-postgres', { password: secret.database });
   const port = await freePort();
   const config = adapted(configOf('compose', port, upstream), [['@database/', `@database:${postgres.port}/`]]);
-  const secrets = { 'run/secrets/vault': randomBytes(32).toString('hex'), 'run/secrets/database': `${DATABASE_PASSWORD}\n` };
+  const secrets = { 'run/secrets/vault': secret.vault, 'run/secrets/database': secret.database };
   const dir = await layout({ files: { 'etc/portcullis/portcullis.toml': config }, secrets, hosts: ['database'] });
   let key;
   for (const [life, sentence] of ['serves a caller with its store in the database', 'goes on with an empty volume, since all that lasts is in the database'].entries()) {
@@ -159,7 +169,7 @@ async function checkCompose(report, image, upstream) {
       }
       await serves(port, key);
       assert.equal(await gateway.stop(), 0);
-      assert.ok(!readFileSync(gateway.logFile, 'utf8').includes(DATABASE_PASSWORD), 'the password is in the log');
+      assert.ok(!readFileSync(gateway.logFile, 'utf8').includes(secret.database), 'the password is in the log');
     }, { within: 90_000 });
   }
   await postgres.server.stop();

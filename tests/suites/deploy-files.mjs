@@ -41,6 +41,14 @@ export async function checkFiles(report, pem) {
       const missing = [...links, ...files].filter((target) => !existsSync(path.join(examples, folder, target)));
       assert.deepEqual(missing, []);
     });
+    await report.check(`${folder}: its commands are what a shell reads`, async () => {
+      const blocks = [...readme.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block]) => block);
+      assert.ok(blocks.length > 0, 'no commands');
+      for (const block of blocks) {
+        const { code, stderr } = await run(['bash', '-n', '-c', block]);
+        assert.equal(code, 0, stderr);
+      }
+    });
     for (const [, words, rest] of readme.matchAll(COMMAND)) commands.add(`${words} ${[...rest.matchAll(/--[a-z]+/g)].join(' ')}`.trim());
     await report.check(`${folder}: its portcullis.toml is accepted`, () => accepts(folder, pem));
   }

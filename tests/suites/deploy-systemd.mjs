@@ -119,6 +119,9 @@ for attempt in (lambda: socket.socket(socket.AF_INET), lambda: socket.socket(soc
       const { result } = await client.call('tools/call', { name, arguments: {} });
       assert.notEqual(result.isError, true, JSON.stringify(result));
     }
+    // As README.md has it: commands find the configuration and its credentials by two variables.
+    const listed = await run([built('portcullis'), 'key', 'list'], { env: { ...env, PORTCULLIS_CONFIG: file } });
+    assert.equal(listed.code, 0, listed.stderr);
     assert.equal(await gateway.stop(), 0);
   }, { within: 90_000 });
   await report.check('systemd: with MemoryDenyWriteExecute no policy could be compiled, which is why the unit does without', async () => {
