@@ -156,7 +156,7 @@ export async function session(send) {
 export function listOverHttp2({ port, ca, headers }) {
   return new Promise((resolve, reject) => {
     const connection = http2.connect(`https://${HOST}`, {
-      ca, createConnection: undefined, servername: HOST, host: '127.0.0.1', port, lookup: (_, options, done) =>
+      ca, servername: HOST, host: '127.0.0.1', port, lookup: (_, options, done) =>
         (options.all ? done(null, [{ address: '127.0.0.1', family: 4 }]) : done(null, '127.0.0.1', 4)),
     });
     connection.on('error', reject);
