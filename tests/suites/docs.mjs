@@ -17,7 +17,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, realpathSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
@@ -286,15 +286,20 @@ function checkLinks(report, all) {
   });
 }
 
-/** The page that a link shows: of a folder, its README. */
-const pageOf = (to) => (existsSync(path.join(root, to)) && statSync(path.join(root, to)).isDirectory() ? path.join(to, 'README.md') : to);
+/** The pages of docs that a link shows: of a folder, its README, or all if there is none. */
+function shownAt(to, all) {
+  const inside = all.filter((page) => page.startsWith('docs/') && path.dirname(page) === to);
+  const readme = path.join(to, 'README.md');
+  if (to.startsWith('docs/') && all.includes(to)) return [to];
+  return inside.includes(readme) ? [readme] : inside;
+}
 
 function checkContents(report, all) {
   return report.check('every page of docs can be reached from its table of contents', () => {
     const reached = new Set(['docs/README.md']);
     for (const page of reached) {
       for (const { to } of links(page)) {
-        if (pageOf(to).startsWith('docs/') && all.includes(pageOf(to))) reached.add(pageOf(to));
+        for (const shown of shownAt(to, all)) reached.add(shown);
       }
     }
     assert.deepEqual(all.filter((page) => page.startsWith('docs/') && !reached.has(page)), []);
@@ -428,6 +433,41 @@ function checkCommands(report, all) {
   }, { within: 120_000 });
 }
 
+// ---- tests ----------------------------------------------------------------------------------------------------
+
+/** Every function of the Rust sources below a folder, with its file. */
+function functions(folder) {
+  return readdirSync(path.join(root, folder), { recursive: true }).filter((file) => file.endsWith('.rs')).flatMap((file) => (
+    [...readFileSync(path.join(root, folder, file), 'utf8').matchAll(/\bfn ([a-z0-9_]+)/g)].map(([, name]) => ({ file: `/${file.replace(/\.rs$/, '')}/`, name }))
+  ));
+}
+
+/** Pages that name tests: `it::` is the black-box crate, all else is beside the code; `…` stands for the end of a name. */
+const WITH_TESTS = ['docs/threat-model.md', 'docs/testing.md'];
+
+function checkTests(report) {
+  return report.check('every test that a page names is there', () => {
+    const known = { it: functions('tests/it'), beside: functions('host/src') };
+    const named = WITH_TESTS.flatMap((page) => [...read(page).matchAll(/`((?:[a-z0-9_]+::)+[a-z0-9_]+)(…?)`/g)].map(([, name, more]) => ({ page, name, more })));
+    const isMissing = ({ name, more }) => {
+      const parts = name.split('::');
+      const where = parts[0] === 'it' ? known.it : known.beside;
+      const modules = parts.slice(parts[0] === 'it' ? 1 : 0);
+      const last = modules.at(-1);
+      const isBelow = (file, names) => new RegExp(`/${names.join('/(?:.*/)?')}/`).test(file);
+      const isModule = more === '' && where.some(({ file }) => isBelow(file, modules));
+      return !isModule && !where.some(({ file, name: found }) => (
+        (more === '' ? found === last : found.startsWith(last)) && (modules.length === 1 || isBelow(file, modules.slice(0, -1)))
+      ));
+    };
+    console.log(`${named.length} names of tests`);
+    assert.ok(named.length > 60, 'hardly any names were found');
+    assert.ok(isMissing({ name: 'it::oauth::consent::a1_an_address_', more: '…' }), 'it was found in another module');
+    assert.ok(isMissing({ name: 'it::oauth::consents', more: '' }), 'a module was found that is not there');
+    assert.deepEqual(named.filter(isMissing).map(({ page, name, more }) => `${page} ${name}${more}`), []);
+  });
+}
+
 // ---- the suite ------------------------------------------------------------------------------------------------
 
 await suite('docs', async (report) => {
@@ -437,6 +477,7 @@ await suite('docs', async (report) => {
   if (chosen.length === 0) {
     await checkLinks(report, all);
     await checkContents(report, all);
+    await checkTests(report);
     await checkJson(report, all);
     await checkCommands(report, all.filter((page) => page !== 'CHANGELOG.md'));
     await checkConfiguration(report, all);
