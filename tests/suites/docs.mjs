@@ -10,8 +10,10 @@
 //   <!-- session -->            commands with what they print; all of a page are run in one shell, in an empty home
 //   <!-- session: terminal -->  one command that goes on, in a terminal of its own; what it prints first
 //   <!-- session: person -->    commands of which one sends somebody to a browser, who signs in as the page said before
+//   <!-- session: connect -->   commands after somebody followed the link that was printed last, and gave a value there
 //   <!-- file: NAME -->         a file that the reader writes at this place of the session
 //   <!-- more: NAME -->         lines that the reader adds to it
+//   <!-- whole -->              configuration that is valid as it stands, beside the upstreams that it names
 //   <!-- not run: REASON -->    a session that is for reading only
 //   <!-- of: PROGRAM -->        TOML that is another program's
 
@@ -60,7 +62,7 @@ function blocks(page) {
   for (const [at, line] of read(page).split('\n').entries()) {
     const fence = /^( *)(`{3,})([a-z]*)/.exec(line);
     if (open === undefined && fence !== null) {
-      const [, mark, of] = /^<!-- (session|file|more|not run|of)(?:: (.+?))? -->$/.exec(above) ?? [];
+      const [, mark, of] = /^<!-- (session|file|more|whole|not run|of)(?:: (.+?))? -->$/.exec(above) ?? [];
       open = { page, language: fence[3], fence: fence[2], indent: fence[1].length, line: at + 1, mark, of, lines: [] };
     } else if (open !== undefined && line.trim() === open.fence) {
       found.push({ ...open, text: open.lines.map((text) => `${text.slice(open.indent)}\n`).join('') });
@@ -111,6 +113,7 @@ function plain(text, dir) {
     .replaceAll(/pk_[A-Za-z0-9_-]{43}/g, 'pk_…')
     .replaceAll(/\b[a-z0-9]{5}(-[a-z0-9]{5}){3}\b/g, 'PASSWORD')
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+    .replaceAll(/\/connect\/link#[A-Za-z0-9_-]+/g, '/connect/link#LINK')
     .replaceAll(/\b\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT/g, 'TIME')
     .replaceAll(/\b([0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{24})\b/g, 'ID')
     .replaceAll(/(?<![\w-])[A-Za-z0-9_-]{43}(?![\w-])/g, 'KID')
@@ -127,6 +130,8 @@ class Reader {
   #output = '';
   #terminals = [];
   #password;
+  /** Where connections are made, as it was printed last. */
+  link;
 
   constructor(page) {
     this.page = page;
@@ -157,6 +162,7 @@ class Reader {
       throw new Error(`${error.message}\nso far it printed:\n${this.#output}`);
     });
     assert.ok(visited, `it sent nobody to a browser:\n${printed}`);
+    this.link = /http\S+\/connect\/link#[A-Za-z0-9_-]+/.exec(printed)?.[0] ?? this.link;
     this.#password = /\b[a-z0-9]{5}(?:-[a-z0-9]{5}){3}\b/.exec(printed)?.[0] ?? this.#password;
     return printed;
   }
@@ -211,6 +217,22 @@ async function visit(address, password) {
   }
 }
 
+/** Opens a link for connecting, and gives a value for each header that is asked for. */
+async function connect(link) {
+  const visitor = await Visitor.arrive({ origin: ORIGIN });
+  try {
+    await visitor.page.goto(link);
+    const fields = visitor.page.locator('input[name^="header-"]');
+    await fields.first().waitFor();
+    for (const field of await fields.all()) await field.fill('a-value-of-ones-own');
+    await visitor.page.locator('form[action*="/connect/"] button').click();
+    await visitor.page.getByText(/go back to your agent/i).waitFor();
+    visitor.assertUntroubled();
+  } finally {
+    await visitor.leave();
+  }
+}
+
 /** Does what a page tells, block by block. */
 async function checkSession(report, page, writes) {
   const todo = blocks(page).filter(({ mark }) => ['session', 'file', 'more'].includes(mark));
@@ -224,6 +246,7 @@ async function checkSession(report, page, writes) {
       write(path.join(reader.dir, of), text);
       continue;
     }
+    if (of === 'connect') await report.check(`${page}:${line} somebody connects by the link`, () => connect(reader.link));
     const printed = [];
     for (const { command, output } of commands(text)) {
       await report.check(`${page}:${line} $ ${command.split('\n')[0].slice(0, 90)}`, async () => {
@@ -309,7 +332,15 @@ function checkContents(report, all) {
 // ---- configuration --------------------------------------------------------------------------------------------
 
 /** A whole file begins with its name, or is one that the reader writes. */
-const isWhole = ({ mark, of, text }) => (mark === 'file' && of.endsWith('portcullis.toml')) || text.startsWith('# portcullis.toml\n');
+const isWhole = ({ mark, of, text }) => (
+  mark === 'whole' || (mark === 'file' && of.endsWith('portcullis.toml')) || text.startsWith('# portcullis.toml\n')
+);
+/** A configuration with the upstreams that its policies are bound to. */
+function withUpstreams({ mark, text }) {
+  if (mark !== 'whole') return text;
+  const named = [...text.matchAll(/\bupstreams = \[([^\]]*)\]/g)].flatMap(([, list]) => [...list.matchAll(/"([a-z0-9-]+)"/g)].map(([, name]) => name));
+  return text + [...new Set(named)].map((name) => `\n[upstreams.${name}]\nurl = "http://127.0.0.1:9/mcp"\n`).join('');
+}
 /** What is wrong with a piece whatever stands around it. */
 const WRONG_ANYWHERE = /^unknown key|must be an? |must be one of/;
 /** Stops the program before it compiles policies, which a piece has no need of. */
@@ -321,10 +352,11 @@ async function mistakes(text) {
   const file = path.join(dir, 'portcullis.toml');
   writeFileSync(file, text);
   const env = Object.fromEntries([...text.matchAll(/env:([A-Z_][A-Z0-9_]*)/g)].map(([, name]) => [name, 'pk_a-value-that-only-this-check-has-seen']));
-  const { code, stderr } = await run([built('portcullis'), 'check', '--config', file], { env, cwd: dir });
+  const { code, stderr } = await run([built('portcullis'), 'check', '--config', file], { env, cwd: dir, within: COMMAND_MS });
   if (code === 0) return [];
   assert.match(stderr, /^error: /);
-  return stderr.replace(/^error: /, '').split('\n').filter((line) => line.startsWith(file)).map((line) => line.replace(/^\S+ /, ''));
+  const said = stderr.replace(/^error: /, '').trimEnd().split('\n');
+  return said.filter((line) => !line.startsWith('  hint: ')).map((line) => (line.startsWith(file) ? line.replace(/^\S+ /, '') : line));
 }
 
 /** What is wrong with a piece, which may be the middle of a policy. */
@@ -339,7 +371,9 @@ async function mistakesOfPiece(text) {
 async function checkConfiguration(report, all) {
   const tables = all.flatMap(blocks).filter(({ language, mark }) => language === 'toml' && mark !== 'of');
   for (const table of tables.filter(isWhole)) {
-    await report.check(`${place(table)}: a whole configuration is valid`, async () => assert.deepEqual(await mistakes(table.text), []));
+    await report.check(`${place(table)}: a whole configuration is valid`, async () => (
+      assert.deepEqual(await mistakes(withUpstreams(table)), [])
+    ), { within: COMMAND_MS });
   }
   for (const table of tables.filter((table) => !isWhole(table))) {
     await report.check(`${place(table)}: a piece of configuration has keys that there are`, async () => (
