@@ -402,6 +402,15 @@ function checkJson(report, all) {
   });
 }
 
+/** In a diagram a semicolon ends a statement, whatever it was meant for. */
+function checkDiagrams(report, all) {
+  return report.check('no text of a diagram is cut off', () => {
+    const diagrams = all.flatMap(blocks).filter(({ language }) => language === 'mermaid');
+    assert.ok(diagrams.length > 0, 'there are no diagrams');
+    assert.deepEqual(diagrams.filter(({ text }) => text.includes(';')).map(place), []);
+  });
+}
+
 // ---- commands -------------------------------------------------------------------------------------------------
 
 const helps = new Map();
@@ -513,6 +522,7 @@ await suite('docs', async (report) => {
     await checkContents(report, all);
     await checkTests(report);
     await checkJson(report, all);
+    await checkDiagrams(report, all);
     await checkCommands(report, all.filter((page) => page !== 'CHANGELOG.md'));
     await checkConfiguration(report, all);
     await report.check('every session of docs is run, or says why not', () => {
