@@ -511,6 +511,32 @@ function checkTests(report) {
   });
 }
 
+// ---- the contract ---------------------------------------------------------------------------------------------
+
+/** What the contract of policies has of a kind: the names of interfaces, or what is in one record, variant, enum or flags. */
+function contract() {
+  const wit = readFileSync(path.join(root, 'guest-sdk/wit/policy.wit'), 'utf8').replaceAll(/^ *\/\/\/.*\n/gm, '');
+  const inside = (kind, name) => {
+    const [, body] = new RegExp(`  ${kind} ${name} \\{\\n([^}]*)\\}`).exec(wit);
+    return [...body.matchAll(/^ {4}([a-z-]+)/gm)].map(([, member]) => member);
+  };
+  return [
+    ...[...wit.matchAll(/^interface ([a-z-]+) \{/gm)].map(([, name]) => name).filter((name) => name !== 'types'),
+    ...inside('record', 'context'), ...inside('record', 'caller').filter((name) => name !== 'tenant'), ...inside('enum', 'subject-kind'),
+    ...inside('variant', 'verdict'), ...inside('variant', 'inspection'), ...inside('enum', 'visibility'),
+    ...inside('flags', 'capability'), ...inside('enum', 'hook'),
+  ];
+}
+
+function checkReference(report) {
+  return report.check('the reference of policies names what the contract has', () => {
+    const spans = new Set([...read('docs/policies/reference.md').matchAll(/`([^`]+)`/g)].flatMap(([, span]) => span.split('.')));
+    const names = contract();
+    assert.ok(names.length > 60, 'hardly anything was found in the contract');
+    assert.deepEqual(names.filter((name) => !spans.has(name)), []);
+  });
+}
+
 // ---- the suite ------------------------------------------------------------------------------------------------
 
 await suite('docs', async (report) => {
@@ -523,6 +549,7 @@ await suite('docs', async (report) => {
     await checkTests(report);
     await checkJson(report, all);
     await checkDiagrams(report, all);
+    await checkReference(report);
     await checkCommands(report, all.filter((page) => page !== 'CHANGELOG.md'));
     await checkConfiguration(report, all);
     await report.check('every session of docs is run, or says why not', () => {
