@@ -68,7 +68,9 @@ impl Supervisor {
 
     /// The configuration is read again, until what this returns is dropped.
     pub fn reloading(&self) -> Reloading {
-        self.tell(|| format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_micros()));
+        self.tell(|| {
+            format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_micros())
+        });
         Reloading(self.clone())
     }
 

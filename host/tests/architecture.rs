@@ -161,7 +161,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
     ("outbound", &["oci", "secret"]),
     // Nouns.
-    ("config", &["builtin", "certificate", "connection", "env", "glob", "identity", "ids", "oauth", "oci", "outbound", "secret"]),
+    (
+        "config",
+        &[
+            "builtin",
+            "certificate",
+            "connection",
+            "env",
+            "glob",
+            "identity",
+            "ids",
+            "oauth",
+            "oci",
+            "outbound",
+            "secret",
+        ],
+    ),
     // A party shows an upstream what it was lent.
     ("mcp", &["connection", "ids", "upstream"]),
     ("connection", &["env", "identity", "ids", "secret"]),

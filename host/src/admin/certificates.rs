@@ -52,7 +52,9 @@ fn tell(tls: &ListenersTls, env: &Env) {
             tracing::warn!(setting, %key, "every user of this machine can read this private key: chmod 600");
         }
         match tls.pair.not_after() {
-            Some(at) if at <= env.now() => tracing::warn!(setting, %certificate, not_after = %at, "this certificate has expired"),
+            Some(at) if at <= env.now() => {
+                tracing::warn!(setting, %certificate, not_after = %at, "this certificate has expired")
+            }
             Some(at) if at <= env.now().after(SOON) => {
                 tracing::warn!(setting, %certificate, not_after = %at, "this certificate expires soon");
             }

@@ -47,8 +47,9 @@ impl Certificate {
     /// # Errors
     /// [`Unusable`], which repeats nothing of either text.
     pub fn read(chain: &str, key: &Plaintext) -> Result<Self, Unusable> {
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().map_err(|_| Unusable::Certificate)?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| Unusable::Certificate)?;
         let first = chain.first().ok_or(Unusable::Certificate)?;
         if chain.len() > LONGEST_CHAIN {
             return Err(Unusable::Chain);
@@ -120,7 +121,9 @@ mod tests {
 
     #[test]
     fn a_pair_is_taken_and_tells_when_it_expires() {
-        for (chain, key) in [(CHAIN.to_owned(), KEY), (OTHER_CHAIN.to_owned(), OTHER_KEY), (format!("{CHAIN}{OTHER_CHAIN}"), KEY)] {
+        for (chain, key) in
+            [(CHAIN.to_owned(), KEY), (OTHER_CHAIN.to_owned(), OTHER_KEY), (format!("{CHAIN}{OTHER_CHAIN}"), KEY)]
+        {
             let pair = read(&chain, key).unwrap();
             assert_eq!(pair.not_after().unwrap().to_string(), "2126-10-29T06:23:22.000Z");
         }

@@ -89,7 +89,8 @@ impl Place {
 /// What so many sockets are for, by `LISTEN_FDNAMES`. A single one without a name of ours is the public one: systemd names
 /// a socket after its unit where nobody else did.
 fn places(names: Option<&str>, count: usize) -> anyhow::Result<Vec<Place>> {
-    let names: Vec<&str> = names.filter(|names| !names.is_empty()).map(|names| names.split(':').collect()).unwrap_or_default();
+    let names: Vec<&str> =
+        names.filter(|names| !names.is_empty()).map(|names| names.split(':').collect()).unwrap_or_default();
     if names.len() > count || (count > 1 && names.len() < count) {
         bail!("LISTEN_FDNAMES names {} sockets, and LISTEN_FDS tells of {count}", names.len());
     }

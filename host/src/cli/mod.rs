@@ -249,14 +249,14 @@ fn load(with: &WithConfig) -> anyhow::Result<Config> {
 
 /// The sockets that were handed over, and for the other listeners those that the configuration names.
 async fn bind(config: &Config, inherited: Inherited) -> anyhow::Result<Listeners> {
-    let listen = async |inherited: Option<std::net::TcpListener>, address: Option<std::net::SocketAddr>| {
-        match (inherited, address) {
-            (Some(socket), _) => TcpListener::from_std(socket).map(Some).context("a socket that was handed over"),
-            (None, None) => Ok(None),
-            (None, Some(address)) => {
-                let bound = TcpListener::bind(address).await;
-                bound.map(Some).with_context(|| format!("cannot listen on {address}"))
-            }
+    let listen = async |inherited: Option<std::net::TcpListener>, address: Option<std::net::SocketAddr>| match (
+        inherited, address,
+    ) {
+        (Some(socket), _) => TcpListener::from_std(socket).map(Some).context("a socket that was handed over"),
+        (None, None) => Ok(None),
+        (None, Some(address)) => {
+            let bound = TcpListener::bind(address).await;
+            bound.map(Some).with_context(|| format!("cannot listen on {address}"))
         }
     };
     let Inherited { public, admin, admin_socket, replica } = inherited;

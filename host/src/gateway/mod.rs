@@ -374,7 +374,7 @@ impl Gateway {
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
         let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
-        let proxied = |socket, shown: Option<&Arc<Shown>>| {
+        let proxied = |socket, shown: Option<&Arc<Shown>>| -> Result<_, StartError> {
             let tls = shown.map(|shown| edge::Tls::new(shown.clone())).transpose().map_err(StartError::Tls)?;
             let proxies = edge::Proxies::new(edge.trusted_proxies.clone());
             Ok(edge::Listener { socket, tls, proxies, leaving: self.leaving.clone() })

@@ -73,7 +73,8 @@ pub(super) fn admin_url(checks: &mut Checks<'_>, raw: &raw::Listen, listen: &Lis
     if listen.admin.is_none() {
         for (name, place) in [("admin_tls", tls.map(At::place)), ("admin_url", raw.admin_url.get().map(At::place))] {
             if let Some(place) = place {
-                checks.mistake(place, Fault::new(format!("listen.{name} has no meaning where listen.admin is \"off\"")));
+                checks
+                    .mistake(place, Fault::new(format!("listen.{name} has no meaning where listen.admin is \"off\"")));
             }
         }
         return None;

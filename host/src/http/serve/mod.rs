@@ -23,10 +23,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -149,19 +149,14 @@ impl From<&config::Edge> for Limits {
 ///
 /// Returns when every connection has ended: those that rest are closed at once, requests in flight may go on for
 /// [`Limits::drain`] and are cut then.
-pub async fn serve(
-    listener: impl Into<Listener>,
-    router: axum::Router,
-    limits: Limits,
-    shutdown: CancellationToken,
-) {
+pub async fn serve(listener: impl Into<Listener>, router: axum::Router, limits: Limits, shutdown: CancellationToken) {
     let Listener { socket, tls, proxies, leaving } = listener.into();
     let floor = Arc::new(Floor::new(router, limits, (tls, proxies), (leaving, shutdown)));
     let _cut_on_drop = floor.cut.clone().drop_guard();
 
     floor.accept_until_shutdown(&socket).await;
     floor.leaving.cancel();
-    floor.accept_what_waits(&socket);
+    floor.accept_what_waits(&socket).await;
     drop(socket);
 
     floor.tasks.close();
@@ -236,11 +231,12 @@ impl Floor {
     }
 
     /// Takes what the kernel has accepted already: closing the socket would reset those callers' connections.
-    fn accept_what_waits(self: &Arc<Self>, socket: &Socket) {
+    async fn accept_what_waits(self: &Arc<Self>, socket: &Socket) {
+        let end = Instant::now() + LAST_CALL;
         for _ in 0..self.limits.max_connections {
-            match socket.accept().now_or_never() {
-                Some(Ok(stream)) => self.admit(stream),
-                Some(Err(_)) | None => return,
+            match timeout_at(end, unconstrained(socket.accept())).await {
+                Ok(Ok(stream)) => self.admit(stream),
+                Ok(Err(_)) | Err(_) => return,
             }
         }
     }
@@ -278,6 +274,8 @@ impl Floor {
     }
 }
 
+/// How long connections are accepted after the stop was asked for: it takes a moment to learn of those that wait.
+const LAST_CALL: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 

@@ -232,7 +232,11 @@ mod tests {
             assert_eq!(client(proxy, &[("forwarded", value)]).as_deref(), expected, "{value}");
         }
         let lines = [("forwarded", "for=\"1.2.3.4"), ("forwarded", "for=192.0.2.7")];
-        assert_eq!(client(proxy, &lines).as_deref(), Some("192.0.2.7"), "an open quote of another line swallows nothing");
+        assert_eq!(
+            client(proxy, &lines).as_deref(),
+            Some("192.0.2.7"),
+            "an open quote of another line swallows nothing"
+        );
         let both = [("forwarded", "for=1.2.3.4"), ("x-forwarded-for", "192.0.2.7")];
         assert_eq!(client(proxy, &both).as_deref(), Some("192.0.2.7"));
         let both = [("forwarded", "for=1.2.3.4"), ("x-forwarded-for", "unknown")];

@@ -455,7 +455,10 @@ fn mistakes_of_addresses_and_paths() {
             &["6: auth.required = false on this listen.public lets in everybody"],
         ),
         ("[listen]\nadmin = 'none'", &["2: listen.admin is not an IP address and a port"]),
-        ("[listen]\n\nadmin = '192.0.2.1:7401'", &["3: listen.admin must be a loopback address, since there is no listen.admin_tls"]),
+        (
+            "[listen]\n\nadmin = '192.0.2.1:7401'",
+            &["3: listen.admin must be a loopback address, since there is no listen.admin_tls"],
+        ),
         ("[listen]\nadmin = '127.0.0.1:7400'", &["2: listen.public and listen.admin must differ"]),
         ("public_url = 'http://x'\n[listen]\npublic = '0.0.0.0:7401'", &["3: listen.public and listen.admin must"]),
         ("[listen]\nadmin_socket = ''", &["2: listen.admin_socket is not a path"]),

@@ -67,7 +67,10 @@ fn the_admin_listener_is_known_by_its_address_unless_it_is_named() {
 fn mistakes_about_tls_and_the_admin_listener_are_told() {
     let exposed = "listen.admin must be a loopback address, since there is no listen.admin_tls";
     for (text, expected) in [
-        ("[listen]\npublic_tls = { certificate = 'chain.pem' }".to_owned(), "2: listen.public_tls needs certificate and key"),
+        (
+            "[listen]\npublic_tls = { certificate = 'chain.pem' }".to_owned(),
+            "2: listen.public_tls needs certificate and key",
+        ),
         ("[listen]\nadmin_tls = {}".to_owned(), "2: listen.admin_tls needs certificate and key"),
         (
             "[listen.public_tls]\ncertificate = 'none.pem'\nkey = 'key.pem'".to_owned(),
