@@ -28,6 +28,12 @@ bench:
     cargo build --release -p portcullis -p portcullis-tests --bins
     target/release/load
 
+# A release binary that needs no library of the machine that it runs on. The target is named although it is the usual one:
+# otherwise the flags would also hold for build scripts and macros, which cannot be linked so.
+static:
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package portcullis --target x86_64-unknown-linux-gnu
+    ! readelf --dynamic target/x86_64-unknown-linux-gnu/release/portcullis | grep NEEDED
+
 # The documentation of the library.
 docs:
     cargo doc --no-deps --workspace

@@ -16,8 +16,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "builtin", "config", "env", "gateway", "identity", "ids", "mcp", "oci", "outbound", "policy", "secret",
-            "store", "vault",
+            "builtin",
+            "config",
+            "env",
+            "gateway",
+            "identity",
+            "ids",
+            "mcp",
+            "oci",
+            "outbound",
+            "policy",
+            "secret",
+            "store",
+            "supervisor",
+            "vault",
         ],
     ),
     (
@@ -26,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "admin",
             "audit",
             "authorization",
+            "certificate",
             "config",
             "connection",
             "connections",
@@ -37,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "policy",
             "secret",
             "store",
+            "supervisor",
             "tasks",
             "vault",
         ],
@@ -48,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "admin",
             "audit",
             "authorization",
+            "certificate",
             "config",
             "connection",
             "connections",
@@ -111,6 +126,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "audit",
             "builtin",
+            // For what the listeners show, which a reload replaces.
+            "certificate",
             "config",
             "connection",
             "env",
@@ -122,6 +139,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "policy",
             "secret",
             "store",
+            // Is told of reloads.
+            "supervisor",
             "tasks",
             "upstream",
             "vault",
@@ -142,7 +161,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
     ("outbound", &["oci", "secret"]),
     // Nouns.
-    ("config", &["builtin", "connection", "env", "glob", "identity", "ids", "oauth", "oci", "outbound", "secret"]),
+    (
+        "config",
+        &[
+            "builtin",
+            "certificate",
+            "connection",
+            "env",
+            "glob",
+            "identity",
+            "ids",
+            "oauth",
+            "oci",
+            "outbound",
+            "secret",
+        ],
+    ),
     // A party shows an upstream what it was lent.
     ("mcp", &["connection", "ids", "upstream"]),
     ("connection", &["env", "identity", "ids", "secret"]),
@@ -150,6 +184,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("oauth", &["audit", "env", "identity", "ids", "secret"]),
     ("audit", &["env", "ids"]),
     ("builtin", &[]),
+    ("certificate", &["env", "secret"]),
+    ("supervisor", &[]),
     ("oci", &[]),
     ("words", &[]),
     ("tasks", &[]),
@@ -181,7 +217,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmparser", &["policy"]),
     ("hyper_rustls", &["outbound"]),
     // In `store` for connections to PostgreSQL, whose `sslmode` is not what HTTP asks of a certificate.
-    ("rustls", &["outbound", "store"]),
+    // In `certificate` and `http` for what listeners show, and how.
+    ("rustls", &["certificate", "http", "outbound", "store"]),
+    ("tokio_rustls", &["http"]),
+    ("x509_cert", &["certificate"]),
+    ("listenfd", &["cli"]),
     ("rustls_native_certs", &["store"]),
     ("clap", &["cli"]),
     // In `policy` as the error type of wit-component, and no further.

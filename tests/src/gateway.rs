@@ -177,7 +177,7 @@ impl Builder {
             listener.set_nonblocking(true).unwrap();
             TcpListener::from_std(listener).unwrap()
         });
-        let listeners = Listeners { public, admin: Some(admin), replica };
+        let listeners = Listeners { public, admin: Some(admin), admin_socket: None, replica };
         let mut running: JoinHandle<Result<(), StartError>> =
             tokio::spawn(portcullis::serve(listeners, config, env, async move { stopped.cancelled().await }));
         let started = async {

@@ -15,7 +15,7 @@ import { built, freePort, root, run, scratch, start, until } from './lib.mjs';
  * Whether the gateway has what `docs/serving.md` describes: `edge.trusted_proxies`, `edge.drain_delay`, readiness told to
  * systemd and sockets taken from it. `deploy.mjs` fails if this says something else than the gateway's schema.
  */
-export const SERVES_WITH_SYSTEMD = false;
+export const SERVES_WITH_SYSTEMD = true;
 
 /** The host of the examples' public URL. */
 export const HOST = 'mcp.example.com';

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,12 +27,14 @@ use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
 use crate::store::users::people;
 use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
+use crate::supervisor::Supervisor;
 use crate::tasks::Tasks;
 use crate::upstream::catalog::{Catalog, Shelf};
 use crate::upstream::{Told, Upstream};
 use crate::vault::Vault;
 
 pub mod approvals;
+pub mod certificates;
 pub mod counters;
 mod follow;
 pub mod grants;
@@ -74,6 +76,12 @@ pub struct Control {
     outbound: Outbound,
     /// Keeps what upstreams are shown on callers' behalf.
     pub lender: Arc<Later>,
+    /// What the listeners show over TLS.
+    pub certificates: certificates::Certificates,
+    /// Who is told of reloads. Set once, at the start.
+    pub supervisor: OnceLock<Supervisor>,
+    /// Whether the gateway is about to stop.
+    is_leaving: AtomicBool,
     /// Modules from registries.
     depot: Depot,
     /// Opens what was sealed for operators to read.
@@ -178,6 +186,7 @@ impl Control {
         let people = people(&store).await?;
         let (policies_now, upstreams) = (policies.clone(), Arc::new(upstreams));
         let snapshot = Snapshot { auth, keys, people, policies: policies_now, catalog, upstreams, revision: began };
+        let certificates = certificates::Certificates::new(&config.tls, &env);
         let (started, config) = (env.now(), Arc::new(config));
         let control = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -193,6 +202,9 @@ impl Control {
             engine,
             outbound,
             lender,
+            certificates,
+            supervisor: OnceLock::new(),
+            is_leaving: AtomicBool::new(false),
             depot,
             secret,
             vault,
@@ -278,10 +290,20 @@ impl Control {
         self.freshness.is_stale()
     }
 
-    /// Whether requests can be served: the store can be reached, nothing in it went unnoticed for too long, and each
-    /// upstream has been tried once.
+    /// Says from now on that the gateway is not ready: it is about to stop.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is about to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether requests can be served: the gateway is not about to stop, the store can be reached, nothing in it went
+    /// unnoticed for too long, and each upstream has been tried once.
     pub fn is_ready(&self) -> bool {
-        self.store.is_reachable() && !self.is_stale() && self.has_tried_upstreams()
+        !self.is_leaving() && self.store.is_reachable() && !self.is_stale() && self.has_tried_upstreams()
     }
 
     /// Whether each upstream has been tried once. Those that are added later keep nobody from using the others.

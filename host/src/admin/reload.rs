@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::rollback::Cause;
 use super::upstreams::declared::Which;
 use super::upstreams::running::settings_with;
 use super::{BuildError, Control, watched_files};
 use crate::audit::{Actor, AuditEvent, RevocationReason};
-use crate::config::{self, Auth, Config, Mistakes};
+use crate::config::{self, Auth, Config, ListenerTls, ListenersTls, Mistakes};
 use crate::env::Timestamp;
 use crate::identity::key::{Standing, VirtualKey};
 use crate::ids::{ClientId, KeyName, Principal};
@@ -29,6 +30,7 @@ use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
 use crate::store::revocations::{self, Whose};
 use crate::store::{audit as trail, file_keys, keys as stored_keys};
+use crate::supervisor::Supervisor;
 
 /// Changes that come in one burst are read once.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -111,6 +113,7 @@ impl Control {
 
     /// One change at a time: whoever calls this holds `changing`. Also the revision in which others are told.
     async fn reload_now(self: &Arc<Self>, actor: Actor) -> (Result<u64, ReloadError>, Option<Revision>) {
+        let _told = self.supervisor.get().map(Supervisor::reloading);
         // Taken before anything is read: what changes while it is read counts as not seen.
         let mut seen = digests(watched_files(&self.config.load())).await;
         let reloaded = self.try_reload(&mut seen, actor).await;
@@ -183,6 +186,7 @@ impl Control {
                 upstreams(new);
             });
         });
+        self.certificates.replace(&config.tls, &self.env);
         self.came_into_force(policies, actor, Cause::Reload);
         self.depot.keep_only(config.policy.references()).await;
         self.config.store(Arc::new(config));
@@ -194,6 +198,7 @@ impl Control {
     pub(super) fn awaits_restart(&self, new: &Config) -> bool {
         let begun = &*self.begun_with;
         let is_same = begun.listen == new.listen
+            && begun.tls.are_those_of(&new.tls)
             && begun.replica == new.replica
             && begun.store == new.store
             && begun.upkeep == new.upkeep
@@ -217,9 +222,10 @@ impl Control {
             let seen = self.seen.load_full();
             watcher.follow(seen.keys());
             while announced.try_recv().is_ok() {}
-            if digests(seen.keys().cloned().collect()).await != *seen {
-                // What is wrong is told by `reload`; the files are tried again when they change again.
-                _ = self.reload(Actor::System).await;
+            let now = digests(seen.keys().cloned().collect()).await;
+            if now != *seen {
+                // What is wrong is told there; the files are tried again when they change again.
+                self.changed(&seen, now).await;
             }
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -228,6 +234,50 @@ impl Control {
             }
         }
     }
+}
+
+impl Control {
+    /// Watched files are not as they were: reloads, or reads certificates alone where nothing else is different.
+    async fn changed(self: &Arc<Self>, seen: &Seen, now: Seen) {
+        let config = self.config.load_full();
+        let certificates: HashSet<&Path> = config.certificate_files().collect();
+        let mut different = now.iter().filter(|(path, digest)| seen.get(*path) != Some(*digest));
+        if different.all(|(path, _)| certificates.contains(path.as_path())) {
+            self.read_certificates(seen, now).await;
+        } else {
+            _ = self.reload(Actor::System).await;
+        }
+    }
+
+    /// Shows the certificates that are in the files now. A pair that cannot be used leaves the one that is shown.
+    async fn read_certificates(&self, seen: &Seen, now: Seen) {
+        // One change at a time; what a reload has read meanwhile is not older than this.
+        let _changing = self.changing.lock().await;
+        if **self.seen.load() != *seen {
+            return;
+        }
+        self.seen.store(Arc::new(now));
+        let tls = self.config.load().tls.clone();
+        let again = tokio::task::spawn_blocking(move || read_again(tls));
+        if let Ok(tls) = again.await {
+            self.certificates.replace(&tls, &self.env);
+        }
+    }
+}
+
+/// What is in the files of the listeners now. Nothing of a listener whose files cannot be used.
+fn read_again(tls: ListenersTls) -> ListenersTls {
+    let read = |listener: &'static str, old: Option<ListenerTls>| match old?.read_again() {
+        Ok(new) => {
+            tracing::info!(listener, "the certificate was read again");
+            Some(new)
+        }
+        Err(reason) => {
+            tracing::error!(listener, %reason, "a new certificate cannot be used, the one that is shown stays");
+            None
+        }
+    };
+    ListenersTls { public: read("public", tls.public), admin: read("admin", tls.admin) }
 }
 
 /// Whose grants end with a new file: those of keys that are other keys from now on, disabled or gone, and those of clients that
@@ -274,7 +324,8 @@ pub(super) type Seen = BTreeMap<PathBuf, Digest>;
 /// What is in these files. A file that cannot be read counts as empty.
 pub(super) async fn digests(files: Vec<PathBuf>) -> Seen {
     let digest = |file: PathBuf| {
-        let digest = Digest::of(&std::fs::read(&file).unwrap_or_default());
+        // It may be the key of a certificate.
+        let digest = Digest::of(&Zeroizing::new(std::fs::read(&file).unwrap_or_default()));
         (file, digest)
     };
     tokio::task::spawn_blocking(move || files.into_iter().map(digest).collect()).await.unwrap_or_default()

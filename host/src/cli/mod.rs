@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Config};
@@ -18,7 +18,9 @@ use crate::oci::Pulled;
 use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::policy::signature::MAX_SIGNATURES_BYTES;
 use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication};
+use crate::supervisor::Supervisor;
 
+mod activation;
 mod admin;
 mod approval;
 mod client;
@@ -35,6 +37,8 @@ mod store;
 mod upstream;
 mod user;
 mod vault;
+
+use activation::Inherited;
 
 /// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
 #[derive(Parser)]
@@ -177,12 +181,15 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn serve(with: &WithConfig) -> anyhow::Result<()> {
+    // Before there are other threads, which could read the environment.
+    let inherited = activation::inherited()?;
     start_logging();
     let config = load(with)?;
     close_process(&config)?;
+    let supervisor = Supervisor::of_environment(&config::process_environment, std::process::id())?;
     on_runtime(async {
-        let listeners = bind(&config).await?;
-        gateway::serve(listeners, config, Env::system(), stop_signal()?).await?;
+        let listeners = bind(&config, inherited).await?;
+        gateway::serve_under(supervisor, listeners, config, Env::system(), stop_signal()?).await?;
         Ok(())
     })
 }
@@ -240,20 +247,24 @@ fn load(with: &WithConfig) -> anyhow::Result<Config> {
     Ok(config::load(&with.config, &config::process_environment, now)?)
 }
 
-async fn bind(config: &Config) -> anyhow::Result<Listeners> {
-    let listen = async |address: std::net::SocketAddr| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+/// The sockets that were handed over, and for the other listeners those that the configuration names.
+async fn bind(config: &Config, inherited: Inherited) -> anyhow::Result<Listeners> {
+    let listen = async |inherited: Option<std::net::TcpListener>, address: Option<std::net::SocketAddr>| match (
+        inherited, address,
+    ) {
+        (Some(socket), _) => TcpListener::from_std(socket).map(Some).context("a socket that was handed over"),
+        (None, None) => Ok(None),
+        (None, Some(address)) => {
+            let bound = TcpListener::bind(address).await;
+            bound.map(Some).with_context(|| format!("cannot listen on {address}"))
+        }
     };
-    let public = listen(config.listen.public).await?;
-    let admin = match config.listen.admin {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    let replica = match config.replica.listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    Ok(Listeners { public, admin, replica })
+    let Inherited { public, admin, admin_socket, replica } = inherited;
+    let public = listen(public, Some(config.listen.public)).await?.context("there is no public listener")?;
+    let admin = listen(admin, config.listen.admin).await?;
+    let replica = listen(replica, config.replica.listen).await?;
+    let admin_socket = admin_socket.map(UnixListener::from_std).transpose().context("the admin socket")?;
+    Ok(Listeners { public, admin, admin_socket, replica })
 }
 
 /// Resolves on SIGTERM or SIGINT.

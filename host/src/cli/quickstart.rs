@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::{bind, close_process, on_runtime, print, start_logging, stop_signal};
+use super::{Inherited, bind, close_process, on_runtime, print, start_logging, stop_signal};
 use crate::config::{self, Config, UpstreamTransport};
 use crate::env::Env;
 use crate::gateway;
@@ -47,7 +47,7 @@ impl Quickstart {
         start_quiet_logging();
         close_process(&config)?;
         on_runtime(async {
-            let listeners = bind(&config).await?;
+            let listeners = bind(&config, Inherited::default()).await?;
             let mut notes = start_notes(&config).await?;
             let stop = stop_signal()?;
             let (told_to_stop, stopping) = tokio::sync::oneshot::channel::<()>();

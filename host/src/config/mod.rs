@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::connection::Origin;
 use crate::identity::key::VirtualKey;
 use crate::ids::UpstreamName;
-use crate::outbound::{Tls, Trusted};
+use crate::outbound::{Network, Tls, Trusted};
 use crate::secret::{Digest, Plaintext};
 
 pub mod auth;
@@ -23,6 +23,7 @@ pub mod import;
 pub mod raw;
 pub mod resolve;
 
+mod listener_tls;
 mod mistake;
 mod places;
 mod policy;
@@ -34,6 +35,7 @@ mod value;
 mod vault;
 
 pub use auth::{Auth, AuthMode};
+pub use listener_tls::{ListenerTls, ListenersTls};
 pub use mistake::{Mistake, Mistakes};
 pub use places::Lines;
 pub use policy::{
@@ -60,6 +62,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub public_url: PublicUrl,
     pub listen: Listen,
+    /// What the listeners show over TLS.
+    pub tls: ListenersTls,
     /// Directory of the store, the admin socket, the operator token and the vault's key.
     pub data_dir: PathBuf,
     pub store: StoreUrl,
@@ -83,14 +87,20 @@ pub struct Config {
 
 impl Config {
     /// Files whose change asks for a reload: the configuration itself, and the modules, sets and cases that it names.
+    /// Those of certificates are watched too, and ask for less ([`Self::certificate_files`]).
     pub fn watched_files(&self) -> Vec<PathBuf> {
         let modules = self.policy.bindings.iter().filter_map(|binding| binding.module.file());
         let cases = self.policy.bindings.iter().filter_map(|binding| binding.tests.as_deref());
         let files = self.file.as_deref().into_iter().chain(modules).chain(cases).chain(self.policy.sets.files());
-        let mut files: Vec<PathBuf> = files.map(Path::to_owned).collect();
+        let mut files: Vec<PathBuf> = files.chain(self.certificate_files()).map(Path::to_owned).collect();
         files.sort();
         files.dedup();
         files
+    }
+
+    /// Files whose change asks for nothing but to be read again: what the listeners show over TLS.
+    pub fn certificate_files(&self) -> impl Iterator<Item = &Path> {
+        self.tls.each().flat_map(|(_, tls)| tls.files())
     }
 }
 
@@ -123,6 +133,8 @@ pub struct Listen {
     pub public: SocketAddr,
     /// TCP admin listener; the admin socket in `data_dir` is always there.
     pub admin: Option<SocketAddr>,
+    /// Where operators reach it, as far as that is known before it is bound.
+    pub admin_url: Option<PublicUrl>,
     pub admin_socket: PathBuf,
 }
 
@@ -224,6 +236,10 @@ pub struct Edge {
     pub max_http2_streams: u32,
     /// How long requests in flight may go on after a stop signal.
     pub drain_timeout: Duration,
+    /// How long readiness is false before the listeners close.
+    pub drain_delay: Duration,
+    /// Peers whose word about a caller's address counts.
+    pub trusted_proxies: Vec<Network>,
     /// Hosts accepted in `Host` besides the public URL's and, on a loopback listener, loopback names.
     pub allowed_hosts: Vec<String>,
     /// Origins accepted in `Origin` besides the public URL's and loopback ones.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{BuildError, Control};
@@ -25,6 +25,7 @@ use crate::authorization::resource::{self, ProtectedResource, Trusted};
 use crate::authorization::signing::{Rules, SigningKeys};
 use crate::authorization::standing::Standing;
 use crate::authorization::{AuthorizationServer, Fault, Parts};
+use crate::certificate::Shown;
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
@@ -45,6 +46,7 @@ use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
 use crate::store::follower::{Follower, Subscriber};
 use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
+use crate::supervisor::Supervisor;
 use crate::tasks::Tasks;
 use crate::vault::deployment::DeploymentSecretError;
 use crate::vault::{self, Vault};
@@ -73,6 +75,8 @@ const VAULT_TIDY_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Listeners {
     pub public: TcpListener,
     pub admin: Option<TcpListener>,
+    /// In place of the admin socket that would be made. Nobody else may be able to connect to it.
+    pub admin_socket: Option<UnixListener>,
     /// For other replicas.
     pub replica: Option<TcpListener>,
 }
@@ -119,7 +123,16 @@ pub enum StartError {
          auth.anonymous_on_network = true if that is meant"
     )]
     Anonymous { listener: SocketAddr },
-    #[error("an entry of allowed_hosts or allowed_origins is not valid")]
+    #[error(
+        "the admin listener is at {listener}, where others reach it, and has no certificate: set listen.admin_tls, or have \
+         it on a loopback address"
+    )]
+    ExposedAdmin { listener: SocketAddr },
+    #[error("TLS cannot be offered")]
+    Tls(#[source] edge::TlsError),
+    #[error("SIGHUP cannot be listened for")]
+    Signal(#[source] io::Error),
+    #[error("an entry of allowed_hosts or allowed_origins, or admin_url, is not valid")]
     Guard(#[source] crate::http::guard::InvalidEntry),
 }
 
@@ -133,19 +146,43 @@ pub async fn serve(
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
+    serve_under(Supervisor::none(), listeners, config, env, shutdown).await
+}
+
+/// The same, and tells a supervisor how it goes.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_under(
+    supervisor: Supervisor,
+    listeners: Listeners,
+    config: Config,
+    env: Env,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    // It is heard of from the start to the end, however long the end takes.
+    let alive = Tasks::new();
+    alive.spawn(supervisor.clone().keep_alive(alive.stopping().clone()));
     let mut gateway = Gateway::new(config.edge.drain_timeout);
-    let started = gateway.start(listeners, config, env).await;
+    let (delay, status) = (config.edge.drain_delay, format!("serving {}", config.public_url.as_str()));
+    let started = gateway.start(listeners, config, env, &supervisor).await;
     if started.is_ok() {
+        supervisor.ready(&status);
         shutdown.await;
         tracing::info!("stopping");
+        supervisor.stopping();
+        gateway.wind_down(delay).await;
     }
     gateway.stop().await;
+    alive.stop(STOP_PATIENCE).await;
     started
 }
 
 /// Everything that has to be ended, as far as it was started.
 struct Gateway {
     drain_timeout: Duration,
+    /// See [`edge::Listener::leaving`].
+    leaving: CancellationToken,
     /// The listeners' own tasks.
     edges: Tasks,
     /// Requests in flight.
@@ -166,6 +203,7 @@ impl Gateway {
     fn new(drain_timeout: Duration) -> Self {
         Self {
             drain_timeout,
+            leaving: CancellationToken::new(),
             edges: Tasks::new(),
             requests: Tasks::new(),
             exchanges: Tasks::new(),
@@ -178,7 +216,14 @@ impl Gateway {
         }
     }
 
-    async fn start(&mut self, listeners: Listeners, config: Config, env: Env) -> Result<(), StartError> {
+    async fn start(
+        &mut self,
+        listeners: Listeners,
+        config: Config,
+        env: Env,
+        supervisor: &Supervisor,
+    ) -> Result<(), StartError> {
+        refuse_exposed_admin(&config, listeners.admin.as_ref())?;
         make_private_dir(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         let operator_token = keep_secret(&config.data_dir.join(OPERATOR_TOKEN), &env)?;
@@ -211,6 +256,8 @@ impl Gateway {
         let control =
             Control::build(config.clone(), env.clone(), state, engine, secret(), vault, &self.background).await?;
         self.control = Some(control.clone());
+        // Nobody else has set it.
+        _ = control.supervisor.set(supervisor.clone());
         let standing = Standing::load(store.clone(), env.clone()).await?;
         let snapshot = control.snapshot.clone();
         let rules = move || {
@@ -273,7 +320,10 @@ impl Gateway {
             clients,
         }));
         let oauth = Arc::new(OAuth::new(server.clone()).with_pages_of(connections.pages(&config, secret())));
-        let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
+        let admin_socket = match listeners.admin_socket {
+            Some(inherited) => inherited,
+            None => self.open_admin_socket(&config.listen.admin_socket)?,
+        };
         let api = Arc::new(Api {
             control: control.clone(),
             server,
@@ -328,17 +378,29 @@ impl Gateway {
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
         let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
+        let proxied = |socket, shown: Option<&Arc<Shown>>| -> Result<_, StartError> {
+            let tls = shown.map(|shown| edge::Tls::new(shown.clone())).transpose().map_err(StartError::Tls)?;
+            let proxies = edge::Proxies::new(edge.trusted_proxies.clone());
+            Ok(edge::Listener { socket, tls, proxies, leaving: self.leaving.clone() })
+        };
+        let plain = |socket| edge::Listener { leaving: self.leaving.clone(), ..edge::Listener::from(socket) };
+        let certificates = &control.certificates;
         let mut sockets = vec![
-            (Socket::Tcp(listeners.public), public),
-            (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?)),
+            (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref())?, public),
+            (plain(Socket::Unix(admin_socket)), admin_router(api.clone(), guard(Front::Unix)?)),
         ];
         if let Some(admin) = listeners.admin {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
-            sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
+            let guard = match &config.listen.admin_url {
+                Some(url) => guard(front)?.named("admin_url", url.origin()).map_err(StartError::Guard)?,
+                None => guard(front)?,
+            };
+            let router = admin_router(api, guard);
+            sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref())?, router));
         }
 
         if let Some(listener) = listeners.replica {
-            sockets.push((Socket::Tcp(listener), for_replicas));
+            sockets.push((plain(Socket::Tcp(listener)), for_replicas));
         }
         if store.is_shared() {
             replicas.renew().await.map_err(StartError::Store)?;
@@ -356,12 +418,27 @@ impl Gateway {
         if let Some(exchange) = control.exchange_of_counters() {
             self.background.spawn(exchange.run(self.background.stopping().clone()));
         }
-        self.background.spawn(reload_on_hangup(control, self.background.stopping().clone()));
+        // Heard from here on: a supervisor that is told "ready" may send one at once.
+        let hangups = signal(SignalKind::hangup()).map_err(StartError::Signal)?;
+        self.background.spawn(reload_on_hangup(hangups, control, self.background.stopping().clone()));
         for (socket, router) in sockets {
             self.edges.spawn(edge::serve(socket, router, edge::Limits::from(edge), self.edges.stopping().clone()));
         }
         tracing::info!(public = %config.listen.public, admin_socket = %config.listen.admin_socket.display(), public_url = config.public_url.as_str(), "serving");
         Ok(())
+    }
+
+    /// Says that the gateway is not ready any more, and goes on serving for so long: load balancers send new requests
+    /// elsewhere meanwhile, and callers are told to come back over other connections.
+    async fn wind_down(&self, delay: Duration) {
+        if let Some(control) = &self.control {
+            control.leave();
+        }
+        self.leaving.cancel();
+        if !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more, still serving");
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Ends everything, in the order in which things need each other. Whether all of it has ended in time.
@@ -431,6 +508,17 @@ fn refuse_strangers(config: &Config, public: &TcpListener) -> Result<(), StartEr
     }
     tracing::warn!(%listener, "auth.required is false: EVERYBODY who reaches this listener may call without a credential");
     Ok(())
+}
+
+/// Serves operators to this machine alone, unless over TLS. The configuration was checked for the same; this is for a listener
+/// that was handed over.
+fn refuse_exposed_admin(config: &Config, admin: Option<&TcpListener>) -> Result<(), StartError> {
+    let Some(admin) = admin else { return Ok(()) };
+    let listener = admin.local_addr().map_err(StartError::Listener)?;
+    if listener.ip().to_canonical().is_loopback() || config.tls.admin.is_some() {
+        return Ok(());
+    }
+    Err(StartError::ExposedAdmin { listener })
 }
 
 /// Removes a socket that nobody listens on. One that somebody does is an error.
@@ -588,11 +676,7 @@ fn retention(keeping: Keeping) -> decisions::Retention {
 }
 
 /// SIGHUP asks for a reload.
-async fn reload_on_hangup(control: Arc<Control>, stopping: CancellationToken) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => return tracing::warn!(%error, "SIGHUP is not heard"),
-    };
+async fn reload_on_hangup(mut hangups: Signal, control: Arc<Control>, stopping: CancellationToken) {
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
@@ -707,8 +791,8 @@ mod tests {
             write(bound.trim_end_matches(":0"), "").unwrap();
             let config = config::load(&file, &|_| None, Env::system().now()).unwrap();
             let mut gateway = Gateway::new(Duration::from_secs(1));
-            let listeners = Listeners { public, admin: None, replica: None };
-            gateway.start(listeners, config, Env::system()).await.unwrap();
+            let listeners = Listeners { public, admin: None, admin_socket: None, replica: None };
+            gateway.start(listeners, config, Env::system(), &Supervisor::none()).await.unwrap();
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             assert!(knock(address).await.contains(" 401 "));
             // As by somebody who means to start it again.
@@ -733,7 +817,8 @@ mod tests {
         let config = crate::config::parse(&text, dir.path(), &|_| None, Env::system().now()).unwrap();
         let socket = config.listen.admin_socket.clone();
         let mut gateway = Gateway::new(Duration::from_secs(1));
-        gateway.start(Listeners { public, admin: None, replica: None }, config, Env::system()).await.unwrap();
+        let listeners = Listeners { public, admin: None, admin_socket: None, replica: None };
+        gateway.start(listeners, config, Env::system(), &Supervisor::none()).await.unwrap();
         let groups =
             [gateway.edges.clone(), gateway.requests.clone(), gateway.background.clone(), gateway.trail.clone()];
         while swept(&socket).await == 0 {

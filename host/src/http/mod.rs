@@ -75,11 +75,13 @@ async fn refuse_when_stale(
     }
 }
 
-/// Requests can be served: every upstream has been tried once, the store can be reached, and nothing in it went
-/// unnoticed for too long.
+/// Requests can be served: the gateway is not about to stop, every upstream has been tried once, the store can be reached,
+/// and nothing in it went unnoticed for too long.
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
     let missing = if control.is_ready() {
         return "ready\n".into_response();
+    } else if control.is_leaving() {
+        "stopping: send new requests elsewhere\n"
     } else if control.is_stale() {
         "out of date: the store cannot be followed\n"
     } else if control.has_tried_upstreams() {

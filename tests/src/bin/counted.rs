@@ -73,7 +73,8 @@ async fn main() -> anyhow::Result<()> {
                 .map_err(|mistakes| anyhow::anyhow!("{mistakes}"))?;
             let public = tokio::net::TcpListener::bind(config.listen.public).await?;
             let stop = async { _ = tokio::signal::ctrl_c().await };
-            portcullis::serve(Listeners { public, admin: None, replica: None }, config, env, stop).await?;
+            portcullis::serve(Listeners { public, admin: None, admin_socket: None, replica: None }, config, env, stop)
+                .await?;
         }
         Arguments::Floor { counter, listen, upstream } => {
             tell(TcpListener::bind(counter)?);

@@ -17,6 +17,7 @@ pub const IDLE_TIMEOUT: &str = "75s";
 pub const MAX_CONNECTIONS: i64 = 10_000;
 pub const MAX_HTTP2_STREAMS: i64 = 128;
 pub const DRAIN_TIMEOUT: &str = "20s";
+pub const DRAIN_DELAY: &str = "0s";
 pub const REQUEST_SIZE: &str = "4MiB";
 pub const UPSTREAM_MESSAGE_SIZE: &str = "16MiB";
 pub const LIST_PAGE: i64 = 1_000;

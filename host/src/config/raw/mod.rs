@@ -41,7 +41,7 @@ pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 #[schemars(title = "portcullis.toml")]
 pub struct File {
     /// Where callers reach the gateway: an absolute URL, the base of every URL that the gateway hands out.
-    /// Without it, `http://` followed by `listen.public`.
+    /// Without it, `http://` followed by `listen.public`, or `https://` where `listen.public_tls` is set.
     pub public_url: Setting<String>,
     /// Directory of the store, the admin socket, the operator token and the vault's key. Like every path in this file,
     /// relative to the file's own directory.
@@ -84,11 +84,31 @@ pub struct Listen {
     /// Address and port for callers.
     #[schemars(extend("default" = defaults::LISTEN_PUBLIC))]
     pub public: Setting<String>,
-    /// Loopback address and port for operators, or `off`.
+    /// Address and port for operators, or `off`. Other than a loopback address only with `admin_tls`.
     #[schemars(extend("default" = defaults::LISTEN_ADMIN))]
     pub admin: Setting<String>,
+    /// Where operators reach the admin listener: an absolute URL, whose host is answered to. Without it, `http://` or
+    /// `https://` followed by `listen.admin`.
+    pub admin_url: Setting<String>,
+    /// Certificate and key with which callers are served over TLS.
+    pub public_tls: Setting<ListenerTls>,
+    /// Certificate and key with which operators are served over TLS.
+    pub admin_tls: Setting<ListenerTls>,
     /// Unix socket for operators on this machine. Without it, `admin.sock` in `data_dir`.
     pub admin_socket: Setting<String>,
+}
+
+/// What a listener shows over TLS.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+#[schemars(extend("required" = ["certificate", "key"]))]
+pub struct ListenerTls {
+    /// Path of the listener's certificate in PEM, followed by those that lead to its authority. It is read again when it
+    /// changes.
+    pub certificate: Setting<String>,
+    /// Path of the certificate's private key in PEM, which others must not be able to read. It is read again when it
+    /// changes.
+    pub key: Setting<String>,
 }
 
 /// Where the gateway keeps what it must remember.
@@ -164,6 +184,13 @@ pub struct Edge {
     /// How long requests in flight may go on after a stop signal; `0s` cuts them off at once.
     #[schemars(extend("default" = defaults::DRAIN_TIMEOUT))]
     pub drain_timeout: Setting<Time>,
+    /// How long after a stop signal `/readyz` answers 503 before new connections are refused, so that load balancers
+    /// learn of it in time.
+    #[schemars(extend("default" = defaults::DRAIN_DELAY))]
+    pub drain_delay: Setting<Time>,
+    /// Addresses and blocks of addresses, such as `10.0.0.0/8`, of the proxies in front. What they say of a caller's address
+    /// in `X-Forwarded-For` or `Forwarded` is believed.
+    pub trusted_proxies: Vec<At<String>>,
     /// Hosts accepted in the `Host` header besides that of `public_url`, such as `mcp.internal:7400`.
     pub allowed_hosts: Vec<At<String>>,
     /// Origins accepted in the `Origin` header besides that of `public_url`, such as `https://app.example.com`.

@@ -26,6 +26,7 @@ mod database;
 mod keys;
 mod matching;
 mod policies;
+mod serving;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -114,10 +115,12 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
     strangers(checks, &file.auth, &listen);
+    serving::exposed_admin(checks, file, &listen);
     upstream_auth::vouched_by_a_server(checks, file);
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),
+        tls: serving::tls(checks, &file.listen),
         store: database::resolve(checks, &file.store, &data_dir),
         upkeep: upkeep(checks, &file.store),
         vault: vault::resolve(checks, &file.vault, &data_dir),
@@ -142,10 +145,6 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
     let is_off = raw.admin.value().is_some_and(|text| text == "off");
     let admin = (!is_off).then(|| address(checks, "listen.admin", &raw.admin, defaults::LISTEN_ADMIN));
     let admin_place = raw.admin.get().or(raw.public.get()).map_or(0..0, At::place);
-    if admin.is_some_and(|admin| !admin.ip().is_loopback()) {
-        let hint = "reach it through the admin socket or an SSH tunnel, or set it to \"off\"";
-        checks.mistake(admin_place.clone(), Fault::new("listen.admin must be a loopback address").hint(hint));
-    }
     if admin.is_some_and(|admin| collide(public, admin)) {
         checks.mistake(admin_place, Fault::new("listen.public and listen.admin must differ"));
     }
@@ -156,7 +155,8 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
         let message = format!("the path of the admin socket is longer than {LONGEST_SOCKET_PATH} bytes");
         checks.mistake(place, Fault::new(message).hint("set listen.admin_socket to a shorter path"));
     }
-    Listen { public, admin, admin_socket }
+    let listen = Listen { public, admin, admin_url: None, admin_socket };
+    Listen { admin_url: serving::admin_url(checks, raw, &listen), ..listen }
 }
 
 /// Callers without a credential are served to this machine alone, unless others are meant.
@@ -186,10 +186,15 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 fn public_url(checks: &mut Checks<'_>, file: &raw::File, listen: &Listen) -> PublicUrl {
+    let speaks_tls = file.listen.public_tls.get().is_some();
     let known = if file.public_url.get().is_some() {
-        checks.setting("public_url", &file.public_url, |text| PublicUrl::parse(text))
+        let known = checks.setting("public_url", &file.public_url, |text| PublicUrl::parse(text));
+        if let Some(url) = &known {
+            serving::must_be_https(checks, "public_url", "listen.public_tls", (&file.public_url, url), speaks_tls);
+        }
+        known
     } else {
-        let known = url_of(listen.public);
+        let known = url_of(if speaks_tls { "https" } else { "http" }, listen.public);
         if known.is_none() {
             let place = file.listen.public.get().map_or(0..0, At::place);
             let fault = Fault::new(format!("public_url is missing, and {} cannot stand in for it", listen.public));
@@ -201,9 +206,9 @@ fn public_url(checks: &mut Checks<'_>, file: &raw::File, listen: &Listen) -> Pub
 }
 
 /// The URL of a listener, if its address is one that callers can use.
-fn url_of(address: SocketAddr) -> Option<PublicUrl> {
+fn url_of(scheme: &str, address: SocketAddr) -> Option<PublicUrl> {
     let is_reachable = !address.ip().is_unspecified() && address.port() != 0;
-    is_reachable.then(|| PublicUrl::parse(&format!("http://{address}")).ok()).flatten()
+    is_reachable.then(|| PublicUrl::parse(&format!("{scheme}://{address}")).ok()).flatten()
 }
 
 fn upkeep(checks: &mut Checks<'_>, raw: &raw::Store) -> Upkeep {
@@ -278,6 +283,8 @@ fn edge(checks: &mut Checks<'_>, raw: &raw::Edge) -> Edge {
             1..=MOST,
         ),
         drain_timeout: checks.duration_or_zero("drain_timeout", &raw.drain_timeout, defaults::DRAIN_TIMEOUT),
+        drain_delay: checks.duration_or_zero("drain_delay", &raw.drain_delay, defaults::DRAIN_DELAY),
+        trusted_proxies: serving::proxies(checks, raw),
         allowed_hosts: checks.each("an entry of allowed_hosts", &raw.allowed_hosts, |host| value::host(host)),
         allowed_origins: checks.each("an entry of allowed_origins", &raw.allowed_origins, |text| value::origin(text)),
     }

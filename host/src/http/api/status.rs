@@ -6,14 +6,21 @@ use axum::extract::State;
 use serde_json::json;
 
 use super::{Answer, Api, ok};
+use crate::env::Timestamp;
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
     let snapshot = api.control.snapshot.load();
+    let expiry = |(listener, at): (&str, Option<Timestamp>)| {
+        (listener.to_owned(), json!({ "not_after": at.map(|at| at.to_string()) }))
+    };
+    let tls: serde_json::Map<_, _> = api.control.certificates.expiries().map(expiry).collect();
     Ok(ok(&json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started": api.control.started.to_string(),
         "ready": api.control.is_ready(),
         "public_url": api.control.config.load().public_url.as_str(),
+        // Of each listener that speaks TLS, until when its certificate counts.
+        "tls": tls,
         "tools": snapshot.catalog.len(),
         "upstreams": snapshot.upstreams.len(),
         "policy_generation": snapshot.policies.generation(),

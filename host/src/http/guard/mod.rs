@@ -125,6 +125,17 @@ impl HostGuard {
         Ok(Self { front, hosts, origins, is_for_everybody: |_| false })
     }
 
+    /// The same, which answers to this origin as well: where operators reach a listener of their own.
+    pub fn named(mut self, setting: &'static str, origin: &str) -> Result<Self, InvalidEntry> {
+        let own = parse_origin(setting, origin)?;
+        self.hosts.push(AllowedHost {
+            name: own.authority.name.clone(),
+            ports: Ports::One { port: own.port(), is_default: own.port() == own.default_port() },
+        });
+        self.origins.push(own);
+        Ok(self)
+    }
+
     /// The same, with paths at which every `Origin` will do: of documents that are the same for everybody and change
     /// nothing. Which `Host` was meant is still asked.
     #[must_use]

@@ -295,3 +295,30 @@ fn what_is_for_everybody_is_read_from_every_origin_and_by_the_right_host_only() 
     }
     assert_eq!(check(&guard, Version::HTTP_11, "/open", &[b"evil.example"], &[]), Err(ForbiddenHost));
 }
+
+#[test]
+fn h10_a_listener_with_a_name_of_its_own_answers_to_it() {
+    let guard =
+        guard(tcp("192.0.2.1:7401"), "https://gw.example.com").named("admin_url", "https://ops.example").unwrap();
+    for (host, expected) in [
+        ("ops.example", Ok(())),
+        ("OPS.example:443", Ok(())),
+        ("ops.example:7401", Err(ForbiddenHost)),
+        ("192.0.2.1:7401", Ok(())),
+        ("gw.example.com", Ok(())),
+        ("mcp.internal", Ok(())),
+        ("localhost:7401", Err(ForbiddenHost)),
+        ("evil.example", Err(ForbiddenHost)),
+    ] {
+        assert_eq!(check_host(&guard, host), expected, "{host}");
+    }
+    for (origin, expected) in [
+        ("https://ops.example", Ok(())),
+        ("http://ops.example", Err(ForbiddenOrigin)),
+        ("https://ops.example:7401", Err(ForbiddenOrigin)),
+        ("https://evil.example", Err(ForbiddenOrigin)),
+    ] {
+        assert_eq!(check(&guard, Version::HTTP_11, "/api", &[b"ops.example"], &[origin]), expected, "{origin}");
+    }
+    assert!(guard.clone().named("admin_url", "ops.example").is_err());
+}

@@ -5,6 +5,7 @@
 //! HTTP/2 alone.
 
 use std::convert::Infallible;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,13 +26,14 @@ use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::{debug, error};
 
 use super::head::{self, Misframed};
 use super::life::{Due, Flight, Pulse};
 use super::reply::{Reply, Streams};
-use super::wire::Wire;
+use super::wire::{Outlet, Wire};
 use super::{Floor, Limits, Peer};
 
 /// Serves one connection until it ends, misses a deadline, or is asked to leave.
@@ -39,19 +41,74 @@ pub(super) async fn run<S>(stream: S, peer: Peer, floor: &Floor)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pulse = Pulse::new();
+    let pulse = Pulse::new(floor.tls.is_some());
+    let stream = Outlet::new(stream, Arc::clone(&pulse));
+    let Some(tls) = &floor.tls else { return speak(stream, peer, pulse, floor).await };
+    if let Some(stream) = in_time(tls.accept(stream), peer, &pulse, floor).await {
+        pulse.shook_hands();
+        speak(stream, peer, pulse, floor).await;
+    }
+}
+
+/// The stream of a handshake that succeeds before its deadline and before the end.
+async fn in_time<S>(
+    handshake: impl Future<Output = io::Result<S>>,
+    peer: Peer,
+    pulse: &Pulse,
+    floor: &Floor,
+) -> Option<S> {
+    let mut handshake = pin!(handshake);
+    let mut timer = pin!(sleep(Duration::ZERO));
+    let mut shutdown = pin!(asked_to_leave(pulse, floor));
+    loop {
+        let due = pulse.due(&floor.limits);
+        if let Some((at, _)) = due {
+            timer.as_mut().reset(at);
+        }
+        tokio::select! {
+            biased;
+            shaken = handshake.as_mut() => {
+                return shaken.inspect_err(|error| debug!(?peer, %error, "a TLS handshake failed")).ok();
+            }
+            () = pulse.changed() => {}
+            () = timer.as_mut(), if due.is_some() => {
+                debug!(?peer, "cut a connection whose TLS handshake did not end in time");
+                return None;
+            }
+            () = shutdown.as_mut() => return None,
+        }
+    }
+}
+
+/// Returns when a connection is to end because the gateway stops: a little later where its first request may be on its way,
+/// since whoever has just connected has no way to know.
+async fn asked_to_leave(pulse: &Pulse, floor: &Floor) {
+    floor.shutdown.cancelled().await;
+    if pulse.is_new() {
+        sleep(LATE).await;
+    }
+}
+
+/// See [`asked_to_leave`].
+const LATE: Duration = Duration::from_millis(100);
+
+/// Serves what is said over a connection.
+async fn speak<S>(stream: S, peer: Peer, pulse: Arc<Pulse>, floor: &Floor)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let streams = Streams { tasks: floor.tasks.clone(), cut: floor.cut.child_token(), write: floor.limits.write };
     let _streams_end_with_us = streams.cut.clone().drop_guard();
     let protocol = protocol(&floor.limits, streams);
     let service = service_fn(|request: Request<Incoming>| {
         let (flight, framing) = pulse.began(request.method());
-        answer(floor.router.clone(), request, peer, flight, framing)
+        answer(floor, request, peer, flight, framing)
     });
     let wire = TokioIo::new(Wire::new(stream, Arc::clone(&pulse)));
     let mut connection = pin!(protocol.serve_connection(wire, service));
 
     let mut timer = pin!(sleep(Duration::ZERO));
-    let mut shutdown = pin!(floor.shutdown.cancelled());
+    let mut shutdown = pin!(asked_to_leave(&pulse, floor));
     let mut pressure = pin!(floor.pressure.notified());
     loop {
         let due = pulse.due(&floor.limits);
@@ -121,13 +178,31 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Answers one request, whatever the handler does.
-async fn answer(
-    router: axum::Router,
+fn answer(
+    floor: &Floor,
     request: Request<Incoming>,
     peer: Peer,
     flight: Flight,
     framing: Result<(), Misframed>,
-) -> Result<Response<Reply>, Infallible> {
+) -> impl Future<Output = Result<Response<Reply>, Infallible>> + Send + use<> {
+    let (router, leaving) = (floor.router.clone(), floor.leaving.clone());
+    let peer = from(peer, request.headers(), floor);
+    async move { Ok(answered((router, leaving), request, peer, flight, framing).await) }
+}
+
+/// Who a request came from, as far as trusted proxies say so.
+fn from(peer: Peer, headers: &HeaderMap, floor: &Floor) -> Peer {
+    let Peer::Tcp(proxy) = peer else { return peer };
+    floor.proxies.client_of(proxy, headers).map_or(peer, |client| Peer::Proxied { client, proxy })
+}
+
+async fn answered(
+    (router, leaving): (axum::Router, CancellationToken),
+    request: Request<Incoming>,
+    peer: Peer,
+    flight: Flight,
+    framing: Result<(), Misframed>,
+) -> Response<Reply> {
     let version = request.version();
     let arrival = Arrival::new(&request);
     let framing = framing.and_then(|()| head::check_encoding(request.headers()));
@@ -135,11 +210,11 @@ async fn answer(
         Ok(()) => handle(router, request.map(|body| arrival.watch(body)), peer).await,
         Err(misframed) => misframed.into_response(),
     };
-    if version < Version::HTTP_2 && !arrival.is_complete() {
-        // What was not read could be taken for the next request.
+    if version < Version::HTTP_2 && (!arrival.is_complete() || leaving.is_cancelled()) {
+        // What was not read could be taken for the next request, and what comes late would meet a closed door.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Reply::new(body, flight)))
+    response.map(|body| Reply::new(body, flight))
 }
 
 async fn handle(mut router: axum::Router, mut request: Request<Body>, peer: Peer) -> Response {

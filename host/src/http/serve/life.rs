@@ -23,6 +23,8 @@ pub(super) enum Due {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// TLS is being agreed upon.
+    Handshaking,
     /// Nothing was received yet.
     Silent,
     /// A request has begun, or the HTTP/2 preface.
@@ -61,9 +63,9 @@ pub(super) struct Life {
 }
 
 impl Life {
-    fn new(now: Instant) -> Self {
+    fn new(stage: Stage, now: Instant) -> Self {
         Self {
-            stage: Stage::Silent,
+            stage,
             since: now,
             protocol: Protocol::Unknown { matched: 0 },
             in_flight: 0,
@@ -77,6 +79,8 @@ impl Life {
     fn due(&self, limits: &Limits) -> Option<(Instant, Due)> {
         let (since, limit, due) = match (self.write_blocked, self.stage) {
             (_, Stage::Closing) => (self.since, limits.linger, Due::Cut("the peer did not close")),
+            // As a whole, so that no peer makes it last by taking its time over the bytes of either side.
+            (_, Stage::Handshaking) => (self.since, limits.header, Due::Cut("the handshake did not end in time")),
             (Some(since), _) => (since, limits.write, Due::Cut("the peer takes no bytes")),
             (None, _) if self.in_flight > 0 => return None,
             (None, Stage::Silent) => (self.since, limits.first_byte, Due::Cut("nothing was received")),
@@ -164,8 +168,15 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { life: Mutex::new(Life::new(Instant::now())), changed: Notify::new() })
+    /// Of a new connection.
+    pub(super) fn new(speaks_tls: bool) -> Arc<Self> {
+        let stage = if speaks_tls { Stage::Handshaking } else { Stage::Silent };
+        Arc::new(Self { life: Mutex::new(Life::new(stage, Instant::now())), changed: Notify::new() })
+    }
+
+    /// TLS was agreed upon, and nothing was received over it yet.
+    pub(super) fn shook_hands(&self) {
+        self.change(|life, now| life.enter(Stage::Silent, now));
     }
 
     pub(super) fn due(&self, limits: &Limits) -> Option<(Instant, Due)> {
@@ -180,6 +191,11 @@ impl Pulse {
     pub(super) fn rests(&self) -> bool {
         let life = self.lock();
         life.in_flight == 0 && life.stage == Stage::Resting && life.leaving.is_none()
+    }
+
+    /// Whether nothing was received yet that was meant for us.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.lock().stage, Stage::Handshaking | Stage::Silent)
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -266,13 +282,15 @@ mod tests {
         Progress,
         Leave,
         Close,
+        Shake,
+        Shaken,
     }
-    use Event::{Begin, Block, Close, End, Leave, Progress, Receive};
+    use Event::{Begin, Block, Close, End, Leave, Progress, Receive, Shake, Shaken};
 
     /// Seconds from the start to the deadline, after these events at these seconds.
     fn due_after(events: &[(u64, Event)]) -> Option<(u64, Due)> {
         let start = Instant::now();
-        let mut life = Life::new(start);
+        let mut life = Life::new(Stage::Silent, start);
         for (second, event) in events {
             let now = start + Duration::from_secs(*second);
             match event {
@@ -283,6 +301,8 @@ mod tests {
                 Progress => life.write_progressed(now),
                 Leave => life.leaving = Some(now),
                 Close => life.enter(Stage::Closing, now),
+                Shake => life.enter(Stage::Handshaking, now),
+                Shaken => life.enter(Stage::Silent, now),
             }
         }
         life.due(&LIMITS).map(|(at, due)| (at.duration_since(start).as_secs(), due))
@@ -295,6 +315,12 @@ mod tests {
         type Row = (&'static str, Vec<(u64, Event)>, Option<(u64, Due)>);
         let rows: Vec<Row> = vec![
             ("silent", vec![], Some((1, cut("nothing was received")))),
+            (
+                "a handshake, whoever is slow in it",
+                vec![(0, Shake), (1, Block)],
+                Some((2, cut("the handshake did not end in time"))),
+            ),
+            ("silent after a handshake", vec![(0, Shake), (1, Shaken)], Some((2, cut("nothing was received")))),
             (
                 "dripping headers do not extend their deadline",
                 vec![(1, Receive(b"G")), (2, Receive(b"E"))],

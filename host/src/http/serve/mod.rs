@@ -1,11 +1,13 @@
-//! The accept loop of both listeners: HTTP/1.1 and HTTP/2 (prior knowledge), over TCP and Unix sockets.
+//! The accept loop of all listeners: HTTP/1.1 and HTTP/2, over TCP and Unix sockets, in the clear (HTTP/2 by prior
+//! knowledge) or over TLS (by ALPN).
 //!
 //! It exists because a connection must not cost us anything for long. Reading order: this file accepts and drains;
 //! [`connection`] drives one connection; [`life`] decides, without IO or clock, what a connection may still wait for;
-//! [`wire`] watches its bytes; [`head`] checks the framing of an HTTP/1 request; [`reply`] wraps what goes back.
+//! [`wire`] watches its bytes, above and below [`tls`]; [`head`] checks the framing of an HTTP/1 request; [`proxies`]
+//! tells where a proxied one came from; [`reply`] wraps what goes back.
 //!
 //! It is deliberately not a router, knows no `Host` (see `http::guard`), reads no bodies (see `http::body`) and
-//! opens no spans. TLS will sit below [`wire`].
+//! opens no spans.
 //!
 //! Invariants:
 //! - Every task is tracked and ends before [`serve`] returns; dropping the future of [`serve`] cuts them all.
@@ -23,7 +25,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,10 +37,15 @@ use crate::config;
 mod connection;
 mod head;
 mod life;
+mod proxies;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod wire;
+
+pub use proxies::Proxies;
+pub use tls::{Tls, TlsError};
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -46,12 +54,35 @@ pub enum Socket {
     Unix(UnixListener),
 }
 
+/// A socket, and how it is served.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: Socket,
+    /// Over TLS, with what this shows.
+    pub tls: Option<Tls>,
+    /// On a Unix socket nobody is asked for whom they speak.
+    pub proxies: Proxies,
+    /// Cancelled when the end is near, though connections are still accepted: who is answered is told to come back
+    /// over another connection.
+    pub leaving: CancellationToken,
+}
+
+impl From<Socket> for Listener {
+    /// In the clear, and nobody else's word counts.
+    fn from(socket: Socket) -> Self {
+        Self { socket, tls: None, proxies: Proxies::default(), leaving: CancellationToken::new() }
+    }
+}
+
 /// Who is at the other end of the connection; an extension of every request.
-///
-/// Of a proxied request this is the proxy: nothing is taken from `Forwarded` or `X-Forwarded-*` (threat H1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
+    /// A trusted proxy, and for whom it says that it speaks ([`Proxies`], threat H1).
+    Proxied {
+        client: IpAddr,
+        proxy: SocketAddr,
+    },
     /// Told by the kernel when the peer connected.
     Unix {
         uid: u32,
@@ -60,10 +91,11 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The address at the other end, if it has one.
+    /// The address that a request came from, if it has one: for limits and trails. Nobody is trusted for it.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Proxied { client, .. } => Some(client),
             Self::Unix { .. } => None,
         }
     }
@@ -74,7 +106,8 @@ impl Peer {
 pub struct Limits {
     /// Until the first byte of a new connection.
     pub first_byte: Duration,
-    /// From a request's first byte until its headers are complete.
+    /// From a request's first byte until its headers are complete, and from the beginning of a connection over TLS until
+    /// its handshake is.
     pub header: Duration,
     /// How long a connection may rest between requests.
     pub idle: Duration,
@@ -112,15 +145,18 @@ impl From<&config::Edge> for Limits {
     }
 }
 
-/// Serves `router` on `socket` until `shutdown`.
+/// Serves `router` on a socket until `shutdown`.
 ///
 /// Returns when every connection has ended: those that rest are closed at once, requests in flight may go on for
 /// [`Limits::drain`] and are cut then.
-pub async fn serve(socket: Socket, router: axum::Router, limits: Limits, shutdown: CancellationToken) {
-    let floor = Arc::new(Floor::new(router, limits, shutdown));
+pub async fn serve(listener: impl Into<Listener>, router: axum::Router, limits: Limits, shutdown: CancellationToken) {
+    let Listener { socket, tls, proxies, leaving } = listener.into();
+    let floor = Arc::new(Floor::new(router, limits, (tls, proxies), (leaving, shutdown)));
     let _cut_on_drop = floor.cut.clone().drop_guard();
 
     floor.accept_until_shutdown(&socket).await;
+    floor.leaving.cancel();
+    floor.accept_what_waits(&socket).await;
     drop(socket);
 
     floor.tasks.close();
@@ -135,8 +171,12 @@ pub async fn serve(socket: Socket, router: axum::Router, limits: Limits, shutdow
 struct Floor {
     router: axum::Router,
     limits: Limits,
+    tls: Option<Tls>,
+    proxies: Proxies,
     /// Every connection and every HTTP/2 stream.
     tasks: TaskTracker,
+    /// See [`Listener::leaving`].
+    leaving: CancellationToken,
     /// End gracefully.
     shutdown: CancellationToken,
     /// End now.
@@ -147,12 +187,20 @@ struct Floor {
 }
 
 impl Floor {
-    fn new(router: axum::Router, limits: Limits, shutdown: CancellationToken) -> Self {
+    fn new(
+        router: axum::Router,
+        limits: Limits,
+        (tls, proxies): (Option<Tls>, Proxies),
+        (leaving, shutdown): (CancellationToken, CancellationToken),
+    ) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS))),
             router,
             limits,
+            tls,
+            proxies,
             tasks: TaskTracker::new(),
+            leaving,
             shutdown,
             cut: CancellationToken::new(),
             pressure: Notify::new(),
@@ -182,6 +230,17 @@ impl Floor {
         }
     }
 
+    /// Takes what the kernel has accepted already: closing the socket would reset those callers' connections.
+    async fn accept_what_waits(self: &Arc<Self>, socket: &Socket) {
+        let end = Instant::now() + LAST_CALL;
+        for _ in 0..self.limits.max_connections {
+            match timeout_at(end, unconstrained(socket.accept())).await {
+                Ok(Ok(stream)) => self.admit(stream),
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    }
+
     /// Starts the connection's task, or refuses the connection when all slots are taken.
     ///
     /// Refusing beats leaving it in the kernel's queue: a caller or load balancer learns at once that it should go
@@ -194,7 +253,11 @@ impl Floor {
         }
         let Some(slot) = slot else {
             debug!("refused a connection: all are taken");
-            return refuse(&stream);
+            // Over TLS nothing can be said before the handshake, which would cost what is short.
+            if self.tls.is_none() {
+                refuse(&stream);
+            }
+            return;
         };
         match prepare(&stream) {
             Ok(peer) => {
@@ -211,6 +274,8 @@ impl Floor {
     }
 }
 
+/// How long connections are accepted after the stop was asked for: it takes a moment to learn of those that wait.
+const LAST_CALL: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 

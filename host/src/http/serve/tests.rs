@@ -673,6 +673,27 @@ async fn draining_lets_a_request_finish_and_closes_what_rests() {
 }
 
 #[tokio::test]
+async fn who_was_connected_before_the_stop_is_answered() {
+    let gateway = Gateway::start(PATIENT).await;
+    // By the kernel alone: on this runtime nothing is accepted before the test waits.
+    let ask = |_| {
+        let mut stream = std::net::TcpStream::connect(gateway.address).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream
+    };
+    let connected: Vec<_> = (0..20).map(ask).collect();
+    gateway.shutdown.cancel();
+    for stream in connected {
+        stream.set_nonblocking(true).unwrap();
+        let mut caller = Caller(TcpStream::from_std(stream).unwrap());
+        let reply = caller.reply().await;
+        assert!(reply.contains("connection: close") && reply.ends_with("hello"), "{reply}");
+    }
+    assert!(TcpStream::connect(gateway.address).await.is_err(), "nothing listens any more");
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_is_cut_after_the_drain_timeout() {
     let gateway = Gateway::start(Limits { drain: SHORT, ..PATIENT }).await;
     let mut caller = gateway.connect().await;

@@ -10,10 +10,12 @@ use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamAuth, 
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
+use crate::outbound::Network;
 use crate::secret::{Digest, Plaintext};
 
 mod policies;
 mod replica;
+mod serving;
 mod upstream_auth;
 mod vault;
 
@@ -70,6 +72,7 @@ fn an_empty_file_has_defaults() {
         Listen {
             public: "127.0.0.1:7400".parse().unwrap(),
             admin: Some("127.0.0.1:7401".parse().unwrap()),
+            admin_url: Some(PublicUrl::parse("http://127.0.0.1:7401").unwrap()),
             admin_socket: "/etc/portcullis/portcullis-data/admin.sock".into(),
         }
     );
@@ -83,6 +86,8 @@ fn an_empty_file_has_defaults() {
             max_connections: 10_000,
             max_http2_streams: 128,
             drain_timeout: seconds(20),
+            drain_delay: Duration::ZERO,
+            trusted_proxies: Vec::new(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
         }
@@ -155,6 +160,8 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
         max_connections = 5
         max_http2_streams = 6
         drain_timeout = "0s"
+        drain_delay = "7s"
+        trusted_proxies = ["10.0.0.0/8"]
         allowed_hosts = ["Mcp.Internal:7400"]
         allowed_origins = ["https://app.example.com"]
         [limits]
@@ -262,6 +269,7 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
     let listen = Listen {
         public: "0.0.0.0:80".parse().unwrap(),
         admin: Some("[::1]:81".parse().unwrap()),
+        admin_url: Some(PublicUrl::parse("http://[::1]:81").unwrap()),
         admin_socket: dir.path().join("admin"),
     };
     assert_eq!(config.listen, listen);
@@ -273,6 +281,8 @@ fn a_file_that_says_everything_is_taken_at_its_word() {
         max_connections: 5,
         max_http2_streams: 6,
         drain_timeout: Duration::ZERO,
+        drain_delay: seconds(7),
+        trusted_proxies: vec![Network::new("10.0.0.0".parse().unwrap(), 8).unwrap()],
         allowed_hosts: vec!["mcp.internal:7400".to_owned()],
         allowed_origins: vec!["https://app.example.com".to_owned()],
     };
@@ -445,7 +455,10 @@ fn mistakes_of_addresses_and_paths() {
             &["6: auth.required = false on this listen.public lets in everybody"],
         ),
         ("[listen]\nadmin = 'none'", &["2: listen.admin is not an IP address and a port"]),
-        ("[listen]\n\nadmin = '192.0.2.1:7401'", &["3: listen.admin must be a loopback address"]),
+        (
+            "[listen]\n\nadmin = '192.0.2.1:7401'",
+            &["3: listen.admin must be a loopback address, since there is no listen.admin_tls"],
+        ),
         ("[listen]\nadmin = '127.0.0.1:7400'", &["2: listen.public and listen.admin must differ"]),
         ("public_url = 'http://x'\n[listen]\npublic = '0.0.0.0:7401'", &["3: listen.public and listen.admin must"]),
         ("[listen]\nadmin_socket = ''", &["2: listen.admin_socket is not a path"]),
@@ -667,7 +680,8 @@ fn hints_say_what_would_be_right() {
         ("[edge]\nidle_timout = '5s'", "did you mean `idle_timeout`?"),
         (
             "[listen]\nadmin = '192.0.2.1:7401'",
-            "reach it through the admin socket or an SSH tunnel, or set it to \"off\"",
+            "reach it through the admin socket or an SSH tunnel, set it to \"off\", or give it a certificate with \
+             listen.admin_tls",
         ),
         ("[[policies]]\nname = 'x'\nmodule = 'builtin:redact'\nmode = 'shadows'", "did you mean `shadow`?"),
         ("[[policies]]\nname = 'x'\nmodule = 'builtin:redact'\ngrants = ['counter']", "did you mean `counters`?"),
