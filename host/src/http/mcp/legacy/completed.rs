@@ -86,8 +86,8 @@ mod tests {
     use crate::store::changes::{Change, News, Revision};
     use crate::store::follower::Subscriber as _;
 
-    /// More than it takes to tell.
-    const SOON: Duration = Duration::from_secs(10);
+    /// More than it takes to tell, and not so long that a stream shows that it is alive.
+    const SOON: Duration = Duration::from_secs(3);
 
     /// Lends what a test says.
     #[derive(Debug)]

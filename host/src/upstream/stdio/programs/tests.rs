@@ -25,7 +25,7 @@ use crate::secret::Plaintext;
 const SOON: Duration = Duration::from_secs(20);
 
 const SCRIPT: &str = r#"
-[ -z "$ALONE" ] || mkdir "$ALONE" || echo "$API_KEY" >>"$ALONE.log"
+[ -z "$ALONE" ] || { trap 'rmdir "$ALONE"; exit' TERM; mkdir "$ALONE" || echo "$API_KEY" >>"$ALONE.log"; }
 while IFS= read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
   case $line in
@@ -37,7 +37,7 @@ while IFS= read -r line; do
   esac
   printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$r"
 done
-[ -z "$ALONE" ] || { sleep 0.5; rmdir "$ALONE"; }
+[ -z "$ALONE" ] || { sleep 0.2; rmdir "$ALONE"; }
 "#;
 
 /// Lends what a test says.
