@@ -8,7 +8,10 @@ use axum::response::IntoResponse as _;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+use super::openapi::words::ManagedByWord;
+use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
 use crate::authorization::clients::operators::{self, Change, Listed, Refused};
 use crate::oauth::client::{Client, ClientOrigin};
@@ -20,29 +23,117 @@ use crate::secret::Plaintext;
 const LIST: &str = "clients";
 
 /// What a refresh token that comes back after its grace does, as in the configuration file.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = OnReuse)]
 enum OnReuseWord {
     RevokeFamily,
     Reject,
 }
 
 /// A client: the words of RFC 7591 §2, and our own. The verb refuses members that it does not know.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ClientRequest {
     #[serde(default)]
     on_reuse: Option<OnReuseWord>,
     #[serde(flatten)]
+    #[schema(value_type = ClientMetadata)]
     members: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+/// A merge patch (RFC 7396) of a client, and its next secret.
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ClientChange {
     /// Whether the client gets another secret.
     #[serde(default)]
     new_secret: bool,
     #[serde(flatten)]
+    #[schema(value_type = ClientMetadata)]
     members: Map<String, Value>,
+}
+
+/// What a client is described by (RFC 7591 §2). Nothing else is known here.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its shape is told here; `oauth::registration` reads and writes it")]
+struct ClientMetadata {
+    client_name: Option<String>,
+    client_uri: Option<String>,
+    contacts: Option<Vec<String>>,
+    /// Whether tokens are bound to a key (RFC 9449).
+    dpop_bound_access_tokens: Option<bool>,
+    grant_types: Option<Vec<String>>,
+    jwks: Option<Map<String, Value>>,
+    jwks_uri: Option<String>,
+    logo_uri: Option<String>,
+    policy_uri: Option<String>,
+    redirect_uris: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    /// With spaces between them.
+    scope: Option<String>,
+    software_id: Option<String>,
+    software_version: Option<String>,
+    token_endpoint_auth_method: Option<String>,
+    tos_uri: Option<String>,
+}
+
+/// A client. Of one of the file, no times are told.
+#[derive(ToSchema)]
+#[schema(as = Client)]
+#[expect(dead_code, reason = "its shape is told here; `view` writes it")]
+struct ClientView {
+    client_id: String,
+    /// Told once: when it was made.
+    #[schema(nullable = false)]
+    client_secret: Option<String>,
+    on_reuse: OnReuseWord,
+    /// `file`, `operator` or `registered`.
+    origin: String,
+    managed_by: ManagedByWord,
+    /// Whether an operator vouches for it.
+    verified: bool,
+    requires_pushed: Option<bool>,
+    requires_proof: Option<bool>,
+    #[schema(format = DateTime)]
+    created: Option<String>,
+    #[schema(format = DateTime)]
+    last_used: Option<String>,
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+    #[serde(flatten)]
+    metadata: ClientMetadata,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    let judged = |operation: Described| {
+        operation
+            .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["invalid_client_metadata", "invalid_redirect_uri"])
+            .refuses(StatusCode::FORBIDDEN, &["policy_denied"])
+            .refuses(StatusCode::SERVICE_UNAVAILABLE, &["policy_undecided"])
+    };
+    let add = post("/api/v1/clients", "addClient", "Adds a client. Its secret, if it has one, is told this once")
+        .takes::<ClientRequest>()
+        .gives::<ClientView>(StatusCode::CREATED)
+        .conflicts(&["too_many_clients"]);
+    let change = patch("/api/v1/clients/{id}", "changeClient", "Changes a client")
+        .takes::<ClientChange>()
+        .shows::<ClientView>()
+        .conflicts(&["managed_by_file", "no_secret"]);
+    vec![
+        get(
+            "/api/v1/clients",
+            "listClients",
+            "Clients: those of the file by id, then those of the store, newest first",
+        )
+        .asks::<Paging>()
+        .pages::<ClientView>(LIST),
+        judged(add),
+        get("/api/v1/clients/{id}", "showClient", "One client").shows::<ClientView>(),
+        judged(change),
+        delete("/api/v1/clients/{id}", "deleteClient", "Deletes a client, and revokes what was granted to it")
+            .says(StatusCode::NO_CONTENT)
+            .conflicts(&["managed_by_file"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {

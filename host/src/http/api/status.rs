@@ -3,33 +3,102 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
+use super::openapi::{Described, get};
 use super::{Answer, Api, ok};
+
+/// The gateway at a glance.
+#[derive(Serialize, ToSchema)]
+struct Status {
+    version: &'static str,
+    #[schema(format = DateTime)]
+    started: String,
+    ready: bool,
+    public_url: String,
+    tools: usize,
+    upstreams: usize,
+    policy_generation: u64,
+    /// Decisions that were not written down: there was no room in the queue.
+    decisions_dropped: u64,
+    recordings_dropped: u64,
+    #[schema(value_type = ReplicaView)]
+    replica: Value,
+    store: StoreView,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoreStatus)]
+struct StoreView {
+    deployment: String,
+    replica: String,
+    /// Whether several gateways may use it.
+    shared: bool,
+    /// Whether it is not known any more what others have changed.
+    stale: bool,
+    /// What is added to this machine's clock.
+    clock_offset_ms: i64,
+    /// The number of its lease, on the one gateway that sweeps.
+    sweeping: Option<u64>,
+    swept: u64,
+}
+
+/// This gateway as others see it.
+#[derive(ToSchema)]
+#[schema(as = Replica)]
+#[expect(dead_code, reason = "its shape is told here; `http::replica` writes it")]
+struct ReplicaView {
+    id: String,
+    address: Option<String>,
+    /// A digest of what its file says, apart from what each has for itself.
+    configuration: String,
+    others: Vec<OtherReplica>,
+}
+
+/// Another gateway on the same store.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its shape is told here; `http::replica` writes it")]
+struct OtherReplica {
+    id: String,
+    address: Option<String>,
+    #[schema(format = DateTime)]
+    started: String,
+    #[schema(format = DateTime)]
+    seen: String,
+    version: String,
+    configuration: String,
+    same_configuration: bool,
+}
+
+/// What the document of the API says of it.
+pub(super) fn operations() -> Vec<Described> {
+    vec![get("/api/v1/status", "showStatus", "The gateway at a glance").shows::<Status>()]
+}
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
     let snapshot = api.control.snapshot.load();
-    Ok(ok(&json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "started": api.control.started.to_string(),
-        "ready": api.control.is_ready(),
-        "public_url": api.control.config.load().public_url.as_str(),
-        "tools": snapshot.catalog.len(),
-        "upstreams": snapshot.upstreams.len(),
-        "policy_generation": snapshot.policies.generation(),
-        "decisions_dropped": api.services.decisions.dropped(),
-        "replica": api.replicas.view(),
-        "recordings_dropped": api.services.recordings.dropped(),
-        "store": {
-            "deployment": api.control.store.deployment().to_string(),
-            "replica": api.control.store.replica().as_str(),
-            "shared": api.control.store.is_shared(),
-            "stale": api.control.is_stale(),
-            // What is added to this machine's clock.
-            "clock_offset_ms": api.upkeep.clock.millis(),
-            // The number of its lease, on the one gateway that sweeps.
-            "sweeping": api.upkeep.sweeper.fence(),
-            "swept": api.upkeep.sweeper.removed(),
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        started: api.control.started.to_string(),
+        ready: api.control.is_ready(),
+        public_url: api.control.config.load().public_url.as_str().to_owned(),
+        tools: snapshot.catalog.len(),
+        upstreams: snapshot.upstreams.len(),
+        policy_generation: snapshot.policies.generation(),
+        decisions_dropped: api.services.decisions.dropped(),
+        recordings_dropped: api.services.recordings.dropped(),
+        replica: api.replicas.view(),
+        store: StoreView {
+            deployment: api.control.store.deployment().to_string(),
+            replica: api.control.store.replica().as_str().to_owned(),
+            shared: api.control.store.is_shared(),
+            stale: api.control.is_stale(),
+            clock_offset_ms: api.upkeep.clock.millis(),
+            sweeping: api.upkeep.sweeper.fence(),
+            swept: api.upkeep.sweeper.removed(),
         },
-    })))
+    };
+    Ok(ok(&json!(status)))
 }
