@@ -74,6 +74,11 @@ export async function compare(report, { operations, judged, answers }, needsMore
       assert.equal(succeeds, !needsMore.some((pattern) => pattern.test(operation)), 'whether anything was not refused');
     });
   }
+  // Methods that the document does not have are judged by themselves.
+  await report.check('nothing else was answered otherwise than it should be', () => {
+    const others = [...judged].filter(([operation, why]) => why !== undefined && !operations.includes(operation));
+    assert.deepEqual(others.map(([operation]) => operation), []);
+  });
 }
 
 /** How often each operation was answered with each status. */

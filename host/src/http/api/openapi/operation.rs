@@ -20,6 +20,8 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// The one security scheme.
 pub(super) const BEARER: &str = "bearer";
+/// What `If-Match` says: whatever there is, or revisions (a weak tag is none).
+const TAGS: &str = r#"^(\*|(W/)?"[0-9]{1,19}"(, ?(W/)?"[0-9]{1,19}"){0,15})$"#;
 /// What all paths begin with.
 const PREFIX: &str = "/api/v1/";
 
@@ -250,7 +252,7 @@ impl Described {
             .parameter_in(ParameterIn::Header)
             .required(required)
             .description(Some(description))
-            .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()));
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS)).build()));
         self.parameters.push(parameter.build());
         self.refuses(StatusCode::BAD_REQUEST, &["invalid_if_match"])
             .refuses(StatusCode::PRECONDITION_FAILED, &["precondition_failed"])
