@@ -36,7 +36,7 @@ const ABOUT: &str = "What operators do, for programs and scripts. It is served w
     `Allow`, and a request that is not HTTP as it should be with 400, 408, 413, 414 or 431 and no content.";
 
 /// What areas are about, in the order of the document.
-const AREAS: [(&str, &str); 17] = [
+const AREAS: &[(&str, &str)] = &[
     ("status", "The gateway at a glance."),
     ("openapi", "This document."),
     ("upstreams", "MCP servers behind the gateway."),
@@ -162,11 +162,11 @@ fn document() -> OpenApi {
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(ABOUT))
         .build();
-    let area = |(name, about): (&str, &str)| TagBuilder::new().name(name).description(Some(about)).build();
+    let area = |(name, about): &(&str, &str)| TagBuilder::new().name(*name).description(Some(*about)).build();
     OpenApiBuilder::new()
         .info(info)
         .servers(Some([Server::new("/")]))
-        .tags(Some(AREAS.map(area)))
+        .tags(Some(AREAS.iter().map(area)))
         .paths(paths)
         .components(Some(components.security_scheme(BEARER, SecurityScheme::Http(bearer)).build()))
         .build()
