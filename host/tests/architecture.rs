@@ -237,6 +237,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("jsonschema", &["policy"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["cli"]),
+    ("utoipa", &["http"]),
     ("portcullis_example_upstreams", &["cli"]),
 ];
 

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes, randomInt } from 'node:crypto';
 import http from 'node:http';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 import { built, freePort, relay, run, scratch, start, startGateway, toml, until } from './lib.mjs';
@@ -19,10 +19,11 @@ export const anywhere = () => `127.${randomInt(1, 255)}.${randomInt(0, 256)}.${r
 
 /**
  * A fixture upstream, a gateway in front of it with these settings besides, and the person. What is asked of it comes from
- * many addresses, unless `from` names others. `onDisk` is for who wants to see its store fail: see `fillDisk`.
+ * many addresses, unless `from` names others. `onDisk` is for who wants to see its store fail: see `fillDisk`. `admin` is where the
+ * admin listener is, whose token stands in `operatorToken`.
  */
 export async function startGatekeeper(name, options = {}) {
-  const { settings = '', top = '', upstreams = ['up'], eras = [], from = anywhere, onDisk = false } = options;
+  const { settings = '', top = '', upstreams = ['up'], eras = [], from = anywhere, onDisk = false, admin = 'off' } = options;
   const [fixturePort, gatewayPort, frontPort] = [await freePort(), await freePort(), await freePort()];
   const fixture = start(`${name}-fixture`, [built('fixture-upstream'), 'http', String(fixturePort), ...eras]);
   await until('the fixture upstream listens', async () => {
@@ -38,7 +39,7 @@ export async function startGatekeeper(name, options = {}) {
     ${top}
     [listen]
     public = ${toml(`127.0.0.1:${gatewayPort}`)}
-    admin = "off"
+    admin = ${toml(admin)}
     [store]
     url = ${toml(onDisk ? `redb:${path.join(data, 'portcullis.redb')}` : 'memory:')}
     ${upstreams.map((upstream) => `
@@ -54,7 +55,8 @@ export async function startGatekeeper(name, options = {}) {
   `, { origin, env: { PORTCULLIS_TEST_KEY: KEY }, before: onDisk ? IGNORING_FULL_DISKS : [] });
   const operate = operator(path.join(data, 'admin.sock'));
   await addPerson(operate, PERSON);
-  return { gateway, origin, url: `${origin}/mcp`, operate };
+  const operatorToken = readFileSync(path.join(data, 'operator-token'), 'utf8').trim();
+  return { gateway, origin, url: `${origin}/mcp`, operate, operatorToken, fixture: `http://127.0.0.1:${fixturePort}/mcp` };
 }
 
 /** A shell that becomes a program which is told of a file that may not grow with an error, and not by a signal that ends it. */

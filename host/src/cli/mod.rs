@@ -58,6 +58,8 @@ enum Command {
     Check(WithConfig),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
+    /// Print the OpenAPI document of the admin API, which a running gateway serves at /api/v1/openapi.json.
+    Openapi,
     /// Look after virtual keys of the running gateway: make, list, change, rotate, disable, delete them.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -152,6 +154,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(with) => serve(&with),
         Command::Check(with) => check(&with),
         Command::Schema => print(&format!("{:#}", config::schema())),
+        Command::Openapi => print(gateway::openapi().trim_end()),
         Command::Key(command) => command.run(),
         Command::Client(command) => command.run(),
         Command::User(command) => command.run(),

@@ -29,6 +29,7 @@ use crate::certificate::Shown;
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
+pub use crate::http::api::openapi::text as openapi;
 use crate::http::api::{Api, Operators, Upkeep};
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};

@@ -45,7 +45,7 @@ pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
 
 /// What the admin listener and the admin socket serve.
 pub fn admin_router(api: Arc<api::Api>, guard: HostGuard) -> Router {
-    guarded(api::router(api), guard)
+    guarded(api::router(api), guard).layer(middleware::from_fn(api::explain))
 }
 
 fn guarded(router: Router, guard: HostGuard) -> Router {

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use super::grant::OnReuse;
 use super::redirect::RedirectUri;
+use super::registration::describe;
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::ids::ClientId;
 use crate::secret::Digest;
+
+/// Bits of 64 that a JSON number has no room for.
+const EXACT_BITS: u32 = 11;
 
 /// A registered client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +209,14 @@ impl Metadata {
 }
 
 impl Client {
+    /// Tells one description of the client from another, for who changes it. What a program reads as a number is one.
+    pub fn revision(&self) -> u64 {
+        let described = serde_json::Value::Object(describe(&self.metadata, &self.authentication)).to_string();
+        let digest = Digest::of(described.as_bytes());
+        let leading = digest.as_bytes()[..8].try_into().expect("a digest is longer");
+        u64::from_be_bytes(leading) >> EXACT_BITS
+    }
+
     /// Whether it is within all bounds.
     ///
     /// # Errors

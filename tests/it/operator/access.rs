@@ -127,8 +127,10 @@ async fn what_is_no_row_is_not_found_and_what_is_no_method_not_allowed() {
         let known: Vec<&str> = rows().filter(|(_, other)| *other == path).map(|(method, _)| method).collect();
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
             if !known.contains(&method) {
-                let status = with_token(&gateway).send(method, &path, "").await.status;
-                assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                let reply = with_token(&gateway).send(method, &path, "").await;
+                assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                assert_eq!(reply.header("content-type"), "application/problem+json", "{method} {path}");
+                assert!(!reply.header("allow").is_empty(), "{method} {path}");
             }
         }
     }
@@ -166,6 +168,10 @@ async fn every_refusal_is_a_problem_document() {
         ("GET", "/api/v1/audit?limit=-1", "", 400, "invalid_query"),
         ("GET", "/api/v1/decisions?verdict=maybe", "", 422, "invalid"),
         ("GET", "/api/v1/decisions?limit=1&limit=2", "", 400, "invalid_query"),
+        ("GET", "/api/v1/status?verbose=1", "", 400, "invalid_query"),
+        ("DELETE", "/api/v1/keys/none?force=1", "", 400, "invalid_query"),
+        ("GET", "/api/v1/none", "", 404, "not_found"),
+        ("GET", "/api/v1", "", 404, "not_found"),
     ] {
         let reply = operator.send(method, path, body).await;
         let what = format!("{method} {path} {body}: {}", reply.text());

@@ -10,7 +10,8 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 /// Lists that the configuration bounds, and documents that are no lists.
-const WHOLE: [&str; 10] = [
+const WHOLE: [&str; 11] = [
+    "/api/v1/openapi.json",
     "/api/v1/status",
     "/api/v1/vault",
     "/api/v1/store/backup",

@@ -5,6 +5,7 @@ use portcullis_tests::Gateway;
 use serde_json::{Value, json};
 
 use super::cli::run_in;
+use super::with_token;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -19,6 +20,29 @@ async fn refused(gateway: &Gateway, method: &str, path: &str, body: Option<Value
     let reply = gateway.operator(method, path, body).await;
     assert_eq!(reply.header("content-type"), "application/problem+json", "{}", reply.text());
     (reply.status.as_u16(), reply.json()["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn an_account_that_is_not_the_one_that_was_seen_stays_where_that_is_asked_for() {
+    let gateway = Gateway::builder().start().await;
+    let user = create(&gateway, json!({ "login": "ada", "password": PASSWORD, "groups": ["ops"] })).await;
+    let path = format!("/api/v1/users/{}", user["id"].as_str().unwrap());
+    let ask = async |method: &'static str, tag: &'static str, body: &'static str| {
+        with_token(&gateway).with("if-match", tag).send(method, &path, body).await
+    };
+    let changed = ask("PATCH", "\"1\"", r#"{"name":"Ada"}"#).await;
+    assert_eq!((changed.status.as_u16(), changed.header("etag")), (200, "\"2\""));
+    for tag in ["\"1\"", "W/\"2\"", "\"x\""] {
+        let refused = ask("PATCH", tag, r#"{"name":"Eve"}"#).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (412, &json!("precondition_failed")), "{tag}");
+        assert_eq!(refused.json()["revision"], 2, "{tag}");
+        assert_eq!(ask("DELETE", tag, "").await.status, StatusCode::PRECONDITION_FAILED, "{tag}");
+    }
+    assert_eq!(ask("PATCH", "2", "{}").await.status, StatusCode::BAD_REQUEST);
+    let cleared = ask("PATCH", "\"1\", \"2\"", r#"{"name":null,"groups":null}"#).await.json();
+    assert_eq!((&cleared["name"], &cleared["groups"]), (&json!(""), &json!([])));
+    assert_eq!(gateway.operator("GET", &path, None).await.header("etag"), "\"3\"");
+    assert_eq!(ask("DELETE", "*", "").await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
@@ -46,6 +70,9 @@ async fn an_account_is_made_changed_and_deleted_and_no_answer_has_its_password()
     assert_eq!((&changed.json()["role"], &changed.json()["revision"]), (&json!("viewer"), &json!(2)));
     let again = refused(&gateway, "PATCH", &path, Some(change)).await;
     assert_eq!(again, (409, "changed_meanwhile".to_owned()));
+    for lost in [json!({ "role": null }), json!({ "status": null })] {
+        assert_eq!(refused(&gateway, "PATCH", &path, Some(lost)).await, (422, "invalid".to_owned()));
+    }
     let taken = gateway.operator("PATCH", &path, Some(json!({ "email": null, "status": "suspended" }))).await.json();
     assert_eq!((&taken["email"], &taken["status"]), (&Value::Null, &json!("suspended")));
 

@@ -59,6 +59,8 @@ pub struct Change {
     pub members: Map<String, Value>,
     /// Whether it gets another secret.
     pub new_secret: bool,
+    /// Only a client of one of these revisions.
+    pub seen: Option<Vec<u64>>,
 }
 
 /// Why nothing changes.
@@ -66,6 +68,8 @@ pub struct Change {
 pub enum Refused {
     #[error("there is no client of this id")]
     NotFound,
+    #[error("the client was changed meanwhile: its revision is {0}")]
+    Conflict(u64),
     #[error("the client is declared in the configuration file and changed there")]
     ManagedByFile,
     #[error("there are {} clients of operators already", stored::MAX_OF_OPERATORS)]
@@ -173,6 +177,10 @@ pub async fn change(
         Ok(client) => client,
         Err(refused) => return Ok(Err(refused)),
     };
+    let revision = match seen_revision(&client, change.seen.as_deref()) {
+        Ok(revision) => revision,
+        Err(refused) => return Ok(Err(refused)),
+    };
     let mut members = describe(&client.metadata, &client.authentication);
     for (name, value) in change.members {
         match value {
@@ -199,30 +207,45 @@ pub async fn change(
         Source::Operator => Digest::of(b""),
     };
     let changed = Changed { metadata: described.metadata, authentication, token };
-    let updated = stored::update(&server.store, &client.id, Authority::Operator, changed, actor).await?;
+    let authority = Authority::OperatorWhoSaw(revision);
+    let updated = stored::update(&server.store, &client.id, authority, changed, actor).await?;
     server.clients.forget(&client.id);
     Ok(match updated {
         Update::Updated(client) => Ok((*client, secret)),
         Update::NotFound => Err(Refused::NotFound),
+        Update::Other(revision) => Err(Refused::Conflict(revision)),
         Update::TooLarge(failure) => Err(too_large(&failure).into()),
     })
 }
 
-/// Deletes a client, and revokes what was granted to it.
+/// Deletes a client, of one of the `seen` revisions if there are any, and revokes what was granted to it.
 ///
 /// # Errors
 /// The store does not answer.
-pub async fn delete(server: &AuthorizationServer, id: &str, actor: Actor) -> Outcome<()> {
-    let Some(id) = ClientId::parse(id) else { return Ok(Err(Refused::NotFound)) };
-    if configured(server, &id).is_some() {
-        return Ok(Err(Refused::ManagedByFile));
-    }
-    let deleted = stored::delete(&server.store, &id, Authority::Operator, actor).await?;
+pub async fn delete(server: &AuthorizationServer, id: &str, seen: Option<&[u64]>, actor: Actor) -> Outcome<()> {
+    let client = match stored_client(server, id).await? {
+        Ok(client) => client,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let authority = match seen_revision(&client, seen) {
+        Ok(_) if seen.is_none() => Authority::Operator,
+        Ok(revision) => Authority::OperatorWhoSaw(revision),
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let id = client.id;
+    let deleted = stored::delete(&server.store, &id, authority, actor).await?;
     server.clients.forget(&id);
     Ok(match deleted {
         Deletion::Deleted => Ok(()),
         Deletion::NotFound => Err(Refused::NotFound),
+        Deletion::Other(revision) => Err(Refused::Conflict(revision)),
     })
+}
+
+/// The revision of a client, if it is one of those that are meant.
+fn seen_revision(client: &Client, seen: Option<&[u64]>) -> Result<u64, Refused> {
+    let revision = client.revision();
+    if seen.is_none_or(|seen| seen.contains(&revision)) { Ok(revision) } else { Err(Refused::Conflict(revision)) }
 }
 
 fn configured(server: &AuthorizationServer, id: &ClientId) -> Option<KnownClient> {

@@ -155,7 +155,8 @@ pub async fn update(
     server.clients.forget(&client.id);
     Ok(match updated {
         Update::Updated(client) => Ok(Told { client: *client, secret, token: next }),
-        Update::NotFound => Err(Refused::Unauthorized),
+        // Only operators say which one they mean.
+        Update::NotFound | Update::Other(_) => Err(Refused::Unauthorized),
         Update::TooLarge(failure) => Err(too_large(&failure)),
     })
 }
@@ -173,7 +174,7 @@ pub async fn delete(server: &AuthorizationServer, id: &str, token: &Plaintext, f
     server.clients.forget(&id);
     Ok(match deleted {
         Deletion::Deleted => Ok(()),
-        Deletion::NotFound => Err(Refused::Unauthorized),
+        Deletion::NotFound | Deletion::Other(_) => Err(Refused::Unauthorized),
     })
 }
 

@@ -317,7 +317,7 @@ async fn a_client_of_the_file_comes_first() {
         .set(|auth| auth.clients.known = vec![ConfiguredClient { client: of_file(told.client.id.clone()), key: None }]);
     let found = find(&scene, &told.client.id).await.unwrap();
     assert!(found.is_verified() && found.requires_pushed);
-    let refused = operators::delete(&scene.server, told.client.id.as_str(), OPERATOR).await.unwrap();
+    let refused = operators::delete(&scene.server, told.client.id.as_str(), None, OPERATOR).await.unwrap();
     assert!(matches!(refused, Err(operators::Refused::ManagedByFile)));
     assert!(find(&scene, &id("0123")).await.is_none());
 }
@@ -354,12 +354,20 @@ async fn operators_add_change_list_and_delete_clients() {
     let found = find(&scene, &client.id).await.unwrap();
     assert!(found.is_verified());
     let change = async |members: Value, new_secret| {
-        let change = Change { members: self::members(&members), new_secret };
+        let change = Change { members: self::members(&members), new_secret, seen: None };
         operators::change(&scene.server, client.id.as_str(), change, OPERATOR).await.unwrap()
     };
     let (changed, new) =
         change(json!({ "client_name": "Other", "contacts": ["ops@client.example"] }), false).await.unwrap();
     assert!(new.is_none());
+    let of_earlier = || Some(vec![client.revision()]);
+    let late =
+        Change { members: self::members(&json!({ "client_name": "Late" })), new_secret: false, seen: of_earlier() };
+    let refused = operators::change(&scene.server, client.id.as_str(), late, OPERATOR).await.unwrap();
+    assert!(matches!(refused, Err(operators::Refused::Conflict(revision)) if revision == changed.revision()));
+    let seen = of_earlier();
+    let refused = operators::delete(&scene.server, client.id.as_str(), seen.as_deref(), OPERATOR).await.unwrap();
+    assert!(matches!(refused, Err(operators::Refused::Conflict(_))));
     assert_eq!(changed.metadata.name.as_deref(), Some("Other"));
     assert_eq!(changed.metadata.redirect_uris, ["http://localhost/cb"], "what is not said stays");
     assert_eq!(changed.authentication, Authentication::SecretPost(secret.digest()));
@@ -388,9 +396,9 @@ async fn operators_add_change_list_and_delete_clients() {
     expected.sort();
     assert_eq!(ids, expected);
     assert!(matches!(operators::show(&scene.server, client.id.as_str()).await.unwrap(), Some(Listed::Stored(_))));
-    operators::delete(&scene.server, client.id.as_str(), OPERATOR).await.unwrap().unwrap();
+    operators::delete(&scene.server, client.id.as_str(), None, OPERATOR).await.unwrap().unwrap();
     assert!(find(&scene, &client.id).await.is_none());
-    let again = operators::delete(&scene.server, client.id.as_str(), OPERATOR).await.unwrap();
+    let again = operators::delete(&scene.server, client.id.as_str(), None, OPERATOR).await.unwrap();
     assert!(matches!(again, Err(operators::Refused::NotFound)));
 }
 

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::words::ApprovalStateWord;
+use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::admin::approvals::ApprovalError;
 use crate::env::Timestamp;
-use crate::ids::ApprovalId;
+use crate::ids::{ApprovalId, BindingName, UpstreamName};
 use crate::store::approvals::{Approval, Approver, Memory, Said, Standing, Subject, Verdict, Wish};
 
 const LIST: &str = "approvals";
@@ -19,28 +22,110 @@ const LIST: &str = "approvals";
 const MAX_NOTE_BYTES: usize = 1024;
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApprovalQuery {
     limit: Option<usize>,
     cursor: Option<String>,
-    /// `pending`, `approved`, `used`, `denied` or `lapsed`.
+    #[param(inline, value_type = Option<ApprovalStateWord>)]
     state: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// What an operator says.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ApprovalDecision)]
 pub(super) struct NewDecision {
+    #[schema(inline)]
     decision: Word,
+    /// At most 1024 bytes.
     #[serde(default)]
     note: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     Approve,
     Deny,
+}
+
+/// What a policy wants somebody to agree to.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Approval)]
+struct ApprovalView {
+    #[schema(value_type = String)]
+    id: ApprovalId,
+    #[schema(value_type = ApprovalStateWord)]
+    state: &'static str,
+    #[schema(format = DateTime)]
+    requested: String,
+    #[schema(format = DateTime)]
+    until: String,
+    /// Who wants to do it.
+    principal: String,
+    client: String,
+    operation: String,
+    #[schema(value_type = String)]
+    upstream: UpstreamName,
+    /// The upstream's own name for the tool or item.
+    item: String,
+    definition_digest: String,
+    arguments_digest: String,
+    /// As they would be sent. Told of one approval only, and null where they are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<Value>,
+    #[schema(value_type = String)]
+    policy: BindingName,
+    reason_code: String,
+    title: String,
+    summary: String,
+    by: ByView,
+    remember: MemoryView,
+    decided: Option<SaidView>,
+}
+
+/// Who may decide: the `caller`, an `operator`, or those who are named.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = Approver)]
+enum ByView {
+    Kind(&'static str),
+    Listed(Vec<String>),
+}
+
+/// How long it counts: `once`, or for a time.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ApprovalMemory)]
+enum MemoryView {
+    Once(&'static str),
+    For { seconds: u64 },
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Ruling)]
+struct SaidView {
+    by: String,
+    #[schema(format = DateTime)]
+    at: String,
+    note: Option<String>,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/approvals", "listApprovals", "Approvals that policies want, newest first")
+            .filters::<ApprovalQuery>()
+            .pages::<ApprovalView>(LIST),
+        get("/api/v1/approvals/{id}", "showApproval", "One of them, with the arguments as they would be sent")
+            .shows::<ApprovalView>(),
+        post("/api/v1/approvals/{id}/decision", "decideApproval", "Gives or denies an approval")
+            .takes::<NewDecision>()
+            .shows::<ApprovalView>()
+            .conflicts(&["already_decided", "lapsed"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<ApprovalQuery>) -> Answer {
@@ -56,7 +141,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<Approv
     let list = format!("{LIST} {}", state.map_or("", Standing::as_str));
     let page = api.control.approvals(state, paging.cursor(&api, &list)?, paging.limit()).await?;
     let now = api.control.env.now();
-    let rows: Vec<Value> = page.items.iter().map(|approval| view(approval, now)).collect();
+    let rows: Vec<ApprovalView> = page.items.iter().map(|approval| view(approval, now)).collect();
     Ok(ok(&json!({ "approvals": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
 
@@ -65,8 +150,8 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer 
     let approval = api.control.approval(&read_id(&id)?).await?.ok_or_else(|| Problem::not_found("approval"))?;
     let mut shown = view(&approval, api.control.env.now());
     let arguments = api.control.arguments_of(&approval);
-    shown["arguments"] = arguments.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::Null));
-    Ok(ok(&shown))
+    shown.arguments = Some(arguments.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::Null)));
+    Ok(ok(&json!(shown)))
 }
 
 pub(super) async fn decide(
@@ -85,46 +170,49 @@ pub(super) async fn decide(
         Word::Deny => Verdict::Deny,
     };
     let approval = api.control.decide_approval(&id, verdict, note, operator.0).await?;
-    Ok(ok(&view(&approval, api.control.env.now())))
+    Ok(ok(&json!(view(&approval, api.control.env.now()))))
 }
 
 fn read_id(id: &str) -> Result<ApprovalId, Problem> {
     ApprovalId::parse(id).ok_or_else(|| Problem::not_found("approval"))
 }
 
-fn view(approval: &Approval, now: Timestamp) -> Value {
+fn view(approval: &Approval, now: Timestamp) -> ApprovalView {
     let Approval { id, requested, bound_to: _, subject, wish, sealed_arguments: _, state: _ } = approval;
     let Subject { principal, client, operation, upstream, item, definition, arguments, policy, code } = subject;
     let Wish { title, summary, by, ttl: _, memory } = wish;
-    json!({
-        "id": id,
-        "state": approval.standing(now).as_str(),
-        "requested": requested.to_string(),
-        "until": approval.ends().to_string(),
-        "principal": principal.to_string(),
-        "client": client,
-        "operation": operation,
-        "upstream": upstream,
-        "item": item,
-        "definition_digest": definition,
-        "arguments_digest": arguments.to_hex(),
-        "policy": policy,
-        "reason_code": code,
-        "title": title,
-        "summary": summary,
-        "by": match by {
-            Approver::Caller => json!("caller"),
-            Approver::Operator => json!("operator"),
-            Approver::Listed(names) => json!(names),
+    ApprovalView {
+        id: id.clone(),
+        state: approval.standing(now).as_str(),
+        requested: requested.to_string(),
+        until: approval.ends().to_string(),
+        principal: principal.to_string(),
+        client: client.clone(),
+        operation: operation.clone(),
+        upstream: upstream.clone(),
+        item: item.clone(),
+        definition_digest: definition.clone(),
+        arguments_digest: arguments.to_hex(),
+        arguments: None,
+        policy: policy.clone(),
+        reason_code: code.clone(),
+        title: title.clone(),
+        summary: summary.clone(),
+        by: match by {
+            Approver::Caller => ByView::Kind("caller"),
+            Approver::Operator => ByView::Kind("operator"),
+            Approver::Listed(names) => ByView::Listed(names.clone()),
         },
-        "remember": match memory {
-            Memory::Once => json!("once"),
-            Memory::For(time) => json!({ "seconds": time.as_secs() }),
+        remember: match memory {
+            Memory::Once => MemoryView::Once("once"),
+            Memory::For(time) => MemoryView::For { seconds: time.as_secs() },
         },
-        "decided": approval.said().map(|Said { by, at, note }| {
-            json!({ "by": by.to_string(), "at": at.to_string(), "note": note })
+        decided: approval.said().map(|Said { by, at, note }| SaidView {
+            by: by.to_string(),
+            at: at.to_string(),
+            note: note.clone(),
         }),
-    })
+    }
 }
 
 impl From<ApprovalError> for Problem {

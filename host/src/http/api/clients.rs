@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+use super::if_match::{IfMatch, is_other, tagged};
+use super::openapi::words::ManagedByWord;
+use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
 use crate::authorization::clients::operators::{self, Change, Listed, Refused};
 use crate::oauth::client::{Client, ClientOrigin};
@@ -20,29 +24,121 @@ use crate::secret::Plaintext;
 const LIST: &str = "clients";
 
 /// What a refresh token that comes back after its grace does, as in the configuration file.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = OnReuse)]
 enum OnReuseWord {
     RevokeFamily,
     Reject,
 }
 
 /// A client: the words of RFC 7591 §2, and our own. The verb refuses members that it does not know.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ClientRequest {
     #[serde(default)]
     on_reuse: Option<OnReuseWord>,
     #[serde(flatten)]
+    #[schema(value_type = ClientMetadata)]
     members: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+/// A merge patch (RFC 7396) of a client, and its next secret.
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ClientChange {
     /// Whether the client gets another secret.
     #[serde(default)]
     new_secret: bool,
     #[serde(flatten)]
+    #[schema(value_type = ClientMetadata)]
     members: Map<String, Value>,
+}
+
+/// What a client is described by (RFC 7591 §2). Nothing else is known here.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its shape is told here; `oauth::registration` reads and writes it")]
+struct ClientMetadata {
+    client_name: Option<String>,
+    client_uri: Option<String>,
+    contacts: Option<Vec<String>>,
+    /// Whether tokens are bound to a key (RFC 9449).
+    dpop_bound_access_tokens: Option<bool>,
+    grant_types: Option<Vec<String>>,
+    jwks: Option<Map<String, Value>>,
+    jwks_uri: Option<String>,
+    logo_uri: Option<String>,
+    policy_uri: Option<String>,
+    redirect_uris: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    /// With spaces between them.
+    scope: Option<String>,
+    software_id: Option<String>,
+    software_version: Option<String>,
+    token_endpoint_auth_method: Option<String>,
+    tos_uri: Option<String>,
+}
+
+/// A client. Of one of the file, no times are told.
+#[derive(ToSchema)]
+#[schema(as = Client)]
+#[expect(dead_code, reason = "its shape is told here; `view` writes it")]
+struct ClientView {
+    client_id: String,
+    /// Told once: when it was made.
+    #[schema(nullable = false)]
+    client_secret: Option<String>,
+    on_reuse: OnReuseWord,
+    /// `file`, `operator` or `registered`.
+    origin: String,
+    managed_by: ManagedByWord,
+    /// Whether an operator vouches for it.
+    verified: bool,
+    requires_pushed: Option<bool>,
+    requires_proof: Option<bool>,
+    #[schema(format = DateTime)]
+    created: Option<String>,
+    #[schema(format = DateTime)]
+    last_used: Option<String>,
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+    #[serde(flatten)]
+    metadata: ClientMetadata,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    let judged = |operation: Described| {
+        operation
+            .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["invalid_client_metadata", "invalid_redirect_uri"])
+            .refuses(StatusCode::FORBIDDEN, &["policy_denied"])
+            .refuses(StatusCode::SERVICE_UNAVAILABLE, &["policy_undecided"])
+    };
+    let add = post("/api/v1/clients", "addClient", "Adds a client. Its secret, if it has one, is told this once")
+        .takes::<ClientRequest>()
+        .gives::<ClientView>(StatusCode::CREATED)
+        .tagged()
+        .conflicts(&["too_many_clients"]);
+    let change = patch("/api/v1/clients/{id}", "changeClient", "Changes a client")
+        .if_match()
+        .takes::<ClientChange>()
+        .shows::<ClientView>()
+        .tagged()
+        .conflicts(&["managed_by_file", "no_secret", "changed_meanwhile"]);
+    vec![
+        get(
+            "/api/v1/clients",
+            "listClients",
+            "Clients: those of the file by id, then those of the store, newest first",
+        )
+        .asks::<Paging>()
+        .pages::<ClientView>(LIST),
+        judged(add),
+        get("/api/v1/clients/{id}", "showClient", "One client").shows::<ClientView>().tagged(),
+        judged(change),
+        delete("/api/v1/clients/{id}", "deleteClient", "Deletes a client, and revokes what was granted to it")
+            .if_match()
+            .says(StatusCode::NO_CONTENT)
+            .conflicts(&["managed_by_file"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
@@ -53,7 +149,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Pagin
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
     let client = operators::show(&api.server, &id).await?.ok_or_else(|| Problem::not_found("client"))?;
-    Ok(ok(&view(&client)))
+    Ok(shown(StatusCode::OK, &client, None))
 }
 
 pub(super) async fn add(
@@ -67,36 +163,55 @@ pub(super) async fn add(
         Some(OnReuseWord::Reject) => OnReuse::Reject,
     };
     let (client, secret) = operators::add(&api.server, members, on_reuse, operator.0).await??;
-    Ok(respond(StatusCode::CREATED, &told(client, secret)))
+    Ok(shown(StatusCode::CREATED, &Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn change(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(id): Path,
+    condition: IfMatch,
     Json(ClientChange { new_secret, members }): Json<ClientChange>,
 ) -> Answer {
-    let change = Change { members, new_secret };
-    let (client, secret) = operators::change(&api.server, &id, change, operator.0).await??;
-    Ok(ok(&told(client, secret)))
+    let seen = condition.said();
+    let is_meant = seen.is_some();
+    let change = Change { members, new_secret, seen };
+    let changed = operators::change(&api.server, &id, change, operator.0).await?;
+    let (client, secret) = changed.map_err(|error| refused(error, is_meant))?;
+    Ok(shown(StatusCode::OK, &Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(id): Path,
+    condition: IfMatch,
 ) -> Answer {
-    operators::delete(&api.server, &id, operator.0).await??;
+    let seen = condition.said();
+    let deleted = operators::delete(&api.server, &id, seen.as_deref(), operator.0).await?;
+    deleted.map_err(|error| refused(error, seen.is_some()))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// A client with its secret, which is told this once.
-fn told(client: Client, secret: Option<Plaintext>) -> Value {
-    let mut view = view(&Listed::Stored(Box::new(client)));
+/// A client as it is now with its revision as the entity tag, and its secret where that is told this once.
+fn shown(status: StatusCode, client: &Listed, secret: Option<Plaintext>) -> Response {
+    let mut view = view(client);
     if let Some(secret) = secret {
         view["client_secret"] = secret.expose().into();
     }
-    view
+    let response = respond(status, &view);
+    match client {
+        Listed::Configured(_) => response,
+        Listed::Stored(client) => tagged(response, client.revision()),
+    }
+}
+
+/// Why nothing changed, told to who said in If-Match which one is meant, or did not.
+fn refused(error: Refused, is_meant: bool) -> Problem {
+    match error {
+        Refused::Conflict(revision) if is_meant => is_other(Refused::Conflict(revision).to_string(), revision),
+        error => error.into(),
+    }
 }
 
 fn view(client: &Listed) -> Value {
@@ -140,6 +255,7 @@ impl From<Refused> for Problem {
         let text = refused.to_string();
         match refused {
             Refused::NotFound => Self::not_found("client"),
+            Refused::Conflict(_) => Self::new(StatusCode::CONFLICT, "changed_meanwhile", text),
             Refused::ManagedByFile => Self::new(StatusCode::CONFLICT, "managed_by_file", text),
             Refused::TooMany => Self::new(StatusCode::CONFLICT, "too_many_clients", text),
             Refused::NoSecret => Self::new(StatusCode::CONFLICT, "no_secret", text),

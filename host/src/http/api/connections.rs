@@ -10,9 +10,12 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::words::{ConnectionStateWord, FlowStageWord};
+use super::openapi::{Described, delete, get, post};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::config::UpstreamAuth;
 use crate::connection::flow::Flow;
@@ -20,7 +23,7 @@ use crate::connection::link::Link;
 use crate::connection::{Connection, Credential, End, Holder, Standing, Stands, State as Condition};
 use crate::connections::connecting::takes;
 use crate::identity::TokenList;
-use crate::ids::{ConnectionId, Principal, UpstreamName};
+use crate::ids::{ConnectionId, FlowId, Principal, UpstreamName};
 use crate::pipeline::Snapshot;
 use crate::store::connections::{self, Disconnection, Filter};
 use crate::store::flows;
@@ -29,7 +32,8 @@ const LIST: &str = "connections";
 const FLOWS: &str = "connection flows";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectionQuery {
     limit: Option<usize>,
@@ -37,23 +41,142 @@ pub(super) struct ConnectionQuery {
     /// `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`.
     holder: Option<String>,
     upstream: Option<String>,
-    /// `active`, `needs_reauth`, `needs_update`, `orphaned` or `unused`.
+    #[param(inline, value_type = Option<ConnectionStateWord>)]
     state: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectQuery {
     /// With spaces between them (RFC 6749 §3.3).
     scope: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FlowQuery {
     limit: Option<usize>,
     cursor: Option<String>,
     holder: Option<String>,
+}
+
+/// A connection, without its credential.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Connection)]
+struct ConnectionView {
+    #[schema(value_type = String)]
+    id: ConnectionId,
+    /// `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`.
+    holder: String,
+    #[schema(value_type = String)]
+    upstream: UpstreamName,
+    /// `oauth`, `headers` or `environment`.
+    kind: &'static str,
+    #[schema(value_type = ConnectionStateWord)]
+    state: &'static str,
+    /// Why it has to be made anew.
+    reason: Option<&'static str>,
+    /// Names of headers or variables that are asked for and were not given.
+    missing: Option<Vec<String>>,
+    #[schema(format = DateTime)]
+    failed_since: Option<String>,
+    #[schema(format = DateTime)]
+    orphaned_since: Option<String>,
+    /// The consent that it was made for, if it was made at one.
+    made_for: Option<String>,
+    #[schema(format = DateTime)]
+    created: String,
+    #[schema(format = DateTime)]
+    stored: String,
+    can_reauthorise: bool,
+    /// Why not: `orphaned`, `not_for_operators` or `unused`.
+    cannot_reauthorise: Option<&'static str>,
+    #[serde(flatten)]
+    credential: CredentialView,
+}
+
+/// What is told of a credential, by its kind.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = Credential)]
+enum CredentialView {
+    OAuth {
+        issuer: String,
+        scopes: Vec<String>,
+        #[schema(format = DateTime)]
+        expires: Option<String>,
+        renewable: bool,
+    },
+    /// Names of headers.
+    Headers { headers: Vec<String> },
+    /// Names of variables.
+    Environment { environment: Vec<String> },
+}
+
+/// A way to an authorization server that somebody is on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Flow)]
+struct FlowView {
+    #[schema(value_type = String)]
+    id: FlowId,
+    holder: String,
+    #[schema(value_type = String)]
+    upstream: UpstreamName,
+    issuer: String,
+    #[schema(value_type = FlowStageWord)]
+    stage: &'static str,
+    /// Whether it is for a connection that is there.
+    renews: bool,
+    #[schema(format = DateTime)]
+    begun: String,
+    #[schema(format = DateTime)]
+    expires: String,
+}
+
+/// A link that opens once.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Link)]
+struct LinkView {
+    url: String,
+    #[schema(format = DateTime)]
+    expires: String,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        post(
+            "/api/v1/upstreams/{name}/connect",
+            "connectUpstream",
+            "A link by which an operator connects an upstream for the gateway itself",
+        )
+        .filters::<ConnectQuery>()
+        .shows::<LinkView>()
+        .conflicts(&["nothing_to_connect"]),
+        get("/api/v1/connections", "listConnections", "Connections, newest first")
+            .filters::<ConnectionQuery>()
+            .pages::<ConnectionView>(LIST),
+        get("/api/v1/connections/flows", "listFlows", "Ways to authorization servers that people are on, newest first")
+            .filters::<FlowQuery>()
+            .pages::<FlowView>("flows"),
+        get("/api/v1/connections/{id}", "showConnection", "One connection").shows::<ConnectionView>(),
+        delete(
+            "/api/v1/connections/{id}",
+            "endConnection",
+            "Ends a connection: its tokens are revoked where they came from",
+        )
+        .says(StatusCode::NO_CONTENT),
+        post(
+            "/api/v1/connections/{id}/reauthorise",
+            "reauthoriseConnection",
+            "A link by which whoever has it makes a connection anew, for the holder that it has",
+        )
+        .shows::<LinkView>()
+        .refuses(StatusCode::FORBIDDEN, &["connection_orphaned", "not_for_operators"])
+        .conflicts(&["nothing_to_connect"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<ConnectionQuery>) -> Answer {
@@ -74,7 +197,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<Connec
     let standing = move |connection: &Connection| known(connection).standing;
     let cursor = paging.cursor(&api, &list)?;
     let page = connections::list_by(&api.control.store, filter, standing, cursor, paging.limit()).await?;
-    let rows: Vec<Value> =
+    let rows: Vec<ConnectionView> =
         page.items.iter().map(|listed| view(&listed.connection, &stands(&listed.connection))).collect();
     Ok(ok(&json!({ "connections": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
@@ -92,7 +215,7 @@ fn stands(api: &Api) -> impl Fn(&Connection) -> Stands + Clone + Send + 'static 
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
     let connection = find(&api, &id).await?;
-    Ok(ok(&view(&connection, &stands(&api)(&connection))))
+    Ok(ok(&json!(view(&connection, &stands(&api)(&connection)))))
 }
 
 async fn find(api: &Api, id: &str) -> Result<Connection, Problem> {
@@ -162,7 +285,7 @@ pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> 
 fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> Response {
     let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
     let url = link.url(&api.services.public_url, &api.services.secret);
-    ok(&json!({ "url": url, "expires": link.expires.to_string() }))
+    ok(&json!(LinkView { url, expires: link.expires.to_string() }))
 }
 
 /// Ways to authorization servers that people are on.
@@ -172,7 +295,7 @@ pub(super) async fn list_flows(State(api): State<Arc<Api>>, Query(query): Query<
     let holder = holder.as_deref().map(read_holder).transpose()?;
     let list = format!("{FLOWS} {holder:?}");
     let page = flows::list(&api.control.store, holder, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let rows: Vec<Value> = page.items.iter().map(view_of_flow).collect();
+    let rows: Vec<FlowView> = page.items.iter().map(view_of_flow).collect();
     Ok(ok(&json!({ "flows": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
 
@@ -222,7 +345,7 @@ fn read_holder(text: &str) -> Result<Holder, Problem> {
     Holder::parse(text).ok_or_else(|| Problem::invalid(words))
 }
 
-fn view(connection: &Connection, stands: &Stands) -> Value {
+fn view(connection: &Connection, stands: &Stands) -> ConnectionView {
     let Connection { id, place, revision: _, given: _, origin, credential, state, orphaned_since, created, stored } =
         connection;
     let Stands { standing, reason, missing } = stands;
@@ -234,49 +357,57 @@ fn view(connection: &Connection, stands: &Stands) -> Value {
     };
     let since = since.filter(|_| *standing != Standing::Active);
     let reauthorises = reauthorises(connection, *standing);
-    let mut shown = json!({
-        "id": id,
-        "holder": place.holder.to_string(),
-        "upstream": place.upstream,
-        "kind": credential.kind(),
-        "state": standing.as_str(),
-        "reason": reason.as_ref().or(marked).map(|reason| reason.as_str()),
-        "missing": (!missing.is_empty()).then_some(missing),
-        "failed_since": since.map(ToString::to_string),
-        "orphaned_since": orphaned_since.map(|since| since.to_string()),
-        "made_for": origin.as_ref().map(ToString::to_string),
-        "created": created.to_string(),
-        "stored": stored.to_string(),
-        "can_reauthorise": reauthorises.is_ok(),
-        "cannot_reauthorise": reauthorises.err().map(Unable::as_str),
-    });
-    match credential {
-        Credential::OAuth(tokens) => {
-            shown["issuer"] = json!(tokens.issuer);
-            shown["scopes"] = json!(tokens.scopes.to_vec());
-            shown["expires"] = json!(tokens.expires.map(|expires| expires.to_string()));
-            shown["renewable"] = json!(tokens.refresh.is_some());
-        }
-        Credential::Headers { names, values: _ } => shown[credential.kind()] = json!(names),
+    ConnectionView {
+        id: id.clone(),
+        holder: place.holder.to_string(),
+        upstream: place.upstream.clone(),
+        kind: credential.kind(),
+        state: standing.as_str(),
+        reason: reason.as_ref().or(marked).map(|reason| reason.as_str()),
+        missing: (!missing.is_empty()).then(|| missing.clone()),
+        failed_since: since.map(ToString::to_string),
+        orphaned_since: orphaned_since.map(|since| since.to_string()),
+        made_for: origin.as_ref().map(ToString::to_string),
+        created: created.to_string(),
+        stored: stored.to_string(),
+        can_reauthorise: reauthorises.is_ok(),
+        cannot_reauthorise: reauthorises.err().map(Unable::as_str),
+        credential: view_of_credential(credential),
     }
-    shown
 }
 
-fn view_of_flow(flow: &Flow) -> Value {
-    json!({
-        "id": flow.id,
-        "holder": flow.place.holder.to_string(),
-        "upstream": flow.place.upstream,
-        "issuer": flow.issuer,
-        "stage": flow.stage.as_str(),
-        "renews": flow.renews.is_some(),
-        "begun": flow.begun.to_string(),
-        "expires": flow.expires.to_string(),
-    })
+fn view_of_credential(credential: &Credential) -> CredentialView {
+    match credential {
+        Credential::OAuth(tokens) => CredentialView::OAuth {
+            issuer: tokens.issuer.clone(),
+            scopes: tokens.scopes.to_vec(),
+            expires: tokens.expires.map(|expires| expires.to_string()),
+            renewable: tokens.refresh.is_some(),
+        },
+        Credential::Headers { names, values: _ } if credential.kind() == "environment" => {
+            CredentialView::Environment { environment: names.clone() }
+        }
+        Credential::Headers { names, values: _ } => CredentialView::Headers { headers: names.clone() },
+    }
+}
+
+fn view_of_flow(flow: &Flow) -> FlowView {
+    FlowView {
+        id: flow.id.clone(),
+        holder: flow.place.holder.to_string(),
+        upstream: flow.place.upstream.clone(),
+        issuer: flow.issuer.clone(),
+        stage: flow.stage.as_str(),
+        renews: flow.renews.is_some(),
+        begun: flow.begun.to_string(),
+        expires: flow.expires.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::connection::Place;
     use crate::env::Timestamp;
@@ -319,18 +450,18 @@ mod tests {
         let marked = Condition::NeedsUpdate { missing: vec!["x-b".to_owned()], since };
         let marked = Connection { state: marked, ..connection("key:ci") };
         let missing = vec!["x-b".to_owned()];
-        let shown = view(&marked, &Stands { standing: Standing::NeedsUpdate, reason: None, missing });
+        let shown = json!(view(&marked, &Stands { standing: Standing::NeedsUpdate, reason: None, missing }));
         assert_eq!((&shown["state"], &shown["missing"]), (&json!("needs_update"), &json!(["x-b"])));
         assert_eq!((&shown["can_reauthorise"], &shown["cannot_reauthorise"]), (&json!(true), &Value::Null));
         let active = Stands { standing: Standing::Active, reason: None, missing: Vec::new() };
-        let shown = view(&marked, &active);
+        let shown = json!(view(&marked, &active));
         assert_eq!(
             (&shown["missing"], &shown["failed_since"]),
             (&Value::Null, &Value::Null),
             "it is asked for no more"
         );
         let orphaned = Stands { standing: Standing::Orphaned, ..active };
-        let shown = view(&connection("key:ci"), &orphaned);
+        let shown = json!(view(&connection("key:ci"), &orphaned));
         assert_eq!((&shown["can_reauthorise"], &shown["cannot_reauthorise"]), (&json!(false), &json!("orphaned")));
     }
 }

@@ -6,9 +6,12 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::words::{GrantStateWord, PrincipalKindWord};
+use super::openapi::{Described, delete, get, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::ids::{ClientId, GrantId, Principal};
 use crate::oauth::Grant;
@@ -18,7 +21,8 @@ use crate::store::revocations::{PrincipalKind, Watermark, Whose};
 const LIST: &str = "grants";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GrantQuery {
     limit: Option<usize>,
@@ -26,15 +30,16 @@ pub(super) struct GrantQuery {
     client: Option<String>,
     /// Such as `user:…`.
     principal: Option<String>,
-    /// `key`, `user` or `guest`.
+    #[param(inline, value_type = Option<PrincipalKindWord>)]
     kind: Option<String>,
-    /// `active`, `revoked` or `expired`.
+    #[param(inline, value_type = Option<GrantStateWord>)]
     state: Option<String>,
 }
 
 /// One of them.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GrantsToRevoke)]
 pub(super) struct ToRevoke {
     /// One grant, with all refresh tokens that follow from it.
     #[serde(default)]
@@ -44,9 +49,79 @@ pub(super) struct ToRevoke {
     #[serde(default)]
     principal: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Option<PrincipalKindWord>)]
     kind: Option<String>,
     #[serde(default)]
     all: bool,
+}
+
+/// What somebody has let a client do.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Grant)]
+struct GrantView {
+    #[schema(value_type = String)]
+    id: GrantId,
+    #[schema(value_type = GrantStateWord)]
+    state: &'static str,
+    #[schema(value_type = Option<PrincipalKindWord>)]
+    kind: Option<&'static str>,
+    principal: String,
+    /// Who that is, if they are known by a name.
+    principal_name: Option<String>,
+    client: String,
+    client_name: Option<String>,
+    resources: Vec<String>,
+    scopes: Vec<String>,
+    /// What may be used in the principal's name.
+    identities: Vec<String>,
+    /// Lists of patterns, each of which a tool has to match.
+    tools: Vec<Vec<String>>,
+    /// Whether its tokens are bound to a key.
+    sender_constrained: bool,
+    #[schema(format = DateTime)]
+    created: String,
+    #[schema(format = DateTime)]
+    last_used: String,
+    #[schema(format = DateTime)]
+    idle_until: String,
+    #[schema(format = DateTime)]
+    until: String,
+    revoked: Option<RevocationView>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Revocation)]
+struct RevocationView {
+    #[schema(format = DateTime)]
+    at: String,
+    reason: &'static str,
+}
+
+/// What counts no more: everything of this kind that was granted until then.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RevokedGrants)]
+struct RevokedView {
+    revoked: String,
+    #[schema(format = DateTime)]
+    granted_until: String,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/grants", "listGrants", "Grants, newest first").filters::<GrantQuery>().pages::<GrantView>(LIST),
+        delete("/api/v1/grants/{id}", "revokeGrant", "Revokes one grant, with all refresh tokens that follow from it")
+            .says(StatusCode::NO_CONTENT),
+        post(
+            "/api/v1/grants/revoke",
+            "revokeGrants",
+            "Revokes what was granted to a client, to a principal, to a kind of them, or all; 204 for one family",
+        )
+        .takes::<ToRevoke>()
+        .shows::<RevokedView>()
+        .says(StatusCode::NO_CONTENT)
+        .refuses(StatusCode::NOT_FOUND, &["not_found"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<GrantQuery>) -> Answer {
@@ -68,7 +143,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<GrantQ
     // Each filter is a list of its own.
     let list = format!("{LIST} {wanted:?}");
     let (page, names) = api.control.grants(wanted, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let rows: Vec<Value> = page.items.iter().map(|listed| view(listed, &names)).collect();
+    let rows: Vec<GrantView> = page.items.iter().map(|listed| view(listed, &names)).collect();
     Ok(ok(&json!({ "grants": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
 
@@ -102,7 +177,7 @@ pub(super) async fn revoke(
         _ => return Err(Problem::invalid("name one of `family`, `client`, `principal` and `kind`, or say `all`")),
     };
     let Watermark { whose, not_before, reason: _ } = api.control.revoke_grants(whose, operator.0).await?;
-    Ok(ok(&json!({ "revoked": whose.to_string(), "granted_until": not_before.to_string() })))
+    Ok(ok(&json!(RevokedView { revoked: whose.to_string(), granted_until: not_before.to_string() })))
 }
 
 async fn revoke_one(api: &Api, id: &str, operator: Operator) -> Answer {
@@ -128,7 +203,7 @@ fn read_kind(word: &str) -> Result<PrincipalKind, Problem> {
     PrincipalKind::parse(word).ok_or_else(|| Problem::invalid("`kind` is key, user or guest"))
 }
 
-fn view(listed: &Listed, names: &Names) -> Value {
+fn view(listed: &Listed, names: &Names) -> GrantView {
     let Grant {
         id,
         principal,
@@ -149,23 +224,23 @@ fn view(listed: &Listed, names: &Names) -> Value {
         Principal::User(id) => names.users.get(id).map(String::as_str),
         Principal::Guest(_) | Principal::Anonymous | Principal::Gateway => None,
     };
-    json!({
-        "id": id,
-        "state": listed.state().as_str(),
-        "kind": PrincipalKind::of(principal).map(PrincipalKind::as_str),
-        "principal": principal.to_string(),
-        "principal_name": principal_name,
-        "client": client.as_str(),
-        "client_name": names.clients.get(client),
-        "resources": access.resources.to_vec(),
-        "scopes": access.scopes.to_vec(),
-        "identities": access.identities.to_vec(),
-        "tools": access.limits.tools.to_texts(),
-        "sender_constrained": proof.is_some(),
-        "created": created.to_string(),
-        "last_used": last_used.to_string(),
-        "idle_until": idle_until.to_string(),
-        "until": until.to_string(),
-        "revoked": revoked.as_ref().map(|(at, reason)| json!({ "at": at.to_string(), "reason": reason.as_str() })),
-    })
+    GrantView {
+        id: id.clone(),
+        state: listed.state().as_str(),
+        kind: PrincipalKind::of(principal).map(PrincipalKind::as_str),
+        principal: principal.to_string(),
+        principal_name: principal_name.map(ToOwned::to_owned),
+        client: client.as_str().to_owned(),
+        client_name: names.clients.get(client).cloned(),
+        resources: access.resources.to_vec(),
+        scopes: access.scopes.to_vec(),
+        identities: access.identities.to_vec(),
+        tools: access.limits.tools.to_texts(),
+        sender_constrained: proof.is_some(),
+        created: created.to_string(),
+        last_used: last_used.to_string(),
+        idle_until: idle_until.to_string(),
+        until: until.to_string(),
+        revoked: revoked.as_ref().map(|(at, reason)| RevocationView { at: at.to_string(), reason: reason.as_str() }),
+    }
 }

@@ -8,9 +8,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::if_match::{IfMatch, is_other, tagged};
+use super::openapi::words::ManagedByWord;
+use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::keys::{DEFAULT_OVERLAP, KeyError, NewKey, Rotated};
 use crate::env::Timestamp;
@@ -29,14 +32,15 @@ const MAX_ENTRIES: usize = 256;
 const MAX_ALLOW_BYTES: usize = 64 * 1024;
 
 /// One line of an allow-list, as in the configuration file.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AllowLine {
     upstream: String,
     tools: Vec<String>,
 }
 
-#[derive(Deserialize)]
+/// A key to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyRequest {
     name: String,
@@ -55,7 +59,7 @@ pub(super) struct KeyRequest {
 }
 
 /// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyChange {
     #[serde(default, deserialize_with = "given")]
@@ -69,28 +73,37 @@ pub(super) struct KeyChange {
     #[serde(default, deserialize_with = "given")]
     expires: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = bool, required = false)]
     disabled: Option<Option<bool>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = KeyRotation)]
 pub(super) struct RotationRequest {
     /// How long the secret before stays good, in seconds.
     overlap: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// A virtual key, without its secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 struct KeyView {
+    #[schema(value_type = String)]
     name: KeyName,
     allow: Vec<AllowLine>,
     scopes: Vec<String>,
     groups: Vec<String>,
     owner: Option<String>,
+    #[schema(format = DateTime)]
     created: String,
+    #[schema(format = DateTime)]
     expires: Option<String>,
     disabled: bool,
     /// Until when the secret before the present one is good, if it is.
+    #[schema(format = DateTime)]
     earlier_until: Option<String>,
+    #[schema(value_type = ManagedByWord)]
     managed_by: &'static str,
     /// Of a key of the store.
     revision: Option<u64>,
@@ -137,11 +150,68 @@ impl KeyView {
     }
 
     /// With its secret, which is told this once.
-    fn with(self, secret: &Plaintext) -> Result<Value, Problem> {
-        let mut view = serde_json::to_value(self).map_err(|error| Problem::invalid(error.to_string()))?;
-        view["secret"] = secret.expose().into();
-        Ok(view)
+    fn with(self, secret: &Plaintext) -> KeyWithSecret {
+        KeyWithSecret { key: self, secret: secret.expose().to_owned() }
     }
+}
+
+/// A key with its secret, which is told this once.
+#[derive(Serialize, ToSchema)]
+struct KeyWithSecret {
+    #[serde(flatten)]
+    key: KeyView,
+    secret: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct RotatedKey {
+    #[serde(flatten)]
+    key: KeyWithSecret,
+    /// Whether a secret before the one that was replaced was good until now, and is not any more.
+    ended_earlier: bool,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get(
+            "/api/v1/keys",
+            "listKeys",
+            "Virtual keys: those of the file by name, then those of the store, newest first",
+        )
+        .asks::<Paging>()
+        .pages::<KeyView>(LIST),
+        post("/api/v1/keys", "createKey", "Makes a key. Its secret is told this once")
+            .takes::<KeyRequest>()
+            .gives::<KeyWithSecret>(StatusCode::CREATED)
+            .tagged()
+            .conflicts(&["name_taken", "name_still_ending", "too_many_keys"]),
+        get("/api/v1/keys/{name}", "showKey", "One key").shows::<KeyView>().tagged(),
+        patch("/api/v1/keys/{name}", "changeKey", "Changes a key")
+            .if_match()
+            .takes::<KeyChange>()
+            .shows::<KeyView>()
+            .tagged()
+            .conflicts(&["managed_by_file"]),
+        delete("/api/v1/keys/{name}", "deleteKey", "Deletes a key, and what it was granted and connected with")
+            .if_match()
+            .says(StatusCode::NO_CONTENT)
+            .conflicts(&["managed_by_file"]),
+        post(
+            "/api/v1/keys/{name}/rotate",
+            "rotateKey",
+            "Gives a key another secret, beside which the one before is good for a while",
+        )
+        .if_match()
+        .takes::<RotationRequest>()
+        .shows::<RotatedKey>()
+        .tagged()
+        .conflicts(&["managed_by_file"]),
+        delete("/api/v1/keys/{name}/earlier", "endEarlierSecret", "Ends the secret before the present one at once")
+            .if_match()
+            .says(StatusCode::NO_CONTENT)
+            .conflicts(&["managed_by_file"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
@@ -179,8 +249,8 @@ pub(super) async fn create(
         expires: new.expires.as_deref().map(read_time).transpose()?,
     };
     let (key, secret) = api.control.create_key(new, operator.0).await?;
-    let view = KeyView::of(&key, api.control.env.now()).with(&secret)?;
-    Ok(tagged(respond(StatusCode::CREATED, &view), key.revision))
+    let view = KeyView::of(&key, api.control.env.now()).with(&secret);
+    Ok(tagged(respond(StatusCode::CREATED, &json!(view)), key.revision))
 }
 
 pub(super) async fn change(
@@ -221,9 +291,8 @@ pub(super) async fn rotate(
     let overlap = overlap.map_or(DEFAULT_OVERLAP, Duration::from_secs);
     let Rotated { key, secret, has_ended_one } =
         api.control.rotate_key(&name, condition.said(), overlap, operator.0).await?;
-    let mut view = KeyView::of(&key, api.control.env.now()).with(&secret)?;
-    view["ended_earlier"] = has_ended_one.into();
-    Ok(tagged(ok(&view), key.revision))
+    let view = RotatedKey { key: KeyView::of(&key, api.control.env.now()).with(&secret), ended_earlier: has_ended_one };
+    Ok(tagged(ok(&json!(view)), key.revision))
 }
 
 /// Ends the secret before the present one.

@@ -2,7 +2,7 @@
 //!
 //! [`ROUTES`] is the table of contents. Every row says who may call it, and [`router`] puts the check for that before the
 //! row's handler; the same row drives the coverage test, and nothing is open to everyone. Errors are problem documents
-//! (RFC 9457) with a stable `code`.
+//! (RFC 9457) with a stable `code`. What each file says of its operations makes the document of the API ([`openapi`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::body::{self, read_limited};
 use super::serve::Peer;
@@ -39,6 +40,7 @@ mod connections;
 mod grants;
 mod if_match;
 mod keys;
+pub mod openapi;
 mod pins;
 mod policies;
 mod recordings;
@@ -53,6 +55,8 @@ mod vault;
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The type of a problem document.
+const PROBLEM: &str = "application/problem+json";
 /// Rows on a page, unless asked for fewer or more; at most as many as the store gives.
 const DEFAULT_PAGE: usize = 50;
 
@@ -73,6 +77,7 @@ pub struct Route {
 
 /// All of it.
 pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/api/v1/openapi.json", access: Access::Operator, handler: || get(openapi::show) },
     Route { method: "GET", path: "/api/v1/status", access: Access::Operator, handler: || get(status::show) },
     Route { method: "GET", path: "/api/v1/keys", access: Access::Operator, handler: || get(keys::list) },
     Route { method: "POST", path: "/api/v1/keys", access: Access::Operator, handler: || post(keys::create) },
@@ -321,11 +326,68 @@ pub struct Upkeep {
 
 /// The routes, each behind the check that its row asks for.
 pub fn router(api: Arc<Api>) -> Router {
+    let without_query = openapi::without_query();
     let rows = ROUTES.iter().fold(Router::new(), |router, route| {
         let check = middleware::from_fn_with_state((api.clone(), route.access), check);
-        router.route(route.path, (route.handler)().layer(check))
+        let handler = (route.handler)();
+        let handler = if without_query.contains(&(route.method, route.path)) {
+            handler.layer(middleware::from_fn(refuse_query))
+        } else {
+            handler
+        };
+        router.route(route.path, handler.layer(check))
     });
     rows.with_state(api)
+}
+
+/// Refuses names in the query string of what knows none.
+async fn refuse_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        None | Some("") => next.run(request).await,
+        Some(_) => {
+            let detail = "nothing can be said in the query string here";
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail).into_response()
+        }
+    }
+}
+
+/// Whether the API answers for a path.
+fn is_ours(path: &str) -> bool {
+    path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Middleware: what is refused before a handler is asked is a problem document here too.
+pub async fn explain(request: Request, next: Next) -> Response {
+    let is_ours = is_ours(request.uri().path());
+    let response = next.run(request).await;
+    if !is_ours || !(response.status().is_client_error() || response.status().is_server_error()) {
+        return response;
+    }
+    let problem = HeaderValue::from_static(PROBLEM);
+    if response.headers().get(CONTENT_TYPE) == Some(&problem) {
+        return response;
+    }
+    explained(&response)
+}
+
+/// The problem document in the place of a response that is none.
+fn explained(response: &Response) -> Response {
+    let refused = response.extensions().get::<super::guard::Refused>();
+    let (code, detail) = match (refused, response.status()) {
+        (Some(refused), _) => (refused.code(), refused.to_string()),
+        (None, StatusCode::NOT_FOUND) => ("not_found", "there is nothing at this path".to_owned()),
+        (None, StatusCode::METHOD_NOT_ALLOWED) => {
+            ("method_not_allowed", "this method is none of those that Allow names".to_owned())
+        }
+        (None, status) => ("refused", status.canonical_reason().unwrap_or("error").to_lowercase()),
+    };
+    let mut explained = Problem::new(response.status(), code, detail).into_response();
+    for (name, value) in response.headers() {
+        if !explained.headers().contains_key(name) && name != CONTENT_LENGTH {
+            explained.headers_mut().append(name, value.clone());
+        }
+    }
+    explained
 }
 
 /// Lets a request pass that comes from whom the row wants, or answers 401.
@@ -448,8 +510,8 @@ impl IntoResponse for Problem {
             members.extend(self.more);
         }
         let mut response = super::error::json_response(self.status, body.to_string());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -520,10 +582,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Path {
 }
 
 /// How to page: `?limit=` and `?cursor=`.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Paging {
+    /// At most 200; 50 if it is not said.
     limit: Option<usize>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
 }
 

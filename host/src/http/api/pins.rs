@@ -6,9 +6,12 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::words::PinStateWord;
+use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Paging, Problem, Query, ok};
 use crate::admin::pins::{PinError, PinTexts, PinView};
 use crate::ids::UpstreamName;
@@ -19,7 +22,8 @@ use crate::store::pins::Pin;
 const LIST: &str = "pins";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PinQuery {
     limit: Option<usize>,
@@ -30,15 +34,19 @@ pub(super) struct PinQuery {
     changed: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OnePin {
     upstream: String,
+    /// The upstream's own name for it.
     tool: String,
 }
 
-#[derive(Deserialize)]
+/// One tool, or all.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PinsToAccept)]
 pub(super) struct Accepted {
     upstream: String,
     /// The upstream's own name for the one tool.
@@ -52,11 +60,99 @@ pub(super) struct Accepted {
     all: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PinsToForget)]
 pub(super) struct Forgotten {
     /// One that is not configured any more.
     upstream: String,
+}
+
+/// How a tool stands to its pin.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pin)]
+struct PinRow {
+    #[schema(value_type = String)]
+    upstream: UpstreamName,
+    /// The upstream's own name for it.
+    tool: String,
+    #[schema(value_type = PinStateWord)]
+    state: &'static str,
+    /// Of what is offered now.
+    offered_digest: Option<String>,
+    pinned: Option<PinnedView>,
+}
+
+/// What was agreed to.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pinned)]
+struct PinnedView {
+    digest: String,
+    #[schema(format = DateTime)]
+    first_pinned: String,
+    #[schema(format = DateTime)]
+    accepted: String,
+    by: String,
+}
+
+/// A pin with both definitions.
+#[derive(Serialize, ToSchema)]
+struct ComparedPin {
+    #[serde(flatten)]
+    pin: PinRow,
+    #[serde(flatten)]
+    definitions: Definitions,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = PinDefinitions)]
+struct Definitions {
+    /// Names of the members that are not the same, where both are known.
+    differs_in: Option<Vec<String>>,
+    pinned_definition: Value,
+    offered_definition: Value,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AcceptedPins)]
+struct AcceptedView {
+    /// How many.
+    accepted: usize,
+    /// The one, where it was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<PinRow>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ForgottenPins)]
+struct ForgottenView {
+    /// How many.
+    forgotten: u64,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    let absent = &["not_found", "not_offered"];
+    vec![
+        get("/api/v1/pins", "listPins", "Pins by upstream and tool")
+            .asks::<PinQuery>()
+            .pages::<PinRow>(LIST)
+            .refuses(StatusCode::NOT_FOUND, &["not_found"]),
+        get("/api/v1/pins/definition", "comparePin", "Both definitions of a tool, and which members differ")
+            .asks::<OnePin>()
+            .shows::<ComparedPin>()
+            .refuses(StatusCode::NOT_FOUND, &["not_found"]),
+        post("/api/v1/pins/accept", "acceptPins", "Agrees to what an upstream offers now")
+            .takes::<Accepted>()
+            .shows::<AcceptedView>()
+            .refuses(StatusCode::NOT_FOUND, absent)
+            .conflicts(&["other_digest", "too_many_pins"]),
+        post("/api/v1/pins/forget", "forgetPins", "Forgets what was agreed to of an upstream that is gone")
+            .takes::<Forgotten>()
+            .shows::<ForgottenView>()
+            .refuses(StatusCode::NOT_FOUND, absent)
+            .conflicts(&["in_use"]),
+    ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<PinQuery>) -> Answer {
@@ -71,7 +167,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<PinQue
     let has_more = pins.len() > limit;
     pins.truncate(limit);
     let next = pins.last().filter(|_| has_more).map(|last| seal_cursor(&api, last));
-    let rows: Vec<Value> = pins.iter().map(view).collect();
+    let rows: Vec<PinRow> = pins.iter().map(view).collect();
     Ok(ok(&json!({ "pins": rows, "next_cursor": next })))
 }
 
@@ -80,16 +176,14 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Query(query): Query<OnePin
     let upstream = read_upstream(&query.upstream)?;
     let found = api.control.pin(&upstream, &query.tool).await?.ok_or_else(|| Problem::not_found("tool"))?;
     let (pin, PinTexts { pinned, offered }) = found;
-    let mut shown = view(&pin);
-    shown["differs_in"] = match (&pinned, &offered) {
-        (Some(pinned), Some(offered)) => json!(differences(pinned, offered)),
-        _ => Value::Null,
+    let differs_in = match (&pinned, &offered) {
+        (Some(pinned), Some(offered)) => Some(differences(pinned, offered)),
+        _ => None,
     };
     let json =
         |text: Option<String>| text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::Null));
-    shown["pinned_definition"] = json(pinned);
-    shown["offered_definition"] = json(offered);
-    Ok(ok(&shown))
+    let definitions = Definitions { differs_in, pinned_definition: json(pinned), offered_definition: json(offered) };
+    Ok(ok(&json!(ComparedPin { pin: view(&pin), definitions })))
 }
 
 pub(super) async fn accept(
@@ -102,10 +196,11 @@ pub(super) async fn accept(
     match (tool, all) {
         (Some(tool), false) => {
             let pin = api.control.accept_pin(&upstream, &tool, digest.as_deref(), operator.0).await?;
-            Ok(ok(&json!({ "accepted": 1, "pin": view(&pin) })))
+            Ok(ok(&json!(AcceptedView { accepted: 1, pin: Some(view(&pin)) })))
         }
         (None, true) if digest.is_none() => {
-            Ok(ok(&json!({ "accepted": api.control.accept_pins(&upstream, operator.0).await? })))
+            let accepted = api.control.accept_pins(&upstream, operator.0).await?;
+            Ok(ok(&json!(AcceptedView { accepted, pin: None })))
         }
         _ => Err(Problem::invalid("name one `tool`, with or without its `digest`, or say `all`")),
     }
@@ -117,7 +212,7 @@ pub(super) async fn forget(
     Json(Forgotten { upstream }): Json<Forgotten>,
 ) -> Answer {
     let forgotten = api.control.forget_pins(&read_upstream(&upstream)?, operator.0).await?;
-    Ok(ok(&json!({ "forgotten": forgotten })))
+    Ok(ok(&json!(ForgottenView { forgotten })))
 }
 
 fn read_upstream(name: &str) -> Result<UpstreamName, Problem> {
@@ -136,20 +231,20 @@ fn open_cursor(api: &Api, cursor: &str) -> Result<(UpstreamName, String), Proble
     parts.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "the cursor is not one of this list"))
 }
 
-fn view(view: &PinView) -> Value {
+fn view(view: &PinView) -> PinRow {
     let PinView { upstream, tool, pinned, offered } = view;
-    json!({
-        "upstream": upstream,
-        "tool": tool,
-        "state": view.standing(),
-        "offered_digest": offered,
-        "pinned": pinned.as_ref().map(|Pin { tool: _, digest, first_pinned, accepted, by }| json!({
-            "digest": digest,
-            "first_pinned": first_pinned.to_string(),
-            "accepted": accepted.to_string(),
-            "by": by.to_string(),
-        })),
-    })
+    PinRow {
+        upstream: upstream.clone(),
+        tool: tool.clone(),
+        state: view.standing(),
+        offered_digest: offered.clone(),
+        pinned: pinned.as_ref().map(|Pin { tool: _, digest, first_pinned, accepted, by }| PinnedView {
+            digest: digest.clone(),
+            first_pinned: first_pinned.to_string(),
+            accepted: accepted.to_string(),
+            by: by.to_string(),
+        }),
+    }
 }
 
 /// Names of the members in which two objects differ.

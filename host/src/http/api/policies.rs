@@ -5,25 +5,218 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
+use super::openapi::words::ModeWord;
+use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
 use crate::glob::Glob;
+use crate::ids::BindingName;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
 
+/// The policies in force.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Policies)]
+struct PoliciesView {
+    generation: u64,
+    /// What becomes of a call of which no policy says anything.
+    when_all_abstain: &'static str,
+    bindings: Vec<BindingView>,
+    /// Questions to policies in shadow that found no room in the queue.
+    shadow_questions_dropped: u64,
+    last_reload: ReloadView,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reload)]
+struct ReloadView {
+    #[schema(format = DateTime)]
+    at: String,
+    ok: bool,
+    /// Why what ran before stayed.
+    error: Option<String>,
+    changes: Option<ChangesView>,
+}
+
+/// What the policies that a reload brought say of earlier decisions.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PolicyChanges)]
+struct ChangesView {
+    summary: String,
+    questions: usize,
+    unanswered: usize,
+    different: Vec<ChangeView>,
+    /// How many more are different.
+    more: usize,
+    dropped: Vec<DroppedView>,
+    /// Whether all recorded questions were asked.
+    complete: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = PolicyChange)]
+struct ChangeView {
+    decision: Option<String>,
+    #[schema(value_type = String)]
+    policy: BindingName,
+    hook: &'static str,
+    before: String,
+    after: String,
+}
+
+/// Recorded questions to a policy that is bound no more.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DroppedPolicy)]
+struct DroppedView {
+    #[schema(value_type = String)]
+    policy: BindingName,
+    questions: usize,
+}
+
+/// One use of a policy module.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Binding)]
+struct BindingView {
+    #[schema(value_type = String)]
+    name: BindingName,
+    /// Where it comes from.
+    module: String,
+    module_name: String,
+    version: String,
+    digest: String,
+    signed_by: Vec<String>,
+    hooks: Vec<&'static str>,
+    priority: i32,
+    #[serde(rename = "match")]
+    matches: MatchView,
+    #[schema(value_type = ModeWord)]
+    mode: &'static str,
+    advisory: bool,
+    allow_rewrite: bool,
+    /// What the module wants.
+    capabilities: Vec<&'static str>,
+    /// What the binding lets it have.
+    grants: Vec<&'static str>,
+    instances: InstancesView,
+    limits: LimitsView,
+    warnings: Vec<String>,
+    failures: u64,
+    degraded: bool,
+    shadow: Option<ShadowView>,
+    managed_by: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = PolicyInstances)]
+struct InstancesView {
+    mode: &'static str,
+    remarks: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = PolicyLimits)]
+struct LimitsView {
+    time_ms: u64,
+    memory_bytes: usize,
+    reuse: &'static str,
+}
+
+/// What a policy in shadow would have done.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ShadowTally)]
+struct ShadowView {
+    asked: u64,
+    stricter: u64,
+    milder: u64,
+}
+
+/// What narrows a binding; what matches everything is left out.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Match)]
+struct MatchView {
+    upstreams: Vec<String>,
+    tools: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principals: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clients: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hooks: Option<Vec<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hints: Option<Vec<&'static str>>,
+}
+
+/// A set of policies that is in force or was.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Generation)]
+struct GenerationView {
+    generation: u64,
+    #[schema(format = DateTime)]
+    at: String,
+    actor: String,
+    /// `start`, `reload` or `rollback`.
+    cause: &'static str,
+    /// The generation that one went back to.
+    of: Option<u64>,
+    running: bool,
+    policies: Vec<EarlierPolicy>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = GenerationPolicy)]
+struct EarlierPolicy {
+    #[schema(value_type = String)]
+    name: BindingName,
+    module_name: String,
+    version: String,
+    digest: String,
+    #[schema(value_type = ModeWord)]
+    mode: &'static str,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/policies", "listPolicies", "What is bound, and how the last reload went").shows::<PoliciesView>(),
+        post(
+            "/api/v1/policies/reload",
+            "reloadPolicies",
+            "Reads the configuration and all modules again; if they cannot be used, the running ones stay",
+        )
+        .shows::<PoliciesView>()
+        .conflicts(&["no_file"])
+        .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["reload_refused"]),
+        get("/api/v1/policies/generations", "listGenerations", "The sets that were in force last, newest first")
+            .lists::<GenerationView>("generations"),
+        post(
+            "/api/v1/policies/rollback",
+            "rollBackPolicies",
+            "Puts the policies of an earlier generation into force again",
+        )
+        .takes::<WayBack>()
+        .lists::<GenerationView>("generations")
+        .conflicts(&["nothing_before", "not_kept", "running"]),
+    ]
+}
+
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
-    Ok(ok(&view(&api)))
+    Ok(ok(&json!(view(&api))))
 }
 
 /// Reads the configuration and all modules again. 422 with every reason if they cannot be used; the running ones stay.
 pub(super) async fn reload(State(api): State<Arc<Api>>, Extension(operator): Extension<Operator>) -> Answer {
     match api.control.reload(operator.0).await {
-        Ok(_) => Ok(ok(&view(&api))),
+        Ok(_) => Ok(ok(&json!(view(&api)))),
         Err(error @ ReloadError::NoFile) => Err(Problem::new(StatusCode::CONFLICT, "no_file", error.to_string())),
         Err(error) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "reload_refused", error.explain())),
     }
@@ -31,10 +224,10 @@ pub(super) async fn reload(State(api): State<Arc<Api>>, Extension(operator): Ext
 
 /// The sets that were in force last and that one can go back to, newest first.
 pub(super) async fn generations(State(api): State<Arc<Api>>) -> Answer {
-    Ok(ok(&generations_view(&api)))
+    Ok(ok(&json!({ "generations": generations_view(&api) })))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WayBack {
     /// Which generation; without it, the one before the running one.
@@ -49,7 +242,7 @@ pub(super) async fn roll_back(
     Json(WayBack { to }): Json<WayBack>,
 ) -> Answer {
     match api.control.roll_back(to, operator.0).await {
-        Ok(_) => Ok(ok(&generations_view(&api))),
+        Ok(_) => Ok(ok(&json!({ "generations": generations_view(&api) }))),
         Err(error) => {
             let code = match error {
                 RollbackError::NothingBefore => "nothing_before",
@@ -61,130 +254,128 @@ pub(super) async fn roll_back(
     }
 }
 
-fn view(api: &Api) -> Value {
+fn view(api: &Api) -> PoliciesView {
     let snapshot = api.control.snapshot.load();
     let last = api.control.last_reload();
-    let bindings: Vec<Value> = snapshot.policies.bindings().iter().map(binding_view).collect();
-    json!({
-        "generation": snapshot.policies.generation(),
-        "when_all_abstain": snapshot.policies.when_all_abstain().as_str(),
-        "bindings": bindings,
-        // Questions to policies in shadow that found no room in the queue.
-        "shadow_questions_dropped": api.services.shadows.dropped(),
-        "last_reload": {
-            "at": last.at.to_string(),
-            "ok": last.error.is_none(),
-            "error": last.error,
-            "changes": last.changes.as_deref().map(changes_view),
+    PoliciesView {
+        generation: snapshot.policies.generation(),
+        when_all_abstain: snapshot.policies.when_all_abstain().as_str(),
+        bindings: snapshot.policies.bindings().iter().map(binding_view).collect(),
+        shadow_questions_dropped: api.services.shadows.dropped(),
+        last_reload: ReloadView {
+            at: last.at.to_string(),
+            ok: last.error.is_none(),
+            error: last.error.clone(),
+            changes: last.changes.as_deref().map(changes_view),
         },
-    })
+    }
 }
 
-fn generations_view(api: &Api) -> Value {
+fn generations_view(api: &Api) -> Vec<GenerationView> {
     let kept = api.control.generations();
     let running = api.control.snapshot.load().policies.generation();
-    let generations: Vec<Value> = kept.iter().rev().map(|generation| generation_view(generation, running)).collect();
-    json!({ "generations": generations })
+    kept.iter().rev().map(|generation| generation_view(generation, running)).collect()
 }
 
-fn generation_view(generation: &Generation, running: u64) -> Value {
+fn generation_view(generation: &Generation, running: u64) -> GenerationView {
     let Generation { number, at, actor, cause, policies } = generation;
     let policy = |bound: &BoundPolicy| {
         let module = bound.module();
-        json!({
-            "name": bound.name(),
-            "module_name": module.manifest.name,
-            "version": module.manifest.version,
-            "digest": &*module.digest,
-            "mode": bound.binding().mode.as_str(),
-        })
+        EarlierPolicy {
+            name: bound.name().clone(),
+            module_name: module.manifest.name.clone(),
+            version: module.manifest.version.clone(),
+            digest: module.digest.to_string(),
+            mode: bound.binding().mode.as_str(),
+        }
     };
-    json!({
-        "generation": number,
-        "at": at.to_string(),
-        "actor": actor.to_string(),
-        "cause": cause.as_str(),
-        "of": match cause {
-            Cause::Rollback { to } => Some(to),
+    GenerationView {
+        generation: *number,
+        at: at.to_string(),
+        actor: actor.to_string(),
+        cause: cause.as_str(),
+        of: match cause {
+            Cause::Rollback { to } => Some(*to),
             Cause::Start | Cause::Reload => None,
         },
-        "running": *number == running,
-        "policies": policies.bindings().iter().map(policy).collect::<Vec<_>>(),
-    })
+        running: *number == running,
+        policies: policies.bindings().iter().map(policy).collect(),
+    }
 }
 
-fn binding_view(bound: &BoundPolicy) -> Value {
+fn binding_view(bound: &BoundPolicy) -> BindingView {
     let module = bound.module();
     let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, .. } = bound.binding();
-    let words = |grants: &[Grant]| grants.iter().map(|grant| grant.as_str()).collect::<Vec<_>>();
-    json!({
-        "name": name,
-        "module": source.to_string(),
-        "module_name": module.manifest.name,
-        "version": module.manifest.version,
-        "digest": &*module.digest,
-        "signed_by": bound.signed_by(),
-        "hooks": module.manifest.hooks.iter().map(|hook| hook.as_str()).collect::<Vec<_>>(),
-        "priority": priority,
-        "match": match_view(&bound.binding().matches),
-        "mode": mode.as_str(),
-        "advisory": advisory,
-        "allow_rewrite": allow_rewrite,
-        "capabilities": words(&module.manifest.capabilities),
-        "grants": words(grants),
-        "instances": { "mode": bound.instances().as_str(), "remarks": bound.remarks() },
-        "limits": {
-            "time_ms": bound.binding().time.as_millis(),
-            "memory_bytes": bound.binding().memory_bytes,
-            "reuse": bound.binding().reuse.as_str(),
+    let words = |grants: &[Grant]| grants.iter().map(|grant| grant.as_str()).collect();
+    BindingView {
+        name: name.clone(),
+        module: source.to_string(),
+        module_name: module.manifest.name.clone(),
+        version: module.manifest.version.clone(),
+        digest: module.digest.to_string(),
+        signed_by: bound.signed_by().to_vec(),
+        hooks: module.manifest.hooks.iter().map(|hook| hook.as_str()).collect(),
+        priority: *priority,
+        matches: match_view(&bound.binding().matches),
+        mode: mode.as_str(),
+        advisory: *advisory,
+        allow_rewrite: *allow_rewrite,
+        capabilities: words(&module.manifest.capabilities),
+        grants: words(grants),
+        instances: InstancesView { mode: bound.instances().as_str(), remarks: bound.remarks().to_vec() },
+        limits: LimitsView {
+            time_ms: u64::try_from(bound.binding().time.as_millis()).unwrap_or(u64::MAX),
+            memory_bytes: bound.binding().memory_bytes,
+            reuse: bound.binding().reuse.as_str(),
         },
-        "warnings": bound.warnings(),
-        "failures": bound.health().failures(),
-        "degraded": bound.health().is_degraded(),
-        "shadow": (*mode == Mode::Shadow).then(|| shadow_view(bound.shadow_tally())),
-        "managed_by": "file",
-    })
+        warnings: bound.warnings().to_vec(),
+        failures: bound.health().failures(),
+        degraded: bound.health().is_degraded(),
+        shadow: (*mode == Mode::Shadow).then(|| shadow_view(bound.shadow_tally())),
+        managed_by: "file",
+    }
 }
 
 /// What a policy in shadow would have done.
-fn shadow_view(tally: &ShadowTally) -> Value {
-    json!({ "asked": tally.asked(), "stricter": tally.stricter(), "milder": tally.milder() })
+fn shadow_view(tally: &ShadowTally) -> ShadowView {
+    ShadowView { asked: tally.asked(), stricter: tally.stricter(), milder: tally.milder() }
 }
 
 /// What narrows a binding; what matches everything is left out.
-fn match_view(matches: &Match) -> Value {
+fn match_view(matches: &Match) -> MatchView {
     let Match { hooks, upstreams, tools, items, hints, principals, groups, clients } = matches;
-    let globs = |globs: &[Glob]| globs.iter().map(|glob| glob.as_str().to_owned()).collect::<Vec<_>>();
-    let mut view = json!({ "upstreams": globs(upstreams), "tools": globs(tools) });
-    for (name, patterns) in [("items", items), ("principals", principals), ("clients", clients)] {
-        if !patterns.iter().any(Glob::is_any) {
-            view[name] = globs(patterns).into();
-        }
+    let globs = |globs: &[Glob]| -> Vec<String> { globs.iter().map(|glob| glob.as_str().to_owned()).collect() };
+    let narrowing = |patterns: &[Glob]| (!patterns.iter().any(Glob::is_any)).then(|| globs(patterns));
+    MatchView {
+        upstreams: globs(upstreams),
+        tools: globs(tools),
+        items: narrowing(items),
+        principals: narrowing(principals),
+        clients: narrowing(clients),
+        hooks: hooks.clone(),
+        groups: groups.as_deref().map(globs),
+        hints: (!hints.is_empty()).then(|| hints.iter().map(|hint: &Hint| hint.as_str()).collect()),
     }
-    if let Some(hooks) = hooks {
-        view["hooks"] = hooks.clone().into();
-    }
-    if let Some(groups) = groups {
-        view["groups"] = globs(groups).into();
-    }
-    if !hints.is_empty() {
-        view["hints"] = hints.iter().map(|hint: &Hint| hint.as_str()).collect::<Vec<_>>().into();
-    }
-    view
 }
 
-fn changes_view(changes: &Changes) -> Value {
+fn changes_view(changes: &Changes) -> ChangesView {
     let Changes { questions, unanswered, different, more, dropped, is_cut } = changes;
-    let change = |Change { decision, binding, hook, before, after }: &Change| json!({ "decision": decision, "policy": binding, "hook": hook.as_str(), "before": before, "after": after });
-    let dropped: Vec<Value> =
-        dropped.iter().map(|(binding, count)| json!({ "policy": binding, "questions": count })).collect();
-    json!({
-        "summary": changes.to_string(),
-        "questions": questions,
-        "unanswered": unanswered,
-        "different": different.iter().map(change).collect::<Vec<_>>(),
-        "more": more,
-        "dropped": dropped,
-        "complete": !is_cut,
-    })
+    let change = |Change { decision, binding, hook, before, after }: &Change| ChangeView {
+        decision: decision.clone(),
+        policy: binding.clone(),
+        hook: hook.as_str(),
+        before: before.clone(),
+        after: after.clone(),
+    };
+    let dropped_view =
+        |(binding, count): (&BindingName, &usize)| DroppedView { policy: binding.clone(), questions: *count };
+    ChangesView {
+        summary: changes.to_string(),
+        questions: *questions,
+        unanswered: *unanswered,
+        different: different.iter().map(change).collect(),
+        more: *more,
+        dropped: dropped.iter().map(dropped_view).collect(),
+        complete: !is_cut,
+    }
 }

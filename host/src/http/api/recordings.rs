@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::{Described, get};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::ids::BindingName;
-use crate::store::recordings::{Filter, Question, Recording, Transcript, Words};
+use crate::store::recordings::{Filter, Import, Question, Recording, Transcript, Words};
 
 const LIST: &str = "recordings";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordingQuery {
     /// The binding.
@@ -21,6 +24,76 @@ pub(super) struct RecordingQuery {
     hook: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
+}
+
+/// What policies were asked about one decision.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Recording)]
+struct RecordingView {
+    decision: String,
+    #[schema(format = DateTime)]
+    at: String,
+    policy_generation: u64,
+    questions: Vec<QuestionView>,
+}
+
+/// One question to one policy.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Question)]
+struct QuestionView {
+    decision: String,
+    #[schema(value_type = String)]
+    policy: BindingName,
+    module_name: String,
+    version: String,
+    module_digest: String,
+    hook: String,
+    verdict: String,
+    micros: u64,
+    #[serde(flatten)]
+    words: WordsView,
+}
+
+/// Question and answer word for word, or what they were the digests of.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = QuestionWords)]
+enum WordsView {
+    Whole {
+        input: Value,
+        answer: Value,
+        #[schema(value_type = Vec<ImportView>)]
+        imports: Vec<Import>,
+    },
+    Digests {
+        input_digest: String,
+        answer_digest: Option<String>,
+    },
+}
+
+/// What the policy asked the gateway meanwhile.
+#[derive(ToSchema)]
+#[schema(as = QuestionImport)]
+#[expect(dead_code, reason = "its shape is told here; `store::recordings` writes it")]
+struct ImportView {
+    import: String,
+    asked: Value,
+    answer: Value,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get(
+            "/api/v1/recordings",
+            "listRecordings",
+            "Questions that are kept whole, newest first. Each reading is audited",
+        )
+        .filters::<RecordingQuery>()
+        .pages::<QuestionView>("questions"),
+        get("/api/v1/recordings/{id}", "showRecording", "All questions of one decision. Each reading is audited")
+            .shows::<RecordingView>(),
+    ]
 }
 
 /// All questions of one decision.
@@ -31,13 +104,9 @@ pub(super) async fn show(
 ) -> Answer {
     let recording = api.control.recording(&id, operator.0).await?.ok_or_else(|| Problem::not_found("recording"))?;
     let Recording { decision, at, generation, questions } = recording;
-    let questions: Vec<Value> = questions.iter().map(|question| view(&decision, question)).collect();
-    Ok(ok(&json!({
-        "decision": decision,
-        "at": at.to_string(),
-        "policy_generation": generation,
-        "questions": questions,
-    })))
+    let questions = questions.iter().map(|question| view(&decision, question)).collect();
+    let view = RecordingView { at: at.to_string(), policy_generation: generation, questions, decision };
+    Ok(ok(&json!(view)))
 }
 
 /// The questions of a policy, or of all, that are kept whole, newest first.
@@ -54,33 +123,31 @@ pub(super) async fn list(
     let list = format!("{LIST} {}", binding.as_ref().map_or("", BindingName::as_str));
     let (after, limit) = (paging.cursor(&api, &list)?, paging.limit());
     let page = api.control.recordings(Filter { binding, hook }, after, limit, operator.0).await?;
-    let questions: Vec<Value> = page.items.iter().map(|(decision, question)| view(decision, question)).collect();
+    let questions: Vec<QuestionView> = page.items.iter().map(|(decision, question)| view(decision, question)).collect();
     Ok(ok(&json!({ "questions": questions, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
 }
 
-fn view(decision: &str, question: &Question) -> Value {
+fn view(decision: &str, question: &Question) -> QuestionView {
     let Question { binding, module_name, module_version, module_digest, hook, verdict, micros, words } = question;
-    let mut view = json!({
-        "decision": decision,
-        "policy": binding,
-        "module_name": module_name,
-        "version": module_version,
-        "module_digest": module_digest,
-        "hook": hook,
-        "verdict": verdict,
-        "micros": micros,
-    });
     let json = |text: &String| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
-    match words {
-        Words::Whole(Transcript { input, answer, imports }) => {
-            view["input"] = json(input);
-            view["answer"] = answer.as_ref().map_or(Value::Null, json);
-            view["imports"] = json!(imports);
-        }
-        Words::Digests { input, answer } => {
-            view["input_digest"] = json!(input);
-            view["answer_digest"] = json!(answer);
-        }
+    QuestionView {
+        decision: decision.to_owned(),
+        policy: binding.clone(),
+        module_name: module_name.clone(),
+        version: module_version.clone(),
+        module_digest: module_digest.clone(),
+        hook: hook.clone(),
+        verdict: verdict.clone(),
+        micros: *micros,
+        words: match words {
+            Words::Whole(Transcript { input, answer, imports }) => WordsView::Whole {
+                input: json(input),
+                answer: answer.as_ref().map_or(Value::Null, json),
+                imports: imports.clone(),
+            },
+            Words::Digests { input, answer } => {
+                WordsView::Digests { input_digest: input.clone(), answer_digest: answer.clone() }
+            }
+        },
     }
-    view
 }

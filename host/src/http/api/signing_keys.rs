@@ -5,28 +5,88 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
+use super::openapi::words::SigningKeyStateWord;
+use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Path, Problem, ok};
 use crate::authorization::signing::{Revocation, Rotation, When};
 use crate::oauth::signing::{SigningKey, Stage};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SigningKeyRotation)]
 pub(super) struct Rotate {
     /// Without waiting until whoever verifies can know it.
     #[serde(default)]
     now: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SigningKeyRevocation)]
 pub(super) struct Revoke {}
+
+/// A key that signs tokens, will or did.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningKey)]
+struct KeyView {
+    kid: String,
+    algorithm: &'static str,
+    #[schema(value_type = SigningKeyStateWord)]
+    state: &'static str,
+    /// Whether it is the one that signs now.
+    signs: bool,
+    #[schema(format = DateTime)]
+    created: String,
+    #[schema(format = DateTime)]
+    usable_from: Option<String>,
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    #[schema(format = DateTime)]
+    until: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RotatedSigningKey)]
+struct RotatedView {
+    kid: String,
+    /// Whether it signs already.
+    signs: bool,
+    #[schema(format = DateTime)]
+    usable_from: Option<String>,
+    /// Whether it was made just now.
+    new: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RevokedSigningKey)]
+struct RevokedView {
+    revoked: String,
+    /// The key that signs from now on.
+    signs: Option<String>,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/signing-keys", "listSigningKeys", "The keys that sign access tokens")
+            .lists::<KeyView>("signing_keys"),
+        post("/api/v1/signing-keys/rotate", "rotateSigningKey", "Announces another key, or has it sign at once")
+            .takes::<Rotate>()
+            .shows::<RotatedView>()
+            .conflicts(&["too_many_keys", "no_authorization_server"]),
+        post("/api/v1/signing-keys/{id}/revoke", "revokeSigningKey", "Takes a key out: what it signed counts no more")
+            .takes::<Revoke>()
+            .shows::<RevokedView>(),
+    ]
+}
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
     let (keys, signs) = api.signing.list().await?;
-    let rows: Vec<Value> = keys.iter().map(|key| view(key, signs.as_deref())).collect();
+    let rows: Vec<KeyView> = keys.iter().map(|key| view(key, signs.as_deref())).collect();
     Ok(ok(&json!({ "signing_keys": rows })))
 }
 
@@ -39,9 +99,10 @@ pub(super) async fn rotate(
     let conflict = |code, detail: &str| Problem::new(StatusCode::CONFLICT, code, detail);
     match api.signing.rotate(when, operator.0).await? {
         Rotation::Announced { kid, usable_from, is_new } => {
-            Ok(ok(&json!({ "kid": kid, "signs": false, "usable_from": usable_from.to_string(), "new": is_new })))
+            let usable_from = Some(usable_from.to_string());
+            Ok(ok(&json!(RotatedView { kid, signs: false, usable_from, new: is_new })))
         }
-        Rotation::Activated { kid } => Ok(ok(&json!({ "kid": kid, "signs": true, "usable_from": null, "new": true }))),
+        Rotation::Activated { kid } => Ok(ok(&json!(RotatedView { kid, signs: true, usable_from: None, new: true }))),
         Rotation::Full => {
             let detail =
                 "there are as many keys as there may be: retired ones go when their time is over, or are revoked";
@@ -58,26 +119,26 @@ pub(super) async fn revoke(
     Json(Revoke {}): Json<Revoke>,
 ) -> Answer {
     match api.signing.revoke(&kid, operator.0).await? {
-        Revocation::Revoked { signs } => Ok(ok(&json!({ "revoked": kid, "signs": signs }))),
+        Revocation::Revoked { signs } => Ok(ok(&json!(RevokedView { revoked: kid, signs }))),
         Revocation::NotFound => Err(Problem::not_found("signing key")),
     }
 }
 
-fn view(key: &SigningKey, signs: Option<&str>) -> Value {
+fn view(key: &SigningKey, signs: Option<&str>) -> KeyView {
     let SigningKey { id, algorithm, public: _, created, stage } = key;
     let (usable_from, since, until) = match stage {
         Stage::Announced { private: _, usable_from } => (Some(usable_from), None, None),
         Stage::Active { private: _, since } => (None, Some(since), None),
         Stage::Retired { until } => (None, None, Some(until)),
     };
-    json!({
-        "kid": id,
-        "algorithm": algorithm.as_str(),
-        "state": key.state().as_str(),
-        "signs": signs == Some(id.as_str()),
-        "created": created.to_string(),
-        "usable_from": usable_from.map(ToString::to_string),
-        "since": since.map(ToString::to_string),
-        "until": until.map(ToString::to_string),
-    })
+    KeyView {
+        kid: id.to_string(),
+        algorithm: algorithm.as_str(),
+        state: key.state().as_str(),
+        signs: signs == Some(id.as_str()),
+        created: created.to_string(),
+        usable_from: usable_from.map(ToString::to_string),
+        since: since.map(ToString::to_string),
+        until: until.map(ToString::to_string),
+    }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
+use super::openapi::words::{ModeWord, OutcomeWord, VerdictWord};
+use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling};
-use crate::ids::Principal;
+use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
 use crate::store::audit::Recorded;
 use crate::store::decisions::Filter;
 use crate::store::{audit, decisions};
@@ -17,7 +20,8 @@ const DECISIONS: &str = "decisions";
 const AUDIT: &str = "audit";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DecisionQuery {
     limit: Option<usize>,
@@ -26,7 +30,91 @@ pub(super) struct DecisionQuery {
     principal: Option<String>,
     /// The upstream's own name for the tool.
     tool: Option<String>,
+    #[param(inline, value_type = Option<VerdictWord>)]
     verdict: Option<String>,
+}
+
+/// What was decided about one request.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Decision)]
+struct DecisionView {
+    id: String,
+    #[schema(format = DateTime)]
+    at: String,
+    principal: String,
+    /// Such as `tools/call`.
+    operation: String,
+    #[schema(value_type = Option<String>)]
+    upstream: Option<UpstreamName>,
+    tool: Option<String>,
+    /// Of MCP, as the caller spoke it.
+    revision: String,
+    #[schema(value_type = VerdictWord)]
+    verdict: &'static str,
+    reason_code: Option<String>,
+    policy_generation: u64,
+    steps: Vec<StepView>,
+    /// Approvals that it counted on.
+    #[schema(value_type = Vec<String>)]
+    approvals: Vec<ApprovalId>,
+    #[schema(value_type = OutcomeWord)]
+    outcome: &'static str,
+    elapsed_ms: u64,
+}
+
+/// What one policy said.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DecisionStep)]
+struct StepView {
+    #[schema(value_type = String)]
+    policy: BindingName,
+    module_name: String,
+    version: String,
+    module_digest: String,
+    #[schema(value_type = ModeWord)]
+    mode: &'static str,
+    hook: String,
+    #[schema(value_type = VerdictWord)]
+    verdict: &'static str,
+    reason_code: Option<String>,
+    rule: Option<String>,
+    micros: u64,
+    notes: Vec<NoteView>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = DecisionNote)]
+struct NoteView {
+    key: String,
+    value: String,
+}
+
+/// What somebody did, or the gateway.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
+struct AuditView {
+    sequence: u64,
+    #[schema(format = DateTime)]
+    at: String,
+    actor: String,
+    /// Such as `key.created`.
+    event: &'static str,
+    /// What belongs to the event.
+    #[schema(value_type = Object)]
+    detail: Value,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/decisions", "listDecisions", "What was decided about calls, newest first")
+            .filters::<DecisionQuery>()
+            .pages::<DecisionView>(DECISIONS),
+        get("/api/v1/decisions/{id}", "showDecision", "One decision, step by step").shows::<DecisionView>(),
+        get("/api/v1/audit", "listAudit", "What operators, people and the gateway did, newest first")
+            .asks::<Paging>()
+            .pages::<AuditView>("entries"),
+    ]
 }
 
 pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Query<DecisionQuery>) -> Answer {
@@ -43,22 +131,22 @@ pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Qu
         .transpose()?;
     let filter = Filter { principal, tool, verdict };
     let page = decisions::list(&api.control.store, filter, paging.cursor(&api, DECISIONS)?, paging.limit()).await?;
-    let rows: Vec<Value> = page.items.iter().map(decision_view).collect();
+    let rows: Vec<DecisionView> = page.items.iter().map(decision_view).collect();
     Ok(ok(&json!({ "decisions": rows, "next_cursor": next_cursor(&api, DECISIONS, page.next.as_ref()) })))
 }
 
 pub(super) async fn show_decision(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
     let decision = decisions::get(&api.control.store, &id).await?.ok_or_else(|| Problem::not_found("decision"))?;
-    Ok(ok(&decision_view(&decision)))
+    Ok(ok(&json!(decision_view(&decision))))
 }
 
 pub(super) async fn list_audit(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
     let page = audit::list(&api.control.store, paging.cursor(&api, AUDIT)?, paging.limit()).await?;
-    let rows: Vec<Value> = page.items.iter().map(audit_view).collect();
+    let rows: Vec<AuditView> = page.items.iter().map(audit_view).collect();
     Ok(ok(&json!({ "entries": rows, "next_cursor": next_cursor(&api, AUDIT, page.next.as_ref()) })))
 }
 
-fn decision_view(record: &DecisionRecord) -> Value {
+fn decision_view(record: &DecisionRecord) -> DecisionView {
     let DecisionRecord {
         id,
         at,
@@ -75,25 +163,25 @@ fn decision_view(record: &DecisionRecord) -> Value {
         outcome,
         elapsed_ms,
     } = record;
-    json!({
-        "id": id,
-        "at": at.to_string(),
-        "principal": principal.to_string(),
-        "operation": operation,
-        "upstream": upstream,
-        "tool": tool,
-        "revision": revision,
-        "verdict": verdict.as_str(),
-        "reason_code": reason_code,
-        "policy_generation": generation,
-        "steps": steps.iter().map(step_view).collect::<Vec<_>>(),
-        "approvals": approvals,
-        "outcome": outcome.as_str(),
-        "elapsed_ms": elapsed_ms,
-    })
+    DecisionView {
+        id: id.clone(),
+        at: at.to_string(),
+        principal: principal.to_string(),
+        operation: operation.clone(),
+        upstream: upstream.clone(),
+        tool: tool.clone(),
+        revision: revision.clone(),
+        verdict: verdict.as_str(),
+        reason_code: reason_code.clone(),
+        policy_generation: *generation,
+        steps: steps.iter().map(step_view).collect(),
+        approvals: approvals.clone(),
+        outcome: outcome.as_str(),
+        elapsed_ms: *elapsed_ms,
+    }
 }
 
-fn step_view(step: &DecisionStep) -> Value {
+fn step_view(step: &DecisionStep) -> StepView {
     let DecisionStep {
         binding,
         module_name,
@@ -107,19 +195,20 @@ fn step_view(step: &DecisionStep) -> Value {
         micros,
         notes,
     } = step;
-    json!({
-        "policy": binding,
-        "module_name": module_name,
-        "version": module_version,
-        "module_digest": module_digest,
-        "mode": mode.as_str(),
-        "hook": hook,
-        "verdict": verdict.as_str(),
-        "reason_code": reason_code,
-        "rule": rule,
-        "micros": micros,
-        "notes": notes.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect::<Vec<_>>(),
-    })
+    let note = |(key, value): &(String, String)| NoteView { key: key.clone(), value: value.clone() };
+    StepView {
+        policy: binding.clone(),
+        module_name: module_name.clone(),
+        version: module_version.clone(),
+        module_digest: module_digest.clone(),
+        mode: mode.as_str(),
+        hook: hook.clone(),
+        verdict: verdict.as_str(),
+        reason_code: reason_code.clone(),
+        rule: rule.clone(),
+        micros: *micros,
+        notes: notes.iter().map(note).collect(),
+    }
 }
 
 fn ruling_view(ruling: &Ruling) -> Value {
@@ -135,7 +224,7 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
-fn audit_view(recorded: &Recorded) -> Value {
+fn audit_view(recorded: &Recorded) -> AuditView {
     let AuditEntry { at, actor, event } = &recorded.entry;
     let detail = match event {
         AuditEvent::GatewayStarted { version } => json!({ "version": version }),
@@ -255,5 +344,5 @@ fn audit_view(recorded: &Recorded) -> Value {
             json!({ "taken": taken.to_string(), "rows": rows, "digest": digest, "epoch": epoch })
         }
     };
-    json!({ "sequence": recorded.sequence, "at": at.to_string(), "actor": actor.to_string(), "event": event.name(), "detail": detail })
+    AuditView { sequence: recorded.sequence, at: at.to_string(), actor: actor.to_string(), event: event.name(), detail }
 }

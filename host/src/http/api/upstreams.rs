@@ -10,10 +10,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::header::{HeaderValue, LOCATION};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::if_match::{IfMatch, is_other, tagged};
+use super::openapi::words::{ManagedByWord, TrialOutcomeWord, TrialStageWord, UpstreamStateWord};
+use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
 use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView};
 use crate::config::definition::Misfit;
@@ -22,20 +25,24 @@ use crate::env::Timestamp;
 use crate::ids::UpstreamName;
 use crate::upstream::{Failure, Health, Tried, Upstream};
 
-#[derive(Deserialize)]
+/// An upstream to be, or to be tried.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UpstreamRequest {
     name: String,
+    /// What `[upstreams.NAME]` of the configuration file says, as JSON.
     definition: Map<String, Value>,
 }
 
 /// A merge patch of what [`show`] shows.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UpstreamChange {
     #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Map<String, Value>, required = false)]
     definition: Option<Option<Map<String, Value>>>,
     #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = bool, required = false)]
     enabled: Option<Option<bool>>,
 }
 
@@ -50,7 +57,8 @@ impl UpstreamChange {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CareQuery {
     /// Saves it without a trial.
@@ -64,9 +72,166 @@ impl CareQuery {
     }
 }
 
+/// An upstream, and how it fares.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Upstream)]
+struct UpstreamRow {
+    #[schema(value_type = String)]
+    name: UpstreamName,
+    #[schema(value_type = ManagedByWord)]
+    managed_by: &'static str,
+    enabled: bool,
+    /// Of one that operators have declared: the revision to change it by.
+    definition_revision: Option<u64>,
+    /// What keeps its definition from coming into force.
+    mistake: Option<String>,
+    #[serde(flatten)]
+    running: RunningView,
+}
+
+/// What is known of it while it runs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UpstreamHealth)]
+struct RunningView {
+    transport: Option<TransportView>,
+    /// Of MCP.
+    revision: Option<String>,
+    #[schema(value_type = UpstreamStateWord)]
+    state: &'static str,
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// How many it offers.
+    tools: Option<usize>,
+    reason: Option<String>,
+    last_failure: Option<FailureView>,
+    trust: Option<String>,
+    labels: Option<Vec<String>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "kind")]
+#[schema(as = UpstreamTransport)]
+enum TransportView {
+    #[serde(rename = "streamable-http")]
+    Http { origin: String },
+    #[serde(rename = "stdio")]
+    Stdio { program: Option<String> },
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = UpstreamFailure)]
+struct FailureView {
+    reason: String,
+    #[schema(format = DateTime)]
+    at: String,
+}
+
+/// One upstream with its definition, which has no secrets.
+#[derive(Serialize, ToSchema)]
+struct ShownUpstream {
+    #[serde(flatten)]
+    upstream: UpstreamRow,
+    /// Null where the configuration file has it.
+    definition: Option<Map<String, Value>>,
+    /// When it was declared; of one that the file has, neither this nor who changed it last is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    created: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    changed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed_by: Option<String>,
+}
+
+/// What came of a trial.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Trial)]
+struct TrialView {
+    #[schema(value_type = TrialOutcomeWord)]
+    outcome: &'static str,
+    /// How many it offers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<usize>,
+    /// Of MCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// Where it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TrialStageWord>)]
+    stage: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mistakes: Option<Vec<MistakeView>>,
+}
+
+impl TrialView {
+    const fn of(outcome: &'static str) -> Self {
+        Self { outcome, tools: None, revision: None, stage: None, reason: None, mistakes: None }
+    }
+}
+
+/// A mistake in a definition.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DefinitionMistake)]
+struct MistakeView {
+    /// The setting; null where it is the definition as a whole.
+    field: Option<String>,
+    message: String,
+    hint: Option<String>,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    let tried = |operation: Described| {
+        operation
+            .refuses(StatusCode::TOO_MANY_REQUESTS, &["too_many_trials"])
+            .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"])
+    };
+    let saved = |operation: Described| {
+        tried(operation).refuses(StatusCode::UNPROCESSABLE_ENTITY, &["invalid", "invalid_definition", "trial_failed"])
+    };
+    let create = post("/api/v1/upstreams", "createUpstream", "Declares an upstream, once it was tried")
+        .asks::<CareQuery>()
+        .takes::<UpstreamRequest>()
+        .gives::<ShownUpstream>(StatusCode::CREATED)
+        .tagged()
+        .located()
+        .conflicts(&["name_taken", "name_still_ending", "too_many_upstreams"]);
+    let change =
+        patch("/api/v1/upstreams/{name}", "changeUpstream", "Changes an upstream, once what it would be was tried")
+            .needs_if_match()
+            .asks::<CareQuery>()
+            .takes::<UpstreamChange>()
+            .shows::<ShownUpstream>()
+            .tagged()
+            .conflicts(&["managed_by_file", "name_still_ending"]);
+    let remove = delete("/api/v1/upstreams/{name}", "removeUpstream", "Withdraws an upstream")
+        .if_match()
+        .says(StatusCode::NO_CONTENT)
+        .conflicts(&["managed_by_file"]);
+    vec![
+        get("/api/v1/upstreams", "listUpstreams", "All upstreams, and how they fare").lists::<UpstreamRow>("upstreams"),
+        saved(create),
+        tried(post("/api/v1/upstreams/try", "tryDefinition", "Tries a definition, and saves nothing"))
+            .takes::<UpstreamRequest>()
+            .shows::<TrialView>(),
+        get("/api/v1/upstreams/{name}", "showUpstream", "One upstream with its definition")
+            .shows::<ShownUpstream>()
+            .tagged(),
+        saved(change),
+        remove,
+        tried(post("/api/v1/upstreams/{name}/try", "tryUpstream", "Tries an upstream as it is declared"))
+            .shows::<TrialView>(),
+        post("/api/v1/upstreams/{name}/refresh", "refreshUpstream", "Has the upstream's tools read again soon")
+            .says(StatusCode::ACCEPTED),
+    ]
+}
+
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
     let now = api.control.env.now();
-    let upstreams: Vec<Value> = api.control.upstream_views().iter().map(|upstream| view(upstream, now)).collect();
+    let upstreams: Vec<UpstreamRow> = api.control.upstream_views().iter().map(|upstream| view(upstream, now)).collect();
     Ok(ok(&json!({ "upstreams": upstreams })))
 }
 
@@ -121,11 +286,11 @@ pub(super) async fn remove(
 
 pub(super) async fn try_definition(State(api): State<Arc<Api>>, Json(new): Json<UpstreamRequest>) -> Answer {
     let name = UpstreamName::parse(&new.name).map_err(|error| Problem::invalid(error.to_string()))?;
-    Ok(ok(&tried(api.control.try_definition(&name, new.definition).await)?))
+    Ok(ok(&json!(tried(api.control.try_definition(&name, new.definition).await)?)))
 }
 
 pub(super) async fn try_one(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
-    Ok(ok(&tried(api.control.try_upstream(&read_name(&name)?).await)?))
+    Ok(ok(&json!(tried(api.control.try_upstream(&read_name(&name)?).await)?)))
 }
 
 /// Has the upstream's tools read again soon.
@@ -142,13 +307,15 @@ fn read_name(name: &str) -> Result<UpstreamName, Problem> {
 
 /// One upstream, with its definition and the revision to change it by.
 fn shown(api: &Api, status: StatusCode, upstream: &UpstreamView) -> Response {
-    let mut body = view(upstream, api.control.env.now());
-    body["definition"] = upstream.definition().map_or(Value::Null, Value::Object);
-    if let Some(declared) = &upstream.declared {
-        body["created"] = declared.created.to_string().into();
-        body["changed"] = declared.changed.to_string().into();
-        body["changed_by"] = declared.changed_by.to_string().into();
-    }
+    let declared = upstream.declared.as_ref();
+    let body = ShownUpstream {
+        upstream: view(upstream, api.control.env.now()),
+        definition: upstream.definition(),
+        created: declared.map(|declared| declared.created.to_string()),
+        changed: declared.map(|declared| declared.changed.to_string()),
+        changed_by: declared.map(|declared| declared.changed_by.to_string()),
+    };
+    let body = json!(body);
     let response = respond(status, &body);
     match &upstream.declared {
         Some(declared) => tagged(response, declared.revision),
@@ -156,33 +323,39 @@ fn shown(api: &Api, status: StatusCode, upstream: &UpstreamView) -> Response {
     }
 }
 
-fn view(upstream: &UpstreamView, now: Timestamp) -> Value {
+fn view(upstream: &UpstreamView, now: Timestamp) -> UpstreamRow {
     let UpstreamView { name, declared, state } = upstream;
-    let mut view = match state {
-        Standing::Running { upstream, trouble } => {
-            let mut view = running(upstream, now);
-            view["mistake"] = json!(trouble);
-            view
-        }
-        Standing::Disabled => idle("disabled", None),
-        Standing::Broken { reason } => idle("broken", Some(reason)),
+    let (running, mistake) = match state {
+        Standing::Running { upstream, trouble } => (running(upstream, now), trouble.clone()),
+        Standing::Disabled => (idle("disabled", None), None),
+        Standing::Broken { reason } => (idle("broken", Some(reason.clone())), Some(reason.clone())),
     };
-    view["name"] = json!(name);
-    view["managed_by"] = json!(if declared.is_some() { "store" } else { "file" });
-    view["enabled"] = json!(declared.as_ref().is_none_or(|declared| declared.enabled));
-    view["definition_revision"] = json!(declared.as_ref().map(|declared| declared.revision));
-    view
+    UpstreamRow {
+        name: name.clone(),
+        managed_by: if declared.is_some() { "store" } else { "file" },
+        enabled: declared.as_ref().is_none_or(|declared| declared.enabled),
+        definition_revision: declared.as_ref().map(|declared| declared.revision),
+        mistake,
+        running,
+    }
 }
 
 /// An upstream that nothing is known of, since none runs.
-fn idle(state: &str, reason: Option<&String>) -> Value {
-    json!({
-        "transport": null, "revision": null, "state": state, "since": null, "tools": null, "reason": reason,
-        "last_failure": null, "trust": null, "labels": null, "mistake": reason,
-    })
+fn idle(state: &'static str, reason: Option<String>) -> RunningView {
+    RunningView {
+        transport: None,
+        revision: None,
+        state,
+        since: None,
+        tools: None,
+        reason,
+        last_failure: None,
+        trust: None,
+        labels: None,
+    }
 }
 
-fn running(upstream: &Upstream, now: Timestamp) -> Value {
+fn running(upstream: &Upstream, now: Timestamp) -> RunningView {
     let config::Upstream { transport, trust, labels, .. } = upstream.settings();
     let (state, tools, reason) = match &*upstream.health() {
         Health::Starting => ("starting", None, None),
@@ -190,50 +363,50 @@ fn running(upstream: &Upstream, now: Timestamp) -> Value {
         Health::Down { reason } => ("down", None, Some(reason.clone())),
     };
     let transport = match transport {
-        UpstreamTransport::StreamableHttp { url, .. } => {
-            json!({ "kind": "streamable-http", "origin": crate::outbound::origin(url) })
-        }
-        UpstreamTransport::Stdio { command, .. } => json!({ "kind": "stdio", "program": command.first() }),
+        UpstreamTransport::StreamableHttp { url, .. } => TransportView::Http { origin: crate::outbound::origin(url) },
+        UpstreamTransport::Stdio { command, .. } => TransportView::Stdio { program: command.first().cloned() },
     };
     let at = |moment: tokio::time::Instant| now.before(moment.elapsed()).to_string();
     let failure = upstream.last_failure();
-    let failure =
-        failure.as_deref().map(|Failure { reason, at: moment }| json!({ "reason": reason, "at": at(*moment) }));
+    let failure = failure
+        .as_deref()
+        .map(|Failure { reason, at: moment }| FailureView { reason: reason.clone(), at: at(*moment) });
     let about = upstream.known_about();
-    json!({
-        "transport": transport,
-        "revision": about.as_ref().map(|about| about.revision.as_str()),
-        "state": state,
-        "since": at(upstream.since()),
-        "tools": tools,
-        "reason": reason,
-        "last_failure": failure,
-        "trust": trust,
-        "labels": labels,
-    })
+    RunningView {
+        transport: Some(transport),
+        revision: about.as_ref().map(|about| about.revision.as_str().to_owned()),
+        state,
+        since: Some(at(upstream.since())),
+        tools,
+        reason,
+        last_failure: failure,
+        trust: Some(trust.clone()),
+        labels: Some(labels.clone()),
+    }
 }
 
 /// What came of a trial. One that fails is no problem of the request's.
-fn tried(tried: Result<Tried, UpstreamError>) -> Result<Value, Problem> {
+fn tried(tried: Result<Tried, UpstreamError>) -> Result<TrialView, Problem> {
+    let failed = |stage, reason| TrialView { stage: Some(stage), reason: Some(reason), ..TrialView::of("failed") };
     Ok(match tried {
-        Ok(Tried::Works { tools, about }) => {
-            json!({ "outcome": "works", "tools": tools, "revision": about.revision.as_str() })
-        }
-        Ok(Tried::WantsCredential) => json!({ "outcome": "wants_credential" }),
-        Ok(Tried::Failed { stage, reason }) => {
-            json!({ "outcome": "failed", "stage": stage.as_str(), "reason": reason })
-        }
+        Ok(Tried::Works { tools, about }) => TrialView {
+            tools: Some(tools),
+            revision: Some(about.revision.as_str().to_owned()),
+            ..TrialView::of("works")
+        },
+        Ok(Tried::WantsCredential) => TrialView::of("wants_credential"),
+        Ok(Tried::Failed { stage, reason }) => failed(stage.as_str(), reason),
         Err(UpstreamError::Mistakes(misfits)) => {
-            json!({ "outcome": "failed", "stage": "settings", "reason": summary(&misfits), "mistakes": mistakes(&misfits) })
+            TrialView { mistakes: Some(mistakes(&misfits)), ..failed("settings", summary(&misfits)) }
         }
         Err(error) => return Err(error.into()),
     })
 }
 
-fn mistakes(misfits: &[Misfit]) -> Value {
+fn mistakes(misfits: &[Misfit]) -> Vec<MistakeView> {
     let mistake = |misfit: &Misfit| {
         let Misfit { field, message, hint } = misfit;
-        json!({ "field": field, "message": message, "hint": hint })
+        MistakeView { field: field.clone(), message: message.clone(), hint: hint.clone() }
     };
     misfits.iter().map(mistake).collect()
 }
@@ -256,7 +429,7 @@ impl From<UpstreamError> for Problem {
             UpstreamError::Conflict { revision } => is_other(detail, revision),
             UpstreamError::Mistakes(misfits) => {
                 let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_definition", summary(&misfits));
-                problem.with("stage", "settings").with("mistakes", mistakes(&misfits))
+                problem.with("stage", "settings").with("mistakes", json!(mistakes(&misfits)))
             }
             UpstreamError::Failed { stage, reason } => {
                 let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "trial_failed", reason);

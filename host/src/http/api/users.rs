@@ -6,10 +6,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use http::StatusCode;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
+use super::if_match::{IfMatch, is_other, tagged};
+use super::openapi::words::{RoleWord, UserStatusWord};
+use super::openapi::{Described, delete, get, patch, post};
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::users::UserError;
 use crate::authorization::passwords;
 use crate::identity::TokenList;
@@ -21,75 +25,116 @@ use crate::store::users::{Edit, Filter, NewUser};
 
 const LIST: &str = "users";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserQuery {
     limit: Option<usize>,
     cursor: Option<String>,
     /// Exactly this one.
     login: Option<String>,
+    #[param(inline, value_type = Option<RoleWord>)]
     role: Option<String>,
+    #[param(inline, value_type = Option<UserStatusWord>)]
     status: Option<String>,
     /// Part of the name, the login or the address.
     q: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// An account to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserRequest {
     login: Option<String>,
     name: Option<String>,
     email: Option<String>,
+    #[schema(value_type = Option<RoleWord>)]
     role: Option<String>,
     #[serde(default)]
     groups: Vec<String>,
     /// Without it, the account waits for an identity provider to vouch for its person.
     password: Option<String>,
     /// `active` where there is a password, or else `invited`.
+    #[schema(value_type = Option<UserStatusWord>)]
     status: Option<String>,
 }
 
-/// What is left out stays as it is; `null` takes it away where that is possible.
-#[derive(Deserialize)]
+/// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserChange {
-    name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    name: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     login: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     email: Option<Option<String>>,
-    role: Option<String>,
-    groups: Option<Vec<String>>,
+    /// Nobody is without one.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = RoleWord, required = false)]
+    role: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    groups: Option<Option<Vec<String>>>,
     #[serde(default, deserialize_with = "given")]
     password: Option<Option<String>>,
-    status: Option<String>,
-    /// Only the account of this revision.
+    /// `active` or `suspended`.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = UserStatusWord, required = false)]
+    status: Option<Option<String>>,
+    /// Only the account of this revision, as If-Match says it too (409 here, 412 there).
     revision: Option<u64>,
 }
 
-/// A member that is there, `null` included.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// The revision that If-Match allows a change of, which is the present one.
+async fn seen(api: &Api, id: &UserId, condition: IfMatch) -> Result<Option<u64>, Problem> {
+    let Some(revisions) = condition.said() else { return Ok(None) };
+    let revision = api.control.user(id).await?.revision;
+    if revisions.contains(&revision) {
+        Ok(Some(revision))
+    } else {
+        Err(is_other(UserError::Conflict(revision).to_string(), revision))
+    }
 }
 
-#[derive(Serialize)]
+/// Why nothing changed, told to who said `seen` in If-Match or did not.
+fn refused(error: UserError, seen: Option<u64>) -> Problem {
+    match (error, seen) {
+        (UserError::Conflict(revision), Some(_)) => is_other(UserError::Conflict(revision).to_string(), revision),
+        (error, _) => error.into(),
+    }
+}
+
+/// What a person cannot be without.
+fn kept<T>(member: &str, value: Option<Option<T>>) -> Result<Option<T>, Problem> {
+    value.map(|value| value.ok_or_else(|| Problem::invalid(format!("`{member}` cannot be taken away")))).transpose()
+}
+
+/// Somebody's account.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
 struct UserView {
     id: String,
     revision: u64,
     login: Option<String>,
     name: String,
     email: Option<String>,
+    #[schema(value_type = RoleWord)]
     role: &'static str,
     groups: Vec<String>,
+    #[schema(value_type = UserStatusWord)]
     status: &'static str,
     has_password: bool,
+    #[schema(format = DateTime)]
     created: String,
+    #[schema(format = DateTime)]
     last_sign_in: Option<String>,
+    /// How identity providers know the person. Told of one account only.
     #[serde(skip_serializing_if = "Option::is_none")]
     identities: Option<Vec<IdentityView>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Identity)]
 struct IdentityView {
     issuer: String,
     subject: String,
@@ -123,8 +168,84 @@ impl UserView {
     }
 }
 
+/// A browser in which somebody is signed in.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BrowserSession)]
+struct SessionView {
+    id: String,
+    /// `public` or `admin`.
+    surface: &'static str,
+    /// How the person has shown who they are.
+    method: &'static str,
+    #[schema(format = DateTime)]
+    created: String,
+    #[schema(format = DateTime)]
+    authenticated: String,
+    #[schema(format = DateTime)]
+    last_seen: String,
+    #[schema(format = DateTime)]
+    expires: String,
+    /// What the browser says it is.
+    agent: String,
+}
+
+impl SessionView {
+    fn of(session: &BrowserSession) -> Self {
+        Self {
+            id: session.id.as_str().to_owned(),
+            surface: session.surface.as_str(),
+            method: session.method.as_str(),
+            created: session.created.to_string(),
+            authenticated: session.authenticated.to_string(),
+            last_seen: session.last_seen.to_string(),
+            expires: session.expires().to_string(),
+            agent: session.agent.clone(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndedSessions)]
+struct EndedView {
+    /// How many.
+    ended: usize,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/users", "listUsers", "Accounts, newest first").filters::<UserQuery>().pages::<UserView>(LIST),
+        post("/api/v1/users", "createUser", "Makes an account")
+            .takes::<UserRequest>()
+            .gives::<UserView>(StatusCode::CREATED)
+            .tagged()
+            .conflicts(&["login_taken", "too_many_users"]),
+        get("/api/v1/users/{id}", "showUser", "One account, and how identity providers know its person")
+            .shows::<UserView>()
+            .tagged(),
+        patch("/api/v1/users/{id}", "changeUser", "Changes an account. One that opens less than before is signed out")
+            .if_match()
+            .takes::<UserChange>()
+            .shows::<UserView>()
+            .tagged()
+            .conflicts(&["login_taken", "last_owner", "changed_meanwhile"]),
+        delete("/api/v1/users/{id}", "deleteUser", "Deletes an account, with what it was granted and connected with")
+            .if_match()
+            .says(StatusCode::NO_CONTENT)
+            .conflicts(&["last_owner"]),
+        get("/api/v1/users/{id}/sessions", "listSessions", "The browsers in which somebody is signed in")
+            .lists::<SessionView>("sessions"),
+        delete("/api/v1/users/{id}/sessions", "endSessions", "Signs somebody out everywhere").shows::<EndedView>(),
+    ]
+}
+
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<UserQuery>) -> Answer {
     let UserQuery { limit, cursor, login, role, status, q } = query;
+    let filter = Filter {
+        role: role.as_deref().map(read_role).transpose()?,
+        status: status.as_deref().map(read_status).transpose()?,
+        text: q,
+    };
     if let Some(login) = login {
         let found = match Login::parse(&login) {
             Some(login) => api.control.user_with_login(&login).await?,
@@ -133,11 +254,6 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<UserQu
         let users: Vec<UserView> = found.iter().map(UserView::of).collect();
         return Ok(ok(&json!({ "users": users, "next_cursor": null })));
     }
-    let filter = Filter {
-        role: role.as_deref().map(read_role).transpose()?,
-        status: status.as_deref().map(read_status).transpose()?,
-        text: q,
-    };
     let paging = Paging { limit, cursor };
     let page = api.control.list_users(filter, paging.cursor(&api, LIST)?, paging.limit()).await?;
     let users: Vec<UserView> = page.items.iter().map(UserView::of).collect();
@@ -147,7 +263,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<UserQu
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
     let user = api.control.user(&read_id(&id)?).await?;
     let identities = api.control.user_identities(&user.id).await?;
-    Ok(ok(&UserView::of(&user).with(&identities)))
+    Ok(tagged(ok(&UserView::of(&user).with(&identities)), user.revision))
 }
 
 pub(super) async fn create(
@@ -186,32 +302,39 @@ pub(super) async fn create(
         login,
     };
     let user = api.control.create_user(new, operator.0).await?;
-    Ok(respond(StatusCode::CREATED, &UserView::of(&user).with(&[])))
+    Ok(tagged(respond(StatusCode::CREATED, &UserView::of(&user).with(&[])), user.revision))
 }
 
 pub(super) async fn change(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(id): Path,
+    condition: IfMatch,
     Json(change): Json<UserChange>,
 ) -> Answer {
     let id = read_id(&id)?;
     let UserChange { name, login, email, role, groups, password, status, revision } = change;
+    let seen = seen(&api, &id, condition).await?;
+    if let (Some(seen), Some(revision)) = (seen, revision)
+        && seen != revision
+    {
+        return Err(UserError::Conflict(seen).into());
+    }
     let mut edits = Vec::new();
-    edits.extend(name.map(|name| Edit::Name(DisplayName::of(&name))));
+    edits.extend(name.map(|name| Edit::Name(DisplayName::of(&name.unwrap_or_default()))));
     if let Some(login) = &login {
         edits.push(Edit::Login(login.as_deref().map(read_login).transpose()?));
     }
     if let Some(email) = email {
         edits.push(Edit::Email(email.as_deref().map(read_email).transpose()?));
     }
-    if let Some(role) = role {
+    if let Some(role) = kept("role", role)? {
         edits.push(Edit::Role(read_role(&role)?));
     }
     if let Some(groups) = groups {
-        edits.push(Edit::Groups(read_groups(groups)?));
+        edits.push(Edit::Groups(read_groups(groups.unwrap_or_default())?));
     }
-    match status.as_deref().map(read_status).transpose()? {
+    match kept("status", status)?.as_deref().map(read_status).transpose()? {
         None => {}
         Some(Status::Active) => edits.push(Edit::Activate),
         Some(Status::Suspended) => edits.push(Edit::Suspend),
@@ -234,34 +357,26 @@ pub(super) async fn change(
             edits.push(Edit::Password(Some(hash(&api, password, login.as_ref()).await?)));
         }
     }
-    let user = api.control.change_user(&id, revision, edits, operator.0).await?;
-    Ok(ok(&UserView::of(&user)))
+    let changed = api.control.change_user(&id, seen.or(revision), edits, operator.0).await;
+    let user = changed.map_err(|error| refused(error, seen))?;
+    Ok(tagged(ok(&UserView::of(&user)), user.revision))
 }
 
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(id): Path,
+    condition: IfMatch,
 ) -> Answer {
-    api.control.delete_user(&read_id(&id)?, operator.0).await?;
+    let id = read_id(&id)?;
+    let seen = seen(&api, &id, condition).await?;
+    api.control.delete_user(&id, seen, operator.0).await.map_err(|error| refused(error, seen))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn sessions(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let view = |session: &BrowserSession| {
-        json!({
-            "id": session.id.as_str(),
-            "surface": session.surface.as_str(),
-            "method": session.method.as_str(),
-            "created": session.created.to_string(),
-            "authenticated": session.authenticated.to_string(),
-            "last_seen": session.last_seen.to_string(),
-            "expires": session.expires().to_string(),
-            "agent": session.agent,
-        })
-    };
     let sessions = api.control.user_sessions(&read_id(&id)?).await?;
-    Ok(ok(&json!({ "sessions": sessions.iter().map(view).collect::<Vec<_>>() })))
+    Ok(ok(&json!({ "sessions": sessions.iter().map(SessionView::of).collect::<Vec<_>>() })))
 }
 
 pub(super) async fn end_sessions(
@@ -270,7 +385,7 @@ pub(super) async fn end_sessions(
     Path(id): Path,
 ) -> Answer {
     let ended = api.control.end_user_sessions(&read_id(&id)?, operator.0).await?;
-    Ok(ok(&json!({ "ended": ended })))
+    Ok(ok(&json!(EndedView { ended })))
 }
 
 async fn hash(api: &Api, password: String, login: Option<&Login>) -> Result<PasswordHash, Problem> {

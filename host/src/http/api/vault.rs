@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
+use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::ids::{KekId, Owner};
 use crate::store::data_keys::Rewrapping;
@@ -16,45 +18,172 @@ use crate::vault::{VaultError, process};
 
 const CURSOR: &str = "vault-verify";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = VaultRotation)]
 pub(super) struct Rotate {
     /// The key to rotate to; without it, the next active one of the configuration.
     #[serde(default)]
     to: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = VaultStep)]
 pub(super) struct Step {}
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = VaultWalk)]
 pub(super) struct Verify {
     #[serde(default)]
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToShred {
     /// Such as `user:…`.
     principal: String,
 }
 
+/// The vault at a glance.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Vault)]
+struct VaultView {
+    deployment: String,
+    /// In the order of the configuration, then those that are in use and not configured.
+    keys: Vec<KekView>,
+    rewrapping: Option<RewrappingView>,
+    cached_data_keys: usize,
+    process: ProcessView,
+}
+
+/// A key-encryption key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = VaultKey)]
+struct KekView {
+    #[schema(value_type = String)]
+    kid: KekId,
+    /// Null if it is not configured.
+    state: Option<&'static str>,
+    source: Option<&'static str>,
+    /// Whether new data keys are wrapped by it.
+    current: bool,
+    data_keys: usize,
+    /// Whether there are more than were counted.
+    more_data_keys: bool,
+    /// Why it does not do its work now.
+    fault: Option<String>,
+}
+
+/// How far data keys are wrapped anew.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rewrapping)]
+struct RewrappingView {
+    #[schema(value_type = String)]
+    to: KekId,
+    rewrapped: u64,
+    unreadable: u64,
+    unreachable: u64,
+    done: bool,
+}
+
+/// What of the process others could look into.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProcessExposure)]
+struct ProcessView {
+    dumpable: Option<bool>,
+    /// In bytes; null without a limit.
+    core_limit: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RotatedVault)]
+struct RotatedView {
+    /// The key by which new data keys are wrapped.
+    #[schema(value_type = String)]
+    current: KekId,
+    changed: bool,
+}
+
+/// What one step of a walk through the vault has found.
+#[derive(Serialize, ToSchema)]
+#[schema(as = VaultVerification)]
+struct VerifiedView {
+    data_keys: usize,
+    sealed_fields: usize,
+    /// Those whose owners' data keys were destroyed as somebody wished.
+    shredded_fields: usize,
+    /// Records of which nothing can be told now.
+    unreachable: usize,
+    unreadable: Vec<BadView>,
+    /// Where to go on; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// A record that cannot be opened.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UnreadableRecord)]
+struct BadView {
+    owner: String,
+    table: &'static str,
+    key: String,
+    field: &'static str,
+    reason: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Shredded)]
+struct ShreddedView {
+    /// Whose secrets nobody opens any more.
+    shredded: String,
+}
+
+/// What the document of the API says of these.
+pub(super) fn operations() -> Vec<Described> {
+    vec![
+        get("/api/v1/vault", "showVault", "The keys that encrypt secrets, and their health").shows::<VaultView>(),
+        post("/api/v1/vault/rotate", "rotateVaultKey", "Has another key wrap new data keys")
+            .takes::<Rotate>()
+            .shows::<RotatedView>()
+            .conflicts(&["no_other_key", "not_configured", "not_active"]),
+        post("/api/v1/vault/rewrap", "rewrapDataKeys", "Wraps some more data keys by the current key")
+            .takes::<Step>()
+            .shows::<RewrappingView>(),
+        post(
+            "/api/v1/vault/verify",
+            "verifyVault",
+            "Opens some more of what is sealed, and tells what cannot be opened",
+        )
+        .takes::<Verify>()
+        .shows::<VerifiedView>()
+        .refuses(StatusCode::BAD_REQUEST, &["invalid_cursor"]),
+        post(
+            "/api/v1/vault/shred",
+            "shredSecrets",
+            "Destroys the data key of a principal: what is sealed for them is gone",
+        )
+        .takes::<ToShred>()
+        .shows::<ShreddedView>()
+        .refuses(StatusCode::NOT_FOUND, &["not_found"]),
+    ]
+}
+
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
     let Status { deployment, keys, rewrapping, cached } = api.control.vault_status().await?;
     let exposure = process::exposure().ok();
-    Ok(ok(&json!({
-        "deployment": deployment,
-        "keys": keys.iter().map(key_view).collect::<Vec<_>>(),
-        "rewrapping": rewrapping.as_ref().map(rewrapping_view),
-        "cached_data_keys": cached,
-        "process": {
-            "dumpable": exposure.map(|exposure| exposure.dumpable),
-            "core_limit": exposure.and_then(|exposure| exposure.core_limit),
+    let view = VaultView {
+        deployment,
+        keys: keys.iter().map(key_view).collect(),
+        rewrapping: rewrapping.as_ref().map(rewrapping_view),
+        cached_data_keys: cached,
+        process: ProcessView {
+            dumpable: exposure.map(|exposure| exposure.dumpable),
+            core_limit: exposure.and_then(|exposure| exposure.core_limit),
         },
-    })))
+    };
+    Ok(ok(&json!(view)))
 }
 
 pub(super) async fn rotate(
@@ -65,8 +194,8 @@ pub(super) async fn rotate(
     let to = to.map(|kid| KekId::parse(&kid)).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
     let conflict = |code, detail: String| Problem::new(StatusCode::CONFLICT, code, detail);
     match api.control.rotate_kek(to, operator.0).await? {
-        Rotation::Rotated(kid) => Ok(ok(&json!({ "current": kid, "changed": true }))),
-        Rotation::Unchanged(kid) => Ok(ok(&json!({ "current": kid, "changed": false }))),
+        Rotation::Rotated(kid) => Ok(ok(&json!(RotatedView { current: kid, changed: true }))),
+        Rotation::Unchanged(kid) => Ok(ok(&json!(RotatedView { current: kid, changed: false }))),
         Rotation::NoOther => {
             let detail = "there is no other active key: add one to [[vault.keys]] and reload the configuration";
             Err(conflict("no_other_key", detail.to_owned()))
@@ -87,21 +216,22 @@ pub(super) async fn rewrap(
     Extension(operator): Extension<Operator>,
     Json(Step {}): Json<Step>,
 ) -> Answer {
-    Ok(ok(&rewrapping_view(&api.control.rewrap(operator.0).await?)))
+    Ok(ok(&json!(rewrapping_view(&api.control.rewrap(operator.0).await?))))
 }
 
 pub(super) async fn verify(State(api): State<Arc<Api>>, Json(Verify { cursor }): Json<Verify>) -> Answer {
     let stranger = || Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "the cursor is not one of this list");
     let from = cursor.map(|cursor| api.services.secret.open(CURSOR, &cursor).ok_or_else(stranger)).transpose()?;
     let verified = api.control.verify_vault(from.as_deref()).await?.ok_or_else(stranger)?;
-    Ok(ok(&json!({
-        "data_keys": verified.data_keys,
-        "sealed_fields": verified.fields,
-        "shredded_fields": verified.shredded,
-        "unreachable": verified.unreachable,
-        "unreadable": verified.bad.iter().map(bad_view).collect::<Vec<_>>(),
-        "next_cursor": verified.next.map(|next| api.services.secret.sign(CURSOR, &next)),
-    })))
+    let view = VerifiedView {
+        data_keys: verified.data_keys,
+        sealed_fields: verified.fields,
+        shredded_fields: verified.shredded,
+        unreachable: verified.unreachable,
+        unreadable: verified.bad.iter().map(bad_view).collect(),
+        next_cursor: verified.next.map(|next| api.services.secret.sign(CURSOR, &next)),
+    };
+    Ok(ok(&json!(view)))
 }
 
 pub(super) async fn shred(
@@ -113,38 +243,38 @@ pub(super) async fn shred(
         Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, or `shared:NAME` for what several share")
     })?;
     match api.control.shred(&owner, operator.0).await? {
-        Shred::Shredded => Ok(ok(&json!({ "shredded": owner.to_string() }))),
+        Shred::Shredded => Ok(ok(&json!(ShreddedView { shredded: owner.to_string() }))),
         Shred::NotFound => Err(Problem::not_found("data key: nothing is sealed for this principal")),
         Shred::Refused => Err(Problem::invalid("the deployment's own secrets are not shredded")),
     }
 }
 
-fn key_view(key: &KekStatus) -> Value {
+fn key_view(key: &KekStatus) -> KekView {
     let KekStatus { kid, state, source, is_current, data_keys, is_more, fault } = key;
-    json!({
-        "kid": kid,
-        "state": state,
-        "source": source,
-        "current": is_current,
-        "data_keys": data_keys,
-        "more_data_keys": is_more,
-        "fault": fault,
-    })
+    KekView {
+        kid: kid.clone(),
+        state: *state,
+        source: *source,
+        current: *is_current,
+        data_keys: *data_keys,
+        more_data_keys: *is_more,
+        fault: fault.clone(),
+    }
 }
 
-fn rewrapping_view(rewrapping: &Rewrapping) -> Value {
-    json!({
-        "to": rewrapping.to,
-        "rewrapped": rewrapping.rewrapped,
-        "unreadable": rewrapping.unreadable,
-        "unreachable": rewrapping.unreachable,
-        "done": rewrapping.is_done,
-    })
+fn rewrapping_view(rewrapping: &Rewrapping) -> RewrappingView {
+    RewrappingView {
+        to: rewrapping.to.clone(),
+        rewrapped: rewrapping.rewrapped,
+        unreadable: rewrapping.unreadable,
+        unreachable: rewrapping.unreachable,
+        done: rewrapping.is_done,
+    }
 }
 
-fn bad_view(bad: &Bad) -> Value {
+fn bad_view(bad: &Bad) -> BadView {
     let Bad { owner, table, key, field, reason } = bad;
-    json!({ "owner": owner.to_string(), "table": table, "key": key, "field": field, "reason": reason })
+    BadView { owner: owner.to_string(), table, key: key.clone(), field, reason: reason.clone() }
 }
 
 impl From<VaultError> for Problem {

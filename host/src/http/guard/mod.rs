@@ -56,7 +56,8 @@ impl Refused {
         }
     }
 
-    fn code(self) -> &'static str {
+    /// What programs go by.
+    pub fn code(self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
             Self::ForbiddenHost => "forbidden_host",
@@ -65,9 +66,13 @@ impl Refused {
     }
 }
 
+/// The response tells its reason to whoever writes it in other words, too.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status(), Json(json!({ "error": self.code(), "message": self.to_string() }))).into_response()
+        let body = Json(json!({ "error": self.code(), "message": self.to_string() }));
+        let mut response = (self.status(), body).into_response();
+        response.extensions_mut().insert(self);
+        response
     }
 }
 

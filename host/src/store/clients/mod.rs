@@ -66,6 +66,8 @@ pub enum Update {
     Updated(Box<Client>),
     /// There is no such client, or another registration token is the right one.
     NotFound,
+    /// It is of this revision, and not the one that is meant.
+    Other(u64),
     TooLarge(TooLarge),
 }
 
@@ -75,6 +77,8 @@ pub enum Deletion {
     Deleted,
     /// There is no such client, or another registration token is the right one.
     NotFound,
+    /// It is of this revision, and not the one that is meant.
+    Other(u64),
 }
 
 /// Who changes a registration.
@@ -83,6 +87,8 @@ pub enum Authority {
     /// The client, by the digest of the registration token that it presents (RFC 7592).
     Client(Digest),
     Operator,
+    /// The same, who means the client as it is in this revision.
+    OperatorWhoSaw(u64),
 }
 
 /// What a client or an operator may change. The rest of a registration stays.
@@ -171,6 +177,9 @@ fn update_in(
     let Some(client) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
         return Ok(Update::NotFound);
     };
+    if let Some(revision) = is_other(&client, authority) {
+        return Ok(Update::Other(revision));
+    }
     let Changed { metadata, authentication, token } = changed.clone();
     let source = match client.source {
         Source::Registered { token: _, lives } => Source::Registered { token, lives },
@@ -193,8 +202,11 @@ pub async fn delete(store: &Store, id: &ClientId, authority: Authority, actor: A
 }
 
 fn delete_in(tx: &mut WriteTx<'_>, id: &ClientId, authority: &Authority, actor: Actor) -> Result<Deletion, StoreError> {
-    if get_in(tx, id)?.is_none_or(|client| !has_say(&client, authority)) {
+    let Some(client) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
         return Ok(Deletion::NotFound);
+    };
+    if let Some(revision) = is_other(&client, authority) {
+        return Ok(Deletion::Other(revision));
     }
     CLIENTS.remove(tx, id.as_str().as_bytes())?;
     revocations::revoke_all_in(tx, &Whose::Client(id.clone()), RevocationReason::ClientDeleted, actor)?;
@@ -205,9 +217,17 @@ fn delete_in(tx: &mut WriteTx<'_>, id: &ClientId, authority: &Authority, actor: 
 
 fn has_say(client: &Client, authority: &Authority) -> bool {
     match (authority, &client.source) {
-        (Authority::Operator, _) => true,
+        (Authority::Operator | Authority::OperatorWhoSaw(_), _) => true,
         (Authority::Client(presented), Source::Registered { token, .. }) => presented == token,
         (Authority::Client(_), Source::Operator) => false,
+    }
+}
+
+/// The revision of a client that is not the one that was seen.
+fn is_other(client: &Client, authority: &Authority) -> Option<u64> {
+    match authority {
+        Authority::Client(_) | Authority::Operator => None,
+        Authority::OperatorWhoSaw(seen) => Some(client.revision()).filter(|revision| revision != seen),
     }
 }
 

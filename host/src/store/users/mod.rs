@@ -23,7 +23,7 @@ pub(super) mod tests;
 pub use arrival::{Admission, Arrival, Arrived, Linking, Unlinking, link, sign_in, unlink};
 pub use people::{people, people_of};
 use record::{IdentityRecord, Record, of_email, of_identity, of_login, of_role};
-pub use removal::{Deletion, Leavings, delete};
+pub use removal::{Deletion, Leavings, delete, delete_at};
 
 /// Most users, deleted ones aside.
 pub const MAX_USERS: u64 = 100_000;

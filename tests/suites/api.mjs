@@ -1,0 +1,176 @@
+// The admin API as `docs/openapi/admin.json` describes it: schemathesis makes requests from the document, right ones and wrong
+// ones, with the operator token, and holds each answer against it: status, type, headers and body, no fault, 401 without the
+// token, 405 with `Allow` for other methods. Before that, every operation is asked without a credential.
+//
+//   node api.mjs [--seed N] [--examples N]
+//
+// The gateway has one of most things, put into the document as examples, so that there are answers to hold against it. What is
+// deleted has one of its own, and each address is another, so that nobody is sent away for trying too many wrong tokens.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+
+import { KEY, addPerson, anywhere, startGatekeeper } from './gatekeeper.mjs';
+import { freePort, relay, root, suite, toml } from './lib.mjs';
+import { BASE, CHECKS, compare, explore, operationsOf } from './schemathesis.mjs';
+
+const { values: options } = parseArgs({ options: { seed: { type: 'string', default: '1' }, examples: { type: 'string', default: '10' } } });
+const DOCUMENT = path.join(root, 'docs/openapi/admin.json');
+/**
+ * What is never but refused, since there is none of it without a policy, a provider or a person at a browser, or no second one
+ * to go to: suites of Rust go there.
+ */
+const NEEDS_MORE = [
+  /^GET \/api\/v1\/(approvals|recordings|connections)\/\{id\}$/, /^POST \/api\/v1\/approvals\//, /^DELETE \/api\/v1\/(connections|grants)\//,
+  /^POST \/api\/v1\/connections\//, /^POST \/api\/v1\/upstreams\/\{name\}\/connect$/, /^POST \/api\/v1\/vault\/shred$/,
+  /^POST \/api\/v1\/policies\/rollback$/, /^POST \/api\/v1\/pins\/forget$/,
+];
+/**
+ * All that need no memory of what was made before, but one: a document cannot say everything that values mean (no cursor that
+ * is made up is one of ours), so that what it allows may well be refused.
+ */
+const ALL = [...CHECKS, 'missing_required_header'];
+/** Statuses that refuse what is wrong. */
+const REFUSALS = [400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 428, 429];
+/** The suite has three minutes. */
+const RUN_MS = 160_000;
+
+await suite('api', async (report) => {
+  const port = await freePort();
+  const house = await startGatekeeper('api', { admin: `127.0.0.1:${port}` });
+  const frontPort = await freePort();
+  await relay({ port: frontPort, target: `http://127.0.0.1:${port}`, from: anywhere });
+  const origin = `http://127.0.0.1:${frontPort}`;
+  const document = JSON.parse(readFileSync(DOCUMENT, 'utf8'));
+
+  for (const [at, item] of Object.entries(document.paths)) {
+    for (const [method] of operationsOf(item)) {
+      await report.check(`${method.toUpperCase()} ${at} wants a credential`, async () => {
+        for (const headers of [{}, { authorization: 'Bearer wrong' }]) {
+          const answer = await fetch(`${origin}${at.replaceAll(/\{[^}]*\}/g, 'x')}`, { method: method.toUpperCase(), headers });
+          const problem = await answer.json();
+          assert.equal(answer.status, 401, JSON.stringify(problem));
+          assert.equal(answer.headers.get('content-type'), 'application/problem+json');
+          assert.match(answer.headers.get('www-authenticate'), /^Bearer /);
+          assert.equal(problem.code, 'unauthenticated');
+        }
+      });
+    }
+  }
+
+  await report.check('the gateway serves the document that is in the repository', async () => {
+    const answer = await fetch(`${origin}/api/v1/openapi.json`, { headers: { authorization: `Bearer ${house.operatorToken}` } });
+    assert.deepEqual(await answer.json(), document);
+  });
+
+  await furnish(house, document);
+  const settings = `${BASE}
+    [checks.negative_data_rejection]
+    expected-statuses = [${REFUSALS.join(', ')}]
+    [checks.missing_required_header]
+    # What the file declares, or nobody, is told so first.
+    expected-statuses = [404, 409, 428]
+    [auth.openapi.bearer]
+    bearer = ${toml(house.operatorToken)}
+  `;
+  const found = await explore({ document, origin, settings, checks: ALL, within: RUN_MS, ...options });
+  await compare(report, found, NEEDS_MORE);
+  await report.check('the gateway is still there', () => house.gateway.assertRunning());
+});
+
+/** Makes one of most things, and puts them into the document as examples. */
+async function furnish({ operate, fixture, url }, document) {
+  const made = async (target, body) => {
+    const answer = await operate('POST', target, body);
+    assert.ok([200, 201].includes(answer.status), `${target}: ${JSON.stringify(answer.body)}`);
+    return answer.body;
+  };
+  const definition = { transport: 'streamable-http', url: fixture };
+  const key = async (name) => (await made('/api/v1/keys', { name, allow: [{ upstream: 'up', tools: ['*'] }] })).name;
+  const upstream = async (name) => (await made('/api/v1/upstreams', { name, definition })).name;
+  const user = async (login) => (await addPerson(operate, { login, password: 'correct horse battery staple' })).id;
+  const client = async (client_name) => {
+    const metadata = { client_name, redirect_uris: ['https://app.example/callback'], token_endpoint_auth_method: 'client_secret_basic' };
+    return (await made('/api/v1/clients', metadata)).client_id;
+  };
+  await call(url);
+  const [{ id: decision }] = (await until(operate, '/api/v1/decisions')).decisions;
+
+  const example = (operation, place, name, value) => {
+    const parameter = document.paths[operation[1]][operation[0]].parameters.find((one) => one.in === place && one.name === name);
+    assert.ok(parameter, `${operation}: ${name}`);
+    parameter.example = value;
+  };
+  const body = (operation, value) => {
+    document.paths[operation[1]][operation[0]].requestBody.content['application/json'].example = value;
+  };
+  for (const [area, name, make, patched] of [
+    ['keys', 'name', key, { disabled: false }],
+    ['upstreams', 'name', upstream, { enabled: true }],
+    ['users', 'id', user, { name: 'Somebody' }],
+    ['clients', 'id', client, { client_name: 'Another' }],
+  ]) {
+    const [kept, lost] = [await make('kept'), await make('lost')];
+    const at = `/api/v1/${area}/{${name}}`;
+    for (const method of ['get', 'patch']) example([method, at], 'path', name, kept);
+    example(['delete', at], 'path', name, lost);
+    body(['patch', at], patched);
+  }
+  example(['patch', '/api/v1/upstreams/{name}'], 'header', 'If-Match', '*');
+  for (const action of ['try', 'refresh']) example(['post', `/api/v1/upstreams/{name}/${action}`], 'path', 'name', 'kept');
+  for (const method of ['get', 'delete']) {
+    example([method, '/api/v1/users/{id}/sessions'], 'path', 'id', document.paths['/api/v1/users/{id}'].get.parameters[0].example);
+  }
+  body(['post', '/api/v1/upstreams'], { name: 'another', definition });
+  body(['post', '/api/v1/upstreams/try'], { name: 'another', definition });
+  body(['post', '/api/v1/keys'], { name: 'another', allow: [] });
+  body(['post', '/api/v1/users'], { login: 'another', name: 'Another' });
+  body(['post', '/api/v1/clients'], { client_name: 'Another', redirect_uris: ['https://another.example/callback'] });
+  body(['post', '/api/v1/grants/revoke'], { kind: 'guest' });
+
+  const rotated = await key('rotated');
+  await made(`/api/v1/keys/${rotated}/rotate`, { overlap: 3600 });
+  example(['delete', '/api/v1/keys/{name}/earlier'], 'path', 'name', rotated);
+  example(['post', '/api/v1/keys/{name}/rotate'], 'path', 'name', await key('rotates'));
+  body(['post', '/api/v1/keys/{name}/rotate'], { overlap: 60 });
+  example(['get', '/api/v1/decisions/{id}'], 'path', 'id', decision);
+  example(['get', '/api/v1/pins/definition'], 'query', 'upstream', 'up');
+  const { pins: [pin] } = (await operate('GET', '/api/v1/pins?upstream=up')).body;
+  example(['get', '/api/v1/pins/definition'], 'query', 'tool', pin.tool);
+  body(['post', '/api/v1/pins/accept'], { upstream: 'up', tool: pin.tool });
+  const { kid } = await made('/api/v1/signing-keys/rotate', { now: false });
+  example(['post', '/api/v1/signing-keys/{id}/revoke'], 'path', 'id', kid);
+}
+
+/** A list that has something on it, before long. */
+async function until(operate, target) {
+  for (let attempt = 0; attempt < 100; attempt += 1) {
+    const { body } = await operate('GET', target);
+    if (Object.values(body).some((member) => member?.length > 0)) return body;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`${target} stays empty`);
+}
+
+/** Calls a tool that there is not, so that there is a decision to look at, whatever the upstream offers. */
+async function call(url) {
+  const send = async (message, headers = {}) => fetch(url, {
+    method: 'POST', body: JSON.stringify({ jsonrpc: '2.0', ...message }), headers: {
+      authorization: `Bearer ${KEY}`, 'content-type': 'application/json', accept: 'application/json, text/event-stream', ...headers,
+    },
+  });
+  const begun = await send({
+    id: 1, method: 'initialize',
+    params: { protocolVersion: '2025-11-25', capabilities: {}, clientInfo: { name: 'api', version: '1' } },
+  });
+  assert.equal(begun.status, 200, await begun.text());
+  const session = { 'mcp-session-id': begun.headers.get('mcp-session-id'), 'mcp-protocol-version': '2025-11-25' };
+  await send({ method: 'notifications/initialized' }, session);
+  const listed = await send({ id: 2, method: 'tools/list' }, session);
+  const text = await listed.text();
+  const [, name] = /"name":"([^"]+)"/.exec(text);
+  const called = await send({ id: 3, method: 'tools/call', params: { name, arguments: {} } }, session);
+  assert.equal(called.status, 200, await called.text());
+}
