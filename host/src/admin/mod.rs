@@ -32,6 +32,7 @@ use crate::upstream::catalog::{Catalog, Shelf};
 use crate::upstream::{Told, Upstream};
 use crate::vault::Vault;
 
+pub mod api_tokens;
 pub mod approvals;
 pub mod counters;
 mod follow;

@@ -56,8 +56,8 @@ impl Control {
     }
 
     /// Deletes an account with its browsers, identities, grants, data key and connections.
-    pub async fn delete_user(&self, id: &UserId, actor: Actor) -> Result<(), UserError> {
-        match stored::delete(&self.store, id, actor).await? {
+    pub async fn delete_user(&self, id: &UserId, expected: Option<u64>, actor: Actor) -> Result<(), UserError> {
+        match stored::delete_seen(&self.store, id, expected, actor).await? {
             Deletion::Deleted(leavings) => {
                 if !leavings.connections.is_empty() {
                     self.end_connections(leavings.principal, actor).await;
@@ -66,6 +66,7 @@ impl Control {
             }
             Deletion::NotFound => Err(UserError::NotFound),
             Deletion::LastOwner => Err(UserError::LastOwner),
+            Deletion::Conflict(revision) => Err(UserError::Conflict(revision)),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::authorization::clients::Clients;
 use crate::authorization::resource::{self, ProtectedResource, Trusted};
+use crate::authorization::set_up::NoLink;
 use crate::authorization::signing::{Rules, SigningKeys};
 use crate::authorization::standing::Standing;
 use crate::authorization::{AuthorizationServer, Fault, Parts};
@@ -29,13 +30,14 @@ use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
 use crate::http::api::{Api, Operators, Upkeep};
+use crate::http::console::Console;
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::oauth::OAuth;
 use crate::http::oauth::cookies::Kind;
 use crate::http::replica::{Directory, Replicas};
 use crate::http::serve::{self as edge, Socket};
-use crate::http::{admin_router, public_router, replica_router};
+use crate::http::{admin_router, public_router, replica_router, socket_router};
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::Services;
 use crate::pipeline::personal::PersonalCatalogs;
@@ -132,9 +134,27 @@ pub async fn serve(
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
+    serve_and_tell(listeners, config, env, shutdown, None::<fn(&Plaintext)>).await
+}
+
+/// The same. Where nobody is an owner yet, `tell` is told the link with which the first one makes their account: a secret, for
+/// whoever sees the start.
+///
+/// # Errors
+/// [`StartError`] if it cannot be started; nothing is left running then.
+pub async fn serve_and_tell(
+    listeners: Listeners,
+    config: Config,
+    env: Env,
+    shutdown: impl Future<Output = ()>,
+    tell: Option<impl FnOnce(&Plaintext)>,
+) -> Result<(), StartError> {
     let mut gateway = Gateway::new(config.edge.drain_timeout);
     let started = gateway.start(listeners, config, env).await;
     if started.is_ok() {
+        if let (Some(console), Some(tell)) = (gateway.console.take(), tell) {
+            tell_set_up_link(&console, tell).await;
+        }
         shutdown.await;
         tracing::info!("stopping");
     }
@@ -159,6 +179,8 @@ struct Gateway {
     store: Option<Store>,
     control: Option<Arc<Control>>,
     admin_socket: Option<PathBuf>,
+    /// The pages of an admin listener that only this machine reaches.
+    console: Option<Arc<Console>>,
 }
 
 impl Gateway {
@@ -174,6 +196,7 @@ impl Gateway {
             store: None,
             control: None,
             admin_socket: None,
+            console: None,
         }
     }
 
@@ -270,15 +293,19 @@ impl Gateway {
         }));
         let oauth = Arc::new(OAuth::new(server.clone()).with_pages_of(connections.pages(&config, secret())));
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
+        let bound = listeners.admin.as_ref().map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+        let console = bound.map(|bound| Arc::new(Console::new(server.clone(), admin_url(bound))));
+        self.console = console.clone().filter(|_| bound.is_some_and(|bound| bound.ip().to_canonical().is_loopback()));
         let api = Arc::new(Api {
             control: control.clone(),
+            operators: Arc::new(Operators::new(operator_token.digest(), server.clone(), console.clone())),
+            console: console.clone(),
             server,
             services: services.clone(),
             upkeep: Upkeep { clock, sweeper: sweeping },
             replicas: replicas.clone(),
             signing: signing.clone(),
             connections: connections.for_operators(),
-            operators: Operators::new(operator_token.digest()),
         });
         let settings = mcp::Settings {
             limits: config.limits.clone(),
@@ -326,11 +353,11 @@ impl Gateway {
         let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
         let mut sockets = vec![
             (Socket::Tcp(listeners.public), public),
-            (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?)),
+            (Socket::Unix(admin_socket), socket_router(api.clone(), guard(Front::Unix)?)),
         ];
-        if let Some(admin) = listeners.admin {
+        if let (Some(admin), Some(console)) = (listeners.admin, console) {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
-            sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
+            sockets.push((Socket::Tcp(admin), admin_router(api, console, guard(front)?)));
         }
 
         if let Some(listener) = listeners.replica {
@@ -413,6 +440,26 @@ impl Gateway {
         let listener = bound.map_err(failed)?;
         self.admin_socket = Some(path.to_owned());
         Ok(listener)
+    }
+}
+
+/// Where browsers find the admin listener: scheme, host and port, as they say them in `Origin`.
+fn admin_url(bound: SocketAddr) -> String {
+    format!("http://{bound}")
+}
+
+/// Tells the link with which the first owner makes their account, if nobody is one. The log says that there is one, and not
+/// which.
+async fn tell_set_up_link(console: &Console, tell: impl FnOnce(&Plaintext)) {
+    match console.set_up_link(Actor::System).await {
+        Ok(Ok(link)) => {
+            tracing::info!(
+                "nobody is an owner yet: the set-up link was printed, and `portcullis setup-link` prints another"
+            );
+            tell(&link);
+        }
+        Ok(Err(NoLink::HasOwner | NoLink::NoPasswords)) => {}
+        Err(error) => tracing::warn!(%error, "it cannot be told whether somebody is an owner: no set-up link was made"),
     }
 }
 

@@ -327,7 +327,7 @@ impl Scene {
             Act::Leave(who) => {
                 let Some(account) = self.world.people[who].take() else { return };
                 let holder = Holder::Of(Principal::User(account.id.clone()));
-                self.control().delete_user(&account.id, OPERATOR).await.unwrap();
+                self.control().delete_user(&account.id, None, OPERATOR).await.unwrap();
                 self.world.forget(&holder);
                 assert!(!self.has_data_key(&holder).await, "their data key is destroyed");
             }

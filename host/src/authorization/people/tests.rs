@@ -13,7 +13,7 @@ async fn house() -> House {
 }
 
 fn browser(replaces: Option<Digest>) -> Browser {
-    Browser { replaces, agent: "Browser/1".to_owned() }
+    Browser { replaces, agent: "Browser/1".to_owned(), surface: Surface::Public }
 }
 
 async fn sign_in(house: &House, login: &str, password: &str, replaces: Option<Digest>) -> SignedIn {

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
+use super::{Access, Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
 use crate::admin::users::UserError;
 use crate::authorization::passwords;
 use crate::identity::TokenList;
@@ -158,6 +158,7 @@ pub(super) async fn create(
     let UserRequest { login, name, email, role, groups, password, status } = new;
     let login = login.as_deref().map(read_login).transpose()?;
     let role = role.as_deref().map_or(Ok(Role::User), read_role)?;
+    operator.needs(to_touch(role))?;
     let invited = match status.as_deref().map(read_status).transpose()? {
         None => password.is_none(),
         Some(Status::Invited) => true,
@@ -197,6 +198,10 @@ pub(super) async fn change(
 ) -> Answer {
     let id = read_id(&id)?;
     let UserChange { name, login, email, role, groups, password, status, revision } = change;
+    let revision = match (touching(&api, &operator, &id).await?, revision) {
+        (Some(seen), Some(said)) if seen != said => return Err(UserError::Conflict(seen).into()),
+        (seen, said) => seen.or(said),
+    };
     let mut edits = Vec::new();
     edits.extend(name.map(|name| Edit::Name(DisplayName::of(&name))));
     if let Some(login) = &login {
@@ -206,7 +211,9 @@ pub(super) async fn change(
         edits.push(Edit::Email(email.as_deref().map(read_email).transpose()?));
     }
     if let Some(role) = role {
-        edits.push(Edit::Role(read_role(&role)?));
+        let role = read_role(&role)?;
+        operator.needs(to_touch(role))?;
+        edits.push(Edit::Role(role));
     }
     if let Some(groups) = groups {
         edits.push(Edit::Groups(read_groups(groups)?));
@@ -243,7 +250,9 @@ pub(super) async fn remove(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    api.control.delete_user(&read_id(&id)?, operator.0).await?;
+    let id = read_id(&id)?;
+    let seen = touching(&api, &operator, &id).await?;
+    api.control.delete_user(&id, seen, operator.0).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -269,8 +278,28 @@ pub(super) async fn end_sessions(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let ended = api.control.end_user_sessions(&read_id(&id)?, operator.0).await?;
+    let id = read_id(&id)?;
+    touching(&api, &operator, &id).await?;
+    let ended = api.control.end_user_sessions(&id, operator.0).await?;
     Ok(ok(&json!({ "ended": ended })))
+}
+
+/// Who may make an account of a role, or change one.
+const fn to_touch(role: Role) -> Access {
+    match role {
+        Role::User => Access::Operator,
+        Role::Viewer | Role::Operator | Role::Owner => Access::Owner,
+    }
+}
+
+/// The revision of an account that somebody may touch only as it is now: who is no owner, while it has no role.
+async fn touching(api: &Api, operator: &Operator, id: &UserId) -> Result<Option<u64>, Problem> {
+    if operator.needs(Access::Owner).is_ok() {
+        return Ok(None);
+    }
+    let user = api.control.user(id).await?;
+    operator.needs(to_touch(user.role))?;
+    Ok(Some(user.revision))
 }
 
 async fn hash(api: &Api, password: String, login: Option<&Login>) -> Result<PasswordHash, Problem> {
@@ -292,7 +321,7 @@ fn read_email(email: &str) -> Result<Email, Problem> {
     Email::parse(email).ok_or_else(|| Problem::invalid("`email` is no e-mail address"))
 }
 
-fn read_role(role: &str) -> Result<Role, Problem> {
+pub(super) fn read_role(role: &str) -> Result<Role, Problem> {
     Role::parse(role).ok_or_else(|| Problem::invalid("roles are `user`, `viewer`, `operator` and `owner`"))
 }
 

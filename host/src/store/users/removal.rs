@@ -19,6 +19,8 @@ pub enum Deletion {
     NotFound,
     /// Nobody would be left to make operators.
     LastOwner,
+    /// Somebody else was faster: the account has this revision.
+    Conflict(u64),
 }
 
 /// What a user has left: what went with them, and what whoever deleted them has to see to.
@@ -39,14 +41,27 @@ pub struct Leavings {
 
 /// Deletes a user. What is left is a name for the trails, for as long as the trails last.
 pub async fn delete(store: &Store, id: &UserId, actor: Actor) -> Result<Deletion, StoreError> {
-    let id = id.clone();
-    store.write(move |tx| delete_in(tx, &id, actor)).await
+    delete_seen(store, id, None, actor).await
 }
 
-fn delete_in(tx: &mut WriteTx<'_>, id: &UserId, actor: Actor) -> Result<Deletion, StoreError> {
+/// The same. With `expected`, only the account of that revision.
+pub async fn delete_seen(
+    store: &Store,
+    id: &UserId,
+    expected: Option<u64>,
+    actor: Actor,
+) -> Result<Deletion, StoreError> {
+    let id = id.clone();
+    store.write(move |tx| delete_in(tx, &id, expected, actor)).await
+}
+
+fn delete_in(tx: &mut WriteTx<'_>, id: &UserId, expected: Option<u64>, actor: Actor) -> Result<Deletion, StoreError> {
     let Some(user) = get_in(tx, id)?.filter(|user| user.status != Status::Deleted) else {
         return Ok(Deletion::NotFound);
     };
+    if expected.is_some_and(|expected| expected != user.revision) {
+        return Ok(Deletion::Conflict(user.revision));
+    }
     if user.keeps_the_house() && !has_other_owner(tx, id)? {
         return Ok(Deletion::LastOwner);
     }
