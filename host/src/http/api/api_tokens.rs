@@ -74,7 +74,11 @@ pub(super) async fn create(
     let user = match (user, own) {
         (Some(user), _) => operator.whose(&user)?,
         (None, Some(own)) => own,
-        (None, None) => return Err(Problem::invalid("say whose it is to be: the operator token is nobody's `user`")),
+        (None, None) => {
+            return Err(Problem::invalid(
+                "say in `user` whose it is to be: the operator token and the socket are nobody's",
+            ));
+        }
     };
     let role = role.as_deref().map_or(Ok(Role::Viewer), read_role)?;
     if role < Role::Viewer {
