@@ -75,7 +75,7 @@ async fn h10_somebody_who_is_signed_in_does_what_their_role_allows() {
         if changes == 201 {
             let audit = gateway.operator("GET", "/api/v1/audit?limit=50", None).await.json();
             let of_key = |row: &&Value| row["event"] == "key.created" && row["detail"]["key"] == format!("of-{role}");
-            let row = audit["audit"].as_array().unwrap().iter().find(of_key).unwrap();
+            let row = audit["entries"].as_array().unwrap().iter().find(of_key).unwrap();
             assert_eq!(row["actor"], format!("operator:session:{id}"));
         }
         // Without our origin and the token of our pages, nothing is changed.
@@ -123,7 +123,7 @@ async fn h11_a_token_does_what_it_and_its_person_may() {
 
     let key = |name: &str| json!({ "name": name });
     assert_eq!(code(&operator, "POST", "/api/v1/keys", key("a")).await.0, 201);
-    let row = gateway.operator("GET", "/api/v1/audit?limit=1", None).await.json()["audit"][0].clone();
+    let row = gateway.operator("GET", "/api/v1/audit?limit=1", None).await.json()["entries"][0].clone();
     assert_eq!(row["actor"], format!("operator:api_token:{id}:{bob}"));
     assert_eq!(code(&reader, "POST", "/api/v1/keys", key("b")).await, forbidden());
     assert_eq!(code(&reader, "GET", "/api/v1/keys", Value::Null).await.0, 200);
@@ -254,6 +254,6 @@ async fn the_first_owner_comes_by_a_link_that_opens_once() {
     }
     assert!(run_in(dir, &["setup-link"]).await.complaint().contains("owner already"));
     let audit = gateway.operator("GET", "/api/v1/audit?limit=20", None).await.json();
-    let made = audit["audit"].as_array().unwrap().iter().find(|row| row["event"] == "user.created").unwrap();
+    let made = audit["entries"].as_array().unwrap().iter().find(|row| row["event"] == "user.created").unwrap();
     assert_eq!(made["actor"], "operator:set_up_link");
 }

@@ -101,7 +101,7 @@ impl Operators {
         let shown = shown.to_str().ok().and_then(|shown| shown.split_once(' '));
         let bearer = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         if let Some((_, token)) = bearer
-            && let Some(who) = self.by_bearer(Plaintext::new(token.trim())).await?
+            && let Some(who) = self.by_bearer(&Plaintext::new(token.trim())).await?
         {
             return Ok(who);
         }
@@ -111,14 +111,14 @@ impl Operators {
         }
     }
 
-    async fn by_bearer(&self, token: Plaintext) -> Result<Option<Who>, Fault> {
+    async fn by_bearer(&self, token: &Plaintext) -> Result<Option<Who>, Fault> {
         if token.digest() == self.token {
             return Ok(Some(Who::OperatorToken));
         }
         if !token.expose().starts_with(API_TOKEN_PREFIX) {
             return Ok(None);
         }
-        let found = self.server.api_token(&token).await?;
+        let found = self.server.api_token(token).await?;
         Ok(found.map(|(token, user)| Who::ApiToken { token: Box::new(token), user: Box::new(user) }))
     }
 
