@@ -1,12 +1,19 @@
 //! People who operate the gateway: what each role may, by browser and by API token, and how the first owner comes in.
 
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use http::StatusCode;
+use portcullis_tests::gateway::SOON;
 use portcullis_tests::oauth::Browser;
 use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::at;
 use super::cli::run_in;
+use crate::vault::{Process, free_port};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -256,4 +263,46 @@ async fn the_first_owner_comes_by_a_link_that_opens_once() {
     let audit = gateway.operator("GET", "/api/v1/audit?limit=20", None).await.json();
     let made = audit["entries"].as_array().unwrap().iter().find(|row| row["event"] == "user.created").unwrap();
     assert_eq!(made["actor"], "operator:set_up_link");
+}
+
+#[tokio::test]
+async fn a_start_prints_a_link_until_there_is_an_owner() {
+    let dir = TempDir::new().unwrap();
+    let (public, admin) = (free_port(), free_port());
+    let config =
+        format!("data_dir = \"data\"\n[listen]\npublic = \"127.0.0.1:{public}\"\nadmin = \"127.0.0.1:{admin}\"\n");
+    fs::write(dir.path().join("portcullis.toml"), config).unwrap();
+    let (out, log) = (dir.path().join("out"), dir.path().join("log"));
+    let start = async || {
+        let files = (File::create(&out).unwrap(), File::create(&log).unwrap());
+        Process::start(dir.path(), |command| {
+            command.stdout(files.0).stderr(files.1);
+        })
+        .await
+    };
+    let first = start().await;
+    // Once it is ready, the link is about to be printed.
+    let until = Instant::now() + SOON;
+    let link = loop {
+        let printed = fs::read_to_string(&out).unwrap();
+        if let Some(link) = printed.lines().find(|line| line.starts_with("http://")) {
+            break link.to_owned();
+        }
+        assert!(Instant::now() < until, "no link is printed: {printed}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let mut browser = Browser::new(SocketAddr::from(([127, 0, 0, 1], admin)));
+    let form = browser.get("/setup").await.form("/setup").with("link", &link).with("login", "ada");
+    let home = browser.submit(&form.with("password", PASSWORD)).await;
+    assert!(home.status() == 200 && home.text().contains("owner"), "{home}");
+    first.stop().await;
+    assert!(!fs::read_to_string(&log).unwrap().contains("psu_"), "no log has the secret");
+
+    let second = start().await;
+    // It is asked for what comes after the start.
+    assert!(run_in(dir.path(), &["setup-link"]).await.complaint().contains("owner already"));
+    assert_eq!(browser.get("/setup").await.status(), 404);
+    assert_eq!(browser.get("/").await.status(), 200, "who was signed in is so still");
+    second.stop().await;
+    assert_eq!(fs::read_to_string(&out).unwrap(), "");
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use http::{HeaderMap, StatusCode};
 
@@ -249,6 +249,15 @@ async fn at_its_own_address(State(console): State<Arc<Console>>, request: Reques
             let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             see_other(&format!("{right}{query}"))
         }
-        Some(_) => StatusCode::MISDIRECTED_REQUEST.into_response(),
+        Some(_) => {
+            let problem = Problem {
+                site: &console.site,
+                title: "This is not the right address",
+                what: "The admin listener goes by another name of this machine. Nothing was done.",
+                advice: "Begin again at the right address: the link below leads there.",
+                link: Some(("/", "Go on at the right address")),
+            };
+            problem.answer(StatusCode::MISDIRECTED_REQUEST)
+        }
     }
 }

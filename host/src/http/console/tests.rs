@@ -224,4 +224,6 @@ async fn another_name_of_this_machine_leads_to_the_right_one() {
     let asked = Request::builder().uri("/sign-in?next=%2Fkeys").header("host", "localhost:7401");
     let got = browser.send(asked, String::new()).await;
     assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in?next=%2Fkeys"));
+    let sent = Request::builder().method("POST").uri("/sign-out").header("host", "localhost:7401");
+    assert_eq!(browser.send(sent, String::new()).await.status, 421);
 }
