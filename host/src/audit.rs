@@ -10,8 +10,8 @@ use std::fmt;
 
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId, KeyName, Owner,
-    Principal, UpstreamName, UserId, UserTag,
+    ApiTokenId, ApiTokenTag, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId,
+    KeyName, Owner, Principal, UpstreamName, UserId, UserTag,
 };
 
 /// One line of the audit trail.
@@ -28,7 +28,7 @@ pub struct AuditEntry {
 pub enum Actor {
     /// An operator, by how they proved to be one.
     Operator(OperatorProof),
-    /// A person with an account, operators included.
+    /// A person with an account, who acts for themselves.
     User(UserTag),
     /// The gateway on its own account.
     System,
@@ -40,6 +40,12 @@ pub enum OperatorProof {
     Socket,
     /// The operator token.
     Token,
+    /// A person who is signed in at the admin listener.
+    Session(UserTag),
+    /// A person's API token.
+    ApiToken { token: ApiTokenTag, user: UserTag },
+    /// The link with which the first owner is made.
+    SetUpLink,
 }
 
 impl fmt::Display for Actor {
@@ -47,6 +53,9 @@ impl fmt::Display for Actor {
         match self {
             Self::Operator(OperatorProof::Socket) => f.write_str("operator:socket"),
             Self::Operator(OperatorProof::Token) => f.write_str("operator:token"),
+            Self::Operator(OperatorProof::Session(user)) => write!(f, "operator:session:{user}"),
+            Self::Operator(OperatorProof::ApiToken { token, user }) => write!(f, "operator:api_token:{token}:{user}"),
+            Self::Operator(OperatorProof::SetUpLink) => f.write_str("operator:set_up_link"),
             Self::User(user) => write!(f, "user:{user}"),
             Self::System => f.write_str("system"),
         }
@@ -228,6 +237,8 @@ pub enum AuditEvent {
         token: ApiTokenId,
         user: UserId,
     },
+    /// An operator had a link made with which the first owner makes their account.
+    SetUpLinkMade,
     /// A holder's credential for an upstream was made or replaced.
     ConnectionStored {
         holder: String,
@@ -414,6 +425,7 @@ impl AuditEvent {
             Self::EverybodySignedOut => "browser.everybody_signed_out",
             Self::ApiTokenCreated { .. } => "api_token.created",
             Self::ApiTokenRevoked { .. } => "api_token.revoked",
+            Self::SetUpLinkMade => "set_up_link.made",
             Self::ConnectionStored { .. } => "connection.stored",
             Self::ConnectionFailed { .. } => "connection.failed",
             Self::ConnectionOrphaned { .. } => "connection.orphaned",

@@ -365,48 +365,61 @@ impl fmt::Debug for DeploymentId {
     }
 }
 
-/// A user's id without a shared text, for what is copied about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct UserTag([u8; RANDOM_ID_LEN / 2]);
+/// Declares ids without a shared text.
+macro_rules! tags {
+    ($($(#[$doc:meta])* $type:ident of $id:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type([u8; RANDOM_ID_LEN / 2]);
 
-impl UserTag {
-    /// The id that it stands for.
-    pub fn id(self) -> UserId {
-        UserId(hex(&self.0).into())
-    }
+        impl $type {
+            /// The id that it stands for.
+            pub fn id(self) -> $id {
+                $id(hex(&self.0).into())
+            }
+        }
+
+        impl From<&$id> for $type {
+            fn from(id: &$id) -> Self {
+                let digit =
+                    |at: usize| u8::from_str_radix(&id.as_str()[at..at + 1], 16).expect("an id is hexadecimal digits");
+                Self(std::array::from_fn(|at| digit(2 * at) << 4 | digit(2 * at + 1)))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = &'static str;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                $id::try_from(text).map(|id| Self::from(&id))
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(tag: $type) -> Self {
+                hex(&tag.0)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
 }
 
-impl From<&UserId> for UserTag {
-    fn from(id: &UserId) -> Self {
-        let digit = |at: usize| u8::from_str_radix(&id.as_str()[at..at + 1], 16).expect("an id is hexadecimal digits");
-        Self(std::array::from_fn(|at| digit(2 * at) << 4 | digit(2 * at + 1)))
-    }
-}
-
-impl TryFrom<String> for UserTag {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        UserId::try_from(text).map(|id| Self::from(&id))
-    }
-}
-
-impl From<UserTag> for String {
-    fn from(tag: UserTag) -> Self {
-        hex(&tag.0)
-    }
-}
-
-impl fmt::Display for UserTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl fmt::Debug for UserTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+tags! {
+    /// A user's id without a shared text, for what is copied about.
+    UserTag of UserId;
+    /// The same of an API token's id.
+    ApiTokenTag of ApiTokenId;
 }
 
 #[cfg(test)]

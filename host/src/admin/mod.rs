@@ -33,6 +33,7 @@ use crate::upstream::catalog::{Catalog, Shelf};
 use crate::upstream::{Told, Upstream};
 use crate::vault::Vault;
 
+pub mod api_tokens;
 pub mod approvals;
 pub mod certificates;
 pub mod counters;

@@ -12,6 +12,7 @@ pub const REFRESH: &str = "pcr_";
 pub const REGISTRATION: &str = "pct_";
 pub const CLIENT_SECRET: &str = "pcs_";
 pub const DEVICE: &str = "pcd_";
+pub const SET_UP: &str = "psu_";
 pub const COOKIE: &str = "";
 
 /// Characters at the end that tell a scanner a token from a text that looks like one. They prove nothing.

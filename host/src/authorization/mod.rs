@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::vault::Vault;
 
 pub mod account;
+pub mod api_tokens;
 pub mod authorize;
 pub mod backoff;
 pub mod clients;
@@ -32,6 +33,7 @@ pub mod proofs;
 pub mod providers;
 pub mod rates;
 pub mod resource;
+pub mod set_up;
 pub mod signing;
 pub mod standing;
 #[cfg(test)]
@@ -47,6 +49,7 @@ pub use fault::Fault;
 use key_sets::KeySets;
 use passwords::Passwords;
 use providers::Providers;
+use set_up::SetUp;
 
 use signing::SigningKeys;
 
@@ -75,6 +78,8 @@ pub struct AuthorizationServer {
     pub clients: Clients,
     /// How often strangers may knock.
     pub doors: Doors,
+    /// The link with which the first owner is made.
+    pub set_up: SetUp,
 }
 
 /// What a server is made of that is not its own.
@@ -103,6 +108,7 @@ impl AuthorizationServer {
             client_keys: KeySets::default(),
             issuer_keys: KeySets::default(),
             doors: Doors::default(),
+            set_up: SetUp::default(),
             env,
             store,
             vault,

@@ -34,6 +34,7 @@ mod policy;
 mod quickstart;
 mod signing_key;
 mod store;
+mod token;
 mod upstream;
 mod user;
 mod vault;
@@ -69,6 +70,11 @@ enum Command {
     /// Look after people's accounts: make, list, suspend, delete them, give passwords.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Look after API tokens, with which programs act for people: make, list, revoke them.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print a link with which the first owner makes their account in a browser on this machine. The one before counts no more.
+    SetupLink(WithConfig),
     /// Show or reload what the running gateway has, and look at policy modules.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -158,6 +164,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(command) => command.run(),
         Command::Client(command) => command.run(),
         Command::User(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::SetupLink(with) => token::set_up_link(&with),
         Command::Policy(command) => command.run(),
         Command::Upstream(command) => command.run(),
         Command::Connection(command) => command.run(),
@@ -192,7 +200,8 @@ fn serve(with: &WithConfig) -> anyhow::Result<()> {
     let supervisor = Supervisor::of_environment(&config::process_environment, std::process::id())?;
     on_runtime(async {
         let listeners = bind(&config, inherited).await?;
-        gateway::serve_under(supervisor, listeners, config, Env::system(), stop_signal()?).await?;
+        let tell = Some(token::print_set_up_link);
+        gateway::serve_under(supervisor, listeners, config, Env::system(), stop_signal()?, tell).await?;
         Ok(())
     })
 }

@@ -173,16 +173,20 @@ fn tell(done: &str, password: Option<&Chosen>) -> anyhow::Result<()> {
 impl OneUser {
     /// The account's own path in the API.
     fn path(&self) -> anyhow::Result<String> {
-        let login = segment(&self.login)?;
-        let answer = ask(&self.with, Method::GET, &format!("/api/v1/users?login={login}"), None)?;
-        let found = answer["users"].get(0).map(|user| text(&user["id"]).to_owned());
-        // An id is 24 hexadecimal digits; what else is none is a login that nobody has.
-        let is_id = self.login.len() == 24 && self.login.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match found {
-            Some(id) => Ok(format!("/api/v1/users/{id}")),
-            None if is_id => Ok(format!("/api/v1/users/{login}")),
-            None => bail!("nobody has the login {:?}", self.login),
-        }
+        Ok(format!("/api/v1/users/{}", segment(&id_of(&self.with, &self.login)?)?))
+    }
+}
+
+/// The id of whoever has this login, or this id.
+pub(super) fn id_of(with: &WithConfig, login: &str) -> anyhow::Result<String> {
+    let answer = ask(with, Method::GET, &format!("/api/v1/users?login={}", segment(login)?), None)?;
+    let found = answer["users"].get(0).map(|user| text(&user["id"]).to_owned());
+    // An id is 24 hexadecimal digits; what else is none is a login that nobody has.
+    let is_id = login.len() == 24 && login.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match found {
+        Some(id) => Ok(id),
+        None if is_id => Ok(login.to_owned()),
+        None => bail!("nobody has the login {login:?}"),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::authorization::clients::Clients;
 use crate::authorization::resource::{self, ProtectedResource, Trusted};
+use crate::authorization::set_up::NoLink;
 use crate::authorization::signing::{Rules, SigningKeys};
 use crate::authorization::standing::Standing;
 use crate::authorization::{AuthorizationServer, Fault, Parts};
@@ -31,13 +32,14 @@ use crate::connections::provider::Voucher;
 use crate::env::Env;
 pub use crate::http::api::openapi::text as openapi;
 use crate::http::api::{Api, Operators, Upkeep};
+use crate::http::console::Console;
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::oauth::OAuth;
 use crate::http::oauth::cookies::Kind;
 use crate::http::replica::{Directory, Replicas};
 use crate::http::serve::{self as edge, Socket};
-use crate::http::{admin_router, public_router, replica_router};
+use crate::http::{admin_router, public_router, replica_router, socket_router};
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::Services;
 use crate::pipeline::elicitations::Elicitations;
@@ -147,10 +149,11 @@ pub async fn serve(
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    serve_under(Supervisor::none(), listeners, config, env, shutdown).await
+    serve_under(Supervisor::none(), listeners, config, env, shutdown, None::<fn(&Plaintext)>).await
 }
 
-/// The same, and tells a supervisor how it goes.
+/// The same, and tells a supervisor how it goes. Where nobody is an owner yet, `tell` is told the link with which the first one
+/// makes their account: a secret, for whoever sees the start.
 ///
 /// # Errors
 /// As [`serve`].
@@ -160,6 +163,7 @@ pub async fn serve_under(
     config: Config,
     env: Env,
     shutdown: impl Future<Output = ()>,
+    tell: Option<impl FnOnce(&Plaintext)>,
 ) -> Result<(), StartError> {
     // It is heard of from the start to the end, however long the end takes.
     let alive = Tasks::new();
@@ -169,6 +173,9 @@ pub async fn serve_under(
     let started = gateway.start(listeners, config, env, &supervisor).await;
     if started.is_ok() {
         supervisor.ready(&status);
+        if let (Some(console), Some(tell)) = (gateway.console.take(), tell) {
+            tell_set_up_link(&console, tell).await;
+        }
         shutdown.await;
         tracing::info!("stopping");
         supervisor.stopping();
@@ -198,6 +205,8 @@ struct Gateway {
     store: Option<Store>,
     control: Option<Arc<Control>>,
     admin_socket: Option<PathBuf>,
+    /// The pages of an admin listener that only this machine reaches.
+    console: Option<Arc<Console>>,
 }
 
 impl Gateway {
@@ -214,6 +223,7 @@ impl Gateway {
             store: None,
             control: None,
             admin_socket: None,
+            console: None,
         }
     }
 
@@ -325,15 +335,20 @@ impl Gateway {
             Some(inherited) => inherited,
             None => self.open_admin_socket(&config.listen.admin_socket)?,
         };
+        let bound = listeners.admin.as_ref().map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+        let admin_url = bound.map(|bound| admin_url(&config, bound));
+        let console = admin_url.map(|url| Arc::new(Console::new(server.clone(), url)));
+        self.console = console.clone().filter(|_| bound.is_some_and(|bound| bound.ip().to_canonical().is_loopback()));
         let api = Arc::new(Api {
             control: control.clone(),
+            operators: Arc::new(Operators::new(operator_token.digest(), server.clone(), console.clone())),
+            console: console.clone(),
             server,
             services: services.clone(),
             upkeep: Upkeep { clock, sweeper: sweeping },
             replicas: replicas.clone(),
             signing: signing.clone(),
             connections: connections.for_operators(),
-            operators: Operators::new(operator_token.digest()),
         });
         let settings = mcp::Settings {
             limits: config.limits.clone(),
@@ -388,15 +403,15 @@ impl Gateway {
         let certificates = &control.certificates;
         let mut sockets = vec![
             (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref())?, public),
-            (plain(Socket::Unix(admin_socket)), admin_router(api.clone(), guard(Front::Unix)?)),
+            (plain(Socket::Unix(admin_socket)), socket_router(api.clone(), guard(Front::Unix)?)),
         ];
-        if let Some(admin) = listeners.admin {
+        if let (Some(admin), Some(console)) = (listeners.admin, console) {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
             let guard = match &config.listen.admin_url {
                 Some(url) => guard(front)?.named("admin_url", url.origin()).map_err(StartError::Guard)?,
                 None => guard(front)?,
             };
-            let router = admin_router(api, guard);
+            let router = admin_router(api, console, guard);
             sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref())?, router));
         }
 
@@ -495,6 +510,27 @@ impl Gateway {
         let listener = bound.map_err(failed)?;
         self.admin_socket = Some(path.to_owned());
         Ok(listener)
+    }
+}
+
+/// Where browsers find the admin listener: scheme, host and port, as they say them in `Origin`.
+fn admin_url(config: &Config, bound: SocketAddr) -> String {
+    let scheme = if config.tls.admin.is_some() { "https" } else { "http" };
+    config.listen.admin_url.as_ref().map_or_else(|| format!("{scheme}://{bound}"), |url| url.as_str().to_owned())
+}
+
+/// Tells the link with which the first owner makes their account, if nobody is one. The log says that there is one, and not
+/// which.
+async fn tell_set_up_link(console: &Console, tell: impl FnOnce(&Plaintext)) {
+    match console.set_up_link(Actor::System).await {
+        Ok(Ok(link)) => {
+            tracing::info!(
+                "nobody is an owner yet: the set-up link was printed, and `portcullis setup-link` prints another"
+            );
+            tell(&link);
+        }
+        Ok(Err(NoLink::HasOwner | NoLink::NoPasswords)) => {}
+        Err(error) => tracing::warn!(%error, "it cannot be told whether somebody is an owner: no set-up link was made"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP surfaces: `/mcp` for callers, `/api/v1` for operators, and the edge that both stand behind.
+//! The HTTP surfaces: `/mcp` for callers, `/api/v1` and pages for operators, and the edge that all stand behind.
 //!
 //! axum and hyper's server appear only here. Handlers parse, call a verb and encode.
 
@@ -15,6 +15,7 @@ use crate::admin::Control;
 
 pub mod api;
 pub mod body;
+pub mod console;
 pub mod error;
 pub mod guard;
 pub mod mcp;
@@ -43,9 +44,19 @@ pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
     mcp.replica_router().fallback(nothing_here)
 }
 
-/// What the admin listener and the admin socket serve.
-pub fn admin_router(api: Arc<api::Api>, guard: HostGuard) -> Router {
-    guarded(api::router(api), guard).layer(middleware::from_fn(api::explain))
+/// What the admin socket serves.
+pub fn socket_router(api: Arc<api::Api>, guard: HostGuard) -> Router {
+    explained(api::router(api), guard)
+}
+
+/// What the admin listener serves: the same, and pages.
+pub fn admin_router(api: Arc<api::Api>, console: Arc<console::Console>, guard: HostGuard) -> Router {
+    explained(api::router(api).merge(console::router(console)), guard)
+}
+
+/// Where what the API refuses is told as the API tells it.
+fn explained(router: Router, guard: HostGuard) -> Router {
+    guarded(router, guard).layer(middleware::from_fn(api::explain))
 }
 
 fn guarded(router: Router, guard: HostGuard) -> Router {

@@ -16,8 +16,8 @@ use crate::audit::{
 };
 use crate::env::Timestamp;
 use crate::ids::{
-    ApiTokenId, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId, KeyName, Owner,
-    Principal, UpstreamName, UserId, UserTag,
+    ApiTokenId, ApiTokenTag, ApprovalId, BindingName, BrowserSessionId, ClientId, DeploymentId, GrantId, KekId,
+    KeyName, Owner, Principal, UpstreamName, UserId, UserTag,
 };
 
 /// Longest free text in an event, in bytes.
@@ -104,6 +104,9 @@ pub(super) struct EntryRecord {
 pub(super) enum ActorRecord {
     OperatorSocket,
     OperatorToken,
+    OperatorSession(UserTag),
+    OperatorApiToken { token: ApiTokenTag, user: UserTag },
+    OperatorSetUpLink,
     User(UserTag),
     System,
 }
@@ -259,6 +262,7 @@ enum EventRecord {
         token: String,
         user: String,
     },
+    SetUpLinkMade {},
     ConnectionStored {
         holder: String,
         upstream: String,
@@ -382,6 +386,9 @@ impl From<Actor> for ActorRecord {
         match actor {
             Actor::Operator(OperatorProof::Socket) => Self::OperatorSocket,
             Actor::Operator(OperatorProof::Token) => Self::OperatorToken,
+            Actor::Operator(OperatorProof::Session(user)) => Self::OperatorSession(user),
+            Actor::Operator(OperatorProof::ApiToken { token, user }) => Self::OperatorApiToken { token, user },
+            Actor::Operator(OperatorProof::SetUpLink) => Self::OperatorSetUpLink,
             Actor::User(user) => Self::User(user),
             Actor::System => Self::System,
         }
@@ -393,6 +400,9 @@ impl From<ActorRecord> for Actor {
         match record {
             ActorRecord::OperatorSocket => Self::Operator(OperatorProof::Socket),
             ActorRecord::OperatorToken => Self::Operator(OperatorProof::Token),
+            ActorRecord::OperatorSession(user) => Self::Operator(OperatorProof::Session(user)),
+            ActorRecord::OperatorApiToken { token, user } => Self::Operator(OperatorProof::ApiToken { token, user }),
+            ActorRecord::OperatorSetUpLink => Self::Operator(OperatorProof::SetUpLink),
             ActorRecord::User(user) => Self::User(user),
             ActorRecord::System => Self::System,
         }
@@ -496,6 +506,7 @@ impl From<&AuditEvent> for EventRecord {
             }
             AuditEvent::SignedOut { user, sessions } => Self::SignedOut { user: user.to_string(), sessions: *sessions },
             AuditEvent::EverybodySignedOut => Self::EverybodySignedOut {},
+            AuditEvent::SetUpLinkMade => Self::SetUpLinkMade {},
             AuditEvent::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
                 token: token.to_string(),
                 user: user.to_string(),
@@ -680,6 +691,7 @@ impl TryFrom<EventRecord> for AuditEvent {
             },
             EventRecord::SignedOut { user, sessions } => Self::SignedOut { user: id(&user, UserId::parse)?, sessions },
             EventRecord::EverybodySignedOut {} => Self::EverybodySignedOut,
+            EventRecord::SetUpLinkMade {} => Self::SetUpLinkMade,
             EventRecord::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
                 token: id(&token, ApiTokenId::parse)?,
                 user: id(&user, UserId::parse)?,
@@ -888,6 +900,7 @@ mod tests {
             AuditEvent::SessionRenewed { user: user.clone(), session: session.clone() },
             AuditEvent::SignedOut { user: user.clone(), sessions: 7 },
             AuditEvent::EverybodySignedOut,
+            AuditEvent::SetUpLinkMade,
             AuditEvent::ApiTokenCreated {
                 token: token.clone(),
                 user: user.clone(),
@@ -961,8 +974,16 @@ mod tests {
     async fn events_come_back_newest_first_as_they_were_given() {
         let store = memory().await;
         let user = UserTag::from(&UserId::parse("0123456789abcdef01234567").unwrap());
-        let operators = [OperatorProof::Socket, OperatorProof::Token].map(Actor::Operator);
-        let actors = [Actor::System, operators[0], operators[1], Actor::User(user)];
+        let token = ApiTokenTag::from(&ApiTokenId::parse("76543210fedcba9876543210").unwrap());
+        let operators = [
+            OperatorProof::Socket,
+            OperatorProof::Token,
+            OperatorProof::Session(user),
+            OperatorProof::ApiToken { token, user },
+            OperatorProof::SetUpLink,
+        ];
+        let actors = [Actor::System, Actor::User(user)].into_iter().chain(operators.map(Actor::Operator));
+        let actors: Vec<Actor> = actors.collect();
         let mut expected = Vec::new();
         for (event, (actor, sequence)) in every_event().into_iter().zip(actors.into_iter().cycle().zip(1..)) {
             record(&store, actor, event.clone()).await.unwrap();

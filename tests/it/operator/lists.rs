@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 /// Lists that the configuration bounds, and documents that are no lists.
 const WHOLE: [&str; 11] = [
     "/api/v1/openapi.json",
+    "/api/v1/me",
     "/api/v1/status",
     "/api/v1/vault",
     "/api/v1/store/backup",
@@ -33,7 +34,11 @@ async fn filled() -> (Fixture, Gateway) {
     up.set_tools(["delete", "archive", "add", "read", "write"].map(fixture::tool).into());
     let policy = "[policy]\nrecord = true\n[[policies]]\nname = \"confirm\"\nmodule = \"builtin:confirm-destructive\"\nlimits = { time = \"1s\" }\n";
     let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").key("bob").section(policy).start().await;
+    let viewer = json!({ "login": "viewer", "role": "viewer", "password": "correct horse battery" });
+    let viewer = gateway.operator("POST", "/api/v1/users", Some(viewer)).await.json();
     for number in 0..5 {
+        let token = json!({ "name": format!("token-{number}"), "user": viewer["id"] });
+        assert_eq!(gateway.operator("POST", "/api/v1/api-tokens", Some(token)).await.status, StatusCode::CREATED);
         let key = json!({ "name": format!("key-{number}") });
         assert_eq!(gateway.operator("POST", "/api/v1/keys", Some(key)).await.status, StatusCode::CREATED);
         let user = json!({ "login": format!("user-{number}") });

@@ -15,6 +15,7 @@ mod pins;
 mod policy_cli;
 mod recordings;
 mod replicas;
+mod roles;
 mod serving;
 mod signing_keys;
 mod store;

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use portcullis::http::api::ROUTES;
 use portcullis_tests::caller::send_unix;
+use portcullis_tests::oauth::Browser;
 use portcullis_tests::upstreams::fixture::Fixture;
 use portcullis_tests::{Caller, program};
 use serde_json::json;
@@ -253,6 +254,24 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
         let path = route.path.replace("{name}", "drawn").replace("{id}", "none");
         written.add_reply(&path, &right.send("GET", &path, "").await);
         written.add_reply(&path, &wrong.send("GET", &path, "").await);
+    }
+    // An owner who comes by a link, in a browser, and a token of theirs.
+    let link = operator("POST", "/api/v1/set-up-link", None).await.json()["link"].as_str().unwrap().to_owned();
+    canaries.adopt("set-up link", link.split_once('#').unwrap().1);
+    canaries.add("password of the owner", "");
+    let mut browser = Browser::new(std::net::SocketAddr::from(([127, 0, 0, 1], admin)));
+    let form = browser.get("/setup").await.form("/setup").with("link", &link).with("login", "ada");
+    let owner = browser.submit(&form.with("password", canaries.get("password of the owner"))).await;
+    assert_eq!(owner.status(), 200, "{owner}");
+    canaries.adopt("cookie of the owner", &browser.jar.named("admin-session").unwrap().1.value);
+    written.add_reply("the owner's first page", &owner.reply);
+    let ada = operator("GET", "/api/v1/users?login=ada", None).await.json()["users"][0]["id"].clone();
+    let wanted = json!({ "name": "ci", "user": ada, "role": "owner" });
+    let token = operator("POST", "/api/v1/api-tokens", Some(wanted)).await.json();
+    canaries.adopt("API token", token["secret"].as_str().unwrap());
+    let holder = at(canaries.get("API token"));
+    for path in ["/api/v1/me", "/api/v1/api-tokens", "/api/v1/audit?limit=200"] {
+        written.add_reply(path, &holder.send("GET", path, "").await);
     }
     let decisions = operator("GET", "/api/v1/decisions?limit=200", None).await.json();
     for decision in decisions["decisions"].as_array().unwrap() {

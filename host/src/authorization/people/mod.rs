@@ -11,8 +11,9 @@ use super::mint::{self, mint};
 use super::passwords::{self, Passwords, Weak};
 use super::{AuthorizationServer, Fault};
 use crate::audit::Actor;
+use crate::config::auth::SignIn;
 use crate::identity::browser::{BrowserSession, Method, Surface};
-use crate::identity::user::{Login, User};
+use crate::identity::user::{Login, Role, User};
 use crate::ids::{BrowserSessionId, UserId, UserTag};
 use crate::secret::{Digest, Plaintext};
 use crate::store::browser_sessions::{self, Beginning, Ending, NewSession, SEEN_STEP};
@@ -20,6 +21,10 @@ use crate::store::users;
 
 /// How often an account may change while somebody signs in.
 const TRIES: usize = 3;
+/// Longest rest of a session of an operator.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(60 * 60);
+/// Longest life of a session of an operator.
+pub const ADMIN_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The browser in which somebody signs in.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct Browser {
     pub replaces: Option<Digest>,
     /// What it says it is.
     pub agent: String,
+    /// Which pages it is to open.
+    pub surface: Surface,
 }
 
 /// What somebody typed, and from where.
@@ -56,6 +63,8 @@ pub enum SignedIn {
     Wait(Duration),
     /// Nobody signs in with a password here.
     Off,
+    /// The login and the password are right, and open nothing on this surface.
+    NotAdmitted,
 }
 
 /// What came of [`AuthorizationServer::change_password`].
@@ -94,6 +103,10 @@ impl AuthorizationServer {
                 return Err(fault);
             }
         };
+        if !is_admitted(&user, browser.surface) {
+            self.backoff.succeeded(charged);
+            return Ok(SignedIn::NotAdmitted);
+        }
         let begun = match self.begin_session(&user, Method::Password, browser).await {
             Ok(Some(begun)) => begun,
             Ok(None) => return Ok(SignedIn::Refused),
@@ -126,14 +139,19 @@ impl AuthorizationServer {
         Ok(user)
     }
 
-    /// Signs in somebody who has shown who they are, as `user` was then. `None` if the account opens nothing any more.
+    /// Signs in somebody who has shown who they are, as `user` was then. `None` if the account opens nothing any more, or
+    /// nothing on this surface.
     ///
     /// # Errors
     /// A [`Fault`].
     pub async fn begin_session(&self, user: &User, method: Method, browser: Browser) -> Result<Option<Begun>, Fault> {
         let settings = self.settings();
+        let (idle, life) = lives(&settings.sign_in, browser.surface);
         let mut user = user.clone();
         for _ in 0..TRIES {
+            if !is_admitted(&user, browser.surface) {
+                return Ok(None);
+            }
             let cookie = mint(&self.env, mint::COOKIE);
             let new = NewSession {
                 id: BrowserSessionId::generate(&self.env),
@@ -141,10 +159,10 @@ impl AuthorizationServer {
                 seen: user.revision,
                 digest: cookie.digest(),
                 replaces: browser.replaces,
-                surface: Surface::Public,
+                surface: browser.surface,
                 method: method.clone(),
-                idle: settings.sign_in.session_idle,
-                life: settings.sign_in.session_life,
+                idle,
+                life,
                 agent: browser.agent.clone(),
             };
             match browser_sessions::begin(&self.store, new).await? {
@@ -160,13 +178,25 @@ impl AuthorizationServer {
         Err(Fault::Busy)
     }
 
-    /// Whose browser a cookie says it is, and which.
+    /// Whose browser a cookie of the public listener says it is, and which.
     ///
     /// # Errors
     /// A [`Fault`].
     pub async fn signed_in(&self, cookie: Option<&Plaintext>) -> Result<Option<(BrowserSession, User)>, Fault> {
+        self.signed_in_at(Surface::Public, cookie).await
+    }
+
+    /// The same of a cookie of either listener.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn signed_in_at(
+        &self,
+        surface: Surface,
+        cookie: Option<&Plaintext>,
+    ) -> Result<Option<(BrowserSession, User)>, Fault> {
         let Some(digest) = cookie.map(Plaintext::digest) else { return Ok(None) };
-        let found = browser_sessions::find(&self.store, digest, Surface::Public).await?;
+        let found = browser_sessions::find(&self.store, digest, surface).await?;
         if let Some((session, _)) = &found
             && self.env.now() >= session.last_seen.after(SEEN_STEP)
         {
@@ -234,6 +264,22 @@ impl AuthorizationServer {
         };
         // From here on the password is the new one, whatever else fails.
         Ok(changed(self.begin_session(&user, Method::Password, browser).await))
+    }
+}
+
+/// Whether somebody may sign in on a surface: on the operators', who may at least look.
+fn is_admitted(user: &User, surface: Surface) -> bool {
+    match surface {
+        Surface::Public => true,
+        Surface::Admin => user.role >= Role::Viewer,
+    }
+}
+
+/// How long a session lives without being seen, and at most.
+fn lives(settings: &SignIn, surface: Surface) -> (Duration, Duration) {
+    match surface {
+        Surface::Public => (settings.session_idle, settings.session_life),
+        Surface::Admin => (settings.session_idle.min(ADMIN_IDLE), settings.session_life.min(ADMIN_LIFE)),
     }
 }
 

@@ -13,7 +13,7 @@ async fn house() -> House {
 }
 
 fn browser(replaces: Option<Digest>) -> Browser {
-    Browser { replaces, agent: "Browser/1".to_owned() }
+    Browser { replaces, agent: "Browser/1".to_owned(), surface: Surface::Public }
 }
 
 async fn sign_in(house: &House, login: &str, password: &str, replaces: Option<Digest>) -> SignedIn {
@@ -62,6 +62,27 @@ async fn only_an_open_account_with_its_own_password_is_signed_in() {
     assert!(!is_signed_in(&house, &Plaintext::new("guessed")).await);
     house.edit(&ada, Edit::Suspend).await;
     assert!(!is_signed_in(&house, &begun.cookie).await);
+}
+
+#[tokio::test]
+async fn h10_operators_sign_in_for_hours_and_others_not_at_all() {
+    let house = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    let sign_in = async || {
+        let browser = Browser { surface: Surface::Admin, ..browser(None) };
+        let attempt = Attempt { login: "ada".to_owned(), password: Plaintext::new(PASSWORD), address: None, browser };
+        house.server.sign_in(attempt).await.unwrap()
+    };
+    assert!(matches!(sign_in().await, SignedIn::NotAdmitted));
+    assert!(house.server.holdings(&ada, None).await.unwrap().sessions.is_empty(), "nothing is begun");
+    house.edit(&ada, Edit::Role(Role::Viewer)).await;
+    let SignedIn::Begun(begun) = sign_in().await else { panic!("a viewer signs in") };
+    assert_eq!(begun.session.surface, Surface::Admin);
+    assert!(begun.session.idle <= ADMIN_IDLE && begun.session.ends <= begun.session.created.after(ADMIN_LIFE));
+    let at = async |surface| house.server.signed_in_at(surface, Some(&begun.cookie)).await.unwrap().is_some();
+    assert!(at(Surface::Admin).await && !at(Surface::Public).await);
+    house.clock.advance(ADMIN_IDLE);
+    assert!(!at(Surface::Admin).await);
 }
 
 #[tokio::test]

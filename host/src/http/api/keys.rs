@@ -329,7 +329,7 @@ fn read_owner(login: &str) -> Result<Login, Problem> {
     Login::parse(login).ok_or_else(|| Problem::invalid("`owner` is no login: those are printable ASCII without spaces"))
 }
 
-fn read_time(text: &str) -> Result<Timestamp, Problem> {
+pub(super) fn read_time(text: &str) -> Result<Timestamp, Problem> {
     let time = humantime::parse_rfc3339(text)
         .map_err(|_| Problem::invalid("`expires` must be a time such as 2027-01-31T00:00:00Z"))?;
     let since_epoch = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

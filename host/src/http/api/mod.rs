@@ -1,49 +1,53 @@
 //! `/api/v1`: what operators do, for the command line and for scripts.
 //!
-//! [`ROUTES`] is the table of contents. Every row says who may call it, and [`router`] puts the check for that before the
-//! row's handler; the same row drives the coverage test, and nothing is open to everyone. Errors are problem documents
-//! (RFC 9457) with a stable `code`. What each file says of its operations makes the document of the API ([`openapi`]).
+//! [`ROUTES`] is the table of contents. Every row says the least role that may call it, and [`router`] puts the [`door`] for
+//! that before the row's handler; the same row drives the coverage test, and nothing is open to everyone. Errors are problem
+//! documents (RFC 9457) with a stable `code`. What each file says of its operations makes the document of the API
+//! ([`openapi`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::IntoParams;
 
 use super::body::{self, read_limited};
-use super::serve::Peer;
+use super::console::Console;
 use crate::admin::Control;
-use crate::audit::{Actor, OperatorProof};
-use crate::authorization::doors::Door;
+use crate::audit::Actor;
 use crate::authorization::signing::SigningKeys;
 use crate::authorization::{AuthorizationServer, Fault};
 use crate::connections::keeper::{Keeper, MayUse};
 use crate::env::ClockOffset;
-use crate::secret::{Digest, Plaintext};
 use crate::store::sweeper::SweeperState;
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
 
+mod access;
+mod api_tokens;
 mod approvals;
 mod clients;
 mod connections;
+mod door;
 mod grants;
 mod if_match;
 mod keys;
+mod me;
 pub mod openapi;
 mod pins;
 mod policies;
 mod recordings;
+mod set_up_link;
 mod signing_keys;
 mod status;
 mod store;
@@ -51,6 +55,12 @@ mod trails;
 mod upstreams;
 mod users;
 mod vault;
+
+use access::{Lacks, Who};
+use door::Post;
+
+pub use access::Access;
+pub use door::Operators;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -60,13 +70,6 @@ const PROBLEM: &str = "application/problem+json";
 /// Rows on a page, unless asked for fewer or more; at most as many as the store gives.
 const DEFAULT_PAGE: usize = 50;
 
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Whoever holds the operator token, or opens the admin socket as the gateway's own user or root.
-    Operator,
-}
-
 /// One row of the API.
 pub struct Route {
     pub method: &'static str,
@@ -75,13 +78,29 @@ pub struct Route {
     handler: fn() -> MethodRouter<Arc<Api>>,
 }
 
+impl Route {
+    /// The part of the API that a row belongs to, by which tokens are narrowed: the first segment of its path, without what it is the path of.
+    pub fn area(&self) -> &'static str {
+        let own = self.path.strip_prefix("/api/v1/").unwrap_or(self.path);
+        let area = own.split('/').next().unwrap_or(own);
+        area.strip_suffix(".json").unwrap_or(area)
+    }
+}
+
+/// The areas that there are, each once.
+fn areas() -> impl Iterator<Item = &'static str> {
+    let is_first = |at: usize, area: &str| ROUTES[..at].iter().all(|other| other.area() != area);
+    let areas = ROUTES.iter().map(Route::area).enumerate();
+    areas.filter(move |(at, area)| is_first(*at, area)).map(|(_, area)| area)
+}
+
 /// All of it.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/api/v1/openapi.json", access: Access::Operator, handler: || get(openapi::show) },
-    Route { method: "GET", path: "/api/v1/status", access: Access::Operator, handler: || get(status::show) },
-    Route { method: "GET", path: "/api/v1/keys", access: Access::Operator, handler: || get(keys::list) },
+    Route { method: "GET", path: "/api/v1/openapi.json", access: Access::Viewer, handler: || get(openapi::show) },
+    Route { method: "GET", path: "/api/v1/status", access: Access::Viewer, handler: || get(status::show) },
+    Route { method: "GET", path: "/api/v1/keys", access: Access::Viewer, handler: || get(keys::list) },
     Route { method: "POST", path: "/api/v1/keys", access: Access::Operator, handler: || post(keys::create) },
-    Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || get(keys::show) },
+    Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Viewer, handler: || get(keys::show) },
     Route { method: "PATCH", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || patch(keys::change) },
     Route { method: "DELETE", path: "/api/v1/keys/{name}", access: Access::Operator, handler: || delete(keys::remove) },
     Route {
@@ -96,9 +115,9 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || delete(keys::end_earlier),
     },
-    Route { method: "GET", path: "/api/v1/clients", access: Access::Operator, handler: || get(clients::list) },
+    Route { method: "GET", path: "/api/v1/clients", access: Access::Viewer, handler: || get(clients::list) },
     Route { method: "POST", path: "/api/v1/clients", access: Access::Operator, handler: || post(clients::add) },
-    Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Operator, handler: || get(clients::show) },
+    Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Viewer, handler: || get(clients::show) },
     Route {
         method: "PATCH",
         path: "/api/v1/clients/{id}",
@@ -111,7 +130,7 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || delete(clients::remove),
     },
-    Route { method: "GET", path: "/api/v1/upstreams", access: Access::Operator, handler: || get(upstreams::list) },
+    Route { method: "GET", path: "/api/v1/upstreams", access: Access::Viewer, handler: || get(upstreams::list) },
     Route { method: "POST", path: "/api/v1/upstreams", access: Access::Operator, handler: || post(upstreams::create) },
     Route {
         method: "POST",
@@ -119,12 +138,7 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(upstreams::try_definition),
     },
-    Route {
-        method: "GET",
-        path: "/api/v1/upstreams/{name}",
-        access: Access::Operator,
-        handler: || get(upstreams::show),
-    },
+    Route { method: "GET", path: "/api/v1/upstreams/{name}", access: Access::Viewer, handler: || get(upstreams::show) },
     Route {
         method: "PATCH",
         path: "/api/v1/upstreams/{name}",
@@ -155,11 +169,11 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(connections::connect),
     },
-    Route { method: "GET", path: "/api/v1/connections", access: Access::Operator, handler: || get(connections::list) },
+    Route { method: "GET", path: "/api/v1/connections", access: Access::Viewer, handler: || get(connections::list) },
     Route {
         method: "GET",
         path: "/api/v1/connections/flows",
-        access: Access::Operator,
+        access: Access::Viewer,
         handler: || get(connections::list_flows),
     },
     Route {
@@ -171,7 +185,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/api/v1/connections/{id}",
-        access: Access::Operator,
+        access: Access::Viewer,
         handler: || get(connections::show),
     },
     Route {
@@ -180,7 +194,7 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(connections::reauthorise),
     },
-    Route { method: "GET", path: "/api/v1/policies", access: Access::Operator, handler: || get(policies::list) },
+    Route { method: "GET", path: "/api/v1/policies", access: Access::Viewer, handler: || get(policies::list) },
     Route {
         method: "POST",
         path: "/api/v1/policies/reload",
@@ -190,7 +204,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/api/v1/policies/generations",
-        access: Access::Operator,
+        access: Access::Viewer,
         handler: || get(policies::generations),
     },
     Route {
@@ -199,16 +213,11 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(policies::roll_back),
     },
-    Route {
-        method: "GET",
-        path: "/api/v1/decisions",
-        access: Access::Operator,
-        handler: || get(trails::list_decisions),
-    },
+    Route { method: "GET", path: "/api/v1/decisions", access: Access::Viewer, handler: || get(trails::list_decisions) },
     Route {
         method: "GET",
         path: "/api/v1/decisions/{id}",
-        access: Access::Operator,
+        access: Access::Viewer,
         handler: || get(trails::show_decision),
     },
     Route { method: "GET", path: "/api/v1/recordings", access: Access::Operator, handler: || get(recordings::list) },
@@ -218,8 +227,8 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || get(recordings::show),
     },
-    Route { method: "GET", path: "/api/v1/audit", access: Access::Operator, handler: || get(trails::list_audit) },
-    Route { method: "GET", path: "/api/v1/approvals", access: Access::Operator, handler: || get(approvals::list) },
+    Route { method: "GET", path: "/api/v1/audit", access: Access::Viewer, handler: || get(trails::list_audit) },
+    Route { method: "GET", path: "/api/v1/approvals", access: Access::Viewer, handler: || get(approvals::list) },
     Route { method: "GET", path: "/api/v1/approvals/{id}", access: Access::Operator, handler: || get(approvals::show) },
     Route {
         method: "POST",
@@ -227,11 +236,11 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(approvals::decide),
     },
-    Route { method: "GET", path: "/api/v1/pins", access: Access::Operator, handler: || get(pins::list) },
-    Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Operator, handler: || get(pins::show) },
+    Route { method: "GET", path: "/api/v1/pins", access: Access::Viewer, handler: || get(pins::list) },
+    Route { method: "GET", path: "/api/v1/pins/definition", access: Access::Viewer, handler: || get(pins::show) },
     Route { method: "POST", path: "/api/v1/pins/accept", access: Access::Operator, handler: || post(pins::accept) },
     Route { method: "POST", path: "/api/v1/pins/forget", access: Access::Operator, handler: || post(pins::forget) },
-    Route { method: "GET", path: "/api/v1/grants", access: Access::Operator, handler: || get(grants::list) },
+    Route { method: "GET", path: "/api/v1/grants", access: Access::Viewer, handler: || get(grants::list) },
     Route {
         method: "DELETE",
         path: "/api/v1/grants/{id}",
@@ -239,12 +248,7 @@ pub const ROUTES: &[Route] = &[
         handler: || delete(grants::remove),
     },
     Route { method: "POST", path: "/api/v1/grants/revoke", access: Access::Operator, handler: || post(grants::revoke) },
-    Route {
-        method: "GET",
-        path: "/api/v1/signing-keys",
-        access: Access::Operator,
-        handler: || get(signing_keys::list),
-    },
+    Route { method: "GET", path: "/api/v1/signing-keys", access: Access::Viewer, handler: || get(signing_keys::list) },
     Route {
         method: "POST",
         path: "/api/v1/signing-keys/rotate",
@@ -254,18 +258,18 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/api/v1/signing-keys/{id}/revoke",
-        access: Access::Operator,
+        access: Access::Owner,
         handler: || post(signing_keys::revoke),
     },
-    Route { method: "GET", path: "/api/v1/users", access: Access::Operator, handler: || get(users::list) },
+    Route { method: "GET", path: "/api/v1/users", access: Access::Viewer, handler: || get(users::list) },
     Route { method: "POST", path: "/api/v1/users", access: Access::Operator, handler: || post(users::create) },
-    Route { method: "GET", path: "/api/v1/users/{id}", access: Access::Operator, handler: || get(users::show) },
+    Route { method: "GET", path: "/api/v1/users/{id}", access: Access::Viewer, handler: || get(users::show) },
     Route { method: "PATCH", path: "/api/v1/users/{id}", access: Access::Operator, handler: || patch(users::change) },
     Route { method: "DELETE", path: "/api/v1/users/{id}", access: Access::Operator, handler: || delete(users::remove) },
     Route {
         method: "GET",
         path: "/api/v1/users/{id}/sessions",
-        access: Access::Operator,
+        access: Access::Viewer,
         handler: || get(users::sessions),
     },
     Route {
@@ -274,14 +278,24 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || delete(users::end_sessions),
     },
-    Route { method: "GET", path: "/api/v1/vault", access: Access::Operator, handler: || get(vault::show) },
-    Route { method: "POST", path: "/api/v1/vault/rotate", access: Access::Operator, handler: || post(vault::rotate) },
-    Route { method: "POST", path: "/api/v1/vault/rewrap", access: Access::Operator, handler: || post(vault::rewrap) },
+    Route { method: "GET", path: "/api/v1/vault", access: Access::Viewer, handler: || get(vault::show) },
+    Route { method: "POST", path: "/api/v1/vault/rotate", access: Access::Owner, handler: || post(vault::rotate) },
+    Route { method: "POST", path: "/api/v1/vault/rewrap", access: Access::Owner, handler: || post(vault::rewrap) },
     Route { method: "POST", path: "/api/v1/vault/verify", access: Access::Operator, handler: || post(vault::verify) },
-    Route { method: "POST", path: "/api/v1/vault/shred", access: Access::Operator, handler: || post(vault::shred) },
-    Route { method: "GET", path: "/api/v1/store/backup", access: Access::Operator, handler: || get(store::back_up) },
-    Route { method: "GET", path: "/api/v1/store/stats", access: Access::Operator, handler: || get(store::stats) },
+    Route { method: "POST", path: "/api/v1/vault/shred", access: Access::Owner, handler: || post(vault::shred) },
+    Route { method: "GET", path: "/api/v1/store/backup", access: Access::Owner, handler: || get(store::back_up) },
+    Route { method: "GET", path: "/api/v1/store/stats", access: Access::Viewer, handler: || get(store::stats) },
     Route { method: "GET", path: "/api/v1/store/verify", access: Access::Operator, handler: || get(store::verify) },
+    Route { method: "GET", path: "/api/v1/me", access: Access::Viewer, handler: || get(me::show) },
+    Route { method: "GET", path: "/api/v1/api-tokens", access: Access::Viewer, handler: || get(api_tokens::list) },
+    Route { method: "POST", path: "/api/v1/api-tokens", access: Access::Viewer, handler: || post(api_tokens::create) },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/api-tokens/{id}",
+        access: Access::Viewer,
+        handler: || delete(api_tokens::remove),
+    },
+    Route { method: "POST", path: "/api/v1/set-up-link", access: Access::Owner, handler: || post(set_up_link::create) },
 ];
 
 /// What the handlers work with.
@@ -293,29 +307,15 @@ pub struct Api {
     pub replicas: Arc<super::replica::Replicas>,
     pub signing: SigningKeys,
     pub connections: Kept,
-    pub operators: Operators,
+    pub operators: Arc<Operators>,
+    /// The pages of the admin listener, where there is one.
+    pub console: Option<Arc<Console>>,
 }
 
 /// What is asked about connections.
 pub struct Kept {
     pub keeper: Arc<Keeper>,
     pub may_use: MayUse,
-}
-
-/// Tells who is an operator.
-#[derive(Debug)]
-pub struct Operators {
-    token: Digest,
-    wrong: Door,
-}
-
-/// Who a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
-    Operator(OperatorProof),
-    Nobody,
-    /// Nobody, and from where nobody comes too often.
-    Waits(Duration),
 }
 
 /// What keeps the store right and tidy, to be looked at.
@@ -328,14 +328,13 @@ pub struct Upkeep {
 pub fn router(api: Arc<Api>) -> Router {
     let without_query = openapi::without_query();
     let rows = ROUTES.iter().fold(Router::new(), |router, route| {
-        let check = middleware::from_fn_with_state((api.clone(), route.access), check);
         let handler = (route.handler)();
         let handler = if without_query.contains(&(route.method, route.path)) {
             handler.layer(middleware::from_fn(refuse_query))
         } else {
             handler
         };
-        router.route(route.path, handler.layer(check))
+        router.route(route.path, behind_its_door(route, &api.operators, handler))
     });
     rows.with_state(api)
 }
@@ -390,66 +389,26 @@ fn explained(response: &Response) -> Response {
     explained
 }
 
-/// Lets a request pass that comes from whom the row wants, or answers 401.
-async fn check(State((api, access)): State<(Arc<Api>, Access)>, request: Request, next: Next) -> Response {
-    match access {
-        Access::Operator => check_operator(&api, request, next).await,
-    }
+/// A handler that those reach whom the row lets pass.
+fn behind_its_door<S: Clone + Send + Sync + 'static>(
+    route: &Route,
+    operators: &Arc<Operators>,
+    handler: MethodRouter<S>,
+) -> MethodRouter<S> {
+    let post = Post { operators: operators.clone(), access: route.access, area: route.area() };
+    handler.layer(middleware::from_fn_with_state(post, door::check))
 }
 
-async fn check_operator(api: &Api, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().copied();
-    let proof = match api.operators.look(peer, request.headers()) {
-        Shown::Operator(proof) => proof,
-        Shown::Nobody => {
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the operator token is required");
-            let mut response = problem.into_response();
-            let challenge = HeaderValue::from_static(r#"Bearer realm="portcullis admin""#);
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            return response;
-        }
-        Shown::Waits(wait) => {
-            let detail = "too many tokens that are wrong come from there: wait";
-            let mut response = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", detail).into_response();
-            let seconds = wait.as_secs().saturating_add(1);
-            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
-            return response;
-        }
-    };
-    request.extensions_mut().insert(Operator(Actor::Operator(proof)));
-    next.run(request).await
-}
+/// The operator that a request comes from: for the audit trail, and with what they may.
+#[derive(Clone)]
+struct Operator(Actor, Arc<Who>);
 
-impl Operators {
-    /// Operators have the token of this digest, or come over the socket as who runs the gateway.
-    pub fn new(token: Digest) -> Self {
-        Self { token, wrong: Door::of_wrong_credentials() }
-    }
-
-    /// Looks at what is shown, and counts it if it is wrong (`security.md` row T20).
-    fn look(&self, peer: Option<Peer>, headers: &HeaderMap) -> Shown {
-        if let Some(Peer::Unix { uid, .. }) = peer
-            && (uid == 0 || uid == rustix::process::geteuid().as_raw())
-        {
-            return Shown::Operator(OperatorProof::Socket);
-        }
-        let Some(shown) = headers.get(AUTHORIZATION) else { return Shown::Nobody };
-        let is_right = |(scheme, token): (&str, &str)| {
-            scheme.eq_ignore_ascii_case("bearer") && Plaintext::new(token.trim()).digest() == self.token
-        };
-        if shown.to_str().ok().and_then(|shown| shown.split_once(' ')).is_some_and(is_right) {
-            return Shown::Operator(OperatorProof::Token);
-        }
-        match self.wrong.count(peer.and_then(Peer::ip)) {
-            Ok(()) => Shown::Nobody,
-            Err(wait) => Shown::Waits(wait),
-        }
+impl Operator {
+    /// That they have at least the role for this.
+    fn needs(&self, access: Access) -> Result<(), Problem> {
+        if self.1.role() < access.role() { Err(Lacks::Role(access.role()).into()) } else { Ok(()) }
     }
 }
-
-/// The operator that a request comes from.
-#[derive(Clone, Copy)]
-struct Operator(Actor);
 
 /// A problem document.
 #[derive(Debug)]
@@ -614,25 +573,4 @@ fn next_cursor(api: &Api, list: &str, next: Option<&Cursor>) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn t20_many_wrong_tokens_of_one_address_have_to_wait_and_the_right_one_never() {
-        let operators = Operators::new(Plaintext::new("right").digest());
-        let look = |address: &str, shown: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.extend(shown.map(|shown| (AUTHORIZATION, HeaderValue::from_str(shown).unwrap())));
-            operators.look(Some(Peer::Tcp(format!("{address}:50000").parse().unwrap())), &headers)
-        };
-        for wrong in ["Bearer wrong", "Basic right", "right"] {
-            for _ in 0..200 {
-                assert_eq!(look("192.0.2.1", Some(wrong)), Shown::Nobody, "{wrong}");
-            }
-        }
-        assert!(matches!(look("192.0.2.1", Some("Bearer wrong")), Shown::Waits(wait) if wait > Duration::ZERO));
-        assert_eq!(look("192.0.2.1", Some("Bearer right")), Shown::Operator(OperatorProof::Token));
-        assert_eq!(look("192.0.2.1", None), Shown::Nobody, "who shows nothing tries nothing");
-        assert_eq!(look("192.0.2.2", Some("Bearer wrong")), Shown::Nobody, "another address");
-    }
-}
+mod tests;

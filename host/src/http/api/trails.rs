@@ -302,7 +302,7 @@ fn audit_view(recorded: &Recorded) -> AuditView {
         }
         AuditEvent::SessionRenewed { user, session } => json!({ "user": user, "session": session }),
         AuditEvent::SignedOut { user, sessions } => json!({ "user": user, "sessions": sessions }),
-        AuditEvent::EverybodySignedOut => json!({}),
+        AuditEvent::EverybodySignedOut | AuditEvent::SetUpLinkMade => json!({}),
         AuditEvent::ApiTokenCreated { token, user, name, role } => {
             json!({ "token": token, "user": user, "name": name, "role": role })
         }

@@ -1,7 +1,7 @@
 //! Upstreams: their health, and those that operators declare. No answer has a secret.
 //!
-//! A definition is what `[upstreams.NAME]` of the configuration file says, as JSON. It may name a program to start, which
-//! is why all of this is for operators alone.
+//! A definition is what `[upstreams.NAME]` of the configuration file says, as JSON. It may name a program to start and files to
+//! read, which is for owners alone: whoever says so can do what the gateway's own user can.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::if_match::{IfMatch, is_other, tagged};
 use super::openapi::words::{ManagedByWord, TrialOutcomeWord, TrialStageWord, UpstreamStateWord};
 use super::openapi::{Described, delete, get, patch, post};
-use super::{Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
+use super::{Access, Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
 use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView};
 use crate::config::definition::Misfit;
 use crate::config::{self, UpstreamTransport};
@@ -248,6 +248,7 @@ pub(super) async fn create(
 ) -> Answer {
     let UpstreamRequest { name, definition } = new;
     let name = UpstreamName::parse(&name).map_err(|error| Problem::invalid(error.to_string()))?;
+    operator.needs(to_say(&definition))?;
     let upstream = api.control.create_upstream(name, definition, query.care(), operator.0).await?;
     let mut response = shown(&api, StatusCode::CREATED, &upstream);
     let location = format!("/api/v1/upstreams/{}", upstream.name);
@@ -270,6 +271,7 @@ pub(super) async fn change(
         return Err(UpstreamError::ManagedByFile.into());
     }
     let (seen, change) = (condition.needed()?, change.read()?);
+    operator.needs(change.definition.as_ref().map_or(Access::Operator, to_say))?;
     let upstream = api.control.change_upstream(&name, seen, change, query.care(), operator.0).await?;
     Ok(shown(&api, StatusCode::OK, &upstream))
 }
@@ -284,8 +286,13 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(super) async fn try_definition(State(api): State<Arc<Api>>, Json(new): Json<UpstreamRequest>) -> Answer {
+pub(super) async fn try_definition(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Json(new): Json<UpstreamRequest>,
+) -> Answer {
     let name = UpstreamName::parse(&new.name).map_err(|error| Problem::invalid(error.to_string()))?;
+    operator.needs(to_say(&new.definition))?;
     Ok(ok(&json!(tried(api.control.try_definition(&name, new.definition).await)?)))
 }
 
@@ -299,6 +306,27 @@ pub(super) async fn refresh(State(api): State<Arc<Api>>, Path(name): Path) -> An
     let upstream = snapshot.upstreams.get(&read_name(&name)?);
     upstream.ok_or_else(|| Problem::not_found("upstream"))?.refresh();
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Settings of a program.
+const OF_PROGRAMS: [&str; 3] = ["command", "environment", "working_dir"];
+
+/// Who may say this of an upstream: owners, where it has the gateway start a program, or read a file or a variable of its own.
+fn to_say(definition: &Map<String, Value>) -> Access {
+    let is_of_program = OF_PROGRAMS.iter().any(|setting| definition.contains_key(*setting));
+    if is_of_program || definition.values().any(refers) { Access::Owner } else { Access::Operator }
+}
+
+/// Whether there is a reference in it: alone, or after a scheme as in `Bearer env:NAME`.
+fn refers(value: &Value) -> bool {
+    match value {
+        Value::String(text) => {
+            text.split_whitespace().any(|word| word.starts_with("env:") || word.starts_with("file:"))
+        }
+        Value::Array(values) => values.iter().any(refers),
+        Value::Object(members) => members.values().any(refers),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn read_name(name: &str) -> Result<UpstreamName, Problem> {
@@ -477,6 +505,30 @@ mod tests {
         ] {
             let problem = Problem::from(error);
             assert_eq!((problem.status.as_u16(), problem.code), (status, code));
+        }
+    }
+
+    #[test]
+    fn programs_files_and_variables_are_for_owners_to_name() {
+        let access = |definition: Value| to_say(definition.as_object().unwrap());
+        for definition in [
+            json!({ "url": "https://crm.example.com/mcp", "headers": { "X-Team": "core", "authorization": "Bearer x" } }),
+            json!({ "trust": "internal", "labels": ["profile:a"] }),
+            json!({}),
+        ] {
+            assert_eq!(access(definition.clone()), Access::Operator, "{definition}");
+        }
+        for definition in [
+            json!({ "command": ["sh"] }),
+            json!({ "command": null }),
+            json!({ "environment": { "LD_PRELOAD": "x" } }),
+            json!({ "working_dir": "/" }),
+            json!({ "headers": { "X-Key": "file:data/operator-token" } }),
+            json!({ "headers": { "authorization": "Bearer env:TOKEN" } }),
+            json!({ "auth": { "client_secret": " file:x" } }),
+            json!({ "labels": ["file:x"] }),
+        ] {
+            assert_eq!(access(definition.clone()), Access::Owner, "{definition}");
         }
     }
 }

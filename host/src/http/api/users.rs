@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::if_match::{IfMatch, is_other, tagged};
 use super::openapi::words::{RoleWord, UserStatusWord};
 use super::openapi::{Described, delete, get, patch, post};
-use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
+use super::{Access, Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::users::UserError;
 use crate::authorization::passwords;
 use crate::identity::TokenList;
@@ -83,25 +83,6 @@ pub(super) struct UserChange {
     status: Option<Option<String>>,
     /// Only the account of this revision, as If-Match says it too (409 here, 412 there).
     revision: Option<u64>,
-}
-
-/// The revision that If-Match allows a change of, which is the present one.
-async fn seen(api: &Api, id: &UserId, condition: IfMatch) -> Result<Option<u64>, Problem> {
-    let Some(revisions) = condition.said() else { return Ok(None) };
-    let revision = api.control.user(id).await?.revision;
-    if revisions.contains(&revision) {
-        Ok(Some(revision))
-    } else {
-        Err(is_other(UserError::Conflict(revision).to_string(), revision))
-    }
-}
-
-/// Why nothing changed, told to who said `seen` in If-Match or did not.
-fn refused(error: UserError, seen: Option<u64>) -> Problem {
-    match (error, seen) {
-        (UserError::Conflict(revision), Some(_)) => is_other(UserError::Conflict(revision).to_string(), revision),
-        (error, _) => error.into(),
-    }
 }
 
 /// What a person cannot be without.
@@ -274,6 +255,7 @@ pub(super) async fn create(
     let UserRequest { login, name, email, role, groups, password, status } = new;
     let login = login.as_deref().map(read_login).transpose()?;
     let role = role.as_deref().map_or(Ok(Role::User), read_role)?;
+    operator.needs(to_touch(role))?;
     let invited = match status.as_deref().map(read_status).transpose()? {
         None => password.is_none(),
         Some(Status::Invited) => true,
@@ -314,11 +296,11 @@ pub(super) async fn change(
 ) -> Answer {
     let id = read_id(&id)?;
     let UserChange { name, login, email, role, groups, password, status, revision } = change;
-    let seen = seen(&api, &id, condition).await?;
-    if let (Some(seen), Some(revision)) = (seen, revision)
-        && seen != revision
+    let known = touching(&api, &operator, &id, condition).await?;
+    if let (Some(known), Some(said)) = (known.revision, revision)
+        && known != said
     {
-        return Err(UserError::Conflict(seen).into());
+        return Err(UserError::Conflict(known).into());
     }
     let mut edits = Vec::new();
     edits.extend(name.map(|name| Edit::Name(DisplayName::of(&name.unwrap_or_default()))));
@@ -329,7 +311,9 @@ pub(super) async fn change(
         edits.push(Edit::Email(email.as_deref().map(read_email).transpose()?));
     }
     if let Some(role) = kept("role", role)? {
-        edits.push(Edit::Role(read_role(&role)?));
+        let role = read_role(&role)?;
+        operator.needs(to_touch(role))?;
+        edits.push(Edit::Role(role));
     }
     if let Some(groups) = groups {
         edits.push(Edit::Groups(read_groups(groups.unwrap_or_default())?));
@@ -357,8 +341,8 @@ pub(super) async fn change(
             edits.push(Edit::Password(Some(hash(&api, password, login.as_ref()).await?)));
         }
     }
-    let changed = api.control.change_user(&id, seen.or(revision), edits, operator.0).await;
-    let user = changed.map_err(|error| refused(error, seen))?;
+    let changed = api.control.change_user(&id, known.revision.or(revision), edits, operator.0).await;
+    let user = changed.map_err(|error| known.refused(error))?;
     Ok(tagged(ok(&UserView::of(&user)), user.revision))
 }
 
@@ -369,8 +353,9 @@ pub(super) async fn remove(
     condition: IfMatch,
 ) -> Answer {
     let id = read_id(&id)?;
-    let seen = seen(&api, &id, condition).await?;
-    api.control.delete_user(&id, seen, operator.0).await.map_err(|error| refused(error, seen))?;
+    let known = touching(&api, &operator, &id, condition).await?;
+    let deleted = api.control.delete_user(&id, known.revision, operator.0).await;
+    deleted.map_err(|error| known.refused(error))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -384,8 +369,58 @@ pub(super) async fn end_sessions(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let ended = api.control.end_user_sessions(&read_id(&id)?, operator.0).await?;
+    let id = read_id(&id)?;
+    touched(&api, &operator, &id).await?;
+    let ended = api.control.end_user_sessions(&id, operator.0).await?;
     Ok(ok(&json!(EndedView { ended })))
+}
+
+/// Who may make an account of a role, or change one.
+const fn to_touch(role: Role) -> Access {
+    match role {
+        Role::User => Access::Operator,
+        Role::Viewer | Role::Operator | Role::Owner => Access::Owner,
+    }
+}
+
+/// The revision of an account that somebody may touch only as it is now: who is no owner, while it has no role.
+async fn touched(api: &Api, operator: &Operator, id: &UserId) -> Result<Option<u64>, Problem> {
+    if operator.needs(Access::Owner).is_ok() {
+        return Ok(None);
+    }
+    let user = api.control.user(id).await?;
+    operator.needs(to_touch(user.role))?;
+    Ok(Some(user.revision))
+}
+
+/// The revision that an account has to be of: what If-Match says, or what [`touched`] says.
+struct Known {
+    revision: Option<u64>,
+    is_said: bool,
+}
+
+impl Known {
+    /// Why nothing changed, told to who said a revision in If-Match or did not.
+    fn refused(&self, error: UserError) -> Problem {
+        match error {
+            UserError::Conflict(revision) if self.is_said => is_other(error.to_string(), revision),
+            error => error.into(),
+        }
+    }
+}
+
+async fn touching(api: &Api, operator: &Operator, id: &UserId, condition: IfMatch) -> Result<Known, Problem> {
+    let touched = touched(api, operator, id).await?;
+    let Some(revisions) = condition.said() else { return Ok(Known { revision: touched, is_said: false }) };
+    let revision = match touched {
+        Some(revision) => revision,
+        None => api.control.user(id).await?.revision,
+    };
+    if revisions.contains(&revision) {
+        Ok(Known { revision: Some(revision), is_said: true })
+    } else {
+        Err(is_other(UserError::Conflict(revision).to_string(), revision))
+    }
 }
 
 async fn hash(api: &Api, password: String, login: Option<&Login>) -> Result<PasswordHash, Problem> {
@@ -407,7 +442,7 @@ fn read_email(email: &str) -> Result<Email, Problem> {
     Email::parse(email).ok_or_else(|| Problem::invalid("`email` is no e-mail address"))
 }
 
-fn read_role(role: &str) -> Result<Role, Problem> {
+pub(super) fn read_role(role: &str) -> Result<Role, Problem> {
     Role::parse(role).ok_or_else(|| Problem::invalid("roles are `user`, `viewer`, `operator` and `owner`"))
 }
 

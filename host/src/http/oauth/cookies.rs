@@ -1,4 +1,5 @@
-//! The cookies of the public listener: what they are called, how they are set, how they are read (design §13.25).
+//! The cookies of the public and of the admin listener: what they are called, how they are set, how they are read (design
+//! §13.25).
 //!
 //! A name begins with `__Host-`, so that a browser keeps it only over TLS, for this host alone and for all of its paths
 //! (RFC 6265bis §4.1.3.2). Where `public_url` is plain HTTP on loopback there is no such thing; and since browsers
@@ -58,10 +59,19 @@ pub struct Cookies {
 impl Cookies {
     /// Those of a gateway at `public_url`, in its normal form.
     pub fn new(public_url: &str, deployment: DeploymentId) -> Self {
-        let plain_port = plain_loopback_port(public_url);
+        Self::named("portcullis", public_url, deployment)
+    }
+
+    /// Those of the admin listener at `admin_url`, in its normal form: none is called like one of the public listener.
+    pub fn for_operators(admin_url: &str, deployment: DeploymentId) -> Self {
+        Self::named("portcullis-admin", admin_url, deployment)
+    }
+
+    fn named(prefix: &str, url: &str, deployment: DeploymentId) -> Self {
+        let plain_port = plain_loopback_port(url);
         let name = |kind: Kind| match plain_port {
-            None => format!("__Host-portcullis-{}", kind.word()),
-            Some(port) => format!("portcullis-{}-{port}-{deployment}", kind.word()),
+            None => format!("__Host-{prefix}-{}", kind.word()),
+            Some(port) => format!("{prefix}-{}-{port}-{deployment}", kind.word()),
         };
         Self { names: Kind::ALL.map(name), is_plain_loopback: plain_port.is_some() }
     }
@@ -192,6 +202,19 @@ mod tests {
         let mut names = Kind::ALL.map(|kind| cookies.name(kind)).to_vec();
         names.dedup();
         assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn the_admin_listener_has_names_of_its_own() {
+        let deployment = DeploymentId::parse(DEPLOYMENT).unwrap();
+        for (url, name) in [
+            ("https://admin.example.com", "__Host-portcullis-admin-session"),
+            ("http://127.0.0.1:7401", "portcullis-admin-session-7401-00112233445566778899aabbccddeeff"),
+        ] {
+            let (own, public) = (Cookies::for_operators(url, deployment), Cookies::new(url, deployment));
+            assert_eq!(own.name(Kind::Session), name);
+            assert!(Kind::ALL.iter().all(|kind| Kind::ALL.iter().all(|other| own.name(*kind) != public.name(*other))));
+        }
     }
 
     #[test]

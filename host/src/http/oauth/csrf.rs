@@ -88,14 +88,24 @@ pub async fn check_form(
     form: &Form<'_>,
     token: &str,
 ) -> Result<Checked, StoreError> {
-    let until = secret.unseal(TOKEN, &form.binding(), token).and_then(|until| until.try_into().ok());
-    let until = until.map(|until| Timestamp::from_millis(u64::from_be_bytes(until)));
-    let Some(until) = until.filter(|until| env.now() < *until) else { return Ok(Checked::Refused) };
+    let Some(until) = valid_until(env, secret, form, token) else { return Ok(Checked::Refused) };
     let digest = Digest::of(token.as_bytes());
     Ok(match marks::consume_once(store, marks::Kind::Csrf, digest, until).await? {
         Mark::First => Checked::Fresh,
         Mark::Seen => Checked::Used,
     })
+}
+
+/// Whether this is a token for this form that is not too old, sent for the first time or again: for what pages ask without a
+/// form, as often as they like.
+pub fn is_token(env: &Env, secret: &DeploymentSecret, form: &Form<'_>, token: &str) -> bool {
+    valid_until(env, secret, form, token).is_some()
+}
+
+/// Until when a token is good that is good now.
+fn valid_until(env: &Env, secret: &DeploymentSecret, form: &Form<'_>, token: &str) -> Option<Timestamp> {
+    let until = secret.unseal(TOKEN, &form.binding(), token).and_then(|until| until.try_into().ok());
+    until.map(|until| Timestamp::from_millis(u64::from_be_bytes(until))).filter(|until| env.now() < *until)
 }
 
 impl Form<'_> {
@@ -123,6 +133,14 @@ pub fn is_ours(headers: &HeaderMap, origin: &str) -> bool {
         (Some(value), again) => value == "same-origin" && !again,
     };
     says_so && may_be
+}
+
+/// Whether a browser says nothing against a page of `origin`, or its person, having asked for this: for what changes nothing.
+pub fn is_not_foreign(headers: &HeaderMap, origin: &str) -> bool {
+    let all = |name: &str, allowed: &[&str]| {
+        headers.get_all(name).iter().all(|value| allowed.iter().any(|allowed| value == allowed))
+    };
+    all(ORIGIN.as_str(), &[origin]) && all("sec-fetch-site", &["same-origin", "none"])
 }
 
 /// Reads a form that a page of `origin` sent.
@@ -200,6 +218,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_read_is_asked_for_by_nobody_else() {
+        for (lines, ours) in [
+            (vec![], true),
+            (vec![("origin", OURS)], true),
+            (vec![("sec-fetch-site", "none")], true),
+            (vec![("origin", OURS), ("sec-fetch-site", "same-origin")], true),
+            (vec![("sec-fetch-site", "same-site")], false),
+            (vec![("sec-fetch-site", "cross-site")], false),
+            (vec![("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], false),
+            (vec![("origin", "https://mcp.example.com")], false),
+            (vec![("origin", "null"), ("sec-fetch-site", "same-origin")], false),
+        ] {
+            assert_eq!(is_not_foreign(&headers(&lines), OURS), ours, "{lines:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_token_is_for_one_form_in_one_browser_and_once() {
         let (store, clock) = shared().await;
@@ -223,6 +258,8 @@ mod tests {
         }
         assert_eq!(check(form, &token).await, Checked::Fresh);
         assert_eq!(check(form, &token).await, Checked::Used);
+        assert!(is_token(&env, &secret, &form, &token), "for what is asked without a form it is good again");
+        assert!(!is_token(&env, &secret, &Form { cookie: Digest::of(b"c2"), ..form }, &token));
         let late = form_token(&env, &secret, &form);
         assert_ne!(late, token);
         clock.advance(FORM_LIFE);

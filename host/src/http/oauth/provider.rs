@@ -337,7 +337,8 @@ mod tests {
         let lost = Provider { issuer: "https://nowhere.example".to_owned(), ..provider() };
         let house = House::new("https://gateway.example", |auth| auth.providers = vec![lost]).await;
         let ada = house.person("ada", "correct horse battery").await;
-        let here = crate::authorization::people::Browser { replaces: None, agent: String::new() };
+        let surface = crate::identity::browser::Surface::Public;
+        let here = crate::authorization::people::Browser { replaces: None, agent: String::new(), surface };
         let method = crate::identity::browser::Method::Password;
         let begun = house.server.begin_session(&ada, method, here).await.unwrap().unwrap();
         let router = super::super::router(Arc::new(OAuth::new(house.server.clone())));

@@ -24,7 +24,7 @@ use crate::authorization::people::{Attempt, Begun, Browser, SignedIn};
 use crate::authorization::providers::MAX_NEXT;
 use crate::config::auth::Provider;
 use crate::http::serve::Peer;
-use crate::identity::browser::BrowserSession;
+use crate::identity::browser::{BrowserSession, Surface};
 use crate::identity::user::User;
 use crate::secret::{Digest, Plaintext};
 
@@ -37,7 +37,7 @@ const PURPOSE: &str = "sign-in";
 /// Purpose of the form that signs out, wherever it stands.
 pub(super) const SIGN_OUT: &str = "sign-out";
 /// When to come again after so many sign in at once that the gateway has no time to check.
-const BUSY_SECONDS: u64 = 3;
+pub const BUSY_SECONDS: u64 = 3;
 
 /// A path of this gateway to go on to, with its query: nothing that leads elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl OAuth {
 pub fn browser(oauth: &OAuth, headers: &HeaderMap) -> Browser {
     let replaces = oauth.cookies.read(headers, Kind::Session).map(|cookie| cookie.digest());
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-    Browser { replaces, agent: agent.to_owned() }
+    Browser { replaces, agent: agent.to_owned(), surface: Surface::Public }
 }
 
 /// The address that this comes from, if it has one.
@@ -229,6 +229,8 @@ async fn submit(State(oauth): State<Arc<OAuth>>, request: Request) -> Result<Res
         Ok(SignedIn::Wait(wait)) => {
             retry_after(again(StatusCode::TOO_MANY_REQUESTS, &too_many_tries(wait)), seconds(wait))
         }
+        // Which only the other listener says.
+        Ok(SignedIn::NotAdmitted) => again(StatusCode::FORBIDDEN, "This account does not sign in here."),
         Ok(SignedIn::Off) => again(StatusCode::FORBIDDEN, "Nobody signs in with a password here."),
         Err(Fault::Busy) => {
             let problem = "Too many people are signing in at the moment. Wait a few seconds and try again.";
@@ -239,12 +241,12 @@ async fn submit(State(oauth): State<Arc<OAuth>>, request: Request) -> Result<Res
 }
 
 /// Whole seconds, and no fewer than that takes.
-pub(super) fn seconds(wait: Duration) -> u64 {
+pub fn seconds(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
 /// What somebody is told who has to wait.
-pub(super) fn too_many_tries(wait: Duration) -> String {
+pub fn too_many_tries(wait: Duration) -> String {
     let seconds = seconds(wait);
     let unit = if seconds == 1 { "second" } else { "seconds" };
     format!("There were too many tries. Wait {seconds} {unit} and try again.")

@@ -110,6 +110,48 @@ pub async fn create(store: &Store, new: NewUser, actor: Actor) -> Result<Creatio
     store.write(move |tx| create_in(tx, &new, actor)).await
 }
 
+/// What came of [`create_first_owner`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirstOwner {
+    Created(Box<User>),
+    /// There is an owner already.
+    HasOne,
+    LoginTaken,
+    /// There are [`MAX_USERS`] already.
+    TooMany,
+}
+
+/// Makes an account of an owner, unless there is one in whatever state.
+pub async fn create_first_owner(store: &Store, new: NewUser, actor: Actor) -> Result<FirstOwner, StoreError> {
+    let new = NewUser { role: Role::Owner, ..new };
+    store
+        .write(move |tx| {
+            if has_owner_in(tx)? {
+                return Ok(FirstOwner::HasOne);
+            }
+            Ok(match create_in(tx, &new, actor)? {
+                Creation::Created(user) => FirstOwner::Created(user),
+                Creation::LoginTaken => FirstOwner::LoginTaken,
+                Creation::TooMany => FirstOwner::TooMany,
+            })
+        })
+        .await
+}
+
+/// Whether there is an account of an owner, in whatever state.
+pub async fn has_owner(store: &Store) -> Result<bool, StoreError> {
+    store.read(has_owner_in).await
+}
+
+fn has_owner_in(tx: &mut ReadTx<'_>) -> Result<bool, StoreError> {
+    for status in [Status::Active, Status::Invited, Status::Suspended] {
+        if !USERS.newest_within(tx, (Table::UsersByRole, &of_role(Role::Owner, status)), 1)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn create_in(tx: &mut WriteTx<'_>, new: &NewUser, actor: Actor) -> Result<Creation, StoreError> {
     let NewUser { id, login, name, email, role, groups, invited, password } = new;
     if let Some(login) = login

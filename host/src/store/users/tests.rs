@@ -156,6 +156,28 @@ async fn the_last_owner_stays(store: Store) {
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
+async fn one_first_owner_is_made_where_there_is_none(store: Store) {
+    created(&store, new(1, Role::User)).await;
+    assert!(!has_owner(&store).await.unwrap());
+    let make = |number| create_first_owner(&store, new(number, Role::User), ACTOR);
+    let (one, other) = tokio::join!(make(2), make(3));
+    let made = |came: &FirstOwner| matches!(came, FirstOwner::Created(user) if user.role == Role::Owner);
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!([made(&one), made(&other)].into_iter().filter(|made| *made).count(), 1, "{one:?} {other:?}");
+    assert!(one == FirstOwner::HasOne || other == FirstOwner::HasOne);
+    assert!(has_owner(&store).await.unwrap());
+    assert_eq!(make(4).await.unwrap(), FirstOwner::HasOne);
+    assert_eq!(store.verify().await.unwrap(), []);
+}
+
+async fn an_account_that_has_changed_is_not_deleted(store: Store) {
+    let seen = created(&store, new(1, Role::User)).await.revision;
+    assert!(matches!(edit(&store, 1, Edit::Role(Role::Operator)).await, Change::Changed(_)));
+    assert_eq!(delete_at(&store, &id(1), Some(seen), ACTOR).await.unwrap(), Deletion::Conflict(seen + 1));
+    let deleted = delete_at(&store, &id(1), Some(seen + 1), ACTOR).await.unwrap();
+    assert!(matches!(deleted, Deletion::Deleted(_)));
+}
+
 async fn people_are_their_subjects_and_not_their_addresses(store: Store) {
     let ada = Email::parse("ada@example.com").unwrap();
     assert_eq!(sign_in(&store, arrival("ada")).await.unwrap(), Arrived::Stranger);
@@ -311,6 +333,8 @@ on_memory!(
     a_user_comes_back_as_they_were_made,
     an_account_changes_as_a_whole_and_tells_of_each_field,
     the_last_owner_stays,
+    one_first_owner_is_made_where_there_is_none,
+    an_account_that_has_changed_is_not_deleted,
     people_are_their_subjects_and_not_their_addresses,
     an_identity_belongs_to_one_person,
     who_goes_leaves_a_name_and_a_list_of_what_is_left,

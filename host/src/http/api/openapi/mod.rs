@@ -28,7 +28,8 @@ pub(super) use operation::{Described, delete, get, patch, post};
 use operation::BEARER;
 
 const ABOUT: &str = "What operators do, for programs and scripts. It is served where `listen.admin` says, with a bearer token, \
-    and on the admin socket, which needs none: who may open the socket as the gateway's own user or root is an operator. \
+    and on the admin socket, which needs none: who may open the socket as the gateway's own user or root is an owner. \
+    Each operation takes a role, viewer, operator or owner, and whoever has less is answered 403. \
     Errors are problem documents (RFC 9457) with a stable `code`. Lists come in pages: `limit` is at most 200, \
     more is read as 200, and `cursor` is the `next_cursor` of the page before. Changes are merge patches (RFC 7396): what is \
     left out stays, `null` takes away, a list takes the place of the list. What is not known here is refused, in bodies and \
@@ -39,9 +40,12 @@ const ABOUT: &str = "What operators do, for programs and scripts. It is served w
 const AREAS: &[(&str, &str)] = &[
     ("status", "The gateway at a glance."),
     ("openapi", "This document."),
+    ("me", "Whoever asks."),
     ("upstreams", "MCP servers behind the gateway."),
     ("keys", "Virtual keys."),
     ("users", "People's accounts."),
+    ("api-tokens", "Tokens with which programs act for people."),
+    ("set-up-link", "The way to the first owner's account."),
     ("clients", "OAuth clients."),
     ("grants", "What people have let clients do."),
     ("connections", "Credentials that are kept for upstreams."),
@@ -86,6 +90,7 @@ pub(super) fn operations() -> Vec<Described> {
     let this = get("/api/v1/openapi.json", "showDocument", "This document").shows::<Document>();
     [
         vec![this],
+        super::me::operations(),
         super::status::operations(),
         super::keys::operations(),
         super::clients::operations(),
@@ -99,6 +104,8 @@ pub(super) fn operations() -> Vec<Described> {
         super::grants::operations(),
         super::signing_keys::operations(),
         super::users::operations(),
+        super::api_tokens::operations(),
+        super::set_up_link::operations(),
         super::vault::operations(),
         super::store::operations(),
     ]

@@ -72,7 +72,7 @@ impl Described {
         let described = described
             .refuses(StatusCode::BAD_REQUEST, &["bad_host", "invalid_query"])
             .refuses(StatusCode::UNAUTHORIZED, &["unauthenticated"])
-            .refuses(StatusCode::FORBIDDEN, &["forbidden", "forbidden_host", "forbidden_origin"])
+            .refuses(StatusCode::FORBIDDEN, &["forbidden", "forbidden_host", "forbidden_origin", "not_our_page"])
             .refuses(StatusCode::TOO_MANY_REQUESTS, &["too_many_attempts"])
             .refuses(
                 StatusCode::SERVICE_UNAVAILABLE,

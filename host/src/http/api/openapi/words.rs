@@ -33,6 +33,8 @@ macro_rules! words {
 words! {
     /// What people may do as operators.
     RoleWord: "user" "viewer" "operator" "owner";
+    /// How it is known who somebody is.
+    ProofWord: "socket" "operator_token" "session" "api_token";
     UserStatusWord: "invited" "active" "suspended" "deleted";
     GrantStateWord: "active" "revoked" "expired";
     PrincipalKindWord: "key" "user" "guest";

@@ -243,7 +243,7 @@ pub fn stale_form(site: &Site) -> Response {
 }
 
 /// The stylesheet.
-async fn asset(Path(file): Path<String>) -> Response {
+pub(in crate::http) async fn asset(Path(file): Path<String>) -> Response {
     if file != *STYLESHEET_NAME {
         return StatusCode::NOT_FOUND.into_response();
     }

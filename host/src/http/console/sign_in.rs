@@ -1,0 +1,148 @@
+//! `/sign-in` and `/sign-out` of the admin listener, for people whose role is viewer or above.
+//!
+//! As at the public listener, the form is bound to a cookie that opens nothing (`security.md` row A14), and a refusal says the
+//! same whatever its reason (row T19).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::USER_AGENT;
+use http::{HeaderMap, StatusCode};
+
+use super::{Console, Head, address};
+use crate::authorization::Fault;
+use crate::authorization::mint::{self, mint};
+use crate::authorization::people::{Attempt, Begun, Browser, SignedIn};
+use crate::http::oauth::cookies::Kind;
+use crate::http::oauth::csrf::{self, FORM_LIFE, Form};
+use crate::http::oauth::pages::{self, Site, page, retry_after, see_other, with_cookie};
+use crate::http::oauth::sign_in::{BUSY_SECONDS, Next, seconds, too_many_tries};
+use crate::identity::browser::Surface;
+use crate::identity::user::Role;
+use crate::secret::Plaintext;
+
+pub(super) const PATH: &str = "/sign-in";
+pub(super) const OUT: &str = "/sign-out";
+const PURPOSE: &str = "sign-in of an operator";
+/// Purpose of the form that signs out, wherever it stands.
+pub(super) const SIGN_OUT: &str = "sign-out of an operator";
+
+#[derive(Template)]
+#[template(path = "console/sign_in.html")]
+struct SignInPage<'a> {
+    site: &'a Site,
+    head: Option<Head>,
+    problem: Option<&'a str>,
+    passwords: bool,
+    token: String,
+    /// Where to go on, empty for the first page.
+    next: &'a str,
+    login: &'a str,
+}
+
+pub(super) async fn show(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
+    let query = request.uri().query().unwrap_or_default();
+    let next = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
+    let next = next.and_then(|(_, next)| Next::parse(&next));
+    if let Some(person) = console.person(request.headers()).await?
+        && person.user.role >= Role::Viewer
+    {
+        return Ok(see_other(&onward(&console, next.as_ref())));
+    }
+    Ok(answer(&console, request.headers(), (StatusCode::OK, None), next.as_ref(), ""))
+}
+
+/// Where somebody goes who is signed in.
+fn onward(console: &Console, next: Option<&Next>) -> String {
+    console.site.address(next.map_or("/", Next::as_str))
+}
+
+/// The page, with a form for this browser.
+fn answer(
+    console: &Console,
+    headers: &HeaderMap,
+    (status, problem): (StatusCode, Option<&str>),
+    next: Option<&Next>,
+    login: &str,
+) -> Response {
+    let cookie = console.form_cookie(headers);
+    let template = SignInPage {
+        site: &console.site,
+        head: None,
+        problem,
+        passwords: console.server.settings().sign_in.passwords,
+        token: console.form_token(&form(&cookie)),
+        next: next.map(Next::as_str).unwrap_or_default(),
+        login,
+    };
+    with_cookie(page(status, template, &[]), console.cookies.set(Kind::SignIn, &cookie, FORM_LIFE))
+}
+
+fn form(cookie: &Plaintext) -> Form<'static> {
+    Form { purpose: PURPOSE, subject: "", cookie: cookie.digest() }
+}
+
+pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
+    let (headers, address) = (request.headers().clone(), address(&request));
+    let mut fields = console.read_form(request).await?;
+    let next = Next::parse(&fields.take("next"));
+    let cookie = console.cookies.read(&headers, Kind::SignIn).ok_or_else(|| pages::stale_form(&console.site))?;
+    console.take_form(&form(&cookie), &fields.take(csrf::FIELD), address).await?;
+    let (login, password) = (fields.take("login"), fields.take_secret("password"));
+    let attempt = Attempt { login: login.clone(), password, address, browser: console.browser(&headers) };
+    let again = |status, problem: &str| answer(&console, &headers, (status, Some(problem)), next.as_ref(), &login);
+    Ok(match console.server.sign_in(attempt).await {
+        Ok(SignedIn::Begun(begun)) => console.begun(&begun, &onward(&console, next.as_ref())),
+        Ok(SignedIn::Refused) => {
+            let problem = "The login or the password is not right. Check both and try again; `portcullis user \
+                           set-password` gives another password to whoever has lost theirs.";
+            again(StatusCode::FORBIDDEN, problem)
+        }
+        Ok(SignedIn::NotAdmitted) => console.not_admitted(Role::Viewer),
+        Ok(SignedIn::Wait(wait)) => {
+            retry_after(again(StatusCode::TOO_MANY_REQUESTS, &too_many_tries(wait)), seconds(wait))
+        }
+        Ok(SignedIn::Off) => again(StatusCode::FORBIDDEN, "Nobody signs in with a password here."),
+        Err(Fault::Busy) => {
+            let problem = "Too many people are signing in at the moment. Wait a few seconds and try again.";
+            retry_after(again(StatusCode::TOO_MANY_REQUESTS, problem), BUSY_SECONDS)
+        }
+        Err(fault) => console.fault(&fault),
+    })
+}
+
+pub(super) async fn sign_out(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
+    let (headers, address) = (request.headers().clone(), address(&request));
+    let mut fields = console.read_form(request).await?;
+    if let Some(person) = console.person(&headers).await? {
+        let form = Form { purpose: SIGN_OUT, subject: "", cookie: person.cookie };
+        console.take_form(&form, &fields.take(csrf::FIELD), address).await?;
+        console.server.sign_out(&person.session).await.map_err(|fault| console.fault(&fault))?;
+    }
+    let response = see_other(&console.site.address(PATH));
+    Ok(with_cookie(response, console.cookies.clear(Kind::Session)))
+}
+
+impl Console {
+    /// What a browser is known by that is about to sign in: what it has, or else something new.
+    pub(super) fn form_cookie(&self, headers: &HeaderMap) -> Plaintext {
+        self.cookies.read(headers, Kind::SignIn).unwrap_or_else(|| mint(&self.server.env, mint::COOKIE))
+    }
+
+    /// The browser that sent this, for a session that is to begin in it.
+    pub(super) fn browser(&self, headers: &HeaderMap) -> Browser {
+        let replaces = self.cookie(headers).map(|cookie| cookie.digest());
+        let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        Browser { replaces, agent: agent.to_owned(), surface: Surface::Admin }
+    }
+
+    /// Sends somebody on who has just signed in.
+    pub(super) fn begun(&self, begun: &Begun, onward: &str) -> Response {
+        let life = begun.session.ends.as_millis().saturating_sub(begun.session.created.as_millis());
+        let cookie = self.cookies.set(Kind::Session, &begun.cookie, Duration::from_millis(life));
+        with_cookie(with_cookie(see_other(onward), cookie), self.cookies.clear(Kind::SignIn))
+    }
+}
