@@ -53,7 +53,7 @@ fn tell(tls: &ListenersTls, env: &Env) {
         }
         match tls.pair.not_after() {
             Some(at) if at <= env.now() => {
-                tracing::warn!(setting, %certificate, not_after = %at, "this certificate has expired")
+                tracing::warn!(setting, %certificate, not_after = %at, "this certificate has expired");
             }
             Some(at) if at <= env.now().after(SOON) => {
                 tracing::warn!(setting, %certificate, not_after = %at, "this certificate expires soon");
