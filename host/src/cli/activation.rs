@@ -25,12 +25,15 @@ pub(super) struct Inherited {
 
 /// Takes the sockets that the environment tells of.
 pub(super) fn inherited() -> anyhow::Result<Inherited> {
+    let is_ours = process_environment("LISTEN_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    if !is_ours {
+        return Ok(Inherited::default());
+    }
     let count = process_environment("LISTEN_FDS").and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
     if count > MOST {
         bail!("LISTEN_FDS tells of {count} sockets, and there are {MOST} listeners");
     }
-    let names = process_environment("LISTEN_FDNAMES");
-    // For another process if it says so; then none are there.
+    let names = process_environment("LISTEN_FDNAMES").filter(|_| count > 0);
     let mut sockets = ListenFd::from_env();
     let names = places(names.as_deref(), sockets.len())?;
     let mut inherited = Inherited::default();
