@@ -1,7 +1,7 @@
 //! Sockets that systemd opened for us (sd_listen_fds(3)): each takes the place of what a listener would bind itself.
 //!
-//! They are taken once, before anything else runs: the variables that name them are removed from the environment, and the
-//! sockets are not passed on to children, which get an environment of their own anyway.
+//! They are taken once, before anything else runs: the variables that count them are removed from the environment, and the
+//! sockets are closed in children, which get an environment of their own anyway.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
