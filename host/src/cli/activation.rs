@@ -1,7 +1,7 @@
 //! Sockets that systemd opened for us (sd_listen_fds(3)): each takes the place of what a listener would bind itself.
 //!
-//! They are taken once, before anything else runs: the variables that name them are removed from the environment, and the
-//! sockets are not passed on to children, which get an environment of their own anyway.
+//! They are taken once, before anything else runs: the variables that count them are removed from the environment, and the
+//! sockets are closed in children, which get an environment of their own anyway.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -25,12 +25,15 @@ pub(super) struct Inherited {
 
 /// Takes the sockets that the environment tells of.
 pub(super) fn inherited() -> anyhow::Result<Inherited> {
+    let is_ours = process_environment("LISTEN_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    if !is_ours {
+        return Ok(Inherited::default());
+    }
     let count = process_environment("LISTEN_FDS").and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
     if count > MOST {
         bail!("LISTEN_FDS tells of {count} sockets, and there are {MOST} listeners");
     }
-    let names = process_environment("LISTEN_FDNAMES");
-    // For another process if it says so; then none are there.
+    let names = process_environment("LISTEN_FDNAMES").filter(|_| count > 0);
     let mut sockets = ListenFd::from_env();
     let names = places(names.as_deref(), sockets.len())?;
     let mut inherited = Inherited::default();

@@ -256,9 +256,11 @@ mod tests {
         #[test]
         fn what_a_caller_puts_before_the_proxys_hop_never_counts(before in "[ -~]{0,80}") {
             let line = format!("{before}, 192.0.2.7");
-            let one = client("10.0.0.1:1", &[("x-forwarded-for", &line)]);
-            let two = client("10.0.0.1:1", &[("forwarded", before.as_str()), ("forwarded", "for=192.0.2.7")]);
-            prop_assert_eq!((one.as_deref(), two.as_deref()), (Some("192.0.2.7"), Some("192.0.2.7")));
+            let told = client("10.0.0.1:1", &[("x-forwarded-for", &line)]);
+            prop_assert_eq!(told.as_deref(), Some("192.0.2.7"));
+            let lines = [("forwarded", before.as_str()), ("forwarded", "for=192.0.2.7")];
+            let told = client("10.0.0.1:1", &lines);
+            prop_assert_eq!(told.as_deref(), Some("192.0.2.7"));
         }
     }
 }

@@ -689,7 +689,6 @@ async fn who_was_connected_before_the_stop_is_answered() {
         let reply = caller.reply().await;
         assert!(reply.contains("connection: close") && reply.ends_with("hello"), "{reply}");
     }
-    assert!(TcpStream::connect(gateway.address).await.is_err(), "nothing listens any more");
     gateway.stop().await;
 }
 

@@ -92,7 +92,7 @@ fn mistakes_about_tls_and_the_admin_listener_are_told() {
             format!("[listen]\nadmin_tls = {PAIR}\nadmin_url = 'http://ops.example'"),
             "3: listen.admin_url must begin with https://",
         ),
-        ("[listen]\nadmin_url = 'ops.example'".to_owned(), "2: listen.admin_url is not an absolute URL"),
+        ("[listen]\nadmin_url = 'ops.example'".to_owned(), "2: listen.admin_url must begin with http:// or https://"),
         ("[listen]\nadmin = '0.0.0.0:7401'".to_owned(), &format!("2: {exposed}")),
         ("[listen]\nadmin = '[2001:db8::1]:7401'".to_owned(), &format!("2: {exposed}")),
         (

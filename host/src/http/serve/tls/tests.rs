@@ -168,7 +168,7 @@ async fn a_new_certificate_is_shown_from_the_next_handshake_on() {
 
 #[tokio::test]
 async fn a_handshake_that_does_not_end_is_cut_and_leaves_others_alone() {
-    let gateway = Gateway::start(Limits { header: SHORT, ..PATIENT }).await;
+    let gateway = Gateway::start(Limits { header: SHORT * 4, ..PATIENT }).await;
     let mut silent = gateway.tcp().await;
     // The beginning of a record that says that 512 bytes follow.
     let mut dripping = gateway.tcp().await;
