@@ -32,6 +32,8 @@ use crate::upstream::{Subscription, UpstreamError, Watch};
 /// Waits before a lost subscription is made again double from the first to the last.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// A subscription that stood this long has shown that what was lent for it is good.
+const HEALTHY_LIFE: Duration = Duration::from_secs(60);
 /// Longest wait for the answer to a subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Subscriptions that wait to be made or unmade in one session.
@@ -120,21 +122,22 @@ impl Inner {
     ) {
         let mut ready = Some(ready);
         let mut pause = FIRST_PAUSE;
-        // Another credential was borrowed in the place of one that was refused, and nothing has stood with it yet.
+        // Another credential was borrowed in the place of one that was refused, and nothing has stood with it for long.
         let mut is_renewed = false;
         loop {
-            let mut has_stood = false;
+            let mut stood: Option<Instant> = None;
             // Called when the subscription stands.
             let mut begun = || {
-                has_stood = true;
+                stood = Some(Instant::now());
                 match ready.take() {
                     Some(ready) => _ = ready.send(Ok(())),
                     None => _ = via.events.try_send(perhaps_updated(subscription)),
                 }
             };
             let ended = self.watch_once(subscription, &via, borrower.as_mut(), &mut begun).await;
-            if has_stood {
-                (pause, is_renewed) = (FIRST_PAUSE, false);
+            if let Some(since) = stood {
+                pause = FIRST_PAUSE;
+                is_renewed &= since.elapsed() < HEALTHY_LIFE;
             }
             let refused = match (&ended, &borrower) {
                 (Err(UpstreamError::Rejected { why, of }), Some(_)) => Some((why.clone(), of.clone())),
