@@ -4,8 +4,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::WithConfig;
 use super::admin::{ask, segment, table, text};
-use super::{WithConfig, print};
+use super::output::{rows, tell};
 
 #[derive(Subcommand)]
 pub(super) enum SigningKeyCommand {
@@ -34,12 +35,12 @@ impl SigningKeyCommand {
             Self::List(with) => list(&with),
             Self::Rotate { now, with } => {
                 let answer = ask(&with, Method::POST, "/api/v1/signing-keys/rotate", Some(json!({ "now": now })))?;
-                print(&rotated(&answer))
+                tell(&with, &answer, rotated)
             }
             Self::Revoke { kid, with } => {
                 let path = format!("/api/v1/signing-keys/{}/revoke", segment(&kid)?);
                 let answer = ask(&with, Method::POST, &path, Some(json!({})))?;
-                print(&match answer["signs"].as_str() {
+                tell(&with, &answer, |answer| match answer["signs"].as_str() {
                     Some(signs) => format!("{kid} is taken out; {signs} signs"),
                     None => format!("{kid} is taken out; no key signs: the gateway's log says why"),
                 })
@@ -50,8 +51,8 @@ impl SigningKeyCommand {
 
 fn list(with: &WithConfig) -> anyhow::Result<()> {
     let answer = ask(with, Method::GET, "/api/v1/signing-keys", None)?;
-    let keys = answer["signing_keys"].as_array().into_iter().flatten().map(row);
-    print(&table(&["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"], keys))
+    let head = ["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"];
+    tell(with, &answer, |answer| table(&head, rows(answer, "signing_keys").iter().map(row)))
 }
 
 fn row(key: &Value) -> Vec<String> {

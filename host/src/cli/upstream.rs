@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::admin::{ask, ask_if, filtered, mistake, segment, table, text};
-use super::approval::plain;
-use super::{WithConfig, import, print};
+use super::output::{Format, rows, tell};
+use super::{WithConfig, import};
 
 /// Largest file with a definition, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -189,17 +189,17 @@ impl UpstreamCommand {
         match self {
             Self::List(with) => {
                 let answer = ask(&with, Method::GET, "/api/v1/upstreams", None)?;
-                print(&plain(&listed(answer["upstreams"].as_array().map_or(&[], Vec::as_slice))))
+                tell(&with, &answer, |answer| listed(rows(answer, "upstreams")))
             }
             Self::Show(one) => {
                 let answer = ask(&one.with, Method::GET, &one.path()?, None)?;
-                print(&plain(&format!("{answer:#}")))
+                tell(&one.with, &answer, |answer| format!("{answer:#}"))
             }
             Self::Add(add) => {
                 let new = json!({ "name": add.name, "definition": add.definition()? });
                 let path = format!("/api/v1/upstreams{}", query(add.unchecked));
                 let made = ask(&add.with, Method::POST, &path, Some(new))?;
-                print(&plain(&standing(&made)))
+                tell(&add.with, &made, standing)
             }
             Self::Set { name, settings, unchecked, with } => {
                 change(&with, &name, json!({ "definition": patch_of(&settings)? }), unchecked)
@@ -207,22 +207,27 @@ impl UpstreamCommand {
             Self::Enable { one, unchecked } => change(&one.with, &one.name, json!({ "enabled": true }), unchecked),
             Self::Disable(one) => change(&one.with, &one.name, json!({ "enabled": false }), false),
             Self::Remove(one) => {
-                ask(&one.with, Method::DELETE, &one.path()?, None)?;
-                print(&format!("{} is removed", one.name))
+                let answer = ask(&one.with, Method::DELETE, &one.path()?, None)?;
+                tell(&one.with, &answer, |_| format!("{} is removed", one.name))
             }
             Self::Try(one) => {
                 let tried = ask(&one.with, Method::POST, &format!("{}/try", one.path()?), None)?;
-                print(&plain(&trial(&one.name, &tried)?))
+                // One that fails is an error of the command, in either format.
+                match (one.with.output, trial(&one.name, &tried)) {
+                    (Format::Table, Err(failed)) => Err(failed),
+                    (Format::Table, Ok(told)) => tell(&one.with, &tried, |_| told),
+                    (Format::Json, outcome) => tell(&one.with, &tried, |_| String::new()).and(outcome.map(drop)),
+                }
             }
             Self::Refresh(one) => {
-                ask(&one.with, Method::POST, &format!("{}/refresh", one.path()?), None)?;
-                print(&format!("the tools of {} are being read", one.name))
+                let answer = ask(&one.with, Method::POST, &format!("{}/refresh", one.path()?), None)?;
+                tell(&one.with, &answer, |_| format!("the tools of {} are being read", one.name))
             }
             Self::Connect { scopes, one } => {
                 let scopes = Some(scopes.join(" ")).filter(|scopes| !scopes.is_empty());
                 let path = filtered(&format!("{}/connect", one.path()?), &[("scope", scopes)])?;
                 let link = ask(&one.with, Method::POST, &path, None)?;
-                print(text(&link["url"]))
+                tell(&one.with, &link, |link| text(&link["url"]).to_owned())
             }
             Self::Import { file, into } => import::run(&file, into.as_deref()),
         }
@@ -238,7 +243,7 @@ fn change(with: &WithConfig, name: &str, patch: Value, unchecked: bool) -> anyho
     let path = path_of(name)?;
     let revision = ask(with, Method::GET, &path, None)?["definition_revision"].as_u64().unwrap_or_default();
     let changed = ask_if(with, Method::PATCH, &format!("{path}{}", query(unchecked)), Some(patch), revision)?;
-    print(&plain(&standing(&changed)))
+    tell(with, &changed, standing)
 }
 
 /// How an upstream stands, in a line.
