@@ -33,6 +33,27 @@ impl Paged {
     }
 }
 
+// Of a list that the gateway gives whole.
+#[derive(clap::Args)]
+pub(super) struct Whole {
+    /// At most so many. Without it, all.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+impl Whole {
+    /// The list at `path`, and prints it.
+    pub(super) fn tell(&self, path: &str, member: &str, told: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
+        let mut answer = ask(&self.with, Method::GET, path, None)?;
+        if let (Some(limit), Value::Array(rows)) = (self.limit, &mut answer[member]) {
+            rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        tell(&self.with, &answer, |answer| told(rows(answer, member)))
+    }
+}
+
 /// All rows of a paged list; `path` may have a query.
 pub(super) fn every_page(with: &ConfigFile, path: &str, member: &str) -> anyhow::Result<Vec<Value>> {
     let mut answer = pages(with, path, member, None)?;

@@ -126,6 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_lists_or_shows_prints_json_on_request() {
+        let mut count = 0;
+        let Ok(()) = each_command(&mut |path, command| {
+            let is_one = path.last().is_some_and(|last| ["list", "show", "status", "stats"].contains(&last.as_str()));
+            if is_one {
+                count += 1;
+                let has = command.get_arguments().any(|argument| argument.get_long() == Some("output"));
+                assert!(has, "{path:?} has no --output");
+            }
+            Ok::<_, Infallible>(())
+        });
+        assert!(count > 15, "{count}");
+    }
+
+    #[test]
     fn every_command_is_in_the_documents() {
         let documents = include_str!("../../../docs/cli.md");
         let row = |(command, about): &(String, String)| format!("| `{command}` | {} |", about.trim_end_matches('.'));

@@ -5,13 +5,13 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::WithConfig;
-use super::admin::{ask, segment, table, text};
-use super::output::{rows, tell};
+use super::admin::{Whole, ask, segment, table, text};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum SigningKeyCommand {
     /// List the published keys, and which of them signs.
-    List(WithConfig),
+    List(Whole),
     /// Publish another key, which signs once it was published for as long as the configuration says.
     Rotate {
         /// Have it sign at once. Who verifies tokens by a copy of the published keys may not know it yet.
@@ -32,7 +32,10 @@ pub(super) enum SigningKeyCommand {
 impl SigningKeyCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List(with) => list(&with),
+            Self::List(whole) => {
+                let head = ["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"];
+                whole.tell("/api/v1/signing-keys", "signing_keys", |keys| table(&head, keys.iter().map(row)))
+            }
             Self::Rotate { now, with } => {
                 let answer = ask(&with, Method::POST, "/api/v1/signing-keys/rotate", Some(json!({ "now": now })))?;
                 tell(&with, &answer, rotated)
@@ -47,12 +50,6 @@ impl SigningKeyCommand {
             }
         }
     }
-}
-
-fn list(with: &WithConfig) -> anyhow::Result<()> {
-    let answer = ask(with, Method::GET, "/api/v1/signing-keys", None)?;
-    let head = ["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"];
-    tell(with, &answer, |answer| table(&head, rows(answer, "signing_keys").iter().map(row)))
 }
 
 fn row(key: &Value) -> Vec<String> {
