@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::WithConfig;
 use super::admin::{Paged, ask, segment, table, text};
-pub(super) use super::output::plain;
 use super::output::tell;
 
 #[derive(Subcommand)]

@@ -28,6 +28,7 @@ pub(super) enum UserCommand {
         /// An e-mail address, by which an identity provider's person finds an account that is invited.
         #[arg(long)]
         email: Option<String>,
+        /// What it may do here.
         #[arg(long, value_enum, default_value_t = RoleName::User)]
         role: RoleName,
         /// A group, for policies to read. May be given several times.

@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::admin::every_page;
 use super::output::plain;
-use super::{ConfigFile, WithConfig, print};
+use super::{ConfigFile, print};
 use crate::config;
 
 mod apply;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::export::{SEALED, reference};
 use super::stored::{Stored, Thing};
 use crate::config::definition::each_secret;
-use crate::config::portable::{ByName, Sections};
+use crate::config::portable::Sections;
 
 /// What may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

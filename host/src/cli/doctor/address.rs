@@ -81,8 +81,10 @@ async fn resolve(uri: &Uri) -> Result<(), Check> {
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let mend = "mend `public_url` or the name's DNS entry";
     match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, port))).await {
-        Ok(Ok(mut addresses)) if addresses.next().is_some() => Ok(()),
-        Ok(Ok(_)) => Err(Check::problem(AREA, format!("{host} has no address"), mend)),
+        Ok(Ok(mut addresses)) => match addresses.next() {
+            Some(_) => Ok(()),
+            None => Err(Check::problem(AREA, format!("{host} has no address"), mend)),
+        },
         Ok(Err(error)) => Err(Check::problem(AREA, format!("{host} cannot be resolved: {error}"), mend)),
         Err(_) => Err(Check::problem(AREA, format!("{host} is not resolved in time"), mend)),
     }

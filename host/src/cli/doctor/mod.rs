@@ -167,7 +167,7 @@ impl Subject {
         Ok(answer)
     }
 
-    /// Where relative paths of the configuration begin.
+    /// Where the gateway keeps what is its own.
     fn data_dir(&self) -> PathBuf {
         self.config.data_dir.clone()
     }

@@ -31,9 +31,9 @@ pub(super) enum Format {
 impl Format {
     /// What these arguments ask for, as far as it can be told of a line that is not understood.
     pub(super) fn of_arguments(arguments: &[String]) -> Self {
-        let pairs = arguments.iter().zip(arguments.iter().skip(1));
+        let mut pairs = arguments.iter().zip(arguments.iter().skip(1));
         let is_said = arguments.iter().any(|argument| argument == "--output=json")
-            || pairs.into_iter().any(|(flag, value)| flag == "--output" && value == "json");
+            || pairs.any(|(flag, value)| flag == "--output" && value == "json");
         if is_said { Self::Json } else { Self::Table }
     }
 }
