@@ -130,8 +130,7 @@ pub(super) fn plain(text: &str) -> String {
 
 /// Columns of the terminal that standard output is, if it is one.
 fn terminal_width() -> Option<usize> {
-    let out = io::stdout();
-    let size = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok()).flatten();
+    let size = io::stdout().is_terminal().then(|| rustix::termios::tcgetwinsize(io::stdout()).ok()).flatten();
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
