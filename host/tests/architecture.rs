@@ -224,6 +224,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("listenfd", &["cli"]),
     ("rustls_native_certs", &["store"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     // In `policy` as the error type of wit-component, and no further.
     ("anyhow", &["cli", "policy"]),
     ("notify", &["admin"]),

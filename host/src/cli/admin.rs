@@ -7,104 +7,96 @@ use anyhow::{Context as _, bail};
 use http::Method;
 use serde_json::Value;
 
-use super::{WithConfig, load, on_runtime, print};
+use super::output::{Refused, rows, tell};
+pub(super) use super::output::{mistake, table, text, words};
+use super::{ConfigFile, WithConfig, load, on_runtime};
 use crate::outbound::ask_socket_if;
 
+/// Rows of a page that is asked for: as many as the gateway gives.
+pub(super) const PAGE: u64 = 200;
+
+// Of a list that comes in pages.
 #[derive(clap::Args)]
-pub(super) struct Decisions {
-    /// How many, newest first.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
-    limit: u16,
-    /// Only of this principal, such as key:ci.
-    #[arg(long)]
-    principal: Option<String>,
-    /// Only of this tool, by the upstream's own name for it.
-    #[arg(long)]
-    tool: Option<String>,
-    /// Only with this verdict: allow, deny, hidden, error, …
-    #[arg(long)]
-    verdict: Option<String>,
+pub(super) struct Paged {
+    /// At most so many. Without it, all.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    #[command(flatten)]
+    pub(super) with: WithConfig,
+}
+
+impl Paged {
+    /// The list at `path`, which may have a query, as one answer with the rows of all pages, and prints it.
+    pub(super) fn tell(&self, path: &str, member: &str, told: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
+        let answer = pages(&self.with, path, member, self.limit)?;
+        tell(&self.with, &answer, |answer| told(rows(answer, member)))
+    }
+}
+
+// Of a list that the gateway gives whole.
+#[derive(clap::Args)]
+pub(super) struct Whole {
+    /// At most so many. Without it, all.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     #[command(flatten)]
     with: WithConfig,
 }
 
-impl Decisions {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        let mut path = format!("/api/v1/decisions?limit={}", self.limit);
-        for (name, value) in [("principal", &self.principal), ("tool", &self.tool), ("verdict", &self.verdict)] {
-            if let Some(value) = value {
-                path.push_str(&format!("&{name}={}", segment(value)?));
-            }
+impl Whole {
+    /// The list at `path`, and prints it.
+    pub(super) fn tell(&self, path: &str, member: &str, told: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
+        let mut answer = ask(&self.with, Method::GET, path, None)?;
+        if let (Some(limit), Value::Array(rows)) = (self.limit, &mut answer[member]) {
+            rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
-        let answer = ask(&self.with, Method::GET, &path, None)?;
-        let row = |decision: &Value| {
-            let step = |step: &Value| {
-                let code = step["reason_code"].as_str().map(|code| format!("({code})")).unwrap_or_default();
-                format!("{} {}{code} {}µs", text(&step["policy"]), text(&step["verdict"]), step["micros"])
-            };
-            let steps: Vec<String> = decision["steps"].as_array().into_iter().flatten().map(step).collect();
-            let cell = |name: &str| text(&decision[name]).to_owned();
-            let tool = [cell("upstream"), cell("tool")]
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-                .join("/");
-            let ended = format!("{} ms", decision["elapsed_ms"]);
-            vec![
-                cell("at"),
-                cell("principal"),
-                cell("operation"),
-                tool,
-                cell("verdict"),
-                cell("outcome"),
-                ended,
-                steps.join(", "),
-            ]
-        };
-        let rows = answer["decisions"].as_array().into_iter().flatten().map(row);
-        print(&table(&["AT", "PRINCIPAL", "OPERATION", "TOOL", "VERDICT", "OUTCOME", "TOOK", "POLICIES"], rows))
+        tell(&self.with, &answer, |answer| told(rows(answer, member)))
     }
-}
-
-pub(super) fn status(with: &WithConfig) -> anyhow::Result<()> {
-    let answer = ask(with, Method::GET, "/api/v1/status", None)?;
-    let object = answer.as_object().context("the gateway's answer is not an object")?;
-    let rows = object.iter().map(|(name, value)| {
-        vec![name.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)]
-    });
-    print(&table(&[], rows))
 }
 
 /// All rows of a paged list; `path` may have a query.
-pub(super) fn every_page(with: &WithConfig, path: &str, rows: &str) -> anyhow::Result<Vec<Value>> {
+pub(super) fn every_page(with: &ConfigFile, path: &str, member: &str) -> anyhow::Result<Vec<Value>> {
+    let mut answer = pages(with, path, member, None)?;
+    Ok(match answer[member].take() {
+        Value::Array(rows) => rows,
+        _ => Vec::new(),
+    })
+}
+
+/// A paged list as one answer: with `limit` rows at most, and with the cursor for what follows them, if something does.
+pub(super) fn pages(with: &ConfigFile, path: &str, member: &str, limit: Option<u64>) -> anyhow::Result<Value> {
     let gateway = Running::of(with)?;
-    let mut all = Vec::new();
+    let mut all: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let and = if path.contains('?') { '&' } else { '?' };
-        let page = match &cursor {
-            Some(cursor) => format!("{path}{and}limit=200&cursor={cursor}"),
-            None => format!("{path}{and}limit=200"),
-        };
-        let mut answer = gateway.ask(Method::GET, &page, None)?;
-        if let Value::Array(mut page) = answer[rows].take() {
-            all.append(&mut page);
+        let wanted = limit.map_or(PAGE, |limit| limit.saturating_sub(all.len() as u64).min(PAGE));
+        let mut answer = gateway.ask(Method::GET, &page(path, wanted, cursor.as_deref()), None)?;
+        if let Value::Array(mut rows) = answer[member].take() {
+            all.append(&mut rows);
         }
         cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
-        if cursor.is_none() {
-            return Ok(all);
+        if cursor.is_none() || limit.is_some_and(|limit| all.len() as u64 >= limit) {
+            answer[member] = Value::Array(all);
+            return Ok(answer);
         }
     }
 }
 
+/// The address of a page.
+pub(super) fn page(path: &str, limit: u64, cursor: Option<&str>) -> String {
+    let and = if path.contains('?') { '&' } else { '?' };
+    let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    format!("{path}{and}limit={limit}{cursor}")
+}
+
 /// Asks the running gateway. An error tells what it answered.
-pub(super) fn ask(with: &WithConfig, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+pub(super) fn ask(with: &ConfigFile, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
     Running::of(with)?.ask(method, path, body)
 }
 
 /// Asks the running gateway for what is done only if a thing still has this revision.
 pub(super) fn ask_if(
-    with: &WithConfig,
+    with: &ConfigFile,
     method: Method,
     path: &str,
     body: Option<Value>,
@@ -114,7 +106,7 @@ pub(super) fn ask_if(
 }
 
 /// Asks the running gateway for what may take minutes.
-pub(super) fn ask_patiently(with: &WithConfig, path: &str, patience: Duration) -> anyhow::Result<Value> {
+pub(super) fn ask_patiently(with: &ConfigFile, path: &str, patience: Duration) -> anyhow::Result<Value> {
     Running { patience, ..Running::of(with)? }.ask(Method::GET, path, None)
 }
 
@@ -129,7 +121,7 @@ struct Running {
 
 impl Running {
     /// That of this configuration.
-    fn of(with: &WithConfig) -> anyhow::Result<Self> {
+    fn of(with: &ConfigFile) -> anyhow::Result<Self> {
         Ok(Self { socket: load(with)?.listen.admin_socket, patience: PATIENCE })
     }
 
@@ -149,27 +141,10 @@ impl Running {
             serde_json::from_slice(&answer).context("the gateway's answer is not JSON")?
         };
         if !status.is_success() {
-            bail!("{}", refusal(&answer));
+            return Err(Refused(answer).into());
         }
         Ok(answer)
     }
-}
-
-/// What a problem document says to a person: at which stage something failed, and each mistake with its setting.
-fn refusal(problem: &Value) -> String {
-    let mistakes: Vec<String> = problem["mistakes"].as_array().into_iter().flatten().map(mistake).collect();
-    let detail = problem["detail"].as_str().unwrap_or("the gateway refused");
-    match (mistakes.is_empty(), problem["stage"].as_str()) {
-        (false, _) => mistakes.join("\n"),
-        (true, Some(stage)) => format!("{stage}: {detail}"),
-        (true, None) => detail.to_owned(),
-    }
-}
-
-/// A mistake in a definition, on a line or two. Its text names the setting.
-pub(super) fn mistake(mistake: &Value) -> String {
-    let hint = mistake["hint"].as_str().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-    format!("{}{hint}", text(&mistake["message"]))
 }
 
 /// The path of a list with these filters in its query.
@@ -199,50 +174,14 @@ pub(super) fn segment(value: &str) -> anyhow::Result<String> {
     }))
 }
 
-/// The strings of a list, side by side.
-pub(super) fn words(list: &Value) -> String {
-    list.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(" ")
-}
-
-pub(super) fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-/// Rows in columns as wide as they need to be.
-pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let head = (!head.is_empty()).then(|| head.iter().map(ToString::to_string).collect());
-    let rows: Vec<Vec<String>> = head.into_iter().chain(rows).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_they_need_to_be() {
-        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["häh".to_owned(), String::new()]];
-        assert_eq!(table(&["N", "M"], rows.into_iter()), "N    M\na    long\nhäh");
-    }
-
-    #[test]
-    fn a_refusal_tells_each_mistake_or_the_stage() {
-        let mistakes = json!([{ "field": "url", "message": "url is no URL", "hint": "write one" }, { "field": null, "message": "x" }]);
-        let told = refusal(&json!({ "detail": "d", "stage": "settings", "mistakes": mistakes }));
-        assert_eq!(told, "url is no URL\n  hint: write one\nx");
-        assert_eq!(refusal(&json!({ "detail": "nobody is there", "stage": "reach" })), "reach: nobody is there");
-        assert_eq!(refusal(&json!({ "detail": "no" })), "no");
+    fn pages_are_asked_for_one_after_the_other() {
+        assert_eq!(page("/a", 200, None), "/a?limit=200");
+        assert_eq!(page("/a?b=c", 7, Some("next")), "/a?b=c&limit=7&cursor=next");
     }
 
     #[test]

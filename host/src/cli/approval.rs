@@ -4,8 +4,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, every_page, segment, table, text};
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, segment, table, text};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum ApprovalCommand {
@@ -15,7 +16,7 @@ pub(super) enum ApprovalCommand {
         #[arg(long, default_value = "pending")]
         state: String,
         #[command(flatten)]
-        with: WithConfig,
+        page: Paged,
     },
     /// Show what an approval is for, with the arguments as they would be sent.
     Show {
@@ -47,27 +48,29 @@ pub(super) struct Decide {
 impl ApprovalCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { state, with } => list(&with, &state),
+            Self::List { state, page } => list(&page, &state),
             Self::Show { id, with } => {
                 let approval = ask(&with, Method::GET, &format!("/api/v1/approvals/{}", segment(&id)?), None)?;
-                print(&plain(&in_full(&approval)))
+                tell(&with, &approval, in_full)
             }
             Self::Decide(Decide { id, approve, deny: _, note, with }) => {
                 let path = format!("/api/v1/approvals/{}/decision", segment(&id)?);
                 let body = json!({ "decision": if approve { "approve" } else { "deny" }, "note": note });
                 let approval = ask(&with, Method::POST, &path, Some(body))?;
-                print(&plain(&format!("{id} is {} until {}", text(&approval["state"]), text(&approval["until"]))))
+                let told = |approval: &Value| {
+                    format!("{id} is {} until {}", text(&approval["state"]), text(&approval["until"]))
+                };
+                tell(&with, &approval, told)
             }
         }
     }
 }
 
-fn list(with: &WithConfig, state: &str) -> anyhow::Result<()> {
+fn list(page: &Paged, state: &str) -> anyhow::Result<()> {
     let path = match state {
         "all" => "/api/v1/approvals".to_owned(),
         state => format!("/api/v1/approvals?state={}", segment(state)?),
     };
-    let approvals = every_page(with, &path, "approvals")?;
     let row = |approval: &Value| {
         let cell = |name: &str| text(&approval[name]).to_owned();
         vec![
@@ -81,7 +84,7 @@ fn list(with: &WithConfig, state: &str) -> anyhow::Result<()> {
         ]
     };
     let head = ["ID", "STATE", "UNTIL", "PRINCIPAL", "TOOL", "POLICY", "TITLE"];
-    print(&plain(&table(&head, approvals.iter().map(row))))
+    page.tell(&path, "approvals", |approvals| table(&head, approvals.iter().map(row)))
 }
 
 /// All there is to know of an approval.
@@ -119,33 +122,4 @@ fn in_full(approval: &Value) -> String {
         arguments => format!("{arguments:#}"),
     };
     format!("{rows}\n\n{}\n\nArguments: {arguments}", cell("summary"))
-}
-
-/// What others wrote, without characters that make a terminal show something else than what is there.
-pub(super) fn plain(text: &str) -> String {
-    use std::fmt::Write as _;
-    let misleads = |c: char| {
-        let controls_direction =
-            matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        (c.is_control() && c != '\n') || controls_direction
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if misleads(c) {
-            write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a String does not fail");
-        } else {
-            out.push(c);
-        }
-        out
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_misleads_is_written_out() {
-        assert_eq!(plain("a\nb \u{1b}[2Jc\u{202e}d\r"), "a\nb \\u001b[2Jc\\u202ed\\u000d");
-        assert_eq!(plain("häh 漢字 🙂"), "häh 漢字 🙂");
-    }
 }

@@ -4,16 +4,16 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin::{ask, every_page, segment, table, text};
-use super::approval::plain;
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, segment, table, text};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum ClientCommand {
     /// Add a client. It stays until it is removed; its secret, if it has one, is shown once.
     Add(Add),
     /// List clients: those of the configuration file, those that were added, and those that registered themselves.
-    List(WithConfig),
+    List(Paged),
     /// Show what is known of a client.
     Show(OneClient),
     /// Remove a client, and revoke all that was granted to it.
@@ -52,14 +52,14 @@ impl ClientCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Add(new) => add(&new),
-            Self::List(with) => list(&with),
+            Self::List(page) => list(&page),
             Self::Show(one) => {
                 let client = ask(&one.with, Method::GET, &path(&one)?, None)?;
-                print(&plain(&in_full(&client)))
+                tell(&one.with, &client, in_full)
             }
             Self::Remove(one) => {
-                ask(&one.with, Method::DELETE, &path(&one)?, None)?;
-                print(&format!("{} is removed, and what was granted to it is revoked", one.id))
+                let answer = ask(&one.with, Method::DELETE, &path(&one)?, None)?;
+                tell(&one.with, &answer, |_| format!("{} is removed, and what was granted to it is revoked", one.id))
             }
         }
     }
@@ -82,15 +82,16 @@ fn add(Add { name, redirect_uris, auth_method, grant_types, scopes, with }: &Add
         say("scope", json!(scopes.join(" ")));
     }
     let client = ask(with, Method::POST, "/api/v1/clients", Some(Value::Object(body)))?;
-    let id = text(&client["client_id"]);
-    match client["client_secret"].as_str() {
-        Some(secret) => print(&format!("client_id      {id}\nclient_secret  {secret}\nThe secret is shown once.")),
-        None => print(&format!("client_id      {id}")),
-    }
+    tell(with, &client, |client| {
+        let id = text(&client["client_id"]);
+        match client["client_secret"].as_str() {
+            Some(secret) => format!("client_id      {id}\nclient_secret  {secret}\nThe secret is shown once."),
+            None => format!("client_id      {id}"),
+        }
+    })
 }
 
-fn list(with: &WithConfig) -> anyhow::Result<()> {
-    let clients = every_page(with, "/api/v1/clients", "clients")?;
+fn list(page: &Paged) -> anyhow::Result<()> {
     let row = |client: &Value| {
         let cell = |name: &str| text(&client[name]).to_owned();
         let or = |name: &str, other: &str| client[name].as_str().unwrap_or(other).to_owned();
@@ -104,7 +105,7 @@ fn list(with: &WithConfig) -> anyhow::Result<()> {
         ]
     };
     let head = ["ID", "NAME", "ORIGIN", "PROVES ITSELF BY", "LAST USED", "EXPIRES"];
-    print(&plain(&table(&head, clients.iter().map(row))))
+    page.tell("/api/v1/clients", "clients", |clients| table(&head, clients.iter().map(row)))
 }
 
 /// All there is to know of a client.

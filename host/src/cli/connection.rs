@@ -4,9 +4,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::Value;
 
-use super::admin::{ask, every_page, filtered, segment, table, text, words};
-use super::approval::plain;
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, filtered, segment, table, text, words};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum ConnectionCommand {
@@ -22,7 +22,7 @@ pub(super) enum ConnectionCommand {
         #[arg(long)]
         state: Option<String>,
         #[command(flatten)]
-        with: WithConfig,
+        page: Paged,
     },
     /// Print a link that makes a connection anew: one of the gateway's own, of all, or of a key. It opens once, within 15
     /// minutes. People and guests connect by themselves.
@@ -44,18 +44,18 @@ pub(super) enum ConnectionCommand {
 impl ConnectionCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { holder, upstream, state, with } => {
+            Self::List { holder, upstream, state, page } => {
                 let path =
                     filtered("/api/v1/connections", &[("holder", holder), ("upstream", upstream), ("state", state)])?;
-                print(&plain(&listed(&every_page(&with, &path, "connections")?)))
+                page.tell(&path, "connections", listed)
             }
             Self::Reauthorise { id, with } => {
                 let path = format!("/api/v1/connections/{}/reauthorise", segment(&id)?);
-                print(text(&ask(&with, Method::POST, &path, None)?["url"]))
+                tell(&with, &ask(&with, Method::POST, &path, None)?, |link| text(&link["url"]).to_owned())
             }
             Self::Revoke { id, with } => {
-                ask(&with, Method::DELETE, &format!("/api/v1/connections/{}", segment(&id)?), None)?;
-                print(&plain(&format!("{id} is ended")))
+                let answer = ask(&with, Method::DELETE, &format!("/api/v1/connections/{}", segment(&id)?), None)?;
+                tell(&with, &answer, |_| format!("{id} is ended"))
             }
         }
     }

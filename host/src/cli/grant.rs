@@ -5,9 +5,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, every_page, filtered, segment, table, text, words};
-use super::approval::plain;
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, filtered, segment, table, text, words};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum GrantCommand {
@@ -26,7 +26,7 @@ pub(super) enum GrantCommand {
         #[arg(long)]
         state: Option<String>,
         #[command(flatten)]
-        with: WithConfig,
+        page: Paged,
     },
     /// Revoke one grant, or all of a client, of a principal, of a kind of principal, or of anybody.
     Revoke(Revoke),
@@ -57,9 +57,9 @@ pub(super) struct Revoke {
 impl GrantCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { client, principal, kind, state, with } => {
+            Self::List { client, principal, kind, state, page } => {
                 let filters = [("client", client), ("principal", principal), ("kind", kind), ("state", state)];
-                print(&plain(&listed(&every_page(&with, &filtered("/api/v1/grants", &filters)?, "grants")?)))
+                page.tell(&filtered("/api/v1/grants", &filters)?, "grants", listed)
             }
             Self::Revoke(revoke) => revoke.run(),
         }
@@ -71,8 +71,8 @@ impl Revoke {
         let Self { id, client, principal, kind, all, with } = self;
         let (wanted, told) = match (id, client, principal, kind, all) {
             (Some(id), None, None, None, false) => {
-                ask(&with, Method::DELETE, &format!("/api/v1/grants/{}", segment(&id)?), None)?;
-                return print(&format!("{id} is revoked"));
+                let answer = ask(&with, Method::DELETE, &format!("/api/v1/grants/{}", segment(&id)?), None)?;
+                return tell(&with, &answer, |_| format!("{id} is revoked"));
             }
             (None, Some(client), None, None, false) => (json!({ "client": client }), format!("the client {client}")),
             (None, None, Some(principal), None, false) => (json!({ "principal": principal }), principal),
@@ -80,8 +80,8 @@ impl Revoke {
             (None, None, None, None, true) => (json!({ "all": true }), "anybody".to_owned()),
             _ => bail!("name one grant, --client, --principal or --kind, or say --all"),
         };
-        ask(&with, Method::POST, "/api/v1/grants/revoke", Some(wanted))?;
-        print(&plain(&format!("all that was granted to {told} until now is revoked")))
+        let answer = ask(&with, Method::POST, "/api/v1/grants/revoke", Some(wanted))?;
+        tell(&with, &answer, |_| format!("all that was granted to {told} until now is revoked"))
     }
 }
 

@@ -7,8 +7,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin::{ask, every_page, segment, table, text, words};
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, segment, table, text, words};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
@@ -35,7 +36,7 @@ pub(super) enum KeyCommand {
         with: WithConfig,
     },
     /// List all keys.
-    List(WithConfig),
+    List(Paged),
     /// Show one key.
     Show(OneKey),
     /// Change what a key may and whose it is. What is not given stays; what is given takes the place of what was.
@@ -108,29 +109,29 @@ impl KeyCommand {
                     "expires": expires,
                 });
                 let key = ask(&with, Method::POST, "/api/v1/keys", Some(key))?;
-                print(&format!("{}\n{SHOWN_ONCE}", text(&key["secret"])))
+                tell(&with, &key, |key| format!("{}\n{SHOWN_ONCE}", text(&key["secret"])))
             }
-            Self::List(with) => print(&listed(&every_page(&with, "/api/v1/keys", "keys")?)),
-            Self::Show(key) => print(&shown(&ask(&key.with, Method::GET, &key.path()?, None)?)),
+            Self::List(page) => page.tell("/api/v1/keys", "keys", listed),
+            Self::Show(key) => tell(&key.with, &ask(&key.with, Method::GET, &key.path()?, None)?, shown),
             Self::Set(set) => {
                 let patch = set.patch()?;
-                ask(&set.key.with, Method::PATCH, &set.key.path()?, Some(patch))?;
-                print(&format!("{} is changed", set.key.name))
+                let answer = ask(&set.key.with, Method::PATCH, &set.key.path()?, Some(patch))?;
+                tell(&set.key.with, &answer, |_| format!("{} is changed", set.key.name))
             }
             Self::Rotate { end_earlier: true, key, .. } => {
-                ask(&key.with, Method::DELETE, &format!("{}/earlier", key.path()?), None)?;
-                print(&format!("the earlier secret of {} is ended", key.name))
+                let answer = ask(&key.with, Method::DELETE, &format!("{}/earlier", key.path()?), None)?;
+                tell(&key.with, &answer, |_| format!("the earlier secret of {} is ended", key.name))
             }
             Self::Rotate { overlap, key, end_earlier: false } => {
                 let body = json!({ "overlap": overlap.as_secs() });
                 let rotated = ask(&key.with, Method::POST, &format!("{}/rotate", key.path()?), Some(body))?;
-                print(&told(&rotated))
+                tell(&key.with, &rotated, told)
             }
             Self::Disable(key) => set_disabled(&key, true),
             Self::Enable(key) => set_disabled(&key, false),
             Self::Delete(key) => {
-                ask(&key.with, Method::DELETE, &key.path()?, None)?;
-                print(&format!("{} is deleted", key.name))
+                let answer = ask(&key.with, Method::DELETE, &key.path()?, None)?;
+                tell(&key.with, &answer, |_| format!("{} is deleted", key.name))
             }
         }
     }
@@ -189,8 +190,8 @@ fn allow_list(lines: &[String]) -> anyhow::Result<Value> {
 }
 
 fn set_disabled(key: &OneKey, disabled: bool) -> anyhow::Result<()> {
-    ask(&key.with, Method::PATCH, &key.path()?, Some(json!({ "disabled": disabled })))?;
-    print(&format!("{} is {}", key.name, if disabled { "disabled" } else { "enabled" }))
+    let answer = ask(&key.with, Method::PATCH, &key.path()?, Some(json!({ "disabled": disabled })))?;
+    tell(&key.with, &answer, |_| format!("{} is {}", key.name, if disabled { "disabled" } else { "enabled" }))
 }
 
 /// What came of a rotation.

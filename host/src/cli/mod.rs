@@ -23,16 +23,24 @@ use crate::supervisor::Supervisor;
 mod activation;
 mod admin;
 mod approval;
+mod audit;
 mod client;
+mod configuration;
 mod connection;
+mod decision;
+mod doctor;
 mod example;
+mod follow;
+mod generated;
 mod grant;
 mod import;
 mod key;
+mod output;
 mod pin;
 mod policy;
 mod quickstart;
 mod signing_key;
+mod status;
 mod store;
 mod token;
 mod upstream;
@@ -40,6 +48,7 @@ mod user;
 mod vault;
 
 use activation::Inherited;
+use output::Format;
 
 /// One URL in front of many MCP servers, with sandboxed policies that decide who sees and calls what.
 #[derive(Parser)]
@@ -54,13 +63,20 @@ enum Command {
     /// Try it: a gateway, two example servers, the default policies and a key, in a directory of its own.
     Quickstart(quickstart::Quickstart),
     /// Run the gateway.
-    Serve(WithConfig),
+    Serve(ConfigFile),
     /// Validate a configuration and everything it names, without running it.
-    Check(WithConfig),
+    Check(ConfigFile),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
     /// Print the OpenAPI document of the admin API, which a running gateway serves at /api/v1/openapi.json.
     Openapi,
+    /// Check, describe and export configurations, and apply the parts that are kept in the store.
+    #[command(subcommand)]
+    Config(configuration::ConfigCommand),
+    /// Look for what usually goes wrong, and say how to mend it. Nothing is changed.
+    Doctor(doctor::Doctor),
+    /// Print the redirect addresses to register at identity providers and at upstreams' authorization servers.
+    RedirectUris(WithConfig),
     /// Look after virtual keys of the running gateway: make, list, change, rotate, disable, delete them.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -99,8 +115,15 @@ enum Command {
     /// Look after the keys that encrypt secrets: rotate, verify, destroy.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
-    /// Show the latest decisions: who called what, which policy said what.
-    Decisions(admin::Decisions),
+    /// Show decisions: who called what, which policy said what.
+    #[command(subcommand)]
+    Decision(decision::DecisionCommand),
+    /// The same as `decision list`.
+    #[command(hide = true)]
+    Decisions(decision::List),
+    /// Show what operators and the gateway did.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Show the running gateway at a glance.
     Status(WithConfig),
     /// Write everything that the running gateway remembers to a file.
@@ -113,26 +136,69 @@ enum Command {
     /// One of the example servers, for quickstart.
     #[command(hide = true)]
     ExampleUpstream(example::ExampleUpstream),
+    /// Print a script that completes this program's commands in a shell.
+    Completions(generated::Completions),
+    /// Write a man page for each command.
+    Man(generated::Man),
 }
 
 #[derive(clap::Args)]
-struct WithConfig {
+struct ConfigFile {
     /// The configuration file.
     #[arg(long, short, value_name = "FILE", env = "PORTCULLIS_CONFIG", default_value = "portcullis.toml")]
     config: PathBuf,
 }
 
-/// Runs the command that the arguments name. Exit code 1 for what went wrong, 2 for arguments that are not understood.
+// Of what asks the running gateway. No doc comment: it would become what commands say of themselves.
+#[derive(clap::Args)]
+struct WithConfig {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// How the answer is printed: as a table, or as the API gave it.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+impl std::ops::Deref for WithConfig {
+    type Target = ConfigFile;
+
+    fn deref(&self) -> &ConfigFile {
+        &self.file
+    }
+}
+
+/// Usage that is not understood: what clap itself ends with.
+const USAGE: u8 = 2;
+
+/// Runs the command that the arguments name. Exit code 1 for what went wrong, 2 for arguments that are not understood; errors
+/// are problem documents where JSON was asked for.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let said: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let format = Format::of_arguments(&said);
+    let arguments = match Arguments::try_parse() {
+        Err(error) if error.use_stderr() && format == Format::Json => {
+            tell_problem(&output::problem_of("usage", error.render().to_string().trim_end()));
+            return ExitCode::from(USAGE);
+        }
+        parsed => parsed.unwrap_or_else(|error| error.exit()),
+    };
     match run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            // If standard error is gone there is nobody to tell.
-            _ = writeln!(io::stderr(), "error: {}", explain(&error));
+            let explained = explain(&error);
+            match format {
+                Format::Json => tell_problem(&output::problem(&error, &explained)),
+                // If standard error is gone there is nobody to tell.
+                Format::Table => _ = writeln!(io::stderr(), "error: {explained}"),
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell_problem(problem: &serde_json::Value) {
+    // If standard error is gone there is nobody to tell.
+    _ = writeln!(io::stderr(), "{problem:#}");
 }
 
 /// The error and its causes; mistakes of a configuration in full.
@@ -154,8 +220,11 @@ fn explain(error: &anyhow::Error) -> String {
     text
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        // What is found is told by the exit code.
+        Command::Doctor(doctor) => return doctor.run(),
+        Command::Config(command) => return command.run(),
         Command::Quickstart(quickstart) => quickstart.run(),
         Command::Serve(with) => serve(&with),
         Command::Check(with) => check(&with),
@@ -175,12 +244,18 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::SigningKey(command) => command.run(),
         Command::Vault(command) => command.run(),
         Command::Decisions(command) => command.run(),
-        Command::Status(with) => admin::status(&with),
+        Command::Decision(command) => command.run(),
+        Command::Audit(command) => command.run(),
+        Command::Status(with) => status::run(&with),
+        Command::RedirectUris(with) => doctor::redirect_uris(&with),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Store(command) => command.run(),
         Command::ExampleUpstream(command) => command.run(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a text and a line end to standard output.
@@ -191,7 +266,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn serve(with: &WithConfig) -> anyhow::Result<()> {
+fn serve(with: &ConfigFile) -> anyhow::Result<()> {
     // Before there are other threads, which could read the environment.
     let inherited = activation::inherited()?;
     start_logging();
@@ -216,7 +291,7 @@ fn close_process(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Validates the configuration, and loads and tries every policy as the start would.
-fn check(with: &WithConfig) -> anyhow::Result<()> {
+fn check(with: &ConfigFile) -> anyhow::Result<()> {
     let config = load(with)?;
     let engine = Engine::start(config.policy.max_components)?;
     let publication = Publication {
@@ -254,7 +329,7 @@ fn pulled(config: &Config) -> anyhow::Result<Pulled> {
     on_runtime(async { Ok(Depot::read_only(Outbound::new(), &config.data_dir).fetch(references, max).await) })
 }
 
-fn load(with: &WithConfig) -> anyhow::Result<Config> {
+fn load(with: &ConfigFile) -> anyhow::Result<Config> {
     let now = Env::system().now();
     Ok(config::load(&with.config, &config::process_environment, now)?)
 }

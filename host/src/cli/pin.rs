@@ -7,8 +7,8 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, every_page, segment, table, text};
-use super::approval::plain;
+use super::admin::{Paged, ask, every_page, segment, table, text};
+use super::output::{Format, plain, tell};
 use super::{WithConfig, print};
 
 /// Lines around a difference that are shown.
@@ -27,7 +27,7 @@ pub(super) enum PinCommand {
         #[arg(long)]
         upstream: Option<String>,
         #[command(flatten)]
-        with: WithConfig,
+        page: Paged,
     },
     /// Show in what a tool's definition differs from the one that is pinned.
     Show {
@@ -61,9 +61,7 @@ pub(super) enum PinCommand {
 impl PinCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { changed, upstream, with } => {
-                print(&plain(&listed(&pins(&with, changed, upstream.as_deref())?)))
-            }
+            Self::List { changed, upstream, page } => page.tell(&pins(changed, upstream.as_deref())?, "pins", listed),
             Self::Show { tool, with } => show(&with, &tool),
             Self::Accept { tool, all: false, digest, with } => accept(&with, &tool, digest),
             Self::Accept { tool: upstream, all: true, digest: _, with } => accept_all(&with, &upstream),
@@ -72,12 +70,13 @@ impl PinCommand {
     }
 }
 
-fn pins(with: &WithConfig, changed: bool, upstream: Option<&str>) -> anyhow::Result<Vec<Value>> {
+/// The address of the list.
+fn pins(changed: bool, upstream: Option<&str>) -> anyhow::Result<String> {
     let mut path = format!("/api/v1/pins?changed={changed}");
     if let Some(upstream) = upstream {
         path.push_str(&format!("&upstream={}", segment(upstream)?));
     }
-    every_page(with, &path, "pins")
+    Ok(path)
 }
 
 fn listed(pins: &[Value]) -> String {
@@ -110,8 +109,12 @@ fn split(tool: &str) -> anyhow::Result<(&str, &str)> {
 
 fn show(with: &WithConfig, tool: &str) -> anyhow::Result<()> {
     let pin = definition(with, tool)?;
+    tell(with, &pin, |pin| shown(tool, pin))
+}
+
+fn shown(tool: &str, pin: &Value) -> String {
     let (pinned, offered) = (&pin["pinned_definition"], &pin["offered_definition"]);
-    let mut out = summary(tool, &pin);
+    let mut out = summary(tool, pin);
     let lines = |definition: &Value| match definition {
         Value::Null => Vec::new(),
         definition => format!("{definition:#}").lines().map(ToOwned::to_owned).collect::<Vec<_>>(),
@@ -123,7 +126,7 @@ fn show(with: &WithConfig, tool: &str) -> anyhow::Result<()> {
         _ if pin["state"] == "pinned" => out.push_str(&format!("\n{offered:#}")),
         (pinned, offered) => out.push_str(&format!("\n{}", diff(&lines(pinned), &lines(offered)))),
     }
-    print(&plain(&out))
+    out
 }
 
 /// What is pinned and what is offered, and where they differ.
@@ -150,23 +153,23 @@ fn accept(with: &WithConfig, tool: &str, digest: Option<String>) -> anyhow::Resu
     let shown = pin["offered_digest"].as_str().map(ToOwned::to_owned);
     let Some(digest) = digest.or(shown) else { bail!("the upstream does not offer {tool}") };
     let body = json!({ "upstream": upstream, "tool": name, "digest": digest });
-    ask(with, Method::POST, "/api/v1/pins/accept", Some(body))?;
-    print(&plain(&format!("{}\naccepted {digest}", summary(tool, &pin))))
+    let answer = ask(with, Method::POST, "/api/v1/pins/accept", Some(body))?;
+    tell(with, &answer, |_| format!("{}\naccepted {digest}", summary(tool, &pin)))
 }
 
 fn accept_all(with: &WithConfig, upstream: &str) -> anyhow::Result<()> {
-    let changed = pins(with, true, Some(upstream))?;
+    let changed = every_page(with, &pins(true, Some(upstream))?, "pins")?;
     let body = json!({ "upstream": upstream, "all": true });
     let answer = ask(with, Method::POST, "/api/v1/pins/accept", Some(body))?;
-    if !changed.is_empty() {
+    if !changed.is_empty() && with.output == Format::Table {
         print(&plain(&listed(&changed)))?;
     }
-    print(&format!("the definitions of {} tools of {upstream} are pinned", answer["accepted"]))
+    tell(with, &answer, |answer| format!("the definitions of {} tools of {upstream} are pinned", answer["accepted"]))
 }
 
 fn forget(with: &WithConfig, upstream: &str) -> anyhow::Result<()> {
     let answer = ask(with, Method::POST, "/api/v1/pins/forget", Some(json!({ "upstream": upstream })))?;
-    print(&format!("the pins of {} tools of {upstream} are forgotten", answer["forgotten"]))
+    tell(with, &answer, |answer| format!("the pins of {} tools of {upstream} are forgotten", answer["forgotten"]))
 }
 
 /// What happened to a line.

@@ -4,13 +4,14 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, segment, table, text};
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Whole, ask, segment, table, text};
+use super::output::tell;
 
 #[derive(Subcommand)]
 pub(super) enum SigningKeyCommand {
     /// List the published keys, and which of them signs.
-    List(WithConfig),
+    List(Whole),
     /// Publish another key, which signs once it was published for as long as the configuration says.
     Rotate {
         /// Have it sign at once. Who verifies tokens by a copy of the published keys may not know it yet.
@@ -31,27 +32,24 @@ pub(super) enum SigningKeyCommand {
 impl SigningKeyCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List(with) => list(&with),
+            Self::List(whole) => {
+                let head = ["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"];
+                whole.tell("/api/v1/signing-keys", "signing_keys", |keys| table(&head, keys.iter().map(row)))
+            }
             Self::Rotate { now, with } => {
                 let answer = ask(&with, Method::POST, "/api/v1/signing-keys/rotate", Some(json!({ "now": now })))?;
-                print(&rotated(&answer))
+                tell(&with, &answer, rotated)
             }
             Self::Revoke { kid, with } => {
                 let path = format!("/api/v1/signing-keys/{}/revoke", segment(&kid)?);
                 let answer = ask(&with, Method::POST, &path, Some(json!({})))?;
-                print(&match answer["signs"].as_str() {
+                tell(&with, &answer, |answer| match answer["signs"].as_str() {
                     Some(signs) => format!("{kid} is taken out; {signs} signs"),
                     None => format!("{kid} is taken out; no key signs: the gateway's log says why"),
                 })
             }
         }
     }
-}
-
-fn list(with: &WithConfig) -> anyhow::Result<()> {
-    let answer = ask(with, Method::GET, "/api/v1/signing-keys", None)?;
-    let keys = answer["signing_keys"].as_array().into_iter().flatten().map(row);
-    print(&table(&["KEY", "ALGORITHM", "STATE", "SIGNS", "CREATED", "NEXT"], keys))
 }
 
 fn row(key: &Value) -> Vec<String> {

@@ -4,7 +4,8 @@ use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, every_page, segment, table, text, words};
+use super::admin::{Paged, ask, segment, table, text, words};
+use super::output::tell;
 use super::user::id_of;
 use super::{WithConfig, print};
 use crate::secret::Plaintext;
@@ -37,7 +38,7 @@ pub(super) enum TokenCommand {
         #[arg(long, value_name = "LOGIN")]
         user: Option<String>,
         #[command(flatten)]
-        with: WithConfig,
+        page: Paged,
     },
     /// End a token.
     Revoke {
@@ -73,18 +74,18 @@ impl TokenCommand {
                 let wanted =
                     json!({ "name": name, "user": user, "role": role.word(), "scopes": scopes, "expires": expires });
                 let token = ask(&with, Method::POST, "/api/v1/api-tokens", Some(wanted))?;
-                print(&format!("{}\n{SHOWN_ONCE}", text(&token["secret"])))
+                tell(&with, &token, |token| format!("{}\n{SHOWN_ONCE}", text(&token["secret"])))
             }
-            Self::List { user, with } => {
+            Self::List { user, page } => {
                 let path = match user {
-                    Some(user) => format!("/api/v1/api-tokens?user={}", segment(&id_of(&with, &user)?)?),
+                    Some(user) => format!("/api/v1/api-tokens?user={}", segment(&id_of(&page.with, &user)?)?),
                     None => "/api/v1/api-tokens".to_owned(),
                 };
-                print(&listed(&every_page(&with, &path, "api_tokens")?))
+                page.tell(&path, "api_tokens", listed)
             }
             Self::Revoke { id, with } => {
-                ask(&with, Method::DELETE, &format!("/api/v1/api-tokens/{}", segment(&id)?), None)?;
-                print(&format!("{id} is revoked"))
+                let answer = ask(&with, Method::DELETE, &format!("/api/v1/api-tokens/{}", segment(&id)?), None)?;
+                tell(&with, &answer, |_| format!("{id} is revoked"))
             }
         }
     }
@@ -112,7 +113,7 @@ fn listed(tokens: &[Value]) -> String {
 /// Has the running gateway make another set-up link.
 pub(super) fn set_up_link(with: &WithConfig) -> anyhow::Result<()> {
     let answer = ask(with, Method::POST, "/api/v1/set-up-link", None)?;
-    print(text(&answer["link"]))
+    tell(with, &answer, |answer| text(&answer["link"]).to_owned())
 }
 
 /// Shows the link of the start to whoever sees it. It is a secret, and stands in no log.

@@ -7,9 +7,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin::{ask, ask_if, filtered, mistake, segment, table, text};
-use super::approval::plain;
-use super::{WithConfig, import, print};
+use super::admin::{Whole, ask, ask_if, filtered, mistake, segment, table, text};
+use super::output::{Format, tell};
+use super::{WithConfig, import};
 
 /// Largest file with a definition, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Subcommand)]
 pub(super) enum UpstreamCommand {
     /// List the upstreams of the running gateway and their health.
-    List(WithConfig),
+    List(Whole),
     /// Show one upstream with its definition. Secrets are not shown.
     Show(OneUpstream),
     /// Declare an upstream: an address, or a program and its arguments after `--`.
@@ -187,19 +187,16 @@ fn patch_of(settings: &[String]) -> anyhow::Result<Map<String, Value>> {
 impl UpstreamCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List(with) => {
-                let answer = ask(&with, Method::GET, "/api/v1/upstreams", None)?;
-                print(&plain(&listed(answer["upstreams"].as_array().map_or(&[], Vec::as_slice))))
-            }
+            Self::List(whole) => whole.tell("/api/v1/upstreams", "upstreams", listed),
             Self::Show(one) => {
                 let answer = ask(&one.with, Method::GET, &one.path()?, None)?;
-                print(&plain(&format!("{answer:#}")))
+                tell(&one.with, &answer, |answer| format!("{answer:#}"))
             }
             Self::Add(add) => {
                 let new = json!({ "name": add.name, "definition": add.definition()? });
                 let path = format!("/api/v1/upstreams{}", query(add.unchecked));
                 let made = ask(&add.with, Method::POST, &path, Some(new))?;
-                print(&plain(&standing(&made)))
+                tell(&add.with, &made, standing)
             }
             Self::Set { name, settings, unchecked, with } => {
                 change(&with, &name, json!({ "definition": patch_of(&settings)? }), unchecked)
@@ -207,22 +204,27 @@ impl UpstreamCommand {
             Self::Enable { one, unchecked } => change(&one.with, &one.name, json!({ "enabled": true }), unchecked),
             Self::Disable(one) => change(&one.with, &one.name, json!({ "enabled": false }), false),
             Self::Remove(one) => {
-                ask(&one.with, Method::DELETE, &one.path()?, None)?;
-                print(&format!("{} is removed", one.name))
+                let answer = ask(&one.with, Method::DELETE, &one.path()?, None)?;
+                tell(&one.with, &answer, |_| format!("{} is removed", one.name))
             }
             Self::Try(one) => {
                 let tried = ask(&one.with, Method::POST, &format!("{}/try", one.path()?), None)?;
-                print(&plain(&trial(&one.name, &tried)?))
+                // One that fails is an error of the command, in either format.
+                match (one.with.output, trial(&one.name, &tried)) {
+                    (Format::Table, Err(failed)) => Err(failed),
+                    (Format::Table, Ok(told)) => tell(&one.with, &tried, |_| told),
+                    (Format::Json, outcome) => tell(&one.with, &tried, |_| String::new()).and(outcome.map(drop)),
+                }
             }
             Self::Refresh(one) => {
-                ask(&one.with, Method::POST, &format!("{}/refresh", one.path()?), None)?;
-                print(&format!("the tools of {} are being read", one.name))
+                let answer = ask(&one.with, Method::POST, &format!("{}/refresh", one.path()?), None)?;
+                tell(&one.with, &answer, |_| format!("the tools of {} are being read", one.name))
             }
             Self::Connect { scopes, one } => {
                 let scopes = Some(scopes.join(" ")).filter(|scopes| !scopes.is_empty());
                 let path = filtered(&format!("{}/connect", one.path()?), &[("scope", scopes)])?;
                 let link = ask(&one.with, Method::POST, &path, None)?;
-                print(text(&link["url"]))
+                tell(&one.with, &link, |link| text(&link["url"]).to_owned())
             }
             Self::Import { file, into } => import::run(&file, into.as_deref()),
         }
@@ -238,7 +240,7 @@ fn change(with: &WithConfig, name: &str, patch: Value, unchecked: bool) -> anyho
     let path = path_of(name)?;
     let revision = ask(with, Method::GET, &path, None)?["definition_revision"].as_u64().unwrap_or_default();
     let changed = ask_if(with, Method::PATCH, &format!("{path}{}", query(unchecked)), Some(patch), revision)?;
-    print(&plain(&standing(&changed)))
+    tell(with, &changed, standing)
 }
 
 /// How an upstream stands, in a line.

@@ -7,8 +7,9 @@ use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{ask, every_page, segment, table, text, words};
-use super::{WithConfig, print};
+use super::WithConfig;
+use super::admin::{Paged, ask, segment, table, text, words};
+use super::output;
 use crate::env::Env;
 use crate::secret::Plaintext;
 
@@ -27,6 +28,7 @@ pub(super) enum UserCommand {
         /// An e-mail address, by which an identity provider's person finds an account that is invited.
         #[arg(long)]
         email: Option<String>,
+        /// What it may do here.
         #[arg(long, value_enum, default_value_t = RoleName::User)]
         role: RoleName,
         /// A group, for policies to read. May be given several times.
@@ -42,7 +44,7 @@ pub(super) enum UserCommand {
         with: WithConfig,
     },
     /// List accounts, newest first.
-    List(WithConfig),
+    List(Paged),
     /// Show one account, with how identity providers know its person and where they are signed in.
     Show(OneUser),
     /// Let an account open nothing until it is activated; its grants are revoked and its browsers signed out.
@@ -107,24 +109,26 @@ impl UserCommand {
                     "password": password.as_ref().map(Chosen::expose),
                 });
                 let user = ask(&with, Method::POST, "/api/v1/users", Some(user))?;
-                tell(&format!("{} is {}", text(&user["login"]), text(&user["status"])), password.as_ref())
+                let done = format!("{} is {}", text(&user["login"]), text(&user["status"]));
+                tell(&with, user, &done, password.as_ref())
             }
-            Self::List(with) => list(&with),
+            Self::List(page) => list(&page),
             Self::Show(one) => show(&one),
             Self::Suspend(one) => set_status(&one, "suspended"),
             Self::Activate(one) => set_status(&one, "active"),
             Self::SetPassword { password_stdin, user } => {
                 let (path, password) = (user.path()?, Chosen::read(password_stdin)?);
-                ask(&user.with, Method::PATCH, &path, Some(json!({ "password": password.expose() })))?;
-                tell(&format!("{} has another password", user.login), Some(&password))
+                let answer = ask(&user.with, Method::PATCH, &path, Some(json!({ "password": password.expose() })))?;
+                tell(&user.with, answer, &format!("{} has another password", user.login), Some(&password))
             }
             Self::Remove(one) => {
-                ask(&one.with, Method::DELETE, &one.path()?, None)?;
-                print(&format!("{} is deleted", one.login))
+                let answer = ask(&one.with, Method::DELETE, &one.path()?, None)?;
+                output::tell(&one.with, &answer, |_| format!("{} is deleted", one.login))
             }
             Self::Sessions(SessionsCommand::End(one)) => {
                 let answer = ask(&one.with, Method::DELETE, &format!("{}/sessions", one.path()?), None)?;
-                print(&format!("{} is signed out of {} browsers", one.login, answer["ended"]))
+                let told = |answer: &Value| format!("{} is signed out of {} browsers", one.login, answer["ended"]);
+                output::tell(&one.with, &answer, told)
             }
         }
     }
@@ -163,11 +167,14 @@ fn draw(env: &Env) -> Plaintext {
 }
 
 /// What was done, and the password where nobody knows it yet.
-fn tell(done: &str, password: Option<&Chosen>) -> anyhow::Result<()> {
-    match password.filter(|password| password.is_drawn) {
-        Some(drawn) => print(&format!("{done}\n{}\nThis is the password. It is shown once.", drawn.expose())),
-        None => print(done),
-    }
+fn tell(with: &WithConfig, mut answer: Value, done: &str, password: Option<&Chosen>) -> anyhow::Result<()> {
+    let Some(drawn) = password.filter(|password| password.is_drawn) else {
+        return output::tell(with, &answer, |_| done.to_owned());
+    };
+    // The gateway does not repeat what it was told, and nobody else knows it.
+    answer["password"] = drawn.expose().into();
+    let told = |_: &Value| format!("{done}\n{}\nThis is the password. It is shown once.", drawn.expose());
+    output::tell(with, &answer, told)
 }
 
 impl OneUser {
@@ -191,12 +198,11 @@ pub(super) fn id_of(with: &WithConfig, login: &str) -> anyhow::Result<String> {
 }
 
 fn set_status(one: &OneUser, status: &str) -> anyhow::Result<()> {
-    ask(&one.with, Method::PATCH, &one.path()?, Some(json!({ "status": status })))?;
-    print(&format!("{} is {status}", one.login))
+    let answer = ask(&one.with, Method::PATCH, &one.path()?, Some(json!({ "status": status })))?;
+    output::tell(&one.with, &answer, |_| format!("{} is {status}", one.login))
 }
 
-fn list(with: &WithConfig) -> anyhow::Result<()> {
-    let users = every_page(with, "/api/v1/users", "users")?;
+fn list(page: &Paged) -> anyhow::Result<()> {
     let row = |user: &Value| {
         let cell = |name: &str| text(&user[name]).to_owned();
         let last = user["last_sign_in"].as_str().unwrap_or("never").to_owned();
@@ -212,13 +218,19 @@ fn list(with: &WithConfig) -> anyhow::Result<()> {
         ]
     };
     let head = ["LOGIN", "NAME", "E-MAIL", "ROLE", "STATUS", "GROUPS", "LAST SIGN-IN", "ID"];
-    print(&table(&head, users.iter().map(row)))
+    page.tell("/api/v1/users", "users", |users| table(&head, users.iter().map(row)))
 }
 
 fn show(one: &OneUser) -> anyhow::Result<()> {
     let path = one.path()?;
-    let user = ask(&one.with, Method::GET, &path, None)?;
-    let sessions = ask(&one.with, Method::GET, &format!("{path}/sessions"), None)?;
+    let mut user = ask(&one.with, Method::GET, &path, None)?;
+    let mut sessions = ask(&one.with, Method::GET, &format!("{path}/sessions"), None)?;
+    // Two answers in one.
+    user["sessions"] = sessions["sessions"].take();
+    output::tell(&one.with, &user, in_full)
+}
+
+fn in_full(user: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for name in ["id", "login", "name", "email", "role", "status", "created", "last_sign_in"] {
         rows.push(vec![name.replace('_', " "), text(&user[name]).to_owned()]);
@@ -229,12 +241,12 @@ fn show(one: &OneUser) -> anyhow::Result<()> {
         let known_as = format!("{} at {}", text(&identity["subject"]), text(&identity["issuer"]));
         rows.push(vec!["known as".to_owned(), known_as]);
     }
-    for session in sessions["sessions"].as_array().into_iter().flatten() {
+    for session in user["sessions"].as_array().into_iter().flatten() {
         let since =
             format!("{} ({}), {}", text(&session["created"]), text(&session["method"]), text(&session["agent"]));
         rows.push(vec!["signed in".to_owned(), since]);
     }
-    print(&table(&[], rows.into_iter()))
+    table(&[], rows.into_iter())
 }
 
 #[cfg(test)]

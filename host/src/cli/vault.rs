@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::admin::{ask, table, text};
-use super::approval::plain;
+use super::output::{Format, plain, tell};
 use super::{WithConfig, print};
 use crate::env::Env;
 use crate::vault::make_key_file;
@@ -50,14 +50,16 @@ impl VaultCommand {
             Self::Keygen { file } => keygen(&file),
             Self::RotateKek { to, with } => {
                 let answer = ask(&with, Method::POST, "/api/v1/vault/rotate", Some(json!({ "to": to })))?;
-                print(&format!("{} wraps data keys from now on", text(&answer["current"])))?;
+                if with.output == Format::Table {
+                    print(&format!("{} wraps data keys from now on", text(&answer["current"])))?;
+                }
                 rewrap(&with)
             }
             Self::Rewrap(with) => rewrap(&with),
             Self::Verify(with) => verify(&with),
             Self::Shred { principal, with } => {
-                ask(&with, Method::POST, "/api/v1/vault/shred", Some(json!({ "principal": principal })))?;
-                print(&format!("all secrets of {principal} are destroyed"))
+                let answer = ask(&with, Method::POST, "/api/v1/vault/shred", Some(json!({ "principal": principal })))?;
+                tell(&with, &answer, |_| format!("all secrets of {principal} are destroyed"))
             }
         }
     }
@@ -69,7 +71,10 @@ fn keygen(file: &Path) -> anyhow::Result<()> {
 }
 
 fn status(with: &WithConfig) -> anyhow::Result<()> {
-    let answer = ask(with, Method::GET, "/api/v1/vault", None)?;
+    tell(with, &ask(with, Method::GET, "/api/v1/vault", None)?, standing)
+}
+
+fn standing(answer: &Value) -> String {
     let row = |key: &Value| {
         let more = if key["more_data_keys"] == true { "+" } else { "" };
         vec![
@@ -82,13 +87,16 @@ fn status(with: &WithConfig) -> anyhow::Result<()> {
         ]
     };
     let keys = answer["keys"].as_array().into_iter().flatten().map(row);
-    print(&format!("deployment {}", text(&answer["deployment"])))?;
-    print(&table(&["KEY", "SOURCE", "STATE", "IN USE", "DATA KEYS", "HEALTH"], keys))?;
+    let mut lines = vec![format!("deployment {}", text(&answer["deployment"]))];
+    lines.push(table(&["KEY", "SOURCE", "STATE", "IN USE", "DATA KEYS", "HEALTH"], keys));
     if answer["rewrapping"].is_object() {
-        print(&progress(&answer["rewrapping"]))?;
+        lines.push(progress(&answer["rewrapping"]));
     }
     let is_closed = answer["process"]["dumpable"] == false && answer["process"]["core_limit"] == 0;
-    print(if is_closed { "core dumps are refused" } else { "core dumps are possible: see vault.allow_core_dumps" })
+    let exposure =
+        if is_closed { "core dumps are refused" } else { "core dumps are possible: see vault.allow_core_dumps" };
+    lines.push(exposure.to_owned());
+    lines.join("\n")
 }
 
 /// Asks for step after step until all is done.
@@ -96,7 +104,7 @@ fn rewrap(with: &WithConfig) -> anyhow::Result<()> {
     loop {
         let step = ask(with, Method::POST, "/api/v1/vault/rewrap", Some(json!({})))?;
         if step["done"] == true {
-            print(&progress(&step))?;
+            tell(with, &step, progress)?;
             if step["unreadable"] != 0 {
                 bail!("{} data keys cannot be unwrapped: see `portcullis vault verify`", step["unreadable"]);
             }
@@ -134,19 +142,26 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
             break;
         }
     }
+    // All steps in one.
+    let whole = json!({
+        "data_keys": data_keys, "sealed_fields": fields, "shredded_fields": shredded, "unreachable": unreachable,
+        "unreadable": bad, "next_cursor": null,
+    });
+    let say = |line: String| if with.output == Format::Table { print(&line) } else { Ok(()) };
+    if with.output == Format::Json {
+        tell(with, &whole, |_| String::new())?;
+    }
     let row = |bad: &Value| ["owner", "table", "key", "field", "reason"].map(|name| cell(text(&bad[name]))).to_vec();
     if !bad.is_empty() {
-        print(&table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
+        say(table(&["OWNER", "TABLE", "KEY", "FIELD", "REASON"], bad.iter().map(row)))?;
     }
     if shredded > 0 {
-        print(&format!("{shredded} sealed fields are of data keys that were destroyed: nobody can open them"))?;
+        say(format!("{shredded} sealed fields are of data keys that were destroyed: nobody can open them"))?;
     }
     match (bad.len(), unreachable) {
-        (0, 0) if shredded == 0 => {
-            print(&format!("{data_keys} data keys and {fields} sealed fields: all can be opened"))
-        }
+        (0, 0) if shredded == 0 => say(format!("{data_keys} data keys and {fields} sealed fields: all can be opened")),
         (0, 0) => {
-            print(&format!("{data_keys} data keys and {} sealed fields: all others can be opened", fields - shredded))
+            say(format!("{data_keys} data keys and {} sealed fields: all others can be opened", fields - shredded))
         }
         (0, _) => bail!(
             "{unreachable} of {} records could not be looked at: their keys cannot be reached",

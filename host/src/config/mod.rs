@@ -20,6 +20,7 @@ use crate::secret::{Digest, Plaintext};
 pub mod auth;
 pub mod definition;
 pub mod import;
+pub mod portable;
 pub mod raw;
 pub mod resolve;
 
@@ -46,7 +47,9 @@ pub use raw::schema;
 pub use reference::read_secret;
 pub use resolve::{load, parse};
 pub use sets::Sets;
-pub use upstream_auth::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim};
+pub use upstream_auth::{
+    ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim, connection_context,
+};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
 
 /// A variable of this process, for references such as `env:NAME`.

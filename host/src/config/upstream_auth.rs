@@ -1,7 +1,8 @@
 //! What an upstream is shown as a credential, and where that comes from.
 
 use crate::identity::TokenList;
-use crate::secret::Plaintext;
+use crate::ids::{DeploymentId, UpstreamName};
+use crate::secret::{Digest, Plaintext, hex};
 
 /// `[upstreams.NAME.auth]`. The headers and variables of the transport are sent whatever it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,4 +78,12 @@ pub struct ClientCredentials {
     pub id: String,
     /// None for a public client.
     pub secret: Option<Plaintext>,
+}
+
+/// What tells the addresses of an upstream's connection contexts apart, `<public URL>/connect/callback/CONTEXT`: of this
+/// deployment, this upstream and this issuer, in hex. It says nothing to others, and is the same on every replica.
+pub fn connection_context(deployment: &DeploymentId, upstream: &UpstreamName, issuer: &str) -> String {
+    let of = [&b"portcullis connection context 1\0"[..], deployment.as_bytes(), upstream.as_str().as_bytes(), &[0]];
+    let digest = Digest::of(&[&of.concat(), issuer.as_bytes()].concat());
+    hex(&digest.as_bytes()[..16])
 }

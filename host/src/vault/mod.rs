@@ -29,6 +29,7 @@ pub mod deployment;
 mod format;
 mod kek;
 pub mod process;
+pub mod reach;
 mod ring;
 pub mod rotation;
 mod source;

@@ -271,12 +271,13 @@ async fn the_running_gateway_is_shown_from_the_command_line() {
     gateway.until("/api/v1/decisions", |view| view["decisions"].as_array().unwrap().len() == 1).await;
     let config = gateway.file.to_str().unwrap();
     for (arguments, parts) in [
-        (&["status"][..], &["ready", "true", "policy generation"][..]),
+        (&["status"][..], &["ready", "yes", "1 up (", "1 enforce (generation 1)", "(callers)"][..]),
         (&["upstream", "list"], &["NAME", "up", "streamable-http"]),
         (&["upstream", "refresh", "up"], &["being read"]),
         (&["policy", "list"], &["guard", "allow-tools", "generation 1"]),
         (&["policy", "reload"], &["guard", "generation 2"]),
-        (&["decisions"], &["key:alice", "up/echo", "allow", "guard"]),
+        (&["decision", "list"], &["key:alice", "up/echo", "allow", "guard"]),
+        (&["audit", "list", "--event", "gateway"], &["gateway.started", "system", "version="]),
         (
             &["decisions", "--principal", "key:alice", "--tool", "echo", "--verdict", "allow", "--limit", "1"],
             &["up/echo"],
@@ -444,7 +445,9 @@ async fn import_turns_a_clients_file_into_a_configuration_that_checks() {
 #[tokio::test]
 async fn help_is_there_and_nonsense_is_not_understood() {
     let help = run(&["--help"]).await.printed();
-    for word in ["quickstart", "serve", "check", "schema", "key", "policy", "upstream", "decisions", "status"] {
+    for word in
+        ["quickstart", "serve", "check", "schema", "key", "policy", "upstream", "decision", "audit", "status", "doctor"]
+    {
         assert!(help.contains(word), "{word} is not in\n{help}");
         let own = run(&[word, "--help"]).await.printed();
         assert!(own.contains("Usage:"), "{own}");

@@ -8,7 +8,8 @@ use http::Method;
 use serde_json::Value;
 
 use super::super::admin::{ask, segment, table, text};
-use super::super::{WithConfig, load, print, pulled};
+use super::super::output::plain;
+use super::super::{ConfigFile, load, print, pulled};
 use super::replay::{question, tell_differences};
 use crate::config::{Binding, Config, Reuse};
 use crate::policy::replay::{PastQuestion, Replayed};
@@ -27,16 +28,14 @@ pub(in crate::cli) struct Explain {
     #[arg(long, value_name = "FILE")]
     module: Vec<PathBuf>,
     #[command(flatten)]
-    with: WithConfig,
+    with: ConfigFile,
 }
 
 impl Explain {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let id = segment(&self.id)?;
         let decision = ask(&self.with, Method::GET, &format!("/api/v1/decisions/{id}"), None)?;
-        print(&head(&decision))?;
-        let steps = decision["steps"].as_array().into_iter().flatten();
-        print(&table(&["POLICY", "HOOK", "VERDICT", "REASON", "RULE", "MODULE", "TOOK", "NOTES"], steps.map(row)))?;
+        print(&plain(&in_full(&decision)))?;
         let recording = match ask(&self.with, Method::GET, &format!("/api/v1/recordings/{id}"), None) {
             Ok(recording) => recording,
             Err(error) => {
@@ -132,6 +131,13 @@ fn tell(name: &str, question: &PastQuestion, replayed: &Replayed) -> anyhow::Res
         }
     };
     log.iter().try_for_each(|line| print(&format!("    log {line}")))
+}
+
+/// A decision with each step that led to it.
+pub(in crate::cli) fn in_full(decision: &Value) -> String {
+    let steps = decision["steps"].as_array().into_iter().flatten();
+    let steps = table(&["POLICY", "HOOK", "VERDICT", "REASON", "RULE", "MODULE", "TOOK", "NOTES"], steps.map(row));
+    format!("{}\n{steps}", head(decision))
 }
 
 fn head(decision: &Value) -> String {

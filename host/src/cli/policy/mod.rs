@@ -18,7 +18,7 @@ use crate::policy::{Engine, Hook, MAX_MODULE_BYTES};
 
 mod bench;
 mod build;
-mod explain;
+pub(super) mod explain;
 mod inspect;
 mod lint;
 mod new;

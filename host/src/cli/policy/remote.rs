@@ -3,15 +3,16 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use super::super::WithConfig;
 use super::super::admin::{ask, table, text, words};
-use super::super::{WithConfig, print};
+use super::super::output::tell;
 
 pub(super) fn list(with: &WithConfig) -> anyhow::Result<()> {
-    show(&ask(with, Method::GET, "/api/v1/policies", None)?)
+    tell(with, &ask(with, Method::GET, "/api/v1/policies", None)?, standing)
 }
 
 pub(super) fn reload(with: &WithConfig) -> anyhow::Result<()> {
-    show(&ask(with, Method::POST, "/api/v1/policies/reload", None)?)
+    tell(with, &ask(with, Method::POST, "/api/v1/policies/reload", None)?, standing)
 }
 
 /// Put the policies of an earlier generation into force again.
@@ -31,16 +32,19 @@ impl Rollback {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let body = self.to.map_or_else(|| json!({}), |to| json!({ "to": to }));
         let answer = ask(&self.with, Method::POST, "/api/v1/policies/rollback", Some(body))?;
-        show_generations(&answer)?;
-        print("the configuration file still says otherwise: mend it before the next reload")
+        let told = |answer: &Value| {
+            let generations = generations_of(answer);
+            format!("{generations}\nthe configuration file still says otherwise: mend it before the next reload")
+        };
+        tell(&self.with, &answer, told)
     }
 }
 
 pub(super) fn generations(with: &WithConfig) -> anyhow::Result<()> {
-    show_generations(&ask(with, Method::GET, "/api/v1/policies/generations", None)?)
+    tell(with, &ask(with, Method::GET, "/api/v1/policies/generations", None)?, generations_of)
 }
 
-fn show_generations(answer: &Value) -> anyhow::Result<()> {
+fn generations_of(answer: &Value) -> String {
     let row = |generation: &Value| {
         let policies = generation["policies"].as_array().into_iter().flatten();
         let policies = policies.map(|policy| {
@@ -65,10 +69,10 @@ fn show_generations(answer: &Value) -> anyhow::Result<()> {
         ]
     };
     let rows = answer["generations"].as_array().into_iter().flatten().map(row);
-    print(&table(&["GENERATION", "AT", "", "CAUSE", "POLICIES"], rows))
+    table(&["GENERATION", "AT", "", "CAUSE", "POLICIES"], rows)
 }
 
-fn show(answer: &Value) -> anyhow::Result<()> {
+fn standing(answer: &Value) -> String {
     let bindings = || answer["bindings"].as_array().into_iter().flatten();
     let row = |binding: &Value| {
         let digest: String = text(&binding["digest"]).chars().take(12).collect();
@@ -90,25 +94,26 @@ fn show(answer: &Value) -> anyhow::Result<()> {
         ]
     };
     let head = ["NAME", "PRIORITY", "MODE", "MODULE", "DIGEST", "INSTANCES", "HEALTH", "HOOKS"];
-    print(&table(&head, bindings().map(row)))?;
+    let mut out = vec![table(&head, bindings().map(row))];
     for binding in bindings() {
         let lines = |list: &Value| list.as_array().into_iter().flatten().map(|line| text(line).to_owned()).collect();
         let remarks: Vec<String> = lines(&binding["instances"]["remarks"]);
         let warnings: Vec<String> = lines(&binding["warnings"]);
         for line in warnings.iter().chain(&remarks) {
-            print(&format!("{}: {line}", text(&binding["name"])))?;
+            out.push(format!("{}: {line}", text(&binding["name"])));
         }
     }
     let last = &answer["last_reload"];
     if let Some(changes) = last["changes"]["summary"].as_str() {
-        print(&format!("what the reload changed: {changes}"))?;
+        out.push(format!("what the reload changed: {changes}"));
     }
-    match last["error"].as_str() {
-        None => print(&format!("generation {}, loaded {}", answer["generation"], text(&last["at"]))),
-        Some(error) => print(&format!(
+    out.push(match last["error"].as_str() {
+        None => format!("generation {}, loaded {}", answer["generation"], text(&last["at"])),
+        Some(error) => format!(
             "generation {} still runs: the reload at {} was refused\n{error}",
             answer["generation"],
             text(&last["at"])
-        )),
-    }
+        ),
+    });
+    out.join("\n")
 }

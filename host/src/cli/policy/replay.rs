@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::super::admin::{ask, segment, text};
-use super::super::{WithConfig, load, print};
+use super::super::{ConfigFile, load, print};
 use super::explain::binding;
 use crate::config::Reuse;
 use crate::ids::BindingName;
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Replay {
     #[arg(long, value_name = "FILE")]
     policy_config: Option<PathBuf>,
     #[command(flatten)]
-    with: WithConfig,
+    with: ConfigFile,
 }
 
 impl Replay {

@@ -12,7 +12,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncSeekExt as _};
 
 use super::admin::{ask_patiently, table, text};
-use super::{WithConfig, load, on_runtime, print};
+use super::output::{Progress, Refused, tell};
+use super::{ConfigFile, WithConfig, load, on_runtime, print};
 use crate::config::{self, StoreUrl};
 use crate::env::{Env, Timestamp};
 use crate::gateway;
@@ -38,7 +39,7 @@ pub(super) struct Backup {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    with: WithConfig,
+    with: ConfigFile,
 }
 
 impl Backup {
@@ -47,21 +48,24 @@ impl Backup {
         let mut output = Output::open(&self.file, self.force)?;
         let mut decoder = Decoder::default();
         let mut told = Told::default();
+        let mut progress = Progress::begin();
         let taken = on_runtime(async {
             let take = async |piece: Bytes| -> anyhow::Result<()> {
                 decoder.add(&piece);
                 while let Some(item) = decoder.item().context("what the gateway sent is not a whole backup")? {
                     told.note(item);
                 }
+                progress.add(piece.len(), told.rows);
                 output.write(&piece)
             };
             let asked = stream_from_socket(&socket, "/api/v1/store/backup", WALK_PATIENCE, take).await;
             asked.with_context(|| format!("cannot back up the gateway at {}", socket.display()))
         });
+        drop(progress);
         let (status, refusal) = taken?;
         if !status.is_success() {
             let refusal: Value = serde_json::from_slice(&refusal).unwrap_or_default();
-            bail!("{}", refusal["detail"].as_str().unwrap_or("the gateway refused"));
+            return Err(Refused(refusal).into());
         }
         decoder.finish().context("what the gateway sent is not a whole backup")?;
         let (Some(header), Some(summary)) = (told.header, told.summary) else { bail!("the gateway sent nothing") };
@@ -75,6 +79,7 @@ impl Backup {
 #[derive(Default)]
 struct Told {
     header: Option<Header>,
+    rows: u64,
     summary: Option<Summary>,
 }
 
@@ -82,7 +87,7 @@ impl Told {
     fn note(&mut self, item: Item) {
         match item {
             Item::Header(header) => self.header = Some(header),
-            Item::Row(..) => {}
+            Item::Row(..) => self.rows += 1,
             Item::End(summary) => self.summary = Some(summary),
         }
     }
@@ -145,6 +150,8 @@ fn is_standard(file: &Path) -> bool {
 
 #[derive(Subcommand)]
 pub(super) enum StoreCommand {
+    /// Write everything that the running gateway remembers to a file: the same as `portcullis backup`.
+    Backup(Backup),
     /// Compare every index with its table.
     Verify(Which),
     /// Show what the store holds, and how its writer fares.
@@ -175,6 +182,7 @@ pub(super) struct Which {
 impl StoreCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Backup(backup) => backup.run(),
             Self::Verify(which) => verify(&which),
             Self::Stats(which) => stats(&which),
             Self::Compact(which) => compact(&which),
@@ -249,14 +257,18 @@ fn must_be_there(place: &Location) -> anyhow::Result<()> {
 fn verify(which: &Which) -> anyhow::Result<()> {
     let answer = which.ask("/api/v1/store/verify", async |store| Ok(store.examine().await?.to_json()))?;
     let found = answer["discrepancies"].as_array().context("the gateway's answer has no discrepancies")?;
-    if found.is_empty() {
-        return print("every index agrees with its table");
-    }
-    let row = |row: &Value| ["index", "kind", "key"].map(|name| text(&row[name]).to_owned()).to_vec();
-    print(&table(&["INDEX", "KIND", "KEY"], found.iter().map(row)))?;
     let untold = answer["untold"].as_u64().unwrap_or_default();
-    if untold > 0 {
-        print(&format!("… and {untold} more"))?;
+    let told = |_: &Value| {
+        if found.is_empty() {
+            return "every index agrees with its table".to_owned();
+        }
+        let row = |row: &Value| ["index", "kind", "key"].map(|name| text(&row[name]).to_owned()).to_vec();
+        let wrong = table(&["INDEX", "KIND", "KEY"], found.iter().map(row));
+        if untold > 0 { format!("{wrong}\n… and {untold} more") } else { wrong }
+    };
+    tell(&which.with, &answer, told)?;
+    if found.is_empty() {
+        return Ok(());
     }
     let wrong = found.len() as u64 + untold;
     bail!("{wrong} rows are wrong: restore a backup, and tell us how this came to be")
@@ -264,13 +276,17 @@ fn verify(which: &Which) -> anyhow::Result<()> {
 
 fn stats(which: &Which) -> anyhow::Result<()> {
     let answer = which.ask("/api/v1/store/stats", async |store| Ok(serde_json::to_value(store.stats().await?)?))?;
+    tell(&which.with, &answer, stats_in_full)
+}
+
+fn stats_in_full(answer: &Value) -> String {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
-    let tables = answer["tables"].as_array().context("the gateway's answer has no tables")?;
+    let tables = answer["tables"].as_array().into_iter().flatten();
     let row = |row: &Value| {
         let cell = |name: &str| number(&row[name]).to_string();
         vec![text(&row["table"]).to_owned(), cell("rows"), cell("bytes"), cell("allocated_bytes")]
     };
-    print(&table(&["TABLE", "ROWS", "BYTES", "ALLOCATED"], tables.iter().map(row)))?;
+    let tables = table(&["TABLE", "ROWS", "BYTES", "ALLOCATED"], tables.map(row));
     let mut rows = Vec::new();
     let mut tell = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     let file = &answer["file"];
@@ -291,7 +307,7 @@ fn stats(which: &Which) -> anyhow::Result<()> {
             tell(&name.replace('_', " "), format!("{millis:.1} ms"));
         }
     }
-    print(&format!("\n{}", table(&[], rows.into_iter())))
+    format!("{tables}\n\n{}", table(&[], rows.into_iter()))
 }
 
 fn compact(which: &Which) -> anyhow::Result<()> {

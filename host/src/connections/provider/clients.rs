@@ -8,12 +8,12 @@ use tokio::sync::Mutex;
 
 use super::asking::{Asking, Site};
 use super::{DiscoverError, Found, Parts};
-use crate::config::{ClientCredentials, OAuthClient};
+use crate::config::{self, ClientCredentials, OAuthClient};
 use crate::connections::issuer::Source;
 use crate::ids::UpstreamName;
 use crate::oauth::upstream::client::{Authentication, Client, Method};
 use crate::oauth::upstream::{Metadata, Unfit, registration};
-use crate::secret::{Digest, Plaintext, hex};
+use crate::secret::{Digest, Plaintext};
 use crate::store::upstream_clients::{self, Putting, Registration};
 use crate::vault::{Opening, VaultError};
 
@@ -136,13 +136,9 @@ pub(super) fn document_address(public_url: &str, context: &str) -> String {
     format!("{public_url}{}/{context}", super::DOCUMENTS)
 }
 
-/// What tells the addresses of contexts apart: of this deployment, this upstream and this issuer. It says nothing to others,
-/// and is the same on every replica.
+/// See [`config::connection_context`].
 pub(super) fn context_id(parts: &Parts, upstream: &UpstreamName, issuer: &str) -> String {
-    let deployment = parts.store.deployment();
-    let of = [&b"portcullis connection context 1\0"[..], deployment.as_bytes(), upstream.as_str().as_bytes(), &[0]];
-    let digest = Digest::of(&[&of.concat(), issuer.as_bytes()].concat());
-    hex(&digest.as_bytes()[..16])
+    config::connection_context(&parts.store.deployment(), upstream, issuer)
 }
 
 /// The client of a registration; `None` if its secret does not open.

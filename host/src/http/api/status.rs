@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::openapi::{Described, get};
 use super::{Answer, Api, ok};
+use crate::admin::Control;
+use crate::config::Config;
 use crate::env::Timestamp;
 
 /// The gateway at a glance.
@@ -19,6 +22,12 @@ struct Status {
     #[schema(format = DateTime)]
     started: String,
     ready: bool,
+    /// What has to come first, where requests cannot be served.
+    not_ready: Option<&'static str>,
+    listeners: Vec<ListenerView>,
+    /// Digest of the file as it is in force, apart from what each replica has for itself.
+    configuration: String,
+    process: ProcessView,
     public_url: String,
     /// Of each listener that speaks TLS.
     tls: BTreeMap<&'static str, CertificateView>,
@@ -31,6 +40,24 @@ struct Status {
     #[schema(value_type = ReplicaView)]
     replica: Value,
     store: StoreView,
+}
+
+/// Where the gateway listens.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Listener)]
+struct ListenerView {
+    /// `callers`, `operators` or `replicas`.
+    #[serde(rename = "for")]
+    whom: &'static str,
+    /// Host and port, or the path of a socket.
+    address: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Process)]
+struct ProcessView {
+    /// How many files it may have open; null where there is no limit.
+    open_files: Option<u64>,
 }
 
 /// What a listener shows over TLS.
@@ -93,11 +120,16 @@ pub(super) fn operations() -> Vec<Described> {
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
     let snapshot = api.control.snapshot.load();
     let shown = |at: Option<Timestamp>| CertificateView { not_after: at.map(|at| at.to_string()) };
+    let config = api.control.config.load();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         started: api.control.started.to_string(),
         ready: api.control.is_ready(),
-        public_url: api.control.config.load().public_url.as_str().to_owned(),
+        not_ready: why_not_ready(&api.control),
+        listeners: listeners(&config),
+        configuration: config.fingerprint.to_hex(),
+        process: ProcessView { open_files: getrlimit(Resource::Nofile).current },
+        public_url: config.public_url.as_str().to_owned(),
         tls: api.control.certificates.expiries().map(|(listener, at)| (listener, shown(at))).collect(),
         tools: snapshot.catalog.len(),
         upstreams: snapshot.upstreams.len(),
@@ -116,4 +148,31 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
         },
     };
     Ok(ok(&json!(status)))
+}
+
+/// What has to come first, where requests cannot be served.
+fn why_not_ready(control: &Control) -> Option<&'static str> {
+    if control.is_ready() {
+        None
+    } else if control.is_leaving() {
+        Some("stopping")
+    } else if control.is_stale() {
+        Some("out of date: the store cannot be followed")
+    } else if control.has_tried_upstreams() {
+        Some("the store cannot be reached")
+    } else {
+        Some("starting: not every upstream has been tried yet")
+    }
+}
+
+/// Where the configuration has this gateway listen, and for whom.
+fn listeners(config: &Config) -> Vec<ListenerView> {
+    let tcp = [
+        ("callers", Some(config.listen.public)),
+        ("operators", config.listen.admin),
+        ("replicas", config.replica.listen),
+    ];
+    let tcp = tcp.into_iter().filter_map(|(whom, address)| Some(ListenerView { whom, address: address?.to_string() }));
+    let socket = ListenerView { whom: "operators", address: config.listen.admin_socket.display().to_string() };
+    tcp.chain([socket]).collect()
 }

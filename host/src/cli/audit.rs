@@ -1,0 +1,140 @@
+//! The audit trail of the running gateway: what operators and the gateway did.
+
+use anyhow::bail;
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::WithConfig;
+use super::admin::{PAGE, ask, page, table, text};
+use super::follow::Trail;
+use super::output::{rows, tell};
+
+const PATH: &str = "/api/v1/audit";
+/// Pages that are read to find what is asked for.
+const MAX_PAGES: usize = 1_000;
+
+#[derive(Subcommand)]
+pub(super) enum AuditCommand {
+    /// List what was done, newest first.
+    List(List),
+}
+
+#[derive(clap::Args)]
+pub(super) struct List {
+    /// Only events whose name begins with this, such as key or grant.revoked.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// Only what this actor did, such as operator or user:ID: what its name begins with.
+    #[arg(long, value_name = "ACTOR")]
+    actor: Option<String>,
+    /// Only what was done since then: a time such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = read_time)]
+    since: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Go on with what is done from now on, until this is stopped.
+    #[arg(long)]
+    follow: bool,
+    #[command(flatten)]
+    with: WithConfig,
+}
+
+/// A time as the trail tells times, so that the two compare as texts.
+fn read_time(text: &str) -> Result<String, String> {
+    let time = humantime::parse_rfc3339(text).map_err(|_| "this is no time such as 2027-01-31T00:00:00Z".to_owned())?;
+    Ok(humantime::format_rfc3339_millis(time).to_string())
+}
+
+impl AuditCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self::List(list) = self;
+        if list.follow {
+            let trail = Trail { with: &list.with, path: PATH, member: "entries", id: "sequence" };
+            let line = |entry: &Value| list.wants(entry).then(|| row(entry).join("  "));
+            return trail.follow(usize::try_from(list.limit)?, line);
+        }
+        let head = ["SEQUENCE", "AT", "ACTOR", "EVENT", "DETAIL"];
+        let found = list.find()?;
+        tell(&list.with, &found, |found| table(&head, rows(found, "entries").iter().map(row)))
+    }
+}
+
+impl List {
+    fn wants(&self, entry: &Value) -> bool {
+        let begins = |member: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| text(&entry[member]).starts_with(wanted.as_str()))
+        };
+        begins("event", &self.event) && begins("actor", &self.actor) && !self.is_before(entry)
+    }
+
+    fn is_before(&self, entry: &Value) -> bool {
+        self.since.as_deref().is_some_and(|since| text(&entry["at"]) < since)
+    }
+
+    /// As much of the trail as is wanted. The gateway gives all of it, and what is not wanted is left out here.
+    fn find(&self) -> anyhow::Result<Value> {
+        let mut found: Vec<Value> = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let mut answer = ask(&self.with, Method::GET, &page(PATH, PAGE, cursor.as_deref()), None)?;
+            cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
+            let Value::Array(entries) = answer["entries"].take() else { bail!("the gateway's answer has no entries") };
+            let reaches_back = entries.iter().any(|entry| self.is_before(entry));
+            found.extend(entries.into_iter().filter(|entry| self.wants(entry)));
+            if found.len() as u64 >= self.limit || reaches_back || cursor.is_none() {
+                found.truncate(usize::try_from(self.limit)?);
+                return Ok(json!({ "entries": found }));
+            }
+        }
+        bail!("the trail is too long to look through: narrow it down with --since")
+    }
+}
+
+fn row(entry: &Value) -> Vec<String> {
+    let cell = |name: &str| text(&entry[name]).to_owned();
+    let said = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let detail = entry["detail"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let detail = detail.map(|(name, value)| format!("{name}={}", said(value))).collect::<Vec<_>>();
+    vec![entry["sequence"].to_string(), cell("at"), cell("actor"), cell("event"), detail.join(" ")]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: AuditCommand,
+    }
+
+    fn list(arguments: &[&str]) -> List {
+        let line = Line::try_parse_from(["audit", "list"].iter().chain(arguments)).unwrap();
+        let AuditCommand::List(list) = line.command;
+        list
+    }
+
+    #[test]
+    fn filters_leave_out_what_is_not_wanted() {
+        let entry = json!({
+            "sequence": 7, "at": "2027-01-31T00:00:00.000Z", "actor": "operator:socket", "event": "key.created",
+            "detail": { "key": "ci", "from": null, "tools": 3 },
+        });
+        assert_eq!(row(&entry)[3..], ["key.created", "key=ci tools=3"]);
+        for (arguments, wanted) in [
+            (&[][..], true),
+            (&["--event", "key", "--actor", "operator"], true),
+            (&["--event", "grant"], false),
+            (&["--actor", "system"], false),
+            (&["--since", "2027-01-31T00:00:00Z"], true),
+            (&["--since", "2027-01-31T00:00:01Z"], false),
+        ] {
+            assert_eq!(list(arguments).wants(&entry), wanted, "{arguments:?}");
+        }
+        assert!(Line::try_parse_from(["audit", "list", "--since", "yesterday"]).is_err());
+    }
+}

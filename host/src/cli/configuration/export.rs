@@ -1,0 +1,132 @@
+//! What is stored, written as sections of a file. Pure.
+
+use serde_json::{Map, Value};
+
+use super::stored::Stored;
+use crate::config::definition::each_secret;
+use crate::config::portable::write;
+
+/// What the API shows in place of a sealed secret.
+pub(super) const SEALED: &str = "sealed";
+
+/// The reference that stands for a sealed secret of an upstream, by the setting that it is in.
+pub(super) fn reference(upstream: &str, field: &str) -> String {
+    let word = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+    };
+    format!("env:PORTCULLIS_{}_{}", word(upstream), word(field))
+}
+
+/// All of it, with the clients that operators added.
+pub(super) fn text(stored: &Stored, clients: &[Value]) -> String {
+    let mut out = String::from("# What `portcullis config export` found stored. No secret is in it.\n\n");
+    out.push_str(&things(stored));
+    for client in clients.iter().filter(|client| client["origin"] == "operator") {
+        out.push_str(&of_client(client));
+        out.push('\n');
+    }
+    out
+}
+
+fn things(stored: &Stored) -> String {
+    let mut out = String::new();
+    for (name, thing) in stored.upstreams.iter().filter(|(_, thing)| !thing.is_of_file) {
+        let mut body = thing.body.clone();
+        let mut sealed = Vec::new();
+        each_secret(&mut body, |field, value| {
+            if *value == SEALED {
+                let reference = reference(name, field);
+                sealed.push(format!("# {field} is sealed: put it into {}\n", &reference["env:".len()..]));
+                *value = reference.into();
+            }
+        });
+        if thing.is_disabled {
+            out.push_str("# out of use: `portcullis upstream enable` takes it into use again\n");
+        }
+        out.push_str(&sealed.concat());
+        out.push_str(&write(&["upstreams", name], &body));
+        out.push('\n');
+    }
+    for (name, thing) in stored.keys.iter().filter(|(_, thing)| !thing.is_of_file) {
+        out.push_str("# its secret cannot be exported: a file needs `secret` or `sha256` besides\n");
+        out.push_str(&write(&["keys", name], &thing.body));
+        out.push('\n');
+    }
+    out
+}
+
+/// What a client is called in the API, and in a file.
+const OF_CLIENTS: [(&str, &str); 4] = [
+    ("client_name", "name"),
+    ("redirect_uris", "redirect_uris"),
+    ("grant_types", "grant_types"),
+    ("on_reuse", "on_reuse"),
+];
+
+fn of_client(client: &Value) -> String {
+    let mut body = Map::new();
+    for (shown, said) in OF_CLIENTS {
+        body.insert(said.to_owned(), client[shown].clone());
+    }
+    let scopes = client["scope"].as_str().map(|scopes| scopes.split(' ').map(Value::from).collect());
+    body.insert("scopes".to_owned(), scopes.map_or(Value::Null, Value::Array));
+    let comment = match client["token_endpoint_auth_method"].as_str() {
+        None | Some("none") => "",
+        Some("private_key_jwt") => "# put the file with its keys into `jwks`\n",
+        Some(_) => "# its secret cannot be exported: a file needs `secret` besides\n",
+    };
+    let id = client["client_id"].as_str().unwrap_or_default();
+    format!("{comment}{}", write(&["auth", "clients", "known", id], &body))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::stored::Thing;
+    use super::*;
+
+    #[test]
+    fn secrets_become_references_and_what_the_file_has_is_left_out() {
+        let upstream = json!({
+            "managed_by": "store", "enabled": false, "definition_revision": 3,
+            "definition": {
+                "url": "https://notes.example", "headers": { "x-key": "sealed", "x-team": "env:TEAM" },
+                "auth": { "kind": "per-user-oauth", "client_id": "c", "client_secret": "sealed" },
+            },
+        });
+        let mut stored = Stored::default();
+        stored.upstreams.insert("notes-2".to_owned(), Thing::upstream(&upstream));
+        stored.upstreams.insert("mail".to_owned(), Thing::upstream(&json!({ "managed_by": "file" })));
+        let key = json!({
+            "managed_by": "store", "name": "ci", "allow": [{ "upstream": "*", "tools": ["*"] }], "scopes": [],
+            "groups": [], "owner": null, "expires": null, "disabled": false, "revision": 7,
+        });
+        stored.keys.insert("ci".to_owned(), Thing::key(&key));
+        let client = json!({
+            "origin": "operator", "client_id": "0a1b", "client_name": "An app", "redirect_uris": ["http://127.0.0.1/cb"],
+            "token_endpoint_auth_method": "client_secret_basic", "grant_types": ["authorization_code"], "scope": "a b",
+            "on_reuse": "reject",
+        });
+        let other = json!({ "origin": "registered", "client_id": "registered-one" });
+        let text = text(&stored, &[client, other]);
+        for line in [
+            "# out of use: `portcullis upstream enable` takes it into use again",
+            "# headers.x-key is sealed: put it into PORTCULLIS_NOTES_2_HEADERS_X_KEY",
+            "[upstreams.notes-2]",
+            "x-key = \"env:PORTCULLIS_NOTES_2_HEADERS_X_KEY\"",
+            "x-team = \"env:TEAM\"",
+            "client_secret = \"env:PORTCULLIS_NOTES_2_AUTH_CLIENT_SECRET\"",
+            "[keys.ci]",
+            "allow = [{ tools = [\"*\"], upstream = \"*\" }]",
+            "[auth.clients.known.0a1b]",
+            "scopes = [\"a\", \"b\"]",
+            "# its secret cannot be exported: a file needs `secret` besides",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line:?} is not in\n{text}");
+        }
+        for absent in ["mail", "registered-one", "\"sealed\"", "owner", "disabled"] {
+            assert!(!text.contains(absent), "{absent} is in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Sections of a file as JSON, and back: what is stored may be written as a file, and a file's sections may be stored.
+//!
+//! Nothing is resolved here and no reference is followed: what a section comes to is for whoever stores it to judge.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Number, Value};
+
+/// Largest text that is read, in bytes.
+const LARGEST: usize = 4 << 20;
+
+/// Sections by name.
+pub type ByName = BTreeMap<String, Map<String, Value>>;
+
+/// What a file says of things that may be stored. `None` where it has no such section at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sections {
+    pub upstreams: Option<ByName>,
+    pub keys: Option<ByName>,
+    /// Names of other settings, which are a gateway's own.
+    pub others: Vec<String>,
+}
+
+/// Why a file's sections cannot be read. No text repeats a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("the file is larger than {} KiB", LARGEST / 1024)]
+    TooLarge,
+    #[error("line {line} is no TOML: {problem}")]
+    NotToml { line: usize, problem: String },
+    #[error("`{0}` is no table of tables")]
+    NotNamed(String),
+    #[error("`{0}` has a number that cannot be told in JSON")]
+    Number(String),
+}
+
+/// Reads the sections of a file.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read(text: &str) -> Result<Sections, Unreadable> {
+    if text.len() > LARGEST {
+        return Err(Unreadable::TooLarge);
+    }
+    let table: toml::Table = toml::from_str(text).map_err(|error| {
+        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+        Unreadable::NotToml { line: 1 + before.matches('\n').count(), problem: error.message().to_owned() }
+    })?;
+    let mut sections = Sections::default();
+    for (name, value) in table {
+        match name.as_str() {
+            "upstreams" => sections.upstreams = Some(by_name(&name, value)?),
+            "keys" => sections.keys = Some(by_name(&name, value)?),
+            _ => sections.others.push(name),
+        }
+    }
+    Ok(sections)
+}
+
+fn by_name(section: &str, value: toml::Value) -> Result<ByName, Unreadable> {
+    let not_named = || Unreadable::NotNamed(section.to_owned());
+    let toml::Value::Table(named) = value else { return Err(not_named()) };
+    let one = |(name, value)| {
+        let path = format!("{section}.{name}");
+        match to_json(value).ok_or(Unreadable::Number(path))? {
+            Value::Object(body) => Ok((name, body)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Err(not_named()),
+        }
+    };
+    named.into_iter().map(one).collect()
+}
+
+/// `None` where a number is none in JSON.
+fn to_json(value: toml::Value) -> Option<Value> {
+    Some(match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => Value::Number(number.into()),
+        toml::Value::Float(number) => Value::Number(Number::from_f64(number)?),
+        toml::Value::Boolean(truth) => Value::Bool(truth),
+        toml::Value::Datetime(moment) => Value::String(moment.to_string()),
+        toml::Value::Array(items) => Value::Array(items.into_iter().map(to_json).collect::<Option<_>>()?),
+        toml::Value::Table(members) => {
+            let member = |(name, value)| Some((name, to_json(value)?));
+            Value::Object(members.into_iter().map(member).collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// A section of a file: tables in it are sections of their own behind it. Members that are null are left out.
+pub fn write(path: &[&str], body: &Map<String, Value>) -> String {
+    let head = path.iter().map(|part| key(part)).collect::<Vec<_>>().join(".");
+    let mut text = format!("[{head}]\n");
+    let (tables, plain): (Vec<_>, Vec<_>) = body.iter().partition(|(_, value)| value.is_object());
+    for (name, value) in plain {
+        if let Some(value) = inline(value) {
+            text.push_str(&format!("{} = {value}\n", key(name)));
+        }
+    }
+    for (name, value) in tables {
+        if let Value::Object(members) = value {
+            let path: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
+            text.push('\n');
+            text.push_str(&write(&path, members));
+        }
+    }
+    text
+}
+
+/// A value on one line. `None` where it is null, which TOML does not know; in a list or table it is left out.
+fn inline(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(truth) => truth.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => format!("[{}]", items.iter().filter_map(inline).collect::<Vec<_>>().join(", ")),
+        Value::Object(members) => {
+            let member = |(name, value): (&String, &Value)| Some(format!("{} = {}", key(name), inline(value)?));
+            format!("{{ {} }}", members.iter().filter_map(member).collect::<Vec<_>>().join(", "))
+        }
+    })
+}
+
+/// A name, in quotes where it needs them.
+fn key(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !name.is_empty() && name.bytes().all(is_bare) { name.to_owned() } else { quoted(name) }
+}
+
+/// A text in quotes. JSON and TOML escape alike, but for the one control character that JSON leaves as it is.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        let Value::Object(object) = value else { panic!("an object") };
+        object
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let upstream = object(json!({
+            "url": "https://notes.example", "prefix": false, "process_limit": 7, "labels": ["a", "\"b\"\u{7f}"],
+            "headers": { "x-key": "env:KEY", "a b": "c" }, "auth": { "kind": "none", "scopes": [] }, "trust": null,
+        }));
+        let ci = object(
+            json!({ "allow": [{ "upstream": "notes", "tools": ["*"] }], "expires": "2027-01-31T00:00:00.000Z" }),
+        );
+        let text = format!("{}\n{}", write(&["upstreams", "notes"], &upstream), write(&["keys", "ci"], &ci));
+        let sections = read(&text).unwrap();
+        let mut expected = upstream;
+        expected.remove("trust");
+        assert_eq!(sections.upstreams, Some([("notes".to_owned(), expected)].into()), "{text}");
+        assert_eq!(sections.keys, Some([("ci".to_owned(), ci)].into()), "{text}");
+        assert!(sections.others.is_empty());
+    }
+
+    #[test]
+    fn a_file_is_taken_apart() {
+        let sections = read("public_url = \"x\"\n[keys]\n[policy]\nrecord = true\n").unwrap();
+        assert_eq!((sections.upstreams, sections.keys), (None, Some(ByName::new())));
+        assert_eq!(sections.others, ["policy", "public_url"]);
+        let moment = read("[keys.ci]\nexpires = 2027-01-31T00:00:00Z\n").unwrap();
+        assert_eq!(moment.keys.unwrap()["ci"]["expires"], "2027-01-31T00:00:00Z");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_its_values() {
+        let wrong = |text: &str| read(text).unwrap_err().to_string();
+        assert!(wrong("a = 1\nb = \"hunter2\n").starts_with("line 2 "), "{}", wrong("a = 1\nb = \"hunter2\n"));
+        assert_eq!(wrong("keys = 7"), "`keys` is no table of tables");
+        assert_eq!(wrong("[keys]\nci = \"hunter2\""), "`keys` is no table of tables");
+        assert_eq!(wrong("[keys.ci]\nexpires = nan"), "`keys.ci` has a number that cannot be told in JSON");
+        assert_eq!(wrong(&" ".repeat(LARGEST + 1)), "the file is larger than 4096 KiB");
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_and_name_arrives_as_it_was(name in any::<String>(), text in any::<String>()) {
+            let body = object(json!({ name.clone(): text, "table": { name.clone(): [text.clone()] } }));
+            let expected: ByName = [("x".to_owned(), body.clone())].into();
+            let written = write(&["keys", "x"], &body);
+            prop_assert_eq!(read(&written).unwrap().keys, Some(expected), "{}", written);
+        }
+    }
+}

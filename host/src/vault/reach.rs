@@ -1,0 +1,85 @@
+//! Whether the keys of a configuration can be reached, asked where no gateway runs. Nothing is made, and no store is opened.
+
+use std::slice;
+
+use futures_util::future::join_all;
+
+use super::ring::{Ring, RingError};
+use super::source::KeyFileError;
+use crate::config::{self, VaultKey, VaultKeyState};
+use crate::env::Env;
+use crate::ids::KekId;
+use crate::outbound::Outbound;
+
+/// What became of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It does its work.
+    Works,
+    /// It is a file that the first start makes.
+    NotMade,
+    /// In words that hold no secret.
+    Fault(String),
+}
+
+/// Each key that is not retired, and whether it does its work.
+pub async fn reach(settings: &config::Vault, env: &Env, outbound: &Outbound) -> Vec<(KekId, Reached)> {
+    let keys = settings.keys.iter().filter(|key| key.state != VaultKeyState::Retired);
+    let asked = keys.map(async |key| (key.kid.clone(), ask(key, settings.is_default, env, outbound).await));
+    join_all(asked).await
+}
+
+async fn ask(key: &VaultKey, is_default: bool, env: &Env, outbound: &Outbound) -> Reached {
+    let ring = match Ring::build(slice::from_ref(key), env, outbound, false) {
+        Ok(ring) => ring,
+        Err(RingError::KeyFile { source: KeyFileError::Missing { .. }, .. }) if is_default => return Reached::NotMade,
+        Err(error) => return Reached::Fault(in_words(&error)),
+    };
+    for kek in ring.keys() {
+        if let Err(error) = kek.health().await {
+            return Reached::Fault(error.to_string());
+        }
+    }
+    Reached::Works
+}
+
+/// An error and what it comes of.
+fn in_words(error: &RingError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::VaultKeySource;
+    use crate::vault::make_key_file;
+
+    #[tokio::test]
+    async fn each_key_is_asked_and_none_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::system();
+        let (there, missing) = (dir.path().join("there"), dir.path().join("missing"));
+        make_key_file(&there, &env).unwrap();
+        let key = |kid: &str, state, source| VaultKey { kid: KekId::parse(kid).unwrap(), state, source };
+        let settings = |is_default| config::Vault {
+            keys: vec![
+                key("there", VaultKeyState::Active, VaultKeySource::File(there.clone())),
+                key("missing", VaultKeyState::Active, VaultKeySource::File(missing.clone())),
+                key("gone", VaultKeyState::Retired, VaultKeySource::None),
+            ],
+            is_default,
+            cache_ttl: Duration::from_secs(60),
+            allow_core_dumps: false,
+        };
+        let outbound = Outbound::new();
+        let reached = reach(&settings(false), &env, &outbound).await;
+        assert_eq!(reached.len(), 2, "a retired one is not asked: {reached:?}");
+        assert_eq!(reached[0].1, Reached::Works);
+        assert!(matches!(&reached[1].1, Reached::Fault(fault) if fault.contains("missing")), "{reached:?}");
+        assert_eq!(reach(&settings(true), &env, &outbound).await[1].1, Reached::NotMade);
+        assert!(!missing.exists());
+    }
+}
