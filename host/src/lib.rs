@@ -32,6 +32,7 @@ pub mod policy;
 pub mod secret;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod upstream;
 pub mod vault;
 

@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "telemetry",
             "vault",
         ],
     ),
@@ -63,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "telemetry",
             "upstream",
             "vault",
         ],
@@ -85,6 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "telemetry",
             "upstream",
             "vault",
         ],
@@ -103,6 +106,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "policy",
             "secret",
             "store",
+            "telemetry",
             "upstream",
         ],
     ),
@@ -135,16 +139,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Secrets that are replayed, sealed in the store by keys that may be elsewhere.
-    ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store"]),
+    ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store", "telemetry"]),
     // Adapters.
-    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
-    ("upstream", &["config", "connection", "ids", "mcp", "oauth", "outbound", "policy", "secret", "tasks"]),
-    ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
+    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "telemetry", "upstream"]),
+    (
+        "upstream",
+        &["config", "connection", "ids", "mcp", "oauth", "outbound", "policy", "secret", "tasks", "telemetry"],
+    ),
+    ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret", "telemetry"]),
     ("outbound", &["oci", "secret"]),
+    // Counts for everybody, and sends spans to the one collector that the operator names.
+    ("telemetry", &["env", "outbound"]),
     // Nouns.
     ("config", &["builtin", "connection", "env", "glob", "identity", "ids", "oauth", "oci", "outbound", "secret"]),
     // A party shows an upstream what it was lent.
-    ("mcp", &["connection", "ids", "upstream"]),
+    ("mcp", &["connection", "ids", "telemetry", "upstream"]),
     ("connection", &["env", "identity", "ids", "secret"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("oauth", &["audit", "env", "identity", "ids", "secret"]),

@@ -33,6 +33,7 @@ use crate::upstream::{Told, Upstream};
 use crate::vault::Vault;
 
 pub mod approvals;
+pub mod audit_export;
 pub mod counters;
 mod follow;
 pub mod grants;
@@ -277,6 +278,11 @@ impl Control {
     /// Whether what other gateways have changed in the store may have gone unnoticed for too long.
     pub fn is_stale(&self) -> bool {
         self.freshness.is_stale()
+    }
+
+    /// How long that may have been.
+    pub fn staleness(&self) -> Duration {
+        self.freshness.age()
     }
 
     /// Whether requests can be served: the store can be reached, nothing in it went unnoticed for too long, and each

@@ -32,6 +32,7 @@ mod shape;
 mod upstream_auth;
 mod value;
 mod vault;
+mod watch;
 
 pub use auth::{Auth, AuthMode};
 pub use mistake::{Mistake, Mistakes};
@@ -46,6 +47,7 @@ pub use resolve::{load, parse};
 pub use sets::Sets;
 pub use upstream_auth::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
+pub use watch::{AuditExport, Collector, Metrics};
 
 /// A variable of this process, for references such as `env:NAME`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
@@ -72,6 +74,11 @@ pub struct Config {
     pub auth: Arc<Auth>,
     /// What addresses that others supplied may lead to besides public ones.
     pub outbound: Trusted,
+    pub metrics: Metrics,
+    /// Where traces go, if they are recorded.
+    pub telemetry: Option<Collector>,
+    /// Where a copy of the audit trail goes, if there is one.
+    pub audit: Option<AuditExport>,
     /// In name order.
     pub upstreams: Vec<Upstream>,
     /// Virtual keys declared in the file.

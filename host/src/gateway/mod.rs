@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::audit_export::{ExportState, Exporter as AuditExporter};
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::authorization::clients::Clients;
@@ -28,23 +29,26 @@ use crate::authorization::{AuthorizationServer, Fault, Parts};
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
-use crate::http::api::{Api, Operators, Upkeep};
+use crate::http::api::metrics::Watched;
+use crate::http::api::{self as admin_api, Api, Operators, Upkeep};
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::oauth::OAuth;
 use crate::http::oauth::cookies::Kind;
 use crate::http::replica::{Directory, Replicas};
-use crate::http::serve::{self as edge, Socket};
+use crate::http::serve::{self as edge, Meter, Socket};
 use crate::http::{admin_router, public_router, replica_router};
+use crate::ids::ReplicaId;
 use crate::outbound::{Fetcher, Outbound};
-use crate::pipeline::Services;
 use crate::pipeline::personal::PersonalCatalogs;
+use crate::pipeline::{Meters, Services};
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
 use crate::store::follower::{Follower, Subscriber};
 use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::tasks::Tasks;
+use crate::telemetry::{self, Tracer};
 use crate::vault::deployment::DeploymentSecretError;
 use crate::vault::{self, Vault};
 
@@ -255,6 +259,8 @@ impl Gateway {
             task_tools: Services::task_tools(),
             spent: Services::spent(),
             personal: PersonalCatalogs::new(control.lists_told.clone()),
+            meters: Meters::new(config.metrics.tools),
+            tracer: self.tracer(&config, &env, replicas.id()),
         });
         let server = Arc::new(AuthorizationServer::new(Parts {
             env: env.clone(),
@@ -270,16 +276,6 @@ impl Gateway {
         }));
         let oauth = Arc::new(OAuth::new(server.clone()).with_pages_of(connections.pages(&config, secret())));
         let admin_socket = self.open_admin_socket(&config.listen.admin_socket)?;
-        let api = Arc::new(Api {
-            control: control.clone(),
-            server,
-            services: services.clone(),
-            upkeep: Upkeep { clock, sweeper: sweeping },
-            replicas: replicas.clone(),
-            signing: signing.clone(),
-            connections: connections.for_operators(),
-            operators: Operators::new(operator_token.digest()),
-        });
         let settings = mcp::Settings {
             limits: config.limits.clone(),
             legacy_sse: config.mcp.legacy_sse,
@@ -295,6 +291,7 @@ impl Gateway {
             }
         };
         let is_local = listeners.public.local_addr().map_err(StartError::Listener)?.ip().to_canonical().is_loopback();
+        let trusted = signing.clone();
         let gate = ProtectedResource::new(resource::Parts {
             env: env.clone(),
             issuer: config.public_url.as_str().to_owned(),
@@ -302,19 +299,42 @@ impl Gateway {
             secret: secret(),
             snapshot: control.snapshot.clone(),
             standing,
-            trust: Box::new(move || Trusted { verifier: signing.verifier(), epoch: signing.epoch() }),
+            trust: Box::new(move || Trusted { verifier: trusted.verifier(), epoch: trusted.epoch() }),
             browsers: Some(Box::new(browsers)),
             is_local,
         });
         let mcp = Mcp::new(
             gate,
-            services,
+            services.clone(),
             (control.published.subscribe(), freshness),
             settings,
             replicas.clone(),
             self.edges.stopping().clone(),
             self.requests.clone(),
         );
+
+        let meters: Vec<(&'static str, Arc<Meter>)> =
+            ["public", "socket", "admin", "replica"].map(|listener| (listener, Arc::default())).to_vec();
+        let export = self.export_audit(&config, &store).await;
+        let watched = Watched {
+            mcp: mcp.clone(),
+            oauth: oauth.clone(),
+            listeners: meters.clone(),
+            export,
+            draining: self.edges.stopping().clone(),
+            is_open: config.metrics.open,
+        };
+        let api = Arc::new(Api {
+            control: control.clone(),
+            server,
+            services,
+            upkeep: Upkeep { clock, sweeper: sweeping },
+            replicas: replicas.clone(),
+            signing,
+            connections: connections.for_operators(),
+            operators: Operators::new(operator_token.digest()),
+            watched,
+        });
 
         let edge = &config.edge;
         let guard = |front| {
@@ -325,16 +345,16 @@ impl Gateway {
         let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
         let mut sockets = vec![
-            (Socket::Tcp(listeners.public), public),
-            (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?)),
+            (Socket::Tcp(listeners.public), public, 0),
+            (Socket::Unix(admin_socket), admin_router(api.clone(), guard(Front::Unix)?), 1),
         ];
         if let Some(admin) = listeners.admin {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
-            sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?)));
+            sockets.push((Socket::Tcp(admin), admin_router(api, guard(front)?), 2));
         }
 
         if let Some(listener) = listeners.replica {
-            sockets.push((Socket::Tcp(listener), for_replicas));
+            sockets.push((Socket::Tcp(listener), for_replicas, 3));
         }
         if store.is_shared() {
             replicas.renew().await.map_err(StartError::Store)?;
@@ -353,8 +373,9 @@ impl Gateway {
             self.background.spawn(exchange.run(self.background.stopping().clone()));
         }
         self.background.spawn(reload_on_hangup(control, self.background.stopping().clone()));
-        for (socket, router) in sockets {
-            self.edges.spawn(edge::serve(socket, router, edge::Limits::from(edge), self.edges.stopping().clone()));
+        for (socket, router, meter) in sockets {
+            let (limits, meter) = (edge::Limits::from(edge), meters[meter].1.clone());
+            self.edges.spawn(edge::serve(socket, router, limits, meter, self.edges.stopping().clone()));
         }
         tracing::info!(public = %config.listen.public, admin_socket = %config.listen.admin_socket.display(), public_url = config.public_url.as_str(), "serving");
         Ok(())
@@ -389,6 +410,25 @@ impl Gateway {
             tracing::warn!("some tasks did not end in time");
         }
         orderly
+    }
+
+    /// Records traces, if somebody collects them. What sends them ends last: what stops is told too.
+    fn tracer(&self, config: &Config, env: &Env, replica: &ReplicaId) -> Tracer {
+        let Some(collector) = config.telemetry.clone() else { return Tracer::off(env.clone()) };
+        let config::Collector { endpoint, headers, sample } = collector;
+        let settings = telemetry::Settings { endpoint, headers, sample };
+        let (tracer, exporter) = Tracer::on(env.clone(), settings, Outbound::new(), replica.to_string());
+        self.trail.spawn(exporter.run(self.trail.stopping().clone()));
+        tracer
+    }
+
+    /// Begins to copy the audit trail, if that is wanted.
+    async fn export_audit(&self, config: &Config, store: &Store) -> Option<ExportState> {
+        let target = config.audit.as_ref()?;
+        let exporter = AuditExporter::new(store.clone(), target, &config.data_dir, admin_api::audit_line).await;
+        let state = exporter.state();
+        self.background.spawn(exporter.run(self.background.stopping().clone()));
+        Some(state)
     }
 
     /// Binds the admin socket so that nobody but its owner can ever connect to it.

@@ -29,6 +29,7 @@ use crate::authorization::{AuthorizationServer, Fault};
 use crate::connections::keeper::{Keeper, MayUse};
 use crate::env::ClockOffset;
 use crate::secret::{Digest, Plaintext};
+use crate::store::audit::Recorded;
 use crate::store::sweeper::SweeperState;
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
@@ -39,6 +40,7 @@ mod connections;
 mod grants;
 mod if_match;
 mod keys;
+pub mod metrics;
 mod pins;
 mod policies;
 mod recordings;
@@ -49,6 +51,8 @@ mod trails;
 mod upstreams;
 mod users;
 mod vault;
+
+use metrics::Watched;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -289,6 +293,12 @@ pub struct Api {
     pub signing: SigningKeys,
     pub connections: Kept,
     pub operators: Operators,
+    pub watched: Watched,
+}
+
+/// A row of the audit trail as operators see it.
+pub fn audit_line(recorded: &Recorded) -> serde_json::Value {
+    trails::audit_view(recorded)
 }
 
 /// What is asked about connections.
@@ -325,7 +335,11 @@ pub fn router(api: Arc<Api>) -> Router {
         let check = middleware::from_fn_with_state((api.clone(), route.access), check);
         router.route(route.path, (route.handler)().layer(check))
     });
-    rows.with_state(api)
+    // For whoever watches the gateway: no part of the API, and with a rule of its own.
+    let watching = middleware::from_fn_with_state(api.clone(), metrics::check);
+    let rows = rows.route("/metrics", get(metrics::show).layer(watching.clone()));
+    let rows = rows.route("/readyz", get(metrics::readiness).layer(watching));
+    rows.route("/healthz", get(metrics::alive)).with_state(api)
 }
 
 /// Lets a request pass that comes from whom the row wants, or answers 401.

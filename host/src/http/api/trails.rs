@@ -135,7 +135,7 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
-fn audit_view(recorded: &Recorded) -> Value {
+pub(super) fn audit_view(recorded: &Recorded) -> Value {
     let AuditEntry { at, actor, event } = &recorded.entry;
     let detail = match event {
         AuditEvent::GatewayStarted { version } => json!({ "version": version }),

@@ -54,7 +54,7 @@ async fn listening_at(store: &Store, env: Env, freshness: Freshness) -> (Edge, C
         },
     );
     let router = replica_router(edge.mcp.clone());
-    edge.mcp.tasks.spawn(serve::serve(Socket::Tcp(listener), router, limits, stop.clone()));
+    edge.mcp.tasks.spawn(serve::serve(Socket::Tcp(listener), router, limits, Arc::default(), stop.clone()));
     (edge, stop)
 }
 

@@ -34,10 +34,13 @@ use crate::config;
 mod connection;
 mod head;
 mod life;
+mod meter;
 mod reply;
 #[cfg(test)]
 mod tests;
 mod wire;
+
+pub use meter::Meter;
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -115,9 +118,15 @@ impl From<&config::Edge> for Limits {
 /// Serves `router` on `socket` until `shutdown`.
 ///
 /// Returns when every connection has ended: those that rest are closed at once, requests in flight may go on for
-/// [`Limits::drain`] and are cut then.
-pub async fn serve(socket: Socket, router: axum::Router, limits: Limits, shutdown: CancellationToken) {
-    let floor = Arc::new(Floor::new(router, limits, shutdown));
+/// [`Limits::drain`] and are cut then. `meter` counts meanwhile.
+pub async fn serve(
+    socket: Socket,
+    router: axum::Router,
+    limits: Limits,
+    meter: Arc<Meter>,
+    shutdown: CancellationToken,
+) {
+    let floor = Arc::new(Floor::new(router, limits, meter, shutdown));
     let _cut_on_drop = floor.cut.clone().drop_guard();
 
     floor.accept_until_shutdown(&socket).await;
@@ -144,10 +153,11 @@ struct Floor {
     slots: Arc<Semaphore>,
     /// Told when slots or descriptors are short: who rests, leaves.
     pressure: Notify,
+    meter: Arc<Meter>,
 }
 
 impl Floor {
-    fn new(router: axum::Router, limits: Limits, shutdown: CancellationToken) -> Self {
+    fn new(router: axum::Router, limits: Limits, meter: Arc<Meter>, shutdown: CancellationToken) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS))),
             router,
@@ -156,6 +166,7 @@ impl Floor {
             shutdown,
             cut: CancellationToken::new(),
             pressure: Notify::new(),
+            meter,
         }
     }
 
@@ -194,6 +205,7 @@ impl Floor {
         }
         let Some(slot) = slot else {
             debug!("refused a connection: all are taken");
+            self.meter.refused();
             return refuse(&stream);
         };
         match prepare(&stream) {
@@ -206,6 +218,7 @@ impl Floor {
     }
 
     async fn run(self: Arc<Self>, stream: Stream, peer: Peer, slot: OwnedSemaphorePermit) {
+        let _open = self.meter.begins();
         connection::run(stream, peer, &self).await;
         drop(slot);
     }

@@ -130,7 +130,7 @@ impl Gateway {
         let address = listener.local_addr().unwrap();
         let (signals, shutdown) = (Signals::default(), CancellationToken::new());
         let mut served = JoinSet::new();
-        served.spawn(serve(Socket::Tcp(listener), router(signals.clone()), limits, shutdown.clone()));
+        served.spawn(serve(Socket::Tcp(listener), router(signals.clone()), limits, Arc::default(), shutdown.clone()));
         Self { address, signals, shutdown, served }
     }
 
@@ -748,7 +748,7 @@ async fn a_request_knows_its_peer() {
     let socket = Socket::Unix(UnixListener::bind(&path).unwrap());
     let shutdown = CancellationToken::new();
     let mut served = JoinSet::new();
-    served.spawn(serve(socket, router(Signals::default()), PATIENT, shutdown.clone()));
+    served.spawn(serve(socket, router(Signals::default()), PATIENT, Arc::default(), shutdown.clone()));
     let mut caller = Caller(UnixStream::connect(&path).await.unwrap());
     let (uid, pid) = (rustix::process::getuid().as_raw(), std::process::id());
     let reply = caller.get("/peer").await;

@@ -16,6 +16,7 @@ mod policies;
 mod replica;
 mod upstream_auth;
 mod vault;
+mod watch;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
