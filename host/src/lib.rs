@@ -34,6 +34,7 @@ pub mod secret;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;
+pub mod telemetry;
 pub mod upstream;
 pub mod vault;
 

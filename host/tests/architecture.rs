@@ -52,6 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "store",
             "supervisor",
             "tasks",
+            "telemetry",
             "vault",
         ],
     ),
@@ -78,6 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "telemetry",
             "upstream",
             "vault",
         ],
@@ -100,6 +102,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "store",
             "tasks",
+            "telemetry",
             "upstream",
             "vault",
         ],
@@ -118,6 +121,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "policy",
             "secret",
             "store",
+            "telemetry",
             "upstream",
         ],
     ),
@@ -154,12 +158,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Secrets that are replayed, sealed in the store by keys that may be elsewhere.
-    ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store"]),
+    ("vault", &["audit", "config", "env", "ids", "outbound", "secret", "store", "telemetry"]),
     // Adapters.
-    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "upstream"]),
-    ("upstream", &["config", "connection", "ids", "mcp", "oauth", "outbound", "policy", "secret", "tasks"]),
-    ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret"]),
+    ("policy", &["config", "env", "glob", "identity", "ids", "mcp", "oci", "secret", "telemetry", "upstream"]),
+    (
+        "upstream",
+        &["config", "connection", "ids", "mcp", "oauth", "outbound", "policy", "secret", "tasks", "telemetry"],
+    ),
+    ("store", &["audit", "connection", "env", "glob", "identity", "ids", "oauth", "secret", "telemetry"]),
     ("outbound", &["oci", "secret"]),
+    // Counts for everybody, and sends spans to the one collector that the operator names.
+    ("telemetry", &["env", "outbound"]),
     // Nouns.
     (
         "config",
@@ -178,7 +187,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // A party shows an upstream what it was lent.
-    ("mcp", &["connection", "ids", "upstream"]),
+    ("mcp", &["connection", "ids", "telemetry", "upstream"]),
     ("connection", &["env", "identity", "ids", "secret"]),
     ("identity", &["env", "glob", "ids", "secret"]),
     ("oauth", &["audit", "env", "identity", "ids", "secret"]),

@@ -35,6 +35,7 @@ use crate::vault::Vault;
 
 pub mod api_tokens;
 pub mod approvals;
+pub mod audit_export;
 pub mod certificates;
 pub mod counters;
 mod follow;
@@ -289,6 +290,11 @@ impl Control {
     /// Whether what other gateways have changed in the store may have gone unnoticed for too long.
     pub fn is_stale(&self) -> bool {
         self.freshness.is_stale()
+    }
+
+    /// How long that may have been.
+    pub fn staleness(&self) -> Duration {
+        self.freshness.age()
     }
 
     /// Says from now on that the gateway is not ready: it is about to stop.

@@ -208,6 +208,9 @@ impl Control {
             && begun.mcp == new.mcp
             && begun.public_url == new.public_url
             && begun.outbound == new.outbound
+            && begun.metrics == new.metrics
+            && begun.telemetry == new.telemetry
+            && begun.audit == new.audit
             && begun.policy.max_components == new.policy.max_components
             && begun.vault.allow_core_dumps == new.vault.allow_core_dumps;
         !is_same

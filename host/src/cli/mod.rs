@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -142,6 +142,9 @@ enum Command {
     Man(generated::Man),
 }
 
+/// The variable that says in which form the log is written.
+const LOG_FORMAT: &str = "PORTCULLIS_LOG_FORMAT";
+
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
@@ -269,7 +272,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn serve(with: &ConfigFile) -> anyhow::Result<()> {
     // Before there are other threads, which could read the environment.
     let inherited = activation::inherited()?;
-    start_logging();
+    start_logging()?;
     let config = load(with)?;
     close_process(&config)?;
     let supervisor = Supervisor::of_environment(&config::process_environment, std::process::id())?;
@@ -370,12 +373,23 @@ fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-/// Lines for people on a terminal, JSON otherwise. `PORTCULLIS_LOG` filters, as in `info,portcullis::policy=debug`.
-fn start_logging() {
+/// Lines for people on a terminal, JSON otherwise, or what `PORTCULLIS_LOG_FORMAT` says. `PORTCULLIS_LOG` filters, as in
+/// `info,portcullis::policy=debug`.
+fn start_logging() -> anyhow::Result<()> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started =
-        if io::stderr().is_terminal() { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    let is_json = match config::process_environment(LOG_FORMAT).as_deref() {
+        Some("json") => true,
+        Some("text") => false,
+        None | Some("") => !io::stderr().is_terminal(),
+        Some(other) => bail!("{LOG_FORMAT} is {other:?}; it may be \"json\" or \"text\""),
+    };
+    let started = match (is_json, io::stderr().is_terminal()) {
+        (true, _) => builder.json().flatten_event(true).try_init(),
+        (false, true) => builder.try_init(),
+        (false, false) => builder.with_ansi(false).try_init(),
+    };
     started.expect("logging is started once");
+    Ok(())
 }

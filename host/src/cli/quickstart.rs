@@ -44,7 +44,7 @@ impl Quickstart {
         let env = Env::system();
         let config = config::load(&file, &config::process_environment, env.now())?;
         let key = fs::read_to_string(self.dir.join("quickstart.key")).context("cannot read quickstart.key")?;
-        start_quiet_logging();
+        start_quiet_logging()?;
         close_process(&config)?;
         on_runtime(async {
             let listeners = bind(&config, Inherited::default()).await?;
@@ -227,12 +227,13 @@ Ctrl-C stops everything. {dir} is yours to keep or delete.
 }
 
 /// Warnings only: the welcome is what a newcomer should read.
-fn start_quiet_logging() {
+fn start_quiet_logging() -> anyhow::Result<()> {
     if std::env::var_os("PORTCULLIS_LOG").is_some() {
         return start_logging();
     }
     let started = tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).try_init();
     started.expect("logging is started once");
+    Ok(())
 }
 
 fn write_new(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {

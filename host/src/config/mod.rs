@@ -34,6 +34,7 @@ mod shape;
 mod upstream_auth;
 mod value;
 mod vault;
+mod watch;
 
 pub use auth::{Auth, AuthMode};
 pub use listener_tls::{ListenerTls, ListenersTls};
@@ -51,6 +52,7 @@ pub use upstream_auth::{
     ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim, connection_context,
 };
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
+pub use watch::{AuditExport, Collector, Metrics};
 
 /// A variable of this process, for references such as `env:NAME`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads variables that a configuration names")]
@@ -79,6 +81,11 @@ pub struct Config {
     pub auth: Arc<Auth>,
     /// What addresses that others supplied may lead to besides public ones.
     pub outbound: Trusted,
+    pub metrics: Metrics,
+    /// Where traces go, if they are recorded.
+    pub telemetry: Option<Collector>,
+    /// Where a copy of the audit trail goes, if there is one.
+    pub audit: Option<AuditExport>,
     /// In name order.
     pub upstreams: Vec<Upstream>,
     /// Virtual keys declared in the file.

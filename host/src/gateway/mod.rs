@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::audit_export::{ExportState, Exporter as AuditExporter};
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::authorization::clients::Clients;
@@ -30,20 +31,22 @@ use crate::certificate::Shown;
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
+use crate::http::api::metrics::Watched;
 pub use crate::http::api::openapi::text as openapi;
-use crate::http::api::{Api, Operators, Upkeep};
+use crate::http::api::{self as admin_api, Api, Operators, Upkeep};
 use crate::http::console::Console;
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::oauth::OAuth;
 use crate::http::oauth::cookies::Kind;
 use crate::http::replica::{Directory, Replicas};
-use crate::http::serve::{self as edge, Socket};
+use crate::http::serve::{self as edge, Meter, Socket};
 use crate::http::{admin_router, public_router, replica_router, socket_router};
+use crate::ids::ReplicaId;
 use crate::outbound::{Fetcher, Outbound};
-use crate::pipeline::Services;
 use crate::pipeline::elicitations::Elicitations;
 use crate::pipeline::personal::PersonalCatalogs;
+use crate::pipeline::{Meters, Services};
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
 use crate::store::follower::{Follower, Subscriber};
@@ -51,6 +54,7 @@ use crate::store::sweeper::Sweeper;
 use crate::store::{self, Store, StoreError, decisions, recordings};
 use crate::supervisor::Supervisor;
 use crate::tasks::Tasks;
+use crate::telemetry::{self, Tracer};
 use crate::vault::deployment::DeploymentSecretError;
 use crate::vault::{self, Vault};
 
@@ -60,6 +64,14 @@ use connections::Connections;
 
 /// Name of the file in `data_dir` that holds the operator token.
 pub const OPERATOR_TOKEN: &str = "operator-token";
+
+/// What `/metrics` calls the listeners.
+const LISTENERS: [&str; 4] = ["public", "socket", "admin", "replica"];
+/// Their places among these.
+const PUBLIC: usize = 0;
+const SOCKET: usize = 1;
+const ADMIN: usize = 2;
+const REPLICA: usize = 3;
 
 /// Directory in `data_dir` of compiled policies.
 const CODE_CACHE: &str = "policy-cache";
@@ -317,6 +329,8 @@ impl Gateway {
             task_tools: Services::task_tools(),
             spent: Services::spent(),
             personal: PersonalCatalogs::new(control.lists_told.clone()),
+            meters: Meters::new(config.metrics.tools),
+            tracer: self.tracer(&config, &env, replicas.id()),
         });
         let server = Arc::new(AuthorizationServer::new(Parts {
             env: env.clone(),
@@ -339,17 +353,6 @@ impl Gateway {
         let admin_url = bound.map(|bound| admin_url(&config, bound));
         let console = admin_url.map(|url| Arc::new(Console::new(server.clone(), url)));
         self.console = console.clone().filter(|_| bound.is_some_and(|bound| bound.ip().to_canonical().is_loopback()));
-        let api = Arc::new(Api {
-            control: control.clone(),
-            operators: Arc::new(Operators::new(operator_token.digest(), server.clone(), console.clone())),
-            console: console.clone(),
-            server,
-            services: services.clone(),
-            upkeep: Upkeep { clock, sweeper: sweeping },
-            replicas: replicas.clone(),
-            signing: signing.clone(),
-            connections: connections.for_operators(),
-        });
         let settings = mcp::Settings {
             limits: config.limits.clone(),
             legacy_sse: config.mcp.legacy_sse,
@@ -365,6 +368,7 @@ impl Gateway {
             }
         };
         let is_local = listeners.public.local_addr().map_err(StartError::Listener)?.ip().to_canonical().is_loopback();
+        let trusted = signing.clone();
         let gate = ProtectedResource::new(resource::Parts {
             env: env.clone(),
             issuer: config.public_url.as_str().to_owned(),
@@ -372,19 +376,43 @@ impl Gateway {
             secret: secret(),
             snapshot: control.snapshot.clone(),
             standing,
-            trust: Box::new(move || Trusted { verifier: signing.verifier(), epoch: signing.epoch() }),
+            trust: Box::new(move || Trusted { verifier: trusted.verifier(), epoch: trusted.epoch() }),
             browsers: Some(Box::new(browsers)),
             is_local,
         });
         let mcp = Mcp::new(
             gate,
-            services,
+            services.clone(),
             (control.published.subscribe(), freshness),
             settings,
             replicas.clone(),
             self.edges.stopping().clone(),
             self.requests.clone(),
         );
+
+        let meters: Vec<(&'static str, Arc<Meter>)> = LISTENERS.map(|listener| (listener, Arc::default())).to_vec();
+        let export = self.export_audit(&config, &store).await;
+        let watched = Watched {
+            mcp: mcp.clone(),
+            oauth: oauth.clone(),
+            listeners: meters.clone(),
+            export,
+            draining: self.leaving.clone(),
+            is_open: config.metrics.open,
+        };
+        let operators = Operators::new(operator_token.digest(), server.clone(), console.clone());
+        let api = Arc::new(Api {
+            control: control.clone(),
+            server,
+            services,
+            upkeep: Upkeep { clock, sweeper: sweeping },
+            replicas: replicas.clone(),
+            signing,
+            connections: connections.for_operators(),
+            operators: Arc::new(operators),
+            console: console.clone(),
+            watched,
+        });
 
         let edge = &config.edge;
         let guard = |front| {
@@ -394,16 +422,20 @@ impl Gateway {
         let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
         let for_replicas = replica_router(mcp.clone());
         let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
-        let proxied = |socket, shown: Option<&Arc<Shown>>| -> Result<_, StartError> {
+        let plain = |socket, counted: usize| edge::Listener {
+            leaving: self.leaving.clone(),
+            meter: meters[counted].1.clone(),
+            ..edge::Listener::from(socket)
+        };
+        let proxied = |socket, shown: Option<&Arc<Shown>>, counted| -> Result<_, StartError> {
             let tls = shown.map(|shown| edge::Tls::new(shown.clone())).transpose().map_err(StartError::Tls)?;
             let proxies = edge::Proxies::new(edge.trusted_proxies.clone());
-            Ok(edge::Listener { socket, tls, proxies, leaving: self.leaving.clone() })
+            Ok(edge::Listener { tls, proxies, ..plain(socket, counted) })
         };
-        let plain = |socket| edge::Listener { leaving: self.leaving.clone(), ..edge::Listener::from(socket) };
         let certificates = &control.certificates;
         let mut sockets = vec![
-            (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref())?, public),
-            (plain(Socket::Unix(admin_socket)), socket_router(api.clone(), guard(Front::Unix)?)),
+            (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref(), PUBLIC)?, public),
+            (plain(Socket::Unix(admin_socket), SOCKET), socket_router(api.clone(), guard(Front::Unix)?)),
         ];
         if let (Some(admin), Some(console)) = (listeners.admin, console) {
             let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
@@ -412,11 +444,11 @@ impl Gateway {
                 None => guard(front)?,
             };
             let router = admin_router(api, console, guard);
-            sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref())?, router));
+            sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref(), ADMIN)?, router));
         }
 
         if let Some(listener) = listeners.replica {
-            sockets.push((plain(Socket::Tcp(listener)), for_replicas));
+            sockets.push((plain(Socket::Tcp(listener), REPLICA), for_replicas));
         }
         if store.is_shared() {
             replicas.renew().await.map_err(StartError::Store)?;
@@ -486,6 +518,25 @@ impl Gateway {
             tracing::warn!("some tasks did not end in time");
         }
         orderly
+    }
+
+    /// Records traces, if somebody collects them. What sends them ends last: what stops is told too.
+    fn tracer(&self, config: &Config, env: &Env, replica: &ReplicaId) -> Tracer {
+        let Some(collector) = config.telemetry.clone() else { return Tracer::off(env.clone()) };
+        let config::Collector { endpoint, headers, sample } = collector;
+        let settings = telemetry::Settings { endpoint, headers, sample };
+        let (tracer, exporter) = Tracer::on(env.clone(), settings, Outbound::new(), replica.to_string());
+        self.trail.spawn(exporter.run(self.trail.stopping().clone()));
+        tracer
+    }
+
+    /// Begins to copy the audit trail, if that is wanted.
+    async fn export_audit(&self, config: &Config, store: &Store) -> Option<ExportState> {
+        let target = config.audit.as_ref()?;
+        let exporter = AuditExporter::new(store.clone(), target, &config.data_dir, admin_api::audit_line).await;
+        let state = exporter.state();
+        self.background.spawn(exporter.run(self.background.stopping().clone()));
+        Some(state)
     }
 
     /// Binds the admin socket so that nobody but its owner can ever connect to it.

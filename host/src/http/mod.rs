@@ -64,6 +64,10 @@ fn guarded(router: Router, guard: HostGuard) -> Router {
     router.fallback(nothing_here).layer(middleware::from_fn_with_state(guard, guard::enforce))
 }
 
+/// What a probe reads.
+const READY: &str = "ready\n";
+const NOT_READY: &str = "not ready\n";
+
 /// The process runs.
 async fn healthz() -> &'static str {
     "ok\n"
@@ -89,18 +93,12 @@ async fn refuse_when_stale(
 /// Requests can be served: the gateway is not about to stop, every upstream has been tried once, the store can be reached,
 /// and nothing in it went unnoticed for too long.
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
-    let missing = if control.is_ready() {
-        return "ready\n".into_response();
-    } else if control.is_leaving() {
-        "stopping: send new requests elsewhere\n"
-    } else if control.is_stale() {
-        "out of date: the store cannot be followed\n"
-    } else if control.has_tried_upstreams() {
-        "the store cannot be reached\n"
+    // Why not is told to operators, on their own listener.
+    if control.is_ready() {
+        READY.into_response()
     } else {
-        "starting: not every upstream has been tried yet\n"
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, missing).into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, NOT_READY).into_response()
+    }
 }
 
 async fn nothing_here() -> Response {

@@ -14,6 +14,7 @@ use crate::ids::{Principal, UpstreamName};
 use crate::mcp::call::Outcome;
 use crate::mcp::client::Client;
 use crate::mcp::json::Members;
+use crate::telemetry::Trace;
 
 /// Something an upstream says, during a request or outside of any.
 #[derive(Debug)]
@@ -108,6 +109,8 @@ pub struct Party {
     pub lent: Option<Arc<Lent>>,
     /// What its request says in headers that upstreams let through, each of them its own.
     pub extra: Extra,
+    /// Where its request stands in a trace, if it is in one.
+    pub trace: Option<Trace>,
 }
 
 impl Party {
@@ -121,6 +124,7 @@ impl Party {
             standing: None,
             lent: None,
             extra: Extra::default(),
+            trace: None,
         }
     }
 }

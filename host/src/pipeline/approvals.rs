@@ -8,9 +8,11 @@
 //! Where an upstream wants to know something first, a modern caller makes its request again (MRTR). It brings back, sealed,
 //! which approvals it used: each further round is one step of the same use, in order, so that no round can be repeated.
 
+use tokio::time::Instant;
+
 use super::recording::Recording;
 use super::state::Carried;
-use super::{Origin, Refusal, Services, Snapshot, settled, view};
+use super::{Origin, Refusal, Services, Snapshot, mark, settled, view};
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, UpstreamName};
 use crate::mcp::call::{Access, Call};
@@ -217,7 +219,7 @@ async fn with_approvals<T: Decided>(
                     let what = "the arguments are not those any more that it wanted an approval for".to_owned();
                     return Err(failed(binding, what));
                 }
-                if use_up(services, &uses).await? {
+                if written(origin, use_up(services, &uses)).await? {
                     recording.permitted(services, || decided.arguments(), uses);
                     return Ok(permit);
                 }
@@ -263,7 +265,7 @@ async fn with_approvals<T: Decided>(
             recording.needed(&used.id);
             uses.push(used);
         } else {
-            match ask(services, subject, &wanted, &arguments).await? {
+            match written(origin, ask(services, subject, &wanted, &arguments)).await? {
                 Asked::Given(given) => {
                     recording.needed(&given.id);
                     if let State::GivenOnce { .. } = given.state {
@@ -294,6 +296,15 @@ fn failed(binding: BindingName, what: String) -> Refusal {
 /// Digest of a JSON text, the same for all that mean the same.
 pub(super) fn digest(json: &str) -> Digest {
     Digest::of(comparable(json).as_bytes())
+}
+
+/// What comes of a write to the store, which the request's trace is told of.
+async fn written<T>(origin: &Origin, write: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    let begun = Instant::now();
+    let written = write.await;
+    let failure = written.is_err().then_some("store");
+    mark::note(origin, "store write", begun.elapsed(), None, failure);
+    written
 }
 
 /// Whether all of them were still there to be used.

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::elicitations::Elicitation;
 use super::recording::Recording;
 use super::rounds::Goes;
 use super::state::{self, Purpose, State};
-use super::{Origin, Refusal, Services, Snapshot, settled};
+use super::{Origin, Refusal, Services, Snapshot, mark, settled};
 use crate::config::UpstreamAuth;
 use crate::connection::lending::{Kind, Lack, Lent, Wanted, Withheld};
 use crate::connection::link::Link;
@@ -69,7 +70,10 @@ impl<'a> Loan<'a> {
         let Some(mut wanted) = upstream.wanted(&origin.caller.principal) else {
             return Ok(Self { upstream, borrowed: None });
         };
+        let begun = Instant::now();
         let lent = services.lender.lend(&wanted).await;
+        let failure = lent.is_err().then_some("withheld");
+        mark::note(origin, "credential", begun.elapsed(), Some(upstream.name()), failure);
         // A person is not sent to connect what the policies would not release anyway.
         let (scopes, asked_for) = match &lent {
             Ok(lent) => (lent.scopes.clone(), CredentialPurpose::Call),

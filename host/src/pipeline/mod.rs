@@ -9,7 +9,7 @@
 //! caller sees. [`authority`] asks what a client may be granted, [`unattended`] what it gets by itself, [`registration`]
 //! whether there may be such a client, [`renewal`] whether a refresh token may be used. [`approvals`] finds what somebody agreed to, or asks for it; [`rounds`] answers what an upstream
 //! wants to know in between, [`questions`] says whether it may, [`state`] is what a caller brings back. [`credentials`] borrows what an upstream is
-//! shown on the caller's behalf, [`elicitations`] are remembered for those who wait to hear that it is connected, [`personal`] has what upstreams show to this caller alone.
+//! shown on the caller's behalf, [`elicitations`] are remembered for those who wait to hear that it is connected, [`personal`] has what upstreams show to this caller alone. [`mark`] and [`meters`] tell operators of it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use ::http::{HeaderName, HeaderValue};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::RecordedOutcome;
@@ -34,6 +35,7 @@ use crate::secret::DeploymentSecret;
 use crate::store::changes;
 use crate::store::decisions::Recorder;
 use crate::store::{Store, StoreError, recordings};
+use crate::telemetry::Tracer;
 use crate::upstream::catalog::{Catalog, Tool, View};
 use crate::upstream::{PartyKey, Upstream, UpstreamError};
 
@@ -45,9 +47,13 @@ pub mod credentials;
 pub mod elicitations;
 mod items;
 mod lists;
+mod mark;
+mod meters;
 pub mod personal;
 mod questions;
 mod recording;
+#[cfg(test)]
+mod recording_tests;
 pub mod registration;
 pub mod renewal;
 mod rounds;
@@ -60,6 +66,9 @@ use approvals::Unapproved;
 use credentials::Unconnected;
 pub use items::{may_watch, watch};
 pub use lists::{listing_digest, offered};
+pub use mark::Mark;
+use mark::Traced;
+pub use meters::Meters;
 pub use questions::admit;
 use recording::Recording;
 pub use scope::{Scope, ScopeError};
@@ -128,6 +137,8 @@ pub struct Services {
     pub spent: state::Spent,
     /// Catalogs with lists of people's own.
     pub personal: personal::PersonalCatalogs,
+    pub meters: Meters,
+    pub tracer: Tracer,
 }
 
 /// See [`Services::task_tools`].
@@ -163,6 +174,7 @@ impl Services {
             recordings::recorder(store.clone(), recordings::Retention::default(), DeploymentSecret::new(&[7; 32]));
         let (shadows, _runner) = policy::shadows();
         let secret = DeploymentSecret::new(&[7; 32]);
+        let tracer = Tracer::off(env.clone());
         Self {
             replica: ReplicaId::generate(&env),
             env,
@@ -179,6 +191,8 @@ impl Services {
             task_tools: Self::task_tools(),
             spent: Self::spent(),
             personal: personal::PersonalCatalogs::new(Arc::default()),
+            meters: Meters::new(false),
+            tracer,
         }
     }
 }
@@ -195,6 +209,8 @@ pub struct Origin {
     pub user_agent: Option<String>,
     /// `Mcp-Param-*` as received (2026-07-28).
     pub param_headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the edge knows of it besides.
+    pub mark: Mark,
     /// Receives what upstreams say while the request is under way.
     pub events: mpsc::Sender<Event>,
     /// Fires when the caller takes the request back.
@@ -247,8 +263,26 @@ pub enum Refusal {
     },
 }
 
-/// The life of a request.
+/// The life of a request, counted and, where it is in a trace, told to it.
 pub async fn handle(
+    snapshot: &Snapshot,
+    services: &Arc<Services>,
+    origin: &Origin,
+    request: Request,
+) -> Result<Answer, Refusal> {
+    let (method, begun) = (request.method(), Instant::now());
+    let traced = Traced::of(services, origin, &request);
+    let within = traced.as_ref().map_or(origin, |traced| &traced.origin);
+    let answered = answer(snapshot, services, within, request).await;
+    services.meters.answered(method, origin.revision.is_legacy(), &answered, begun.elapsed());
+    if let Some(traced) = traced {
+        traced.end(&answered);
+    }
+    answered
+}
+
+/// The life of a request.
+async fn answer(
     snapshot: &Snapshot,
     services: &Arc<Services>,
     origin: &Origin,

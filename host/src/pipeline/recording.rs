@@ -7,13 +7,15 @@ use tokio::time::Instant;
 use super::approvals::{Standing, Unapproved};
 use super::renewal::Presenter;
 use super::state::Carried;
-use super::{Origin, Services, Snapshot};
+use super::{Mark, Origin, Services, Snapshot};
 use crate::audit::{DecisionRecord, DecisionStep, RecordedMode, RecordedOutcome, RecordedVerdict};
 use crate::connection::lending::Lack;
 use crate::ids::{ApprovalId, DecisionId, Principal, UpstreamName};
+use crate::mcp::call::Outcome;
 use crate::policy::{self, CallContext, Charges, Recorded, Satisfied, Shadow, Step, Trail, Transport};
 use crate::store::approvals::Use;
 use crate::store::{decisions, recordings};
+use crate::telemetry::Trace;
 
 /// Steps that the log line of a request has.
 const MAX_LOGGED_STEPS: usize = 16;
@@ -32,6 +34,11 @@ pub(super) struct Recording {
     approvals: Vec<ApprovalId>,
     /// What a next round of it is to know.
     carried: Carried,
+    /// What upstreams took, and the size of what they answered.
+    upstream_took: Duration,
+    result_bytes: usize,
+    mark: Mark,
+    trace: Option<Trace>,
 }
 
 impl Recording {
@@ -49,6 +56,10 @@ impl Recording {
             satisfied: Vec::new(),
             approvals: Vec::new(),
             carried: Carried::default(),
+            upstream_took: Duration::ZERO,
+            result_bytes: 0,
+            mark: Mark::default(),
+            trace: None,
         }
     }
 
@@ -113,6 +124,15 @@ impl Recording {
         }
     }
 
+    /// Its upstream was asked, took this long and answered this, if anything.
+    pub(super) fn sent(&mut self, took: Duration, answer: Option<&Outcome>) {
+        self.upstream_took += took;
+        self.result_bytes += match answer {
+            Some(Outcome::Result(text) | Outcome::Error(text)) => text.get().len(),
+            Some(Outcome::NeedsInput(_)) | None => 0,
+        };
+    }
+
     pub(super) fn asked_a_policy(&self) -> bool {
         !self.steps.is_empty() || !self.shadows.is_empty()
     }
@@ -131,7 +151,8 @@ impl Recording {
             transport: origin.transport,
             remote_ip: origin.remote_ip,
             user_agent: origin.user_agent.as_deref(),
-            trace_id: None,
+            trace_id: origin.party.trace.as_ref().map(Trace::id),
+            trace: origin.party.trace.as_ref(),
             now: services.env.now(),
             charges: &self.charges,
             satisfied: &self.satisfied,
@@ -150,6 +171,7 @@ impl Recording {
             remote_ip: presenter.remote_ip,
             user_agent: presenter.user_agent,
             trace_id: None,
+            trace: None,
             now: services.env.now(),
             charges: &self.charges,
             satisfied: &self.satisfied,
@@ -226,7 +248,8 @@ impl Recording {
         outcome: RecordedOutcome,
     ) {
         let (principal, revision) = (&origin.caller.principal, origin.revision.as_str());
-        self.conclude(snapshot, services, (principal, revision), verdict, reason_code, outcome);
+        let told = Self { mark: origin.mark.clone(), trace: origin.party.trace.clone(), ..self };
+        told.conclude(snapshot, services, (principal, revision), verdict, reason_code, outcome);
     }
 
     /// Ends a request that is none of MCP, with this verdict or with what policies have against it.
@@ -259,7 +282,18 @@ impl Recording {
     ) {
         let elapsed = self.started.elapsed();
         let generation = snapshot.policies.generation();
+        let policy_took = Duration::from_micros(self.steps.iter().map(|step| step.micros).sum());
+        let stages = [("identity", self.mark.identity), ("policy", policy_took), ("upstream", self.upstream_took)];
+        services.meters.stages(stages);
+        services.meters.decided(self.operation, verdict, outcome);
+        let of = self.upstream.as_ref().and_then(|name| snapshot.upstreams.get(name));
+        if let (Some(upstream), Some(tool), true) = (&self.upstream, &self.item, self.operation == super::calls::METHOD)
+        {
+            services.meters.called(upstream.as_str(), tool);
+        }
         tracing::info!(
+            request_id = self.mark.request.as_deref(),
+            trace_id = self.trace.as_ref().map(Trace::id),
             decision = %self.decision,
             %principal,
             revision,
@@ -271,7 +305,14 @@ impl Recording {
             policies = in_short(&self.steps).as_deref(),
             %outcome,
             generation,
+            upstream_revision = of.and_then(|of| of.known_about()).map(|about| about.revision.clone()),
+            identity_ms = millis(self.mark.identity),
+            policy_ms = millis(policy_took),
+            upstream_ms = millis(self.upstream_took),
             elapsed_ms = elapsed.as_millis(),
+            total_ms = self.mark.received.map(|received| millis(received.elapsed())),
+            request_bytes = self.mark.bytes,
+            result_bytes = self.result_bytes,
             "request"
         );
         let record = DecisionRecord {
@@ -300,6 +341,11 @@ impl Recording {
             keep(&decisions, &recordings, record, steps);
         });
     }
+}
+
+/// Milliseconds with three places.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// `policy=verdict:code` for each policy that was asked, if any was.

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::credentials::Loan;
 use super::recording::Recording;
@@ -76,7 +77,10 @@ pub(super) async fn until_done<T: Goes>(
     let may_be_asked = is_legacy && about.is_some_and(|about| about.era == Era::Modern);
     let spare = may_be_asked.then(|| permit.repeat(Retry::default()));
     for _ in 0..MAX_ROUNDS {
-        match (loan.send(services, origin, purpose, recording, permit).await?, &spare) {
+        let begun = Instant::now();
+        let sent = loan.send(services, origin, purpose, recording, permit).await;
+        recording.sent(begun.elapsed(), sent.as_ref().ok());
+        match (sent?, &spare) {
             (Outcome::NeedsInput(needs), Some(spare)) => {
                 let requests =
                     questions::permitted(snapshot, services, origin, recording, upstream.name(), &needs).await?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::credentials::Loan;
 use super::recording::Recording;
@@ -73,7 +74,10 @@ async fn life(
     let purpose = Purpose::of(origin, recording.operation(), id);
     let of_tool = tool.as_ref().map(|tool| tool.name.as_str());
     let mut loan = Loan::obtain(snapshot, services, origin, upstream, &purpose, recording, of_tool).await?;
-    let outcome = loan.send(services, origin, &purpose, recording, permit).await?;
+    let begun = Instant::now();
+    let sent = loan.send(services, origin, &purpose, recording, permit).await;
+    recording.sent(begun.elapsed(), sent.as_ref().ok());
+    let outcome = sent?;
     check_questions(snapshot, services, origin, recording, &name, &outcome).await?;
 
     let outcome = inspect(snapshot, services, origin, recording, &used, tool.as_ref(), outcome).await?;
@@ -296,6 +300,7 @@ mod tests {
     use crate::mcp::json::raw;
     use crate::mcp::revision::Revision;
     use crate::mcp::talk::Party;
+    use crate::pipeline::Mark;
     use crate::policy::{Engine, PolicySet, Transport};
 
     fn snapshot() -> Snapshot {
@@ -318,6 +323,7 @@ mod tests {
             remote_ip: None,
             user_agent: None,
             param_headers: Vec::new(),
+            mark: Mark::default(),
             events: tokio::sync::mpsc::channel(1).0,
             cancelled: tokio_util::sync::CancellationToken::new(),
         }

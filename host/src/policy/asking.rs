@@ -21,6 +21,7 @@ use crate::env::Timestamp;
 use crate::identity::caller::Caller;
 use crate::ids::{DecisionId, Principal, UpstreamName};
 use crate::mcp::json::{Members, ObjectWriter, to_raw};
+use crate::telemetry::{Tag, Trace};
 use crate::upstream::catalog::{PinStanding, Tool, View};
 
 const MAX_USER_AGENT_BYTES: usize = 512;
@@ -43,6 +44,8 @@ pub struct CallContext<'a> {
     pub user_agent: Option<&'a str>,
     /// W3C trace id.
     pub trace_id: Option<&'a str>,
+    /// Where what policies take is noted.
+    pub trace: Option<&'a Trace>,
     pub now: Timestamp,
     /// What policies have taken from counters for this decision.
     pub charges: &'a Charges,
@@ -415,6 +418,10 @@ impl<'a> Asking<'a> {
     fn write_down(&mut self, policy: &BoundPolicy, told: Told, micros: u64, recorded: Option<Box<Recorded>>) {
         let Told { verdict, code, rule, notes } = told;
         let mode = policy.binding().mode;
+        policy.asked().count(self.hook, verdict, code.as_deref().filter(|_| verdict == ERROR), micros);
+        if let Some(trace) = self.ctx.trace.filter(|trace| trace.is_recorded()) {
+            note(trace, (self.hook, policy), verdict, code.as_deref(), micros);
+        }
         self.steps.push(Step {
             binding: policy.name().clone(),
             module: policy.module_name().clone(),
@@ -428,6 +435,20 @@ impl<'a> Asking<'a> {
             recorded,
         });
     }
+}
+
+/// What a policy took, as a span.
+fn note(trace: &Trace, (hook, policy): (Hook, &BoundPolicy), verdict: &'static str, code: Option<&str>, micros: u64) {
+    let mut tags: Vec<(&'static str, Tag)> = vec![
+        ("portcullis.policy", policy.name().to_string().into()),
+        ("portcullis.hook", hook.as_str().into()),
+        ("portcullis.verdict", verdict.into()),
+        ("portcullis.policy.module", policy.module_name().name.to_string().into()),
+    ];
+    // Of a policy's own making, short and of few characters.
+    tags.extend(code.map(|code| ("portcullis.reason", code.to_owned().into())));
+    let failure = (verdict == ERROR).then(|| code.unwrap_or(ERROR).to_owned().into());
+    trace.note(format!("policy {}", hook.as_str()), Duration::from_micros(micros), tags, failure);
 }
 
 /// What came of a run.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::arguments::InputSchemas;
+use super::asked::Asked;
 use super::counters::BindingCounters;
 use super::decision::{Hook, ModuleName};
 use super::index::{Entry, Index, Phase};
@@ -213,6 +214,7 @@ pub struct BoundPolicy {
     pub(super) counters: BindingCounters,
     notices: Notices,
     health: Arc<Health>,
+    asked: Arc<Asked>,
     shadow: Arc<ShadowTally>,
 }
 
@@ -251,13 +253,14 @@ impl BoundPolicy {
             counters,
             notices,
             health: Arc::default(),
+            asked: Arc::default(),
             shadow: Arc::default(),
         }
     }
 
     fn again(&self) -> Self {
         let prepared = self.prepared.anew();
-        Self { prepared, health: Arc::default(), shadow: Arc::default(), ..self.same() }
+        Self { prepared, health: Arc::default(), asked: Arc::default(), shadow: Arc::default(), ..self.same() }
     }
 
     fn same(&self) -> Self {
@@ -270,6 +273,7 @@ impl BoundPolicy {
             counters: self.counters.clone(),
             notices: self.notices.clone(),
             health: self.health.clone(),
+            asked: self.asked.clone(),
             shadow: self.shadow.clone(),
         }
     }
@@ -325,6 +329,11 @@ impl BoundPolicy {
 
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// How often it was asked, how long it took and what it said.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// What it would have done, if it is in shadow.

@@ -26,6 +26,7 @@ pub mod workbench;
 
 mod answer;
 mod arguments;
+mod asked;
 mod asking;
 mod binary;
 mod cache;
@@ -61,6 +62,7 @@ mod workers;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use asked::Asked;
 pub use asking::{CallContext, Transport};
 pub use binary::{MAX_MODULE_BYTES, componentize};
 pub use bindings::{BoundPolicy, PolicySet};

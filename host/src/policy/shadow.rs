@@ -120,6 +120,7 @@ impl Surroundings {
             remote_ip: self.remote_ip,
             user_agent: self.user_agent.as_deref(),
             trace_id: self.trace_id.as_deref(),
+            trace: None,
             now: self.now,
             charges,
             satisfied: &self.satisfied,

@@ -192,7 +192,7 @@ impl Memory<'_> {
 
 /// Everything that what policies say can depend on. Each part has its length before it, so that no two read the same.
 fn key(ctx: &CallContext<'_>, view: &Arc<View>) -> [u8; 32] {
-    let CallContext { decision: _, now: _, trace_id: _, charges: _, satisfied: _, view: _, .. } = ctx;
+    let CallContext { decision: _, now: _, trace_id: _, trace: _, charges: _, satisfied: _, view: _, .. } = ctx;
     let mut text = Vec::with_capacity(256);
     let mut push = |part: &[u8]| {
         text.extend_from_slice(&(part.len() as u64).to_be_bytes());

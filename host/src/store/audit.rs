@@ -77,6 +77,22 @@ pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<
     store.read(move |tx| AUDIT.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(Recorded::try_from)).await
 }
 
+/// At most `limit` rows after one of this moment and number, oldest first.
+pub async fn since(store: &Store, (at, sequence): (Timestamp, u64), limit: usize) -> Result<Vec<Recorded>, StoreError> {
+    store
+        .read(move |tx| {
+            let after = Bounds::after(row_key(at.as_millis(), sequence));
+            let rows = tx.range(Table::Audit, &after, Direction::Forward, limit)?;
+            rows.iter().map(|(_, row)| Recorded::try_from(AUDIT.decode(row)?)).collect()
+        })
+        .await
+}
+
+/// The number of the row that was appended last; 0 if there was none.
+pub async fn last_sequence(store: &Store) -> Result<u64, StoreError> {
+    store.read(|tx| Ok(LAST_SEQUENCE.get(tx)?.unwrap_or(0))).await
+}
+
 /// Removes at most `limit` rows that are older than `retention` has it, and tells how many.
 pub(super) fn prune_step(tx: &mut WriteTx<'_>, retention: Duration, limit: usize) -> Result<usize, StoreError> {
     let too_old = Bounds::before(row_key(tx.now().before(retention).as_millis(), 0));

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::env::Env;
 use crate::ids::{DeploymentId, ReplicaId};
+use crate::telemetry::Reading;
 
 pub mod engine;
 mod kept;
@@ -481,6 +482,15 @@ impl Store {
             Engine::Redb(engine) => engine.unknown_table().await,
             Engine::Postgres(engine) => engine.unknown_table().await,
         }
+    }
+
+    /// How its writer fares, and how long commits took. Looks at counters alone.
+    pub fn writer(&self) -> (stats::WriterStats, Reading) {
+        let meter = match &self.engine {
+            Engine::Redb(engine) => engine.meter(),
+            Engine::Postgres(engine) => engine.meter(),
+        };
+        (meter.read(), meter.commits_took())
     }
 
     /// What the store holds and how its writer fares. Looks at every row: for operators, not for requests.

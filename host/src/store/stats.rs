@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::engine::Table;
+use crate::telemetry::{Histogram, Reading};
 
 /// What a store holds, and how its writer has fared since it was opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,13 +74,14 @@ pub(super) struct Meter {
     largest: AtomicU64,
     longest_micros: AtomicU64,
     times: [AtomicU64; BUCKETS],
+    took: Histogram,
 }
 
 impl Default for Meter {
     fn default() -> Self {
         let [queued, transactions, commits, failed, largest, longest_micros] = Default::default();
         let times = [const { AtomicU64::new(0) }; BUCKETS];
-        Self { queued, transactions, commits, failed, largest, longest_micros, times }
+        Self { queued, transactions, commits, failed, largest, longest_micros, times, took: Histogram::default() }
     }
 }
 
@@ -111,6 +113,11 @@ impl Meter {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.longest_micros.fetch_max(micros, Ordering::Relaxed);
         self.times[bucket(micros)].fetch_add(1, Ordering::Relaxed);
+        self.took.took(took);
+    }
+
+    pub(super) fn commits_took(&self) -> Reading {
+        self.took.read()
     }
 
     pub(super) fn read(&self) -> WriterStats {

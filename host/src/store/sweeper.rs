@@ -6,8 +6,8 @@
 //! it gets a share of the writer, whatever there is to do. Nothing depends on it but space: whoever reads a record
 //! judges for itself whether that still counts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -56,12 +56,24 @@ struct Counts {
     /// Of the lease that is held; 0 without.
     fence: AtomicU64,
     removed: AtomicU64,
+    /// When the lease came, or a pass came to its end since.
+    ended: Mutex<Option<Instant>>,
 }
 
 impl SweeperState {
     /// The number of the lease that this gateway's sweeper holds, if it is the one that sweeps.
     pub fn fence(&self) -> Option<u64> {
         Some(self.0.fence.load(Ordering::Relaxed)).filter(|fence| *fence != 0)
+    }
+
+    /// How long it has not come to the end of a pass, if it is the one that sweeps.
+    pub fn lag(&self) -> Option<Duration> {
+        let ended = *self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.filter(|_| self.fence().is_some()).map(|ended| ended.elapsed())
+    }
+
+    fn has_ended(&self) {
+        *self.0.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Records that it has removed since the start.
@@ -120,7 +132,9 @@ impl Sweeper {
                 Taking::Held { left } => return Ok(left.min(IDLE)),
             },
         };
-        self.state.0.fence.store(lease.fence(), Ordering::Relaxed);
+        if self.state.0.fence.swap(lease.fence(), Ordering::Relaxed) != lease.fence() {
+            self.state.has_ended();
+        }
         self.lease = Some(lease.clone());
 
         let retention = self.audit_retention;
@@ -147,7 +161,10 @@ impl Sweeper {
             unreadable += more;
             match next {
                 Some(next) => at = Some(next),
-                None if is_pruned => return Ok(IDLE),
+                None if is_pruned => {
+                    self.state.has_ended();
+                    return Ok(IDLE);
+                }
                 None => {
                     is_pruned = true;
                     self.tell(unreadable);

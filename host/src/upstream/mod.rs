@@ -44,8 +44,10 @@ mod personal;
 pub(crate) mod stand_in;
 mod stdio;
 mod sync;
+mod traffic;
 mod trying;
 
+pub use traffic::Traffic;
 pub use trying::{Stage, Tried, forget_trials};
 
 use catalog::{Offer, Shelf};
@@ -106,6 +108,24 @@ impl UpstreamError {
         match sync::code_of(error) {
             Some(RESOURCE_NOT_FOUND) => Self::NoResource,
             _ => Self::Unsupported { what: "a subscription to this resource" },
+        }
+    }
+
+    /// The word for logs and metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Died => "died",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Status { .. } => "status",
+            Self::TooLarge { .. } => "too-large",
+            Self::Protocol { .. } => "protocol",
+            Self::Unsupported { .. } => "unsupported",
+            Self::NoResource => "no-resource",
+            Self::Busy => "busy",
+            Self::Cancelled => "cancelled",
+            Self::Rejected { .. } => "rejected",
+            Self::Withheld(_) => "withheld",
         }
     }
 
@@ -256,6 +276,7 @@ pub struct Upstream {
     own: Arc<Own>,
     /// Tells whoever keeps something open here whose connections have changed.
     changes: credential::Changes,
+    traffic: Traffic,
     tasks: Tasks,
 }
 
@@ -340,6 +361,7 @@ impl Upstream {
             signals,
             own,
             changes: credential::Changes::new(MAX_CHANGES),
+            traffic: Traffic::new(),
             tasks,
         })
     }
@@ -354,6 +376,11 @@ impl Upstream {
 
     pub fn health(&self) -> Arc<Health> {
         self.health.load_full()
+    }
+
+    /// What it was asked, since it was declared as it is.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// How long it is up, down or starting.
@@ -512,6 +539,21 @@ impl Upstream {
     }
 
     async fn exchange(
+        &self,
+        method: &'static str,
+        name: Option<String>,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        mut params: Params,
+        mut via: Via,
+        timeout: Duration,
+    ) -> Result<Outcome, UpstreamError> {
+        let asking = self.traffic.begin(method, &mut params, &mut via);
+        let outcome = self.try_exchange(method, name, headers, params, via, timeout).await;
+        asking.end(self, outcome.as_ref());
+        outcome
+    }
+
+    async fn try_exchange(
         &self,
         method: &'static str,
         name: Option<String>,

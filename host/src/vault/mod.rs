@@ -23,6 +23,7 @@ use crate::outbound::Outbound;
 use crate::secret::{Digest, Sealed, SecretBytes};
 use crate::store::data_keys::{self, Creation, DataKey, DataKeyId};
 use crate::store::{Store, StoreError, audit};
+use crate::telemetry::{Grid, OTHER};
 
 mod cache;
 pub mod deployment;
@@ -70,7 +71,23 @@ struct Inner {
     cache: Mutex<Cache>,
     lanes: [tokio::sync::Mutex<()>; LANES],
     refused: Mutex<HashSet<[u8; 32]>>,
+    /// What could not be sealed or opened, by why.
+    faults: Grid<1>,
 }
+
+/// See [`VaultError::code`]; `refused` is what does not open.
+const FAULTS: &[&str] = &[
+    "unavailable",
+    "late",
+    "wrong-kek",
+    "no-such-kek",
+    "no-active-kek",
+    "data-key-damaged",
+    "too-large",
+    "store",
+    "refused",
+    OTHER,
+];
 
 /// Why the vault did not do what was asked. Never that a record is not to be opened.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +116,22 @@ pub enum VaultError {
     TooLarge,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl VaultError {
+    /// The word for metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Late => "late",
+            Self::WrongKek { .. } => "wrong-kek",
+            Self::NoSuchKek { .. } => "no-such-kek",
+            Self::NoActiveKek => "no-active-kek",
+            Self::DataKeyDamaged { .. } => "data-key-damaged",
+            Self::TooLarge => "too-large",
+            Self::Store(_) => "store",
+        }
+    }
 }
 
 /// Why the vault could not be opened.
@@ -180,6 +213,7 @@ impl Vault {
             cache: Mutex::new(Cache::new(settings.cache_ttl, cache::MAX_CACHED)),
             lanes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             refused: Mutex::default(),
+            faults: Grid::new([FAULTS]),
         }))
     }
 
@@ -218,11 +252,20 @@ impl Vault {
         self.cache().tidy_up();
     }
 
+    /// What could not be sealed or opened since the start, by why.
+    pub fn faults(&self) -> Vec<([&'static str; 1], u64)> {
+        self.0.faults.read()
+    }
+
     /// Seals a secret for one place, with its owner's data key, which is made if there is none.
     ///
     /// # Errors
     /// [`VaultError`].
     pub async fn seal(&self, place: &Place, secret: &[u8]) -> Result<Sealed, VaultError> {
+        self.try_seal(place, secret).await.inspect_err(|error| self.0.faults.count([error.code()]))
+    }
+
+    async fn try_seal(&self, place: &Place, secret: &[u8]) -> Result<Sealed, VaultError> {
         if secret.len() > MAX_PLAINTEXT {
             return Err(VaultError::TooLarge);
         }
@@ -239,11 +282,13 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] where that cannot be told now.
     pub async fn open(&self, place: &Place, sealed: &Sealed) -> Result<Opening, VaultError> {
-        match self.try_open(place, sealed).await? {
+        let opened = self.try_open(place, sealed).await;
+        match opened.inspect_err(|error| self.0.faults.count([error.code()]))? {
             Ok(secret) => Ok(Opening::Opened(secret)),
             // Who destroyed the data key has had that written down.
             Err(Refusal::Shredded) => Ok(Opening::Refused(Refusal::Shredded)),
             Err(refusal) => {
+                self.0.faults.count(["refused"]);
                 self.tell_refused(place, sealed, refusal).await;
                 Ok(Opening::Refused(refusal))
             }

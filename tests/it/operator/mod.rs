@@ -24,6 +24,7 @@ mod signing_keys;
 mod store;
 mod upstreams;
 mod users;
+mod watch;
 
 /// An operator at the TCP listener of the admin API, with the operator token.
 fn with_token(gateway: &Gateway) -> Caller {

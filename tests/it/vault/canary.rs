@@ -13,6 +13,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use portcullis::http::api::ROUTES;
 use portcullis_tests::caller::send_unix;
 use portcullis_tests::oauth::Browser;
+use portcullis_tests::upstreams::collector::Collector;
 use portcullis_tests::upstreams::fixture::Fixture;
 use portcullis_tests::{Caller, program};
 use serde_json::json;
@@ -155,7 +156,7 @@ pub(crate) fn private(path: &Path, content: &str) {
 }
 
 /// What the operator writes. Secrets stand in files of their own.
-fn lay_out(dir: &Path, canaries: &Canaries, upstream: &str, port: u16, admin: u16) {
+fn lay_out(dir: &Path, canaries: &Canaries, (upstream, otlp): (&str, &str), port: u16, admin: u16) {
     for (file, what) in [
         ("caller.key", "key of the file"),
         ("upstream.token", "upstream credential"),
@@ -183,6 +184,11 @@ source = "file"
 path = "second.key"
 [policy]
 record = true
+[telemetry]
+otlp_endpoint = "{otlp}"
+sample = 1.0
+[audit]
+export = "file:audit.jsonl"
 [upstreams.up]
 url = "{upstream}"
 headers = {{ Authorization = "Bearer file:upstream.token" }}
@@ -211,7 +217,8 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     let up = Fixture::start().await;
     let dir = TempDir::new().unwrap();
     let (port, admin) = (free_port(), free_port());
-    lay_out(dir.path(), &canaries, &up.url, port, admin);
+    let collector = Collector::start().await;
+    lay_out(dir.path(), &canaries, (&up.url, &collector.url()), port, admin);
     let log = dir.path().join("gateway.log");
     let process = Process::start(dir.path(), |command| {
         // The compiler of policies would say more than all others together.
@@ -250,8 +257,9 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     let at = |token: &str| Caller::new(std::net::SocketAddr::from(([127, 0, 0, 1], admin)), Some(token.to_owned()));
     let (right, wrong) = (at(canaries.get("operator token")), at(canaries.get("wrong operator token")));
     written.add_reply("key made over tcp", &right.send("GET", "/api/v1/keys/drawn", "").await);
-    for route in ROUTES.iter().filter(|route| route.method == "GET") {
-        let path = route.path.replace("{name}", "drawn").replace("{id}", "none");
+    let rows = ROUTES.iter().filter(|route| route.method == "GET").map(|route| route.path);
+    for path in rows.chain(["/metrics", "/readyz?verbose"]) {
+        let path = path.replace("{name}", "drawn").replace("{id}", "none");
         written.add_reply(&path, &right.send("GET", &path, "").await);
         written.add_reply(&path, &wrong.send("GET", &path, "").await);
     }
@@ -300,6 +308,10 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     // While it runs and after it has stopped.
     written.add("store of the running gateway", fs::read(dir.path().join("data/portcullis.redb")).unwrap());
     process.stop().await;
+    let spans = collector.spans();
+    assert!(spans.len() > 10, "requests were traced: {} spans", spans.len());
+    written.add("traces", serde_json::to_vec(&spans).unwrap());
+    assert!(dir.path().join("audit.jsonl").exists());
     assert!(!dir.path().join("data/deployment-secret").exists());
     let placed = ["caller.key", "upstream.token", "child.secret", "operator-token", "vault.key", "second.key"];
     written.add_files(dir.path(), &placed);

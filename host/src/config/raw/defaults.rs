@@ -59,4 +59,5 @@ pub const REGISTRATIONS: i64 = 30;
 /// Schemes that well-known clients are redirected to: Cursor's.
 pub const REDIRECT_SCHEMES: [&str; 1] = ["cursor"];
 pub const BROWSER_IDLE: &str = "12h";
+pub const SAMPLE: f64 = 0.1;
 pub const BROWSER_LIFE: &str = "7d";

@@ -20,6 +20,7 @@ mod policies;
 mod upstreams;
 mod values;
 mod vault;
+mod watch;
 
 pub use auth::{
     Admit, Auth, AuthAllow, AuthMode, Clients, Grants, KnownClient, OnReuse, Outbound, Provider, SignIn,
@@ -34,6 +35,7 @@ pub use upstreams::{
 };
 pub use values::{At, Moment, Name, NameOfKey, NameOfSet, NameOfUpstream, Setting, Size, Time};
 pub use vault::{Vault, VaultKey, VaultKeySource, VaultKeyState};
+pub use watch::{Audit, Metrics, Telemetry};
 
 /// The configuration of a Portcullis gateway.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -65,6 +67,12 @@ pub struct File {
     pub auth: Auth,
     /// Requests of the gateway to addresses that others supplied.
     pub outbound: Outbound,
+    /// Figures for Prometheus, at `/metrics` of the admin listener.
+    pub metrics: Metrics,
+    /// Traces for an OpenTelemetry collector.
+    pub telemetry: Telemetry,
+    /// A copy of the audit trail.
+    pub audit: Audit,
     /// The MCP servers behind the gateway, by name.
     pub upstreams: BTreeMap<NameOfUpstream, Upstream>,
     /// Virtual keys that callers authenticate with, by name.

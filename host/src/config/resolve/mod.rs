@@ -35,6 +35,7 @@ mod upstream_auth;
 mod upstream_tls;
 mod upstreams;
 mod vault;
+mod watch;
 
 pub(super) use upstreams::header_name;
 
@@ -130,6 +131,9 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
         mcp: Mcp { legacy_sse: file.mcp.legacy_sse.value().copied().unwrap_or(false) },
         auth: Arc::new(auth::resolve(checks, &file.auth, &declared)),
         outbound: auth::outbound(checks, &file.outbound),
+        metrics: watch::metrics(&file.metrics),
+        telemetry: watch::telemetry(checks, &file.telemetry),
+        audit: watch::audit(checks, &file.audit),
         upstreams: upstreams::resolve(checks, &file.upstreams),
         keys: keys::resolve(checks, &file.keys, &declared),
         policy: policies::resolve(checks, file, lines, &declared),

@@ -129,7 +129,7 @@ fn streamable_http(checks: &mut Checks<'_>, name: &NameOfUpstream, raw: &raw::Up
     Some(UpstreamTransport::StreamableHttp { url: url?, protocol, headers })
 }
 
-fn headers(checks: &mut Checks<'_>, raw: &BTreeMap<At<String>, At<String>>) -> BTreeMap<String, Plaintext> {
+pub(super) fn headers(checks: &mut Checks<'_>, raw: &BTreeMap<At<String>, At<String>>) -> BTreeMap<String, Plaintext> {
     let mut headers = BTreeMap::new();
     for (name, text) in raw {
         let setting = format!("header {:?}", name.value());

@@ -27,6 +27,7 @@ use crate::pipeline::Snapshot;
 use crate::store::connections::{self, Mark, Trouble};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
+use crate::telemetry::Grid;
 use crate::vault::{Vault, VaultError};
 
 mod ahead;
@@ -102,6 +103,31 @@ struct Inner {
     told: watch::Sender<u64>,
     /// Something was left to be revoked.
     left: Notify,
+    counts: Counts,
+}
+
+/// What a keeper has done, for operators.
+#[derive(Debug)]
+pub struct Counts {
+    lookups: Grid<1>,
+    renewals: Grid<1>,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let renewals = Grid::new([&["done", "later", "lost", "fault"]]);
+        Self { lookups: Grid::new([&["hit", "miss"]]), renewals }
+    }
+
+    /// Looks for an opened credential in memory: `hit` or `miss`.
+    pub fn lookups(&self) -> Vec<([&'static str; 1], u64)> {
+        self.lookups.read()
+    }
+
+    /// Renewals: `done`, put off until `later`, `lost` for good, or prevented by a `fault` of ours.
+    pub fn renewals(&self) -> Vec<([&'static str; 1], u64)> {
+        self.renewals.read()
+    }
 }
 
 impl Keeper {
@@ -126,7 +152,13 @@ impl Keeper {
             refusals,
             told: watch::Sender::new(0),
             left: Notify::new(),
+            counts: Counts::new(),
         })))
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 
     /// Begins to renew ahead of time and to revoke what is left of ended connections, until its tasks are stopped.
@@ -167,8 +199,10 @@ impl Keeper {
             self.check_access(place)?;
             let generation = self.0.kept.generation(place);
             if let Some(opened) = self.0.kept.get(place) {
+                self.0.counts.lookups.count(["hit"]);
                 return Ok(opened);
             }
+            self.0.counts.lookups.count(["miss"]);
             let found = self.read(place, generation).await;
             // It may have been taken away while it was read.
             self.check_access(place)?;

@@ -62,6 +62,18 @@ impl Renewal {
     }
 }
 
+impl Renewal {
+    /// The word for metrics.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Later(_) => "later",
+            Self::Lacking(_) => "lost",
+            Self::Fault => "fault",
+        }
+    }
+}
+
 impl From<StoreError> for Renewal {
     fn from(error: StoreError) -> Self {
         let error: &(dyn std::error::Error + 'static) = &error;
@@ -86,7 +98,11 @@ impl Keeper {
     /// The same of a connection that was seen at this revision.
     pub(super) async fn renewed_at(&self, place: &Place, seen: u64, issuer: &str) -> Renewal {
         let (keeper, here, issuer) = (self.clone(), place.clone(), issuer.to_owned());
-        let work = || async move { keeper.renew(&here, seen, &issuer).await };
+        let work = || async move {
+            let renewal = keeper.renew(&here, seen, &issuer).await;
+            keeper.0.counts.renewals.count([renewal.word()]);
+            renewal
+        };
         let flight = self.0.renewals.join((place.clone(), seen), work);
         match tokio::time::timeout(PATIENCE, flight).await {
             Ok(renewal) => renewal.unwrap_or(Renewal::Fault),

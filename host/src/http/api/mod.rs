@@ -29,6 +29,7 @@ use crate::authorization::signing::SigningKeys;
 use crate::authorization::{AuthorizationServer, Fault};
 use crate::connections::keeper::{Keeper, MayUse};
 use crate::env::ClockOffset;
+use crate::store::audit::Recorded;
 use crate::store::sweeper::SweeperState;
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
@@ -43,6 +44,7 @@ mod grants;
 mod if_match;
 mod keys;
 mod me;
+pub mod metrics;
 pub mod openapi;
 mod pins;
 mod policies;
@@ -58,6 +60,7 @@ mod vault;
 
 use access::{Lacks, Who};
 use door::Post;
+use metrics::Watched;
 
 pub use access::Access;
 pub use door::Operators;
@@ -310,6 +313,12 @@ pub struct Api {
     pub operators: Arc<Operators>,
     /// The pages of the admin listener, where there is one.
     pub console: Option<Arc<Console>>,
+    pub watched: Watched,
+}
+
+/// A row of the audit trail as operators see it.
+pub fn audit_line(recorded: &Recorded) -> serde_json::Value {
+    json!(trails::audit_view(recorded))
 }
 
 /// What is asked about connections.
@@ -336,7 +345,11 @@ pub fn router(api: Arc<Api>) -> Router {
         };
         router.route(route.path, behind_its_door(route, &api.operators, handler))
     });
-    rows.with_state(api)
+    // For whoever watches the gateway: no part of the API, and with a rule of its own.
+    let watching = middleware::from_fn_with_state(api.clone(), metrics::check);
+    let rows = rows.route("/metrics", get(metrics::show).layer(watching.clone()));
+    let rows = rows.route("/readyz", get(metrics::readiness).layer(watching));
+    rows.route("/healthz", get(metrics::alive)).with_state(api)
 }
 
 /// Refuses names in the query string of what knows none.

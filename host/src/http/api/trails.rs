@@ -92,7 +92,7 @@ struct NoteView {
 /// What somebody did, or the gateway.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntry)]
-struct AuditView {
+pub(super) struct AuditView {
     sequence: u64,
     #[schema(format = DateTime)]
     at: String,
@@ -224,7 +224,7 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
-fn audit_view(recorded: &Recorded) -> AuditView {
+pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
     let AuditEntry { at, actor, event } = &recorded.entry;
     let detail = match event {
         AuditEvent::GatewayStarted { version } => json!({ "version": version }),

@@ -238,9 +238,9 @@ async fn t8_a_step_up_leads_to_the_endpoint_and_keeps_what_the_client_has() {
     };
     let answer = |caller: Caller| {
         let headers = HeaderMap::new();
-        let transport = Transport::StreamableHttp;
+        let (transport, mark) = (Transport::StreamableHttp, Mark::default());
         let (scope, extra) = (Scope::default(), Extra::default());
-        let from = From { caller, scope, headers: &headers, extra, peer: None, passing: None, transport };
+        let from = From { caller, scope, headers: &headers, extra, peer: None, passing: None, transport, mark };
         let mut response = StatusCode::FORBIDDEN.into_response();
         response.extensions_mut().insert(LacksScopes(vec!["notes:write".to_owned(), "mcp".to_owned()]));
         StepsUp::of(&from).complete(&edge.mcp.gate, response)

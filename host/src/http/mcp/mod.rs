@@ -4,7 +4,7 @@
 //! body, one message, its era. [`modern`] and [`legacy`] say how the era's requests travel; what happens to a request is
 //! `pipeline`'s story. A request under way is [`work`], and [`reply`] is what its answer looks like; [`parked`] are
 //! calls that wait for their caller, [`listen`] and [`fanout`] tell of changes, of which some are [`watches`], [`places`] bounds
-//! it all, and [`stays`] ends it. What another replica holds is answered through [`owners`].
+//! it all, and [`stays`] ends it. What another replica holds is answered through [`owners`], and [`attend`] names what comes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,14 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, request};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, read_limited};
@@ -34,11 +36,12 @@ use crate::mcp::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
 use crate::mcp::message::{Malformed, Message};
 use crate::mcp::revision::{self, Era, Head, Revision};
 use crate::mcp::talk::{Event, Party};
-use crate::pipeline::{Origin, Scope, ScopeError, Services, Snapshot};
+use crate::pipeline::{Mark, Origin, Scope, ScopeError, Services, Snapshot};
 use crate::policy::Transport;
 use crate::store::follower::Freshness;
 use crate::tasks::Tasks;
 
+mod attend;
 mod entrance;
 #[cfg(test)]
 mod entrance_tests;
@@ -82,6 +85,17 @@ pub struct Settings {
     pub legacy_sse: bool,
     /// Longest time that a request's body may take.
     pub body_timeout: Duration,
+}
+
+/// How much of `/mcp` is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Sessions of revisions that have sessions.
+    pub sessions: usize,
+    /// Streams that stay open.
+    pub streams: usize,
+    /// Calls that wait for their callers.
+    pub parked: usize,
 }
 
 /// What `/mcp` works with.
@@ -148,7 +162,17 @@ impl Mcp {
             routes = routes.route("/sse", get(legacy::sse_transport::take_get));
             routes = routes.route(legacy::sse_transport::MESSAGES, post(legacy::sse_transport::take_post));
         }
-        routes.with_state(self)
+        routes.route_layer(middleware::from_fn_with_state(self.clone(), attend::attend)).with_state(self)
+    }
+
+    /// What there is of it now, for operators.
+    pub fn occupancy(&self) -> Occupancy {
+        let streams = self.settings.limits.streams.min(tokio::sync::Semaphore::MAX_PERMITS);
+        Occupancy {
+            sessions: self.sessions.count(),
+            streams: streams.saturating_sub(self.places.free_streams()),
+            parked: self.parking.count(),
+        }
     }
 
     /// Who asks, by a credential that opens the endpoint of the request.
@@ -170,7 +194,8 @@ impl Mcp {
     fn admit_entered<'a>(&self, caller: Caller, parts: &'a request::Parts) -> Result<From<'a>, Refused> {
         let from = self.admit_caller(caller, parts)?;
         let passing = Some(Passing { method: &parts.method, uri: &parts.uri });
-        Ok(From { peer: parts.extensions.get().copied(), passing, ..from })
+        let mark = parts.extensions.get::<Mark>().cloned().unwrap_or_default();
+        Ok(From { peer: parts.extensions.get().copied(), passing, mark, ..from })
     }
 
     /// The same once it is known who asks.
@@ -185,8 +210,8 @@ impl Mcp {
             }
         }
         let extra = self.extra(&caller, &scope, &parts.headers)?;
-        let transport = Transport::StreamableHttp;
-        Ok(From { caller, scope, headers: &parts.headers, extra, peer: None, passing: None, transport })
+        let (transport, mark) = (Transport::StreamableHttp, Mark::default());
+        Ok(From { caller, scope, headers: &parts.headers, extra, peer: None, passing: None, transport, mark })
     }
 
     /// What the request says in headers that upstreams which its caller reaches let through.
@@ -201,10 +226,15 @@ impl Mcp {
 
     async fn post(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
         let (parts, body) = request.into_parts();
+        let begun = Instant::now();
         self.admit(&parts).await?;
+        let admitted = begun.elapsed();
         check_headers(&parts.headers)?;
         let body = self.read(body).await?;
+        let begun = Instant::now();
         let from = self.admit_entered(self.enter_again(&parts).await?, &parts)?;
+        let mark = Mark { identity: admitted + begun.elapsed(), bytes: body.len(), ..from.mark };
+        let from = From { mark, ..from };
         let steps_up = StepsUp::of(&from);
         let answer = self.posted(from, &body).await.unwrap_or_else(IntoResponse::into_response);
         Ok(steps_up.complete(&self.gate, answer))
@@ -268,6 +298,7 @@ struct From<'a> {
     /// What another replica has to be told of it. `None` if it came from another replica: it goes no further.
     passing: Option<Passing<'a>>,
     transport: Transport,
+    mark: Mark,
 }
 
 impl From<'_> {
@@ -293,6 +324,7 @@ impl From<'_> {
             remote_ip: self.peer.and_then(Peer::ip),
             user_agent: self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(ToOwned::to_owned),
             param_headers: Vec::new(),
+            mark: self.mark.clone(),
             events,
             cancelled,
         }

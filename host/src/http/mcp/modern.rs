@@ -102,7 +102,7 @@ pub(super) fn party(from: &From<'_>, client: Arc<Client>, log_level: Option<LogL
     let principal = from.caller.principal.clone();
     // Whoever makes an origin of it says what the request has.
     let extra = Extra::default();
-    Party { principal, session: None, client, log_level, standing: None, lent: None, extra }
+    Party { principal, session: None, client, log_level, standing: None, lent: None, extra, trace: None }
 }
 
 fn param_headers(from: &From<'_>) -> Vec<(HeaderName, HeaderValue)> {

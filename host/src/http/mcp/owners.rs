@@ -20,7 +20,7 @@ use serde_json::json;
 use super::entrance::{self, StepsUp};
 use super::legacy::{self, sse_transport};
 use super::stays::{Stay, Until};
-use super::{ENDPOINT, From, Mcp, accepts_events, check_headers};
+use super::{ENDPOINT, From, Mcp, accepts_events, attend, check_headers};
 use crate::http::body::{BodyError, read_limited};
 use crate::http::error::{Refused, out_of_date};
 use crate::http::replica::{self, Forwarded, Forwarding, OVERHEAD, Received, Undelivered};
@@ -31,6 +31,7 @@ use crate::mcp::json::to_raw;
 use crate::mcp::message::RequestId;
 use crate::mcp::revision;
 use crate::pipeline;
+use crate::pipeline::Mark;
 
 /// How long an answer may take to begin that becomes a stream before that, or is none.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -208,7 +209,8 @@ async fn serve(mcp: &Arc<Mcp>, forwarded: Forwarded) -> Result<Response, Refused
     if path != "/mcp" && path.strip_prefix(ENDPOINT).is_none_or(|upstream| upstream.contains('/')) {
         return Err(nothing_here());
     }
-    let from = From { peer, ..mcp.admit_caller(caller, &parts)? };
+    let mark = Mark { bytes: body.len(), ..attend::read(&mcp.services.env, &parts.headers) };
+    let from = From { peer, mark, ..mcp.admit_caller(caller, &parts)? };
     match parts.method {
         Method::POST => {
             check_headers(&parts.headers)?;

@@ -145,6 +145,11 @@ impl Parking {
         Arc::new(Self { spots: Mutex::default(), capacity, patience, tasks, closing })
     }
 
+    /// Calls that are parked.
+    pub(super) fn count(&self) -> usize {
+        self.spots.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Parks a call under an id that nobody can guess. Where there is no place, it is given back. It waits for as long as what
     /// let its caller in opens something.
     pub(super) fn park(self: &Arc<Self>, mcp: &Mcp, id: u64, dialog: Dialog) -> Result<(), Box<Dialog>> {

@@ -93,6 +93,11 @@ impl Places {
         }
     }
 
+    /// Streams that may still be opened.
+    pub(super) fn free_streams(&self) -> usize {
+        self.streams.available_permits()
+    }
+
     /// A place among the principal's calls; 429 if it has too many under way.
     pub(super) fn call(&self, payer: Payer<'_>, id: Option<&RequestId>) -> Result<CallPlace, Refused> {
         let place = self.own(payer).calls.clone().try_acquire_owned();

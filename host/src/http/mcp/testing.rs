@@ -32,7 +32,7 @@ use crate::mcp::client::Client;
 use crate::mcp::json::raw;
 use crate::mcp::revision::{Answer, Revision};
 use crate::mcp::talk::{Ask, Event, Party, Question};
-use crate::pipeline::{Origin, Refusal, Scope, Services, Snapshot};
+use crate::pipeline::{Mark, Origin, Refusal, Scope, Services, Snapshot};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::secret::{DeploymentSecret, Plaintext};
 use crate::store::Store;
@@ -296,6 +296,7 @@ pub(super) fn origin(mcp: &Mcp, revision: Revision, capabilities: &str) -> (Orig
         peer: None,
         passing: None,
         transport: Transport::StreamableHttp,
+        mark: Mark::default(),
     };
     let client = Arc::new(Client::new(None, raw(capabilities.to_owned())));
     let party = Party { principal: key("ann"), client, ..Party::gateway() };

@@ -25,6 +25,7 @@ mod consent_pages;
 #[cfg(test)]
 mod consent_tests;
 pub mod cookies;
+pub mod counts;
 pub mod csrf;
 mod device;
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod words;
 
 use connect::Connections;
 use cookies::Cookies;
+use counts::Counts;
 use csrf::{Checked, Form};
 use pages::Site;
 
@@ -88,13 +90,14 @@ pub struct OAuth {
     pub cookies: Cookies,
     /// Where connections to upstreams are made.
     pub connections: Option<Connections>,
+    pub counts: Counts,
 }
 
 impl OAuth {
     /// The endpoints and pages of a server.
     pub fn new(server: Arc<AuthorizationServer>) -> Self {
         let (site, cookies) = (Site::new(&server.issuer), Cookies::new(&server.issuer, server.store.deployment()));
-        Self { server, site, cookies, connections: None }
+        Self { server, site, cookies, connections: None, counts: Counts::default() }
     }
 
     /// The same with pages on which connections are made.

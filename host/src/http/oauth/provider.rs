@@ -94,7 +94,14 @@ async fn finish(State(oauth): State<Arc<OAuth>>, Path(name): Path<String>, reque
     let here = Here::from(&*oauth.server);
     let next = browser.pending.as_ref().and_then(|pending| waits_for(here, provider, pending));
     let clear = |response| with_cookie(response, oauth.cookies.clear(Kind::Provider));
-    match oauth.server.providers.finish(here, provider, answer, browser).await {
+    let finished = oauth.server.providers.finish(here, provider, answer, browser).await;
+    let outcome = match &finished {
+        Ok(Finish::SignedIn(_)) => "done",
+        Ok(Finish::Refused(_)) => "refused",
+        Err(_) => "fault",
+    };
+    oauth.counts.sign_ins.count(["provider", outcome]);
+    match finished {
         Ok(Finish::SignedIn(signed_in)) => {
             let response = see_other(&oauth.site.address(&signed_in.next));
             clear(with_cookie(response, oauth.cookies.set(Kind::Session, &cookie, settings.sign_in.session_life)))

@@ -219,7 +219,15 @@ async fn submit(State(oauth): State<Arc<OAuth>>, request: Request) -> Result<Res
     let (login, password) = (fields.take("login"), fields.take_secret("password"));
     let attempt = Attempt { login: login.clone(), password, address, browser: browser(&oauth, &headers) };
     let again = |status, problem: &str| answer(&oauth, &headers, (status, Some(problem.to_owned())), &asked, &login);
-    Ok(match oauth.server.sign_in(attempt).await {
+    let signed_in = oauth.server.sign_in(attempt).await;
+    let outcome = match &signed_in {
+        Ok(SignedIn::Begun(_)) => "done",
+        Ok(SignedIn::Refused | SignedIn::Off | SignedIn::NotAdmitted) => "refused",
+        Ok(SignedIn::Wait(_)) | Err(Fault::Busy) => "waiting",
+        Err(_) => "fault",
+    };
+    oauth.counts.sign_ins.count(["password", outcome]);
+    Ok(match signed_in {
         Ok(SignedIn::Begun(begun)) => oauth.begun(&begun, &asked.next),
         Ok(SignedIn::Refused) => {
             let problem = "The login or the password is not right. Check both and try again; if you cannot get in, \

@@ -26,6 +26,7 @@ use crate::ids::{Principal, ReplicaId};
 use crate::outbound::{OutboundError, Pieces};
 use crate::store::StoreError;
 use crate::store::replicas::Replica;
+use crate::telemetry::{TRACEPARENT, TRACESTATE};
 
 /// Longest silence within an answer that has begun. Streams give a sign of life every 15 seconds.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -34,6 +35,8 @@ const WHO_PATIENCE: Duration = Duration::from_secs(3);
 /// Beginnings of the names of headers that travel besides those of [`travels`]; never one that carries a credential.
 const PREFIXES: [&str; 2] = ["mcp-", "x-portcullis-include-"];
 const LAST_EVENT_ID: &str = "last-event-id";
+/// What a request is known by, here and elsewhere.
+const MARKS: [&str; 3] = ["x-request-id", TRACEPARENT, TRACESTATE];
 
 /// A caller's request, after it was authenticated.
 pub struct Forwarding<'a> {
@@ -82,7 +85,8 @@ pub(super) struct About {
 /// Whether a header means something to who answers. Whatever is not named here stays: credentials above all.
 fn travels(name: &HeaderName) -> bool {
     let is_named = [ACCEPT, CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT].contains(name) || *name == LAST_EVENT_ID;
-    is_named || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+    let is_mark = MARKS.contains(&name.as_str());
+    is_named || is_mark || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 impl Replicas {

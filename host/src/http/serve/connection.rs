@@ -17,7 +17,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
@@ -102,7 +102,8 @@ where
     let protocol = protocol(&floor.limits, streams);
     let service = service_fn(|request: Request<Incoming>| {
         let (flight, framing) = pulse.began(request.method());
-        answer(floor, request, peer, flight, framing)
+        let (meter, answer) = (floor.meter.clone(), answer(floor, request, peer, flight, framing));
+        answer.inspect_ok(move |response| meter.answered(response.status()))
     });
     let wire = TokioIo::new(Wire::new(stream, Arc::clone(&pulse)));
     let mut connection = pin!(protocol.serve_connection(wire, service));
@@ -129,6 +130,7 @@ where
             () = timer.as_mut(), if due.is_some() => {
                 if let Some((_, Due::Cut(reason))) = due {
                     debug!(?peer, reason, "cut a connection");
+                    floor.meter.cut();
                     return;
                 }
             }

@@ -37,6 +37,7 @@ use crate::config;
 mod connection;
 mod head;
 mod life;
+mod meter;
 mod proxies;
 mod reply;
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod tests;
 mod tls;
 mod wire;
 
+pub use meter::Meter;
 pub use proxies::Proxies;
 pub use tls::{Tls, TlsError};
 
@@ -65,12 +67,15 @@ pub struct Listener {
     /// Cancelled when the end is near, though connections are still accepted: who is answered is told to come back
     /// over another connection.
     pub leaving: CancellationToken,
+    /// Counts meanwhile.
+    pub meter: Arc<Meter>,
 }
 
 impl From<Socket> for Listener {
     /// In the clear, and nobody else's word counts.
     fn from(socket: Socket) -> Self {
-        Self { socket, tls: None, proxies: Proxies::default(), leaving: CancellationToken::new() }
+        let (proxies, leaving, meter) = (Proxies::default(), CancellationToken::new(), Arc::default());
+        Self { socket, tls: None, proxies, leaving, meter }
     }
 }
 
@@ -150,8 +155,8 @@ impl From<&config::Edge> for Limits {
 /// Returns when every connection has ended: those that rest are closed at once, requests in flight may go on for
 /// [`Limits::drain`] and are cut then.
 pub async fn serve(listener: impl Into<Listener>, router: axum::Router, limits: Limits, shutdown: CancellationToken) {
-    let Listener { socket, tls, proxies, leaving } = listener.into();
-    let floor = Arc::new(Floor::new(router, limits, (tls, proxies), (leaving, shutdown)));
+    let Listener { socket, tls, proxies, leaving, meter } = listener.into();
+    let floor = Arc::new(Floor::new((router, meter), limits, (tls, proxies), (leaving, shutdown)));
     let _cut_on_drop = floor.cut.clone().drop_guard();
 
     floor.accept_until_shutdown(&socket).await;
@@ -184,11 +189,12 @@ struct Floor {
     slots: Arc<Semaphore>,
     /// Told when slots or descriptors are short: who rests, leaves.
     pressure: Notify,
+    meter: Arc<Meter>,
 }
 
 impl Floor {
     fn new(
-        router: axum::Router,
+        (router, meter): (axum::Router, Arc<Meter>),
         limits: Limits,
         (tls, proxies): (Option<Tls>, Proxies),
         (leaving, shutdown): (CancellationToken, CancellationToken),
@@ -204,6 +210,7 @@ impl Floor {
             shutdown,
             cut: CancellationToken::new(),
             pressure: Notify::new(),
+            meter,
         }
     }
 
@@ -253,6 +260,7 @@ impl Floor {
         }
         let Some(slot) = slot else {
             debug!("refused a connection: all are taken");
+            self.meter.refused();
             // Over TLS nothing can be said before the handshake, which would cost what is short.
             if self.tls.is_none() {
                 refuse(&stream);
@@ -269,6 +277,7 @@ impl Floor {
     }
 
     async fn run(self: Arc<Self>, stream: Stream, peer: Peer, slot: OwnedSemaphorePermit) {
+        let _open = self.meter.begins();
         connection::run(stream, peer, &self).await;
         drop(slot);
     }

@@ -15,7 +15,7 @@ use crate::mcp::client::Client;
 use crate::mcp::json::raw;
 use crate::mcp::revision::{About, Answer, Capabilities, Era, ListKind, Revision};
 use crate::mcp::talk::Party;
-use crate::pipeline::{self, Scope};
+use crate::pipeline::{self, Mark, Scope};
 use crate::policy::{Engine, PolicySet, Transport};
 use crate::upstream::catalog::{Offer, PinStanding, ToolDefinition};
 use crate::upstream::testing::{Scene, key};
@@ -158,6 +158,7 @@ fn origin(who: &str) -> Origin {
         remote_ip: None,
         user_agent: None,
         param_headers: Vec::new(),
+        mark: Mark::default(),
         events: tokio::sync::mpsc::channel(1).0,
         cancelled: tokio_util::sync::CancellationToken::new(),
     }

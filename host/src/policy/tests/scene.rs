@@ -120,6 +120,7 @@ pub(super) fn context(caller: &Caller) -> CallContext<'_> {
         remote_ip: Some(IpAddr::from([192, 0, 2, 1])),
         user_agent: Some("test/1.0"),
         trace_id: None,
+        trace: None,
         now: Timestamp::from_millis(1_700_000_000_000),
         charges: Box::leak(Box::default()),
         satisfied: &[],

@@ -123,6 +123,10 @@ impl Engine {
         })
     }
 
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     pub(super) async fn read<T, E, F>(&self, closure: F) -> Result<T, E>
     where
         F: Fn(&mut ReadTx<'_>) -> Result<T, E> + Send + 'static,

@@ -221,6 +221,10 @@ impl Engine {
         self.look(Pages::unknown_table).await
     }
 
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// Counts rows and pages. The count goes on if the returned future is dropped, and `held` with it.
     pub(super) async fn stats(&self, held: impl Send + 'static) -> Result<Stats, StoreError> {
         let (path, meter) = (self.path.clone(), Arc::clone(&self.meter));

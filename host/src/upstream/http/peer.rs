@@ -20,6 +20,7 @@ use crate::mcp::talk::Party;
 use crate::outbound::{Outbound, read_all};
 use crate::secret::Plaintext;
 use crate::tasks::Tasks;
+use crate::telemetry::{TRACEPARENT, TRACESTATE};
 use crate::upstream::credential::Own;
 use crate::upstream::{LinkLimits, Signals, UpstreamError};
 
@@ -98,6 +99,17 @@ impl Peer {
     pub(super) fn pass_on(&self, request: &mut Request<Bytes>, party: &Party) {
         for (name, value) in party.extra.among(&self.extra) {
             request.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
+        let Some(trace) = &party.trace else { return };
+        // Hex and what was checked: none of it is anything else than visible ASCII.
+        let mut say = |name, value: &str| {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                request.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        };
+        say(TRACEPARENT, &trace.context().parent());
+        if let Some(state) = trace.context().state() {
+            say(TRACESTATE, state);
         }
     }
 

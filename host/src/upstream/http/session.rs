@@ -73,7 +73,7 @@ impl Session {
             peer,
             key: PartyKey::of(&party),
             lent: ArcSwapOption::new(party.lent.clone()),
-            party: Party { standing: None, lent: None, extra: Extra::default(), ..party },
+            party: Party { standing: None, lent: None, extra: Extra::default(), trace: None, ..party },
             carrier,
             version,
             about,

@@ -18,6 +18,7 @@ mod replica;
 mod serving;
 mod upstream_auth;
 mod vault;
+mod watch;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 

@@ -164,6 +164,7 @@ impl Session {
             standing: kept.standing.as_ref().map(|standing| standing.origin.events.clone()),
             lent: None,
             extra: Extra::default(),
+            trace: None,
         }
     }
 

@@ -34,6 +34,11 @@ impl Sessions {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sessions that are open.
+    pub(in crate::http::mcp) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Whether this principal could not open another one now.
     pub(super) fn are_full(&self, principal: &Principal) -> bool {
         self.have_no_place(&self.lock(), principal)

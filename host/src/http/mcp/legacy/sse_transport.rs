@@ -15,14 +15,14 @@ use super::stream::{Reader, standing};
 use super::{Call, end_session, hear, open, owned, take_answer};
 use crate::http::error::Refused;
 use crate::http::mcp::owners::{self, Passing};
-use crate::http::mcp::{From, Mcp, accepts_events, check_body_headers, refuse_malformed};
+use crate::http::mcp::{From, Mcp, accepts_events, attend, check_body_headers, refuse_malformed};
 use crate::http::serve::Peer;
 use crate::identity::Caller;
 use crate::ids::ReplicaId;
 use crate::mcp::error::{INVALID_REQUEST, RpcError};
 use crate::mcp::message::{self, Message};
 use crate::mcp::revision::Head;
-use crate::pipeline::Scope;
+use crate::pipeline::{Mark, Scope};
 use crate::policy::Transport;
 
 /// Path for messages.
@@ -113,6 +113,7 @@ async fn post(mcp: &Arc<Mcp>, request: Request) -> Result<Response, Refused> {
             peer,
             passing,
             transport: Transport::Sse,
+            mark: parts.extensions.get::<Mark>().cloned().unwrap_or_default(),
         })
     };
     match place {
@@ -137,7 +138,8 @@ pub(in crate::http::mcp) async fn forwarded(
     let Place::Here(door) = find(mcp, &caller, parts.uri.query())? else { return Err(unknown()) };
     let scope = door.scope.clone();
     let extra = mcp.extra(&caller, &scope, &parts.headers)?;
-    let from = From { caller, scope, headers: &parts.headers, extra, peer, passing: None, transport: Transport::Sse };
+    let (transport, mark) = (Transport::Sse, attend::read(&mcp.services.env, &parts.headers));
+    let from = From { caller, scope, headers: &parts.headers, extra, peer, passing: None, transport, mark };
     posted(mcp, &from, &door, body).await
 }
 

@@ -41,12 +41,28 @@ pub(super) const ROUTES: &[Route] = &[
 
 /// RFC 6749 §3.2.
 async fn token(State(oauth): State<Arc<OAuth>>, request: Request) -> Result<Response, OAuthError> {
-    let asked = read(&oauth, request).await?;
-    let proof = asked.proof(&oauth).await?;
+    let mut grant = "none";
+    let answered = granted(&oauth, request, &mut grant).await;
+    let outcome = match &answered {
+        Ok(response) if response.status().is_success() => "done",
+        Ok(_) => "waiting",
+        Err(OAuthError::Fault(_) | OAuthError::OutOfDate) => "fault",
+        Err(_) => "refused",
+    };
+    oauth.counts.tokens.count([grant, outcome]);
+    answered
+}
+
+/// The same; `grant` becomes the word for what is asked for.
+async fn granted(oauth: &Arc<OAuth>, request: Request, grant: &mut &'static str) -> Result<Response, OAuthError> {
+    let asked = read(oauth, request).await?;
+    let proof = asked.proof(oauth).await?;
     let Asked { client, mut parameters, from, .. } = asked;
     let grant_type = parameters.take("grant_type").ok_or(OAuthError::Missing("grant_type"))?;
     let grants = oauth.server.settings().grants.clone();
-    let issued = match GrantType::parse(&grant_type) {
+    let grant_type = GrantType::parse(&grant_type);
+    *grant = grant_type.map_or("none", word);
+    let issued = match grant_type {
         Some(GrantType::AuthorizationCode) => {
             let presented = Exchange {
                 code: parameters.take_secret("code").ok_or(OAuthError::Missing("code"))?,
@@ -98,6 +114,18 @@ async fn token(State(oauth): State<Arc<OAuth>>, request: Request) -> Result<Resp
         _ => return Err(OAuthError::GrantType),
     };
     Ok(json_answer(StatusCode::OK, &told(&issued)))
+}
+
+/// The word for metrics.
+const fn word(grant_type: GrantType) -> &'static str {
+    match grant_type {
+        GrantType::AuthorizationCode => "authorization_code",
+        GrantType::RefreshToken => "refresh_token",
+        GrantType::ClientCredentials => "client_credentials",
+        GrantType::DeviceCode => "device_code",
+        GrantType::TokenExchange => "token_exchange",
+        GrantType::JwtBearer => "jwt_bearer",
+    }
 }
 
 /// RFC 8693 §2.1. Nobody acts for somebody who is not there: there is no `actor_token`.

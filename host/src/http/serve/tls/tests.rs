@@ -62,6 +62,7 @@ impl Gateway {
             tls: Some(Tls::new(shown.clone()).unwrap()),
             proxies: Proxies::new(vec![Network::of("127.0.0.1".parse().unwrap())]),
             leaving: leaving.clone(),
+            meter: Arc::default(),
         };
         let router = Router::new()
             .route("/", get(async |request: Request| format!("{:?}", request.version())))

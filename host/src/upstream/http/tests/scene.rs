@@ -328,6 +328,7 @@ fn caller_with(name: &str, capabilities: &str) -> Party {
         standing: None,
         lent: None,
         extra: Extra::default(),
+        trace: None,
     }
 }
 
