@@ -89,6 +89,7 @@ impl Scene {
 
     fn context<'a>(&'a self, charges: &'a Charges) -> CallContext<'a> {
         CallContext {
+            trace: None,
             decision: DecisionId::generate(&self.env),
             caller: &self.caller,
             revision: "2026-07-28",

@@ -10,7 +10,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 /// Lists that the configuration bounds, and documents that are no lists.
-const WHOLE: [&str; 11] = [
+const WHOLE: [&str; 12] = [
     "/api/v1/openapi.json",
     "/api/v1/me",
     "/api/v1/status",

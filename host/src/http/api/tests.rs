@@ -20,6 +20,9 @@ use crate::secret::Plaintext;
 use crate::store::api_tokens::{self, Creation, NewToken};
 use crate::store::users::Edit;
 
+/// The status that somebody is to get at a row.
+type Row<'a> = &'a dyn Fn(&Route) -> u16;
+
 const URL: &str = "http://127.0.0.1:7401";
 const PASSWORD: &str = "correct horse battery";
 const TOKEN: &str = "the operator token";
@@ -139,7 +142,7 @@ async fn h11_every_row_lets_those_pass_whom_it_names() {
     let reads_keys = |route: &Route| pass(["keys", "me", "openapi"].contains(&route.area()) && route.method == "GET");
     let everything: Expected = |_| 204;
     let nothing: Expected = |_| 403;
-    let who: Vec<(&str, Knock, &dyn Fn(&Route) -> u16)> = vec![
+    let who: Vec<(&str, Knock, Row<'_>)> = vec![
         ("nobody", Knock::default(), &nobody),
         ("another user at the socket", somebody, &nobody),
         ("the gateway's user at the socket", here, &everything),
