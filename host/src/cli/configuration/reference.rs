@@ -13,9 +13,6 @@ pub(super) fn of(schema: &Value) -> String {
 }
 
 fn members(root: &Value, schema: &Value, path: &str, depth: usize, out: &mut String) {
-    if depth > MAX_DEPTH {
-        return;
-    }
     let nothing = Map::new();
     for (name, property) in schema["properties"].as_object().unwrap_or(&nothing) {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
@@ -36,6 +33,9 @@ fn is_required(schema: &Value, name: &str) -> bool {
 
 /// What stands inside of a setting: a table, tables by name, or a list of tables.
 fn within(root: &Value, property: &Value, path: &str, depth: usize, out: &mut String) {
+    if depth > MAX_DEPTH {
+        return;
+    }
     let property = followed(root, property);
     members(root, property, path, depth, out);
     let named = property["patternProperties"].as_object().into_iter().flatten().map(|(_, schema)| schema);
@@ -44,6 +44,10 @@ fn within(root: &Value, property: &Value, path: &str, depth: usize, out: &mut St
     }
     if let Some(items) = property.get("items") {
         within(root, items, &format!("{path}[]"), depth + 1, out);
+    }
+    // One of several forms.
+    for form in ["anyOf", "oneOf"].iter().filter_map(|forms| property[forms].as_array()).flatten() {
+        within(root, form, path, depth + 1, out);
     }
 }
 
