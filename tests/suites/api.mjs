@@ -129,6 +129,10 @@ async function furnish({ operate, fixture, url }, document) {
   body(['post', '/api/v1/users'], { login: 'another', name: 'Another' });
   body(['post', '/api/v1/clients'], { client_name: 'Another', redirect_uris: ['https://another.example/callback'] });
   body(['post', '/api/v1/grants/revoke'], { kind: 'guest' });
+  const { id: viewer } = await addPerson(operate, { login: 'viewer', password: 'correct horse battery staple', role: 'viewer' });
+  body(['post', '/api/v1/api-tokens'], { name: 'another', user: viewer });
+  const { id: token } = await made('/api/v1/api-tokens', { name: 'lost', user: viewer });
+  example(['delete', '/api/v1/api-tokens/{id}'], 'path', 'id', token);
 
   const rotated = await key('rotated');
   await made(`/api/v1/keys/${rotated}/rotate`, { overlap: 3600 });

@@ -83,8 +83,8 @@ export function operator(socketPath) {
   });
 }
 
-export async function addPerson(operate, { login, password, name = login }) {
-  const { status, body } = await operate('POST', '/api/v1/users', { login, name, password });
+export async function addPerson(operate, { login, password, name = login, role = 'user' }) {
+  const { status, body } = await operate('POST', '/api/v1/users', { login, name, password, role });
   assert.equal(status, 201, JSON.stringify(body));
   return body;
 }

@@ -339,7 +339,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let rows = ROUTES.iter().fold(Router::new(), |router, route| {
         let handler = (route.handler)();
         let handler = if without_query.contains(&(route.method, route.path)) {
-            handler.layer(middleware::from_fn(refuse_query))
+            handler.route_layer(middleware::from_fn(refuse_query))
         } else {
             handler
         };
