@@ -180,7 +180,7 @@ function mentioned(page) {
     [...line.matchAll(/`([^`]+)`/g)].map(([, span]) => [at + 1, span])
   ));
   // Where a command begins: not as an argument of another one.
-  const started = /(?:^\s*(?:[$>] )?|[|;&(:=/]\s*|\b(?:sudo|exec) )portcullis ((?:[^|;&)#"'`]|"[^"]*"|'[^']*')*)/g;
+  const started = /(?:^\s*(?:[$>] )?|[|;&(:]\s*|(?<!deployment)\/|\bsudo |\bexec (?:portcullis )?| -- )portcullis ((?:[^|;&)#"'`]|"[^"]*"|'[^']*')*)/g;
   return [...lines, ...spans].flatMap(([line, text]) => [...text.matchAll(started)].map(([, words]) => ({
     page, line, words: words.replace(/ -- .*$/, '').replace(/ {2,}.*$/, '').trim().split(/[\s,]+/).filter((word) => word !== ''),
   })));

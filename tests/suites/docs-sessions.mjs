@@ -53,7 +53,7 @@ function plain(text, dir) {
     .replaceAll(/(?<![\w-])[A-Za-z0-9_-]{43}(?![\w-])/g, 'KID')
     .replaceAll(/\b(generation|epoch) \d+|\b(replaced)-\d+|\b\d+ (rows)\b/g, '$1$2$3 N')
     .replaceAll(/\b\d+(\.\d+)? ?(ms|µs|s)\b/g, 'SPAN')
-    .replaceAll(/"elapsed_ms":"\d+"/g, '"elapsed_ms":"N"')
+    .replaceAll(/"(\w+_ms)":"?[\d.]+"?/g, '"$1":"N"')
     .replaceAll(/(\S) {2,}/g, '$1  ')
     .replaceAll(/[ \t]+$/gm, '')
     .trimEnd();

@@ -248,8 +248,19 @@ impl Control {
         if different.all(|(path, _)| certificates.contains(path.as_path())) {
             self.read_certificates(seen, now).await;
         } else {
-            _ = self.reload(Actor::System).await;
+            self.reload_what_was(seen).await;
         }
+    }
+
+    /// Reads everything again that was like this when somebody saw that it is not any more, unless it was read meanwhile: an
+    /// operator who saves a file and asks for a reload gets one.
+    async fn reload_what_was(self: &Arc<Self>, seen: &Seen) {
+        let mut applied = self.changing.lock().await;
+        if **self.seen.load() != *seen {
+            return;
+        }
+        let (_, at) = self.reload_now(Actor::System).await;
+        applied.policies = at.unwrap_or(applied.policies);
     }
 
     /// Shows the certificates that are in the files now. A pair that cannot be used leaves the one that is shown.

@@ -218,7 +218,7 @@ Change
   cp {dir}/policies/read-only.wasm {dir}/policies/yours.wasm
                  from now on only tools that change nothing may be called; no restart
   portcullis policy list --config {dir}/portcullis.toml
-  portcullis decisions --config {dir}/portcullis.toml
+  portcullis decision list --config {dir}/portcullis.toml
 
 Ctrl-C stops everything. {dir} is yours to keep or delete.
 "#

@@ -22,7 +22,7 @@ use crate::policy::{Engine, module_digest};
 /// answers of the host and without a deadline, and it is told whether it says the same.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Explain {
-    /// The decision's id, as `portcullis decisions` and errors show it.
+    /// The decision's id, as `portcullis decision list` and errors show it.
     id: String,
     /// Where to find a module that is not in the configuration any more. May be given several times.
     #[arg(long, value_name = "FILE")]
