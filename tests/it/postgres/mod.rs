@@ -67,7 +67,7 @@ async fn a_gateway_is_ready_while_its_database_is_there() {
         let secret = new_key(&gateway, &format!("key{round}")).await;
         until_ready_is(&gateway, (StatusCode::OK, "ready\n")).await;
         server.kill();
-        until_ready_is(&gateway, (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be reached\n")).await;
+        until_ready_is(&gateway, (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")).await;
         let key = json!({ "name": "lost", "allow": [] });
         let refused = gateway.operator("POST", "/api/v1/keys", Some(key)).await;
         assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text());
