@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 
 import { layout, runWithin, startWithin, USER } from './deploy-layout.mjs';
-import { adapted, ask, example, python, session, settingsOfToday, startPostgres, untilReady } from './deploy-parts.mjs';
+import { adapted, ask, example, python, session, startPostgres, untilReady } from './deploy-parts.mjs';
 import { freePort, root, run, scratch, suiteFile, until } from './lib.mjs';
 
 const PROGRAM = 'portcullis';
@@ -62,7 +62,7 @@ async function checkImage(report) {
 
 /** The example's configuration with a port and an upstream of the test. */
 function configOf(name, port, upstream) {
-  return adapted(settingsOfToday(example(`${name}/portcullis.toml`)), [
+  return adapted(example(`${name}/portcullis.toml`), [
     ['public = "0.0.0.0:7400"', `public = "0.0.0.0:${port}"`],
     ['http://notes:9000/mcp', upstream],
   ]);

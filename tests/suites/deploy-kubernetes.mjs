@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 
 import { layout, runWithin } from './deploy-layout.mjs';
-import { adapted, example, examples, HOST, python, settingsOfToday } from './deploy-parts.mjs';
+import { adapted, example, examples, HOST, python } from './deploy-parts.mjs';
 import { run, scratch, suiteFile } from './lib.mjs';
 
 /** Where the first container of a pod writes, in a layout that has no other place. */
@@ -98,14 +98,14 @@ async function checkPod(report, source, { config, init, env, secrets }, pem) {
   };
   for (const [address, expected] of [['10.1.2.3', '10.1.2.3:7402'], ['fd00::7', '[fd00::7]:7402']]) {
     await report.check(`${source}: a pod at ${address} gets a configuration that is accepted, with its address`, async () => {
-      const { code, stdout, stderr } = await attempt(address, settingsOfToday(config));
+      const { code, stdout, stderr } = await attempt(address, config);
       assert.equal(code, 0, stderr);
       assert.match(stdout, /: ok \(/);
       assert.ok(stdout.includes(`\nlisten = "${expected}"\n`), stdout);
     });
   }
   await report.check(`${source}: a mistake in the configuration stops the pod before the gateway`, async () => {
-    const { code, stderr } = await attempt('10.1.2.3', settingsOfToday(config).replace('data_dir', 'data_dri'));
+    const { code, stderr } = await attempt('10.1.2.3', config.replace('data_dir', 'data_dri'));
     assert.notEqual(code, 0);
     assert.match(stderr, /data_dri/);
   });

@@ -11,12 +11,6 @@ import path from 'node:path';
 
 import { built, freePort, root, run, scratch, start, until } from './lib.mjs';
 
-/**
- * Whether the gateway has what `docs/serving.md` describes: `edge.trusted_proxies`, `edge.drain_delay`, readiness told to
- * systemd and sockets taken from it. `deploy.mjs` fails if this says something else than the gateway's schema.
- */
-export const SERVES_WITH_SYSTEMD = true;
-
 /** The host of the examples' public URL. */
 export const HOST = 'mcp.example.com';
 export const KEY = 'pk_deployments-under-test-0000000000000000000000';
@@ -32,11 +26,6 @@ export function adapted(text, replacements) {
     text = text.replaceAll(from, to);
   }
   return text;
-}
-
-/** A configuration without the settings that the gateway under test does not have yet. */
-export function settingsOfToday(config) {
-  return SERVES_WITH_SYSTEMD ? config : config.replaceAll(/^trusted_proxies = .*\n/gm, '').replaceAll(/^(#.*\n)*drain_delay = .*\n/gm, '');
 }
 
 /** A key for the tests, at the end of a configuration. */

@@ -5,11 +5,10 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import https from 'node:https';
-import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
-import { adapted, ask, example, KEY, messages, SERVES_WITH_SYSTEMD, session, settingsOfToday, startPostgres, untilReady, withKey } from './deploy-parts.mjs';
+import { adapted, ask, example, KEY, messages, session, startPostgres, untilReady, withKey } from './deploy-parts.mjs';
 import { operator } from './gatekeeper.mjs';
 import { built, freePort, run, scratch, start, toml, until } from './lib.mjs';
 
@@ -82,7 +81,7 @@ export async function checkReplicas(report, upstream, pem) {
 /** A gateway of the example, with its own addresses on loopback. */
 async function startReplica(name, { postgres, secrets, upstream }) {
   const [port, replica, data] = [await freePort(), await freePort(), scratch()];
-  const config = adapted(settingsOfToday(example('postgres-replicas/portcullis.toml')), [
+  const config = adapted(example('postgres-replicas/portcullis.toml'), [
     ['public = "10.0.0.11:7400"', `public = "127.0.0.1:${port}"`],
     ['admin = "127.0.0.1:7401"', 'admin = "off"'],
     ['listen = "10.0.0.11:7402"', `listen = "127.0.0.1:${replica}"`],
@@ -108,7 +107,7 @@ async function startBalancer(gateways, pem) {
   ]));
   const tested = await run(['haproxy', '-c', '-f', file]);
   assert.equal(tested.code, 0, tested.stderr);
-  return { port, socket: `${dir}/admin.sock`, running: start('deploy-replicas-haproxy', ['haproxy', '-db', '-f', file]) };
+  return { port, running: start('deploy-replicas-haproxy', ['haproxy', '-db', '-f', file]) };
 }
 
 /** A list of tools in a request of 2026-07-28, which has no session. */
@@ -135,28 +134,8 @@ function stateless(method, params, key = KEY) {
   };
 }
 
-/** Has HAProxy send nothing more to a gateway, and waits until nothing is left there, as the README says. */
-async function takeOut(balancer, name) {
-  assert.equal((await tell(balancer, `set server gateways/${name} state drain`)).trim(), '');
-  await until(`nobody waits for gateway ${name}`, async () => {
-    const row = (await tell(balancer, 'show stat')).split('\n').find((line) => line.startsWith(`gateways,${name},`));
-    // The fifth column: sessions now.
-    return Number(row.split(',')[4]) === 0;
-  });
-}
-
-/** Tells HAProxy something at its socket, and returns what it says. */
-function tell(balancer, command) {
-  return new Promise((resolve, reject) => {
-    const socket = net.connect(balancer.socket, () => socket.write(`${command}\n`));
-    let said = '';
-    socket.setEncoding('utf8').on('data', (part) => (said += part)).on('error', reject).on('close', () => resolve(said));
-  });
-}
-
 async function checkStop(report, { gateways, balancer, send }) {
-  const way = SERVES_WITH_SYSTEMD ? 'SIGTERM to a gateway' : 'a gateway that is taken out of HAProxy and stopped';
-  await report.check(`postgres-replicas: ${way} under ${CALLERS} callers costs no call`, async () => {
+  await report.check(`postgres-replicas: SIGTERM to a gateway under ${CALLERS} callers costs no call`, async () => {
     let goesOn = true;
     const counts = { done: 0, by: new Map() };
     const failures = [];
@@ -181,7 +160,6 @@ async function checkStop(report, { gateways, balancer, send }) {
     await until('all gateways have answered calls', () => counts.by.size === NAMES.length && counts.done > 4 * CALLERS);
     const before = counts.done;
     const [stopped] = gateways;
-    if (!SERVES_WITH_SYSTEMD) await takeOut(balancer, stopped.name);
     const how = await stopped.running.stop();
     const during = counts.done - before;
     await wait(AFTERWARDS_MS);

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
-import { adapted, ask, example, examples, KEY, SERVES_WITH_SYSTEMD, session, settingsOfToday, untilReady, withKey } from './deploy-parts.mjs';
+import { adapted, ask, example, examples, KEY, session, untilReady, withKey } from './deploy-parts.mjs';
 import { built, freePort, run, scratch, start, suiteFile, toml } from './lib.mjs';
 
 const UNIT = path.join(examples, 'systemd/portcullis.service');
@@ -60,7 +60,7 @@ async function checkUnits(report) {
 
 /** The example's configuration with a policy and a program that the gateway starts. */
 function configOf(port, upstream) {
-  const config = adapted(settingsOfToday(example('systemd/portcullis.toml')), [
+  const config = adapted(example('systemd/portcullis.toml'), [
     ['public = "127.0.0.1:7400"', `public = "127.0.0.1:${port}"`],
     ['admin = "127.0.0.1:7401"', 'admin = "off"'],
     ['data_dir = "/var/lib/portcullis"', `data_dir = ${toml(scratch())}`],
@@ -130,7 +130,7 @@ for attempt in (lambda: socket.socket(socket.AF_INET), lambda: socket.socket(soc
     assert.equal(code, 1, stderr);
     assert.match(stderr, /policy who-may-what: .*make memory executable/);
   }, { within: 70_000 });
-  if (SERVES_WITH_SYSTEMD) await checkSockets(report, { file, port, env });
+  await checkSockets(report, { file, port, env });
 }
 
 /** The gateway on a socket that it did not open, called as the socket unit calls it. */
