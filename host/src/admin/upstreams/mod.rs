@@ -183,8 +183,8 @@ impl Control {
             return Err(UpstreamError::NameTaken);
         }
         for _ in 0..TRIES {
-            let content = self.content(&name, &draft, &BTreeMap::new(), care).await?;
-            match stored::declare(&self.store, name.clone(), content, BTreeSet::new(), actor).await? {
+            let content = self.content(&name, &draft, &BTreeMap::new()).await?;
+            match stored::declare(&self.store, name.clone(), content, care == Care::Unchecked, actor).await? {
                 Declaring::Declared(_) => return self.published(&name, one_at_a_time).await,
                 Declaring::NameTaken => return Err(UpstreamError::NameTaken),
                 Declaring::StillEnding => return Err(UpstreamError::StillEnding),
@@ -230,7 +230,7 @@ impl Control {
         self.refuse_of_file(name)?;
         for _ in 0..TRIES {
             let content = match &draft {
-                Some(draft) => Some(self.content(name, draft, &before.secrets, care).await?),
+                Some(draft) => Some(self.content(name, draft, &before.secrets).await?),
                 None => None,
             };
             // What it was tried as is what it was read as.
@@ -379,7 +379,6 @@ impl Control {
         name: &UpstreamName,
         draft: &Draft,
         kept: &BTreeMap<String, Sealed>,
-        care: Care,
     ) -> Result<Content, UpstreamError> {
         let ids = draft::sealed_ids(&draft.definition);
         if ids.len() > stored::MAX_SECRETS {
@@ -391,8 +390,7 @@ impl Control {
             let sealed = self.vault.seal(&stored::place(name, id), secret.expose().as_bytes()).await?;
             secrets.insert(id.clone(), sealed);
         }
-        let unchecked = care == Care::Unchecked;
-        Ok(Content { definition: Value::Object(draft.definition.clone()), secrets, unchecked })
+        Ok(Content { definition: Value::Object(draft.definition.clone()), secrets })
     }
 
     /// Publishes what was just stored, lets others change something, and waits a moment until it has been reached.

@@ -68,15 +68,12 @@ pub struct Declaration {
 pub struct Content {
     pub definition: Value,
     pub secrets: BTreeMap<String, Sealed>,
-    /// Whether nobody has tried if it works.
-    pub unchecked: bool,
 }
 
 /// What came of [`declare`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Declaring {
     Declared(Box<Declaration>),
-    /// In the store, or in the file.
     NameTaken,
     /// Connections are left that were made for another upstream of this name: `connections::end_all_of` ends them.
     StillEnding,
@@ -130,25 +127,23 @@ fn place_of(upstream: &str, id: &str) -> Place {
     Place { owner: Owner::Deployment, table: Table::Upstreams.name(), key, field: "secret", revision: 1 }
 }
 
-/// Declares an upstream. `in_file` are the names that the configuration file has.
+/// Declares an upstream. `unchecked` says that nobody has tried if it works.
 pub async fn declare(
     store: &Store,
     name: UpstreamName,
     content: Content,
-    in_file: BTreeSet<UpstreamName>,
+    unchecked: bool,
     actor: Actor,
 ) -> Result<Declaring, StoreError> {
-    if in_file.contains(&name) {
-        return Ok(Declaring::NameTaken);
-    }
     let content = Written::from(content);
-    store.write(move |tx| declare_in(tx, &name, &content, actor)).await
+    store.write(move |tx| declare_in(tx, &name, &content, unchecked, actor)).await
 }
 
 fn declare_in(
     tx: &mut WriteTx<'_>,
     name: &UpstreamName,
     content: &Written,
+    unchecked: bool,
     actor: Actor,
 ) -> Result<Declaring, StoreError> {
     if content.is_too_large() {
@@ -183,7 +178,6 @@ fn declare_in(
     };
     STORED.put(tx, &(stored + 1))?;
     UPSTREAMS.put(tx, &record)?;
-    let unchecked = content.unchecked;
     audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision, unchecked })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Declaring::Declared(Box::new(record.try_into()?)))
@@ -237,7 +231,7 @@ fn change_in(
     if content.map_or(Ok(false), |content| content.is_stale(tx))? {
         return Ok(Changing::Stale);
     }
-    let unchecked = edit.unchecked || content.is_some_and(|content| content.unchecked);
+    let unchecked = edit.unchecked;
     let (definition, secrets) = match content {
         Some(content) => (content.definition.clone(), content.secrets.clone()),
         None => (before.definition.clone(), before.secrets.clone()),
@@ -255,13 +249,12 @@ fn change_in(
 struct Written {
     definition: String,
     secrets: BTreeMap<String, Sealed>,
-    unchecked: bool,
 }
 
 impl From<Content> for Written {
     fn from(content: Content) -> Self {
-        let Content { definition, secrets, unchecked } = content;
-        Self { definition: definition.to_string(), secrets, unchecked }
+        let Content { definition, secrets } = content;
+        Self { definition: definition.to_string(), secrets }
     }
 }
 

@@ -19,7 +19,7 @@ fn content(definition: Value) -> Content {
 
 pub(in crate::store) async fn declared(store: &Store, of: &str) -> Declaration {
     let definition = json!({ "url": format!("https://{of}.example/mcp"), "timeout": 1.50 });
-    match declare(store, name(of), content(definition), BTreeSet::new(), ACTOR).await.unwrap() {
+    match declare(store, name(of), content(definition), false, ACTOR).await.unwrap() {
         Declaring::Declared(declaration) => *declaration,
         other => panic!("{other:?}"),
     }
@@ -29,12 +29,10 @@ async fn a_declaration_has_a_name_of_its_own(store: Store) {
     let notes = declared(&store, "notes").await;
     assert_eq!((notes.revision, notes.enabled, notes.created_by), (1, true, ACTOR));
     assert_eq!(get(&store, &name("notes")).await.unwrap(), Some(notes));
-    let again =
-        |of: &str, in_file: BTreeSet<UpstreamName>| declare(&store, name(of), content(json!({})), in_file, ACTOR);
-    assert_eq!(again("notes", BTreeSet::new()).await.unwrap(), Declaring::NameTaken);
-    assert_eq!(again("files", BTreeSet::from([name("files")])).await.unwrap(), Declaring::NameTaken);
+    let again = declare(&store, name("notes"), content(json!({})), false, ACTOR);
+    assert_eq!(again.await.unwrap(), Declaring::NameTaken);
     let large = content(json!("x".repeat(MAX_DEFINITION_BYTES)));
-    assert_eq!(declare(&store, name("large"), large, BTreeSet::new(), ACTOR).await.unwrap(), Declaring::TooLarge);
+    assert_eq!(declare(&store, name("large"), large, false, ACTOR).await.unwrap(), Declaring::TooLarge);
     assert_eq!(store.verify().await.unwrap(), []);
 }
 
@@ -44,7 +42,7 @@ async fn a_name_is_not_free_while_connections_are_left_under_it(store: Store) {
     connections::tests::connected(&store, &holder, "notes").await;
     connections::tests::connected(&store, &holder, "notes-2").await;
     assert_eq!(withdraw(&store, &name("notes"), None, ACTOR).await.unwrap(), Withdrawal::Withdrawn);
-    let again = || declare(&store, name("notes"), content(json!({})), BTreeSet::new(), ACTOR);
+    let again = || declare(&store, name("notes"), content(json!({})), false, ACTOR);
     assert_eq!(again().await.unwrap(), Declaring::StillEnding);
     let whose = Whose::Upstream(name("notes"));
     connections::end_all_of(&store, whose, crate::connection::End::UpstreamGone, ACTOR).await.unwrap();
@@ -104,9 +102,9 @@ async fn each_change_is_announced_and_nothing_else(store: Store) {
 async fn secrets_are_as_many_as_fit_and_sealed_by_a_key_that_is_there(store: Store) {
     let of = |count: usize, bytes: usize| {
         let secrets = (0..count).map(|id| (id.to_string(), Sealed::from_bytes(vec![0; bytes]))).collect();
-        Content { definition: json!({}), secrets, unchecked: false }
+        Content { definition: json!({}), secrets }
     };
-    let notes = |content: Content| declare(&store, name("notes"), content, BTreeSet::new(), ACTOR);
+    let notes = |content: Content| declare(&store, name("notes"), content, false, ACTOR);
     assert_eq!(notes(of(MAX_SECRETS + 1, 10)).await.unwrap(), Declaring::TooLarge);
     assert_eq!(notes(of(2, MAX_SEALED_BYTES / 2)).await.unwrap(), Declaring::TooLarge);
     assert_eq!(notes(of(1, 40)).await.unwrap(), Declaring::Stale, "nobody could open it");
