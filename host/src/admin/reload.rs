@@ -245,7 +245,9 @@ impl Control {
         let config = self.config.load_full();
         let certificates: HashSet<&Path> = config.certificate_files().collect();
         let mut different = now.iter().filter(|(path, digest)| seen.get(*path) != Some(*digest));
-        if different.all(|(path, _)| certificates.contains(path.as_path())) {
+        // What a refused reload has read is not in force: more than certificates may be different.
+        let is_in_force = self.last_reload.load().error.is_none();
+        if is_in_force && different.all(|(path, _)| certificates.contains(path.as_path())) {
             self.read_certificates(seen, now).await;
         } else {
             self.reload_what_was(seen).await;

@@ -104,7 +104,15 @@ impl AuthorizationServer {
     /// # Errors
     /// The store's.
     pub async fn awaits_set_up(&self) -> Result<bool, StoreError> {
-        Ok(self.set_up.is_there() && !users::has_owner(&self.store).await?)
+        if !self.set_up.is_there() {
+            return Ok(false);
+        }
+        let is_over = users::has_owner(&self.store).await?;
+        if is_over {
+            // Nor does the link count again where there is no owner any more.
+            self.set_up.replace(None);
+        }
+        Ok(!is_over)
     }
 
     /// Makes the first owner, and signs them in.

@@ -166,8 +166,10 @@ impl Borrower {
     /// # Errors
     /// [`UpstreamError::Withheld`]: nothing is lent any more.
     pub(super) async fn other_than(&mut self, lent: &Lent) -> Result<Arc<Lent>, UpstreamError> {
+        // How old it may be is asked when it is shown, and not as long as it stands.
+        let standing = Wanted { max_age: None, ..self.wanted.clone() };
         loop {
-            match self.lend().await {
+            match self.lender.lend(&standing).await.map_err(UpstreamError::Withheld) {
                 Ok(now) if is_same(&now, lent) => {}
                 Err(error) if !is_for_good(&error) => {}
                 other => return other,

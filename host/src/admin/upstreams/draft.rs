@@ -14,6 +14,8 @@ use crate::secret::Plaintext;
 
 /// What is shown in place of a sealed secret.
 pub const SEALED: &str = "sealed";
+/// What the authorization server is shown.
+const CLIENT_SECRET: &str = "auth.client_secret";
 
 /// A definition to be stored.
 #[derive(Debug)]
@@ -51,18 +53,59 @@ pub(super) fn draft(
     Ok(Draft { definition, fresh })
 }
 
+/// Settings of a program.
+const OF_PROGRAMS: [&str; 3] = ["command", "environment", "working_dir"];
+/// Settings that are paths of files.
+const FILES: [&str; 2] = ["ca_file", "client_certificate"];
+/// The kind of upstream whose people name values for a program.
+const WITH_VARIABLES: &str = "per-user-environment";
+
+/// Whether only an owner may say this: it has the gateway start a program, or read a file or a variable of its own.
+pub fn is_for_owners(definition: &Map<String, Value>) -> bool {
+    let member = |table: &str, name: &str| definition.get(table).and_then(|table| table.get(name));
+    let is_of_program = OF_PROGRAMS.iter().any(|setting| definition.contains_key(*setting))
+        || member("auth", "environment").is_some()
+        || member("auth", "kind").and_then(Value::as_str) == Some(WITH_VARIABLES);
+    let has_file = FILES.iter().any(|setting| member("tls", setting).is_some());
+    is_of_program || has_file || definition.values().any(refers)
+}
+
+/// Whether there is a reference in it: alone, or after a scheme as in `Bearer env:NAME`.
+fn refers(value: &Value) -> bool {
+    match value {
+        Value::String(text) => {
+            text.split_whitespace().any(|word| word.starts_with("env:") || word.starts_with("file:"))
+        }
+        Value::Array(values) => values.iter().any(refers),
+        Value::Object(members) => members.values().any(refers),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Whether secrets that were sealed before would be shown to another server than they were given for.
+pub(super) fn sends_elsewhere(stored: &Map<String, Value>, draft: &Draft) -> bool {
+    let kept = sealed_in(&draft.definition).into_iter().filter(|(_, id)| !draft.fresh.contains_key(id));
+    kept.map(|(field, _)| field).any(|field| leads_to(stored, &field) != leads_to(&draft.definition, &field))
+}
+
+/// Who is shown the secret of a setting: the server at `url`, and the authorization server that is named.
+fn leads_to<'a>(definition: &'a Map<String, Value>, field: &str) -> (Option<String>, Option<&'a Value>) {
+    let issuer = definition.get("auth").and_then(|auth| auth.get("issuer"));
+    (origin(definition), issuer.filter(|_| field == CLIENT_SECRET))
+}
+
 /// Sealed secrets that a patch did not mention, and that would be shown to another server than they were given for.
 fn carried_elsewhere(
     stored: &Map<String, Value>,
     definition: &Map<String, Value>,
     mentioned: &BTreeSet<String>,
 ) -> Vec<Misfit> {
-    if origin(stored) == origin(definition) {
-        return Vec::new();
-    }
-    let carried = sealed_in(definition).into_iter().filter(|(field, _)| !mentioned.contains(field));
+    let is_carried = |(field, _): &(String, String)| {
+        !mentioned.contains(field) && leads_to(stored, field) != leads_to(definition, field)
+    };
+    let carried = sealed_in(definition).into_iter().filter(is_carried);
     let misfit = |(field, _): (String, String)| {
-        let message = format!("{field} is sealed, and was given for another server than the new url leads to");
+        let message = format!("{field} is sealed, and was given for another server than this leads to");
         let hint = format!("give it anew, or say {SEALED:?} in its place to have this server shown it");
         Misfit { hint: Some(hint), ..Misfit::of(&field, message) }
     };
@@ -277,6 +320,44 @@ mod tests {
             (json!({ "trust": "high" }), &[]),
         ] {
             assert_eq!(refused(patch.clone()), fields, "{patch}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_the_client_goes_to_another_issuer_only_if_that_is_said() {
+        let stored = object(json!({
+            "url": "https://a/1", "headers": { "x-key": "sealed:7" },
+            "auth": { "kind": "shared-oauth", "issuer": "https://i", "client_id": "me", "client_secret": "sealed:8" },
+        }));
+        let drafted = |patch: Value| draft(&stored, object(patch), || "new".to_owned());
+        let refused = drafted(json!({ "auth": { "issuer": "https://evil" } })).unwrap_err();
+        let fields: Vec<Option<&str>> = refused.iter().map(|misfit| misfit.field.as_deref()).collect();
+        assert_eq!(fields, [Some(CLIENT_SECRET)]);
+        for (patch, elsewhere) in [
+            (json!({ "auth": { "issuer": "https://evil", "client_secret": "sealed" } }), true),
+            (json!({ "auth": { "issuer": "https://evil", "client_secret": "another" } }), false),
+            (json!({ "auth": { "client_id": "you" } }), false),
+            (json!({ "url": "https://b", "headers": { "x-key": "new" }, "auth": { "client_secret": "sealed" } }), true),
+            (json!({ "url": "https://b", "headers": { "x-key": "new" }, "auth": null }), false),
+        ] {
+            assert_eq!(sends_elsewhere(&stored, &drafted(patch.clone()).unwrap()), elsewhere, "{patch}");
+        }
+    }
+
+    #[test]
+    fn programs_files_and_references_are_for_owners() {
+        for (definition, expected) in [
+            (json!({ "url": "https://a", "headers": { "x-key": "secret", "x-env": "envious: yes" } }), false),
+            (json!({ "url": "https://a", "tls": { "insecure": true }, "auth": { "kind": "per-user-oauth" } }), false),
+            (json!({ "command": ["x"] }), true),
+            (json!({ "url": "https://a", "headers": { "x-key": "Bearer env:A" } }), true),
+            (json!({ "url": "https://a", "auth": { "client_secret": "file:a" } }), true),
+            (json!({ "url": "https://a", "tls": { "ca_file": "/etc/shadow" } }), true),
+            (json!({ "url": "https://a", "tls": { "client_certificate": "a.pem" } }), true),
+            (json!({ "auth": { "environment": ["URL"] } }), true),
+            (json!({ "auth": { "kind": "per-user-environment" } }), true),
+        ] {
+            assert_eq!(is_for_owners(&object(definition.clone())), expected, "{definition}");
         }
     }
 

@@ -15,6 +15,7 @@ use crate::audit::Actor;
 use crate::config;
 use crate::config::definition::Misfit;
 use crate::connection::End;
+use crate::identity::user::Role;
 use crate::ids::{Owner, UpstreamName};
 use crate::secret::{Plaintext, Sealed, hex};
 use crate::store::connections::{self, Ended, Whose};
@@ -34,7 +35,7 @@ use declared::{LATE, OPENING, Surroundings, Which, is_same, members, open};
 use draft::{Draft, draft};
 use running::LeftOut;
 
-pub use draft::SEALED;
+pub use draft::{SEALED, is_for_owners};
 
 /// `/api/v1/upstreams/try` is where definitions are tried, and no upstream's.
 const RESERVED: &str = "try";
@@ -76,6 +77,10 @@ pub enum UpstreamError {
     NotFound,
     #[error("the upstream is declared in the configuration file and changed there")]
     ManagedByFile,
+    #[error(
+        "an owner has said something of it that is for owners alone, or it would be shown what was sealed for another server"
+    )]
+    ForOwners,
     #[error("there are {} upstreams already", stored::MAX_UPSTREAMS)]
     TooMany,
     #[error(
@@ -196,7 +201,8 @@ impl Control {
         Err(StoreError::Busy.into())
     }
 
-    /// Changes an upstream that is at one of the revisions `seen`, or at any.
+    /// Changes an upstream that is at one of the revisions `seen`, or at any. What is for owners alone
+    /// ([`is_for_owners`]), and where sealed secrets go, needs the `role` of one, whether it is said now or was before.
     ///
     /// # Errors
     /// [`UpstreamError`]; nothing is changed then.
@@ -206,7 +212,7 @@ impl Control {
         seen: Option<Vec<u64>>,
         change: Change,
         care: Care,
-        actor: Actor,
+        (role, actor): (Role, Actor),
     ) -> Result<UpstreamView, UpstreamError> {
         let mut before = self.declaration(name).await?;
         if seen.is_some_and(|seen| !seen.contains(&before.revision)) {
@@ -216,6 +222,11 @@ impl Control {
         let is_on = enabled.unwrap_or(before.enabled);
         let draft = definition.map(|patch| self.draft(&stored, patch)).transpose()?;
         let draft = draft.filter(|draft| draft.definition != stored);
+        if let Some(draft) = draft.as_ref().filter(|_| role < Role::Owner)
+            && (is_for_owners(&stored) || is_for_owners(&draft.definition) || draft::sends_elsewhere(&stored, draft))
+        {
+            return Err(UpstreamError::ForOwners);
+        }
         // One that is off is nobody's business until it is on.
         let care = if is_on { care } else { Care::Unchecked };
         let is_to_be_tried = draft.is_some() || (is_on && !before.enabled);

@@ -42,12 +42,41 @@ async fn create(replica: &Replica, of: &str, definition: Value) -> Result<Upstre
 
 async fn change(replica: &Replica, of: &str, expected: u64, patch: Value) -> Result<UpstreamView, UpstreamError> {
     let change = Change { definition: Some(object(patch)), enabled: None };
-    replica.control.change_upstream(&name(of), Some(vec![expected]), change, Care::Unchecked, OPERATOR).await
+    replica
+        .control
+        .change_upstream(&name(of), Some(vec![expected]), change, Care::Unchecked, (Role::Owner, OPERATOR))
+        .await
+}
+
+#[tokio::test]
+async fn who_is_no_owner_sends_nothing_elsewhere_that_an_owner_has_said() {
+    let (store, clock) = shared().await;
+    let replica = Replica::new(store.as_replica(1), &clock, Duration::from_secs(60), &[]).await;
+    create(&replica, "sealed", json!({ "url": "http://127.0.0.1:1/mcp", "headers": { "x-key": CANARY } }))
+        .await
+        .unwrap();
+    let as_operator = async |of: &str, patch: Value| {
+        let change = Change { definition: Some(object(patch)), enabled: None };
+        let who = (Role::Operator, OPERATOR);
+        replica.control.change_upstream(&name(of), None, change, Care::Unchecked, who).await
+    };
+    for (of, patch) in [
+        ("sealed", json!({ "url": "http://127.0.0.1:2/mcp", "headers": { "x-key": "sealed" } })),
+        ("sealed", json!({ "headers": { "x-file": "file:key" } })),
+        ("sealed", json!({ "tls": { "ca_file": "ca.pem" } })),
+    ] {
+        let refused = as_operator(of, patch.clone()).await;
+        assert!(matches!(refused, Err(UpstreamError::ForOwners)), "{of}: {patch}");
+    }
+    let changed =
+        as_operator("sealed", json!({ "url": "http://127.0.0.1:2/mcp", "headers": { "x-key": "another" } })).await;
+    assert!(changed.is_ok(), "they may give what is theirs");
+    replica.stop().await;
 }
 
 async fn set_enabled(replica: &Replica, of: &str, enabled: bool) -> UpstreamView {
     let change = Change { definition: None, enabled: Some(enabled) };
-    replica.control.change_upstream(&name(of), None, change, Care::Unchecked, OPERATOR).await.unwrap()
+    replica.control.change_upstream(&name(of), None, change, Care::Unchecked, (Role::Owner, OPERATOR)).await.unwrap()
 }
 
 /// What an upstream that is in force sends under this header.
@@ -178,7 +207,10 @@ async fn an_upstream_is_tried_before_it_is_saved() {
     let tried = replica.control.try_upstream(&name("notes")).await.unwrap();
     assert!(matches!(tried, Tried::Works { tools: 0, .. }), "{tried:?}");
     let change = Change { definition: Some(object(json!({ "url": format!("http://{nobody}/") }))), enabled: None };
-    let changed = replica.control.change_upstream(&name("notes"), Some(vec![1]), change, Care::Tried, OPERATOR).await;
+    let changed = replica
+        .control
+        .change_upstream(&name("notes"), Some(vec![1]), change, Care::Tried, (Role::Owner, OPERATOR))
+        .await;
     assert_eq!(stage(changed), Stage::Reach);
     assert_eq!(super::tests::url(&replica, "notes"), Some(url), "what runs goes on");
     replica.stop().await;
@@ -246,7 +278,11 @@ async fn a_change_that_nobody_tried_is_told_so() {
     create(&replica, "notes", json!({ "command": ["true"] })).await.unwrap();
     set_enabled(&replica, "notes", false).await;
     let edit = Change { definition: Some(object(json!({ "trust": "high" }))), enabled: None };
-    replica.control.change_upstream(&name("notes"), Some(vec![2]), edit, Care::Tried, OPERATOR).await.unwrap();
+    replica
+        .control
+        .change_upstream(&name("notes"), Some(vec![2]), edit, Care::Tried, (Role::Owner, OPERATOR))
+        .await
+        .unwrap();
     set_enabled(&replica, "notes", true).await;
     let page = crate::store::audit::list(&replica.control.store, None, 100).await.unwrap();
     let told = page.items.into_iter().filter_map(|row| match row.entry.event {

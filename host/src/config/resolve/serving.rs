@@ -55,10 +55,9 @@ pub(super) fn exposed_admin(checks: &mut Checks<'_>, file: &raw::File, listen: &
                     listen.admin_tls";
         return checks.missing("listen", place, Fault::new(message).hint(hint));
     }
-    let sign_in = file.auth.sign_in.passwords.value().copied().unwrap_or(true);
-    if !sign_in && file.auth.providers.is_empty() {
+    if !file.auth.sign_in.passwords.value().copied().unwrap_or(true) {
         let message = format!("listen.admin is {admin}, and nobody could sign in there");
-        let hint = "set auth.sign_in.passwords = true, or add a provider ([auth.providers.NAME])";
+        let hint = "set auth.sign_in.passwords = true";
         checks.missing("auth", place.clone(), Fault::new(message).hint(hint));
     }
     if admin.ip().is_unspecified() && file.listen.admin_url.get().is_none() {

@@ -18,7 +18,7 @@ use super::if_match::{IfMatch, is_other, tagged};
 use super::openapi::words::{ManagedByWord, TrialOutcomeWord, TrialStageWord, UpstreamStateWord};
 use super::openapi::{Described, delete, get, patch, post};
 use super::{Access, Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
-use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView};
+use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView, is_for_owners};
 use crate::config::definition::Misfit;
 use crate::config::{self, UpstreamTransport};
 use crate::env::Timestamp;
@@ -271,8 +271,8 @@ pub(super) async fn change(
         return Err(UpstreamError::ManagedByFile.into());
     }
     let (seen, change) = (condition.needed()?, change.read()?);
-    operator.needs(change.definition.as_ref().map_or(Access::Operator, to_say))?;
-    let upstream = api.control.change_upstream(&name, seen, change, query.care(), operator.0).await?;
+    let who = (operator.1.role(), operator.0);
+    let upstream = api.control.change_upstream(&name, seen, change, query.care(), who).await?;
     Ok(shown(&api, StatusCode::OK, &upstream))
 }
 
@@ -308,25 +308,9 @@ pub(super) async fn refresh(State(api): State<Arc<Api>>, Path(name): Path) -> An
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// Settings of a program.
-const OF_PROGRAMS: [&str; 3] = ["command", "environment", "working_dir"];
-
-/// Who may say this of an upstream: owners, where it has the gateway start a program, or read a file or a variable of its own.
+/// Who may say this of an upstream.
 fn to_say(definition: &Map<String, Value>) -> Access {
-    let is_of_program = OF_PROGRAMS.iter().any(|setting| definition.contains_key(*setting));
-    if is_of_program || definition.values().any(refers) { Access::Owner } else { Access::Operator }
-}
-
-/// Whether there is a reference in it: alone, or after a scheme as in `Bearer env:NAME`.
-fn refers(value: &Value) -> bool {
-    match value {
-        Value::String(text) => {
-            text.split_whitespace().any(|word| word.starts_with("env:") || word.starts_with("file:"))
-        }
-        Value::Array(values) => values.iter().any(refers),
-        Value::Object(members) => members.values().any(refers),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
+    if is_for_owners(definition) { Access::Owner } else { Access::Operator }
 }
 
 fn read_name(name: &str) -> Result<UpstreamName, Problem> {
@@ -453,6 +437,9 @@ impl From<UpstreamError> for Problem {
             UpstreamError::ManagedByFile => conflict("managed_by_file"),
             UpstreamError::TooMany => conflict("too_many_upstreams"),
             UpstreamError::NotFound => Self::not_found("upstream"),
+            UpstreamError::ForOwners => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", detail).with("role", Access::Owner.role().as_str())
+            }
             UpstreamError::Reserved | UpstreamError::TooLarge => Self::invalid(detail),
             UpstreamError::Conflict { revision } => is_other(detail, revision),
             UpstreamError::Mistakes(misfits) => {

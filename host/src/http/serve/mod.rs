@@ -243,6 +243,7 @@ impl Floor {
         for _ in 0..self.limits.max_connections {
             match timeout_at(end, unconstrained(socket.accept())).await {
                 Ok(Ok(stream)) => self.admit(stream),
+                Ok(Err(error)) if concerns_one_peer(&error) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
         }
