@@ -12,7 +12,10 @@ use crate::ids::UpstreamName;
 use crate::mcp::json::Members;
 use crate::mcp::revision::Request;
 use crate::mcp::talk::Party;
-use crate::telemetry::{SpanKind, TRACEPARENT, TRACESTATE, Tag, TraceContext};
+use crate::telemetry::{MAX_STATE_BYTES, SpanKind, TRACEPARENT, TRACESTATE, Tag, TraceContext};
+
+/// Longest JSON string that is read for a place in a trace: each byte of the longest text as an escape, between quotes.
+const MAX_SAID_BYTES: usize = 6 * MAX_STATE_BYTES + 2;
 
 /// What the edge knows of a request.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +76,11 @@ impl Traced {
 
 /// What a message says of a trace in its `_meta` (SEP-414).
 fn said(meta: &Members) -> Option<TraceContext> {
-    let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+    let text = |value: &RawValue| match value.get() {
+        // Before anything is made of it: what a caller says is of any size.
+        long if long.len() > MAX_SAID_BYTES => None,
+        said => serde_json::from_str::<String>(said).ok(),
+    };
     let parent = text(meta.get(TRACEPARENT)?)?;
     TraceContext::parse(&parent, meta.get(TRACESTATE).and_then(text).as_deref())
 }
@@ -124,5 +131,9 @@ mod tests {
         for wrong in ["{}", r#"{"traceparent":7}"#, r#"{"traceparent":"00-"}"#, r#"{"tracestate":"a=1"}"#] {
             assert_eq!(said(wrong), None, "{wrong}");
         }
+        let long = "x".repeat(MAX_SAID_BYTES);
+        assert_eq!(said(&format!(r#"{{"traceparent":"{long}"}}"#)), None);
+        let context = said(&format!(r#"{{"traceparent":"{PARENT}","tracestate":"a=1,{long}"}}"#)).unwrap();
+        assert_eq!((context.parent().as_str(), context.state()), (PARENT, None));
     }
 }

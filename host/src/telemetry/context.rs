@@ -9,9 +9,12 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 
 /// Longest `tracestate` that is passed on, in bytes (§3.3.1.5 asks for at least this many).
-const MAX_STATE_BYTES: usize = 512;
+pub const MAX_STATE_BYTES: usize = 512;
 /// Most members of a `tracestate` (§3.3.1.1).
 const MAX_STATE_MEMBERS: usize = 32;
+/// The flags that there are (§3.2.2.5; level 2, §3.2.2.5.2). Others are not passed on.
+const SAMPLED: u8 = 0x01;
+const RANDOM: u8 = 0x02;
 /// Length of a `traceparent` of version 00.
 const PARENT_BYTES: usize = 55;
 /// Longest `traceparent` of a later version that is looked at.
@@ -23,6 +26,8 @@ pub struct TraceContext {
     pub(super) trace: [u8; 16],
     pub(super) span: [u8; 8],
     pub(super) is_sampled: bool,
+    /// Whether whoever began the trace drew its id at random (W3C Trace Context, level 2, §3.2.2.5.2).
+    pub(super) is_random: bool,
     /// What vendors say, checked and otherwise unread.
     pub(super) state: Option<Arc<str>>,
 }
@@ -46,12 +51,15 @@ impl TraceContext {
         let [flags] = hex::<1>(&bytes[53..55])?;
         let is_somebody = trace != [0; 16] && span != [0; 8];
         let state = state.filter(|state| is_state(state)).map(Arc::from);
-        is_somebody.then_some(Self { trace, span, is_sampled: flags & 1 == 1, state })
+        let (is_sampled, is_random) = (flags & SAMPLED != 0, flags & RANDOM != 0);
+        is_somebody.then_some(Self { trace, span, is_sampled, is_random, state })
     }
 
     /// The value of [`TRACEPARENT`].
     pub fn parent(&self) -> String {
-        format!("00-{}-{}-{:02x}", to_hex(&self.trace), to_hex(&self.span), u8::from(self.is_sampled))
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let flags = flag(self.is_sampled, SAMPLED) | flag(self.is_random, RANDOM);
+        format!("00-{}-{}-{flags:02x}", to_hex(&self.trace), to_hex(&self.span))
     }
 
     /// The value of [`TRACESTATE`], if there is one.
@@ -99,10 +107,14 @@ fn is_state(text: &str) -> bool {
         !value.is_empty() && value.len() <= 256 && value.bytes().all(is_of_it)
     };
     let is_member = |member: &str| member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value));
+    // Before anything is made of it: it is of any size.
+    if text.len() > MAX_STATE_BYTES {
+        return false;
+    }
     let members: Vec<&str> = text.split(',').map(|member| member.trim_matches([' ', '\t'])).collect();
     let is_one = |member: &&str| member.is_empty() || is_member(member);
     let has_one = members.iter().any(|member| !member.is_empty());
-    text.len() <= MAX_STATE_BYTES && members.len() <= MAX_STATE_MEMBERS && has_one && members.iter().all(is_one)
+    members.len() <= MAX_STATE_MEMBERS && has_one && members.iter().all(is_one)
 }
 
 #[cfg(test)]
@@ -122,6 +134,16 @@ mod tests {
         assert!(context.is_sampled);
         let quiet = PARENT.replace("-01", "-02");
         assert!(!TraceContext::parse(&quiet, None).unwrap().is_sampled, "another flag says nothing of it");
+    }
+
+    #[test]
+    fn flags_that_nobody_knows_are_not_passed_on() {
+        for (said, passed_on) in
+            [("-00", "-00"), ("-01", "-01"), ("-02", "-02"), ("-03", "-03"), ("-fd", "-01"), ("-ff", "-03")]
+        {
+            let context = TraceContext::parse(&PARENT.replace("-01", said), None).unwrap();
+            assert_eq!(context.parent(), PARENT.replace("-01", passed_on));
+        }
     }
 
     #[test]
@@ -157,7 +179,8 @@ mod tests {
             assert!(kept(good), "{good}");
         }
         let (many, long) = (["a=1"; 33].join(","), format!("a={}", "x".repeat(600)));
-        for wrong in ["", "a", "A=1", "a=", "a=1=2", "a=\u{e9}", "a=1\r\nx: y", &many, &long] {
+        let empty = ",".repeat(100_000);
+        for wrong in ["", "a", "A=1", "a=", "a=1=2", "a=\u{e9}", "a=1\r\nx: y", &many, &long, &empty] {
             assert!(!kept(wrong), "{wrong}");
         }
     }
@@ -171,9 +194,10 @@ mod tests {
         }
 
         #[test]
-        fn every_context_comes_back(trace in any::<[u8; 16]>(), span in any::<[u8; 8]>(), is_sampled in any::<bool>()) {
+        fn every_context_comes_back(trace in any::<[u8; 16]>(), span in any::<[u8; 8]>(), flags in any::<(bool, bool)>()) {
             prop_assume!(trace != [0; 16] && span != [0; 8]);
-            let context = TraceContext { trace, span, is_sampled, state: None };
+            let (is_sampled, is_random) = flags;
+            let context = TraceContext { trace, span, is_sampled, is_random, state: None };
             prop_assert_eq!(TraceContext::parse(&context.parent(), None), Some(context));
         }
     }

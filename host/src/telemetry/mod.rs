@@ -15,7 +15,7 @@ mod text;
 mod trace;
 mod tracer;
 
-pub use context::{TRACEPARENT, TRACESTATE, TraceContext};
+pub use context::{MAX_STATE_BYTES, TRACEPARENT, TRACESTATE, TraceContext};
 pub use count::{Grid, Histogram, OTHER, Reading, Timings};
 pub use process::{Process, cpu_seconds};
 pub use text::{Exposition, Kind, Metric};

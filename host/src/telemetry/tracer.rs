@@ -146,7 +146,7 @@ impl Tracer {
         let mut trace: [u8; 16] = self.env.random();
         trace[15] |= u8::from(trace == [0; 16]);
         let is_sampled = is_sampled(&trace, sample);
-        let context = TraceContext { trace, span: sink.fresh(), is_sampled, state: None };
+        let context = TraceContext { trace, span: sink.fresh(), is_sampled, is_random: false, state: None };
         Trace::new(context, None, now, is_sampled.then(|| sink.clone()))
     }
 }

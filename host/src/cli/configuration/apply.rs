@@ -81,30 +81,38 @@ impl Apply {
         Ok(())
     }
 
-    /// One step after the other. The first that fails ends it; what was done stays done, and applying again goes on.
+    /// One step after the other. The first that fails ends it; what was done stays done and is told, and applying again goes
+    /// on.
     fn carry_out(&self, plan: &Plan) -> anyhow::Result<()> {
         let mut done = Vec::new();
-        for step in &plan.steps {
-            let (mark, kind, name) = match step {
-                Step::Create { kind, name, .. } => ('+', kind, name),
-                Step::Change { kind, name, .. } => ('~', kind, name),
-                Step::Remove { kind, name, .. } => ('-', kind, name),
-            };
-            let line = format!("{mark} {} {name}", kind.word());
-            let secret = self.step(step).with_context(|| format!("{line} failed, and what follows was not done"))?;
-            if self.with.output == Format::Table {
-                print(&plain(&line))?;
-                if let Some(secret) = &secret {
-                    print(&format!("    {secret}\n    This is shown once."))?;
-                }
-            }
-            done.push(json!({ "change": line, "secret": secret }));
-        }
-        match (self.with.output, done.is_empty()) {
-            (Format::Table, true) => print("nothing to change"),
-            (Format::Table, false) => Ok(()),
+        let ended = plan.steps.iter().try_for_each(|step| self.carry_out_one(step, &mut done));
+        let told = match (self.with.output, done.is_empty()) {
+            (Format::Table, true) if ended.is_ok() => print("nothing to change"),
+            (Format::Table, _) => Ok(()),
+            // An error alone is what says that nothing was done.
+            (Format::Json, true) if ended.is_err() => Ok(()),
             (Format::Json, _) => tell(&self.with, &json!({ "changed": done }), |_| String::new()),
+        };
+        ended.and(told)
+    }
+
+    /// Notes what is done as soon as it is: the secret of a key is shown once, whatever fails after it.
+    fn carry_out_one(&self, step: &Step, done: &mut Vec<Value>) -> anyhow::Result<()> {
+        let (mark, kind, name) = match step {
+            Step::Create { kind, name, .. } => ('+', kind, name),
+            Step::Change { kind, name, .. } => ('~', kind, name),
+            Step::Remove { kind, name, .. } => ('-', kind, name),
+        };
+        let line = format!("{mark} {} {name}", kind.word());
+        let secret = self.step(step).with_context(|| format!("{line} failed, and what follows was not done"))?;
+        done.push(json!({ "change": line, "secret": secret }));
+        if self.with.output == Format::Table {
+            print(&plain(&line))?;
+            if let Some(secret) = &secret {
+                print(&format!("    {secret}\n    This is shown once."))?;
+            }
         }
+        self.settle(step).with_context(|| format!("{line} is there, and not yet disabled; what follows was not done"))
     }
 
     /// The secret of a key that was made.
@@ -133,13 +141,19 @@ impl Apply {
 
     fn make_key(&self, name: &str, body: &Map<String, Value>) -> anyhow::Result<String> {
         let mut new = body.clone();
-        let disabled = new.remove("disabled");
+        new.remove("disabled");
         new.insert("name".to_owned(), name.into());
         let key = self.ask(Method::POST, "/api/v1/keys", Value::Object(new))?;
-        if let Some(disabled) = disabled {
+        Ok(text(&key["secret"]).to_owned())
+    }
+
+    /// What cannot be said of a key while it is made.
+    fn settle(&self, step: &Step) -> anyhow::Result<()> {
+        let Step::Create { kind: Kind::Key, name, body } = step else { return Ok(()) };
+        if let Some(disabled) = body.get("disabled") {
             self.ask(Method::PATCH, &path(Kind::Key, name)?, json!({ "disabled": disabled }))?;
         }
-        Ok(text(&key["secret"]).to_owned())
+        Ok(())
     }
 
     fn ask(&self, method: Method, path: &str, body: Value) -> anyhow::Result<Value> {

@@ -1,5 +1,7 @@
 //! What is stored, written as sections of a file. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value};
 
 use super::stored::Stored;
@@ -9,8 +11,43 @@ use crate::config::portable::write;
 /// What the API shows in place of a sealed secret.
 pub(super) const SEALED: &str = "sealed";
 
-/// The reference that stands for a sealed secret of an upstream, by the setting that it is in.
-pub(super) fn reference(upstream: &str, field: &str) -> String {
+/// The first line.
+const HEAD: &str = "# What `portcullis config export` found stored. What is sealed is not in it; `url` and `command` stand \
+                    as they were declared.";
+
+/// By upstream, and by the setting that a secret is in.
+pub(super) type References = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The references that stand for what is sealed. Each is another: where names come out the same, all but the first are
+/// numbered.
+pub(super) fn references(stored: &Stored) -> References {
+    let mut sealed: Vec<(&str, String)> = Vec::new();
+    for (name, thing) in stored.upstreams.iter().filter(|(_, thing)| !thing.is_of_file) {
+        each_secret(&mut thing.body.clone(), |field, value| {
+            if *value == SEALED {
+                sealed.push((name.as_str(), field.to_owned()));
+            }
+        });
+    }
+    sealed.sort();
+    let own: BTreeSet<String> = sealed.iter().map(|(upstream, field)| reference(upstream, field)).collect();
+    let mut taken = BTreeSet::new();
+    let mut references = References::new();
+    for (upstream, field) in sealed {
+        let first = reference(upstream, &field);
+        let chosen = if taken.insert(first.clone()) {
+            first
+        } else {
+            let mut numbered = (2_u64..).map(|number| format!("{first}_{number}"));
+            let is_free = |reference: &String| !own.contains(reference) && taken.insert(reference.clone());
+            numbered.find(is_free).expect("there are more numbers than secrets")
+        };
+        references.entry(upstream.to_owned()).or_default().insert(field, chosen);
+    }
+    references
+}
+
+fn reference(upstream: &str, field: &str) -> String {
     let word = |text: &str| -> String {
         text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
     };
@@ -19,7 +56,7 @@ pub(super) fn reference(upstream: &str, field: &str) -> String {
 
 /// All of it, with the clients that operators added.
 pub(super) fn text(stored: &Stored, clients: &[Value]) -> String {
-    let mut out = String::from("# What `portcullis config export` found stored. No secret is in it.\n\n");
+    let mut out = format!("{HEAD}\n\n");
     out.push_str(&things(stored));
     for client in clients.iter().filter(|client| client["origin"] == "operator") {
         out.push_str(&of_client(client));
@@ -30,14 +67,14 @@ pub(super) fn text(stored: &Stored, clients: &[Value]) -> String {
 
 fn things(stored: &Stored) -> String {
     let mut out = String::new();
+    let references = references(stored);
     for (name, thing) in stored.upstreams.iter().filter(|(_, thing)| !thing.is_of_file) {
         let mut body = thing.body.clone();
         let mut sealed = Vec::new();
         each_secret(&mut body, |field, value| {
-            if *value == SEALED {
-                let reference = reference(name, field);
+            if let Some(reference) = references.get(name).and_then(|of_it| of_it.get(field)) {
                 sealed.push(format!("# {field} is sealed: put it into {}\n", &reference["env:".len()..]));
-                *value = reference.into();
+                *value = reference.clone().into();
             }
         });
         if thing.is_disabled {
@@ -128,5 +165,34 @@ mod tests {
         for absent in ["mail", "registered-one", "\"sealed\"", "owner", "disabled"] {
             assert!(!text.contains(absent), "{absent} is in\n{text}");
         }
+    }
+
+    #[test]
+    fn no_two_secrets_are_one_variable() {
+        let upstream = |headers: Value| {
+            let definition = json!({ "url": "https://a.example", "headers": headers });
+            Thing::upstream(&json!({ "managed_by": "store", "enabled": true, "definition": definition }))
+        };
+        let mut stored = Stored::default();
+        stored.upstreams.insert(
+            "a".to_owned(),
+            upstream(json!({ "x-b": "sealed", "x_b": "sealed", "x.b": "sealed", "x-b-2": "sealed", "x-c": "env:C" })),
+        );
+        stored.upstreams.insert("b".to_owned(), upstream(json!({ "x-b": "sealed" })));
+        let references = references(&stored);
+        let told = |upstream: &str| -> Vec<(&str, &str)> {
+            references[upstream].iter().map(|(field, reference)| (field.as_str(), reference.as_str())).collect()
+        };
+        assert_eq!(
+            told("a"),
+            [
+                ("headers.x-b", "env:PORTCULLIS_A_HEADERS_X_B"),
+                ("headers.x-b-2", "env:PORTCULLIS_A_HEADERS_X_B_2"),
+                ("headers.x.b", "env:PORTCULLIS_A_HEADERS_X_B_3"),
+                ("headers.x_b", "env:PORTCULLIS_A_HEADERS_X_B_4"),
+            ]
+        );
+        assert_eq!(told("b"), [("headers.x-b", "env:PORTCULLIS_B_HEADERS_X_B")]);
+        assert!(text(&stored, &[]).contains("x_b = \"env:PORTCULLIS_A_HEADERS_X_B_4\""));
     }
 }

@@ -34,8 +34,8 @@ pub(super) enum ConfigCommand {
     Reference,
     /// Print what is stored and a file may hold, as sections of a file: upstreams, virtual keys and OAuth clients.
     ///
-    /// No secret is in it. Those that are sealed become references to environment variables, which comments name. Secrets of
-    /// virtual keys and of clients are known by their digests alone and cannot be exported.
+    /// No sealed secret is in it: those become references to environment variables, which comments name; url and command stand
+    /// as they were declared. Secrets of virtual keys and of clients are known by their digests alone and cannot be exported.
     Export(ConfigFile),
     /// Make what is stored what the sections [upstreams] and [keys] of a file say.
     ///

@@ -1,10 +1,10 @@
 //! What has to be done so that what is stored is what a file says. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::export::{SEALED, reference};
+use super::export::{References, SEALED, references};
 use super::stored::{Stored, Thing};
 use crate::config::definition::each_secret;
 use crate::config::portable::Sections;
@@ -89,11 +89,12 @@ impl Plan {
     /// a section for it.
     pub(super) fn of(file: &Sections, stored: &Stored, prunes: bool) -> Self {
         let mut plan = Self::default();
+        let references = references(stored);
         let kinds = [(Kind::Upstream, &file.upstreams, &stored.upstreams), (Kind::Key, &file.keys, &stored.keys)];
         for (kind, wanted, stored) in kinds {
             let Some(wanted) = wanted else { continue };
             for (name, body) in wanted {
-                plan.one(kind, name, body, stored.get(name));
+                plan.one((kind, name.as_str()), body, stored.get(name), &references);
             }
             for (name, thing) in stored.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
                 plan.absent(kind, name, thing, prunes);
@@ -102,10 +103,16 @@ impl Plan {
         plan
     }
 
-    fn one(&mut self, kind: Kind, name: &str, body: &Map<String, Value>, thing: Option<&Thing>) {
+    fn one(
+        &mut self,
+        (kind, name): (Kind, &str),
+        body: &Map<String, Value>,
+        thing: Option<&Thing>,
+        references: &References,
+    ) {
         let word = kind.word();
         let body = match kind {
-            Kind::Upstream => keep_sealed(name, body.clone(), thing),
+            Kind::Upstream => keep_sealed(body.clone(), references.get(name)),
             Kind::Key => match of_key(body) {
                 Ok(body) => body,
                 Err(unknown) => {
@@ -177,17 +184,10 @@ fn moment(value: &Value) -> Value {
 }
 
 /// What an export wrote in place of a sealed secret means that it stays as it is, where one is sealed there.
-fn keep_sealed(name: &str, mut body: Map<String, Value>, thing: Option<&Thing>) -> Map<String, Value> {
-    let mut sealed = BTreeSet::new();
-    if let Some(thing) = thing {
-        each_secret(&mut thing.body.clone(), |field, value| {
-            if *value == SEALED {
-                sealed.insert(field.to_owned());
-            }
-        });
-    }
+fn keep_sealed(mut body: Map<String, Value>, references: Option<&BTreeMap<String, String>>) -> Map<String, Value> {
+    let Some(references) = references else { return body };
     each_secret(&mut body, |field, value| {
-        if sealed.contains(field) && value.as_str() == Some(reference(name, field).as_str()) {
+        if references.get(field).is_some_and(|reference| *value == *reference) {
             *value = SEALED.into();
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! It reads the configuration, and asks the living gateway through its admin socket if there is one; without one it looks
 //! at what it can reach itself. Each area is a file of its own and a list of [`Check`]s. All are looked at together, each
-//! for at most [`LIMIT`].
+//! for at most [`LIMIT`]; trials of upstreams have a longer one of their own.
 
 use std::io;
 use std::path::PathBuf;
@@ -158,8 +158,13 @@ impl Subject {
 
     /// Asks the living gateway.
     async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        self.ask_within(LIMIT, method, path).await
+    }
+
+    /// Asks it for what may take longer.
+    async fn ask_within(&self, limit: Duration, method: Method, path: &str) -> anyhow::Result<Value> {
         let socket = &self.config.listen.admin_socket;
-        let (status, answer) = ask_socket_patiently(socket, method, path, None, LIMIT).await?;
+        let (status, answer) = ask_socket_patiently(socket, method, path, None, limit).await?;
         let answer: Value = serde_json::from_slice(&answer).context("what it answered is not JSON")?;
         if !status.is_success() {
             bail!(Refused(answer));

@@ -13,10 +13,17 @@ use tokio::time::{Instant, timeout};
 
 use super::check::Check;
 use super::{LIMIT, Subject};
+use crate::cli::output::Refused;
 use crate::config::{Upstream, UpstreamTransport};
 
 const AREA: &str = "upstreams";
-/// Upstreams that are tried at once.
+/// Trials at once. The gateway makes four, and somebody else may want one.
+const TRIALS_AT_ONCE: usize = 2;
+/// Longest wait for a trial: a little more than the gateway takes for one, so that it says itself what was wrong.
+const TRIAL: Duration = Duration::from_secs(40);
+/// The gateway's code for having as many trials as it makes.
+const BUSY: &str = "too_many_trials";
+/// Upstreams that are looked for at once where no gateway runs.
 const AT_ONCE: usize = 4;
 /// Upstreams that are tried at all.
 const MAX_TRIED: usize = 200;
@@ -41,7 +48,7 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
     }
     stream::iter(upstreams.into_iter().take(MAX_TRIED))
         .map(async |upstream| try_one(subject, &upstream).await)
-        .buffered(AT_ONCE)
+        .buffered(TRIALS_AT_ONCE)
         .collect()
         .await
 }
@@ -51,10 +58,22 @@ async fn try_one(subject: &Subject, upstream: &Value) -> Check {
     if upstream["enabled"] == false {
         return Check::warning(AREA, format!("{name} is disabled"), format!("`portcullis upstream enable {name}`"));
     }
-    match timeout(LIMIT, subject.ask(Method::POST, &format!("/api/v1/upstreams/{name}/try"))).await {
+    let path = format!("/api/v1/upstreams/{name}/try");
+    match timeout(TRIAL, subject.ask_within(TRIAL, Method::POST, &path)).await {
         Ok(Ok(tried)) => judge(name, &tried),
-        Ok(Err(error)) => Check::problem(AREA, format!("{name} cannot be tried: {error:#}"), mend(name)),
-        Err(_) => Check::problem(AREA, format!("{name} has not answered within {} s", LIMIT.as_secs()), mend(name)),
+        Ok(Err(error)) => untried(name, &error),
+        Err(_) => Check::problem(AREA, format!("{name} has not answered within {} s", TRIAL.as_secs()), mend(name)),
+    }
+}
+
+/// Why there was no trial.
+fn untried(name: &str, error: &anyhow::Error) -> Check {
+    match error.downcast_ref() {
+        Some(Refused(problem)) if problem["code"] == BUSY => {
+            let finding = format!("{name} was not tried: the gateway is busy with other trials");
+            Check::warning(AREA, finding, "try again later")
+        }
+        _ => Check::problem(AREA, format!("{name} cannot be tried: {error:#}"), mend(name)),
     }
 }
 
@@ -138,6 +157,14 @@ mod tests {
         assert_eq!(judge("a", &json!({ "outcome": "wants_credential" })).grade, Grade::Ok);
         let failed = judge("a", &json!({ "outcome": "failed", "stage": "reach", "reason": "nobody is there" }));
         assert_eq!((failed.grade, failed.finding.as_str()), (Grade::Problem, "a fails at reach: nobody is there"));
+    }
+
+    #[test]
+    fn a_gateway_that_is_busy_is_no_problem() {
+        let refused = |code: &str| anyhow::Error::new(Refused(json!({ "code": code, "detail": "it was refused" })));
+        assert_eq!(untried("a", &refused("too_many_trials")).grade, Grade::Warning);
+        assert_eq!(untried("a", &refused("unavailable")).grade, Grade::Problem);
+        assert_eq!(untried("a", &anyhow::anyhow!("nobody answers")).grade, Grade::Problem);
     }
 
     #[test]
