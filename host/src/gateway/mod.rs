@@ -31,7 +31,7 @@ use crate::certificate::Shown;
 use crate::config::{self, Config, Keeping, PostgresHost, SslMode, StoreUrl};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
-use crate::http::api::metrics::Watched;
+use crate::http::api::metrics::{Slow, Watched};
 pub use crate::http::api::openapi::text as openapi;
 use crate::http::api::{self as admin_api, Api, Operators, Upkeep};
 use crate::http::console::Console;
@@ -397,6 +397,7 @@ impl Gateway {
             oauth: oauth.clone(),
             listeners: meters.clone(),
             export,
+            slow: Slow::new(&self.background),
             draining: self.leaving.clone(),
             is_open: config.metrics.open,
         };

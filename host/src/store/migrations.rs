@@ -333,6 +333,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_peeks_repairs_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, copy) = (directory.path().join("portcullis.redb"), directory.path().join("copy.redb"));
+        let peek = async |path: &Path| Store::peek(Location::File(path.to_owned()), Env::system()).await;
+        let store = Store::open(Location::File(path.clone()), Env::system()).await.unwrap();
+        let deployment = store.deployment();
+        assert!(matches!(peek(&path).await, Err(StoreError::InUse { .. })));
+        // What is left of a gateway that was killed.
+        std::fs::copy(&path, &copy).unwrap();
+        store.close().await;
+        let before = [std::fs::read(&path).unwrap(), std::fs::read(&copy).unwrap()];
+        assert!(peek(&path).await.unwrap() == deployment);
+        assert!(matches!(peek(&copy).await, Err(StoreError::NotClosed { .. })));
+        assert!([std::fs::read(&path).unwrap(), std::fs::read(&copy).unwrap()] == before);
+        std::fs::write(&copy, "").unwrap();
+        assert!(matches!(peek(&copy).await, Err(StoreError::Absent)));
+        std::fs::write(&copy, "something else").unwrap();
+        assert!(matches!(peek(&copy).await, Err(StoreError::Open { .. })));
+    }
+
+    #[tokio::test]
     async fn a_store_knows_whose_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let location = || Location::File(directory.path().join("portcullis.redb"));

@@ -190,6 +190,9 @@ pub enum StoreError {
     /// A record that this version cannot read: damaged, or written by a newer one.
     #[error("a record of table {table} is not readable: {problem}")]
     Unreadable { table: &'static str, problem: String },
+    /// Told to whoever reads a file without changing it.
+    #[error("the store {} was not closed in order: the next start repairs it", path.display())]
+    NotClosed { path: PathBuf },
     #[error("an import into this store broke off: begin it anew")]
     Incomplete,
     /// Told to whoever looks into a store and would have to know its indexes.
@@ -267,6 +270,25 @@ impl Store {
     /// nothing is made.
     pub async fn open_existing(location: Location, env: Env) -> Result<Self, StoreError> {
         Self::start(location, env, redb::GROUP, Purpose::Look).await
+    }
+
+    /// Whose store it is, of one that this version can open. A file is read and not written: one that was not closed in order
+    /// answers [`StoreError::NotClosed`].
+    pub async fn peek(location: Location, env: Env) -> Result<DeploymentId, StoreError> {
+        let Location::File(path) = location else {
+            let store = Self::open_existing(location, env).await?;
+            let deployment = store.deployment();
+            store.close().await;
+            return Ok(deployment);
+        };
+        let unsaid = Identity { deployment: DeploymentId::generate(&env), epoch: 1 };
+        let look = move |tx: &mut ReadTx<'_>| {
+            if dump::import::is_incomplete(tx)? {
+                return Err(StoreError::Incomplete);
+            }
+            migrations::look(tx, unsaid)
+        };
+        redb::peek(path, env, look).await.map(|identity| identity.deployment)
     }
 
     /// Opens a place for an import, which decides what it may do with what is there.

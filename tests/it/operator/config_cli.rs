@@ -4,7 +4,7 @@ use std::fs;
 
 use portcullis_tests::Gateway;
 use portcullis_tests::upstreams::fixture::Fixture;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cli::{Ran, run, run_in};
 
@@ -81,6 +81,12 @@ async fn nothing_is_changed_where_something_cannot_be() {
     assert_eq!((&key["disabled"], &key["scopes"]), (&json!(true), &json!(["a"])));
     let broken = apply("[upstreams.new]\nurl = \"http://127.0.0.1:9/mcp\"\n", &[]).await;
     assert_eq!(broken.code, Some(1), "it is tried first: {}", broken.stdout);
+    let half = "[keys.one]\nscopes = [\"a\"]\n[keys.two]\nallow = 7\n";
+    let half = apply(half, &["--show-secrets", "--output", "json"]).await;
+    assert_eq!(half.code, Some(1), "{}", half.stdout);
+    let told: Value = serde_json::from_str(&half.stdout).unwrap();
+    assert_eq!((&told["changed"][0]["change"], &told["changed"][1]), (&json!("+ key one"), &Value::Null));
+    assert!(told["changed"][0]["secret"].as_str().unwrap().starts_with("pk_"), "it is not lost: {told}");
     assert!(apply("[keys.ci\n", &[]).await.complaint().contains("line 1"));
 }
 

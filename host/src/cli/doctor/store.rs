@@ -41,7 +41,7 @@ fn of_living(store: &Value) -> Vec<Check> {
     checks
 }
 
-/// What can be told of one that no gateway has open. Nothing in it is changed.
+/// What can be told of one that no gateway has open. A file is opened for reading alone, and repaired by nobody here.
 async fn closed(subject: &Subject) -> Check {
     let url = &subject.config.store;
     if *url == StoreUrl::Memory {
@@ -54,17 +54,13 @@ async fn closed(subject: &Subject) -> Check {
     {
         return Check::ok(AREA, format!("{} is not there yet: the first start makes it", path.display()));
     }
-    match Store::open_existing(location, subject.env.clone()).await {
-        Ok(store) => {
-            let deployment = store.deployment();
-            store.close().await;
-            Check::ok(AREA, format!("it can be opened (deployment {deployment})"))
-        }
+    match Store::peek(location, subject.env.clone()).await {
+        Ok(deployment) => Check::ok(AREA, format!("it can be opened (deployment {deployment})")),
         Err(error) => {
             let (finding, mend) = judge(&error);
             match error {
                 StoreError::Absent => Check::ok(AREA, finding),
-                StoreError::OlderSchema { .. } => Check::warning(AREA, finding, mend),
+                StoreError::OlderSchema { .. } | StoreError::NotClosed { .. } => Check::warning(AREA, finding, mend),
                 _ => Check::problem(AREA, finding, mend),
             }
         }
@@ -81,6 +77,7 @@ fn judge(error: &StoreError) -> (String, &'static str) {
         StoreError::NewerSchema { .. } | StoreError::UnknownTable { .. } => {
             (told, "use the newer version, or restore a backup of before")
         }
+        StoreError::NotClosed { .. } => (told, "start the gateway; its log says whether anything was lost"),
         StoreError::OlderSchema { .. } => (told, "start the gateway once; take a backup before"),
         StoreError::OpenDatabase { .. } | StoreError::Unavailable { .. } => {
             (told, "look at `store.url`, `store.password`, the database and the network to it")

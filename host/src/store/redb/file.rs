@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::redb::{Builder, Database, DatabaseError};
+use ::redb::{Builder, Database, DatabaseError, ReadOnlyDatabase};
 
 use super::{Fault, builder, fault, unavailable};
 use crate::store::stats::{FileStats, TableStats};
@@ -42,6 +42,21 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Database, StoreError
         sync_parent(path).map_err(io)?;
     }
     Ok(database)
+}
+
+/// Opens the file for reading alone. One that was not closed in order would have to be repaired first, and is refused.
+pub(super) fn open_to_read(path: &Path) -> Result<ReadOnlyDatabase, StoreError> {
+    let cannot = |source: Fault| StoreError::Open { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(|error| cannot(Arc::new(error)))?.len();
+    // An empty file is about to become a store.
+    if length == 0 {
+        return Err(StoreError::Absent);
+    }
+    builder().open_read_only(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+        DatabaseError::RepairAborted => StoreError::NotClosed { path: path.to_owned() },
+        error => cannot(Arc::new(error)),
+    })
 }
 
 /// Makes a database in a file that is open and locked.

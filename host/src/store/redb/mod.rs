@@ -257,6 +257,21 @@ impl Engine {
     }
 }
 
+/// Reads from a file that nobody works with, and writes nothing to it, not even what would repair it.
+pub(super) async fn peek<T, F>(path: PathBuf, env: Env, closure: F) -> Result<T, StoreError>
+where
+    F: Fn(&mut ReadTx<'_>) -> Result<T, StoreError> + Send + 'static,
+    T: Send + 'static,
+{
+    let read = move || {
+        let database = file::open_to_read(&path)?;
+        let tx = database.begin_read().map_err(fault)?;
+        let pages = Pages { tx, opening: 0, failed: AtomicBool::new(false) };
+        engine::read(&pages, env.now(), closure)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?
+}
+
 /// Opens the database, for the first time or again.
 type Opener = Box<dyn FnMut() -> Result<Database, StoreError> + Send>;
 

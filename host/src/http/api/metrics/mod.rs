@@ -22,8 +22,10 @@ use crate::http::serve::Meter;
 mod collect;
 mod names;
 mod ready;
+mod slow;
 
 pub(super) use ready::show as readiness;
+pub use slow::Slow;
 
 /// The area of whose scope a token has to be: these are figures of how the gateway does.
 const AREA: &str = "status";
@@ -38,6 +40,8 @@ pub struct Watched {
     pub listeners: Vec<(&'static str, Arc<Meter>)>,
     /// Where the audit trail is copied to.
     pub export: Option<ExportState>,
+    /// What checks have found that ask others.
+    pub slow: Slow,
     /// Cancelled when nothing new is accepted any more.
     pub draining: CancellationToken,
     /// Whether whoever reaches the listener may look.

@@ -24,8 +24,9 @@ struct Readiness {
     checks: Vec<Check>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Check {
+/// One line of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
     name: &'static str,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +38,7 @@ const REMARK: &str = "remark";
 const FAILED: &str = "failed";
 
 impl Check {
-    fn ok(name: &'static str) -> Self {
+    pub(super) fn ok(name: &'static str) -> Self {
         Self { name, status: OK, detail: None }
     }
 
@@ -45,7 +46,7 @@ impl Check {
         Self { name, status: FAILED, detail: Some(detail.into()) }
     }
 
-    fn remark(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn remark(name: &'static str, detail: impl Into<String>) -> Self {
         Self { name, status: REMARK, detail: Some(detail.into()) }
     }
 
@@ -75,10 +76,11 @@ pub(in crate::http::api) async fn show(
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], text).into_response()
 }
 
-async fn checks(api: &Api) -> Vec<Check> {
-    let mut checks = vec![store(api), staleness(api), tried(api), draining(api)];
-    checks.push(vault(api).await);
-    checks.push(signing(api).await);
+/// None of those that ask others keeps the gateway from being ready, and none is waited for long.
+async fn checks(api: &Arc<Api>) -> Vec<Check> {
+    let slow = &api.watched.slow;
+    let (vault, signing) = tokio::join!(slow.vault.tell(vault(api.clone())), slow.signing.tell(signing(api.clone())));
+    let mut checks = vec![store(api), staleness(api), tried(api), draining(api), vault, signing];
     checks.push(policies(api));
     checks.push(upstreams(api));
     checks.extend(export(api));
@@ -113,7 +115,7 @@ fn draining(api: &Api) -> Check {
 }
 
 /// Calls that need no sealed credential go on without it: docs/vault.md.
-async fn vault(api: &Api) -> Check {
+async fn vault(api: Arc<Api>) -> Check {
     match api.control.vault.status().await {
         Ok(status) => {
             let faults = status.keys.iter().filter(|key| key.fault.is_some());
@@ -127,7 +129,7 @@ async fn vault(api: &Api) -> Check {
     }
 }
 
-async fn signing(api: &Api) -> Check {
+async fn signing(api: Arc<Api>) -> Check {
     if !api.server.settings().has_server() {
         return Check::ok("signing-keys");
     }
