@@ -118,7 +118,7 @@ async function startTap(target) {
   const sockets = new Set();
   const server = net.createServer((socket) => {
     const onward = net.connect(target, '127.0.0.1');
-    // Questions about health come whenever they like, on connections of their own.
+    // Questions of a proxy about health come whenever it likes, on connections of their own, and are passed on for nobody.
     let isHealth;
     for (const end of [socket, onward]) {
       sockets.add(end);
@@ -129,8 +129,9 @@ async function startTap(target) {
       });
     }
     socket.on('data', (part) => {
-      isHealth ??= /^(GET|OPTIONS) \/readyz HTTP\/1\.1\r\nHost/i.test(part.toString('latin1'));
-      if (!isHealth) seen.sent += part.toString('latin1');
+      const text = part.toString('latin1');
+      isHealth ??= /^(GET|OPTIONS) \/readyz HTTP\/1\.1\r\nHost/i.test(text) && !/^x-forwarded-for:/im.test(text);
+      if (!isHealth) seen.sent += text;
     });
     onward.on('data', (part) => {
       if (!isHealth) seen.answered += part.toString('latin1');
