@@ -4,6 +4,7 @@
 
 mod bridge;
 mod connections;
+mod console;
 mod fidelity;
 mod mcp;
 mod oauth;

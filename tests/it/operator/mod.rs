@@ -18,7 +18,7 @@ mod pins;
 mod policy_cli;
 mod recordings;
 mod replicas;
-mod roles;
+pub(crate) mod roles;
 mod serving;
 mod signing_keys;
 mod store;

@@ -15,10 +15,10 @@ use super::at;
 use super::cli::run_in;
 use crate::vault::{Process, free_port};
 
-const PASSWORD: &str = "correct horse battery";
+pub const PASSWORD: &str = "correct horse battery";
 
 /// Makes an account of this role, and tells its id.
-async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
+pub async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
     let user = json!({ "login": login, "role": role, "password": PASSWORD });
     let reply = gateway.operator("POST", "/api/v1/users", Some(user)).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
@@ -26,7 +26,7 @@ async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
 }
 
 /// A browser in which somebody has signed in at the admin listener.
-async fn signed_in(gateway: &Gateway, login: &str) -> Browser {
+pub async fn signed_in(gateway: &Gateway, login: &str) -> Browser {
     let mut browser = Browser::new(gateway.admin);
     let page = browser.get("/sign-in").await;
     let page = browser.submit(&page.form("/sign-in").with("login", login).with("password", PASSWORD)).await;

@@ -44,7 +44,7 @@ pub(super) struct Wish {
 
 /// Who a request comes from.
 #[derive(Clone, Debug)]
-pub(super) enum Who {
+pub(in crate::http) enum Who {
     /// Whoever runs the gateway, at the admin socket.
     Socket,
     /// Whoever has the operator token.
@@ -72,7 +72,7 @@ pub(super) enum Lacks {
 
 impl Who {
     /// What they may do now.
-    pub(super) fn role(&self) -> Role {
+    pub(in crate::http) fn role(&self) -> Role {
         match self {
             Self::Socket | Self::OperatorToken => Role::Owner,
             Self::Session { user, .. } => user.role,
@@ -94,7 +94,7 @@ impl Who {
         }
     }
 
-    pub(super) fn actor(&self) -> Actor {
+    pub(in crate::http) fn actor(&self) -> Actor {
         Actor::Operator(match self {
             Self::Socket => OperatorProof::Socket,
             Self::OperatorToken => OperatorProof::Token,

@@ -35,34 +35,35 @@ use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
 
 mod access;
-mod api_tokens;
-mod approvals;
-mod clients;
-mod connections;
+pub(super) mod api_tokens;
+pub(super) mod approvals;
+pub(super) mod clients;
+pub(super) mod connections;
 mod door;
-mod grants;
+pub(super) mod grants;
 mod if_match;
-mod keys;
-mod me;
+pub(super) mod keys;
+pub(super) mod me;
 pub mod metrics;
 pub mod openapi;
-mod pins;
-mod policies;
-mod recordings;
-mod set_up_link;
-mod signing_keys;
-mod status;
-mod store;
-mod trails;
-mod upstreams;
-mod users;
-mod vault;
+pub(super) mod pins;
+pub(super) mod policies;
+pub(super) mod recordings;
+pub(super) mod set_up_link;
+pub(super) mod signing_keys;
+pub(super) mod status;
+pub(super) mod store;
+pub(super) mod trails;
+pub(super) mod upstreams;
+pub(super) mod users;
+pub(super) mod vault;
 
-use access::{Lacks, Who};
+use access::Lacks;
 use door::Post;
 use metrics::Watched;
 
 pub use access::Access;
+pub(super) use access::Who;
 pub use door::Operators;
 
 /// Largest body of a request, in bytes.
@@ -414,27 +415,27 @@ fn behind_its_door<S: Clone + Send + Sync + 'static>(
 
 /// The operator that a request comes from: for the audit trail, and with what they may.
 #[derive(Clone)]
-struct Operator(Actor, Arc<Who>);
+pub(super) struct Operator(pub(super) Actor, pub(super) Arc<Who>);
 
 impl Operator {
     /// That they have at least the role for this.
-    fn needs(&self, access: Access) -> Result<(), Problem> {
+    pub(super) fn needs(&self, access: Access) -> Result<(), Problem> {
         if self.1.role() < access.role() { Err(Lacks::Role(access.role()).into()) } else { Ok(()) }
     }
 }
 
 /// A problem document.
 #[derive(Debug)]
-struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    detail: String,
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
     /// Members of its own (RFC 9457 §3.2).
     more: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Problem {
-    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), more: serde_json::Map::new() }
     }
 
@@ -444,11 +445,11 @@ impl Problem {
         self
     }
 
-    fn not_found(what: &str) -> Self {
+    pub(super) fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
-    fn invalid(detail: impl Into<String>) -> Self {
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }
 }
@@ -557,11 +558,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Path {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Paging {
+pub(super) struct Paging {
     /// At most 200; 50 if it is not said.
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
     /// The `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 impl Paging {

@@ -1,21 +1,22 @@
 //! `/`: who is signed in, and where.
 
-use std::sync::Arc;
-
 use askama::Template;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use http::StatusCode;
+use axum::routing::get;
 
-use super::{Console, Head, Person};
-use crate::http::oauth::pages::{Site, moment, page};
+use super::desk::{Desk, Head};
+use super::{Person, Route, shows};
+use crate::http::oauth::pages::{Site, moment};
+
+pub(super) const PAGES: &[Route<Desk>] = &[shows("/", || get(show))];
 
 #[derive(Template)]
 #[template(path = "console/home.html")]
 struct HomePage<'a> {
     site: &'a Site,
-    head: Option<Head>,
+    head: Head<'a>,
     login: Option<String>,
     since: String,
     ends: String,
@@ -23,15 +24,14 @@ struct HomePage<'a> {
     public_url: &'a str,
 }
 
-pub(super) async fn show(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
-    let template = HomePage {
-        site: &console.site,
-        head: Some(console.head(&person)),
+async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Response {
+    desk.page(HomePage {
+        site: desk.site(),
+        head: desk.head(&person, "/"),
         login: person.user.login.as_ref().map(ToString::to_string),
         since: moment(person.session.authenticated),
         ends: moment(person.session.ends),
         version: env!("CARGO_PKG_VERSION"),
-        public_url: &console.server.issuer,
-    };
-    page(StatusCode::OK, template, &[])
+        public_url: &desk.console.server.issuer,
+    })
 }

@@ -1,8 +1,12 @@
 //! The pages of the admin listener: sign-in, the set-up link, and what operators look at in a browser.
 //!
-//! A row of [`ROUTES`] says the least role of whoever is signed in, and [`router`] puts the check for that before its handler,
-//! which finds the [`Person`] in an extension. Cookies, forms and pages are those of `http::oauth`, under names and at an
-//! address of their own: what signs somebody in at the public listener opens nothing here, and the other way round.
+//! [`DOORS`] are open to everybody. A row of [`pages`] says the least role of whoever is signed in, and the check for that
+//! stands before its handler, which finds the [`Person`] in an extension and the rest at its [`Desk`]. Cookies, forms and
+//! pages are those of `http::oauth`, under names and at an address of their own: what signs somebody in at the public listener
+//! opens nothing here, and the other way round.
+//!
+//! A page is a handler, a template and a view struct. What it shows and does are the views and verbs of the API, with the
+//! same roles; what is refused there is a page here ([`desk::Stop`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use http::{HeaderMap, StatusCode};
 
+use super::api::Api;
 use super::mcp::misdirected;
 use super::oauth::cookies::{Cookies, Kind};
 use super::oauth::csrf::{self, Checked, Fields, Form};
@@ -28,35 +33,64 @@ use crate::identity::user::{Role, User};
 use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
+mod desk;
 mod home;
 mod set_up;
 mod sign_in;
 #[cfg(test)]
 mod tests;
 
+use desk::{Desk, Done, Told};
+
 /// One row.
-pub struct Route {
-    /// The methods, separated by `|`.
-    pub methods: &'static str,
+pub struct Route<S> {
+    pub method: &'static str,
     pub path: &'static str,
     /// The least role of whoever is signed in; `None` where nobody has to be.
     pub role: Option<Role>,
-    handler: fn() -> MethodRouter<Arc<Console>>,
+    handler: fn() -> MethodRouter<S>,
 }
 
-/// All pages.
-pub const ROUTES: &[Route] = &[
-    Route { methods: "GET", path: "/", role: Some(Role::Viewer), handler: || get(home::show) },
-    Route {
-        methods: "GET|POST",
-        path: sign_in::PATH,
-        role: None,
-        handler: || get(sign_in::show).post(sign_in::submit),
-    },
-    Route { methods: "POST", path: sign_in::OUT, role: None, handler: || post(sign_in::sign_out) },
-    Route { methods: "GET|POST", path: set_up::PATH, role: None, handler: || get(set_up::show).post(set_up::submit) },
-    Route { methods: "GET", path: "/assets/{file}", role: None, handler: || get(pages::asset) },
+/// The pages before those that are for somebody.
+pub const DOORS: &[Route<Arc<Console>>] = &[
+    Route { method: "GET", path: sign_in::PATH, role: None, handler: || get(sign_in::show) },
+    Route { method: "POST", path: sign_in::PATH, role: None, handler: || post(sign_in::submit) },
+    Route { method: "POST", path: sign_in::OUT, role: None, handler: || post(sign_in::sign_out) },
+    Route { method: "GET", path: set_up::PATH, role: None, handler: || get(set_up::show) },
+    Route { method: "POST", path: set_up::PATH, role: None, handler: || post(set_up::submit) },
+    Route { method: "GET", path: "/assets/{file}", role: None, handler: || get(pages::asset) },
 ];
+
+/// Row that whoever may look reads.
+const fn shows(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
+    Route { method: "GET", path, role: Some(Role::Viewer), handler }
+}
+
+/// Row of a form that operators are shown, before something is done.
+const fn asks(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
+    Route { method: "GET", path, role: Some(Role::Operator), handler }
+}
+
+/// Row with which operators do something.
+const fn does(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
+    Route { method: "POST", path, role: Some(Role::Operator), handler }
+}
+
+impl<S> Route<S> {
+    /// The same row for owners.
+    const fn for_owners(mut self) -> Self {
+        self.role = Some(Role::Owner);
+        self
+    }
+}
+
+/// The pages for who is signed in, by the part of the console that they belong to.
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+
+/// The pages for who is signed in.
+pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
+    PARTS.iter().copied().flatten()
+}
 
 /// Purpose of the token with which our pages ask the API.
 const API: &str = "ask the API";
@@ -77,14 +111,8 @@ pub(super) struct Person {
     cookie: Digest,
     session: BrowserSession,
     user: User,
-}
-
-/// What stands above each page of somebody who is signed in.
-struct Head {
-    name: String,
-    role: Role,
-    /// Token of the form that signs out.
-    sign_out: String,
+    /// What they have just done, if that is how they came to the page.
+    done: Option<&'static str>,
 }
 
 impl Console {
@@ -134,13 +162,7 @@ impl Console {
         let Some(cookie) = self.cookie(headers) else { return Ok(None) };
         let found =
             self.server.signed_in_at(Surface::Admin, Some(&cookie)).await.map_err(|fault| self.fault(&fault))?;
-        Ok(found.map(|(session, user)| Person { cookie: cookie.digest(), session, user }))
-    }
-
-    /// What stands above the pages of somebody.
-    fn head(&self, person: &Person) -> Head {
-        let form = Form { purpose: sign_in::SIGN_OUT, subject: "", cookie: person.cookie };
-        Head { name: person.user.name.to_string(), role: person.user.role, sign_out: self.form_token(&form) }
+        Ok(found.map(|(session, user)| Person { cookie: cookie.digest(), session, user, done: None }))
     }
 
     fn form_token(&self, form: &Form<'_>) -> String {
@@ -208,13 +230,28 @@ fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Peer>().and_then(|peer| peer.ip())
 }
 
-/// The pages, each behind the check that its row asks for.
-pub fn router(console: Arc<Console>) -> Router {
-    let rows = ROUTES.iter().fold(Router::new(), |router, route| {
+/// All of it: the doors, and the pages behind them.
+pub fn router(console: Arc<Console>, api: Arc<Api>) -> Router {
+    let desk = Desk { console: console.clone(), api };
+    doors(console.clone()).merge(mounted(pages(), &console, desk))
+}
+
+/// What is open to everybody.
+fn doors(console: Arc<Console>) -> Router {
+    mounted(DOORS.iter(), &console, console.clone())
+}
+
+/// The rows of a table, each behind the check that it asks for.
+fn mounted<S: Clone + Send + Sync + 'static>(
+    routes: impl Iterator<Item = &'static Route<S>>,
+    console: &Arc<Console>,
+    state: S,
+) -> Router {
+    let rows = routes.fold(Router::new(), |router, route| {
         let check = middleware::from_fn_with_state((console.clone(), route.role), at_the_door);
         router.route(route.path, (route.handler)().layer(check))
     });
-    rows.route_layer(middleware::from_fn_with_state(console.clone(), at_its_own_address)).with_state(console)
+    rows.route_layer(middleware::from_fn_with_state(console.clone(), at_its_own_address)).with_state(state)
 }
 
 /// Lets those pass who are signed in with the role that a row wants, and sends others to sign in first.
@@ -233,9 +270,14 @@ async fn at_the_door(
             see_other(&console.site.address(&format!("{}{query}", sign_in::PATH)))
         }
         Ok(Some(person)) if person.user.role < role => console.not_admitted(role),
-        Ok(Some(person)) => {
-            request.extensions_mut().insert(person);
-            next.run(request).await
+        Ok(Some(mut person)) => {
+            person.done = Done::read(&console, person.cookie, request.uri().query().unwrap_or_default());
+            request.extensions_mut().insert(person.clone());
+            let mut response = next.run(request).await;
+            match response.extensions_mut().remove::<Told>() {
+                Some(told) => told.page(&console, &person),
+                None => response,
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 
-use super::{Console, Head, address, sign_in};
+use super::{Console, address, sign_in};
 use crate::authorization::Fault;
 use crate::authorization::passwords::{MAX_BYTES, MIN_CHARS};
 use crate::authorization::set_up::{Founder, Founding};
@@ -31,7 +31,6 @@ const MAX_LINK: usize = 1024;
 #[template(path = "console/set_up.html")]
 struct SetUpPage<'a> {
     site: &'a Site,
-    head: Option<Head>,
     problem: Option<&'a str>,
     token: String,
     nonce: &'a str,
@@ -68,7 +67,6 @@ fn answer(
     let (cookie, nonce) = (console.form_cookie(headers), hex(&console.server.env.random::<16>()));
     let template = SetUpPage {
         site: &console.site,
-        head: None,
         problem,
         token: console.form_token(&form(&cookie)),
         nonce: &nonce,

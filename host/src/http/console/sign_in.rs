@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 
-use super::{Console, Head, address};
+use super::{Console, address};
 use crate::authorization::Fault;
 use crate::authorization::mint::{self, mint};
 use crate::authorization::people::{Attempt, Begun, Browser, SignedIn};
@@ -34,7 +34,6 @@ pub(super) const SIGN_OUT: &str = "sign-out of an operator";
 #[template(path = "console/sign_in.html")]
 struct SignInPage<'a> {
     site: &'a Site,
-    head: Option<Head>,
     problem: Option<&'a str>,
     passwords: bool,
     token: String,
@@ -71,7 +70,6 @@ fn answer(
     let cookie = console.form_cookie(headers);
     let template = SignInPage {
         site: &console.site,
-        head: None,
         problem,
         passwords: console.server.settings().sign_in.passwords,
         token: console.form_token(&form(&cookie)),

@@ -2,17 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::body::{Body, to_bytes};
+use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use tower::ServiceExt as _;
 
+use super::desk::Stop;
 use super::*;
 use crate::authorization::people::testing::House;
+use crate::http::api::Problem as ApiProblem;
 use crate::http::oauth::pages::testing::assert_protected;
 use crate::store::users::Edit;
 
 const PASSWORD: &str = "correct horse battery";
 const URL: &str = "http://127.0.0.1:7401";
+
+/// What stands behind the doors.
+const HOME: &[Route<Arc<Console>>] =
+    &[Route { method: "GET", path: "/", role: Some(Role::Viewer), handler: || get(home) }];
+
+async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
+    let problem = ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", "at home");
+    let mut response = Stop::from(problem).into_response();
+    response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person))
+}
 
 struct Browser {
     router: Router,
@@ -28,7 +42,8 @@ struct Got {
 
 impl Browser {
     fn new(console: &Arc<Console>) -> Self {
-        Self { router: router(console.clone()), cookies: BTreeMap::new() }
+        let home = mounted(HOME.iter(), console, console.clone());
+        Self { router: doors(console.clone()).merge(home), cookies: BTreeMap::new() }
     }
 
     async fn send(&mut self, request: http::request::Builder, body: String) -> Got {
@@ -109,9 +124,9 @@ async fn somebody_with_a_role_signs_in_and_out() {
     assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/keys"));
     assert_eq!(browser.cookies.len(), 1, "what was for signing in is gone: {:?}", browser.cookies);
     let home = browser.get("/").await;
-    assert_eq!(home.status, 200);
+    assert_eq!(home.status, 418);
     assert!(home.html.contains("ada &#60;b&#62;") && home.html.contains("viewer"), "{}", home.html);
-    assert!(home.html.contains(env!("CARGO_PKG_VERSION")));
+    assert!(home.html.contains("at home"), "{}", home.html);
     assert_eq!(browser.get("/sign-in").await.to, "http://127.0.0.1:7401/", "who is signed in goes on at once");
 
     let before = browser.session().unwrap().1.clone();
@@ -136,7 +151,7 @@ async fn h10_an_account_without_a_role_is_told_so_and_has_no_session() {
     let eve = house.person("eve", PASSWORD).await;
     house.edit(&eve, Edit::Role(Role::Operator)).await;
     browser.sign_in("eve", PASSWORD).await;
-    assert_eq!(browser.get("/").await.status, 200);
+    assert_eq!(browser.get("/").await.status, 418);
     house.edit(&eve, Edit::Role(Role::User)).await;
     assert_eq!(browser.get("/").await.status, 303);
 }

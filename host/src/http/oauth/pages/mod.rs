@@ -2,7 +2,7 @@
 //!
 //! Every answer with HTML goes through [`page`], which sets the headers of `security.md` row A11. Pages are templates in
 //! `host/templates` that extend `layout.html` and have a [`Site`] called `site`; askama escapes what stands in them. There
-//! is no script but one of ours ([`page_with_script`]), and nothing comes from elsewhere.
+//! is no script but one of ours ([`page_with_script`], [`page_of_console`]), and nothing comes from elsewhere.
 
 use std::sync::LazyLock;
 
@@ -27,12 +27,25 @@ pub(super) const ROUTES: &[Route] =
 /// What the path of the stylesheet begins with.
 pub(super) const ASSETS: &str = "/assets/";
 
-const STYLESHEET: &str = include_str!("../../../../assets/portcullis.css");
-/// Its name has a digest of what it says, so that browsers may keep it for ever.
-static STYLESHEET_NAME: LazyLock<String> = LazyLock::new(|| {
-    let digest = Digest::of(STYLESHEET.as_bytes()).to_hex();
-    format!("portcullis-{}.css", &digest[..16])
-});
+/// What pages load besides.
+struct Asset {
+    /// With a digest of what it says, so that browsers may keep it for ever.
+    name: String,
+    kind: &'static str,
+    text: &'static str,
+}
+
+impl Asset {
+    fn new(extension: &str, kind: &'static str, text: &'static str) -> Self {
+        let digest = Digest::of(text.as_bytes()).to_hex();
+        Self { name: format!("portcullis-{}.{extension}", &digest[..16]), kind, text }
+    }
+}
+
+static STYLESHEET: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("css", "text/css; charset=utf-8", include_str!("../../../../assets/portcullis.css")));
+static SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("js", "text/javascript; charset=utf-8", include_str!("../../../../assets/console.js")));
 
 /// When a browser may come again after a fault.
 const RETRY_SECONDS: u64 = 2;
@@ -70,34 +83,54 @@ impl Site {
 
     /// Where the stylesheet is.
     pub fn stylesheet(&self) -> String {
-        format!("{}/assets/{}", self.path(), *STYLESHEET_NAME)
+        format!("{}{ASSETS}{}", self.path(), STYLESHEET.name)
+    }
+
+    /// Where the script of the console is, without which all of its pages work as well.
+    pub fn script(&self) -> String {
+        format!("{}{ASSETS}{}", self.path(), SCRIPT.name)
     }
 }
 
 /// A page. `form_action` are the addresses besides ours that a form of it may lead to, redirects included (CSP Level 3
 /// §6.4.1).
 pub fn page(status: StatusCode, template: impl Template, form_action: &[&str]) -> Response {
-    rendered(status, &template, form_action, None)
+    rendered(status, &template, form_action, Script::None)
 }
 
 /// A page with one script in it, which runs by this nonce and by nothing else (CSP Level 3 §2.3.1): random digits.
 pub fn page_with_script(status: StatusCode, template: impl Template, nonce: &str) -> Response {
-    rendered(status, &template, &[], Some(nonce))
+    rendered(status, &template, &[], Script::Nonce(nonce))
 }
 
-fn rendered(status: StatusCode, template: &impl Template, form_action: &[&str], nonce: Option<&str>) -> Response {
+/// A page with the script of the console, which asks this gateway for more.
+pub fn page_of_console(status: StatusCode, template: impl Template) -> Response {
+    rendered(status, &template, &[], Script::Ours)
+}
+
+/// What runs on a page.
+#[derive(Clone, Copy)]
+enum Script<'a> {
+    None,
+    /// What stands in it, with this nonce.
+    Nonce(&'a str),
+    /// What is loaded from here.
+    Ours,
+}
+
+fn rendered(status: StatusCode, template: &impl Template, form_action: &[&str], script: Script<'_>) -> Response {
     match template.render() {
         Ok(html) => {
             let mut response = (status, html).into_response();
             let html = HeaderValue::from_static("text/html; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, html);
-            protect(response.headers_mut(), form_action, nonce);
+            protect(response.headers_mut(), form_action, script);
             response
         }
         Err(error) => {
             tracing::error!(%error, "a page cannot be written");
             let mut response = (StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown\n").into_response();
-            protect(response.headers_mut(), &[], None);
+            protect(response.headers_mut(), &[], Script::None);
             response
         }
     }
@@ -111,7 +144,7 @@ pub fn see_other(address: &str) -> Response {
     };
     let mut response = StatusCode::SEE_OTHER.into_response();
     response.headers_mut().insert(LOCATION, address);
-    protect(response.headers_mut(), &[], None);
+    protect(response.headers_mut(), &[], Script::None);
     response
 }
 
@@ -127,13 +160,17 @@ pub fn with_cookie(mut response: Response, cookie: HeaderValue) -> Response {
 /// `no-referrer` is for whoever reads headers only: a page says `same-origin` in its head, which keeps addresses from others
 /// just as well, and with which browsers send their `Origin` with our forms instead of `null` (Fetch §3.2, "append a
 /// request Origin header", as Chromium 156 does).
-fn protect(headers: &mut HeaderMap, form_action: &[&str], nonce: Option<&str>) {
+fn protect(headers: &mut HeaderMap, form_action: &[&str], script: Script<'_>) {
     let is_source = |source: &&&str| {
         source.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'\'' | b'"'))
     };
     let form_action: String = form_action.iter().filter(is_source).map(|source| format!(" {source}")).collect();
     let is_digits = |nonce: &&str| !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let script = nonce.filter(is_digits).map(|nonce| format!("; script-src 'nonce-{nonce}'")).unwrap_or_default();
+    let script = match script {
+        Script::Nonce(nonce) if is_digits(&nonce) => format!("; script-src 'nonce-{nonce}'"),
+        Script::None | Script::Nonce(_) => String::new(),
+        Script::Ours => "; script-src 'self'; connect-src 'self'".to_owned(),
+    };
     let policy = format!(
         "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'{form_action}; \
          frame-ancestors 'none'; base-uri 'none'{script}"
@@ -242,15 +279,15 @@ pub fn stale_form(site: &Site) -> Response {
     problem.answer(StatusCode::FORBIDDEN)
 }
 
-/// The stylesheet.
+/// The stylesheet and the script.
 pub(in crate::http) async fn asset(Path(file): Path<String>) -> Response {
-    if file != *STYLESHEET_NAME {
+    let Some(asset) = [&*STYLESHEET, &*SCRIPT].into_iter().find(|asset| asset.name == file) else {
         return StatusCode::NOT_FOUND.into_response();
-    }
+    };
     let etag = format!("\"{file}\"");
-    let mut response = STYLESHEET.into_response();
+    let mut response = asset.text.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(asset.kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
     headers.insert(ETAG, HeaderValue::try_from(etag).expect("letters, digits, dashes and a dot"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

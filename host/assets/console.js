@@ -1,0 +1,42 @@
+// What scripts add to the pages of the console. Every page works without them.
+"use strict";
+
+/** Moments in the reader's own time; what the page says is UTC. */
+function tellLocalTimes() {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (!Number.isNaN(at.getTime())) time.title = at.toLocaleString();
+  }
+}
+
+/** A field that narrows a list while somebody types: `data-narrows` names the list, whose children are looked through. */
+function narrowLists() {
+  for (const field of document.querySelectorAll("input[data-narrows]")) {
+    const list = document.getElementById(field.dataset.narrows);
+    if (list === null) continue;
+    field.closest(".field").hidden = false;
+    field.addEventListener("input", () => {
+      const wanted = field.value.trim().toLowerCase();
+      for (const item of list.children) item.hidden = !item.textContent.toLowerCase().includes(wanted);
+    });
+  }
+}
+
+/** A button that copies: `data-copies` names what. It is hidden where there are no scripts. */
+function copyByButton() {
+  for (const button of document.querySelectorAll("button[data-copies]")) {
+    const source = document.getElementById(button.dataset.copies);
+    if (source === null || navigator.clipboard === undefined) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(source.textContent.trim());
+      const said = button.textContent;
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = said; }, 2000);
+    });
+  }
+}
+
+tellLocalTimes();
+narrowLists();
+copyByButton();
