@@ -58,14 +58,14 @@ fn a_form_leads_only_to_what_its_page_names() {
 
 #[tokio::test]
 async fn a_stylesheet_of_its_own_name_is_kept_for_ever_and_no_other_is_there() {
-    let found = asset(Path(STYLESHEET_NAME.clone())).await;
+    let found = asset(Path(STYLESHEET.name.clone())).await;
     assert_eq!(found.headers()[CACHE_CONTROL], "public, max-age=31536000, immutable");
     assert_eq!(found.headers()[CONTENT_TYPE], "text/css; charset=utf-8");
     for other in ["portcullis.css", "portcullis-0000000000000000.css", "..", ""] {
         assert_eq!(asset(Path(other.to_owned())).await.status(), StatusCode::NOT_FOUND, "{other}");
     }
     for elsewhere in ["@import", "url(", "http"] {
-        assert!(!STYLESHEET.contains(elsewhere), "nothing comes from elsewhere: {elsewhere}");
+        assert!(!STYLESHEET.text.contains(elsewhere), "nothing comes from elsewhere: {elsewhere}");
     }
 }
 
@@ -85,7 +85,7 @@ fn luminance(colour: &str) -> f64 {
 
 #[test]
 fn text_stands_out_from_what_is_behind_it_in_light_and_in_dark() {
-    let (light, dark) = STYLESHEET.split_once("@media (prefers-color-scheme: dark)").unwrap();
+    let (light, dark) = STYLESHEET.text.split_once("@media (prefers-color-scheme: dark)").unwrap();
     for (scheme, text) in [("light", light), ("dark", &dark[..dark.find("}\n}").unwrap()])] {
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix("--")?.strip_suffix(';')?.split_once(": "));
         let colours: HashMap<&str, &str> = lines.collect();
