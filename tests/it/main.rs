@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that finds something missing fails")]
 
 mod bridge;
+mod cli;
 mod connections;
 mod console;
 mod fidelity;

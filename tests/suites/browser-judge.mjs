@@ -19,7 +19,7 @@ export const VIEWS = [
   { name: 'phone-dark', width: 320, height: 640, scheme: 'dark' },
 ];
 /** Of which there are pictures in the documentation. */
-const PICTURED = ['desktop', 'phone-dark'];
+export const PICTURED = ['desktop', 'phone-dark'];
 
 const picturesAt = process.argv.indexOf('--screenshots');
 const pictures = picturesAt === -1 ? undefined : path.resolve(process.argv[picturesAt + 1]);

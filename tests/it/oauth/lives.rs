@@ -123,7 +123,7 @@ async fn h14_tokens_from_before_a_restore_are_worth_nothing() {
     let (client, before) = signed_in(&gateway).await;
     let (revoked_client, revoked) = signed_in(&gateway).await;
     let run = async |dir: &std::path::Path, arguments: &[&str]| {
-        let done = crate::operator::cli::run_in(dir, arguments).await;
+        let done = crate::cli::run_in(dir, arguments).await;
         assert_eq!(done.code, Some(0), "{arguments:?}: {}", done.stderr);
     };
     run(gateway.dir.path(), &["backup", "store.dump"]).await;

@@ -187,7 +187,7 @@ async fn m2_every_route_answers_every_kind_of_caller_as_it_should() {
         gateway
     };
     let run = async |dir: &TempDir, arguments: &[&str]| {
-        let done = crate::operator::cli::run_in(dir.path(), arguments).await;
+        let done = crate::cli::run_in(dir.path(), arguments).await;
         assert_eq!(done.code, Some(0), "{arguments:?}: {}", done.stderr);
     };
 

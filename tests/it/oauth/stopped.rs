@@ -96,7 +96,7 @@ async fn a_person_who_is_suspended_opens_nothing() {
 
     let config = gateway.file.to_str().unwrap();
     let run = async |word: &str| {
-        let done = crate::operator::cli::run_in(gateway.dir.path(), &["user", word, "ann", "--config", config]).await;
+        let done = crate::cli::run_in(gateway.dir.path(), &["user", word, "ann", "--config", config]).await;
         done.printed()
     };
     assert_eq!(run("suspend").await, "ann is suspended\n");

@@ -8,7 +8,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

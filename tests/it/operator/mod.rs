@@ -6,16 +6,11 @@ use portcullis_tests::{Caller, Gateway};
 
 mod access;
 mod approvals;
-pub(crate) mod cli;
-mod cli_output;
-mod config_cli;
 mod decisions;
-mod doctor;
 mod keys;
 mod lifecycle;
 mod lists;
 mod pins;
-mod policy_cli;
 mod recordings;
 mod replicas;
 pub(crate) mod roles;

@@ -6,7 +6,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 
 /// Hides what changed, and what came later.
 const PINS: &str = "[[policies]]\nname = \"pins\"\nmodule = \"builtin:pin-tools\"\nlimits = { time = \"1s\" }\nconfig = { changed = \"hide\", first_seen = \"hide\", otherwise = \"allow\" }\n";

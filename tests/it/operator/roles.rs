@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::at;
-use super::cli::run_in;
+use crate::cli::run_in;
 use crate::vault::{Process, free_port};
 
 pub const PASSWORD: &str = "correct horse battery";

@@ -7,7 +7,7 @@ use http::StatusCode;
 use portcullis_tests::Gateway;
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const JWKS: &str = "/.well-known/jwks.json";

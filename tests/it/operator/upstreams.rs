@@ -7,7 +7,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use portcullis_tests::{Gateway, program};
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 use super::with_token;
 
 const CANARY: &str = "canary-52d0c7e1b96f";

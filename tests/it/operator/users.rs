@@ -4,7 +4,7 @@ use http::StatusCode;
 use portcullis_tests::Gateway;
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 use super::with_token;
 
 const PASSWORD: &str = "correct horse battery";

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::binding;
 use super::reload::{code, configuration, denies, generation, policies};
-use crate::operator::cli::run_in;
+use crate::cli::run_in;
 
 /// A gateway whose one policy is this module.
 async fn bound_to(up: &Fixture, module: &str) -> Gateway {

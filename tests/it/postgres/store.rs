@@ -11,7 +11,7 @@ use portcullis_tests::{Gateway, TestClock, program};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::operator::cli::{Ran, run_in};
+use crate::cli::{Ran, run_in};
 
 /// A gateway with some keys in this schema, stopped, and a backup `store.dump` of it.
 async fn stopped(server: &Server, schema: &str, keys: usize) -> TempDir {

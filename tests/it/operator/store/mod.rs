@@ -8,7 +8,7 @@ use http::StatusCode;
 use portcullis_tests::{Gateway, TestClock};
 use serde_json::{Value, json};
 
-use super::cli::run_in;
+use crate::cli::run_in;
 
 mod full_disk;
 
@@ -80,7 +80,7 @@ async fn a_backup_never_takes_the_place_of_a_file_unasked_and_leaves_no_part() {
     assert_eq!(run_in(&dir, &["backup", "store.dump", "--force"]).await.code, Some(0));
 
     // To standard output, byte for byte a dump.
-    let mut piped = super::cli::command(&["backup", "-"]);
+    let mut piped = crate::cli::command(&["backup", "-"]);
     piped.current_dir(&dir);
     let piped = tokio::task::spawn_blocking(move || piped.output()).await.unwrap().unwrap();
     assert!(piped.status.success());

@@ -7,7 +7,7 @@ use portcullis_tests::upstreams::fixture::Fixture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::cli::{run, run_in};
+use super::{run, run_in};
 
 /// Every command that lists something, by the man pages that the program writes of all its commands.
 async fn list_commands() -> Vec<Vec<String>> {

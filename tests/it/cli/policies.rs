@@ -9,7 +9,7 @@ use portcullis_tests::{Gateway, repository};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::cli::{dir_with, run, run_in};
+use super::{dir_with, run, run_in};
 use crate::policy::reload::denies;
 
 /// The example in WebAssembly text, which denies tools that may destroy something.

@@ -9,7 +9,7 @@ use portcullis_tests::upstreams::fixture::Fixture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::cli::{Ran, dir_with, run_in};
+use super::{Ran, dir_with, run_in};
 
 async fn doctor(dir: &Path) -> (Option<i32>, Value) {
     let Ran { code, stdout, stderr } = run_in(dir, &["doctor", "--output", "json"]).await;

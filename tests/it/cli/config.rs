@@ -6,7 +6,7 @@ use portcullis_tests::Gateway;
 use portcullis_tests::upstreams::fixture::Fixture;
 use serde_json::{Value, json};
 
-use super::cli::{Ran, run, run_in};
+use super::{Ran, run, run_in};
 
 const CANARY: &str = "canary-8f21d07c44ab";
 
