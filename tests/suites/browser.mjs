@@ -44,7 +44,7 @@ await suite('browser', async (report) => {
   await checkGoingBack(report, { origin, client });
   await checkProvider(report, { application });
   await checkConnections(report, { application });
-  await checkPictures(report);
+  await checkPictures(report, 80);
   await closeChromium();
   await gateway.stop();
 });

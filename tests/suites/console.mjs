@@ -7,7 +7,7 @@
 
 import assert from 'node:assert/strict';
 
-import { PICTURED, VIEWS, Walk, clearPictures } from './browser-judge.mjs';
+import { PICTURED, VIEWS, Walk, checkPictures, clearPictures } from './browser-judge.mjs';
 import { KEY, addPerson, newClient, startGatekeeper } from './gatekeeper.mjs';
 import { freePort, suite, toml, until } from './lib.mjs';
 import { connectV1 } from './peers.mjs';
@@ -57,6 +57,7 @@ await suite('console', async (report) => {
   await checkWithoutScripts(report, origin, found);
   await checkViewer(report, origin, found);
   await checkScripts(report, origin, call);
+  await checkPictures(report, PICTURED.length * FEWEST);
   await report.check('the gateway is still there', () => house.gateway.assertRunning());
   await closeChromium();
   await house.gateway.stop();
@@ -76,10 +77,10 @@ async function furnish({ operate, origin, url, fixture }) {
   await made('/api/v1/clients', { client_name: 'Reports <b>', redirect_uris: ['https://reports.example/callback'] });
   await newClient(origin, 'http://127.0.0.1:8123/callback', { client_name: 'Claude Code' });
   const client = await connectV1(url, { authorization: `Bearer ${KEY}` });
-  const { tools } = await client.listTools();
+  const names = (await client.tools()).map(({ name }) => name);
   const call = async (upstream) => {
-    const { name } = tools.find((tool) => tool.name.startsWith(upstream) && tool.name.endsWith('echo'));
-    return await client.callTool({ name, arguments: { text: 'hello', message: 'hello' } }).catch((error) => error);
+    const name = names.find((one) => one.startsWith(upstream) && one.endsWith('echo'));
+    return await client.call(name, { text: 'hello', message: 'hello' }).catch((error) => error);
   };
   for (const upstream of ['calendar', 'tracker', 'calendar', 'calendar']) await call(upstream);
   await until('the calls are recorded', async () => {

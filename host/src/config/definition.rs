@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::mistake::Found;
 use super::reference::{Reference, Secrets};
+use super::written::{Nulls, bare_or_quoted, inline};
 use super::{Upstream, resolve};
 use crate::ids::UpstreamName;
 use crate::secret::Plaintext;
@@ -123,14 +124,14 @@ impl Section {
     fn of(name: &UpstreamName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
         let mut section = Self { text: String::new(), fields: Vec::new() };
         let mut misfits = Vec::new();
-        let head = format!("upstreams.{}", quoted(name.as_str()));
+        let head = format!("upstreams.{}", bare_or_quoted(name.as_str()));
         section.line(&format!("[{head}]"), None);
         let (tables, plain): (Vec<_>, Vec<_>) = definition.iter().partition(|(_, value)| value.is_object());
         for (key, value) in plain {
             section.setting(key, key.clone(), value, &mut misfits);
         }
         for (key, table) in tables {
-            section.line(&format!("[{head}.{}]", quoted(key)), Some(key.clone()));
+            section.line(&format!("[{head}.{}]", bare_or_quoted(key)), Some(key.clone()));
             for (member, value) in table.as_object().into_iter().flatten() {
                 section.setting(member, format!("{key}.{member}"), value, &mut misfits);
             }
@@ -139,8 +140,8 @@ impl Section {
     }
 
     fn setting(&mut self, key: &str, field: String, value: &Value, misfits: &mut Vec<Misfit>) {
-        match inline(value) {
-            Some(value) => self.line(&format!("{} = {value}", quoted(key)), Some(field)),
+        match inline(value, Nulls::Refused) {
+            Some(value) => self.line(&format!("{} = {value}", bare_or_quoted(key)), Some(field)),
             None => misfits.push(Misfit::of(&field, format!("{key} must not be null"))),
         }
     }
@@ -150,29 +151,6 @@ impl Section {
         self.text.push('\n');
         self.fields.push(field);
     }
-}
-
-/// A value on one line of TOML. `None` where something in it is null, which TOML does not know.
-fn inline(value: &Value) -> Option<String> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(truth) => truth.to_string(),
-        // What is a number in JSON is one in TOML, or a mistake of the line.
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => quoted(text),
-        Value::Array(items) => {
-            format!("[{}]", items.iter().map(inline).collect::<Option<Vec<_>>>()?.join(", "))
-        }
-        Value::Object(members) => {
-            let member = |(key, value): (&String, &Value)| Some(format!("{} = {}", quoted(key), inline(value)?));
-            format!("{{{}}}", members.iter().map(member).collect::<Option<Vec<_>>>()?.join(", "))
-        }
-    })
-}
-
-/// A text in quotes. JSON and TOML escape alike, but for the one control character that JSON leaves as it is.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 #[cfg(test)]

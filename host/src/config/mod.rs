@@ -35,6 +35,7 @@ mod upstream_auth;
 mod value;
 mod vault;
 mod watch;
+mod written;
 
 pub use auth::{Auth, AuthMode};
 pub use listener_tls::{ListenerTls, ListenersTls};

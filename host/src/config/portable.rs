@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Number, Value};
 
+use super::written::{Nulls, bare_or_quoted, inline};
+
 /// Largest text that is read, in bytes.
 const LARGEST: usize = 4 << 20;
 
@@ -88,12 +90,12 @@ fn to_json(value: toml::Value) -> Option<Value> {
 
 /// A section of a file: tables in it are sections of their own behind it. Members that are null are left out.
 pub fn write(path: &[&str], body: &Map<String, Value>) -> String {
-    let head = path.iter().map(|part| key(part)).collect::<Vec<_>>().join(".");
+    let head = path.iter().map(|part| bare_or_quoted(part)).collect::<Vec<_>>().join(".");
     let mut text = format!("[{head}]\n");
     let (tables, plain): (Vec<_>, Vec<_>) = body.iter().partition(|(_, value)| value.is_object());
     for (name, value) in plain {
-        if let Some(value) = inline(value) {
-            text.push_str(&format!("{} = {value}\n", key(name)));
+        if let Some(value) = inline(value, Nulls::LeftOut) {
+            text.push_str(&format!("{} = {value}\n", bare_or_quoted(name)));
         }
     }
     for (name, value) in tables {
@@ -104,32 +106,6 @@ pub fn write(path: &[&str], body: &Map<String, Value>) -> String {
         }
     }
     text
-}
-
-/// A value on one line. `None` where it is null, which TOML does not know; in a list or table it is left out.
-fn inline(value: &Value) -> Option<String> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(truth) => truth.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => quoted(text),
-        Value::Array(items) => format!("[{}]", items.iter().filter_map(inline).collect::<Vec<_>>().join(", ")),
-        Value::Object(members) => {
-            let member = |(name, value): (&String, &Value)| Some(format!("{} = {}", key(name), inline(value)?));
-            format!("{{ {} }}", members.iter().filter_map(member).collect::<Vec<_>>().join(", "))
-        }
-    })
-}
-
-/// A name, in quotes where it needs them.
-fn key(name: &str) -> String {
-    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if !name.is_empty() && name.bytes().all(is_bare) { name.to_owned() } else { quoted(name) }
-}
-
-/// A text in quotes. JSON and TOML escape alike, but for the one control character that JSON leaves as it is.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 #[cfg(test)]

@@ -30,8 +30,6 @@ pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
 pub use registry::{MaxSizes, PullError};
 pub use socket::{ask_socket, ask_socket_if, ask_socket_patiently, stream_from_socket};
-#[cfg(test)]
-pub(crate) use tls::tests as tls_testing;
 pub use tls::{Tls, TlsError, TlsSettings};
 pub use trust::{TrustError, Trusted, TrustedEntry};
 

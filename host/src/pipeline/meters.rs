@@ -11,8 +11,8 @@ use super::{Refusal, mark};
 use crate::audit::{RecordedOutcome, RecordedVerdict};
 use crate::telemetry::{Grid, OTHER, Reading, Timings};
 
-/// The methods of MCP that requests have here.
-const METHODS: &[&str] = &[
+/// What requests ask for, and what policies are asked about besides. Only what happened is told, so that one list serves both.
+const OPERATIONS: &[&str] = &[
     "ping",
     "server/discover",
     "tools/list",
@@ -29,26 +29,6 @@ const METHODS: &[&str] = &[
     "skills/get",
     "completion/complete",
     "logging/setLevel",
-    "tasks/get",
-    "tasks/result",
-    "tasks/update",
-    "tasks/cancel",
-    OTHER,
-];
-/// What policies are asked about besides.
-const OPERATIONS: &[&str] = &[
-    "tools/list",
-    "tools/call",
-    "prompts/list",
-    "prompts/get",
-    "resources/list",
-    "resources/templates/list",
-    "resources/read",
-    "resources/directory/read",
-    "resources/subscribe",
-    "skills/list",
-    "skills/get",
-    "completion/complete",
     "tasks/get",
     "tasks/result",
     "tasks/update",
@@ -82,8 +62,8 @@ impl Meters {
     /// `by_tool`: whether calls are counted by tool as well.
     pub fn new(by_tool: bool) -> Self {
         Self {
-            requests: Grid::new([METHODS, OUTCOMES, ERAS]),
-            took: Timings::new([METHODS]),
+            requests: Grid::new([OPERATIONS, OUTCOMES, ERAS]),
+            took: Timings::new([OPERATIONS]),
             decisions: Grid::new([OPERATIONS, VERDICTS, ENDS]),
             stages: Timings::new([&["identity", "policy", "upstream"]]),
             tools: by_tool.then(Tools::default),
@@ -236,7 +216,7 @@ mod tests {
             Verb::CancelTask,
         ];
         for method in verbs.map(Verb::method).into_iter().chain(ListKind::ALL.map(ListKind::method)) {
-            assert!(METHODS.contains(&method) && OPERATIONS.contains(&method), "{method}");
+            assert!(OPERATIONS.contains(&method), "{method}");
         }
     }
 }

@@ -7,8 +7,8 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use portcullis_tests::{Gateway, program};
 use serde_json::{Value, json};
 
-use crate::cli::run_in;
 use super::with_token;
+use crate::cli::run_in;
 
 const CANARY: &str = "canary-52d0c7e1b96f";
 

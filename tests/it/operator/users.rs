@@ -4,8 +4,8 @@ use http::StatusCode;
 use portcullis_tests::Gateway;
 use serde_json::{Value, json};
 
-use crate::cli::run_in;
 use super::with_token;
+use crate::cli::run_in;
 
 const PASSWORD: &str = "correct horse battery";
 

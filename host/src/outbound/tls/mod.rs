@@ -177,4 +177,4 @@ impl ServerCertVerifier for Unverified {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

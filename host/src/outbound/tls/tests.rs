@@ -12,69 +12,9 @@ use tokio::time::Instant;
 
 use super::super::{Fetch, FetchError, Fetcher, Outbound, OutboundError, Trusted, read_all};
 use super::*;
-
-/// An authority, until 2126.
-pub(crate) const AUTHORITY: &str = "\
------BEGIN CERTIFICATE-----
-MIIBiTCCAS+gAwIBAgIUR0Nt9ETxTpotWU1xNSTol6MEz3kwCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMDYyMzIyWhgPMjEy
-NjEwMjkwNjIzMjJaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
-zj0CAQYIKoZIzj0DAQcDQgAE/BpuNlfvjQ05ZD+vcuWczSa4hHqNzIUUqUPHknJE
-snY4GCzR4iPONiUvGks1lU+gJOHv8aQDHlf/pJihQ3s5H6NTMFEwHQYDVR0OBBYE
-FAndkdiLZ2GoUqv1TLp2dxjilX+gMB8GA1UdIwQYMBaAFAndkdiLZ2GoUqv1TLp2
-dxjilX+gMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAIH3i/oN
-yYUWh5+9KFrUmNQydcx2F/o2dv3BIRgeJiL+AiAeqGHc09uemeC37DflPwxbds8C
-FcZzqyj8yP/2nknW8g==
------END CERTIFICATE-----
-";
-
-/// Of the authority, for 127.0.0.1.
-pub(crate) const SERVER: &str = "\
------BEGIN CERTIFICATE-----
-MIIBizCCATKgAwIBAgIUGQPjOnVdMt6r4D8YusEcxiE4Co4wCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMDYyMzIyWhgPMjEy
-NjEwMjkwNjIzMjJaMBExDzANBgNVBAMMBnNlcnZlcjBZMBMGByqGSM49AgEGCCqG
-SM49AwEHA0IABPKOzasCFEQdWycctbIwI2GefKAik5YPOFDJsa9CczjCnEX9cvRW
-4/tCc8SN420clBfaY5DqWnXAtwmwI9FZwqmjXjBcMA8GA1UdEQQIMAaHBH8AAAEw
-CQYDVR0TBAIwADAdBgNVHQ4EFgQUikxxIICBAj+xxhW5e+RtJl0ngDowHwYDVR0j
-BBgwFoAUCd2R2ItnYahSq/VMunZ3GOKVf6AwCgYIKoZIzj0EAwIDRwAwRAIgAzxU
-nq1wkpxKOK1YF5hOh+rMuEmmZ9qGy8PqdCll+h8CICLc4cIXz5M89q8vULZz3qS7
-jmoPRaxGrQVlqWhuPx4m
------END CERTIFICATE-----
-";
-
-/// The key of [`SERVER`].
-const SERVER_KEY: &str = "\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgsWkjD+ZYitthlZOu
-gFk0lLRvhPL2FpUKNjRUm+FzvfKhRANCAATyjs2rAhREHVsnHLWyMCNhnnygIpOW
-DzhQybGvQnM4wpxF/XL0VuP7QnPEjeNtHJQX2mOQ6lp1wLcJsCPRWcKp
------END PRIVATE KEY-----
-";
-
-/// Of the authority.
-pub(crate) const CLIENT: &str = "\
------BEGIN CERTIFICATE-----
-MIIBjTCCATKgAwIBAgIUGQPjOnVdMt6r4D8YusEcxiE4Co8wCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMDYyMzIyWhgPMjEy
-NjEwMjkwNjIzMjJaMBExDzANBgNVBAMMBmNsaWVudDBZMBMGByqGSM49AgEGCCqG
-SM49AwEHA0IABCOnLOyj2QwDyIHyMGzyFAsfg6TIEbPRd4+hpkuW9KH2CzXb37mY
-n8fAgaVgwEposG0RedinKR7W+whSoKqN9o2jXjBcMA8GA1UdEQQIMAaHBH8AAAEw
-CQYDVR0TBAIwADAdBgNVHQ4EFgQUbRe3TD8H6f1u0oxTl0Bdk+GQ9eUwHwYDVR0j
-BBgwFoAUCd2R2ItnYahSq/VMunZ3GOKVf6AwCgYIKoZIzj0EAwIDSQAwRgIhAPBH
-jg0vZN6J0AIyzD+GFbe0e0rziKn6qDcp91gay4qUAiEA3oohuSrq8uYJ4TOZSGKk
-a7awt1sjmu4rfCunQEIkISg=
------END CERTIFICATE-----
-";
-
-/// The key of [`CLIENT`].
-pub(crate) const CLIENT_KEY: &str = "\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgNuqonCSpcIQpdzON
-hB5ZTf9VGHnOqGXs9KUUMwDUrX2hRANCAAQjpyzso9kMA8iB8jBs8hQLH4OkyBGz
-0XePoaZLlvSh9gs129+5mJ/HwIGlYMBKaLBtEXnYpyke1vsIUqCqjfaN
------END PRIVATE KEY-----
-";
+use crate::certificate::testing::{
+    AUTHORITY, CHAIN as SERVER, KEY as SERVER_KEY, OTHER_CHAIN as CLIENT, OTHER_KEY as CLIENT_KEY,
+};
 
 /// A server that answers `known` to whoever shows a certificate of the authority, and `unknown` to the others.
 fn server() -> SocketAddr {

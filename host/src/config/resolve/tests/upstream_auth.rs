@@ -1,9 +1,9 @@
 //! `[upstreams.NAME.auth]`, `[upstreams.NAME.tls]`, and who may use an upstream.
 
 use super::*;
+use crate::certificate::testing::{AUTHORITY, OTHER_CHAIN as CLIENT, OTHER_KEY as CLIENT_KEY};
 use crate::config::{ClientCredentials, OAuthClient, SubjectOf, TokenExchange, VouchedClaim};
 use crate::identity::user::Login;
-use crate::outbound::tls_testing::{AUTHORITY, CLIENT, CLIENT_KEY};
 
 /// An upstream with this `auth`, which begins in line 4.
 fn with(auth: &str) -> String {
