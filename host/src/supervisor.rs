@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -27,6 +27,8 @@ struct Told {
     address: SocketAddr,
     /// How often a watchdog wants to hear of us.
     watchdog: Option<Duration>,
+    /// What was told when requests were served first.
+    serving: OnceLock<String>,
 }
 
 /// Why the socket that the environment names cannot be used.
@@ -58,16 +60,22 @@ impl Supervisor {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         let watchdog = watchdog(variable, process);
-        Ok(Self(Some(Arc::new(Told { socket, address, watchdog }))))
+        Ok(Self(Some(Arc::new(Told { socket, address, watchdog, serving: OnceLock::new() }))))
     }
 
     /// Requests are served.
     pub fn ready(&self, status: &str) {
-        self.tell(|| format!("READY=1\nSTATUS={}", line(status)));
+        let Some(told) = &self.0 else { return };
+        let status = told.serving.get_or_init(|| line(status));
+        self.tell(|| format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The configuration is read again, until what this returns is dropped.
+    /// The configuration is read again, until what this returns is dropped. Before requests are served that is a part of the
+    /// start, and nobody is told.
     pub fn reloading(&self) -> Reloading {
+        if self.0.as_ref().is_none_or(|told| told.serving.get().is_none()) {
+            return Reloading(Self::none());
+        }
         self.tell(|| {
             format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_micros())
         });
@@ -105,7 +113,7 @@ impl fmt::Debug for Supervisor {
     }
 }
 
-/// A reload that goes on. When it is dropped, the supervisor is told that the gateway is ready as before.
+/// A reload that goes on. When it is dropped, a supervisor that was told of it hears that the gateway is ready as before.
 #[must_use = "the reload is over when this is dropped"]
 #[derive(Debug)]
 pub struct Reloading(Supervisor);
@@ -173,9 +181,20 @@ mod tests {
         let micros = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.lines().next()).unwrap();
         assert!((before..=monotonic_micros()).contains(&micros.parse().unwrap()), "{told}");
         drop(reloading);
-        assert!(next(&socket).starts_with("READY=1\n"));
+        assert_eq!(next(&socket), "READY=1\nSTATUS=serving https://x.example STOPPING=1", "as before");
         supervisor.stopping();
         assert!(next(&socket).starts_with("STOPPING=1\n"));
+    }
+
+    #[test]
+    fn a_reload_during_the_start_does_not_end_it() {
+        let (socket, supervisor, _dir) = heard(&[]);
+        let reloading = supervisor.reloading();
+        supervisor.ready("serving");
+        drop(reloading);
+        supervisor.stopping();
+        assert_eq!(next(&socket), "READY=1\nSTATUS=serving");
+        assert!(next(&socket).starts_with("STOPPING=1\n"), "nothing between");
     }
 
     #[test]
