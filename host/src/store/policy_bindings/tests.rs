@@ -1,0 +1,1 @@
+//! Bindings and their versions.
