@@ -126,6 +126,9 @@ impl Section {
     }
 
     fn of_binding(name: &BindingName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        if definition.contains_key("name") {
+            return Err(vec![Misfit::of("name", "name stands beside the definition, not in it")]);
+        }
         let begin = ["[[policies]]".to_owned(), format!("name = {}", quoted(name.as_str()))];
         Self::below("policies", &begin, definition)
     }

@@ -227,13 +227,13 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
-        path: "/api/v1/policies/modules/{digest}",
+        path: "/api/v1/policies/modules/{id}",
         access: Access::Viewer,
         handler: || get(policy_modules::show),
     },
     Route {
         method: "DELETE",
-        path: "/api/v1/policies/modules/{digest}",
+        path: "/api/v1/policies/modules/{id}",
         access: Access::Owner,
         handler: || delete(policy_modules::remove),
     },

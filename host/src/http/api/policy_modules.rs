@@ -93,9 +93,9 @@ pub(super) fn operations() -> Vec<Described> {
             .asks::<Paging>()
             .pages::<ModuleView>("modules"),
         upload,
-        get("/api/v1/policies/modules/{digest}", "showPolicyModule", "One uploaded module, and what it says of itself")
+        get("/api/v1/policies/modules/{id}", "showPolicyModule", "One uploaded module, and what it says of itself")
             .shows::<ShownPolicyModule>(),
-        delete("/api/v1/policies/modules/{digest}", "removePolicyModule", "Removes a module that nothing uses")
+        delete("/api/v1/policies/modules/{id}", "removePolicyModule", "Removes a module that nothing uses")
             .says(StatusCode::NO_CONTENT)
             .conflicts(&["module_in_use"]),
     ]
