@@ -77,8 +77,8 @@ async fn a_policy_of_the_store_decides_is_changed_gone_back_from_and_there_after
     let reply = gateway.operator("POST", "/api/v1/policies/reload", None).await;
     assert_eq!((reply.status, code(&gateway).await), (StatusCode::OK, json!("second")), "{}", reply.text());
 
-    let (dir, clock) = (gateway.stop().await, portcullis_tests::TestClock::default());
-    let gateway = life().try_start(dir, clock).await.unwrap();
+    let clock = gateway.clock.clone();
+    let gateway = life().try_start(gateway.stop().await, clock).await.unwrap();
     gateway.until_upstreams_are_up().await;
     assert_eq!(code(&gateway).await, "second");
     let module_path = format!("/api/v1/policies/modules/{digest}");

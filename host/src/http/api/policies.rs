@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::openapi::words::{ManagedByWord, ModeWord};
+use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
@@ -96,7 +96,7 @@ struct BindingView {
     priority: i32,
     #[serde(rename = "match")]
     matches: MatchView,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     mode: &'static str,
     advisory: bool,
     allow_rewrite: bool,
@@ -182,7 +182,7 @@ struct EarlierPolicy {
     module_name: String,
     version: String,
     digest: String,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     mode: &'static str,
 }
 
