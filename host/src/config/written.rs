@@ -44,6 +44,6 @@ pub(super) fn bare_or_quoted(name: &str) -> String {
 }
 
 /// A text in quotes. JSON and TOML escape alike, but for the one control character that JSON leaves as it is.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

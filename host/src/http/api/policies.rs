@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::openapi::words::ModeWord;
+use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
 use crate::glob::Glob;
+use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
@@ -47,7 +48,7 @@ struct ReloadView {
 /// What the policies that a reload brought say of earlier decisions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PolicyChanges)]
-struct ChangesView {
+pub(in crate::http) struct ChangesView {
     summary: String,
     questions: usize,
     unanswered: usize,
@@ -95,7 +96,7 @@ struct BindingView {
     priority: i32,
     #[serde(rename = "match")]
     matches: MatchView,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     mode: &'static str,
     advisory: bool,
     allow_rewrite: bool,
@@ -109,6 +110,7 @@ struct BindingView {
     failures: u64,
     degraded: bool,
     shadow: Option<ShadowView>,
+    #[schema(value_type = ManagedByWord)]
     managed_by: &'static str,
 }
 
@@ -164,7 +166,7 @@ struct GenerationView {
     #[schema(format = DateTime)]
     at: String,
     actor: String,
-    /// `start`, `reload` or `rollback`.
+    /// `start`, `reload`, `binding` or `rollback`.
     cause: &'static str,
     /// The generation that one went back to.
     of: Option<u64>,
@@ -180,7 +182,7 @@ struct EarlierPolicy {
     module_name: String,
     version: String,
     digest: String,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     mode: &'static str,
 }
 
@@ -296,7 +298,7 @@ fn generation_view(generation: &Generation, running: u64) -> GenerationView {
         cause: cause.as_str(),
         of: match cause {
             Cause::Rollback { to } => Some(*to),
-            Cause::Start | Cause::Reload => None,
+            Cause::Start | Cause::Reload | Cause::Binding => None,
         },
         running: *number == running,
         policies: policies.bindings().iter().map(policy).collect(),
@@ -305,7 +307,8 @@ fn generation_view(generation: &Generation, running: u64) -> GenerationView {
 
 fn binding_view(bound: &BoundPolicy) -> BindingView {
     let module = bound.module();
-    let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, .. } = bound.binding();
+    let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, managed_by, .. } =
+        bound.binding();
     let words = |grants: &[Grant]| grants.iter().map(|grant| grant.as_str()).collect();
     BindingView {
         name: name.clone(),
@@ -332,7 +335,10 @@ fn binding_view(bound: &BoundPolicy) -> BindingView {
         failures: bound.health().failures(),
         degraded: bound.health().is_degraded(),
         shadow: (*mode == Mode::Shadow).then(|| shadow_view(bound.shadow_tally())),
-        managed_by: "file",
+        managed_by: match managed_by {
+            ManagedBy::File => "file",
+            ManagedBy::Store => "store",
+        },
     }
 }
 
@@ -358,7 +364,7 @@ fn match_view(matches: &Match) -> MatchView {
     }
 }
 
-fn changes_view(changes: &Changes) -> ChangesView {
+pub(in crate::http) fn changes_view(changes: &Changes) -> ChangesView {
     let Changes { questions, unanswered, different, more, dropped, is_cut } = changes;
     let change = |Change { decision, binding, hook, before, after }: &Change| ChangeView {
         decision: decision.clone(),
