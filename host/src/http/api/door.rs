@@ -12,14 +12,17 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::access::{Access, Who, Wish};
-use super::{Operator, Problem};
+use super::{BODY_TIMEOUT, MAX_BODY, Operator, Problem};
 use crate::authorization::doors::Door;
 use crate::authorization::{AuthorizationServer, Fault};
+use crate::http::body::BodyError;
 use crate::http::console::Console;
 use crate::http::serve::Peer;
+use crate::http::threshold::{Doorkeeper, admit};
 use crate::identity::api_token::API_TOKEN_PREFIX;
 use crate::identity::browser::Surface;
 use crate::secret::{Digest, Plaintext};
@@ -60,21 +63,40 @@ pub(super) struct Post {
     pub(super) operators: Arc<Operators>,
     pub(super) access: Access,
     pub(super) area: &'static str,
+    /// Whether a person in a browser has to have shown lately who they are.
+    pub(super) wants_fresh: bool,
 }
 
 /// Lets a request pass that comes from whom the row wants, or answers 401 or 403.
-pub(super) async fn check(State(post): State<Post>, mut request: Request, next: Next) -> Response {
-    let Post { operators, access, area } = post;
-    let peer = request.extensions().get::<Peer>().copied();
-    let who = match operators.look(peer, request.method(), request.headers()).await {
-        Ok(who) => who,
-        Err(shut) => return shut.into_response(),
-    };
-    if let Err(lacks) = who.may(Wish { access, is_read: is_read(request.method()), area }) {
-        return Problem::from(lacks).into_response();
+pub(super) async fn check(State(post): State<Post>, request: Request, next: Next) -> Response {
+    match admit(&post, request).await {
+        Ok((who, mut request)) => {
+            request.extensions_mut().insert(Operator(who.actor(), Arc::new(who)));
+            next.run(request).await
+        }
+        Err(refused) => refused,
     }
-    request.extensions_mut().insert(Operator(who.actor(), Arc::new(who)));
-    next.run(request).await
+}
+
+impl Doorkeeper for Post {
+    type Person = Who;
+
+    const BODY: (usize, Duration) = (MAX_BODY, BODY_TIMEOUT);
+
+    async fn judge(&self, request: &Parts) -> Result<Who, Response> {
+        let Self { operators, access, area, wants_fresh } = self;
+        let peer = request.extensions.get::<Peer>().copied();
+        let found = operators.look(peer, &request.method, &request.headers).await;
+        let who = found.map_err(Shut::into_response)?;
+        let is_read = is_read(&request.method);
+        let wish = Wish { access: *access, is_read, area, wants_fresh: *wants_fresh };
+        who.may(wish).map_err(|lacks| Problem::from(lacks).into_response())?;
+        Ok(who)
+    }
+
+    fn without_body(&self, error: &BodyError) -> Response {
+        Problem::from(error).into_response()
+    }
 }
 
 fn is_read(method: &Method) -> bool {
@@ -126,7 +148,7 @@ impl Operators {
         let Some(console) = &self.console else { return Ok(None) };
         let Some(cookie) = console.cookie(headers) else { return Ok(None) };
         let found = self.server.signed_in_at(Surface::Admin, Some(&cookie)).await?;
-        let Some((_, user)) = found else { return Ok(None) };
+        let Some((session, user)) = found else { return Ok(None) };
         let token = headers.get(CSRF_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default();
         let is_ours = match is_read(method) {
             true => console.may_read(headers),
@@ -135,7 +157,8 @@ impl Operators {
         if !is_ours {
             return Err(Shut::Foreign);
         }
-        Ok(Some(Who::Session { user: Box::new(user), cookie: cookie.digest() }))
+        let is_fresh = self.server.is_fresh(&session);
+        Ok(Some(Who::Session { user: Box::new(user), cookie: cookie.digest(), is_fresh }))
     }
 }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::IntoParams;
 
-use super::body::{self, read_limited};
+use super::body::{self, BodyError, read_limited};
 use super::console::Console;
 use crate::admin::Control;
 use crate::audit::Actor;
@@ -88,6 +88,11 @@ impl Route {
         let own = self.path.strip_prefix("/api/v1/").unwrap_or(self.path);
         let area = own.split('/').next().unwrap_or(own);
         area.strip_suffix(".json").unwrap_or(area)
+    }
+
+    /// Whether it is one of [`FRESH`].
+    pub fn wants_fresh(&self) -> bool {
+        FRESH.contains(&(self.method, self.path))
     }
 }
 
@@ -302,6 +307,25 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/api/v1/set-up-link", access: Access::Owner, handler: || post(set_up_link::create) },
 ];
 
+/// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
+/// (`security.md` row H10).
+const FRESH: &[(&str, &str)] = &[
+    ("POST", "/api/v1/keys"),
+    ("POST", "/api/v1/keys/{name}/rotate"),
+    ("POST", "/api/v1/clients"),
+    ("PATCH", "/api/v1/clients/{id}"),
+    ("POST", "/api/v1/signing-keys/{id}/revoke"),
+    ("POST", "/api/v1/users"),
+    ("PATCH", "/api/v1/users/{id}"),
+    ("DELETE", "/api/v1/users/{id}"),
+    ("POST", "/api/v1/vault/rotate"),
+    ("POST", "/api/v1/vault/rewrap"),
+    ("POST", "/api/v1/vault/shred"),
+    ("GET", "/api/v1/store/backup"),
+    ("POST", "/api/v1/api-tokens"),
+    ("POST", "/api/v1/set-up-link"),
+];
+
 /// What the handlers work with.
 pub struct Api {
     pub control: Arc<Control>,
@@ -409,7 +433,8 @@ fn behind_its_door<S: Clone + Send + Sync + 'static>(
     operators: &Arc<Operators>,
     handler: MethodRouter<S>,
 ) -> MethodRouter<S> {
-    let post = Post { operators: operators.clone(), access: route.access, area: route.area() };
+    let (access, area, wants_fresh) = (route.access, route.area(), route.wants_fresh());
+    let post = Post { operators: operators.clone(), access, area, wants_fresh };
     handler.layer(middleware::from_fn_with_state(post, door::check))
 }
 
@@ -458,6 +483,12 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed an operator's request");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
+    }
+}
+
+impl From<&BodyError> for Problem {
+    fn from(error: &BodyError) -> Self {
+        Self::new(error.status(), "bad_body", error.to_string())
     }
 }
 
@@ -519,7 +550,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
-        let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
+        let content = content.map_err(|error| Problem::from(&error))?;
         // A list would be read as members without their names.
         if content.trim_ascii_start().first() == Some(&b'[') {
             return Err(Problem::invalid("the body has to be a JSON object"));

@@ -19,6 +19,7 @@ use http::header::{
 use super::csrf::NotOurs;
 use super::{Access, Route};
 use crate::env::Timestamp;
+use crate::http::body::BodyError;
 use crate::secret::Digest;
 
 pub(super) const ROUTES: &[Route] =
@@ -64,6 +65,11 @@ impl Site {
         let authority = public_url.find("://").map_or(0, |scheme| scheme + "://".len());
         let path_at = public_url[authority..].find('/').map_or(public_url.len(), |path| authority + path);
         Self { public_url: public_url.to_owned(), path_at }
+    }
+
+    /// The address of all of it, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.public_url
     }
 
     /// What browsers send as `Origin` with our own forms.
@@ -240,6 +246,18 @@ pub fn not_found(site: &Site) -> Response {
     problem.answer(StatusCode::NOT_FOUND)
 }
 
+/// Who somebody is was shown, and their account does not look after the gateway.
+pub fn not_an_operator(site: &Site) -> Response {
+    let problem = Problem {
+        site,
+        title: "This is not for your account",
+        what: "Your account does not look after this gateway. Its role would have to be viewer, operator or owner.",
+        advice: "If it should be, ask an owner of the gateway to give you another role.",
+        link: None,
+    };
+    problem.answer(StatusCode::FORBIDDEN)
+}
+
 /// What was sent to another name of this machine than the one by which the gateway goes.
 pub fn misdirected(site: &Site) -> Response {
     let problem = Problem {
@@ -254,14 +272,22 @@ pub fn misdirected(site: &Site) -> Response {
 
 /// A form that was not taken.
 pub fn not_ours(site: &Site, refused: &NotOurs) -> Response {
-    let (status, what) = match refused {
-        NotOurs::Foreign => return stale_form(site),
+    match refused {
+        NotOurs::Foreign => stale_form(site),
         NotOurs::Unsupported => {
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The form was sent in a way that is not read here.")
+            unread(site, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The form was sent in a way that is not read here.")
         }
-        NotOurs::Repeated(_) => (StatusCode::BAD_REQUEST, "The form has a field more than once."),
-        NotOurs::Body(error) => (error.status(), "The form is too large, or it did not arrive whole."),
-    };
+        NotOurs::Repeated(_) => unread(site, StatusCode::BAD_REQUEST, "The form has a field more than once."),
+        NotOurs::Body(error) => body_refused(site, error),
+    }
+}
+
+/// A form of which not all is there.
+pub fn body_refused(site: &Site, error: &BodyError) -> Response {
+    unread(site, error.status(), "The form is too large, or it did not arrive whole.")
+}
+
+fn unread(site: &Site, status: StatusCode, what: &str) -> Response {
     let advice = "Go back, load the page again and send its form once more.";
     Problem { site, title: "The form was not read", what, advice, link: None }.answer(status)
 }
