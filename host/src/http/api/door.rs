@@ -15,11 +15,10 @@ use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::access::{Access, Who, Wish};
-use super::{BODY_TIMEOUT, MAX_BODY, Operator, Problem};
+use super::access::{Access, Lacks, Who, Wish};
+use super::{Operator, Problem};
 use crate::authorization::doors::Door;
 use crate::authorization::{AuthorizationServer, Fault};
-use crate::http::body::BodyError;
 use crate::http::console::Console;
 use crate::http::serve::Peer;
 use crate::http::threshold::{Doorkeeper, admit};
@@ -69,21 +68,15 @@ pub(super) struct Post {
 
 /// Lets a request pass that comes from whom the row wants, or answers 401 or 403.
 pub(super) async fn check(State(post): State<Post>, request: Request, next: Next) -> Response {
-    match admit(&post, request).await {
-        Ok((who, mut request)) => {
-            request.extensions_mut().insert(Operator(who.actor(), Arc::new(who)));
-            next.run(request).await
-        }
-        Err(refused) => refused,
+    match admit(&post, request, next).await {
+        Ok((_, response)) | Err(response) => response,
     }
 }
 
 impl Doorkeeper for Post {
-    type Person = Who;
+    type Person = Operator;
 
-    const BODY: (usize, Duration) = (MAX_BODY, BODY_TIMEOUT);
-
-    async fn judge(&self, request: &Parts) -> Result<Who, Response> {
+    async fn judge(&self, request: &Parts, before: Option<&Operator>) -> Result<Operator, Response> {
         let Self { operators, access, area, wants_fresh } = self;
         let peer = request.extensions.get::<Peer>().copied();
         let found = operators.look(peer, &request.method, &request.headers).await;
@@ -91,11 +84,13 @@ impl Doorkeeper for Post {
         let is_read = is_read(&request.method);
         let wish = Wish { access: *access, is_read, area, wants_fresh: *wants_fresh };
         who.may(wish).map_err(|lacks| Problem::from(lacks).into_response())?;
-        Ok(who)
-    }
-
-    fn without_body(&self, error: &BodyError) -> Response {
-        Problem::from(error).into_response()
+        // A handler that asks for more than its row does asks this of whom it was told of.
+        if let Some(Operator(_, before)) = before
+            && before.role() > who.role()
+        {
+            return Err(Problem::from(Lacks::Role(before.role())).into_response());
+        }
+        Ok(Operator(who.actor(), Arc::new(who)))
     }
 }
 

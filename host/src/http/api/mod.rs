@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::IntoParams;
 
-use super::body::{self, BodyError, read_limited};
+use super::body::{self, read_limited};
 use super::console::Console;
 use crate::admin::Control;
 use crate::audit::Actor;
@@ -486,12 +486,6 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<&BodyError> for Problem {
-    fn from(error: &BodyError) -> Self {
-        Self::new(error.status(), "bad_body", error.to_string())
-    }
-}
-
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -550,7 +544,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
-        let content = content.map_err(|error| Problem::from(&error))?;
+        let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
         // A list would be read as members without their names.
         if content.trim_ascii_start().first() == Some(&b'[') {
             return Err(Problem::invalid("the body has to be a JSON object"));

@@ -11,7 +11,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -23,10 +22,9 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
 use super::api::Api;
-use super::body::BodyError;
 use super::mcp::misdirected;
 use super::oauth::cookies::{Cookies, Kind};
-use super::oauth::csrf::{self, Checked, FORM_TIMEOUT, Fields, Form, MAX_FORM};
+use super::oauth::csrf::{self, Checked, Fields, Form};
 use super::oauth::pages::{self, Problem, Site, retry_after, see_other};
 use super::oauth::sign_in::Next as Onward;
 use super::serve::Peer;
@@ -299,12 +297,10 @@ struct Post {
 
 /// Lets those pass who are signed in with the role that a row wants.
 async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> Response {
-    let (person, mut request) = match admit(&post, request).await {
-        Ok(admitted) => admitted,
+    let (person, mut response) = match admit(&post, request, next).await {
+        Ok(answered) => answered,
         Err(refused) => return refused,
     };
-    request.extensions_mut().insert(person.clone());
-    let mut response = next.run(request).await;
     match response.extensions_mut().remove::<Told>() {
         Some(told) => told.page(&post.console, &person),
         None => response,
@@ -314,9 +310,8 @@ async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> 
 impl Doorkeeper for Post {
     type Person = Person;
 
-    const BODY: (usize, Duration) = (MAX_FORM, FORM_TIMEOUT);
-
-    async fn judge(&self, request: &Parts) -> Result<Person, Response> {
+    /// Another role, or another password, ends the session: there is nothing to compare with who it was before.
+    async fn judge(&self, request: &Parts, _: Option<&Person>) -> Result<Person, Response> {
         let Self { console, role, wants_fresh } = self;
         match console.person(&request.headers).await? {
             None => Err(console.go_by(sign_in::PATH, console.path_of(request))),
@@ -327,10 +322,6 @@ impl Doorkeeper for Post {
                 Ok(person)
             }
         }
-    }
-
-    fn without_body(&self, error: &BodyError) -> Response {
-        pages::body_refused(&self.console.site, error)
     }
 }
 

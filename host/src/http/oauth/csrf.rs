@@ -22,9 +22,8 @@ pub const FORM_LIFE: Duration = Duration::from_secs(60 * 60);
 /// Field of a form that has its token.
 pub const FIELD: &str = "form_token";
 /// Largest form, in bytes.
-pub const MAX_FORM: usize = 16 * 1024;
-/// Longest time in which a form arrives.
-pub const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_FORM: usize = 16 * 1024;
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which form, about what, in whose browser.
 #[derive(Clone, Copy, Debug)]

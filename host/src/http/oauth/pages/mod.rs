@@ -19,7 +19,6 @@ use http::header::{
 use super::csrf::NotOurs;
 use super::{Access, Route};
 use crate::env::Timestamp;
-use crate::http::body::BodyError;
 use crate::secret::Digest;
 
 pub(super) const ROUTES: &[Route] =
@@ -272,22 +271,14 @@ pub fn misdirected(site: &Site) -> Response {
 
 /// A form that was not taken.
 pub fn not_ours(site: &Site, refused: &NotOurs) -> Response {
-    match refused {
-        NotOurs::Foreign => stale_form(site),
+    let (status, what) = match refused {
+        NotOurs::Foreign => return stale_form(site),
         NotOurs::Unsupported => {
-            unread(site, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The form was sent in a way that is not read here.")
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The form was sent in a way that is not read here.")
         }
-        NotOurs::Repeated(_) => unread(site, StatusCode::BAD_REQUEST, "The form has a field more than once."),
-        NotOurs::Body(error) => body_refused(site, error),
-    }
-}
-
-/// A form of which not all is there.
-pub fn body_refused(site: &Site, error: &BodyError) -> Response {
-    unread(site, error.status(), "The form is too large, or it did not arrive whole.")
-}
-
-fn unread(site: &Site, status: StatusCode, what: &str) -> Response {
+        NotOurs::Repeated(_) => (StatusCode::BAD_REQUEST, "The form has a field more than once."),
+        NotOurs::Body(error) => (error.status(), "The form is too large, or it did not arrive whole."),
+    };
     let advice = "Go back, load the page again and send its form once more.";
     Problem { site, title: "The form was not read", what, advice, link: None }.answer(status)
 }
