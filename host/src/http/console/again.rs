@@ -2,6 +2,7 @@
 //! cannot be undone (`security.md` row H10).
 //!
 //! Their session stays the same one, and its cookie is a new one. It is the same person, or nobody: another one signs out first.
+//! Who has just done so goes on at once.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use axum::routing::{get, post};
 use http::StatusCode;
 
 use super::desk::{Asked, Head, Sent};
-use super::{Console, Person, Route, does, shows, sign_in};
+use super::sign_in::{self, onward};
+use super::{Console, Person, Route, does, shows};
 use crate::authorization::Fault;
 use crate::authorization::people::ShownAgain;
 use crate::config::auth::Provider;
@@ -44,6 +46,9 @@ struct AgainPage<'a> {
 
 async fn show(State(console): State<Arc<Console>>, Extension(person): Extension<Person>, asked: Asked) -> Response {
     let next = asked.get("next").and_then(Next::parse);
+    if person.is_fresh {
+        return see_other(&onward(&console, next.as_ref()));
+    }
     answer(&console, &person, (StatusCode::OK, None), next.as_ref())
 }
 
@@ -80,9 +85,7 @@ async fn submit(
     let address = peer.and_then(|Extension(peer)| peer.ip());
     let shown = console.server.show_again((&person.session, &person.user), password, address).await;
     match shown {
-        Ok(ShownAgain::Renewed(begun)) => {
-            console.begun(&begun, &console.site.address(next.as_ref().map_or("/", Next::as_str)))
-        }
+        Ok(ShownAgain::Renewed(begun)) => console.begun(&begun, &onward(&console, next.as_ref())),
         Ok(ShownAgain::WrongPassword) => again(StatusCode::FORBIDDEN, "This is not your password. Try again."),
         Ok(ShownAgain::Wait(wait)) => {
             retry_after(again(StatusCode::TOO_MANY_REQUESTS, &too_many_tries(wait)), seconds(wait))

@@ -63,7 +63,7 @@ pub(super) async fn show(State(console): State<Arc<Console>>, request: Request) 
 }
 
 /// Where somebody goes who is signed in.
-fn onward(console: &Console, next: Option<&Next>) -> String {
+pub(super) fn onward(console: &Console, next: Option<&Next>) -> String {
     console.site.address(next.map_or("/", Next::as_str))
 }
 

@@ -299,6 +299,9 @@ async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
     let dead = Plaintext::new(before);
     assert!(house.server.signed_in_at(Surface::Admin, Some(&dead)).await.unwrap().is_none());
     assert_eq!(house.server.holdings(&ada, None).await.unwrap().sessions.len(), 1, "and the session the same");
+    let at_once = browser.get("/sign-in/again?next=%2Fsecret").await;
+    assert_eq!((at_once.status, &at_once.to[..]), (303, "http://127.0.0.1:7401/secret"));
+    house.clock.advance(after);
     let elsewhere = browser.show_again("//evil.example", PASSWORD).await;
     assert_eq!(elsewhere.to, "http://127.0.0.1:7401/");
     // Nobody is asked again who is not in.
