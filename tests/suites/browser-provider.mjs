@@ -20,15 +20,19 @@ export async function checkProvider(report, { application }) {
       client_secret = ${toml(`file:${secretFile('provider', 'a-secret-of-the-gateway-at-the-provider')}`)}
       label = ${toml(label)}
       admit = ${toml(admit)}`;
+  const admin = `127.0.0.1:${await freePort()}`;
   const { gateway, origin, operate } = await startGatekeeper('browser-provider', {
+    admin,
     top: `outbound = { allow = ["127.0.0.1:${port}", "127.0.0.1:${nobody}"] }`,
     settings: [
       settings('works', { issuer, label: 'The works', admit: 'everyone' }),
       settings('office', { issuer, label: 'The office', admit: 'invited' }),
+      '\n[auth.operators]\nstep_up_after = "1s"',
       settings('branch', { issuer: `http://127.0.0.1:${nobody}`, label: 'A branch that has moved', admit: 'everyone' }),
     ].join(''),
   });
   const callbacks = ['works', 'office'].map((name) => `${origin}/sign-in/${name}/callback`);
+  callbacks.push(`http://${admin}/sign-in/works/callback`);
   const provider = start('browser-openid', [process.execPath, suiteFile('provider.mjs'), String(port), ...callbacks]);
   await until('the provider listens', async () => {
     provider.assertRunning();
@@ -104,6 +108,33 @@ export async function checkProvider(report, { application }) {
     assert.equal(await other.page.locator('form[action$="/sign-out"]').count(), 0);
     await one.leave();
     await other.leave();
+  }, { within: CHECK_MS });
+  await report.check('an operator signs in through the provider at the admin listener, and once more there', async () => {
+    const operator = await Visitor.arrive({});
+    const { page: theirs } = operator;
+    const go = async (from, link) => {
+      await theirs.goto(`http://${admin}${from}`);
+      await theirs.getByText(link).click();
+    };
+    await go('/sign-in', 'The works');
+    await theirs.waitForURL(/interaction/);
+    await agree(theirs, issuer, 'zoe');
+    await theirs.waitForURL(at('/sign-in/works/callback'));
+    assert.match(await theirs.locator('main').innerText(), /does not look after this gateway/);
+    const { users } = (await operate('GET', '/api/v1/users')).body;
+    const { id } = users.find(({ name }) => name === 'zoe of the provider');
+    const { status, body } = await operate('PATCH', `/api/v1/users/${id}`, { role: 'operator' });
+    assert.equal(status, 200, JSON.stringify(body));
+    await go('/sign-in', 'The works');
+    await theirs.waitForURL(`http://${admin}/`);
+    assert.match(await theirs.locator('main').innerText(), /zoe of the provider/);
+    // As long as a sign-in is new, nobody is asked once more.
+    await new Promise((done) => { setTimeout(done, 1_500); });
+    await go('/sign-in/again', 'Sign in again with The works');
+    await theirs.waitForURL(/interaction/);
+    await agree(theirs, issuer, 'zoe');
+    await theirs.waitForURL(`http://${admin}/`);
+    await operator.leave();
   }, { within: CHECK_MS });
   await report.check('a provider that is gone is a fault, and says so', async () => {
     await provider.stop();

@@ -29,6 +29,7 @@ pub struct Auth {
     pub tokens: TokenSettings,
     pub clients: ClientSettings,
     pub sign_in: SignIn,
+    pub operators: Operators,
     /// In name order.
     pub providers: Vec<Provider>,
     pub grants: Grants,
@@ -111,6 +112,13 @@ pub struct SignIn {
     pub passwords: bool,
     pub session_idle: Duration,
     pub session_life: Duration,
+}
+
+/// What is asked of operators in a browser besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operators {
+    /// How old a sign-in may be for what shows or makes a secret, or cannot be undone.
+    pub step_up_after: Duration,
 }
 
 /// An OpenID provider that people sign in with.

@@ -22,6 +22,7 @@ pub mod mcp;
 pub mod oauth;
 pub mod replica;
 pub mod serve;
+mod threshold;
 
 use guard::HostGuard;
 use oauth::pages::Site;

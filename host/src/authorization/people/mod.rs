@@ -16,7 +16,7 @@ use crate::identity::browser::{BrowserSession, Method, Surface};
 use crate::identity::user::{Login, Role, User};
 use crate::ids::{BrowserSessionId, UserId, UserTag};
 use crate::secret::{Digest, Plaintext};
-use crate::store::browser_sessions::{self, Beginning, Ending, NewSession, SEEN_STEP};
+use crate::store::browser_sessions::{self, Beginning, Ending, NewSession, Rotation, SEEN_STEP};
 use crate::store::users;
 
 /// How often an account may change while somebody signs in.
@@ -65,6 +65,19 @@ pub enum SignedIn {
     Off,
     /// The login and the password are right, and open nothing on this surface.
     NotAdmitted,
+}
+
+/// What came of [`AuthorizationServer::show_again`].
+#[derive(Debug)]
+pub enum ShownAgain {
+    /// The session goes on, under a new cookie.
+    Renewed(Box<Begun>),
+    WrongPassword,
+    Wait(Duration),
+    /// There is no password to show, or nobody signs in with one here.
+    Off,
+    /// The session has ended meanwhile.
+    Gone,
 }
 
 /// What came of [`AuthorizationServer::change_password`].
@@ -178,6 +191,48 @@ impl AuthorizationServer {
         Err(Fault::Busy)
     }
 
+    /// Takes the password of somebody who is signed in and shows once more that it is them. Their session stays the same one,
+    /// and its cookie is a new one.
+    ///
+    /// # Errors
+    /// A [`Fault`], which says nothing about the password.
+    pub async fn show_again(
+        &self,
+        (session, user): (&BrowserSession, &User),
+        password: Plaintext,
+        address: Option<IpAddr>,
+    ) -> Result<ShownAgain, Fault> {
+        let (Some(kept), Some(login)) = (&user.password, &user.login) else { return Ok(ShownAgain::Off) };
+        if !self.settings().sign_in.passwords {
+            return Ok(ShownAgain::Off);
+        }
+        let charged = match self.backoff.begin(login.as_str(), address, self.env.now()) {
+            Ok(charged) => charged,
+            Err(Wait(wait)) => return Ok(ShownAgain::Wait(wait)),
+        };
+        match self.passwords.verify(password, Some(kept)).await {
+            Ok(true) => self.backoff.succeeded(charged),
+            Ok(false) => return Ok(ShownAgain::WrongPassword),
+            Err(fault) => {
+                self.backoff.take_back(charged);
+                return Err(fault);
+            }
+        }
+        // Another password ends every session, so that one that lives still goes with this one.
+        let cookie = mint(&self.env, mint::COOKIE);
+        let proof = Some(Method::Password);
+        Ok(match browser_sessions::rotate(&self.store, session.digest, cookie.digest(), proof).await? {
+            Rotation::Rotated(session) => ShownAgain::Renewed(Box::new(Begun { cookie, session: *session })),
+            Rotation::Gone => ShownAgain::Gone,
+        })
+    }
+
+    /// Whether somebody has shown so lately who they are that they may do what shows or makes a secret, or cannot be undone
+    /// (`security.md` row H10).
+    pub fn is_fresh(&self, session: &BrowserSession) -> bool {
+        self.env.now() < session.authenticated.after(self.settings().operators.step_up_after)
+    }
+
     /// Whose browser a cookie of the public listener says it is, and which.
     ///
     /// # Errors
@@ -268,7 +323,7 @@ impl AuthorizationServer {
 }
 
 /// Whether somebody may sign in on a surface: on the operators', who may at least look.
-fn is_admitted(user: &User, surface: Surface) -> bool {
+pub fn is_admitted(user: &User, surface: Surface) -> bool {
     match surface {
         Surface::Public => true,
         Surface::Admin => user.role >= Role::Viewer,
@@ -276,7 +331,7 @@ fn is_admitted(user: &User, surface: Surface) -> bool {
 }
 
 /// How long a session lives without being seen, and at most.
-fn lives(settings: &SignIn, surface: Surface) -> (Duration, Duration) {
+pub fn lives(settings: &SignIn, surface: Surface) -> (Duration, Duration) {
     match surface {
         Surface::Public => (settings.session_idle, settings.session_life),
         Surface::Admin => (settings.session_idle.min(ADMIN_IDLE), settings.session_life.min(ADMIN_LIFE)),

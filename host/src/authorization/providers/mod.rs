@@ -4,7 +4,8 @@
 //! takes the provider's answer, checks it, and signs in whoever it vouches for. What lies between is in no table: it is
 //! sealed into a cookie, for one provider and ten minutes, and its `state` is marked when it comes back, so that it counts
 //! once. Who answers is told from others by the path, by the sealed cookie, and by `iss` where the provider announces it
-//! (RFC 9207), so that no provider's answer is taken for another's.
+//! (RFC 9207), so that no provider's answer is taken for another's. Each listener has a callback and cookies of its own, and
+//! what was begun at one is nothing at the other.
 //!
 //! A person is known by the issuer and `sub`, never by an e-mail address: one that the provider has verified links an account
 //! that was made for it, and does no more. No word of a provider's reaches a page, an address or a log.
@@ -15,7 +16,7 @@ mod fetching;
 mod id_token;
 mod pending;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use id_token::{About, Expected, Person};
 use pending::Pending;
 
 use super::AuthorizationServer;
+use super::people::is_admitted;
 use crate::config::auth::Provider;
 use crate::env::{Env, Timestamp};
 use crate::identity::browser::{BrowserSession, Method, Surface};
@@ -67,8 +69,10 @@ pub struct Here<'a> {
     pub store: &'a Store,
     pub fetcher: &'a Fetcher,
     pub secret: &'a DeploymentSecret,
-    /// `public_url`, without a slash at its end.
+    /// Where the listener is at which somebody signs in, without a slash at its end.
     pub address: &'a str,
+    /// Which pages they want to be let in to.
+    pub surface: Surface,
 }
 
 /// What a person wants to sign in for.
@@ -168,6 +172,10 @@ pub enum Refused {
     Changing,
     /// There is no room for one more account.
     TooMany,
+    /// The account opens nothing on this surface.
+    NotAdmitted,
+    /// An operator was asked to show again who they are, and somebody else came.
+    OtherPerson,
 }
 
 impl Refused {
@@ -188,6 +196,8 @@ impl Refused {
             Self::Suspended => "suspended",
             Self::Changing => "changing",
             Self::TooMany => "too_many",
+            Self::NotAdmitted => "not_admitted",
+            Self::OtherPerson => "other_person",
         }
     }
 }
@@ -237,7 +247,7 @@ words! {
     /// What an operator can correct.
     Misconfigured {
         Issuer = "`issuer` is not a URL",
-        Callback = "`public_url` makes no address to come back to",
+        Callback = "`public_url`, or `listen.admin_url`, makes no address to come back to",
         Client = "the provider does not accept `client_id` and `client_secret`",
         Request = "the provider does not accept requests like ours from this client",
     }
@@ -271,7 +281,7 @@ impl Providers {
             request = request.add_prompt(CoreAuthPrompt::Login).set_max_age(Duration::ZERO);
         }
         let (location, _, _) = request.url();
-        let cookie = pending.seal(here.secret, provider.name.as_str());
+        let cookie = pending.seal(here, provider);
         Ok(Begin::Begun(Begun { location: location.into(), cookie }))
     }
 
@@ -386,10 +396,11 @@ impl fmt::Debug for Providers {
     }
 }
 
-impl<'a> From<&'a AuthorizationServer> for Here<'a> {
-    fn from(server: &'a AuthorizationServer) -> Self {
-        let AuthorizationServer { env, store, fetcher, secret, issuer, .. } = server;
-        Self { env, store, fetcher, secret, address: issuer }
+impl<'a> Here<'a> {
+    /// Of a server, for those who come to its listener at this address.
+    pub fn of(server: &'a AuthorizationServer, address: &'a str, surface: Surface) -> Self {
+        let AuthorizationServer { env, store, fetcher, secret, .. } = server;
+        Self { env, store, fetcher, secret, address, surface }
     }
 }
 
@@ -401,7 +412,7 @@ pub fn is_ours(next: &str) -> bool {
 
 /// Where somebody goes on who is on their way to this provider with this cookie.
 pub fn waits_for(here: Here<'_>, provider: &Provider, cookie: &Plaintext) -> Option<String> {
-    Pending::open(here.secret, provider.name.as_str(), cookie).map(|pending| pending.next)
+    Pending::open(here, provider, cookie).map(|pending| pending.next)
 }
 
 /// Where the provider sends people back to, which an operator registers there.
@@ -429,7 +440,7 @@ async fn claim(
     cookie: Option<&Plaintext>,
 ) -> Result<Result<Pending, Refused>, StoreError> {
     let now = here.env.now();
-    let pending = cookie.and_then(|cookie| Pending::open(here.secret, provider.name.as_str(), cookie));
+    let pending = cookie.and_then(|cookie| Pending::open(here, provider, cookie));
     let Some(pending) = pending.filter(|pending| now < pending.until()) else { return Ok(Err(Refused::NoSignIn)) };
     let state = Digest::of(pending.state.as_bytes());
     if answer.state.as_ref().is_none_or(|given| Digest::of(given.as_bytes()) != state) {
@@ -476,7 +487,7 @@ async fn admit(
     browser: Browser,
     pending: Pending,
 ) -> Result<Result<SignedIn, Refused>, Fault> {
-    let arrival = arrival(here.env, provider, person);
+    let arrival = arrival(here, provider, person);
     for _ in 0..TRIES {
         let user = match users::sign_in(here.store, arrival.clone()).await? {
             Arrived::Known(user) | Arrived::Linked(user) | Arrived::Admitted(user) => user,
@@ -484,9 +495,14 @@ async fn admit(
             Arrived::Stranger => return Ok(Err(Refused::Stranger)),
             Arrived::TooMany => return Ok(Err(Refused::TooMany)),
         };
+        if !is_admitted(&user, here.surface) {
+            return Ok(Err(Refused::NotAdmitted));
+        }
         let method = Method::Provider { issuer: provider.issuer.clone() };
-        if let Some(session) = renewed(here, &user, &browser, &pending, &method).await? {
-            return Ok(Ok(SignedIn { session, next: pending.next }));
+        match renew(here, &user, &browser, &pending, &method).await? {
+            Renewal::Renewed(session) => return Ok(Ok(SignedIn { session: *session, next: pending.next })),
+            Renewal::OtherPerson => return Ok(Err(Refused::OtherPerson)),
+            Renewal::None => {}
         }
         let new = NewSession {
             id: BrowserSessionId::generate(here.env),
@@ -494,7 +510,7 @@ async fn admit(
             seen: user.revision,
             digest: browser.cookie,
             replaces: browser.session,
-            surface: Surface::Public,
+            surface: here.surface,
             method,
             idle: browser.idle,
             life: browser.life,
@@ -509,29 +525,45 @@ async fn admit(
     Ok(Err(Refused::Changing))
 }
 
-/// The session of somebody who is signed in and was asked to show again who they are. It stays the same one, so that what
-/// waits for it goes on; its cookie is a new one. Anybody else begins one of their own.
-async fn renewed(
+/// What becomes of the session of a browser in which somebody was asked to show again who they are.
+enum Renewal {
+    /// It stays the same one, so that what waits for it goes on; its cookie is a new one.
+    Renewed(Box<BrowserSession>),
+    /// Nobody was asked, or nobody is signed in any more: a session begins.
+    None,
+    /// It is somebody else's. Operators' are not exchanged for one another in passing; at the public listener another one
+    /// begins.
+    OtherPerson,
+}
+
+async fn renew(
     here: Here<'_>,
     user: &User,
     browser: &Browser,
     pending: &Pending,
     method: &Method,
-) -> Result<Option<BrowserSession>, StoreError> {
-    let Some(old) = browser.session.filter(|_| pending.fresh) else { return Ok(None) };
-    let known = browser_sessions::find(here.store, old, Surface::Public).await?;
-    if known.is_none_or(|(_, signed_in)| signed_in.id != user.id) {
-        return Ok(None);
+) -> Result<Renewal, StoreError> {
+    let Some(old) = browser.session.filter(|_| pending.fresh) else { return Ok(Renewal::None) };
+    let Some((_, signed_in)) = browser_sessions::find(here.store, old, here.surface).await? else {
+        return Ok(Renewal::None);
+    };
+    if signed_in.id != user.id {
+        return Ok(match here.surface {
+            Surface::Public => Renewal::None,
+            Surface::Admin => Renewal::OtherPerson,
+        });
     }
     Ok(match browser_sessions::rotate(here.store, old, browser.cookie, Some(method.clone())).await? {
-        Rotation::Rotated(session) => Some(*session),
-        Rotation::Gone => None,
+        Rotation::Rotated(session) => Renewal::Renewed(session),
+        Rotation::Gone => Renewal::None,
     })
 }
 
-fn arrival(env: &Env, provider: &Provider, person: Person) -> Arrival {
+fn arrival(here: Here<'_>, provider: &Provider, person: Person) -> Arrival {
     let Person { identity, about: About { name, email, groups } } = person;
-    let admission = provider.admits_everyone.then(|| Admission { id: UserId::generate(env), role: Role::User });
+    // Nobody becomes an operator by coming, and an account that opens nothing is not made.
+    let admits = provider.admits_everyone && here.surface == Surface::Public;
+    let admission = admits.then(|| Admission { id: UserId::generate(here.env), role: Role::User });
     // Whoever is in no group may come without the claim: where there is one to be read, its absence is an empty list.
     let groups = provider.groups_claim.is_some().then(|| groups.unwrap_or_default());
     Arrival { identity, name, email, groups, admission }

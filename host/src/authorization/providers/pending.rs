@@ -4,11 +4,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{LIFE, Wanted};
+use super::{Here, LIFE, Wanted};
+use crate::config::auth::Provider;
 use crate::env::{Env, Timestamp};
-use crate::secret::{DeploymentSecret, Digest, Plaintext};
+use crate::identity::browser::Surface;
+use crate::secret::{Digest, Plaintext};
 
-const PURPOSE: &str = "sign-in";
+/// What a sign-in on a surface is sealed for: for that one alone.
+const fn purpose(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Public => "sign-in",
+        Surface::Admin => "sign-in of an operator",
+    }
+}
 
 /// It is never printed: what is in it proves whose the answer is.
 #[derive(Serialize, Deserialize)]
@@ -52,15 +60,16 @@ impl Pending {
         Timestamp::from_millis(self.began).after(LIFE)
     }
 
-    /// What the browser keeps, good for this provider alone.
-    pub(super) fn seal(&self, secret: &DeploymentSecret, provider: &str) -> Plaintext {
+    /// What the browser keeps, good for this provider and this surface alone.
+    pub(super) fn seal(&self, here: Here<'_>, provider: &Provider) -> Plaintext {
         let bytes = serde_json::to_vec(self).expect("texts and numbers become JSON");
-        Plaintext::new(secret.seal(PURPOSE, provider.as_bytes(), &bytes))
+        Plaintext::new(here.secret.seal(purpose(here.surface), provider.name.as_str().as_bytes(), &bytes))
     }
 
     /// What this provider's cookie holds.
-    pub(super) fn open(secret: &DeploymentSecret, provider: &str, cookie: &Plaintext) -> Option<Self> {
-        let bytes = secret.unseal(PURPOSE, provider.as_bytes(), cookie.expose())?;
+    pub(super) fn open(here: Here<'_>, provider: &Provider, cookie: &Plaintext) -> Option<Self> {
+        let name = provider.name.as_str().as_bytes();
+        let bytes = here.secret.unseal(purpose(here.surface), name, cookie.expose())?;
         serde_json::from_slice(&bytes).ok()
     }
 }

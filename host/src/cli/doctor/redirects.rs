@@ -11,7 +11,8 @@ use super::check::Check;
 use super::providers::document;
 use super::{LIMIT, Subject};
 use crate::cli::admin::table;
-use crate::config::{UpstreamAuth, UpstreamTransport, connection_context};
+use crate::config::auth::Provider;
+use crate::config::{Listen, PublicUrl, UpstreamAuth, UpstreamTransport, connection_context};
 use crate::ids::{DeploymentId, UpstreamName};
 use crate::outbound::Fetcher;
 
@@ -20,6 +21,9 @@ const AREA: &str = "redirects";
 const AT_ONCE: usize = 8;
 /// Upstreams that are looked at.
 const MAX_UPSTREAMS: usize = 200;
+
+/// The address of a listener that is told its port at the start.
+const AT_THE_START: &str = "the admin listener has its port from the start on";
 
 /// An address that something comes back to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +59,10 @@ fn check(redirect: &Redirect) -> Check {
             Check::ok(AREA, format!("{whose}: {uri}{at}, {how}"))
         }
         Err(why) if *by_hand => {
-            let mend = "set auth.issuer of the upstream, and ask while the gateway runs";
+            let mend = match *why {
+                AT_THE_START => "set listen.admin_url, or a port in listen.admin",
+                _ => "set auth.issuer of the upstream, and ask while the gateway runs",
+            };
             Check::warning(AREA, format!("{whose}: its redirect address cannot be told: {why}"), mend)
         }
         Err(why) => Check::ok(AREA, format!("{whose}: registered by the gateway itself ({why})")),
@@ -92,7 +99,8 @@ pub(super) fn in_words(redirects: &[Redirect]) -> String {
 pub(super) async fn find(subject: &Subject) -> Vec<Redirect> {
     let config = &subject.config;
     let public = config.public_url.as_str();
-    let mut found: Vec<Redirect> = config.auth.providers.iter().map(|provider| of_provider(public, provider)).collect();
+    let mut found: Vec<Redirect> =
+        config.auth.providers.iter().flat_map(|provider| of_provider(public, &config.listen, provider)).collect();
     let deployment = subject.living.as_ref().and_then(|status| status["store"]["deployment"].as_str());
     let deployment = deployment.and_then(DeploymentId::parse);
     let fetcher = Fetcher::new(config.outbound.clone());
@@ -102,13 +110,21 @@ pub(super) async fn find(subject: &Subject) -> Vec<Redirect> {
     found
 }
 
-fn of_provider(public: &str, provider: &crate::config::auth::Provider) -> Redirect {
-    Redirect {
-        whose: format!("provider {}", provider.name),
-        issuer: Some(provider.issuer.clone()),
-        uri: Ok(format!("{public}/sign-in/{}/callback", provider.name)),
+/// People come back to the listener at which they sign in: to the public one, or as operators to the admin listener.
+fn of_provider(public: &str, listen: &Listen, provider: &Provider) -> Vec<Redirect> {
+    let Provider { name, issuer, .. } = provider;
+    let at = |whose, base: Result<&str, &'static str>| Redirect {
+        whose,
+        issuer: Some(issuer.clone()),
+        uri: base.map(|base| format!("{base}/sign-in/{name}/callback")),
         by_hand: true,
+    };
+    let mut found = vec![at(format!("provider {name}"), Ok(public))];
+    if listen.admin.is_some() {
+        let base = listen.admin_url.as_ref().map(PublicUrl::as_str).ok_or(AT_THE_START);
+        found.push(at(format!("provider {name}, operators"), base));
     }
+    found
 }
 
 async fn of_site(public: &str, deployment: Option<&DeploymentId>, fetcher: &Fetcher, site: Site) -> Redirect {
@@ -195,6 +211,7 @@ fn of_definition(name: UpstreamName, definition: &Value) -> Option<Site> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::Timestamp;
     use crate::outbound::Trusted;
 
     #[test]
@@ -205,6 +222,28 @@ mod tests {
             ("http://[::1]:9/a/b?c", "http://[::1]:9/.well-known/oauth-protected-resource/a/b"),
         ] {
             assert_eq!(well_known(url).as_deref(), Some(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_provider_sends_people_back_to_the_listener_at_which_they_sign_in() {
+        let provider = "[auth.providers.corp]\nissuer = 'https://id.example'\nclient_id = 'gate'";
+        let told = |listen: &str| {
+            let text = format!("public_url = 'https://mcp.example'\n[listen]\n{listen}\n{provider}");
+            let config = crate::config::parse(&text, std::path::Path::new("/"), &|_| None, Timestamp::default());
+            let config = config.unwrap();
+            let found = of_provider(config.public_url.as_str(), &config.listen, &config.auth.providers[0]);
+            found.into_iter().map(|redirect| redirect.uri).collect::<Vec<_>>()
+        };
+        let public = Ok("https://mcp.example/sign-in/corp/callback".to_owned());
+        let of_operators = |base: &str| Ok(format!("{base}/sign-in/corp/callback"));
+        for (listen, expected) in [
+            ("", vec![public.clone(), of_operators("http://127.0.0.1:7401")]),
+            ("admin_url = 'https://ops.example'", vec![public.clone(), of_operators("https://ops.example")]),
+            ("admin = '127.0.0.1:0'", vec![public.clone(), Err(AT_THE_START)]),
+            ("admin = 'off'", vec![public]),
+        ] {
+            assert_eq!(told(listen), expected, "{listen}");
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Auth {
     pub clients: Clients,
     /// How people sign in.
     pub sign_in: SignIn,
+    /// What is asked of operators in a browser besides.
+    pub operators: Operators,
     /// OpenID providers that people sign in with, by name.
     pub providers: BTreeMap<NameOfKey, Provider>,
     /// Grant types besides `authorization_code` and `refresh_token`.
@@ -203,6 +205,16 @@ pub struct SignIn {
     /// How long a browser stays signed in at all.
     #[schemars(extend("default" = defaults::BROWSER_LIFE))]
     pub session_life: Setting<Time>,
+}
+
+/// What is asked of operators in a browser besides.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Operators {
+    /// How old a sign-in at the admin listener may be for what shows or makes a secret, or cannot be undone; at most twelve
+    /// hours. Later, the person is asked once more who they are.
+    #[schemars(extend("default" = defaults::STEP_UP_AFTER))]
+    pub step_up_after: Setting<Time>,
 }
 
 /// An OpenID provider that people sign in with.

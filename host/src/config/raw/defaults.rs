@@ -58,6 +58,7 @@ pub const CLIENT_INACTIVE: &str = "90d";
 pub const REGISTRATIONS: i64 = 30;
 /// Schemes that well-known clients are redirected to: Cursor's.
 pub const REDIRECT_SCHEMES: [&str; 1] = ["cursor"];
+pub const STEP_UP_AFTER: &str = "15m";
 pub const BROWSER_IDLE: &str = "12h";
 pub const SAMPLE: f64 = 0.1;
 pub const BROWSER_LIFE: &str = "7d";

@@ -23,7 +23,7 @@ mod vault;
 mod watch;
 
 pub use auth::{
-    Admit, Auth, AuthAllow, AuthMode, Clients, Grants, KnownClient, OnReuse, Outbound, Provider, SignIn,
+    Admit, Auth, AuthAllow, AuthMode, Clients, Grants, KnownClient, OnReuse, Operators, Outbound, Provider, SignIn,
     SigningAlgorithm, Tokens, TrustedIssuer,
 };
 pub use keys::{Allow, Key};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::keys::{allow_list, tokens};
 use super::{Checks, Declared, MOST, pattern};
 use crate::config::auth::{
-    Auth, AuthAllow, AuthMode, ClientSettings, ConfiguredClient, Grants, Provider, ScopeWords, SignIn, TokenSettings,
-    TrustedIssuer,
+    Auth, AuthAllow, AuthMode, ClientSettings, ConfiguredClient, Grants, Operators, Provider, ScopeWords, SignIn,
+    TokenSettings, TrustedIssuer,
 };
 use crate::config::mistake::{Checked, Fault};
 use crate::config::raw::{self, At, NameOfKey, Setting, defaults};
@@ -32,6 +32,10 @@ use crate::secret::Plaintext;
 const DEFAULT_SCOPE: (&str, &str) = ("mcp", "See and use the tools, prompts and resources that you may use");
 /// Longest life of a code.
 const MAX_CODE_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Longest age of a sign-in of an operator that still counts as new: none lives longer.
+const MAX_STEP_UP_AFTER: Duration = Duration::from_secs(12 * 60 * 60);
+/// The name of a provider at whose address the admin listener has something else: `/sign-in/again`.
+const NOT_A_PROVIDER: &str = "again";
 /// Largest file of a client's keys, in bytes.
 const MAX_KEYS_FILE: u64 = Metadata::MAX_KEYS as u64;
 
@@ -68,9 +72,16 @@ pub(super) fn resolve(checks: &mut Checks<'_>, raw: &raw::Auth, declared: &Decla
             session_idle: checks.duration("session_idle", &raw.sign_in.session_idle, defaults::BROWSER_IDLE),
             session_life: checks.duration("session_life", &raw.sign_in.session_life, defaults::BROWSER_LIFE),
         },
+        operators: operators(checks, &raw.operators),
         providers: raw.providers.iter().filter_map(|(name, raw)| provider(checks, name, raw)).collect(),
         grants: grants(checks, &raw.grants),
     }
+}
+
+fn operators(checks: &mut Checks<'_>, raw: &raw::Operators) -> Operators {
+    let step_up_after = checks.duration("step_up_after", &raw.step_up_after, defaults::STEP_UP_AFTER);
+    at_most(checks, "step_up_after", &raw.step_up_after, step_up_after, MAX_STEP_UP_AFTER);
+    Operators { step_up_after }
 }
 
 /// What may be private: `[outbound]`.
@@ -285,6 +296,10 @@ fn known(
 fn provider(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Provider) -> Option<Provider> {
     let checked = KeyName::parse(name.as_str()).map_err(|error| Fault::new(error.to_string()));
     let checked = checked.map_err(|fault| checks.mistake(name.place(), fault)).ok();
+    if name.as_str() == NOT_A_PROVIDER {
+        let fault = Fault::new(format!("no provider can be called {NOT_A_PROVIDER}"));
+        checks.mistake(name.place(), fault.hint("its name stands in addresses, and this one is taken: choose another"));
+    }
     if raw.issuer.get().is_none() || raw.client_id.get().is_none() {
         let fault = Fault::new(format!("provider {} needs issuer and client_id", name.as_str()));
         checks.missing(&format!("auth.providers.{}", name.as_str()), name.place(), fault);

@@ -55,9 +55,10 @@ pub(super) fn exposed_admin(checks: &mut Checks<'_>, file: &raw::File, listen: &
                     listen.admin_tls";
         return checks.missing("listen", place, Fault::new(message).hint(hint));
     }
-    if !file.auth.sign_in.passwords.value().copied().unwrap_or(true) {
+    let has_passwords = file.auth.sign_in.passwords.value().copied().unwrap_or(true);
+    if !has_passwords && file.auth.providers.is_empty() {
         let message = format!("listen.admin is {admin}, and nobody could sign in there");
-        let hint = "set auth.sign_in.passwords = true";
+        let hint = "set auth.sign_in.passwords = true, or name an OpenID provider in [auth.providers]";
         checks.missing("auth", place.clone(), Fault::new(message).hint(hint));
     }
     if admin.ip().is_unspecified() && file.listen.admin_url.get().is_none() {

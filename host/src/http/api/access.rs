@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::Problem;
 use crate::audit::{Actor, OperatorProof};
+use crate::http::console::AGAIN;
 use crate::identity::api_token::{ApiToken, READ, covers};
 use crate::identity::user::{Role, User};
 use crate::ids::{ApiTokenTag, UserTag};
@@ -40,6 +41,8 @@ pub(super) struct Wish {
     pub(super) is_read: bool,
     /// The first segment of the path behind `/api/v1/`.
     pub(super) area: &'static str,
+    /// Whether a person in a browser has to have shown lately who they are.
+    pub(super) wants_fresh: bool,
 }
 
 /// Who a request comes from.
@@ -53,6 +56,8 @@ pub(in crate::http) enum Who {
     Session {
         user: Box<User>,
         cookie: Digest,
+        /// Whether they have shown lately who they are.
+        is_fresh: bool,
     },
     ApiToken {
         token: Box<ApiToken>,
@@ -68,6 +73,8 @@ pub(super) enum Lacks {
     Scope(&'static str),
     /// A token that does more than `read`.
     MoreThanRead,
+    /// A sign-in that is not old.
+    FreshSignIn,
 }
 
 impl Who {
@@ -107,9 +114,12 @@ impl Who {
 
     /// Whether they may do what they want.
     pub(super) fn may(&self, wish: Wish) -> Result<(), Lacks> {
-        let Wish { access, is_read, area } = wish;
+        let Wish { access, is_read, area, wants_fresh } = wish;
         if self.role() < access.role() {
             return Err(Lacks::Role(access.role()));
+        }
+        if wants_fresh && matches!(self, Self::Session { is_fresh: false, .. }) {
+            return Err(Lacks::FreshSignIn);
         }
         match self.token() {
             Some(token) if !OPEN.contains(&area) && !covers(&token.scopes, is_read, area) => {
@@ -134,6 +144,10 @@ impl From<Lacks> for Problem {
             Lacks::MoreThanRead => {
                 let detail = "the token has the scope `read`, with which nothing is changed";
                 Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+            }
+            Lacks::FreshSignIn => {
+                let detail = format!("the sign-in is too old for this: show once more at `{AGAIN}` who you are");
+                Self::new(StatusCode::FORBIDDEN, "step_up_required", detail).with("sign_in", AGAIN)
             }
         }
     }

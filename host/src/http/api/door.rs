@@ -12,14 +12,16 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::access::{Access, Who, Wish};
+use super::access::{Access, Lacks, Who, Wish};
 use super::{Operator, Problem};
 use crate::authorization::doors::Door;
 use crate::authorization::{AuthorizationServer, Fault};
 use crate::http::console::Console;
 use crate::http::serve::Peer;
+use crate::http::threshold::{Doorkeeper, admit};
 use crate::identity::api_token::API_TOKEN_PREFIX;
 use crate::identity::browser::Surface;
 use crate::secret::{Digest, Plaintext};
@@ -60,21 +62,36 @@ pub(super) struct Post {
     pub(super) operators: Arc<Operators>,
     pub(super) access: Access,
     pub(super) area: &'static str,
+    /// Whether a person in a browser has to have shown lately who they are.
+    pub(super) wants_fresh: bool,
 }
 
 /// Lets a request pass that comes from whom the row wants, or answers 401 or 403.
-pub(super) async fn check(State(post): State<Post>, mut request: Request, next: Next) -> Response {
-    let Post { operators, access, area } = post;
-    let peer = request.extensions().get::<Peer>().copied();
-    let who = match operators.look(peer, request.method(), request.headers()).await {
-        Ok(who) => who,
-        Err(shut) => return shut.into_response(),
-    };
-    if let Err(lacks) = who.may(Wish { access, is_read: is_read(request.method()), area }) {
-        return Problem::from(lacks).into_response();
+pub(super) async fn check(State(post): State<Post>, request: Request, next: Next) -> Response {
+    match admit(&post, request, next).await {
+        Ok((_, response)) | Err(response) => response,
     }
-    request.extensions_mut().insert(Operator(who.actor(), Arc::new(who)));
-    next.run(request).await
+}
+
+impl Doorkeeper for Post {
+    type Person = Operator;
+
+    async fn judge(&self, request: &Parts, before: Option<&Operator>) -> Result<Operator, Response> {
+        let Self { operators, access, area, wants_fresh } = self;
+        let peer = request.extensions.get::<Peer>().copied();
+        let found = operators.look(peer, &request.method, &request.headers).await;
+        let who = found.map_err(Shut::into_response)?;
+        let is_read = is_read(&request.method);
+        let wish = Wish { access: *access, is_read, area, wants_fresh: *wants_fresh };
+        who.may(wish).map_err(|lacks| Problem::from(lacks).into_response())?;
+        // A handler that asks for more than its row does asks this of whom it was told of.
+        if let Some(Operator(_, before)) = before
+            && before.role() > who.role()
+        {
+            return Err(Problem::from(Lacks::Role(before.role())).into_response());
+        }
+        Ok(Operator(who.actor(), Arc::new(who)))
+    }
 }
 
 fn is_read(method: &Method) -> bool {
@@ -126,7 +143,7 @@ impl Operators {
         let Some(console) = &self.console else { return Ok(None) };
         let Some(cookie) = console.cookie(headers) else { return Ok(None) };
         let found = self.server.signed_in_at(Surface::Admin, Some(&cookie)).await?;
-        let Some((_, user)) = found else { return Ok(None) };
+        let Some((session, user)) = found else { return Ok(None) };
         let token = headers.get(CSRF_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default();
         let is_ours = match is_read(method) {
             true => console.may_read(headers),
@@ -135,7 +152,8 @@ impl Operators {
         if !is_ours {
             return Err(Shut::Foreign);
         }
-        Ok(Some(Who::Session { user: Box::new(user), cookie: cookie.digest() }))
+        let is_fresh = self.server.is_fresh(&session);
+        Ok(Some(Who::Session { user: Box::new(user), cookie: cookie.digest(), is_fresh }))
     }
 }
 

@@ -91,6 +91,11 @@ impl Route {
         let area = own.split('/').next().unwrap_or(own);
         area.strip_suffix(".json").unwrap_or(area)
     }
+
+    /// Whether it is one of [`FRESH`].
+    pub fn wants_fresh(&self) -> bool {
+        FRESH.contains(&(self.method, self.path))
+    }
 }
 
 /// The areas that there are, each once.
@@ -364,6 +369,25 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/api/v1/set-up-link", access: Access::Owner, handler: || post(set_up_link::create) },
 ];
 
+/// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
+/// (`security.md` row H10).
+const FRESH: &[(&str, &str)] = &[
+    ("POST", "/api/v1/keys"),
+    ("POST", "/api/v1/keys/{name}/rotate"),
+    ("POST", "/api/v1/clients"),
+    ("PATCH", "/api/v1/clients/{id}"),
+    ("POST", "/api/v1/signing-keys/{id}/revoke"),
+    ("POST", "/api/v1/users"),
+    ("PATCH", "/api/v1/users/{id}"),
+    ("DELETE", "/api/v1/users/{id}"),
+    ("POST", "/api/v1/vault/rotate"),
+    ("POST", "/api/v1/vault/rewrap"),
+    ("POST", "/api/v1/vault/shred"),
+    ("GET", "/api/v1/store/backup"),
+    ("POST", "/api/v1/api-tokens"),
+    ("POST", "/api/v1/set-up-link"),
+];
+
 /// What the handlers work with.
 pub struct Api {
     pub control: Arc<Control>,
@@ -471,7 +495,8 @@ fn behind_its_door<S: Clone + Send + Sync + 'static>(
     operators: &Arc<Operators>,
     handler: MethodRouter<S>,
 ) -> MethodRouter<S> {
-    let post = Post { operators: operators.clone(), access: route.access, area: route.area() };
+    let (access, area, wants_fresh) = (route.access, route.area(), route.wants_fresh());
+    let post = Post { operators: operators.clone(), access, area, wants_fresh };
     handler.layer(middleware::from_fn_with_state(post, door::check))
 }
 

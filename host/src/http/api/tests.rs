@@ -1,6 +1,6 @@
 //! The door of the API: every row of the table, for everybody who may knock.
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::routing::{MethodFilter, on};
 use http::header::{AUTHORIZATION, ORIGIN, RETRY_AFTER};
 use http::{HeaderValue, Method, Request};
@@ -51,7 +51,7 @@ impl Gate {
         let operators = Arc::new(Operators::new(token, house.server.clone(), Some(console.clone())));
         let router = ROUTES.iter().fold(Router::new(), |router, route| {
             let method = Method::from_bytes(route.method.as_bytes()).unwrap();
-            let handler = on(MethodFilter::try_from(method).unwrap(), || async { StatusCode::NO_CONTENT });
+            let handler = on(MethodFilter::try_from(method).unwrap(), |_: Bytes| async { StatusCode::NO_CONTENT });
             router.route(route.path, behind_its_door(route, &operators, handler))
         });
         Self { house, console, router }
@@ -88,6 +88,10 @@ impl Gate {
     }
 
     async fn knock(&self, method: &str, path: &str, knock: &Knock) -> Response {
+        self.send(method, path, knock, Body::empty()).await
+    }
+
+    async fn send(&self, method: &str, path: &str, knock: &Knock, body: Body) -> Response {
         let mut request = Request::builder().method(method).uri(path.replace("{id}", "x").replace("{name}", "x"));
         for (name, value) in &knock.headers {
             request = request.header(*name, value);
@@ -99,7 +103,7 @@ impl Gate {
             Some(uid) => Peer::Unix { uid, pid: None },
             None => Peer::Tcp("192.0.2.1:50000".parse().unwrap()),
         };
-        self.router.clone().oneshot(request.extension(peer).body(Body::empty()).unwrap()).await.unwrap()
+        self.router.clone().oneshot(request.extension(peer).body(body).unwrap()).await.unwrap()
     }
 
     async fn status(&self, method: &str, path: &str, knock: &Knock) -> u16 {
@@ -264,6 +268,60 @@ async fn t20_many_wrong_tokens_of_one_address_have_to_wait_and_the_right_one_nev
     assert!(waits.headers().get(RETRY_AFTER).is_some_and(|seconds| seconds != HeaderValue::from_static("0")));
     assert_eq!(gate.status("GET", path, &bearer(TOKEN)).await, 204);
     assert_eq!(gate.status("GET", path, &Knock::default()).await, 401, "who shows nothing tries nothing");
+}
+
+#[tokio::test]
+async fn h10_a_sign_in_that_is_old_makes_no_secret_and_undoes_nothing() {
+    let gate = Gate::new().await;
+    let owner = gate.person("owner", Role::Owner).await;
+    let (session, token) = (gate.session(&owner, Surface::Admin).await, gate.token(&owner, Role::Owner, &[]).await);
+    let here = Knock { uid: Some(rustix::process::geteuid().as_raw()), ..Knock::default() };
+    let after = gate.house.server.settings().operators.step_up_after;
+    gate.house.clock.advance(after - Duration::from_secs(1));
+    for route in ROUTES {
+        assert_eq!(gate.status(route.method, route.path, &session).await, 204, "{} {}", route.method, route.path);
+    }
+    gate.house.clock.advance(Duration::from_secs(1));
+    for route in ROUTES {
+        let what = format!("{} {}", route.method, route.path);
+        let answer = gate.knock(route.method, route.path, &session).await;
+        let status = if route.wants_fresh() { 403 } else { 204 };
+        assert_eq!(answer.status().as_u16(), status, "{what}");
+        if route.wants_fresh() {
+            let body = to_bytes(answer.into_body(), 1 << 12).await.unwrap();
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((&problem["code"], &problem["sign_in"]), (&json!("step_up_required"), &json!("/sign-in/again")));
+        }
+        for other in [&token, &here, &bearer(TOKEN)] {
+            assert_eq!(gate.status(route.method, route.path, other).await, 204, "{what}: nobody to be asked");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_shut_out_while_a_body_arrives_is_not_heard() {
+    let gate = Gate::new().await;
+    for (login, becomes, status) in [("ada", Edit::Suspend, 401), ("eve", Edit::Role(Role::Viewer), 403)] {
+        let person = gate.person(login, Role::Operator).await;
+        let token = gate.token(&person, Role::Operator, &[]).await;
+        let (store, id) = (gate.house.server.store.clone(), person.id.clone());
+        // What is read changes who reads it.
+        let arrives = async move {
+            let changed = crate::store::users::change(&store, &id, None, vec![becomes], OPERATOR).await;
+            changed.map(|_| "{}")
+        };
+        assert_eq!(gate.send("POST", "/api/v1/keys", &token, Body::from("{}")).await.status(), 204, "{login}");
+        let slow = Body::from_stream(futures_util::stream::once(arrives));
+        assert_eq!(gate.send("POST", "/api/v1/keys", &token, slow).await.status(), status, "{login}");
+    }
+}
+
+#[test]
+fn every_row_that_wants_a_fresh_sign_in_is_there() {
+    for (method, path) in FRESH {
+        assert!(ROUTES.iter().any(|route| (route.method, route.path) == (*method, *path)), "{method} {path}");
+    }
+    assert_eq!(ROUTES.iter().filter(|route| route.wants_fresh()).count(), FRESH.len(), "each once");
 }
 
 #[test]

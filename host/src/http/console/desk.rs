@@ -299,25 +299,29 @@ impl Person {
     }
 
     fn who(&self) -> Who {
-        Who::Session { user: Box::new(self.user.clone()), cookie: self.cookie }
+        Who::Session { user: Box::new(self.user.clone()), cookie: self.cookie, is_fresh: self.is_fresh }
     }
 }
 
 /// The fields of a form of ours, which this person was shown for this address, and which is sent for the first time.
 pub(super) struct Sent(pub(super) Fields);
 
-impl FromRequest<Desk> for Sent {
+impl<S: Send + Sync> FromRequest<S> for Sent
+where
+    Arc<Console>: FromRef<S>,
+{
     type Rejection = Stop;
 
-    async fn from_request(request: Request, desk: &Desk) -> Result<Self, Stop> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Stop> {
+        let console = Arc::<Console>::from_ref(state);
         let (path, from) = (request.uri().path().to_owned(), address(&request));
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
-        let mut fields = desk.console.read_form(request).await.map_err(Stop::Page)?;
+        let mut fields = console.read_form(request).await.map_err(Stop::Page)?;
         let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
         let token = fields.take(csrf::FIELD);
-        desk.console.take_form(&form, &token, from).await.map_err(Stop::Page)?;
+        console.take_form(&form, &token, from).await.map_err(Stop::Page)?;
         Ok(Self(fields))
     }
 }

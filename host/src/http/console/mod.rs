@@ -1,7 +1,8 @@
 //! The pages of the admin listener: sign-in, the set-up link, and what operators look at in a browser.
 //!
 //! [`DOORS`] are open to everybody. A row of [`pages`] says the least role of whoever is signed in, and the check for that
-//! stands before its handler, which finds the [`Person`] in an extension and the rest at its [`Desk`]. Cookies, forms and
+//! stands before its handler, which finds the [`Person`] in an extension and the rest at its [`Desk`]. A row that is
+//! [`fresh`](Route::fresh) sends those whose sign-in is old to show once more who they are. Cookies, forms and
 //! pages are those of `http::oauth`, under names and at an address of their own: what signs somebody in at the public listener
 //! opens nothing here, and the other way round.
 //!
@@ -16,6 +17,8 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
+use http::header::REFERER;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
 use super::api::Api;
@@ -25,6 +28,7 @@ use super::oauth::csrf::{self, Checked, Fields, Form};
 use super::oauth::pages::{self, Problem, Site, retry_after, see_other};
 use super::oauth::sign_in::Next as Onward;
 use super::serve::Peer;
+use super::threshold::{Doorkeeper, admit};
 use crate::audit::Actor;
 use crate::authorization::set_up::NoLink;
 use crate::authorization::{AuthorizationServer, Fault};
@@ -33,6 +37,7 @@ use crate::identity::user::{Role, User};
 use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
+mod again;
 mod desk;
 mod home;
 mod set_up;
@@ -40,6 +45,7 @@ mod sign_in;
 #[cfg(test)]
 mod tests;
 
+pub(super) use again::PATH as AGAIN;
 use desk::{Desk, Done, Told};
 
 /// One row.
@@ -48,35 +54,57 @@ pub struct Route<S> {
     pub path: &'static str,
     /// The least role of whoever is signed in; `None` where nobody has to be.
     pub role: Option<Role>,
+    /// Whether they have to have shown lately who they are.
+    pub wants_fresh: bool,
     handler: fn() -> MethodRouter<S>,
 }
 
 /// The pages before those that are for somebody.
 pub const DOORS: &[Route<Arc<Console>>] = &[
-    Route { method: "GET", path: sign_in::PATH, role: None, handler: || get(sign_in::show) },
-    Route { method: "POST", path: sign_in::PATH, role: None, handler: || post(sign_in::submit) },
-    Route { method: "POST", path: sign_in::OUT, role: None, handler: || post(sign_in::sign_out) },
-    Route { method: "GET", path: set_up::PATH, role: None, handler: || get(set_up::show) },
-    Route { method: "POST", path: set_up::PATH, role: None, handler: || post(set_up::submit) },
-    Route { method: "GET", path: "/assets/{file}", role: None, handler: || get(pages::asset) },
+    opens("GET", sign_in::PATH, || get(sign_in::show)),
+    opens("POST", sign_in::PATH, || post(sign_in::submit)),
+    opens("GET", sign_in::PROVIDER, || get(sign_in::to_provider)),
+    opens("GET", sign_in::CALLBACK, || get(sign_in::from_provider)),
+    opens("POST", sign_in::OUT, || post(sign_in::sign_out)),
+    opens("GET", set_up::PATH, || get(set_up::show)),
+    opens("POST", set_up::PATH, || post(set_up::submit)),
+    opens("GET", "/assets/{file}", || get(pages::asset)),
 ];
 
+/// Row that is open to everybody.
+const fn opens<S>(method: &'static str, path: &'static str, handler: fn() -> MethodRouter<S>) -> Route<S> {
+    Route { method, path, role: None, wants_fresh: false, handler }
+}
+
 /// Row that whoever may look reads.
-const fn shows(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
-    Route { method: "GET", path, role: Some(Role::Viewer), handler }
+const fn shows<S>(path: &'static str, handler: fn() -> MethodRouter<S>) -> Route<S> {
+    Route { method: "GET", path, role: Some(Role::Viewer), wants_fresh: false, handler }
 }
 
 /// Row of a form that operators are shown, before something is done.
-const fn asks(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
-    Route { method: "GET", path, role: Some(Role::Operator), handler }
+const fn asks<S>(path: &'static str, handler: fn() -> MethodRouter<S>) -> Route<S> {
+    Route { method: "GET", path, role: Some(Role::Operator), wants_fresh: false, handler }
 }
 
 /// Row with which operators do something.
-const fn does(path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
-    Route { method: "POST", path, role: Some(Role::Operator), handler }
+const fn does<S>(path: &'static str, handler: fn() -> MethodRouter<S>) -> Route<S> {
+    Route { method: "POST", path, role: Some(Role::Operator), wants_fresh: false, handler }
 }
 
 impl<S> Route<S> {
+    /// The same row for whoever may look: what they do there is about themselves.
+    const fn for_viewers(mut self) -> Self {
+        self.role = Some(Role::Viewer);
+        self
+    }
+
+    /// The same row for those who have shown lately who they are: it shows or makes a secret, or cannot be undone (`security.md`
+    /// row H10).
+    const fn fresh(mut self) -> Self {
+        self.wants_fresh = true;
+        self
+    }
+
     /// The same row for owners.
     const fn for_owners(mut self) -> Self {
         self.role = Some(Role::Owner);
@@ -111,6 +139,8 @@ pub(super) struct Person {
     cookie: Digest,
     session: BrowserSession,
     user: User,
+    /// Whether they have shown lately who they are.
+    is_fresh: bool,
     /// What they have just done, if that is how they came to the page.
     done: Option<&'static str>,
 }
@@ -162,7 +192,10 @@ impl Console {
         let Some(cookie) = self.cookie(headers) else { return Ok(None) };
         let found =
             self.server.signed_in_at(Surface::Admin, Some(&cookie)).await.map_err(|fault| self.fault(&fault))?;
-        Ok(found.map(|(session, user)| Person { cookie: cookie.digest(), session, user, done: None }))
+        Ok(found.map(|(session, user)| {
+            let is_fresh = self.server.is_fresh(&session);
+            Person { cookie: cookie.digest(), session, user, is_fresh, done: None }
+        }))
     }
 
     fn form_token(&self, form: &Form<'_>) -> String {
@@ -206,9 +239,7 @@ impl Console {
     /// The page for somebody who is signed in, or wants to be, and may not do this.
     fn not_admitted(&self, least: Role) -> Response {
         let what = match least {
-            Role::User | Role::Viewer => {
-                "Your account does not look after this gateway. Its role would have to be viewer, operator or owner."
-            }
+            Role::User | Role::Viewer => return pages::not_an_operator(&self.site),
             Role::Operator => {
                 "Your role shows you how things are, and changes nothing. This takes the role operator or owner."
             }
@@ -236,9 +267,9 @@ pub fn router(console: Arc<Console>, api: Arc<Api>) -> Router {
     doors(console.clone()).merge(mounted(pages(), &console, desk))
 }
 
-/// What is open to everybody.
+/// What is open to everybody, and where those show who they are who are in already.
 fn doors(console: Arc<Console>) -> Router {
-    mounted(DOORS.iter(), &console, console.clone())
+    mounted(DOORS.iter().chain(again::PAGES), &console, console.clone())
 }
 
 /// The rows of a table, each behind the check that it asks for.
@@ -248,37 +279,71 @@ fn mounted<S: Clone + Send + Sync + 'static>(
     state: S,
 ) -> Router {
     let rows = routes.fold(Router::new(), |router, route| {
-        let check = middleware::from_fn_with_state((console.clone(), route.role), at_the_door);
-        router.route(route.path, (route.handler)().layer(check))
+        let handler = (route.handler)();
+        let Some(role) = route.role else { return router.route(route.path, handler) };
+        let post = Post { console: console.clone(), role, wants_fresh: route.wants_fresh };
+        router.route(route.path, handler.layer(middleware::from_fn_with_state(post, at_the_door)))
     });
     rows.route_layer(middleware::from_fn_with_state(console.clone(), at_its_own_address)).with_state(state)
 }
 
-/// Lets those pass who are signed in with the role that a row wants, and sends others to sign in first.
-async fn at_the_door(
-    State((console, role)): State<(Arc<Console>, Option<Role>)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let Some(role) = role else { return next.run(request).await };
-    match console.person(request.headers()).await {
-        Err(response) => response,
-        Ok(None) => {
-            let here = request.uri().path_and_query().filter(|_| request.method().is_safe());
-            let here = here.and_then(|here| Onward::parse(here.as_str()));
-            let query = here.map(|here| format!("?next={}", here.encoded())).unwrap_or_default();
-            see_other(&console.site.address(&format!("{}{query}", sign_in::PATH)))
-        }
-        Ok(Some(person)) if person.user.role < role => console.not_admitted(role),
-        Ok(Some(mut person)) => {
-            person.done = Done::read(&console, person.cookie, request.uri().query().unwrap_or_default());
-            request.extensions_mut().insert(person.clone());
-            let mut response = next.run(request).await;
-            match response.extensions_mut().remove::<Told>() {
-                Some(told) => told.page(&console, &person),
-                None => response,
+/// What stands at a row: who may pass.
+#[derive(Clone)]
+struct Post {
+    console: Arc<Console>,
+    role: Role,
+    wants_fresh: bool,
+}
+
+/// Lets those pass who are signed in with the role that a row wants.
+async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> Response {
+    let (person, mut response) = match admit(&post, request, next).await {
+        Ok(answered) => answered,
+        Err(refused) => return refused,
+    };
+    match response.extensions_mut().remove::<Told>() {
+        Some(told) => told.page(&post.console, &person),
+        None => response,
+    }
+}
+
+impl Doorkeeper for Post {
+    type Person = Person;
+
+    /// Another role, or another password, ends the session: there is nothing to compare with who it was before.
+    async fn judge(&self, request: &Parts, _: Option<&Person>) -> Result<Person, Response> {
+        let Self { console, role, wants_fresh } = self;
+        match console.person(&request.headers).await? {
+            None => Err(console.go_by(sign_in::PATH, console.path_of(request))),
+            Some(person) if person.user.role < *role => Err(console.not_admitted(*role)),
+            Some(person) if *wants_fresh && !person.is_fresh => Err(console.go_by(AGAIN, console.page_before(request))),
+            Some(mut person) => {
+                person.done = Done::read(console, person.cookie, request.uri.query().unwrap_or_default());
+                Ok(person)
             }
         }
+    }
+}
+
+impl Console {
+    /// Sends somebody to a page that leads on to another one.
+    fn go_by(&self, path: &str, onward: Option<Onward>) -> Response {
+        let query = onward.map(|onward| format!("?next={}", onward.encoded())).unwrap_or_default();
+        see_other(&self.site.address(&format!("{path}{query}")))
+    }
+
+    /// Where a request wants to go, if that is a page.
+    fn path_of(&self, request: &Parts) -> Option<Onward> {
+        let here = request.uri.path_and_query().filter(|_| request.method.is_safe())?;
+        Onward::parse(here.as_str())
+    }
+
+    /// The same, and of a form the page of ours on which it stands.
+    fn page_before(&self, request: &Parts) -> Option<Onward> {
+        self.path_of(request).or_else(|| {
+            let page = request.headers.get(REFERER)?.to_str().ok()?;
+            Onward::parse(page.strip_prefix(self.site.url())?)
+        })
     }
 }
 

@@ -1,13 +1,14 @@
 //! `/sign-in` and `/sign-out` of the admin listener, for people whose role is viewer or above.
 //!
 //! As at the public listener, the form is bound to a cookie that opens nothing (`security.md` row A14), and a refusal says the
-//! same whatever its reason (row T19).
+//! same whatever its reason (row T19). The way by an identity provider is that of the public listener as well, from an
+//! [`Entrance`] of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
@@ -16,15 +17,19 @@ use super::{Console, address};
 use crate::authorization::Fault;
 use crate::authorization::mint::{self, mint};
 use crate::authorization::people::{Attempt, Begun, Browser, SignedIn};
+use crate::config::auth::Provider;
 use crate::http::oauth::cookies::Kind;
 use crate::http::oauth::csrf::{self, FORM_LIFE, Form};
 use crate::http::oauth::pages::{self, Site, page, retry_after, see_other, with_cookie};
+use crate::http::oauth::provider::Entrance;
 use crate::http::oauth::sign_in::{BUSY_SECONDS, Next, seconds, too_many_tries};
 use crate::identity::browser::Surface;
 use crate::identity::user::Role;
 use crate::secret::Plaintext;
 
 pub(super) const PATH: &str = "/sign-in";
+pub(super) const PROVIDER: &str = "/sign-in/{provider}";
+pub(super) const CALLBACK: &str = "/sign-in/{provider}/callback";
 pub(super) const OUT: &str = "/sign-out";
 const PURPOSE: &str = "sign-in of an operator";
 /// Purpose of the form that signs out, wherever it stands.
@@ -36,9 +41,12 @@ struct SignInPage<'a> {
     site: &'a Site,
     problem: Option<&'a str>,
     passwords: bool,
+    providers: &'a [Provider],
     token: String,
     /// Where to go on, empty for the first page.
     next: &'a str,
+    /// The same as a query string.
+    query: String,
     login: &'a str,
 }
 
@@ -55,7 +63,7 @@ pub(super) async fn show(State(console): State<Arc<Console>>, request: Request) 
 }
 
 /// Where somebody goes who is signed in.
-fn onward(console: &Console, next: Option<&Next>) -> String {
+pub(super) fn onward(console: &Console, next: Option<&Next>) -> String {
     console.site.address(next.map_or("/", Next::as_str))
 }
 
@@ -67,13 +75,15 @@ fn answer(
     next: Option<&Next>,
     login: &str,
 ) -> Response {
-    let cookie = console.form_cookie(headers);
+    let (cookie, settings) = (console.form_cookie(headers), console.server.settings());
     let template = SignInPage {
         site: &console.site,
         problem,
-        passwords: console.server.settings().sign_in.passwords,
+        passwords: settings.sign_in.passwords,
+        providers: &settings.providers,
         token: console.form_token(&form(&cookie)),
         next: next.map(Next::as_str).unwrap_or_default(),
+        query: next.map(|next| format!("?next={}", next.encoded())).unwrap_or_default(),
         login,
     };
     with_cookie(page(status, template, &[]), console.cookies.set(Kind::SignIn, &cookie, FORM_LIFE))
@@ -112,6 +122,26 @@ pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request
     })
 }
 
+/// The way to an identity provider.
+pub(super) async fn to_provider(
+    State(console): State<Arc<Console>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    console.entrance().begin(&name, &parts).await
+}
+
+/// The way back.
+pub(super) async fn from_provider(
+    State(console): State<Arc<Console>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    console.entrance().finish(&name, &parts).await
+}
+
 pub(super) async fn sign_out(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
     let (headers, address) = (request.headers().clone(), address(&request));
     let mut fields = console.read_form(request).await?;
@@ -125,6 +155,12 @@ pub(super) async fn sign_out(State(console): State<Arc<Console>>, request: Reque
 }
 
 impl Console {
+    /// Where operators sign in through providers.
+    fn entrance(&self) -> Entrance<'_> {
+        let Self { server, site, cookies, .. } = self;
+        Entrance { server, site, cookies, surface: Surface::Admin, home: "/", counts: None }
+    }
+
     /// What a browser is known by that is about to sign in: what it has, or else something new.
     pub(super) fn form_cookie(&self, headers: &HeaderMap) -> Plaintext {
         self.cookies.read(headers, Kind::SignIn).unwrap_or_else(|| mint(&self.server.env, mint::COOKIE))
@@ -137,9 +173,9 @@ impl Console {
         Browser { replaces, agent: agent.to_owned(), surface: Surface::Admin }
     }
 
-    /// Sends somebody on who has just signed in.
+    /// Sends somebody on who has just shown who they are.
     pub(super) fn begun(&self, begun: &Begun, onward: &str) -> Response {
-        let life = begun.session.ends.as_millis().saturating_sub(begun.session.created.as_millis());
+        let life = begun.session.ends.as_millis().saturating_sub(begun.session.authenticated.as_millis());
         let cookie = self.cookies.set(Kind::Session, &begun.cookie, Duration::from_millis(life));
         with_cookie(with_cookie(see_other(onward), cookie), self.cookies.clear(Kind::SignIn))
     }

@@ -1,31 +1,46 @@
 //! A browser at the pages of the admin listener: sign-in, the set-up link, and what others try meanwhile.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Extension;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use tower::ServiceExt as _;
 
 use super::desk::Stop;
 use super::*;
-use crate::authorization::people::testing::House;
+use crate::authorization::people::testing::{House, OPERATOR};
+use crate::authorization::providers::tests::mock::{Mock, RSA, Said};
+use crate::config::auth::Provider;
 use crate::http::api::Problem as ApiProblem;
 use crate::http::oauth::pages::testing::assert_protected;
-use crate::store::users::Edit;
+use crate::identity::TokenList;
+use crate::identity::user::{DisplayName, Email};
+use crate::ids::{KeyName, UserId};
+use crate::outbound::{Fetcher, Trusted};
+use crate::store::users::{self, Creation, Edit, NewUser};
 
 const PASSWORD: &str = "correct horse battery";
 const URL: &str = "http://127.0.0.1:7401";
 
-/// What stands behind the doors.
-const HOME: &[Route<Arc<Console>>] =
-    &[Route { method: "GET", path: "/", role: Some(Role::Viewer), handler: || get(home) }];
+/// What stands behind the doors. A secret is for those who have shown lately who they are.
+const HOME: &[Route<Arc<Console>>] = &[
+    shows("/", || get(home)),
+    shows("/secret", || get(home)).fresh(),
+    does("/secret", || post(home)).fresh(),
+    does("/plain", || post(takes)),
+];
 
 async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
     let problem = ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", "at home");
     let mut response = Stop::from(problem).into_response();
     response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person))
+}
+
+async fn takes(State(console): State<Arc<Console>>, person: Extension<Person>, _: Bytes) -> Response {
+    home(State(console), person).await
 }
 
 struct Browser {
@@ -46,9 +61,9 @@ impl Browser {
         Self { router: doors(console.clone()).merge(home), cookies: BTreeMap::new() }
     }
 
-    async fn send(&mut self, request: http::request::Builder, body: String) -> Got {
+    async fn send(&mut self, request: http::request::Builder, body: impl Into<Body>) -> Got {
         let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let request = request.header(COOKIE, cookies.join("; ")).body(Body::from(body)).unwrap();
+        let request = request.header(COOKIE, cookies.join("; ")).body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_protected(&response);
         for line in response.headers().get_all(SET_COOKIE) {
@@ -87,6 +102,11 @@ impl Browser {
         let token = self.get("/sign-in?next=%2Fkeys").await.token("/sign-in");
         let fields = [("form_token", &token[..]), ("next", "/keys"), ("login", login), ("password", password)];
         self.post("/sign-in", &fields).await
+    }
+
+    async fn show_again(&mut self, next: &str, password: &str) -> Got {
+        let token = self.get("/sign-in/again").await.token("/sign-in/again");
+        self.post("/sign-in/again", &[("form_token", &token), ("next", next), ("password", password)]).await
     }
 
     fn session(&self) -> Option<(&String, &String)> {
@@ -241,4 +261,217 @@ async fn another_name_of_this_machine_leads_to_the_right_one() {
     assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in?next=%2Fkeys"));
     let sent = Request::builder().method("POST").uri("/sign-out").header("host", "localhost:7401");
     assert_eq!(browser.send(sent, String::new()).await.status, 421);
+}
+
+#[tokio::test]
+async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    browser.sign_in("ada", PASSWORD).await;
+    let after = house.server.settings().operators.step_up_after;
+    house.clock.advance(after - Duration::from_secs(1));
+    assert_eq!(browser.get("/secret").await.status, 418);
+    house.clock.advance(Duration::from_secs(1));
+    assert_eq!(browser.get("/").await.status, 418, "what is no secret is shown as before");
+    let asked = browser.get("/secret?of=x").await;
+    assert_eq!((asked.status, &asked.to[..]), (303, "http://127.0.0.1:7401/sign-in/again?next=%2Fsecret%3Fof%3Dx"));
+    for (page, leads) in [
+        ("http://127.0.0.1:7401/keys/x", "/sign-in/again?next=%2Fkeys%2Fx"),
+        ("http://127.0.0.1:7401//evil.example", "/sign-in/again"),
+        ("http://127.0.0.1:74010/keys", "/sign-in/again"),
+        ("https://evil.example/keys", "/sign-in/again"),
+    ] {
+        let sent = Request::builder().method("POST").uri("/secret").header("referer", page).header(ORIGIN, URL);
+        let got = browser.send(sent, "a=b").await;
+        assert_eq!((got.status, got.to), (303, format!("{URL}{leads}")), "a form of {page} did nothing");
+    }
+
+    let before = browser.session().unwrap().1.clone();
+    let wrong = browser.show_again("/secret", "another password").await;
+    assert!(wrong.status == 403 && wrong.html.contains("not your password"), "{}", wrong.html);
+    assert_eq!(browser.get("/secret").await.status, 303);
+    let got = browser.show_again("/secret", PASSWORD).await;
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/secret"));
+    assert_eq!(browser.get("/secret").await.status, 418);
+    assert_ne!(browser.session().unwrap().1, &before, "the cookie is a new one");
+    let dead = Plaintext::new(before);
+    assert!(house.server.signed_in_at(Surface::Admin, Some(&dead)).await.unwrap().is_none());
+    assert_eq!(house.server.holdings(&ada, None).await.unwrap().sessions.len(), 1, "and the session the same");
+    let at_once = browser.get("/sign-in/again?next=%2Fsecret").await;
+    assert_eq!((at_once.status, &at_once.to[..]), (303, "http://127.0.0.1:7401/secret"));
+    house.clock.advance(after);
+    let elsewhere = browser.show_again("//evil.example", PASSWORD).await;
+    assert_eq!(elsewhere.to, "http://127.0.0.1:7401/");
+    // Nobody is asked again who is not in.
+    let nobody = Browser::new(&console).get("/sign-in/again?next=%2Fsecret").await;
+    assert!(nobody.status == 303 && nobody.to.starts_with("http://127.0.0.1:7401/sign-in?next="), "{}", nobody.to);
+}
+
+#[tokio::test]
+async fn whoever_is_shut_out_while_a_form_arrives_is_not_heard() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    browser.sign_in("ada", PASSWORD).await;
+    let plain = || Request::builder().method("POST").uri("/plain").header(ORIGIN, URL);
+    assert_eq!(browser.send(plain(), "a=b").await.status, 418);
+    let store = house.server.store.clone();
+    let arrives = async move {
+        let changed = users::change(&store, &ada.id, None, vec![Edit::Suspend], OPERATOR).await;
+        changed.map(|_| "a=b")
+    };
+    let slow = Body::from_stream(futures_util::stream::once(arrives));
+    let got = browser.send(plain(), slow).await;
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in"));
+}
+
+/// A provider, the console that people come to by way of it, and a browser.
+struct Abroad {
+    house: House,
+    mock: Mock,
+    browser: Browser,
+}
+
+impl Abroad {
+    async fn new() -> Self {
+        let mock = Mock::start();
+        let provider = Provider {
+            name: KeyName::parse("corp").unwrap(),
+            issuer: mock.address(),
+            client_id: "portcullis".to_owned(),
+            client_secret: None,
+            label: "<b>Corp</b>".to_owned(),
+            scopes: TokenList::default(),
+            admits_everyone: true,
+            groups_claim: None,
+        };
+        let mut house = House::new("https://mcp.example.com", |auth| auth.providers = vec![provider]).await;
+        let trusted = Trusted::none().with(Trusted::parse(&format!("127.0.0.1:{}", mock.port)).unwrap());
+        Arc::get_mut(&mut house.server).unwrap().fetcher = Fetcher::new(trusted);
+        let console = Arc::new(Console::new(house.server.clone(), URL.to_owned()));
+        Self { browser: Browser::new(&console), house, mock }
+    }
+
+    /// Somebody who has an account, and has not come yet.
+    async fn invite(&self, email: &str, role: Role) -> UserId {
+        let id = UserId::generate(&self.house.server.env);
+        let new = NewUser {
+            id: id.clone(),
+            login: None,
+            name: DisplayName::of("invited"),
+            email: Email::parse(email),
+            role,
+            groups: TokenList::default(),
+            invited: true,
+            password: None,
+        };
+        let created = users::create(&self.house.server.store, new, OPERATOR).await.unwrap();
+        assert!(matches!(created, Creation::Created(_)));
+        id
+    }
+
+    /// The way to the provider from this address, and back as whom it vouches for.
+    async fn sign_in(&mut self, from: &str, subject: &str) -> Got {
+        let away = self.browser.get(from).await;
+        assert_eq!(away.status, 303, "{}", away.html);
+        let (endpoint, query) = away.to.split_once('?').unwrap();
+        assert_eq!(endpoint, format!("{}/authorize", self.mock.address()));
+        let asked: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        assert_eq!(asked["redirect_uri"], "http://127.0.0.1:7401/sign-in/corp/callback");
+        assert_eq!(asked.get("max_age").map(String::as_str), from.contains("again=1").then_some("0"));
+        let now = self.house.server.env.now().as_millis() / 1_000;
+        let said = Said {
+            header: serde_json::json!({ "alg": "RS256", "kid": RSA.id(), "typ": "JWT" }),
+            claims: serde_json::json!({
+                "iss": self.mock.address(), "aud": "portcullis", "sub": subject, "nonce": asked["nonce"], "iat": now,
+                "exp": now + 300, "auth_time": now, "name": subject, "email": format!("{subject}@corp.example"),
+                "email_verified": true,
+            }),
+            key: &RSA,
+            algorithm: jsonwebtoken::Algorithm::RS256,
+        };
+        let tokens = serde_json::json!({ "access_token": "at-1", "token_type": "Bearer", "id_token": said.token() });
+        self.mock.with(|state| {
+            state.challenge.clone_from(&asked["code_challenge"]);
+            state.tokens = tokens;
+        });
+        let answer = [
+            ("state", asked["state"].clone()),
+            ("code", format!("code-{}", asked["state"])),
+            ("iss", self.mock.address()),
+        ];
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(answer).finish();
+        self.browser.get(&format!("/sign-in/corp/callback?{query}")).await
+    }
+}
+
+#[tokio::test]
+async fn an_operator_signs_in_through_a_provider() {
+    let mut abroad = Abroad::new().await;
+    let ada = abroad.invite("ada@corp.example", Role::Operator).await;
+    let page = abroad.browser.get("/sign-in?next=%2Fkeys").await;
+    assert!(page.html.contains("href=\"/sign-in/corp?next=%2Fkeys\""), "{}", page.html);
+    assert!(!page.html.contains("<b>Corp"), "{}", page.html);
+    let got = abroad.sign_in("/sign-in/corp?next=%2Fkeys", "ada").await;
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/keys"), "{}", got.html);
+    let cookie = Plaintext::new(abroad.browser.session().unwrap().1.clone());
+    let (server, clock) = (abroad.house.server.clone(), &abroad.house.clock);
+    assert!(server.signed_in(Some(&cookie)).await.unwrap().is_none(), "the public listener knows it not");
+    let (session, user) = server.signed_in_at(Surface::Admin, Some(&cookie)).await.unwrap().unwrap();
+    assert_eq!((&user.id, session.surface), (&ada, Surface::Admin));
+    let life = crate::authorization::people::ADMIN_LIFE;
+    assert_eq!(session.ends, session.created.after(life), "it lives no longer than others of operators");
+    assert_eq!(abroad.browser.get("/").await.status, 418);
+    let stays = abroad.browser.get("/sign-in/corp").await;
+    assert_eq!(stays.to, "http://127.0.0.1:7401/", "who is signed in goes on at once");
+
+    // What takes a new proof leads there again, and the session stays.
+    clock.advance(server.settings().operators.step_up_after);
+    assert_eq!(abroad.browser.get("/secret").await.to, "http://127.0.0.1:7401/sign-in/again?next=%2Fsecret");
+    let page = abroad.browser.get("/sign-in/again?next=%2Fsecret").await;
+    let way = "/sign-in/corp?again=1&amp;next=%2Fsecret";
+    assert!(page.html.contains(way) && !page.html.contains("type=\"password\""), "{}", page.html);
+    let way = way.replace("&amp;", "&");
+    abroad.invite("eve@corp.example", Role::Owner).await;
+    let other = abroad.sign_in(&way, "eve").await;
+    assert!(other.status == 403 && other.html.contains("somebody else"), "{}", other.html);
+    assert_eq!(abroad.browser.get("/secret").await.status, 303);
+    let got = abroad.sign_in(&way, "ada").await;
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/secret"), "{}", got.html);
+    assert_eq!(abroad.browser.get("/secret").await.status, 418);
+    let renewed = Plaintext::new(abroad.browser.session().unwrap().1.clone());
+    let (again, _) = server.signed_in_at(Surface::Admin, Some(&renewed)).await.unwrap().unwrap();
+    assert_eq!(again.id, session.id);
+    assert!(server.signed_in_at(Surface::Admin, Some(&cookie)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn h10_a_provider_makes_nobody_an_operator() {
+    let mut abroad = Abroad::new().await;
+    let bob = abroad.invite("bob@corp.example", Role::User).await;
+    let got = abroad.sign_in("/sign-in/corp", "bob").await;
+    assert!(got.status == 403 && got.html.contains("does not look after this gateway"), "{}", got.html);
+    // Whom the public listener would admit has no account because of this.
+    let got = abroad.sign_in("/sign-in/corp", "eve").await;
+    assert!(got.status == 403 && got.html.contains("There is no account for you"), "{}", got.html);
+    assert!(abroad.browser.cookies.is_empty(), "{:?}", abroad.browser.cookies);
+    let server = &abroad.house.server;
+    assert!(
+        server
+            .holdings(&users::get(&server.store, &bob).await.unwrap().unwrap(), None)
+            .await
+            .unwrap()
+            .sessions
+            .is_empty()
+    );
+    for path in ["/sign-in/other", "/sign-in/other/callback?state=x&code=y"] {
+        assert_eq!(abroad.browser.get(path).await.status, 404, "{path}");
+    }
+    for path in ["/sign-in/corp/callback?state=x&code=y", "/sign-in/corp/callback", "/sign-in/corp?next=a&next=b"] {
+        assert_eq!(abroad.browser.get(path).await.status, 400, "{path}");
+    }
+    assert_eq!(abroad.mock.asked("/token"), 2);
 }

@@ -11,7 +11,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, USER_AGENT};
 
 use super::cookies::Kind;
-use super::pages::{self, Problem, see_other, with_cookie};
+use super::pages::{self, Problem, Site, see_other, with_cookie};
 use super::sign_in::{address, seconds};
 use super::{Access, OAuth, Route, csrf};
 use crate::authorization::authorize::{Answer, Arrival, Check, authorize, parameters};
@@ -64,7 +64,7 @@ async fn answer(oauth: &OAuth, headers: &HeaderMap, from: Option<IpAddr>, parame
     match authorize(&oauth.server, arrival).await {
         Ok(Answer::Page(check)) => refused(oauth, &check, StatusCode::BAD_REQUEST),
         Ok(Answer::Redirect(address)) => see_other(&address),
-        Ok(Answer::TooOften(wait)) => too_often(oauth, wait),
+        Ok(Answer::TooOften(wait)) => too_often(&oauth.site, wait),
         Ok(Answer::Ask { request, secret }) => {
             let page = see_other(&oauth.site.address(&format!("/oauth2/consent/{request}")));
             let cookies = oauth.cookies.set_request(headers, &request, &secret, MAX_CONSENT_LIFE);
@@ -75,9 +75,9 @@ async fn answer(oauth: &OAuth, headers: &HeaderMap, from: Option<IpAddr>, parame
 }
 
 /// The page for whoever comes too often.
-pub(super) fn too_often(oauth: &OAuth, wait: Duration) -> Response {
+pub(super) fn too_often(site: &Site, wait: Duration) -> Response {
     let problem = Problem {
-        site: &oauth.site,
+        site,
         title: "Too often",
         what: "This came too often from your address. Nothing was done.",
         advice: "Wait a little and try again; if you had sent a form, go back and load its page first.",

@@ -158,7 +158,7 @@ async fn choose(State(oauth): State<Arc<OAuth>>, Path(id): Path<String>, request
     let (status, problem) = match consent::choose(&oauth.server, visitor.visit(), identity).await {
         Ok(Choice::Chosen) => return see_other(&oauth.site.address(&visitor.page())),
         Ok(Choice::Refused(refused)) => return show::refused(&oauth, refused.into()),
-        Ok(Choice::TooOften(wait)) => return too_often(&oauth, wait),
+        Ok(Choice::TooOften(wait)) => return too_often(&oauth.site, wait),
         Ok(Choice::NotSignedIn) => (StatusCode::BAD_REQUEST, "You are not signed in any more. Sign in first."),
         Ok(Choice::WrongKey) => (
             StatusCode::BAD_REQUEST,

@@ -116,7 +116,7 @@ impl OAuth {
     /// # Errors
     /// The page that says why it is not.
     pub async fn take_form(&self, form: &Form<'_>, token: &str, from: Option<IpAddr>) -> Result<(), Response> {
-        self.server.doors.forms.count(from).map_err(|wait| authorize::too_often(self, wait))?;
+        self.server.doors.forms.count(from).map_err(|wait| authorize::too_often(&self.site, wait))?;
         let place = (&self.server.env, &self.server.secret, &self.server.store);
         match csrf::check_form(place, form, token).await {
             Ok(Checked::Fresh) => Ok(()),

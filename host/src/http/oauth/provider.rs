@@ -2,26 +2,36 @@
 //!
 //! Whatever goes wrong is a page that says what to do, in our words: nothing that a provider or an address says is shown
 //! again. Only a sign-in that succeeded sends the browser on, to a path of ours.
+//!
+//! The public and the admin listener have the same way, each from an [`Entrance`] of its own: with its own address to come back
+//! to, its own cookies, and sessions that open its own pages alone.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
-use http::StatusCode;
 use http::header::USER_AGENT;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 
 use super::authorize::too_often;
-use super::cookies::Kind;
-use super::pages::{Problem, Site, not_found, retry_after, see_other, with_cookie};
-use super::sign_in::{Next, address};
+use super::cookies::{Cookies, Kind};
+use super::counts::Counts;
+use super::pages::{Problem, Site, not_an_operator, not_found, retry_after, see_other, unavailable, with_cookie};
+use super::sign_in::Next;
 use super::{Access, OAuth, Route};
+use crate::authorization::AuthorizationServer;
 use crate::authorization::mint::{self, mint};
+use crate::authorization::people::{is_admitted, lives};
 use crate::authorization::providers::{
     Answer, Begin, Begun, Browser, Fault, Finish, Here, LIFE, Refused, Unavailable, Wanted, waits_for,
 };
 use crate::config::auth::Provider;
+use crate::http::serve::Peer;
+use crate::identity::browser::Surface;
 use crate::secret::Plaintext;
 
 pub(super) const ROUTES: &[Route] = &[
@@ -34,85 +44,160 @@ const MAX_QUERY: usize = 16 * 1024;
 /// When somebody may try again whose provider has failed.
 const RETRY_SECONDS: u64 = 10;
 
-/// Sends a person to a provider.
+/// The listener at which somebody signs in through a provider.
+#[derive(Clone, Copy)]
+pub struct Entrance<'a> {
+    pub server: &'a AuthorizationServer,
+    pub site: &'a Site,
+    pub cookies: &'a Cookies,
+    /// Which pages it lets people in to.
+    pub surface: Surface,
+    /// Where those go on who do not say.
+    pub home: &'static str,
+    pub counts: Option<&'a Counts>,
+}
+
 async fn begin(State(oauth): State<Arc<OAuth>>, Path(name): Path<String>, request: Request) -> Response {
-    if let Err(wait) = oauth.server.doors.providers.count(address(&request)) {
-        return too_often(&oauth, wait);
-    }
-    let settings = oauth.server.settings();
-    let Some(provider) = settings.providers.iter().find(|provider| provider.name.as_str() == name) else {
-        return not_found(&oauth.site);
-    };
-    let Some(mut query) = parameters(request.uri().query()) else { return unreadable(&oauth.site) };
-    let next = query.remove("next").and_then(|next| Next::parse(&next)).unwrap_or_default().as_str().to_owned();
-    // `again` is what the sign-in page calls the same.
-    let fresh = ["fresh", "again"].into_iter().any(|name| query.remove(name).is_some_and(|fresh| fresh == "1"));
-    // As at the sign-in page: no link elsewhere makes somebody else of whoever is signed in (row A14).
-    let headers = request.headers().clone();
-    match oauth.person(&headers).await {
-        Ok(Some(_)) if !fresh => return see_other(&oauth.site.address(&next)),
-        Ok(_) => {}
-        Err(page) => return page,
-    }
-    let here = Here::from(&*oauth.server);
-    match oauth.server.providers.begin(here, provider, Wanted { next: next.clone(), fresh }).await {
-        Ok(Begin::Begun(Begun { location, cookie })) => {
-            with_cookie(see_other(&location), oauth.cookies.set(Kind::Provider, &cookie, LIFE))
-        }
-        Ok(Begin::NotOurs) => unreadable(&oauth.site),
-        Err(fault) => failed(&oauth, provider, &fault, Some(&next)),
+    let (parts, _) = request.into_parts();
+    oauth.entrance().begin(&name, &parts).await
+}
+
+async fn finish(State(oauth): State<Arc<OAuth>>, Path(name): Path<String>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    oauth.entrance().finish(&name, &parts).await
+}
+
+impl OAuth {
+    /// Where people sign in.
+    fn entrance(&self) -> Entrance<'_> {
+        let Self { server, site, cookies, counts, .. } = self;
+        Entrance { server, site, cookies, surface: Surface::Public, home: "/account", counts: Some(counts) }
     }
 }
 
-/// Takes a provider's answer.
-async fn finish(State(oauth): State<Arc<OAuth>>, Path(name): Path<String>, request: Request) -> Response {
-    // The answer is good for another try.
-    if let Err(wait) = oauth.server.doors.providers.count(address(&request)) {
-        return too_often(&oauth, wait);
+impl Entrance<'_> {
+    /// Sends a person to a provider.
+    pub async fn begin(self, name: &str, request: &Parts) -> Response {
+        if let Err(wait) = self.server.doors.providers.count(address(request)) {
+            return too_often(self.site, wait);
+        }
+        let settings = self.server.settings();
+        let Some(provider) = settings.providers.iter().find(|provider| provider.name.as_str() == name) else {
+            return not_found(self.site);
+        };
+        let Some(mut query) = parameters(request.uri.query()) else { return unreadable(self.site) };
+        let next = query.remove("next").and_then(|next| Next::parse(&next));
+        let next = next.as_ref().map_or(self.home, Next::as_str).to_owned();
+        // `again` is what the sign-in page calls the same.
+        let fresh = ["fresh", "again"].into_iter().any(|name| query.remove(name).is_some_and(|fresh| fresh == "1"));
+        // As at the sign-in page: no link elsewhere makes somebody else of whoever is signed in (row A14).
+        match self.is_somebody(&request.headers).await {
+            Ok(true) if !fresh => return see_other(&self.site.address(&next)),
+            Ok(_) => {}
+            Err(page) => return page,
+        }
+        match self.server.providers.begin(self.here(), provider, Wanted { next: next.clone(), fresh }).await {
+            Ok(Begin::Begun(Begun { location, cookie })) => {
+                with_cookie(see_other(&location), self.cookies.set(Kind::Provider, &cookie, LIFE))
+            }
+            Ok(Begin::NotOurs) => unreadable(self.site),
+            Err(fault) => self.failed(provider, &fault, Some(&next)),
+        }
     }
-    let settings = oauth.server.settings();
-    let Some(provider) = settings.providers.iter().find(|provider| provider.name.as_str() == name) else {
-        return not_found(&oauth.site);
-    };
-    let Some(mut query) = parameters(request.uri().query()) else { return unreadable(&oauth.site) };
-    let headers = request.headers();
-    let answer = Answer {
-        state: query.remove("state"),
-        code: query.remove("code").map(Plaintext::new),
-        issuer: query.remove("iss"),
-        error: query.remove("error"),
-    };
-    let cookie = mint(&oauth.server.env, mint::COOKIE);
-    let browser = Browser {
-        pending: oauth.cookies.read(headers, Kind::Provider),
-        session: oauth.cookies.read(headers, Kind::Session).map(|cookie| cookie.digest()),
-        agent: headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned(),
-        cookie: cookie.digest(),
-        idle: settings.sign_in.session_idle,
-        life: settings.sign_in.session_life,
-    };
-    let here = Here::from(&*oauth.server);
-    let next = browser.pending.as_ref().and_then(|pending| waits_for(here, provider, pending));
-    let clear = |response| with_cookie(response, oauth.cookies.clear(Kind::Provider));
-    let finished = oauth.server.providers.finish(here, provider, answer, browser).await;
-    let outcome = match &finished {
+
+    /// Takes a provider's answer.
+    pub async fn finish(self, name: &str, request: &Parts) -> Response {
+        // The answer is good for another try.
+        if let Err(wait) = self.server.doors.providers.count(address(request)) {
+            return too_often(self.site, wait);
+        }
+        let settings = self.server.settings();
+        let Some(provider) = settings.providers.iter().find(|provider| provider.name.as_str() == name) else {
+            return not_found(self.site);
+        };
+        let Some(mut query) = parameters(request.uri.query()) else { return unreadable(self.site) };
+        let headers = &request.headers;
+        let answer = Answer {
+            state: query.remove("state"),
+            code: query.remove("code").map(Plaintext::new),
+            issuer: query.remove("iss"),
+            error: query.remove("error"),
+        };
+        let cookie = mint(&self.server.env, mint::COOKIE);
+        let (idle, life) = lives(&settings.sign_in, self.surface);
+        let browser = Browser {
+            pending: self.cookies.read(headers, Kind::Provider),
+            session: self.cookies.read(headers, Kind::Session).map(|cookie| cookie.digest()),
+            agent: headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned(),
+            cookie: cookie.digest(),
+            idle,
+            life,
+        };
+        let next = browser.pending.as_ref().and_then(|pending| waits_for(self.here(), provider, pending));
+        let clear = |response| with_cookie(response, self.cookies.clear(Kind::Provider));
+        let finished = self.server.providers.finish(self.here(), provider, answer, browser).await;
+        if let Some(counts) = self.counts {
+            counts.sign_ins.count(["provider", outcome(&finished)]);
+        }
+        match finished {
+            Ok(Finish::SignedIn(signed_in)) => {
+                let response = see_other(&self.site.address(&signed_in.next));
+                clear(with_cookie(response, self.cookies.set(Kind::Session, &cookie, life)))
+            }
+            // Somebody else's answer does not end what this browser waits for.
+            Ok(Finish::Refused(refused @ (Refused::NoSignIn | Refused::State))) => {
+                refusal(self.site, provider, &refused, next.as_deref())
+            }
+            Ok(Finish::Refused(refused)) => clear(refusal(self.site, provider, &refused, next.as_deref())),
+            Err(fault) => self.failed(provider, &fault, next.as_deref()),
+        }
+    }
+
+    fn here(&self) -> Here<'_> {
+        Here::of(self.server, self.site.url(), self.surface)
+    }
+
+    /// Whether somebody is signed in to whom this listener's pages are open.
+    async fn is_somebody(&self, headers: &HeaderMap) -> Result<bool, Response> {
+        let cookie = self.cookies.read(headers, Kind::Session);
+        let found = self.server.signed_in_at(self.surface, cookie.as_ref()).await.map_err(|fault| {
+            tracing::error!(error = %fault, "a fault failed a page");
+            unavailable(self.site)
+        })?;
+        Ok(found.is_some_and(|(_, user)| is_admitted(&user, self.surface)))
+    }
+
+    /// Nothing was decided.
+    fn failed(&self, provider: &Provider, fault: &Fault, next: Option<&str>) -> Response {
+        match fault {
+            Fault::Store(error) => {
+                tracing::error!(%error, "the store failed a page");
+                unavailable(self.site)
+            }
+            Fault::Provider(error) => {
+                if let Unavailable::Configured(_) | Unavailable::Contradictory(_) = **error {
+                    tracing::error!(provider = %provider.name, %error, "an identity provider cannot be used");
+                } else {
+                    tracing::warn!(provider = %provider.name, %error, "an identity provider failed a sign-in");
+                }
+                provider_failed(self.site, provider, next)
+            }
+        }
+    }
+}
+
+/// What came of an answer, for those who count.
+const fn outcome(finished: &Result<Finish, Fault>) -> &'static str {
+    match finished {
         Ok(Finish::SignedIn(_)) => "done",
         Ok(Finish::Refused(_)) => "refused",
         Err(_) => "fault",
-    };
-    oauth.counts.sign_ins.count(["provider", outcome]);
-    match finished {
-        Ok(Finish::SignedIn(signed_in)) => {
-            let response = see_other(&oauth.site.address(&signed_in.next));
-            clear(with_cookie(response, oauth.cookies.set(Kind::Session, &cookie, settings.sign_in.session_life)))
-        }
-        // Somebody else's answer does not end what this browser waits for.
-        Ok(Finish::Refused(refused @ (Refused::NoSignIn | Refused::State))) => {
-            refusal(&oauth.site, provider, &refused, next.as_deref())
-        }
-        Ok(Finish::Refused(refused)) => clear(refusal(&oauth.site, provider, &refused, next.as_deref())),
-        Err(fault) => failed(&oauth, provider, &fault, next.as_deref()),
     }
+}
+
+/// The address that a request comes from, if it has one.
+fn address(request: &Parts) -> Option<IpAddr> {
+    request.extensions.get::<Peer>().and_then(|peer| peer.ip())
 }
 
 /// The parameters of a query, if none comes twice (RFC 6749 §3.1) and it is not too long.
@@ -136,21 +221,6 @@ fn unreadable(site: &Site) -> Response {
         link: Some(("/sign-in", "Sign in")),
     };
     problem.answer(StatusCode::BAD_REQUEST)
-}
-
-/// Nothing was decided.
-fn failed(oauth: &OAuth, provider: &Provider, fault: &Fault, next: Option<&str>) -> Response {
-    match fault {
-        Fault::Store(error) => oauth.unavailable(error),
-        Fault::Provider(error) => {
-            if let Unavailable::Configured(_) | Unavailable::Contradictory(_) = **error {
-                tracing::error!(provider = %provider.name, %error, "an identity provider cannot be used");
-            } else {
-                tracing::warn!(provider = %provider.name, %error, "an identity provider failed a sign-in");
-            }
-            provider_failed(&oauth.site, provider, next)
-        }
-    }
 }
 
 fn provider_failed(site: &Site, provider: &Provider, next: Option<&str>) -> Response {
@@ -189,6 +259,13 @@ fn refusal(site: &Site, provider: &Provider, refused: &Refused, next: Option<&st
             "There is no account for you",
             format!("{label} says who you are, but nobody has an account here for that."),
             "Ask whoever runs the gateway to invite you under the e-mail address that you have there, then sign in again.",
+        ),
+        Refused::NotAdmitted => return not_an_operator(site),
+        Refused::OtherPerson => (
+            StatusCode::FORBIDDEN,
+            "This is somebody else",
+            format!("{label} vouches for another person than the one who is signed in in this browser."),
+            "Sign in there as the same person, or sign out here first.",
         ),
         Refused::Suspended => (
             StatusCode::FORBIDDEN,
@@ -276,6 +353,7 @@ mod tests {
             (Refused::OtherSubject, 400),
             (Refused::Stranger, 403),
             (Refused::Suspended, 403),
+            (Refused::OtherPerson, 403),
             (Refused::Changing, 503),
             (Refused::TooMany, 503),
         ] {

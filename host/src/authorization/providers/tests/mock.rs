@@ -15,15 +15,15 @@ use crate::oauth::signing_key::SigningSecret;
 use crate::secret::Digest;
 
 /// A key that a provider may sign with.
-pub(super) struct Key {
-    pub(super) public: Value,
+pub(crate) struct Key {
+    pub(crate) public: Value,
     private: EncodingKey,
 }
 
-pub(super) static RSA: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Rs256));
-pub(super) static OTHER_RSA: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Rs256));
-pub(super) static EC: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Es256));
-pub(super) static ED: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::EdDsa));
+pub(crate) static RSA: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Rs256));
+pub(crate) static OTHER_RSA: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Rs256));
+pub(crate) static EC: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::Es256));
+pub(crate) static ED: LazyLock<Key> = LazyLock::new(|| Key::generate(Algorithm::EdDsa));
 
 impl Key {
     fn generate(algorithm: Algorithm) -> Self {
@@ -45,45 +45,45 @@ impl Key {
     }
 
     /// A secret that both sides know.
-    pub(super) fn shared(secret: &[u8]) -> Self {
+    pub(crate) fn shared(secret: &[u8]) -> Self {
         let public = json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret), "kid": "shared", "use": "sig" });
         Self { public, private: EncodingKey::from_secret(secret) }
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.public["kid"].as_str().unwrap()
     }
 }
 
 /// What is said in an ID token, and how it is signed.
-pub(super) struct Said {
-    pub(super) header: Value,
-    pub(super) claims: Value,
-    pub(super) key: &'static Key,
-    pub(super) algorithm: jsonwebtoken::Algorithm,
+pub(crate) struct Said {
+    pub(crate) header: Value,
+    pub(crate) claims: Value,
+    pub(crate) key: &'static Key,
+    pub(crate) algorithm: jsonwebtoken::Algorithm,
 }
 
 impl Said {
-    pub(super) fn header(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn header(&mut self, name: &str, value: impl Into<Value>) {
         self.header[name] = value.into();
     }
 
-    pub(super) fn claim(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn claim(&mut self, name: &str, value: impl Into<Value>) {
         self.claims[name] = value.into();
     }
 
-    pub(super) fn without(&mut self, name: &str) {
+    pub(crate) fn without(&mut self, name: &str) {
         self.claims.as_object_mut().unwrap().remove(name).unwrap();
     }
 
     /// Signs with this key, and says so.
-    pub(super) fn sign_with(&mut self, key: &'static Key, algorithm: jsonwebtoken::Algorithm) {
+    pub(crate) fn sign_with(&mut self, key: &'static Key, algorithm: jsonwebtoken::Algorithm) {
         (self.key, self.algorithm) = (key, algorithm);
         self.header("alg", format!("{algorithm:?}"));
         self.header("kid", key.id());
     }
 
-    pub(super) fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&self.header), part(&self.claims));
         let signature = crypto::sign(message.as_bytes(), &self.key.private, self.algorithm).unwrap();
@@ -92,28 +92,28 @@ impl Said {
 }
 
 /// The provider.
-pub(super) struct Mock {
-    pub(super) port: u16,
+pub(crate) struct Mock {
+    pub(crate) port: u16,
     state: Arc<Mutex<State>>,
 }
 
-pub(super) struct State {
-    pub(super) description: Value,
-    pub(super) keys: Vec<Value>,
+pub(crate) struct State {
+    pub(crate) description: Value,
+    pub(crate) keys: Vec<Value>,
     /// To a good code.
-    pub(super) tokens: Value,
+    pub(crate) tokens: Value,
     /// In place of any answer of the token endpoint.
-    pub(super) refusal: Option<(u16, String)>,
-    pub(super) about: Value,
+    pub(crate) refusal: Option<(u16, String)>,
+    pub(crate) about: Value,
     /// Of the request that is under way.
-    pub(super) challenge: String,
+    pub(crate) challenge: String,
     redeemed: Vec<String>,
     /// First line, header of authorization and body of each.
-    pub(super) requests: Vec<(String, String, String)>,
+    pub(crate) requests: Vec<(String, String, String)>,
 }
 
 impl Mock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let address = format!("http://127.0.0.1:{port}");
@@ -148,16 +148,16 @@ impl Mock {
         Self { port, state }
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.state.lock().unwrap())
     }
 
     /// How often this path was asked for.
-    pub(super) fn asked(&self, path: &str) -> usize {
+    pub(crate) fn asked(&self, path: &str) -> usize {
         self.with(|state| state.requests.iter().filter(|(line, ..)| line.split(' ').nth(1) == Some(path)).count())
     }
 }

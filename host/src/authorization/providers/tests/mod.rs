@@ -17,7 +17,7 @@ use crate::ids::KeyName;
 use crate::outbound::{Fetcher, Trusted};
 use crate::store::users::{Creation, NewUser};
 
-mod mock;
+pub(crate) mod mock;
 
 use mock::{EC, ED, Key, Mock, OTHER_RSA, RSA, Said};
 
@@ -78,7 +78,7 @@ impl Scene {
 
     fn here(&self) -> Here<'_> {
         let Self { env, store, fetcher, secret, .. } = self;
-        Here { env, store, fetcher, secret, address: ADDRESS }
+        Here { env, store, fetcher, secret, address: ADDRESS, surface: Surface::Public }
     }
 
     /// Begins a sign-in, and tells the provider what to expect.
@@ -371,6 +371,30 @@ async fn a16_an_answer_counts_once_in_the_browser_that_asked_for_it() {
     // Too late.
     scene.clock.advance(LIFE);
     assert_eq!(refused(finish(scene.answer(&fifth, "code-5"), scene.browser(&fifth)).await), Refused::NoSignIn);
+}
+
+#[tokio::test]
+async fn what_was_begun_at_one_listener_is_nothing_at_the_other() {
+    let scene = Scene::new().await;
+    let operators = Here { address: "https://ops.example", surface: Surface::Admin, ..scene.here() };
+    let wanted = || Wanted { next: "/".to_owned(), fresh: false };
+    let Begin::Begun(begun) = scene.providers.begin(operators, &scene.provider, wanted()).await.unwrap() else {
+        panic!("it begins");
+    };
+    let query = begun.location.split_once('?').unwrap().1;
+    let asked: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    assert_eq!(asked["redirect_uri"], "https://ops.example/sign-in/corp/callback");
+    let public = scene.begin(false).await;
+    for (here, cookie, state) in
+        [(scene.here(), &begun.cookie, asked["state"].clone()), (operators, &public.cookie, public.state())]
+    {
+        let browser = Browser { pending: Some(cookie.clone()), ..scene.browser(&public) };
+        let answer = Answer { state: Some(state), ..scene.answer(&public, "code-1") };
+        let finish = scene.providers.finish(here, &scene.provider, answer, browser).await.unwrap();
+        assert_eq!(refused(finish), Refused::NoSignIn, "{}", here.address);
+        assert_eq!(waits_for(here, &scene.provider, cookie), None);
+    }
+    assert_eq!(scene.mock.asked("/token"), 0);
 }
 
 #[tokio::test]

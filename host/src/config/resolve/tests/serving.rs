@@ -110,6 +110,10 @@ fn mistakes_about_tls_and_the_admin_listener_are_told() {
         assert!(told.len() == 1 && told[0].starts_with(expected), "{text}\n{told:?}");
     }
     assert_eq!(told(&format!("[listen]\nadmin = '192.0.2.1:7401'\nadmin_tls = {PAIR}")), [""; 0]);
+    let provider =
+        "[auth.sign_in]\npasswords = false\n[auth.providers.corp]\nissuer = 'https://id.example'\nclient_id = 'gate'";
+    let by_provider = format!("[listen]\nadmin = '192.0.2.1:7401'\nadmin_tls = {PAIR}\n{provider}");
+    assert_eq!(told(&by_provider), [""; 0], "a provider is a way to sign in");
     assert_eq!(told("[listen]\nadmin = '[::ffff:127.0.0.1]:7401'"), [""; 0], "loopback within IPv6 is loopback");
 }
 

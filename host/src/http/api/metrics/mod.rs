@@ -58,7 +58,7 @@ pub(super) async fn check(State(api): State<Arc<Api>>, request: Request, next: N
     if api.watched.is_open {
         return next.run(request).await;
     }
-    let post = Post { operators: api.operators.clone(), access: Access::Viewer, area: AREA };
+    let post = Post { operators: api.operators.clone(), access: Access::Viewer, area: AREA, wants_fresh: false };
     door::check(State(post), request, next).await
 }
 

@@ -18,6 +18,9 @@ use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{KnownFormat, Ref, RefOr, Required};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use super::word;
+use crate::http::api::FRESH;
+
 /// The one security scheme.
 pub(super) const BEARER: &str = "bearer";
 /// What `If-Match` says: whatever there is, or revisions (a weak tag is none).
@@ -78,6 +81,10 @@ impl Described {
                 StatusCode::SERVICE_UNAVAILABLE,
                 &["store_unavailable", "vault_unavailable", "authorization_unavailable"],
             );
+        let described = match FRESH.contains(&(word(&described.method), path)) {
+            true => described.refuses(StatusCode::FORBIDDEN, &["step_up_required"]),
+            false => described,
+        };
         match names(path).next() {
             None => described,
             Some(_) => {

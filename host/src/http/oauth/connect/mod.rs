@@ -322,7 +322,7 @@ impl OAuth {
     /// Counts a visit to one of these pages.
     #[expect(clippy::result_large_err, reason = "a page ends the request, and is made once")]
     fn count_connection(&self, from: Option<IpAddr>) -> Result<(), Response> {
-        self.server.doors.connections.count(from).map_err(|wait| too_often(self, wait))
+        self.server.doors.connections.count(from).map_err(|wait| too_often(&self.site, wait))
     }
 
     /// The page that says that nothing could be decided.

@@ -66,6 +66,11 @@ impl Site {
         Self { public_url: public_url.to_owned(), path_at }
     }
 
+    /// The address of all of it, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.public_url
+    }
+
     /// What browsers send as `Origin` with our own forms.
     pub fn origin(&self) -> &str {
         &self.public_url[..self.path_at]
@@ -238,6 +243,18 @@ pub fn not_found(site: &Site) -> Response {
         link: None,
     };
     problem.answer(StatusCode::NOT_FOUND)
+}
+
+/// Who somebody is was shown, and their account does not look after the gateway.
+pub fn not_an_operator(site: &Site) -> Response {
+    let problem = Problem {
+        site,
+        title: "This is not for your account",
+        what: "Your account does not look after this gateway. Its role would have to be viewer, operator or owner.",
+        advice: "If it should be, ask an owner of the gateway to give you another role.",
+        link: None,
+    };
+    problem.answer(StatusCode::FORBIDDEN)
 }
 
 /// What was sent to another name of this machine than the one by which the gateway goes.
