@@ -48,6 +48,7 @@ mod recorded;
 pub mod reload;
 pub mod rollback;
 pub mod store;
+pub mod tails;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -65,6 +65,7 @@ mod work;
 
 use entrance::StepsUp;
 pub(super) use entrance::misdirected;
+pub(super) use reply::{Gone, Pieces, event_stream};
 use fanout::Listeners;
 use legacy::{Doors, Sessions};
 use owners::Passing;
