@@ -41,7 +41,9 @@ pub(super) enum Target {
 }
 
 /// Work on files. Its errors are all told before what follows: tokio's own files keep that of a write for the next call.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await?
 }
 
