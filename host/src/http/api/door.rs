@@ -129,13 +129,7 @@ impl Operators {
     }
 
     /// Who somebody is by what they show.
-    async fn look(
-        &self,
-        peer: Option<Peer>,
-        method: &Method,
-        headers: &HeaderMap,
-        look: Look,
-    ) -> Result<Who, Shut> {
+    async fn look(&self, peer: Option<Peer>, method: &Method, headers: &HeaderMap, look: Look) -> Result<Who, Shut> {
         if let Some(Peer::Unix { uid, .. }) = peer
             && (uid == 0 || uid == rustix::process::geteuid().as_raw())
         {

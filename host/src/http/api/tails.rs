@@ -110,11 +110,7 @@ pub(super) async fn decisions(
     Ok(opened.answer(&api, "decision", tail, tell))
 }
 
-pub(super) async fn audit(
-    State(api): State<Arc<Api>>,
-    asker: Asker,
-    Query(query): Query<AuditTailQuery>,
-) -> Answer {
+pub(super) async fn audit(State(api): State<Arc<Api>>, asker: Asker, Query(query): Query<AuditTailQuery>) -> Answer {
     let AuditTailQuery { after, event, actor, subject } = query;
     let filter = AuditFilter { event, actor, subject };
     let opened = Opened::by(&api, asker, "audit", after)?;
@@ -147,7 +143,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn by(api: &Api, (Extension(operator), peer, headers): Asker, area: &'static str, after: Option<u64>) -> Result<Self, Problem> {
+    fn by(
+        api: &Api,
+        (Extension(operator), peer, headers): Asker,
+        area: &'static str,
+        after: Option<u64>,
+    ) -> Result<Self, Problem> {
         let last = headers.get(LAST_EVENT_ID).map(|id| {
             let id = id.to_str().ok().and_then(|id| id.parse().ok());
             let detail = "`Last-Event-ID` is no id of an event of this stream";

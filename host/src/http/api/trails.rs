@@ -182,13 +182,14 @@ impl DecisionQuery {
     pub(super) fn filter(&self) -> Result<Filter, Problem> {
         let Self { limit: _, cursor: _, principal, upstream, tool, verdict, since, until } = self;
         let read_principal = |text: &String| {
-            Principal::parse(text)
-                .ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`"))
+            Principal::parse(text).ok_or_else(|| {
+                Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`")
+            })
         };
-        let read_upstream = |name: &String| UpstreamName::parse(name).map_err(|_| Problem::invalid("`upstream` is no name"));
-        let read_verdict = |word: &String| {
-            RecordedVerdict::parse(word).ok_or_else(|| Problem::invalid("there is no such verdict"))
-        };
+        let read_upstream =
+            |name: &String| UpstreamName::parse(name).map_err(|_| Problem::invalid("`upstream` is no name"));
+        let read_verdict =
+            |word: &String| RecordedVerdict::parse(word).ok_or_else(|| Problem::invalid("there is no such verdict"));
         Ok(Filter {
             principal: principal.as_ref().map(read_principal).transpose()?,
             upstream: upstream.as_ref().map(read_upstream).transpose()?,

@@ -65,12 +65,12 @@ mod work;
 
 use entrance::StepsUp;
 pub(super) use entrance::misdirected;
-pub(super) use reply::{Gone, Pieces, event_stream};
 use fanout::Listeners;
 use legacy::{Doors, Sessions};
 use owners::Passing;
 use parked::Parking;
 use places::{Payer, Places};
+pub(super) use reply::{Gone, Pieces, event_stream};
 use stays::Stays;
 
 /// Path before the name of an upstream that has an endpoint of its own.

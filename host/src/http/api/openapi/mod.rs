@@ -98,6 +98,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::connections::operations(),
         super::policies::operations(),
         super::trails::operations(),
+        super::tails::operations(),
         super::recordings::operations(),
         super::approvals::operations(),
         super::pins::operations(),
