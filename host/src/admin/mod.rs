@@ -50,6 +50,7 @@ mod recorded;
 pub mod reload;
 pub mod rollback;
 pub mod store;
+pub mod tails;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::audit_export::{ExportState, Exporter as AuditExporter};
+use crate::admin::tails::Tails;
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::authorization::clients::Clients;
@@ -413,6 +414,7 @@ impl Gateway {
             operators: Arc::new(operators),
             console: console.clone(),
             watched,
+            tails: Arc::new(Tails::new(&store, &self.requests)),
         });
 
         let edge = &config.edge;

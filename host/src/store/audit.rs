@@ -76,18 +76,79 @@ pub async fn record_and_announce(
 
 /// A page of the trail, newest first.
 pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Recorded>, StoreError> {
-    store.read(move |tx| AUDIT.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(Recorded::try_from)).await
+    list_of(store, after, limit, |_| true).await
+}
+
+/// A page of the rows that `keep` keeps, newest first. It looks at a bounded number of rows: it may be short, or empty, and
+/// still have a next one.
+pub async fn list_of(
+    store: &Store,
+    after: Option<Cursor>,
+    limit: usize,
+    keep: impl Fn(&Recorded) -> bool + Send + 'static,
+) -> Result<Page<Recorded>, StoreError> {
+    let take = move |row| {
+        let recorded = Recorded::try_from(row)?;
+        Ok(keep(&recorded).then_some(recorded))
+    };
+    store.read(move |tx| AUDIT.newest_first_of(tx, after.as_ref(), limit, &take)).await
+}
+
+/// A row as it is found, which perhaps cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Recorded(Recorded),
+    Unreadable { at: Timestamp, sequence: u64, problem: String },
+}
+
+impl Found {
+    pub const fn sequence(&self) -> u64 {
+        match self {
+            Self::Recorded(Recorded { sequence, .. }) | Self::Unreadable { sequence, .. } => *sequence,
+        }
+    }
+
+    pub const fn at(&self) -> Timestamp {
+        match self {
+            Self::Recorded(recorded) => recorded.entry.at,
+            Self::Unreadable { at, .. } => *at,
+        }
+    }
 }
 
 /// At most `limit` rows after one of this moment and number, oldest first.
-pub async fn since(store: &Store, (at, sequence): (Timestamp, u64), limit: usize) -> Result<Vec<Recorded>, StoreError> {
+pub async fn since(store: &Store, (at, sequence): (Timestamp, u64), limit: usize) -> Result<Vec<Found>, StoreError> {
     store
         .read(move |tx| {
             let after = Bounds::after(row_key(at.as_millis(), sequence));
             let rows = tx.range(Table::Audit, &after, Direction::Forward, limit)?;
-            rows.iter().map(|(_, row)| Recorded::try_from(AUDIT.decode(row)?)).collect()
+            rows.iter().map(|(key, row)| found(key, row)).collect()
         })
         .await
+}
+
+/// The rows with the earliest and with the latest time.
+pub(super) async fn ends(store: &Store) -> Result<Option<(Found, Found)>, StoreError> {
+    store
+        .read(|tx| {
+            let mut end = |direction| {
+                let rows = tx.range(Table::Audit, &Bounds::all(), direction, 1)?;
+                rows.first().map(|(key, row)| found(key, row)).transpose()
+            };
+            Ok::<_, StoreError>(end(Direction::Forward)?.zip(end(Direction::Backward)?))
+        })
+        .await
+}
+
+/// What a row says, or else what its key says. A key that says nothing is a fault.
+fn found(key: &[u8], row: &[u8]) -> Result<Found, StoreError> {
+    match AUDIT.decode(row).and_then(Recorded::try_from) {
+        Ok(recorded) => Ok(Found::Recorded(recorded)),
+        Err(error) => {
+            let (at_ms, sequence) = read_key(key).ok_or_else(|| none("a key"))?;
+            Ok(Found::Unreadable { at: Timestamp::from_millis(at_ms), sequence, problem: error.to_string() })
+        }
+    }
 }
 
 /// The number of the row that was appended last; 0 if there was none.
@@ -103,8 +164,25 @@ pub(super) fn prune_step(tx: &mut WriteTx<'_>, retention: Duration, limit: usize
     Ok(rows.len())
 }
 
+/// Makes the row with this number one that nobody can read.
+#[cfg(test)]
+pub(crate) async fn spoil(store: &Store, sequence: u64) {
+    let spoil = move |tx: &mut WriteTx<'_>| {
+        let rows = tx.range(Table::Audit, &Bounds::all(), Direction::Forward, super::engine::MAX_RANGE)?;
+        let is_it = |key: &[u8]| read_key(key).is_some_and(|(_, number)| number == sequence);
+        rows.iter().filter(|(key, _)| is_it(key)).try_for_each(|(key, _)| tx.put(Table::Audit, key, b"\x63{}"))
+    };
+    store.write(spoil).await.unwrap();
+}
+
 fn row_key(at_ms: u64, sequence: u64) -> [u8; 16] {
     ((u128::from(at_ms) << 64) | u128::from(sequence)).to_be_bytes()
+}
+
+/// Time and number that a key is made of.
+fn read_key(key: &[u8]) -> Option<(u64, u64)> {
+    let (at_ms, sequence) = key.split_first_chunk()?;
+    Some((u64::from_be_bytes(*at_ms), u64::from_be_bytes(sequence.try_into().ok()?)))
 }
 
 /// A row as it is stored, codec version 1.

@@ -102,6 +102,8 @@ tables! {
     Expiry = 17 "expiry",
     /// Who does what only one of several gateways may do, by what it is.
     Leases = 18 "leases",
+    /// Which decisions were appended, batch by batch, by the number of the last one.
+    DecisionBatches = 19 "decision_batches",
 
     /// OAuth clients by id.
     Clients = 30 "clients",

@@ -41,6 +41,7 @@ pub mod stats;
 
 pub mod approvals;
 pub mod audit;
+pub mod audit_feed;
 pub mod data_keys;
 pub mod decisions;
 pub mod keys;
@@ -93,6 +94,7 @@ const KEPT: &[&dyn table::Kept] = &[
     &keys::KEYS,
     &audit::AUDIT,
     &decisions::DECISIONS,
+    &decisions::BATCHES,
     &approvals::Kept,
     &pins::PINS,
     &pins::UPSTREAMS,

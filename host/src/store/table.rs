@@ -160,6 +160,17 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         })
     }
 
+    /// The same of what `take` makes of the records that it takes.
+    pub(super) fn newest_first_of<T>(
+        &self,
+        tx: &mut ReadTx<'_>,
+        after: Option<&Cursor>,
+        limit: usize,
+        take: impl Fn(R) -> Result<Option<T>, StoreError>,
+    ) -> Result<Page<T>, StoreError> {
+        page(tx, (self.table, &[]), None, after, limit, |_, (_, value)| take(self.decode(value)?))
+    }
+
     /// A page of the records that `keep` keeps, from the largest key that begins with `prefix` down.
     pub(super) fn last_first_within(
         &self,

@@ -43,6 +43,15 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+/// What was appended to a trail after some number, in the order of appending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended<T> {
+    /// Each with its number. What was forgotten meanwhile is missing.
+    pub rows: Vec<(u64, T)>,
+    /// The number up to which these are all. Less than what was asked about if the store is another one than it was.
+    pub reached: u64,
+}
+
 /// What became of something that was to be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

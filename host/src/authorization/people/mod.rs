@@ -250,14 +250,26 @@ impl AuthorizationServer {
         surface: Surface,
         cookie: Option<&Plaintext>,
     ) -> Result<Option<(BrowserSession, User)>, Fault> {
-        let Some(digest) = cookie.map(Plaintext::digest) else { return Ok(None) };
-        let found = browser_sessions::find(&self.store, digest, surface).await?;
-        if let Some((session, _)) = &found
+        let found = self.glance(surface, cookie).await?;
+        if let (Some(cookie), Some((session, _))) = (cookie, &found)
             && self.env.now() >= session.last_seen.after(SEEN_STEP)
         {
-            browser_sessions::touch(&self.store, digest).await?;
+            browser_sessions::touch(&self.store, cookie.digest()).await?;
         }
         Ok(found)
+    }
+
+    /// The same without counting this as use: the session rests on.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn glance(
+        &self,
+        surface: Surface,
+        cookie: Option<&Plaintext>,
+    ) -> Result<Option<(BrowserSession, User)>, Fault> {
+        let Some(digest) = cookie.map(Plaintext::digest) else { return Ok(None) };
+        Ok(browser_sessions::find(&self.store, digest, surface).await?)
     }
 
     /// Who is signed in with a cookie, without counting this as use: the session rests on.
@@ -265,8 +277,7 @@ impl AuthorizationServer {
     /// # Errors
     /// A [`Fault`].
     pub async fn peek(&self, cookie: Option<&Plaintext>) -> Result<Option<UserId>, Fault> {
-        let Some(digest) = cookie.map(Plaintext::digest) else { return Ok(None) };
-        let found = browser_sessions::find(&self.store, digest, Surface::Public).await?;
+        let found = self.glance(Surface::Public, cookie).await?;
         Ok(found.map(|(_, user)| user.id))
     }
 

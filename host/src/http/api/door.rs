@@ -29,6 +29,9 @@ use crate::secret::{Digest, Plaintext};
 /// Header with the token of a page of ours, for what changes something.
 pub(super) const CSRF_HEADER: &str = "x-portcullis-csrf";
 
+/// What is looked at to tell who somebody is.
+const SHOWN: [&str; 4] = ["authorization", "cookie", "origin", "sec-fetch-site"];
+
 /// Tells who an operator is.
 pub struct Operators {
     token: Digest,
@@ -66,6 +69,43 @@ pub(super) struct Post {
     pub(super) wants_fresh: bool,
 }
 
+/// Whether somebody's session is used by looking who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    AsUse,
+    /// Something of theirs goes on by itself: their session rests on.
+    Again,
+}
+
+/// What somebody showed to be let in, to be looked at again as long as they stay.
+pub(super) struct Admission {
+    operators: Arc<Operators>,
+    peer: Option<Peer>,
+    headers: HeaderMap,
+    wish: Wish,
+}
+
+impl Admission {
+    /// To what viewers may read in an area.
+    pub(super) fn to_read(
+        operators: Arc<Operators>,
+        peer: Option<Peer>,
+        headers: &HeaderMap,
+        area: &'static str,
+    ) -> Self {
+        let shown = headers.iter().filter(|(name, _)| SHOWN.contains(&name.as_str()));
+        let headers = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { operators, peer, headers, wish: Wish { access: Access::Viewer, is_read: true, area, wants_fresh: false } }
+    }
+
+    /// Whether they would be let in now. If that cannot be told, they would not.
+    pub(super) async fn holds(&self) -> bool {
+        let Self { operators, peer, headers, wish } = self;
+        let who = operators.look(*peer, &Method::GET, headers, Look::Again).await;
+        who.is_ok_and(|who| who.may(*wish).is_ok())
+    }
+}
+
 /// Lets a request pass that comes from whom the row wants, or answers 401 or 403.
 pub(super) async fn check(State(post): State<Post>, request: Request, next: Next) -> Response {
     match admit(&post, request, next).await {
@@ -79,7 +119,8 @@ impl Doorkeeper for Post {
     async fn judge(&self, request: &Parts, before: Option<&Operator>) -> Result<Operator, Response> {
         let Self { operators, access, area, wants_fresh } = self;
         let peer = request.extensions.get::<Peer>().copied();
-        let found = operators.look(peer, &request.method, &request.headers).await;
+        let look = if before.is_some() { Look::Again } else { Look::AsUse };
+        let found = operators.look(peer, &request.method, &request.headers, look).await;
         let who = found.map_err(Shut::into_response)?;
         let is_read = is_read(&request.method);
         let wish = Wish { access: *access, is_read, area, wants_fresh: *wants_fresh };
@@ -106,14 +147,14 @@ impl Operators {
     }
 
     /// Who somebody is by what they show.
-    async fn look(&self, peer: Option<Peer>, method: &Method, headers: &HeaderMap) -> Result<Who, Shut> {
+    async fn look(&self, peer: Option<Peer>, method: &Method, headers: &HeaderMap, look: Look) -> Result<Who, Shut> {
         if let Some(Peer::Unix { uid, .. }) = peer
             && (uid == 0 || uid == rustix::process::geteuid().as_raw())
         {
             return Ok(Who::Socket);
         }
         let Some(shown) = headers.get(AUTHORIZATION) else {
-            return self.by_cookie(method, headers).await?.ok_or(Shut::Nobody);
+            return self.by_cookie(method, headers, look).await?.ok_or(Shut::Nobody);
         };
         let shown = shown.to_str().ok().and_then(|shown| shown.split_once(' '));
         let bearer = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -139,10 +180,13 @@ impl Operators {
         Ok(found.map(|(token, user)| Who::ApiToken { token: Box::new(token), user: Box::new(user) }))
     }
 
-    async fn by_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<Option<Who>, Shut> {
+    async fn by_cookie(&self, method: &Method, headers: &HeaderMap, look: Look) -> Result<Option<Who>, Shut> {
         let Some(console) = &self.console else { return Ok(None) };
         let Some(cookie) = console.cookie(headers) else { return Ok(None) };
-        let found = self.server.signed_in_at(Surface::Admin, Some(&cookie)).await?;
+        let found = match look {
+            Look::AsUse => self.server.signed_in_at(Surface::Admin, Some(&cookie)).await?,
+            Look::Again => self.server.glance(Surface::Admin, Some(&cookie)).await?,
+        };
         let Some((session, user)) = found else { return Ok(None) };
         let token = headers.get(CSRF_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default();
         let is_ours = match is_read(method) {

@@ -24,12 +24,13 @@ use utoipa::IntoParams;
 use super::body::{self, read_limited};
 use super::console::Console;
 use crate::admin::Control;
+use crate::admin::tails::Tails;
 use crate::audit::Actor;
 use crate::authorization::signing::SigningKeys;
 use crate::authorization::{AuthorizationServer, Fault};
 use crate::connections::keeper::{Keeper, MayUse};
 use crate::env::ClockOffset;
-use crate::store::audit::Recorded;
+use crate::store::audit::Found;
 use crate::store::sweeper::SweeperState;
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError};
@@ -55,6 +56,7 @@ pub(super) mod set_up_link;
 pub(super) mod signing_keys;
 pub(super) mod status;
 pub(super) mod store;
+pub(super) mod tails;
 pub(super) mod trails;
 pub(super) mod upstreams;
 pub(super) mod users;
@@ -285,6 +287,7 @@ pub const ROUTES: &[Route] = &[
         handler: || post(policies::roll_back),
     },
     Route { method: "GET", path: "/api/v1/decisions", access: Access::Viewer, handler: || get(trails::list_decisions) },
+    Route { method: "GET", path: "/api/v1/decisions/tail", access: Access::Viewer, handler: || get(tails::decisions) },
     Route {
         method: "GET",
         path: "/api/v1/decisions/{id}",
@@ -299,6 +302,8 @@ pub const ROUTES: &[Route] = &[
         handler: || get(recordings::show),
     },
     Route { method: "GET", path: "/api/v1/audit", access: Access::Viewer, handler: || get(trails::list_audit) },
+    Route { method: "GET", path: "/api/v1/audit/tail", access: Access::Viewer, handler: || get(tails::audit) },
+    Route { method: "GET", path: "/api/v1/audit/{id}", access: Access::Viewer, handler: || get(trails::show_audit) },
     Route { method: "GET", path: "/api/v1/approvals", access: Access::Viewer, handler: || get(approvals::list) },
     Route { method: "GET", path: "/api/v1/approvals/{id}", access: Access::Operator, handler: || get(approvals::show) },
     Route {
@@ -401,11 +406,12 @@ pub struct Api {
     /// The pages of the admin listener, where there is one.
     pub console: Option<Arc<Console>>,
     pub watched: Watched,
+    pub tails: Arc<Tails>,
 }
 
 /// A row of the audit trail as operators see it.
-pub fn audit_line(recorded: &Recorded) -> serde_json::Value {
-    json!(trails::audit_view(recorded))
+pub fn audit_line(found: &Found) -> serde_json::Value {
+    json!(trails::view_of_found(found))
 }
 
 /// What is asked about connections.

@@ -11,97 +11,155 @@ use super::openapi::words::{ModeWord, OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling};
+use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
-use crate::store::audit::Recorded;
+use crate::store::audit::{Found, Recorded};
 use crate::store::decisions::Filter;
-use crate::store::{audit, decisions};
+use crate::store::{audit, audit_feed, decisions};
 
 const DECISIONS: &str = "decisions";
 const AUDIT: &str = "audit";
+/// What a row of the audit trail is called that cannot be read, and who did what it tells of.
+const UNREADABLE: &str = "unreadable";
+const UNKNOWN: &str = "unknown";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize, IntoParams)]
+#[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DecisionQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
+pub(in crate::http) struct DecisionQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
     /// Such as `key:ci`.
-    principal: Option<String>,
+    pub(in crate::http) principal: Option<String>,
+    #[param(value_type = Option<String>)]
+    pub(in crate::http) upstream: Option<String>,
     /// The upstream's own name for the tool.
-    tool: Option<String>,
+    pub(in crate::http) tool: Option<String>,
     #[param(inline, value_type = Option<VerdictWord>)]
-    verdict: Option<String>,
+    pub(in crate::http) verdict: Option<String>,
+    /// Of requests that began then or later, such as `2027-01-31T00:00:00Z`.
+    #[param(format = DateTime)]
+    pub(in crate::http) since: Option<String>,
+    /// Of requests that began before.
+    #[param(format = DateTime)]
+    pub(in crate::http) until: Option<String>,
+}
+
+/// The same of the audit trail.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct AuditQuery {
+    /// At most 200; 50 if it is not said.
+    pub(in crate::http) limit: Option<usize>,
+    /// The `next_cursor` of the page before.
+    pub(in crate::http) cursor: Option<String>,
+    /// What the name of the event begins with, such as `key` or `grant.revoked`.
+    pub(in crate::http) event: Option<String>,
+    /// What the actor begins with, such as `operator` or `user:ID`.
+    pub(in crate::http) actor: Option<String>,
+    /// What it is about, by its name or id as the detail has it, such as the name of a key.
+    pub(in crate::http) subject: Option<String>,
+}
+
+/// Which rows of the audit trail are wanted; what is `None` does not matter.
+pub(super) struct AuditFilter {
+    pub(super) event: Option<String>,
+    pub(super) actor: Option<String>,
+    pub(super) subject: Option<String>,
+}
+
+impl AuditFilter {
+    /// Whether a row is one of these.
+    pub(super) fn takes(&self, view: &AuditView) -> bool {
+        let begins = |text: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| text.starts_with(wanted.as_str()))
+        };
+        begins(view.event, &self.event)
+            && begins(&view.actor, &self.actor)
+            && self.subject.as_ref().is_none_or(|subject| names(&view.detail, subject))
+    }
+}
+
+/// Whether this text stands anywhere in a detail.
+fn names(detail: &Value, subject: &str) -> bool {
+    match detail {
+        Value::String(text) => text == subject,
+        Value::Array(values) => values.iter().any(|value| names(value, subject)),
+        Value::Object(members) => members.values().any(|value| names(value, subject)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// What was decided about one request.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Decision)]
-struct DecisionView {
-    id: String,
+pub(in crate::http) struct DecisionView {
+    pub(in crate::http) id: String,
     #[schema(format = DateTime)]
-    at: String,
-    principal: String,
+    pub(in crate::http) at: String,
+    pub(in crate::http) principal: String,
     /// Such as `tools/call`.
-    operation: String,
+    pub(in crate::http) operation: String,
     #[schema(value_type = Option<String>)]
-    upstream: Option<UpstreamName>,
-    tool: Option<String>,
+    pub(in crate::http) upstream: Option<UpstreamName>,
+    pub(in crate::http) tool: Option<String>,
     /// Of MCP, as the caller spoke it.
-    revision: String,
+    pub(in crate::http) revision: String,
     #[schema(value_type = VerdictWord)]
-    verdict: &'static str,
-    reason_code: Option<String>,
-    policy_generation: u64,
-    steps: Vec<StepView>,
+    pub(in crate::http) verdict: &'static str,
+    pub(in crate::http) reason_code: Option<String>,
+    pub(in crate::http) policy_generation: u64,
+    pub(in crate::http) steps: Vec<StepView>,
     /// Approvals that it counted on.
     #[schema(value_type = Vec<String>)]
-    approvals: Vec<ApprovalId>,
+    pub(in crate::http) approvals: Vec<ApprovalId>,
     #[schema(value_type = OutcomeWord)]
-    outcome: &'static str,
-    elapsed_ms: u64,
+    pub(in crate::http) outcome: &'static str,
+    pub(in crate::http) elapsed_ms: u64,
 }
 
 /// What one policy said.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DecisionStep)]
-struct StepView {
+pub(in crate::http) struct StepView {
     #[schema(value_type = String)]
-    policy: BindingName,
-    module_name: String,
-    version: String,
-    module_digest: String,
+    pub(in crate::http) policy: BindingName,
+    pub(in crate::http) module_name: String,
+    pub(in crate::http) version: String,
+    pub(in crate::http) module_digest: String,
     #[schema(value_type = ModeWord)]
-    mode: &'static str,
-    hook: String,
+    pub(in crate::http) mode: &'static str,
+    pub(in crate::http) hook: String,
     #[schema(value_type = VerdictWord)]
-    verdict: &'static str,
-    reason_code: Option<String>,
-    rule: Option<String>,
-    micros: u64,
-    notes: Vec<NoteView>,
+    pub(in crate::http) verdict: &'static str,
+    pub(in crate::http) reason_code: Option<String>,
+    pub(in crate::http) rule: Option<String>,
+    pub(in crate::http) micros: u64,
+    pub(in crate::http) notes: Vec<NoteView>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = DecisionNote)]
-struct NoteView {
-    key: String,
-    value: String,
+pub(in crate::http) struct NoteView {
+    pub(in crate::http) key: String,
+    pub(in crate::http) value: String,
 }
 
 /// What somebody did, or the gateway.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntry)]
-pub(super) struct AuditView {
-    sequence: u64,
+pub(in crate::http) struct AuditView {
+    pub(in crate::http) sequence: u64,
     #[schema(format = DateTime)]
-    at: String,
-    actor: String,
+    pub(in crate::http) at: String,
+    pub(in crate::http) actor: String,
     /// Such as `key.created`.
-    event: &'static str,
+    pub(in crate::http) event: &'static str,
     /// What belongs to the event.
     #[schema(value_type = Object)]
-    detail: Value,
+    pub(in crate::http) detail: Value,
 }
 
 /// What the document of the API says of these.
@@ -112,41 +170,116 @@ pub(super) fn operations() -> Vec<Described> {
             .pages::<DecisionView>(DECISIONS),
         get("/api/v1/decisions/{id}", "showDecision", "One decision, step by step").shows::<DecisionView>(),
         get("/api/v1/audit", "listAudit", "What operators, people and the gateway did, newest first")
-            .asks::<Paging>()
+            .asks::<AuditQuery>()
             .pages::<AuditView>("entries"),
+        get("/api/v1/audit/{id}", "showAuditEntry", "One entry of the audit trail, by its sequence")
+            .shows::<AuditView>(),
     ]
 }
 
-pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Query<DecisionQuery>) -> Answer {
-    let DecisionQuery { limit, cursor, principal, tool, verdict } = query;
-    let paging = Paging { limit, cursor };
-    let principal = principal
-        .map(|text| {
-            Principal::parse(&text)
-                .ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID` or `gateway`"))
+impl DecisionQuery {
+    /// What is wanted.
+    pub(super) fn filter(&self) -> Result<Filter, Problem> {
+        let Self { limit: _, cursor: _, principal, upstream, tool, verdict, since, until } = self;
+        let read_principal = |text: &String| {
+            Principal::parse(text).ok_or_else(|| {
+                Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`")
+            })
+        };
+        let read_upstream =
+            |name: &String| UpstreamName::parse(name).map_err(|_| Problem::invalid("`upstream` is no name"));
+        let read_verdict =
+            |word: &String| RecordedVerdict::parse(word).ok_or_else(|| Problem::invalid("there is no such verdict"));
+        Ok(Filter {
+            principal: principal.as_ref().map(read_principal).transpose()?,
+            upstream: upstream.as_ref().map(read_upstream).transpose()?,
+            tool: tool.clone(),
+            verdict: verdict.as_ref().map(read_verdict).transpose()?,
+            since: since.as_ref().map(|text| read_time("since", text)).transpose()?,
+            until: until.as_ref().map(|text| read_time("until", text)).transpose()?,
         })
-        .transpose()?;
-    let verdict = verdict
-        .map(|word| RecordedVerdict::parse(&word).ok_or_else(|| Problem::invalid("there is no such verdict")))
-        .transpose()?;
-    let filter = Filter { principal, tool, verdict };
-    let page = decisions::list(&api.control.store, filter, paging.cursor(&api, DECISIONS)?, paging.limit()).await?;
-    let rows: Vec<DecisionView> = page.items.iter().map(decision_view).collect();
-    Ok(ok(&json!({ "decisions": rows, "next_cursor": next_cursor(&api, DECISIONS, page.next.as_ref()) })))
+    }
+}
+
+fn read_time(name: &str, text: &str) -> Result<Timestamp, Problem> {
+    let time = humantime::parse_rfc3339(text)
+        .map_err(|_| Problem::invalid(format!("`{name}` must be a time such as 2027-01-31T00:00:00Z")))?;
+    let since_epoch = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// A page of decisions, and the cursor of the next one.
+pub(in crate::http) async fn decisions_page(
+    api: &Api,
+    query: DecisionQuery,
+) -> Result<(Vec<DecisionView>, Option<String>), Problem> {
+    let filter = query.filter()?;
+    let paging = Paging { limit: query.limit, cursor: query.cursor };
+    let page = decisions::list(&api.control.store, filter, paging.cursor(api, DECISIONS)?, paging.limit()).await?;
+    let next = next_cursor(api, DECISIONS, page.next.as_ref());
+    Ok((page.items.iter().map(decision_view).collect(), next))
+}
+
+pub(super) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Query<DecisionQuery>) -> Answer {
+    let (rows, next) = decisions_page(&api, query).await?;
+    Ok(ok(&json!({ "decisions": rows, "next_cursor": next })))
+}
+
+/// The decision with this id.
+pub(in crate::http) async fn decision(api: &Api, id: &str) -> Result<DecisionView, Problem> {
+    let decision = decisions::get(&api.control.store, id).await?.ok_or_else(|| Problem::not_found("decision"))?;
+    Ok(decision_view(&decision))
 }
 
 pub(super) async fn show_decision(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let decision = decisions::get(&api.control.store, &id).await?.ok_or_else(|| Problem::not_found("decision"))?;
-    Ok(ok(&json!(decision_view(&decision))))
+    Ok(ok(&json!(decision(&api, &id).await?)))
 }
 
-pub(super) async fn list_audit(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
-    let page = audit::list(&api.control.store, paging.cursor(&api, AUDIT)?, paging.limit()).await?;
-    let rows: Vec<AuditView> = page.items.iter().map(audit_view).collect();
-    Ok(ok(&json!({ "entries": rows, "next_cursor": next_cursor(&api, AUDIT, page.next.as_ref()) })))
+/// A page of the audit trail, and the cursor of the next one.
+pub(in crate::http) async fn audit_page(
+    api: &Api,
+    query: AuditQuery,
+) -> Result<(Vec<AuditView>, Option<String>), Problem> {
+    let AuditQuery { limit, cursor, event, actor, subject } = query;
+    let (paging, filter) = (Paging { limit, cursor }, AuditFilter { event, actor, subject });
+    let keep = move |row: &Recorded| filter.takes(&audit_view(row));
+    let page = audit::list_of(&api.control.store, paging.cursor(api, AUDIT)?, paging.limit(), keep).await?;
+    let next = next_cursor(api, AUDIT, page.next.as_ref());
+    Ok((page.items.iter().map(audit_view).collect(), next))
 }
 
-fn decision_view(record: &DecisionRecord) -> DecisionView {
+pub(super) async fn list_audit(State(api): State<Arc<Api>>, Query(query): Query<AuditQuery>) -> Answer {
+    let (rows, next) = audit_page(&api, query).await?;
+    Ok(ok(&json!({ "entries": rows, "next_cursor": next })))
+}
+
+/// The entry with this sequence.
+pub(in crate::http) async fn audit_entry(api: &Api, sequence: &str) -> Result<AuditView, Problem> {
+    let none = || Problem::not_found("entry");
+    let sequence = sequence.parse().map_err(|_| none())?;
+    let found = audit_feed::find(&api.control.store, sequence).await?.ok_or_else(none)?;
+    Ok(view_of_found(&found))
+}
+
+pub(super) async fn show_audit(State(api): State<Arc<Api>>, Path(sequence): Path) -> Answer {
+    Ok(ok(&json!(audit_entry(&api, &sequence).await?)))
+}
+
+/// A row as it is found. Of one that cannot be read, its number and its time are told.
+pub(super) fn view_of_found(found: &Found) -> AuditView {
+    match found {
+        Found::Recorded(recorded) => audit_view(recorded),
+        Found::Unreadable { at, sequence, problem } => AuditView {
+            sequence: *sequence,
+            at: at.to_string(),
+            actor: UNKNOWN.to_owned(),
+            event: UNREADABLE,
+            detail: json!({ "problem": problem }),
+        },
+    }
+}
+
+pub(super) fn decision_view(record: &DecisionRecord) -> DecisionView {
     let DecisionRecord {
         id,
         at,

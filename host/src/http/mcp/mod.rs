@@ -70,6 +70,7 @@ use legacy::{Doors, Sessions};
 use owners::Passing;
 use parked::Parking;
 use places::{Payer, Places};
+pub(super) use reply::{Gone, Pieces, event_stream};
 use stays::Stays;
 
 /// Path before the name of an upstream that has an endpoint of its own.

@@ -134,7 +134,7 @@ impl Ear {
 }
 
 /// A response that is a stream of events.
-pub(super) fn event_stream(body: Body) -> Response {
+pub(in crate::http) fn event_stream(body: Body) -> Response {
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -145,29 +145,29 @@ pub(super) fn event_stream(body: Body) -> Response {
 
 /// The writing end of a stream that cannot be resumed. Whoever writes waits for a slow reader, and not for ever.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(in crate::http) struct Pieces {
     sender: mpsc::Sender<Bytes>,
     stall: Duration,
 }
 
 /// The reader has left, or took nothing for too long.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(in crate::http) struct Gone;
 
 impl Pieces {
     /// A stream and its writing end. `stall`: how long the reader may take nothing.
-    pub(super) fn new(stall: Duration) -> (Self, Body) {
+    pub(in crate::http) fn new(stall: Duration) -> (Self, Body) {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECE_QUEUE);
         let body = stream::poll_fn(move |ctx| receiver.poll_recv(ctx).map(|piece| piece.map(Ok::<_, Infallible>)));
         (Self { sender, stall }, Body::from_stream(body))
     }
 
-    pub(super) async fn send(&self, piece: impl Into<Bytes>) -> Result<(), Gone> {
+    pub(in crate::http) async fn send(&self, piece: impl Into<Bytes>) -> Result<(), Gone> {
         self.sender.send_timeout(piece.into(), self.stall).await.map_err(|_| Gone)
     }
 
     /// Waits until the reader has left.
-    pub(super) async fn closed(&self) {
+    pub(in crate::http) async fn closed(&self) {
         self.sender.closed().await;
     }
 }

@@ -1,8 +1,8 @@
 //! The decision trail: what became of callers' requests.
 //!
 //! No request waits for it ([`super::trail`]). Rows are keyed by the decision's id, which begins with its time, so that
-//! key order is time order and writing a batch twice is the same as writing it once. What a record holds is
-//! `crate::audit`.
+//! key order is time order and writing a batch twice is the same as writing it once. In which order they were appended is
+//! in [`feed`]. What a record holds is `crate::audit`.
 
 use super::engine::{Bounds, Direction, MAX_KEY_BYTES, Row, Table};
 use super::table::{Cursor, Page, Single, Typed};
@@ -10,11 +10,14 @@ use super::trail::{self, Trail};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{DecisionRecord, RecordedVerdict};
 use crate::env::Timestamp;
-use crate::ids::Principal;
+use crate::ids::{Principal, UpstreamName};
 
+mod feed;
 mod record;
 
 pub use super::trail::{Retention, Taken, Totals};
+pub(super) use feed::BATCHES;
+pub use feed::{appended, last_number};
 use record::Record;
 
 /// Records that may wait to be written.
@@ -93,16 +96,40 @@ impl Trail for Decisions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub principal: Option<Principal>,
+    pub upstream: Option<UpstreamName>,
     /// The upstream's own name for the tool.
     pub tool: Option<String>,
     pub verdict: Option<RecordedVerdict>,
+    /// Of requests that began then or later.
+    pub since: Option<Timestamp>,
+    /// Of requests that began before.
+    pub until: Option<Timestamp>,
 }
 
 impl Filter {
+    /// Whether a decision is one of these.
+    pub fn takes(&self, decision: &DecisionRecord) -> bool {
+        let Self { principal, upstream, tool, verdict, since, until } = self;
+        principal.as_ref().is_none_or(|principal| decision.principal == *principal)
+            && (upstream.is_none() || decision.upstream == *upstream)
+            && (tool.is_none() || decision.tool == *tool)
+            && verdict.is_none_or(|verdict| decision.verdict == verdict)
+            && since.is_none_or(|since| decision.at >= since)
+            && until.is_none_or(|until| decision.at < until)
+    }
+
+    /// The same of a decision as it is stored. Its time is that of its key.
     fn fits(&self, record: &Record, principal: Option<&str>) -> bool {
         principal.is_none_or(|principal| record.principal == principal)
+            && self.upstream.as_ref().is_none_or(|upstream| record.upstream.as_deref() == Some(upstream.as_str()))
             && (self.tool.is_none() || record.tool == self.tool)
             && self.verdict.is_none_or(|verdict| record.verdict == verdict.as_str())
+    }
+
+    /// Where a list begins that goes on after this.
+    fn begin(&self, after: Option<Cursor>) -> Option<Cursor> {
+        let end = self.until.and_then(|until| Cursor::from_bytes(first_id_at(until).into_bytes()));
+        [after, end].into_iter().flatten().min_by(|one, other| one.as_bytes().cmp(other.as_bytes()))
     }
 }
 
@@ -115,10 +142,14 @@ pub async fn list(
     limit: usize,
 ) -> Result<Page<DecisionRecord>, StoreError> {
     let principal = filter.principal.as_ref().map(Principal::to_string);
+    let (after, oldest) = (filter.begin(after), filter.since.map(first_id_at));
     store
         .read(move |tx| {
-            let fits = |record: &Record| filter.fits(record, principal.as_deref());
-            DECISIONS.newest_first(tx, after.as_ref(), limit, fits)?.try_map(DecisionRecord::try_from)
+            let is_in_time = |id: &[u8]| oldest.as_ref().is_none_or(|oldest| id >= oldest.as_bytes());
+            let fits = |record: &Record| is_in_time(record.id.as_bytes()) && filter.fits(record, principal.as_deref());
+            let mut page = DECISIONS.newest_first(tx, after.as_ref(), limit, fits)?;
+            page.next = page.next.filter(|next| is_in_time(next.as_bytes()));
+            page.try_map(DecisionRecord::try_from)
         })
         .await
 }
@@ -144,6 +175,12 @@ pub async fn prune(store: &Store, retention: Retention) -> Result<usize, StoreEr
 
 fn append(tx: &mut WriteTx<'_>, rows: &[Row]) -> Result<Totals, StoreError> {
     let mut totals = TOTALS.get(tx)?.unwrap_or_default();
+    let Some((first, _)) = rows.first() else { return Ok(totals) };
+    if tx.get(Table::Decisions, first)?.is_some() {
+        // It was written, and only the answer was lost: a batch is written whole or not at all.
+        return Ok(totals);
+    }
+    feed::append(tx, rows)?;
     for row @ (key, value) in rows {
         tx.put(Table::Decisions, key, value)?;
         totals.rows += 1;

@@ -32,7 +32,7 @@ pub(in crate::store) struct Record {
     at_ms: u64,
     pub(super) principal: String,
     operation: String,
-    upstream: Option<String>,
+    pub(super) upstream: Option<String>,
     pub(super) tool: Option<String>,
     revision: String,
     pub(super) verdict: String,

@@ -106,6 +106,7 @@ async fn a_filter_shows_what_fits_and_looks_at_a_bounded_number_of_rows() {
         principal: Some(Principal::Gateway),
         tool: Some("tool_0".to_owned()),
         verdict: Some(RecordedVerdict::Deny),
+        ..Filter::default()
     };
     let fitting: Vec<_> =
         (0..count).rev().filter(|n| n % 3 == 0 && n % 5 == 0 && n % 2 == 1).map(|n| decision(n, n)).collect();
@@ -246,4 +247,61 @@ async fn a_record_of_codec_version_1_is_read() {
     assert_eq!((read.verdict, read.approvals.len(), read.steps.len()), (RecordedVerdict::Deny, 0, 1));
     let [step] = read.steps.as_slice() else { panic!("one step") };
     assert_eq!((step.module_name.as_str(), step.module_digest.as_str(), step.mode), ("", "ab", RecordedMode::Enforce));
+}
+
+/// Everything that was appended after this number, read in steps of so many.
+async fn followed(store: &Store, mut after: u64, limit: usize) -> Vec<(u64, String)> {
+    let mut all = Vec::new();
+    loop {
+        let some = appended(store, after, limit).await.unwrap();
+        assert!(some.rows.len() <= limit && some.reached >= after);
+        if some.reached == after {
+            return all;
+        }
+        after = some.reached;
+        all.extend(some.rows.into_iter().map(|(number, decision)| (number, decision.id)));
+    }
+}
+
+#[tokio::test]
+async fn decisions_are_told_in_the_order_in_which_they_were_appended() {
+    let store = memory().await;
+    // Requests that took long are appended after those that began later.
+    let first: Vec<_> = (0..700).map(|number| decision(number, 9_000 - number)).collect();
+    keep(&store, Retention::default(), first.clone()).await;
+    keep(&store, Retention::default(), [decision(1, 1)]).await;
+    assert_eq!(last_number(&store).await.unwrap(), 701);
+    let appended_first = first.iter().map(|decision| decision.id.clone());
+    let expected: Vec<(u64, String)> = (1..).zip(appended_first.chain([decision(1, 1).id])).collect();
+    for limit in [1, 7, 500] {
+        assert_eq!(followed(&store, 0, limit).await, expected, "in steps of {limit}");
+    }
+    assert_eq!(followed(&store, 650, 10).await, expected[650..]);
+    // As after a restored backup.
+    assert_eq!(appended(&store, 900, 10).await.unwrap(), super::super::trail::Appended { rows: vec![], reached: 701 });
+}
+
+#[tokio::test]
+async fn a_batch_that_is_written_twice_counts_once() {
+    let store = memory().await;
+    let rows: Arc<[Row]> = (0..3).map(|n| DECISIONS.row(&Record::from(decision(n, n)))).collect();
+    for _ in 0..2 {
+        let rows = Arc::clone(&rows);
+        store.write(move |tx| append(tx, &rows)).await.unwrap();
+    }
+    assert_eq!((last_number(&store).await.unwrap(), totals(&store).await.unwrap().rows), (3, 3));
+    assert_eq!(followed(&store, 0, 10).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_filter_by_time_looks_at_no_other_time() {
+    let store = memory().await;
+    keep(&store, Retention::default(), (0..50).map(|number| decision(number, 1_000 + number))).await;
+    let at = |ms| Some(Timestamp::from_millis(ms));
+    let within = Filter { since: at(1_010), until: at(1_020), ..Filter::default() };
+    let expected: Vec<_> = (10..20).rev().map(|number| decision(number, 1_000 + number)).collect();
+    assert_eq!(listed(&store, &within, 3).await, expected);
+    assert!((0..50).all(|number| within.takes(&decision(number, 1_000 + number)) == (10..20).contains(&number)));
+    let elsewhere = Filter { upstream: Some(UpstreamName::parse("files").unwrap()), ..Filter::default() };
+    assert_eq!(listed(&store, &elsewhere, 10).await, []);
 }

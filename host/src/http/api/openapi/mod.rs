@@ -101,6 +101,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::policy_modules::operations(),
         super::policy_bindings::operations(),
         super::trails::operations(),
+        super::tails::operations(),
         super::recordings::operations(),
         super::approvals::operations(),
         super::pins::operations(),
