@@ -32,7 +32,7 @@ async fn every_setting_is_shown_under_its_key_and_no_secret_is() {
         "edge.drain_delay",
         "1s 500ms",
         "auth.providers.idp.client_secret",
-        &gateway.public.to_string(),
+        gateway.public.to_string().as_str(),
         "portcullis.toml",
     ] {
         assert!(html.contains(said), "{said}: {html}");
