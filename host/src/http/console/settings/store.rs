@@ -10,7 +10,7 @@ use super::HERE;
 use crate::admin::store::WalkError;
 use crate::http::oauth::pages::Site;
 use crate::store::Verification;
-use crate::store::stats::Stats;
+use crate::store::stats::{Stats, TableStats};
 
 pub(super) const PATH: &str = "/settings/store";
 pub(super) const VERIFY: &str = "/settings/store/verify";
@@ -22,6 +22,24 @@ struct StorePage<'a> {
     head: Head<'a>,
     /// Nothing while somebody else reads the whole store.
     stats: Option<Stats>,
+    /// What it takes on the disk, and one page of that; of a store in memory nothing.
+    file: Option<(String, String)>,
+    /// Of those that hold something.
+    tables: Vec<TableRow>,
+}
+
+struct TableRow {
+    name: &'static str,
+    rows: u64,
+    held: String,
+    allocated: String,
+}
+
+impl TableRow {
+    fn of(table: &TableStats) -> Self {
+        let TableStats { table, rows, bytes, allocated_bytes } = table;
+        Self { name: table.name(), rows: *rows, held: size(*bytes), allocated: size(*allocated_bytes) }
+    }
 }
 
 #[derive(Template)]
@@ -39,7 +57,10 @@ pub(super) async fn show(State(desk): State<Desk>, Extension(person): Extension<
         Err(WalkError::Busy) => None,
         Err(WalkError::Store(error)) => return Err(error.into()),
     };
-    Ok(desk.page(StorePage { site: desk.site(), head: desk.head(&person, HERE), stats }))
+    let file = stats.as_ref().and_then(|stats| stats.file).map(|file| (size(file.bytes), size(file.page_bytes)));
+    let tables =
+        stats.iter().flat_map(|stats| &stats.tables).filter(|table| table.rows > 0).map(TableRow::of).collect();
+    Ok(desk.page(StorePage { site: desk.site(), head: desk.head(&person, HERE), stats, file, tables }))
 }
 
 pub(super) async fn verify(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Answer {
@@ -55,16 +76,10 @@ fn size(bytes: u64) -> String {
     match unit {
         // In tenths, rounded down.
         Some((name, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{} {name}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} B"),
-    }
-}
-
-impl StorePage<'_> {
-    fn size(&self, bytes: &u64) -> String {
-        size(*bytes)
     }
 }
 
