@@ -39,6 +39,7 @@ pub mod approvals;
 pub mod audit_export;
 pub mod certificates;
 pub mod counters;
+pub mod expiring;
 mod follow;
 pub mod grants;
 pub mod keys;

@@ -199,8 +199,13 @@ impl Control {
         Ok((generation, published.changes.map(Arc::new)))
     }
 
+    /// What the gateway was started with: what is read at the start only is as it is here.
+    pub fn begun_with(&self) -> &Config {
+        &self.begun_with
+    }
+
     /// Whether this says otherwise than what the gateway was started with in something that is read at the start only.
-    pub(super) fn awaits_restart(&self, new: &Config) -> bool {
+    pub fn awaits_restart(&self, new: &Config) -> bool {
         let begun = &*self.begun_with;
         let is_same = begun.listen == new.listen
             && begun.tls.are_those_of(&new.tls)

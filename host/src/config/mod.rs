@@ -31,6 +31,7 @@ mod policy;
 mod reference;
 mod sets;
 mod shape;
+pub mod told;
 mod upstream_auth;
 mod value;
 mod vault;

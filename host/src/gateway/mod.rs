@@ -47,6 +47,7 @@ use crate::ids::ReplicaId;
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::elicitations::Elicitations;
 use crate::pipeline::personal::PersonalCatalogs;
+use crate::pipeline::traffic::Traffic;
 use crate::pipeline::{Meters, Services};
 use crate::policy::{self, Engine};
 use crate::secret::{DeploymentSecret, Digest, Plaintext, hex};
@@ -331,6 +332,7 @@ impl Gateway {
             spent: Services::spent(),
             personal: PersonalCatalogs::new(control.lists_told.clone()),
             meters: Meters::new(config.metrics.tools),
+            traffic: Traffic::default(),
             tracer: self.tracer(&config, &env, replicas.id()),
         });
         let server = Arc::new(AuthorizationServer::new(Parts {

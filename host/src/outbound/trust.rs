@@ -104,6 +104,11 @@ impl Trusted {
         Self { entries: Vec::new() }
     }
 
+    /// What is trusted, entry by entry.
+    pub fn entries(&self) -> &[TrustedEntry] {
+        &self.entries
+    }
+
     /// Reads one entry: a network (`10.0.0.0/8`, `fd00::/8`), an address, a host name, or one of the last two with a
     /// port (`idp.internal:8080`, `127.0.0.1:9000`, `[::1]:9000`). Names are compared whole and without regard to case.
     pub fn parse(text: &str) -> Result<TrustedEntry, TrustError> {

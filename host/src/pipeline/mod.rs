@@ -60,6 +60,7 @@ mod rounds;
 mod scope;
 pub mod state;
 mod tasks;
+pub mod traffic;
 pub mod unattended;
 
 use approvals::Unapproved;
@@ -138,6 +139,8 @@ pub struct Services {
     /// Catalogs with lists of people's own.
     pub personal: personal::PersonalCatalogs,
     pub meters: Meters,
+    /// What came of requests lately.
+    pub traffic: traffic::Traffic,
     pub tracer: Tracer,
 }
 
@@ -192,6 +195,7 @@ impl Services {
             spent: Self::spent(),
             personal: personal::PersonalCatalogs::new(Arc::default()),
             meters: Meters::new(false),
+            traffic: traffic::Traffic::default(),
             tracer,
         }
     }

@@ -286,6 +286,8 @@ impl Recording {
         let stages = [("identity", self.mark.identity), ("policy", policy_took), ("upstream", self.upstream_took)];
         services.meters.stages(stages);
         services.meters.decided(self.operation, verdict, outcome);
+        let at = services.env.now();
+        services.traffic.count(at, verdict, outcome, elapsed);
         let of = self.upstream.as_ref().and_then(|name| snapshot.upstreams.get(name));
         if let (Some(upstream), Some(tool), true) = (&self.upstream, &self.item, self.operation == super::calls::METHOD)
         {
@@ -317,7 +319,7 @@ impl Recording {
         );
         let record = DecisionRecord {
             id: self.decision.as_str().to_owned(),
-            at: services.env.now(),
+            at,
             principal: principal.clone(),
             operation: self.operation.to_owned(),
             upstream: self.upstream,

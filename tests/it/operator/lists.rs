@@ -10,10 +10,13 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 /// Lists that the configuration bounds, and documents that are no lists.
-const WHOLE: [&str; 12] = [
+const WHOLE: [&str; 15] = [
     "/api/v1/openapi.json",
     "/api/v1/me",
     "/api/v1/status",
+    "/api/v1/health",
+    "/api/v1/traffic",
+    "/api/v1/settings",
     "/api/v1/vault",
     "/api/v1/store/backup",
     "/api/v1/store/stats",

@@ -42,6 +42,7 @@ pub(super) mod clients;
 pub(super) mod connections;
 mod door;
 pub(super) mod grants;
+pub(super) mod health;
 mod if_match;
 pub(super) mod keys;
 pub(super) mod me;
@@ -53,10 +54,12 @@ pub(super) mod policy_bindings;
 pub(super) mod policy_modules;
 pub(super) mod recordings;
 pub(super) mod set_up_link;
+pub(super) mod settings;
 pub(super) mod signing_keys;
 pub(super) mod status;
 pub(super) mod store;
 pub(super) mod tails;
+pub(super) mod traffic;
 pub(super) mod trails;
 pub(super) mod upstreams;
 pub(super) mod users;
@@ -111,6 +114,9 @@ fn areas() -> impl Iterator<Item = &'static str> {
 pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/api/v1/openapi.json", access: Access::Viewer, handler: || get(openapi::show) },
     Route { method: "GET", path: "/api/v1/status", access: Access::Viewer, handler: || get(status::show) },
+    Route { method: "GET", path: "/api/v1/health", access: Access::Viewer, handler: || get(health::show) },
+    Route { method: "GET", path: "/api/v1/traffic", access: Access::Viewer, handler: || get(traffic::show) },
+    Route { method: "GET", path: "/api/v1/settings", access: Access::Viewer, handler: || get(settings::show) },
     Route { method: "GET", path: "/api/v1/keys", access: Access::Viewer, handler: || get(keys::list) },
     Route { method: "POST", path: "/api/v1/keys", access: Access::Operator, handler: || post(keys::create) },
     Route { method: "GET", path: "/api/v1/keys/{name}", access: Access::Viewer, handler: || get(keys::show) },

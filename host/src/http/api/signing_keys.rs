@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::openapi::words::SigningKeyStateWord;
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Path, Problem, ok};
+use crate::audit::Actor;
 use crate::authorization::signing::{Revocation, Rotation, When};
 use crate::oauth::signing::{SigningKey, Stage};
 
@@ -32,41 +33,41 @@ pub(super) struct Revoke {}
 /// A key that signs tokens, will or did.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SigningKey)]
-struct KeyView {
-    kid: String,
-    algorithm: &'static str,
+pub(in crate::http) struct KeyView {
+    pub(in crate::http) kid: String,
+    pub(in crate::http) algorithm: &'static str,
     #[schema(value_type = SigningKeyStateWord)]
-    state: &'static str,
+    pub(in crate::http) state: &'static str,
     /// Whether it is the one that signs now.
-    signs: bool,
+    pub(in crate::http) signs: bool,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    usable_from: Option<String>,
+    pub(in crate::http) usable_from: Option<String>,
     #[schema(format = DateTime)]
-    since: Option<String>,
+    pub(in crate::http) since: Option<String>,
     #[schema(format = DateTime)]
-    until: Option<String>,
+    pub(in crate::http) until: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = RotatedSigningKey)]
-struct RotatedView {
-    kid: String,
+pub(in crate::http) struct RotatedView {
+    pub(in crate::http) kid: String,
     /// Whether it signs already.
-    signs: bool,
+    pub(in crate::http) signs: bool,
     #[schema(format = DateTime)]
-    usable_from: Option<String>,
+    pub(in crate::http) usable_from: Option<String>,
     /// Whether it was made just now.
-    new: bool,
+    pub(in crate::http) new: bool,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = RevokedSigningKey)]
-struct RevokedView {
-    revoked: String,
+pub(in crate::http) struct RevokedView {
+    pub(in crate::http) revoked: String,
     /// The key that signs from now on.
-    signs: Option<String>,
+    pub(in crate::http) signs: Option<String>,
 }
 
 /// What the document of the API says of these.
@@ -85,9 +86,13 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
+    Ok(ok(&json!({ "signing_keys": rows(&api).await? })))
+}
+
+/// All of them.
+pub(in crate::http) async fn rows(api: &Api) -> Result<Vec<KeyView>, Problem> {
     let (keys, signs) = api.signing.list().await?;
-    let rows: Vec<KeyView> = keys.iter().map(|key| view(key, signs.as_deref())).collect();
-    Ok(ok(&json!({ "signing_keys": rows })))
+    Ok(keys.iter().map(|key| view(key, signs.as_deref())).collect())
 }
 
 pub(super) async fn rotate(
@@ -95,14 +100,19 @@ pub(super) async fn rotate(
     Extension(operator): Extension<Operator>,
     Json(Rotate { now }): Json<Rotate>,
 ) -> Answer {
+    Ok(ok(&json!(rotated(&api, now, operator.0).await?)))
+}
+
+/// Announces another key, or has one sign now.
+pub(in crate::http) async fn rotated(api: &Api, now: bool, actor: Actor) -> Result<RotatedView, Problem> {
     let when = if now { When::Now } else { When::Announced };
     let conflict = |code, detail: &str| Problem::new(StatusCode::CONFLICT, code, detail);
-    match api.signing.rotate(when, operator.0).await? {
+    match api.signing.rotate(when, actor).await? {
         Rotation::Announced { kid, usable_from, is_new } => {
             let usable_from = Some(usable_from.to_string());
-            Ok(ok(&json!(RotatedView { kid, signs: false, usable_from, new: is_new })))
+            Ok(RotatedView { kid, signs: false, usable_from, new: is_new })
         }
-        Rotation::Activated { kid } => Ok(ok(&json!(RotatedView { kid, signs: true, usable_from: None, new: true }))),
+        Rotation::Activated { kid } => Ok(RotatedView { kid, signs: true, usable_from: None, new: true }),
         Rotation::Full => {
             let detail =
                 "there are as many keys as there may be: retired ones go when their time is over, or are revoked";
@@ -118,8 +128,13 @@ pub(super) async fn revoke(
     Path(kid): Path,
     Json(Revoke {}): Json<Revoke>,
 ) -> Answer {
-    match api.signing.revoke(&kid, operator.0).await? {
-        Revocation::Revoked { signs } => Ok(ok(&json!(RevokedView { revoked: kid, signs }))),
+    Ok(ok(&json!(revoked(&api, kid, operator.0).await?)))
+}
+
+/// Takes a key out.
+pub(in crate::http) async fn revoked(api: &Api, kid: String, actor: Actor) -> Result<RevokedView, Problem> {
+    match api.signing.revoke(&kid, actor).await? {
+        Revocation::Revoked { signs } => Ok(RevokedView { revoked: kid, signs }),
         Revocation::NotFound => Err(Problem::not_found("signing key")),
     }
 }

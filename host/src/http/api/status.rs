@@ -9,80 +9,94 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::metrics::{is_ready, why_not_ready};
 use super::openapi::{Described, get};
 use super::{Answer, Api, ok};
-use crate::admin::Control;
 use crate::config::Config;
 use crate::env::Timestamp;
 
 /// The gateway at a glance.
 #[derive(Serialize, ToSchema)]
-struct Status {
-    version: &'static str,
+pub(in crate::http) struct Status {
+    pub(in crate::http) version: &'static str,
     #[schema(format = DateTime)]
-    started: String,
-    ready: bool,
+    pub(in crate::http) started: String,
+    pub(in crate::http) ready: bool,
     /// What has to come first, where requests cannot be served.
-    not_ready: Option<&'static str>,
-    listeners: Vec<ListenerView>,
+    pub(in crate::http) not_ready: Option<String>,
+    pub(in crate::http) listeners: Vec<ListenerView>,
     /// Digest of the file as it is in force, apart from what each replica has for itself.
-    configuration: String,
-    process: ProcessView,
-    public_url: String,
+    pub(in crate::http) configuration: String,
+    pub(in crate::http) process: ProcessView,
+    pub(in crate::http) public_url: String,
     /// Of each listener that speaks TLS.
-    tls: BTreeMap<&'static str, CertificateView>,
-    tools: usize,
-    upstreams: usize,
-    policy_generation: u64,
+    pub(in crate::http) tls: BTreeMap<&'static str, CertificateView>,
+    pub(in crate::http) tools: usize,
+    pub(in crate::http) upstreams: usize,
+    pub(in crate::http) policy_generation: u64,
     /// Decisions that were not written down: there was no room in the queue.
-    decisions_dropped: u64,
-    recordings_dropped: u64,
+    pub(in crate::http) decisions_dropped: u64,
+    pub(in crate::http) recordings_dropped: u64,
     #[schema(value_type = ReplicaView)]
-    replica: Value,
-    store: StoreView,
+    pub(in crate::http) replica: Value,
+    pub(in crate::http) store: StoreView,
+    /// Of the copy of the audit trail, where there is one.
+    pub(in crate::http) audit_export: Option<ExportView>,
 }
 
 /// Where the gateway listens.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Listener)]
-struct ListenerView {
+pub(in crate::http) struct ListenerView {
     /// `callers`, `operators` or `replicas`.
     #[serde(rename = "for")]
-    whom: &'static str,
+    pub(in crate::http) whom: &'static str,
     /// Host and port, or the path of a socket.
-    address: String,
+    pub(in crate::http) address: String,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Process)]
-struct ProcessView {
+pub(in crate::http) struct ProcessView {
     /// How many files it may have open; null where there is no limit.
-    open_files: Option<u64>,
+    pub(in crate::http) open_files: Option<u64>,
 }
 
 /// What a listener shows over TLS.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Certificate)]
-struct CertificateView {
+pub(in crate::http) struct CertificateView {
     /// Until when it counts, if it says so.
     #[schema(format = DateTime)]
-    not_after: Option<String>,
+    pub(in crate::http) not_after: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = StoreStatus)]
-struct StoreView {
-    deployment: String,
-    replica: String,
+pub(in crate::http) struct StoreView {
+    pub(in crate::http) deployment: String,
+    pub(in crate::http) replica: String,
     /// Whether several gateways may use it.
-    shared: bool,
+    pub(in crate::http) shared: bool,
     /// Whether it is not known any more what others have changed.
-    stale: bool,
+    pub(in crate::http) stale: bool,
     /// What is added to this machine's clock.
-    clock_offset_ms: i64,
+    pub(in crate::http) clock_offset_ms: i64,
     /// The number of its lease, on the one gateway that sweeps.
-    sweeping: Option<u64>,
-    swept: u64,
+    pub(in crate::http) sweeping: Option<u64>,
+    pub(in crate::http) swept: u64,
+}
+
+/// How a copy of the audit trail fares.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditExport)]
+pub(in crate::http) struct ExportView {
+    /// Rows that were copied since the start.
+    pub(in crate::http) exported: u64,
+    /// Tries that failed since then.
+    pub(in crate::http) failures: u64,
+    /// How long ago it had all rows that there were.
+    pub(in crate::http) lag_seconds: u64,
 }
 
 /// This gateway as others see it.
@@ -118,14 +132,19 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
+    Ok(ok(&json!(view(&api))))
+}
+
+/// All of it now.
+pub(in crate::http) fn view(api: &Api) -> Status {
     let snapshot = api.control.snapshot.load();
     let shown = |at: Option<Timestamp>| CertificateView { not_after: at.map(|at| at.to_string()) };
     let config = api.control.config.load();
-    let status = Status {
+    Status {
         version: env!("CARGO_PKG_VERSION"),
         started: api.control.started.to_string(),
-        ready: api.control.is_ready(),
-        not_ready: why_not_ready(&api.control),
+        ready: is_ready(api),
+        not_ready: why_not_ready(api),
         listeners: listeners(&config),
         configuration: config.fingerprint.to_hex(),
         process: ProcessView { open_files: getrlimit(Resource::Nofile).current },
@@ -146,22 +165,11 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
             sweeping: api.upkeep.sweeper.fence(),
             swept: api.upkeep.sweeper.removed(),
         },
-    };
-    Ok(ok(&json!(status)))
-}
-
-/// What has to come first, where requests cannot be served.
-fn why_not_ready(control: &Control) -> Option<&'static str> {
-    if control.is_ready() {
-        None
-    } else if control.is_leaving() {
-        Some("stopping")
-    } else if control.is_stale() {
-        Some("out of date: the store cannot be followed")
-    } else if control.has_tried_upstreams() {
-        Some("the store cannot be reached")
-    } else {
-        Some("starting: not every upstream has been tried yet")
+        audit_export: api.watched.export.as_ref().map(|export| ExportView {
+            exported: export.exported(),
+            failures: export.failures(),
+            lag_seconds: export.lag().as_secs(),
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
+use crate::audit::Actor;
 use crate::ids::{KekId, Owner};
 use crate::store::data_keys::Rewrapping;
 use crate::vault::rotation::{Bad, KekStatus, Rotation, Shred, Status};
@@ -50,87 +51,87 @@ pub(super) struct ToShred {
 /// The vault at a glance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Vault)]
-struct VaultView {
-    deployment: String,
+pub(in crate::http) struct VaultView {
+    pub(in crate::http) deployment: String,
     /// In the order of the configuration, then those that are in use and not configured.
-    keys: Vec<KekView>,
-    rewrapping: Option<RewrappingView>,
-    cached_data_keys: usize,
-    process: ProcessView,
+    pub(in crate::http) keys: Vec<KekView>,
+    pub(in crate::http) rewrapping: Option<RewrappingView>,
+    pub(in crate::http) cached_data_keys: usize,
+    pub(in crate::http) process: ProcessView,
 }
 
 /// A key-encryption key.
 #[derive(Serialize, ToSchema)]
 #[schema(as = VaultKey)]
-struct KekView {
+pub(in crate::http) struct KekView {
     #[schema(value_type = String)]
-    kid: KekId,
+    pub(in crate::http) kid: KekId,
     /// Null if it is not configured.
-    state: Option<&'static str>,
-    source: Option<&'static str>,
+    pub(in crate::http) state: Option<&'static str>,
+    pub(in crate::http) source: Option<&'static str>,
     /// Whether new data keys are wrapped by it.
-    current: bool,
-    data_keys: usize,
+    pub(in crate::http) current: bool,
+    pub(in crate::http) data_keys: usize,
     /// Whether there are more than were counted.
-    more_data_keys: bool,
+    pub(in crate::http) more_data_keys: bool,
     /// Why it does not do its work now.
-    fault: Option<String>,
+    pub(in crate::http) fault: Option<String>,
 }
 
 /// How far data keys are wrapped anew.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Rewrapping)]
-struct RewrappingView {
+pub(in crate::http) struct RewrappingView {
     #[schema(value_type = String)]
-    to: KekId,
-    rewrapped: u64,
-    unreadable: u64,
-    unreachable: u64,
-    done: bool,
+    pub(in crate::http) to: KekId,
+    pub(in crate::http) rewrapped: u64,
+    pub(in crate::http) unreadable: u64,
+    pub(in crate::http) unreachable: u64,
+    pub(in crate::http) done: bool,
 }
 
 /// What of the process others could look into.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ProcessExposure)]
-struct ProcessView {
-    dumpable: Option<bool>,
+pub(in crate::http) struct ProcessView {
+    pub(in crate::http) dumpable: Option<bool>,
     /// In bytes; null without a limit.
-    core_limit: Option<u64>,
+    pub(in crate::http) core_limit: Option<u64>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = RotatedVault)]
-struct RotatedView {
+pub(in crate::http) struct RotatedView {
     /// The key by which new data keys are wrapped.
     #[schema(value_type = String)]
-    current: KekId,
-    changed: bool,
+    pub(in crate::http) current: KekId,
+    pub(in crate::http) changed: bool,
 }
 
 /// What one step of a walk through the vault has found.
 #[derive(Serialize, ToSchema)]
 #[schema(as = VaultVerification)]
-struct VerifiedView {
-    data_keys: usize,
-    sealed_fields: usize,
+pub(in crate::http) struct VerifiedView {
+    pub(in crate::http) data_keys: usize,
+    pub(in crate::http) sealed_fields: usize,
     /// Those whose owners' data keys were destroyed as somebody wished.
-    shredded_fields: usize,
+    pub(in crate::http) shredded_fields: usize,
     /// Records of which nothing can be told now.
-    unreachable: usize,
-    unreadable: Vec<BadView>,
+    pub(in crate::http) unreachable: usize,
+    pub(in crate::http) unreadable: Vec<BadView>,
     /// Where to go on; null at the end.
-    next_cursor: Option<String>,
+    pub(in crate::http) next_cursor: Option<String>,
 }
 
 /// A record that cannot be opened.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UnreadableRecord)]
-struct BadView {
-    owner: String,
-    table: &'static str,
-    key: String,
-    field: &'static str,
-    reason: String,
+pub(in crate::http) struct BadView {
+    pub(in crate::http) owner: String,
+    pub(in crate::http) table: &'static str,
+    pub(in crate::http) key: String,
+    pub(in crate::http) field: &'static str,
+    pub(in crate::http) reason: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -171,9 +172,14 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
+    Ok(ok(&json!(view(&api).await?)))
+}
+
+/// All of it now.
+pub(in crate::http) async fn view(api: &Api) -> Result<VaultView, Problem> {
     let Status { deployment, keys, rewrapping, cached } = api.control.vault_status().await?;
     let exposure = process::exposure().ok();
-    let view = VaultView {
+    Ok(VaultView {
         deployment,
         keys: keys.iter().map(key_view).collect(),
         rewrapping: rewrapping.as_ref().map(rewrapping_view),
@@ -182,8 +188,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
             dumpable: exposure.map(|exposure| exposure.dumpable),
             core_limit: exposure.and_then(|exposure| exposure.core_limit),
         },
-    };
-    Ok(ok(&json!(view)))
+    })
 }
 
 pub(super) async fn rotate(
@@ -191,11 +196,16 @@ pub(super) async fn rotate(
     Extension(operator): Extension<Operator>,
     Json(Rotate { to }): Json<Rotate>,
 ) -> Answer {
+    Ok(ok(&json!(rotated(&api, to, operator.0).await?)))
+}
+
+/// Has new data keys wrapped by this key, or by the next active one.
+pub(in crate::http) async fn rotated(api: &Api, to: Option<String>, actor: Actor) -> Result<RotatedView, Problem> {
     let to = to.map(|kid| KekId::parse(&kid)).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
     let conflict = |code, detail: String| Problem::new(StatusCode::CONFLICT, code, detail);
-    match api.control.rotate_kek(to, operator.0).await? {
-        Rotation::Rotated(kid) => Ok(ok(&json!(RotatedView { current: kid, changed: true }))),
-        Rotation::Unchanged(kid) => Ok(ok(&json!(RotatedView { current: kid, changed: false }))),
+    match api.control.rotate_kek(to, actor).await? {
+        Rotation::Rotated(kid) => Ok(RotatedView { current: kid, changed: true }),
+        Rotation::Unchanged(kid) => Ok(RotatedView { current: kid, changed: false }),
         Rotation::NoOther => {
             let detail = "there is no other active key: add one to [[vault.keys]] and reload the configuration";
             Err(conflict("no_other_key", detail.to_owned()))
@@ -216,22 +226,31 @@ pub(super) async fn rewrap(
     Extension(operator): Extension<Operator>,
     Json(Step {}): Json<Step>,
 ) -> Answer {
-    Ok(ok(&json!(rewrapping_view(&api.control.rewrap(operator.0).await?))))
+    Ok(ok(&json!(rewrapped(&api, operator.0).await?)))
+}
+
+/// Wraps some more data keys anew.
+pub(in crate::http) async fn rewrapped(api: &Api, actor: Actor) -> Result<RewrappingView, Problem> {
+    Ok(rewrapping_view(&api.control.rewrap(actor).await?))
 }
 
 pub(super) async fn verify(State(api): State<Arc<Api>>, Json(Verify { cursor }): Json<Verify>) -> Answer {
+    Ok(ok(&json!(verified(&api, cursor).await?)))
+}
+
+/// One step of the walk, from where the one before has ended.
+pub(in crate::http) async fn verified(api: &Api, cursor: Option<String>) -> Result<VerifiedView, Problem> {
     let stranger = || Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "the cursor is not one of this list");
     let from = cursor.map(|cursor| api.services.secret.open(CURSOR, &cursor).ok_or_else(stranger)).transpose()?;
     let verified = api.control.verify_vault(from.as_deref()).await?.ok_or_else(stranger)?;
-    let view = VerifiedView {
+    Ok(VerifiedView {
         data_keys: verified.data_keys,
         sealed_fields: verified.fields,
         shredded_fields: verified.shredded,
         unreachable: verified.unreachable,
         unreadable: verified.bad.iter().map(bad_view).collect(),
         next_cursor: verified.next.map(|next| api.services.secret.sign(CURSOR, &next)),
-    };
-    Ok(ok(&json!(view)))
+    })
 }
 
 pub(super) async fn shred(

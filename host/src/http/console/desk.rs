@@ -275,6 +275,11 @@ done! {
     Added => "added": "It is added.",
     Changed => "changed": "It is changed.",
     Removed => "removed": "It is removed.",
+    SigningKeyPublished => "signing-key-published": "The next key is published, and signs when everybody who verifies can know it.",
+    SigningKeySigns => "signing-key-signs": "Another key signs from now on.",
+    SigningKeyRevoked => "signing-key-revoked": "The key is taken out: what it has signed counts no more.",
+    VaultRotated => "vault-rotated": "New data keys are wrapped by another key. Have the others wrapped anew.",
+    VaultRewrapped => "vault-rewrapped": "Data keys were wrapped anew: the page says how many, and whether there are more.",
 }
 
 impl Done {

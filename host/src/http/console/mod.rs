@@ -38,9 +38,11 @@ use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
 mod again;
+mod chart;
 mod desk;
-mod home;
+mod overview;
 mod set_up;
+mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
@@ -113,7 +115,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {

@@ -24,7 +24,9 @@ mod names;
 mod ready;
 mod slow;
 
+pub(in crate::http) use ready::Check;
 pub(super) use ready::show as readiness;
+pub(super) use ready::{checks, is_ready, why_not_ready};
 pub use slow::Slow;
 
 /// The area of whose scope a token has to be: these are figures of how the gateway does.

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::super::Api;
 use crate::upstream::Health;
@@ -25,12 +26,14 @@ struct Readiness {
 }
 
 /// One line of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Check {
-    name: &'static str,
-    status: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HealthCheck)]
+pub(in crate::http) struct Check {
+    pub(in crate::http) name: &'static str,
+    /// `ok`, `remark`, or `failed` where it keeps the gateway from being ready.
+    pub(in crate::http) status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
+    pub(in crate::http) detail: Option<String>,
 }
 
 const OK: &str = "ok";
@@ -38,6 +41,16 @@ const REMARK: &str = "remark";
 const FAILED: &str = "failed";
 
 impl Check {
+    /// Whether it keeps the gateway from being ready.
+    pub(in crate::http) fn has_failed(&self) -> bool {
+        self.status == FAILED
+    }
+
+    /// Whether there is nothing to say.
+    pub(in crate::http) fn is_ok(&self) -> bool {
+        self.status == OK
+    }
+
     pub(super) fn ok(name: &'static str) -> Self {
         Self { name, status: OK, detail: None }
     }
@@ -65,7 +78,7 @@ pub(in crate::http::api) async fn show(
     let wants_json = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let wants_json = wants_json.is_some_and(|accept| accept.contains("application/json"));
     let is_verbose = query.is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
-    let is_ready = api.control.is_ready() && !api.watched.draining.is_cancelled();
+    let is_ready = is_ready(&api);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if is_ready { "ready" } else { "not ready" };
     if !wants_json && !is_verbose {
@@ -76,11 +89,27 @@ pub(in crate::http::api) async fn show(
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], text).into_response()
 }
 
+/// Those that keep it from being ready: the one that explains the others comes first.
+fn needed(api: &Api) -> [Check; 4] {
+    [draining(api), store(api), staleness(api), tried(api)]
+}
+
+/// Whether requests can be served.
+pub(in crate::http::api) fn is_ready(api: &Api) -> bool {
+    !needed(api).iter().any(Check::has_failed)
+}
+
+/// What has to come first, where they cannot.
+pub(in crate::http::api) fn why_not_ready(api: &Api) -> Option<String> {
+    needed(api).into_iter().find(Check::has_failed)?.detail
+}
+
 /// None of those that ask others keeps the gateway from being ready, and none is waited for long.
-async fn checks(api: &Arc<Api>) -> Vec<Check> {
+pub(in crate::http::api) async fn checks(api: &Arc<Api>) -> Vec<Check> {
     let slow = &api.watched.slow;
     let (vault, signing) = tokio::join!(slow.vault.tell(vault(api.clone())), slow.signing.tell(signing(api.clone())));
-    let mut checks = vec![store(api), staleness(api), tried(api), draining(api), vault, signing];
+    let mut checks = Vec::from(needed(api));
+    checks.extend([vault, signing]);
     checks.push(policies(api));
     checks.push(upstreams(api));
     checks.extend(export(api));
@@ -108,7 +137,7 @@ fn tried(api: &Api) -> Check {
 }
 
 fn draining(api: &Api) -> Check {
-    if api.watched.draining.is_cancelled() {
+    if api.control.is_leaving() || api.watched.draining.is_cancelled() {
         return Check::failed("draining", "the gateway is stopping");
     }
     Check::ok("draining")

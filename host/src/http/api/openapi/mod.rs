@@ -40,6 +40,9 @@ const ABOUT: &str = "What operators do, for programs and scripts. It is served w
 /// What areas are about, in the order of the document.
 const AREAS: &[(&str, &str)] = &[
     ("status", "The gateway at a glance."),
+    ("health", "What needs somebody."),
+    ("traffic", "What came of requests lately."),
+    ("settings", "What the gateway runs with."),
     ("openapi", "This document."),
     ("me", "Whoever asks."),
     ("upstreams", "MCP servers behind the gateway."),
@@ -93,6 +96,9 @@ pub(super) fn operations() -> Vec<Described> {
         vec![this],
         super::me::operations(),
         super::status::operations(),
+        super::health::operations(),
+        super::traffic::operations(),
+        super::settings::operations(),
         super::keys::operations(),
         super::clients::operations(),
         super::upstreams::operations(),
