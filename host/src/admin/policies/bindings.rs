@@ -17,7 +17,7 @@ use crate::policy::Published;
 use crate::policy::replay::{self, Changes};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
-use crate::store::{Cursor, Page};
+use crate::store::{Cursor, Page, StoreError};
 
 /// What a change of a binding came to.
 #[derive(Clone, Debug)]
@@ -215,7 +215,7 @@ impl Control {
                 Committing::TooMany => return Err(PolicyError::TooManyBindings),
             }
         }
-        Err(crate::store::StoreError::Busy.into())
+        Err(StoreError::Busy.into())
     }
 
     /// Loads all policies as they would be.
