@@ -8,6 +8,9 @@ use portcullis_tests::oauth::Browser;
 
 use crate::operator::roles::{person, signed_in};
 
+mod audit;
+mod decisions;
+
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {
     person(gateway, role, role).await;

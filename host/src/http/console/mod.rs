@@ -33,6 +33,8 @@ use crate::identity::user::{Role, User};
 use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
+mod audit;
+mod decisions;
 mod desk;
 mod home;
 mod set_up;
@@ -85,7 +87,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES, decisions::PAGES, audit::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
