@@ -37,6 +37,104 @@ function copyByButton() {
   }
 }
 
+/** Rows that a list which grows keeps. */
+const MAX_ROWS = 200;
+
+/** A moment to the second, as the pages tell it. */
+const toTheSecond = (at) => at.slice(0, 19).replace("T", " ");
+
+/** What a row tells of something, by the names of its fields. */
+function told(entry) {
+  const said = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const detail = Object.entries(entry.detail ?? {}).filter(([, value]) => value !== null);
+  return {
+    ...entry,
+    at: toTheSecond(entry.at),
+    subject: [entry.upstream, entry.tool].filter(Boolean).join("/"),
+    took: `${entry.elapsed_ms} ms`,
+    detail: detail.map(([name, value]) => `${name}=${said(value).slice(0, 80)}`).join(" "),
+  };
+}
+
+/** The row of a template for an entry. What stands in it is text, whoever chose it. */
+function rowOf(template, entry, badges) {
+  const row = template.content.firstElementChild.cloneNode(true);
+  const fields = told(entry);
+  for (const place of row.querySelectorAll("[data-field]")) {
+    place.textContent = fields[place.dataset.field] ?? "";
+    const badge = badges[fields[place.dataset.field]];
+    if (place.classList.contains("badge") && badge) place.classList.add(badge);
+    if (place instanceof HTMLTimeElement) place.dateTime = entry.at;
+  }
+  for (const link of row.querySelectorAll("a[data-href]")) {
+    link.href = link.dataset.href + encodeURIComponent(entry[link.dataset.of]);
+  }
+  row.dataset.id = entry.id ?? entry.sequence;
+  return row;
+}
+
+/** A list that grows: `data-tail` is a stream of events, `data-tail-row` the template of a row. It rests while nobody looks. */
+function followTail(part) {
+  const { tail, tailEvent, tailRows, tailRow, tailBadges } = part.dataset;
+  const rows = document.getElementById(tailRows);
+  const template = document.getElementById(tailRow);
+  const badges = JSON.parse(tailBadges ?? "{}");
+  const [state, button] = [part.querySelector("[data-tail-state]"), part.querySelector("[data-tail-button]")];
+  const seen = new Set([...rows.children].map((row) => row.dataset.id));
+  let [source, after, isPaused] = [null, null, false];
+
+  const add = (entry) => {
+    const id = String(entry.id ?? entry.sequence);
+    if (seen.has(id)) return;
+    seen.add(id);
+    rows.prepend(rowOf(template, entry, badges));
+    rows.closest(".table").hidden = false;
+    for (const empty of part.querySelectorAll("[data-tail-empty]")) empty.hidden = true;
+    while (rows.children.length > MAX_ROWS) {
+      seen.delete(rows.lastElementChild.dataset.id);
+      rows.lastElementChild.remove();
+    }
+  };
+  const close = () => {
+    source?.close();
+    source = null;
+  };
+  const open = () => {
+    if (source !== null || isPaused || document.hidden) return;
+    const address = new URL(tail, document.baseURI);
+    if (after !== null) address.searchParams.set("after", after);
+    source = new EventSource(address);
+    source.addEventListener("begin", () => { state.textContent = "Live"; });
+    source.addEventListener(tailEvent, (event) => {
+      after = event.lastEventId;
+      add(JSON.parse(event.data));
+    });
+    source.addEventListener("missed", (event) => {
+      state.textContent = `Live; ${JSON.parse(event.data).count} were left out: load again for all`;
+    });
+    source.addEventListener("error", () => {
+      // It comes back by itself, unless it was refused.
+      state.textContent = source?.readyState === EventSource.CLOSED ? "Not live: load again" : "Waiting";
+    });
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    isPaused = !isPaused;
+    button.textContent = isPaused ? "Go on" : "Pause";
+    state.textContent = isPaused ? "Paused" : "";
+    if (isPaused) close(); else open();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) close(); else open();
+  });
+  window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", open);
+  open();
+}
+
 tellLocalTimes();
 narrowLists();
 copyByButton();
+if (typeof EventSource === "function") {
+  for (const part of document.querySelectorAll("[data-tail]")) followTail(part);
+}

@@ -140,6 +140,7 @@ async function furnish({ operate, fixture, url }, document) {
   example(['post', '/api/v1/keys/{name}/rotate'], 'path', 'name', await key('rotates'));
   body(['post', '/api/v1/keys/{name}/rotate'], { overlap: 60 });
   example(['get', '/api/v1/decisions/{id}'], 'path', 'id', decision);
+  example(['get', '/api/v1/audit/{id}'], 'path', 'id', '1');
   example(['get', '/api/v1/pins/definition'], 'query', 'upstream', 'up');
   const { pins: [pin] } = (await operate('GET', '/api/v1/pins?upstream=up')).body;
   example(['get', '/api/v1/pins/definition'], 'query', 'tool', pin.tool);

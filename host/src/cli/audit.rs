@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::WithConfig;
-use super::admin::{PAGE, ask, page, table, text};
+use super::admin::{PAGE, ask, filtered, page, table, text};
 use super::follow::Trail;
 use super::output::{rows, tell};
 
@@ -28,6 +28,9 @@ pub(super) struct List {
     /// Only what this actor did, such as operator or user:ID: what its name begins with.
     #[arg(long, value_name = "ACTOR")]
     actor: Option<String>,
+    /// Only what is about this, by its name or id, such as the name of a key.
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
     /// Only what was done since then: a time such as 2027-01-31T00:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = read_time)]
     since: Option<String>,
@@ -51,7 +54,7 @@ impl AuditCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self::List(list) = self;
         if list.follow {
-            let trail = Trail { with: &list.with, path: PATH, member: "entries", id: "sequence" };
+            let trail = Trail { with: &list.with, path: &list.path()?, member: "entries", id: "sequence" };
             let line = |entry: &Value| list.wants(entry).then(|| row(entry).join("  "));
             return trail.follow(usize::try_from(list.limit)?, line);
         }
@@ -73,12 +76,19 @@ impl List {
         self.since.as_deref().is_some_and(|since| text(&entry["at"]) < since)
     }
 
-    /// As much of the trail as is wanted. The gateway gives all of it, and what is not wanted is left out here.
+    /// The list of what is wanted.
+    fn path(&self) -> anyhow::Result<String> {
+        let Self { event, actor, subject, .. } = self;
+        filtered(PATH, &[("event", event.clone()), ("actor", actor.clone()), ("subject", subject.clone())])
+    }
+
+    /// As much of the trail as is wanted. The gateway looks through a part of it at a time.
     fn find(&self) -> anyhow::Result<Value> {
         let mut found: Vec<Value> = Vec::new();
         let mut cursor: Option<String> = None;
+        let path = self.path()?;
         for _ in 0..MAX_PAGES {
-            let mut answer = ask(&self.with, Method::GET, &page(PATH, PAGE, cursor.as_deref()), None)?;
+            let mut answer = ask(&self.with, Method::GET, &page(&path, PAGE, cursor.as_deref()), None)?;
             cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
             let Value::Array(entries) = answer["entries"].take() else { bail!("the gateway's answer has no entries") };
             let reaches_back = entries.iter().any(|entry| self.is_before(entry));

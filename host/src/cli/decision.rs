@@ -37,6 +37,12 @@ pub(super) enum DecisionCommand {
 pub(super) struct List {
     #[command(flatten)]
     which: Which,
+    /// Only of requests that began then or later: a time such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only of requests that began before.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     /// At most so many.
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -49,6 +55,9 @@ pub(super) struct Which {
     /// Only of this principal, such as key:ci.
     #[arg(long)]
     principal: Option<String>,
+    /// Only of this upstream.
+    #[arg(long)]
+    upstream: Option<String>,
     /// Only of this tool, by the upstream's own name for it.
     #[arg(long)]
     tool: Option<String>,
@@ -59,8 +68,9 @@ pub(super) struct Which {
 
 impl Which {
     fn path(self) -> anyhow::Result<String> {
-        let Self { principal, tool, verdict } = self;
-        filtered("/api/v1/decisions", &[("principal", principal), ("tool", tool), ("verdict", verdict)])
+        let Self { principal, upstream, tool, verdict } = self;
+        let filters = [("principal", principal), ("upstream", upstream), ("tool", tool), ("verdict", verdict)];
+        filtered("/api/v1/decisions", &filters)
     }
 }
 
@@ -82,8 +92,9 @@ impl DecisionCommand {
 
 impl List {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { which, limit, with } = self;
-        let answer = pages(&with, &which.path()?, "decisions", Some(limit))?;
+        let Self { which, since, until, limit, with } = self;
+        let path = filtered(&which.path()?, &[("since", since), ("until", until)])?;
+        let answer = pages(&with, &path, "decisions", Some(limit))?;
         let head = ["ID", "AT", "PRINCIPAL", "OPERATION", "TOOL", "VERDICT", "OUTCOME", "TOOK", "POLICIES"];
         tell(&with, &answer, |answer| table(&head, rows(answer, "decisions").iter().map(row)))
     }

@@ -324,6 +324,15 @@ pub async fn get(store: &Store, secret: &DeploymentSecret, decision: &str) -> Re
     Ok(Some(Recording { decision: decision.to_owned(), at, generation, questions }))
 }
 
+/// Whether something of this decision is kept.
+pub async fn is_there(store: &Store, decision: &str) -> Result<bool, StoreError> {
+    if decision.len() > MAX_KEY_BYTES / 2 {
+        return Ok(false);
+    }
+    let within = Bounds::within(&prefix(decision));
+    store.read(move |tx| Ok(!tx.range(Table::Recordings, &within, Direction::Forward, 1)?.is_empty())).await
+}
+
 /// Which recorded questions are wanted; what is `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {

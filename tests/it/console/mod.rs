@@ -11,6 +11,8 @@ use crate::operator::roles::{person, signed_in};
 mod doors;
 mod overview;
 mod settings;
+mod audit;
+mod decisions;
 
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {

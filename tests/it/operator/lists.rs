@@ -9,8 +9,8 @@ use portcullis_tests::Gateway;
 use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
-/// Lists that the configuration bounds, and documents that are no lists.
-const WHOLE: [&str; 15] = [
+/// Lists that the configuration bounds, documents that are no lists, and streams.
+const WHOLE: [&str; 17] = [
     "/api/v1/openapi.json",
     "/api/v1/me",
     "/api/v1/status",
@@ -26,6 +26,8 @@ const WHOLE: [&str; 15] = [
     "/api/v1/policies/generations",
     "/api/v1/pins/definition",
     "/api/v1/signing-keys",
+    "/api/v1/decisions/tail",
+    "/api/v1/audit/tail",
 ];
 
 /// Lists that only people fill, by consenting and connecting: `oauth` and `connections` look through them.

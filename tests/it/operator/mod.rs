@@ -17,6 +17,7 @@ pub(crate) mod roles;
 mod serving;
 mod signing_keys;
 mod store;
+mod tails;
 mod upstreams;
 mod users;
 mod watch;

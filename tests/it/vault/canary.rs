@@ -258,6 +258,7 @@ async fn no_secret_is_in_anything_that_the_gateway_writes() {
     let (right, wrong) = (at(canaries.get("operator token")), at(canaries.get("wrong operator token")));
     written.add_reply("key made over tcp", &right.send("GET", "/api/v1/keys/drawn", "").await);
     let rows = ROUTES.iter().filter(|route| route.method == "GET").map(|route| route.path);
+    let rows = rows.filter(|path| !path.ends_with("/tail"));
     for path in rows.chain(["/metrics", "/readyz?verbose"]) {
         let path = path.replace("{name}", "drawn").replace("{id}", "none");
         written.add_reply(&path, &right.send("GET", &path, "").await);

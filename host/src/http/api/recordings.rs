@@ -10,8 +10,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::openapi::{Described, get};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::audit::Actor;
 use crate::ids::BindingName;
-use crate::store::recordings::{Filter, Import, Question, Recording, Transcript, Words};
+use crate::store::recordings::{self, Filter, Import, Question, Recording, Transcript, Words};
 
 const LIST: &str = "recordings";
 
@@ -29,36 +30,36 @@ pub(super) struct RecordingQuery {
 /// What policies were asked about one decision.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Recording)]
-struct RecordingView {
-    decision: String,
+pub(in crate::http) struct RecordingView {
+    pub(in crate::http) decision: String,
     #[schema(format = DateTime)]
-    at: String,
-    policy_generation: u64,
-    questions: Vec<QuestionView>,
+    pub(in crate::http) at: String,
+    pub(in crate::http) policy_generation: u64,
+    pub(in crate::http) questions: Vec<QuestionView>,
 }
 
 /// One question to one policy.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Question)]
-struct QuestionView {
-    decision: String,
+pub(in crate::http) struct QuestionView {
+    pub(in crate::http) decision: String,
     #[schema(value_type = String)]
-    policy: BindingName,
-    module_name: String,
-    version: String,
-    module_digest: String,
-    hook: String,
-    verdict: String,
-    micros: u64,
+    pub(in crate::http) policy: BindingName,
+    pub(in crate::http) module_name: String,
+    pub(in crate::http) version: String,
+    pub(in crate::http) module_digest: String,
+    pub(in crate::http) hook: String,
+    pub(in crate::http) verdict: String,
+    pub(in crate::http) micros: u64,
     #[serde(flatten)]
-    words: WordsView,
+    pub(in crate::http) words: WordsView,
 }
 
 /// Question and answer word for word, or what they were the digests of.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = QuestionWords)]
-enum WordsView {
+pub(in crate::http) enum WordsView {
     Whole {
         input: Value,
         answer: Value,
@@ -96,17 +97,46 @@ pub(super) fn operations() -> Vec<Described> {
     ]
 }
 
+impl QuestionView {
+    /// What was said, each part with what it is called, for people.
+    pub(in crate::http) fn told(&self) -> Vec<(&'static str, String)> {
+        let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
+        match &self.words {
+            WordsView::Whole { input, answer, imports } => {
+                let mut told = vec![("Asked", pretty(input)), ("Answered", pretty(answer))];
+                if !imports.is_empty() {
+                    told.push(("What it asked the gateway meanwhile", pretty(&json!(imports))));
+                }
+                told
+            }
+            WordsView::Digests { input_digest, answer_digest } => vec![
+                ("Digest of what was asked", input_digest.clone()),
+                ("Digest of the answer", answer_digest.clone().unwrap_or_default()),
+            ],
+        }
+    }
+}
+
+/// Whether a decision was recorded.
+pub(in crate::http) async fn is_there(api: &Api, decision: &str) -> Result<bool, Problem> {
+    Ok(recordings::is_there(&api.control.store, decision).await?)
+}
+
+/// What a decision's policies were asked. That this actor reads it is written down.
+pub(in crate::http) async fn recording(api: &Api, id: &str, actor: Actor) -> Result<RecordingView, Problem> {
+    let recording = api.control.recording(id, actor).await?.ok_or_else(|| Problem::not_found("recording"))?;
+    let Recording { decision, at, generation, questions } = recording;
+    let questions = questions.iter().map(|question| view(&decision, question)).collect();
+    Ok(RecordingView { at: at.to_string(), policy_generation: generation, questions, decision })
+}
+
 /// All questions of one decision.
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let recording = api.control.recording(&id, operator.0).await?.ok_or_else(|| Problem::not_found("recording"))?;
-    let Recording { decision, at, generation, questions } = recording;
-    let questions = questions.iter().map(|question| view(&decision, question)).collect();
-    let view = RecordingView { at: at.to_string(), policy_generation: generation, questions, decision };
-    Ok(ok(&json!(view)))
+    Ok(ok(&json!(recording(&api, &id, operator.0).await?)))
 }
 
 /// The questions of a policy, or of all, that are kept whole, newest first.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, body::Body};
+use http::header::{HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -176,7 +177,9 @@ impl Opened {
             stream.run(leaving).await;
             drop(place);
         });
-        event_stream(body)
+        let mut response = event_stream(body);
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
     }
 }
 
@@ -236,7 +239,9 @@ impl<T: Followed, F: Fn(&T) -> Option<String> + Send + Sync> Stream<T, F> {
     async fn flow(&mut self, leaving: &CancellationToken) -> Result<End, Gone> {
         let ends = Instant::now() + MAX_LIFE;
         let (mut heartbeat, mut look) = (every(HEARTBEAT), every(LOOK));
-        self.pieces.send(format!("retry: {RETRY_MS}\nid: {}\n\n", self.tail.seen())).await?;
+        let seen = self.tail.seen();
+        let begin = format!("retry: {RETRY_MS}\nid: {seen}\nevent: begin\ndata: {{\"after\":{seen}}}\n\n");
+        self.pieces.send(begin).await?;
         loop {
             tokio::select! {
                 biased;

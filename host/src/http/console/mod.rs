@@ -39,6 +39,8 @@ use crate::store::StoreError;
 
 mod again;
 mod chart;
+mod audit;
+mod decisions;
 mod desk;
 mod overview;
 mod set_up;
@@ -115,7 +117,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, settings::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
