@@ -275,6 +275,10 @@ done! {
     Added => "added": "It is added.",
     Changed => "changed": "It is changed.",
     Removed => "removed": "It is removed.",
+    SecretEnded => "secret-ended": "The earlier secret opens nothing any more.",
+    ConnectionEnded => "connection-ended": "The connection is ended, and its tokens are revoked where they came from.",
+    Given => "given": "It is given: it happens when the caller asks again.",
+    Refused => "refused": "It is refused.",
 }
 
 impl Done {

@@ -33,12 +33,16 @@ use crate::identity::user::{Role, User};
 use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
+mod approvals;
+mod connections;
 mod desk;
 mod home;
+mod keys;
 mod set_up;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use desk::{Desk, Done, Told};
 
@@ -85,7 +89,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES, keys::PAGES, connections::PAGES, approvals::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
