@@ -102,7 +102,8 @@ pub(super) fn operations() -> Vec<Described> {
             "What of each upstream each key may use, before policies are asked",
         )
         .filters::<MatrixQuery>()
-        .pages::<KeyAccessView>("keys"),
+        .pages::<KeyAccessView>("keys")
+        .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"]),
         get(
             "/api/v1/keys/{name}/access",
             "showKeyAccess",
