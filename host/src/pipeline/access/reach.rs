@@ -111,3 +111,51 @@ pub fn of_tool(key: &VirtualKey, allow: &AllowList, upstream: &UpstreamName, too
         None => Line::NoLine,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Timestamp;
+    use crate::glob::Glob;
+    use crate::identity::key::{AllowEntry, ManagedBy, Standing};
+    use crate::identity::{Keyring, TokenList};
+    use crate::ids::KeyName;
+    use crate::secret::Digest;
+
+    fn key() -> VirtualKey {
+        let glob = |text: &str| Glob::parse(text).unwrap();
+        let line = |upstream: &str, tool: &str| AllowEntry { upstream: glob(upstream), tools: vec![glob(tool)] };
+        VirtualKey {
+            name: KeyName::parse("ci").unwrap(),
+            digest: Digest::of(b"ci"),
+            earlier: None,
+            allow: AllowList(vec![line("tracker", "*"), line("n*", "read*")]),
+            scopes: TokenList::default(),
+            groups: TokenList::default(),
+            owner: None,
+            created: Timestamp::default(),
+            expires: None,
+            standing: Standing::Disabled,
+            managed_by: ManagedBy::Store,
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn a_tool_is_reached_by_the_first_line_that_has_it_or_it_is_said_why_not() {
+        let upstream = |name: &str| UpstreamName::parse(name).unwrap();
+        let ring = Keyring::with([key()], &[upstream("open")]);
+        let (key, allow) = ring.named(&KeyName::parse("ci").unwrap()).expect("a key that is disabled is found as well");
+        for (name, tool, expected) in [
+            ("tracker", "close", Line::Own(0)),
+            ("notes", "read_one", Line::Own(1)),
+            ("open", "whatever", Line::OfAllKeys),
+            ("notes", "delete", Line::NoPattern),
+            ("other", "read_one", Line::NoLine),
+        ] {
+            let line = of_tool(key, allow, &upstream(name), tool);
+            assert_eq!(line, expected, "{name} {tool}");
+            assert_eq!(line.is_reached(), allow.permits(&upstream(name), tool), "{name} {tool}: as a call is decided");
+        }
+    }
+}

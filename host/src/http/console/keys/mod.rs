@@ -1,4 +1,5 @@
-//! `/keys`: virtual keys. They are made, changed, given another secret and deleted here; [`access`] shows what they may use.
+//! `/keys`: virtual keys. They are made, changed, given another secret and deleted here ([`life`]); [`access`] shows
+//! what they may use.
 //!
 //! A secret is on the page that answers the form with which it was made, and nowhere else.
 
@@ -9,16 +10,17 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
 
-use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
+use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows};
-use crate::http::api::keys::{self, KeyChange, KeyView, KeyWithSecret};
+use crate::http::api::keys::{self, KeyView, KeyWithSecret};
 use crate::http::api::{Paging, Problem};
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::{Site, page_of_console};
 
 mod access;
 mod form;
+mod life;
 mod lines;
 
 use form::KeyForm;
@@ -35,15 +37,15 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows("/keys/{name}/access", || get(access::show)),
     asks("/keys/{name}/change", || get(ask_change)),
     does("/keys/{name}/change", || post(change)),
-    does("/keys/{name}/enable", || post(enable)),
-    asks("/keys/{name}/disable", || get(ask_disable)),
-    does("/keys/{name}/disable", || post(disable)),
-    asks("/keys/{name}/rotate", || get(ask_rotate)),
-    does("/keys/{name}/rotate", || post(rotate)),
-    asks("/keys/{name}/end-earlier", || get(ask_end_earlier)),
-    does("/keys/{name}/end-earlier", || post(end_earlier)),
-    asks("/keys/{name}/remove", || get(ask_remove)),
-    does("/keys/{name}/remove", || post(remove)),
+    does("/keys/{name}/enable", || post(life::enable)),
+    asks("/keys/{name}/disable", || get(life::ask_disable)),
+    does("/keys/{name}/disable", || post(life::disable)),
+    asks("/keys/{name}/rotate", || get(life::ask_rotate)),
+    does("/keys/{name}/rotate", || post(life::rotate)),
+    asks("/keys/{name}/end-earlier", || get(life::ask_end_earlier)),
+    does("/keys/{name}/end-earlier", || post(life::end_earlier)),
+    asks("/keys/{name}/remove", || get(life::ask_remove)),
+    does("/keys/{name}/remove", || post(life::remove)),
 ];
 
 /// The address of the page of a key. A name that another page has is written in another way.
@@ -272,155 +274,4 @@ async fn of_store(desk: &Desk, name: &str) -> Result<KeyView, Problem> {
 /// The revision that somebody saw.
 fn revision(fields: &mut Fields) -> Result<u64, Problem> {
     fields.take("revision").parse().map_err(|_| Problem::invalid("the form does not say which revision it is about"))
-}
-
-/// What is asked before something is done to a key that is seen at its present revision.
-async fn ask(
-    desk: &Desk,
-    person: &Person,
-    name: &str,
-    verb: &str,
-    (title, what, button): (&str, &str, &str),
-) -> Answer {
-    let key = of_store(desk, name).await?;
-    let revision = key.revision.unwrap_or_default().to_string();
-    Ok(desk.confirm(
-        person,
-        HERE,
-        Confirm {
-            title: &format!("{title} {name}?"),
-            what,
-            button,
-            path: &address_of(name, verb),
-            back: &address(name),
-            hidden: &[("revision", &revision)],
-        },
-    ))
-}
-
-async fn enable(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Sent(mut fields): Sent,
-) -> Answer {
-    let change = KeyChange { disabled: Some(Some(false)), ..KeyChange::default() };
-    keys::alter(&desk.api, &name, Some(vec![revision(&mut fields)?]), change, person.actor()).await?;
-    Ok(desk.done(&person, &address(&name), Done::Changed))
-}
-
-async fn ask_disable(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-) -> Answer {
-    let what = "From the next request on the key opens nothing, and what clients were granted in its name is revoked, which \
-                does not come back. The key itself can be enabled again, with the same secret.";
-    ask(&desk, &person, &name, "disable", ("Disable", what, "Disable it")).await
-}
-
-async fn disable(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Sent(mut fields): Sent,
-) -> Answer {
-    let change = KeyChange { disabled: Some(Some(true)), ..KeyChange::default() };
-    keys::alter(&desk.api, &name, Some(vec![revision(&mut fields)?]), change, person.actor()).await?;
-    Ok(desk.done(&person, &address(&name), Done::Changed))
-}
-
-#[derive(Template)]
-#[template(path = "console/keys/rotate.html")]
-struct RotatePage<'a> {
-    site: &'a Site,
-    head: Head<'a>,
-    name: &'a str,
-    path: &'a str,
-    back: &'a str,
-    revision: u64,
-    /// Until when a secret before is good, which ends with this.
-    earlier_until: Option<String>,
-}
-
-async fn ask_rotate(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-) -> Answer {
-    let key = of_store(&desk, &name).await?;
-    Ok(desk.page(RotatePage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        name: &name,
-        path: &address_of(&name, "rotate"),
-        back: &address(&name),
-        revision: key.revision.unwrap_or_default(),
-        earlier_until: key.earlier_until,
-    }))
-}
-
-async fn rotate(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Sent(mut fields): Sent,
-) -> Answer {
-    let revision = revision(&mut fields)?;
-    let overlap = fields.take("overlap_hours");
-    let overlap: u64 =
-        overlap.trim().parse().map_err(|_| Problem::invalid("the overlap is a number of whole hours"))?;
-    let overlap = overlap.saturating_mul(60 * 60);
-    let rotated = keys::turn(&desk.api, &name, Some(vec![revision]), Some(overlap), person.actor()).await?;
-    let KeyWithSecret { key, secret } = rotated.key;
-    let mut earlier = match &key.earlier_until {
-        Some(until) => format!("The secret before is good until {}.", words::moment(until)),
-        None => "The secret before opens nothing any more.".to_owned(),
-    };
-    if rotated.ended_earlier {
-        earlier.push_str(" The one before that has ended now.");
-    }
-    Ok(told(&desk, &person, ("The key has another secret", &key, &secret), Some(earlier)))
-}
-
-async fn ask_end_earlier(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-) -> Answer {
-    let what = "The secret before the present one opens nothing from the next request on. Open streams of the key end with it, \
-                whichever secret they began with: clients connect again.";
-    ask(&desk, &person, &name, "end-earlier", ("End the earlier secret of", what, "End it")).await
-}
-
-async fn end_earlier(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Sent(mut fields): Sent,
-) -> Answer {
-    let (seen, known) = (revision(&mut fields)?, keys::read_name(&name)?);
-    desk.api.control.end_earlier_secret(&known, Some(vec![seen]), person.actor()).await?;
-    Ok(desk.done(&person, &address(&name), Done::SecretEnded))
-}
-
-async fn ask_remove(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-) -> Answer {
-    let what = "The key opens nothing from the next request on. What it connected is erased, and what clients were granted in \
-                its name is revoked. None of that comes back with another key of this name.";
-    ask(&desk, &person, &name, "remove", ("Delete", what, "Delete the key")).await
-}
-
-async fn remove(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Sent(mut fields): Sent,
-) -> Answer {
-    let (seen, known) = (revision(&mut fields)?, keys::read_name(&name)?);
-    desk.api.control.delete_key(&known, Some(vec![seen]), person.actor()).await?;
-    Ok(desk.done(&person, HERE, Done::Removed))
 }
