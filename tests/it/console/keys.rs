@@ -121,7 +121,10 @@ async fn a_key_gets_another_secret_is_disabled_and_is_gone() {
     let first = make(&gateway, json!({ "name": "ci" })).await;
     let mut operator = browser_of(&gateway, "operator").await;
     let form = operator.get("/keys/ci/rotate").await.form("/keys/ci/rotate");
-    let page = operator.submit(&form.with("overlap_hours", "2")).await;
+    let refused = operator.submit(&form.with("overlap_hours", "721")).await;
+    assert!(refused.status() == 422 && refused.text().contains("longer than 30 days"), "{refused}");
+    assert_eq!(key(&gateway, "ci").await["revision"], 1, "nothing was done");
+    let page = operator.submit(&refused.form("/keys/ci/rotate").with("overlap_hours", "2")).await;
     let second = secret(&page);
     assert!(page.text().contains("The secret before is good until"), "{page}");
     assert_eq!((knock(&gateway, &first).await, knock(&gateway, &second).await), (200, 200));

@@ -45,6 +45,11 @@ fn badge(state: &str) -> Badge {
     }
 }
 
+/// What a policy calls it; where it says nothing, what would be done.
+fn title(approval: &ApprovalView) -> &str {
+    if approval.title.trim().is_empty() { &approval.item } else { &approval.title }
+}
+
 fn address_of(approval: &ApprovalView, verb: &str) -> String {
     format!("{HERE}/{}/{verb}", approval.id)
 }

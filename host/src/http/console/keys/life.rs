@@ -4,14 +4,19 @@
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
+use axum::response::Response;
+use http::StatusCode;
 
 use super::super::Person;
 use super::super::desk::{Answer, Confirm, Desk, Done, Head, Sent};
 use super::super::words;
 use super::{HERE, address, address_of, of_store, revision, told};
 use crate::http::api::Problem;
-use crate::http::api::keys::{self, KeyChange, KeyWithSecret};
-use crate::http::oauth::pages::Site;
+use crate::http::api::keys::{self, KeyChange, KeyView, KeyWithSecret};
+use crate::http::oauth::pages::{Site, page_of_console};
+
+/// How long the secret before stays good, unless something else is typed.
+const OVERLAP_HOURS: &str = "24";
 
 /// What is asked before something is done to a key that is seen at its present revision.
 async fn ask(
@@ -78,8 +83,31 @@ struct RotatePage<'a> {
     path: &'a str,
     back: &'a str,
     revision: u64,
+    /// What is typed.
+    hours: &'a str,
     /// Until when a secret before is good, which ends with this.
     earlier_until: Option<String>,
+    problem: Option<&'a str>,
+}
+
+fn rotate_page(
+    (desk, person): (&Desk, &Person),
+    key: KeyView,
+    (revision, hours): (u64, &str),
+    refused: Option<&Problem>,
+) -> Response {
+    let page = RotatePage {
+        site: desk.site(),
+        head: desk.head(person, HERE),
+        name: key.name.as_str(),
+        path: &address_of(key.name.as_str(), "rotate"),
+        back: &address(key.name.as_str()),
+        revision,
+        hours,
+        earlier_until: key.earlier_until,
+        problem: refused.map(|problem| problem.detail.as_str()),
+    };
+    page_of_console(refused.map_or(StatusCode::OK, |problem| problem.status), page)
 }
 
 pub(super) async fn ask_rotate(
@@ -88,15 +116,8 @@ pub(super) async fn ask_rotate(
     Path(name): Path<String>,
 ) -> Answer {
     let key = of_store(&desk, &name).await?;
-    Ok(desk.page(RotatePage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        name: &name,
-        path: &address_of(&name, "rotate"),
-        back: &address(&name),
-        revision: key.revision.unwrap_or_default(),
-        earlier_until: key.earlier_until,
-    }))
+    let revision = key.revision.unwrap_or_default();
+    Ok(rotate_page((&desk, &person), key, (revision, OVERLAP_HOURS), None))
 }
 
 pub(super) async fn rotate(
@@ -105,12 +126,19 @@ pub(super) async fn rotate(
     Path(name): Path<String>,
     Sent(mut fields): Sent,
 ) -> Answer {
-    let revision = revision(&mut fields)?;
-    let overlap = fields.take("overlap_hours");
-    let overlap: u64 =
-        overlap.trim().parse().map_err(|_| Problem::invalid("the overlap is a number of whole hours"))?;
-    let overlap = overlap.saturating_mul(60 * 60);
-    let rotated = keys::turn(&desk.api, &name, Some(vec![revision]), Some(overlap), person.actor()).await?;
+    let key = of_store(&desk, &name).await?;
+    let (revision, hours) = (revision(&mut fields)?, fields.take("overlap_hours"));
+    let rotated = match read_hours(&hours) {
+        Ok(overlap) => keys::turn(&desk.api, &name, Some(vec![revision]), Some(overlap), person.actor()).await,
+        Err(problem) => Err(problem),
+    };
+    let rotated = match rotated {
+        Ok(rotated) => rotated,
+        Err(problem) if problem.status.is_client_error() => {
+            return Ok(rotate_page((&desk, &person), key, (revision, &hours), Some(&problem)));
+        }
+        Err(problem) => return Err(problem.into()),
+    };
     let KeyWithSecret { key, secret } = rotated.key;
     let mut earlier = match &key.earlier_until {
         Some(until) => format!("The secret before is good until {}.", words::moment(until)),
@@ -120,6 +148,12 @@ pub(super) async fn rotate(
         earlier.push_str(" The one before that has ended now.");
     }
     Ok(told(&desk, &person, ("The key has another secret", &key, &secret), Some(earlier)))
+}
+
+/// Hours that somebody types, in seconds.
+fn read_hours(text: &str) -> Result<u64, Problem> {
+    let hours: u64 = text.trim().parse().map_err(|_| Problem::invalid("the overlap is a number of whole hours"))?;
+    Ok(hours.saturating_mul(60 * 60))
 }
 
 pub(super) async fn ask_end_earlier(
