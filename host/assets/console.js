@@ -132,9 +132,34 @@ function followTail(part) {
   open();
 }
 
+/** Two fields that make a line of a text: `data-adds` names the text. Its parts are hidden where there are no scripts. */
+function addLines() {
+  for (const group of document.querySelectorAll("[data-adds]")) {
+    const text = document.getElementById(group.dataset.adds);
+    const [upstream, tools] = group.querySelectorAll("input");
+    const button = group.querySelector("button");
+    if (text === null || tools === undefined || button === null) continue;
+    group.hidden = false;
+    const add = () => {
+      if (upstream.value.trim() === "") return upstream.focus();
+      const line = `${upstream.value.trim()}: ${tools.value.trim() || "*"}`;
+      text.value = `${text.value.trimEnd()}\n${line}`.trimStart();
+      upstream.value = tools.value = "";
+      upstream.focus();
+    };
+    button.addEventListener("click", add);
+    group.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.target === button) return;
+      event.preventDefault();
+      add();
+    });
+  }
+}
+
 tellLocalTimes();
 narrowLists();
 copyByButton();
 if (typeof EventSource === "function") {
   for (const part of document.querySelectorAll("[data-tail]")) followTail(part);
 }
+addLines();

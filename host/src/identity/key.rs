@@ -125,7 +125,12 @@ impl AllowList {
 
     /// Whether the list has a line for this tool.
     pub fn permits(&self, upstream: &UpstreamName, tool: &str) -> bool {
-        self.0.iter().any(|entry| {
+        self.line_for(upstream, tool).is_some()
+    }
+
+    /// The first line for this tool, counted from 0.
+    pub fn line_for(&self, upstream: &UpstreamName, tool: &str) -> Option<usize> {
+        self.0.iter().position(|entry| {
             entry.upstream.matches(upstream.as_str()) && entry.tools.iter().any(|pattern| pattern.matches(tool))
         })
     }
@@ -151,6 +156,9 @@ mod tests {
         assert!(!allow(&[("tracker", &["*"])]).permits(&notes, "add"));
         assert!(allow(&[("tracker", &["*"]), ("notes", &["ad*"])]).permits(&notes, "add"));
         assert!(!allow(&[("notes", &["ad*"])]).permits(&notes, "delete"));
+        let lines = allow(&[("tracker", &["*"]), ("notes", &["ad*"]), ("*", &["add", "delete"])]);
+        assert_eq!((lines.line_for(&notes, "add"), lines.line_for(&notes, "delete")), (Some(1), Some(2)), "the first");
+        assert_eq!(lines.line_for(&notes, "list"), None);
         assert!(allow(&[("*", &["*"])]).permits(&notes, "delete"));
         assert!(allow(&[("notes", &["x", "*"])]).permits_items(&notes));
         assert!(!allow(&[("notes", &["ad*"]), ("tracker", &["*"])]).permits_items(&notes));

@@ -79,6 +79,13 @@ impl Keyring {
         self.held(principal, now).map(|entry| entry.key.witness(now))
     }
 
+    /// The key of this name, valid or not, and all that it may use: what its own list has, and behind that what every key
+    /// may.
+    pub fn named(&self, name: &KeyName) -> Option<(&VirtualKey, &Arc<AllowList>)> {
+        let entry = self.by_digest.get(self.by_name.get(name)?.as_bytes())?;
+        Some((&entry.key, &entry.allow))
+    }
+
     /// Whether there is a key of this name, valid or not.
     pub fn has(&self, name: &KeyName) -> bool {
         self.by_name.contains_key(name)

@@ -5,6 +5,7 @@ use portcullis::http::console::{DOORS, pages};
 use portcullis::identity::user::Role;
 use portcullis_tests::Gateway;
 use portcullis_tests::oauth::Browser;
+use serde_json::Value;
 
 use crate::operator::roles::{person, signed_in};
 
@@ -13,6 +14,9 @@ mod overview;
 mod settings;
 mod audit;
 mod decisions;
+mod approvals;
+mod connections;
+mod keys;
 
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {

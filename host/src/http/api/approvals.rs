@@ -13,6 +13,7 @@ use super::openapi::words::ApprovalStateWord;
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::admin::approvals::ApprovalError;
+use crate::audit::Actor;
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, UpstreamName};
 use crate::store::approvals::{Approval, Approver, Memory, Said, Standing, Subject, Verdict, Wish};
@@ -25,28 +26,28 @@ const MAX_NOTE_BYTES: usize = 1024;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ApprovalQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
+pub(in crate::http) struct ApprovalQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
     #[param(inline, value_type = Option<ApprovalStateWord>)]
-    state: Option<String>,
+    pub(in crate::http) state: Option<String>,
 }
 
 /// What an operator says.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ApprovalDecision)]
-pub(super) struct NewDecision {
+pub(in crate::http) struct NewDecision {
     #[schema(inline)]
-    decision: Word,
+    pub(in crate::http) decision: Word,
     /// At most 1024 bytes.
     #[serde(default)]
-    note: Option<String>,
+    pub(in crate::http) note: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Word {
+pub(in crate::http) enum Word {
     Approve,
     Deny,
 }
@@ -54,43 +55,43 @@ enum Word {
 /// What a policy wants somebody to agree to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Approval)]
-struct ApprovalView {
+pub(in crate::http) struct ApprovalView {
     #[schema(value_type = String)]
-    id: ApprovalId,
+    pub(in crate::http) id: ApprovalId,
     #[schema(value_type = ApprovalStateWord)]
-    state: &'static str,
+    pub(in crate::http) state: &'static str,
     #[schema(format = DateTime)]
-    requested: String,
+    pub(in crate::http) requested: String,
     #[schema(format = DateTime)]
-    until: String,
+    pub(in crate::http) until: String,
     /// Who wants to do it.
-    principal: String,
-    client: String,
-    operation: String,
+    pub(in crate::http) principal: String,
+    pub(in crate::http) client: String,
+    pub(in crate::http) operation: String,
     #[schema(value_type = String)]
-    upstream: UpstreamName,
+    pub(in crate::http) upstream: UpstreamName,
     /// The upstream's own name for the tool or item.
-    item: String,
-    definition_digest: String,
-    arguments_digest: String,
+    pub(in crate::http) item: String,
+    pub(in crate::http) definition_digest: String,
+    pub(in crate::http) arguments_digest: String,
     /// As they would be sent. Told of one approval only, and null where they are not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
-    arguments: Option<Value>,
+    pub(in crate::http) arguments: Option<Value>,
     #[schema(value_type = String)]
-    policy: BindingName,
-    reason_code: String,
-    title: String,
-    summary: String,
-    by: ByView,
-    remember: MemoryView,
-    decided: Option<SaidView>,
+    pub(in crate::http) policy: BindingName,
+    pub(in crate::http) reason_code: String,
+    pub(in crate::http) title: String,
+    pub(in crate::http) summary: String,
+    pub(in crate::http) by: ByView,
+    pub(in crate::http) remember: MemoryView,
+    pub(in crate::http) decided: Option<SaidView>,
 }
 
 /// Who may decide: the `caller`, an `operator`, or those who are named.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = Approver)]
-enum ByView {
+pub(in crate::http) enum ByView {
     Kind(&'static str),
     Listed(Vec<String>),
 }
@@ -99,18 +100,18 @@ enum ByView {
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = ApprovalMemory)]
-enum MemoryView {
+pub(in crate::http) enum MemoryView {
     Once(&'static str),
     For { seconds: u64 },
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Ruling)]
-struct SaidView {
-    by: String,
+pub(in crate::http) struct SaidView {
+    pub(in crate::http) by: String,
     #[schema(format = DateTime)]
-    at: String,
-    note: Option<String>,
+    pub(in crate::http) at: String,
+    pub(in crate::http) note: Option<String>,
 }
 
 /// What the document of the API says of these.
@@ -129,6 +130,15 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<ApprovalQuery>) -> Answer {
+    let (approvals, next) = page(&api, query).await?;
+    Ok(ok(&json!({ "approvals": approvals, "next_cursor": next })))
+}
+
+/// A page of the approvals, and the cursor of the next one.
+pub(in crate::http) async fn page(
+    api: &Api,
+    query: ApprovalQuery,
+) -> Result<(Vec<ApprovalView>, Option<String>), Problem> {
     let ApprovalQuery { limit, cursor, state } = query;
     let paging = Paging { limit, cursor };
     let state = state
@@ -139,19 +149,23 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<Approv
         .transpose()?;
     // Each filter is a list of its own.
     let list = format!("{LIST} {}", state.map_or("", Standing::as_str));
-    let page = api.control.approvals(state, paging.cursor(&api, &list)?, paging.limit()).await?;
+    let page = api.control.approvals(state, paging.cursor(api, &list)?, paging.limit()).await?;
     let now = api.control.env.now();
-    let rows: Vec<ApprovalView> = page.items.iter().map(|approval| view(approval, now)).collect();
-    Ok(ok(&json!({ "approvals": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+    let rows = page.items.iter().map(|approval| view(approval, now)).collect();
+    Ok((rows, next_cursor(api, &list, page.next.as_ref())))
 }
 
-/// With the arguments as they would be sent.
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let approval = api.control.approval(&read_id(&id)?).await?.ok_or_else(|| Problem::not_found("approval"))?;
+    Ok(ok(&json!(one(&api, &id).await?)))
+}
+
+/// One of them, with the arguments as they would be sent.
+pub(in crate::http) async fn one(api: &Api, id: &str) -> Result<ApprovalView, Problem> {
+    let approval = api.control.approval(&read_id(id)?).await?.ok_or_else(|| Problem::not_found("approval"))?;
     let mut shown = view(&approval, api.control.env.now());
     let arguments = api.control.arguments_of(&approval);
     shown.arguments = Some(arguments.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::Null)));
-    Ok(ok(&json!(shown)))
+    Ok(shown)
 }
 
 pub(super) async fn decide(
@@ -160,7 +174,17 @@ pub(super) async fn decide(
     Path(id): Path,
     Json(new): Json<NewDecision>,
 ) -> Answer {
-    let id = read_id(&id)?;
+    Ok(ok(&json!(rule(&api, &id, new, operator.0).await?)))
+}
+
+/// Gives or denies one of them.
+pub(in crate::http) async fn rule(
+    api: &Api,
+    id: &str,
+    new: NewDecision,
+    actor: Actor,
+) -> Result<ApprovalView, Problem> {
+    let id = read_id(id)?;
     let NewDecision { decision, note } = new;
     if note.as_ref().is_some_and(|note| note.len() > MAX_NOTE_BYTES) {
         return Err(Problem::invalid(format!("`note` has at most {MAX_NOTE_BYTES} bytes")));
@@ -169,8 +193,8 @@ pub(super) async fn decide(
         Word::Approve => Verdict::Approve,
         Word::Deny => Verdict::Deny,
     };
-    let approval = api.control.decide_approval(&id, verdict, note, operator.0).await?;
-    Ok(ok(&json!(view(&approval, api.control.env.now()))))
+    let approval = api.control.decide_approval(&id, verdict, note, actor).await?;
+    Ok(view(&approval, api.control.env.now()))
 }
 
 fn read_id(id: &str) -> Result<ApprovalId, Problem> {

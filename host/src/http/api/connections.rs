@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::openapi::words::{ConnectionStateWord, FlowStageWord};
 use super::openapi::{Described, delete, get, post};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::audit::Actor;
 use crate::config::UpstreamAuth;
 use crate::connection::flow::Flow;
 use crate::connection::link::Link;
@@ -35,14 +36,14 @@ const FLOWS: &str = "connection flows";
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ConnectionQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
+pub(in crate::http) struct ConnectionQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
     /// `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`.
-    holder: Option<String>,
-    upstream: Option<String>,
+    pub(in crate::http) holder: Option<String>,
+    pub(in crate::http) upstream: Option<String>,
     #[param(inline, value_type = Option<ConnectionStateWord>)]
-    state: Option<String>,
+    pub(in crate::http) state: Option<String>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -56,52 +57,52 @@ pub(super) struct ConnectQuery {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct FlowQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
-    holder: Option<String>,
+pub(in crate::http) struct FlowQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
+    pub(in crate::http) holder: Option<String>,
 }
 
 /// A connection, without its credential.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Connection)]
-struct ConnectionView {
+pub(in crate::http) struct ConnectionView {
     #[schema(value_type = String)]
-    id: ConnectionId,
+    pub(in crate::http) id: ConnectionId,
     /// `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`.
-    holder: String,
+    pub(in crate::http) holder: String,
     #[schema(value_type = String)]
-    upstream: UpstreamName,
+    pub(in crate::http) upstream: UpstreamName,
     /// `oauth`, `headers` or `environment`.
-    kind: &'static str,
+    pub(in crate::http) kind: &'static str,
     #[schema(value_type = ConnectionStateWord)]
-    state: &'static str,
+    pub(in crate::http) state: &'static str,
     /// Why it has to be made anew.
-    reason: Option<&'static str>,
+    pub(in crate::http) reason: Option<&'static str>,
     /// Names of headers or variables that are asked for and were not given.
-    missing: Option<Vec<String>>,
+    pub(in crate::http) missing: Option<Vec<String>>,
     #[schema(format = DateTime)]
-    failed_since: Option<String>,
+    pub(in crate::http) failed_since: Option<String>,
     #[schema(format = DateTime)]
-    orphaned_since: Option<String>,
+    pub(in crate::http) orphaned_since: Option<String>,
     /// The consent that it was made for, if it was made at one.
-    made_for: Option<String>,
+    pub(in crate::http) made_for: Option<String>,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    stored: String,
-    can_reauthorise: bool,
+    pub(in crate::http) stored: String,
+    pub(in crate::http) can_reauthorise: bool,
     /// Why not: `orphaned`, `not_for_operators` or `unused`.
-    cannot_reauthorise: Option<&'static str>,
+    pub(in crate::http) cannot_reauthorise: Option<&'static str>,
     #[serde(flatten)]
-    credential: CredentialView,
+    pub(in crate::http) credential: CredentialView,
 }
 
 /// What is told of a credential, by its kind.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = Credential)]
-enum CredentialView {
+pub(in crate::http) enum CredentialView {
     OAuth {
         issuer: String,
         scopes: Vec<String>,
@@ -118,30 +119,30 @@ enum CredentialView {
 /// A way to an authorization server that somebody is on.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Flow)]
-struct FlowView {
+pub(in crate::http) struct FlowView {
     #[schema(value_type = String)]
-    id: FlowId,
-    holder: String,
+    pub(in crate::http) id: FlowId,
+    pub(in crate::http) holder: String,
     #[schema(value_type = String)]
-    upstream: UpstreamName,
-    issuer: String,
+    pub(in crate::http) upstream: UpstreamName,
+    pub(in crate::http) issuer: String,
     #[schema(value_type = FlowStageWord)]
-    stage: &'static str,
+    pub(in crate::http) stage: &'static str,
     /// Whether it is for a connection that is there.
-    renews: bool,
+    pub(in crate::http) renews: bool,
     #[schema(format = DateTime)]
-    begun: String,
+    pub(in crate::http) begun: String,
     #[schema(format = DateTime)]
-    expires: String,
+    pub(in crate::http) expires: String,
 }
 
 /// A link that opens once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Link)]
-struct LinkView {
-    url: String,
+pub(in crate::http) struct LinkView {
+    pub(in crate::http) url: String,
     #[schema(format = DateTime)]
-    expires: String,
+    pub(in crate::http) expires: String,
 }
 
 /// What the document of the API says of these.
@@ -180,6 +181,15 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<ConnectionQuery>) -> Answer {
+    let (connections, next) = page(&api, query).await?;
+    Ok(ok(&json!({ "connections": connections, "next_cursor": next })))
+}
+
+/// A page of the connections, and the cursor of the next one.
+pub(in crate::http) async fn page(
+    api: &Api,
+    query: ConnectionQuery,
+) -> Result<(Vec<ConnectionView>, Option<String>), Problem> {
     let ConnectionQuery { limit, cursor, holder, upstream, state } = query;
     let paging = Paging { limit, cursor };
     let upstream = upstream
@@ -192,14 +202,13 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<Connec
     let filter = Filter { holder, upstream: upstream.transpose()?, standing: standing.transpose()? };
     // Each filter is a list of its own.
     let list = format!("{LIST} {filter:?}");
-    let stands = stands(&api);
+    let stands = stands(api);
     let known = stands.clone();
     let standing = move |connection: &Connection| known(connection).standing;
-    let cursor = paging.cursor(&api, &list)?;
+    let cursor = paging.cursor(api, &list)?;
     let page = connections::list_by(&api.control.store, filter, standing, cursor, paging.limit()).await?;
-    let rows: Vec<ConnectionView> =
-        page.items.iter().map(|listed| view(&listed.connection, &stands(&listed.connection))).collect();
-    Ok(ok(&json!({ "connections": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+    let rows = page.items.iter().map(|listed| view(&listed.connection, &stands(&listed.connection))).collect();
+    Ok((rows, next_cursor(api, &list, page.next.as_ref())))
 }
 
 /// How connections stand, by what is in force.
@@ -214,8 +223,13 @@ fn stands(api: &Api) -> impl Fn(&Connection) -> Stands + Clone + Send + 'static 
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let connection = find(&api, &id).await?;
-    Ok(ok(&json!(view(&connection, &stands(&api)(&connection)))))
+    Ok(ok(&json!(one(&api, &id).await?)))
+}
+
+/// One connection as it stands now.
+pub(in crate::http) async fn one(api: &Api, id: &str) -> Result<ConnectionView, Problem> {
+    let connection = find(api, id).await?;
+    Ok(view(&connection, &stands(api)(&connection)))
 }
 
 async fn find(api: &Api, id: &str) -> Result<Connection, Problem> {
@@ -263,8 +277,13 @@ fn reauthorises(connection: &Connection, standing: Standing) -> Result<Principal
 
 /// A fresh link by which whoever has it makes a connection anew, for the holder that it has.
 pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let connection = find(&api, &id).await?;
-    let standing = stands(&api)(&connection).standing;
+    Ok(ok(&json!(link_to_reauthorise(&api, &id).await?)))
+}
+
+/// The same link, and when it ends.
+pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str) -> Result<LinkView, Problem> {
+    let connection = find(api, id).await?;
+    let standing = stands(api)(&connection).standing;
     let principal = reauthorises(&connection, standing).map_err(|unable| match unable {
         Unable::Orphaned => {
             let detail = "its holder may not use the upstream: give access back first";
@@ -279,24 +298,33 @@ pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> 
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(link(&api, principal, connection.place.upstream, TokenList::default()))
+    Ok(link(api, principal, connection.place.upstream, TokenList::default()))
 }
 
-fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> Response {
+fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> LinkView {
     let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
     let url = link.url(&api.services.public_url, &api.services.secret);
-    ok(&json!(LinkView { url, expires: link.expires.to_string() }))
+    LinkView { url, expires: link.expires.to_string() }
 }
 
 /// Ways to authorization servers that people are on.
 pub(super) async fn list_flows(State(api): State<Arc<Api>>, Query(query): Query<FlowQuery>) -> Answer {
+    let (flows, next) = page_of_flows(&api, query).await?;
+    Ok(ok(&json!({ "flows": flows, "next_cursor": next })))
+}
+
+/// A page of them, and the cursor of the next one.
+pub(in crate::http) async fn page_of_flows(
+    api: &Api,
+    query: FlowQuery,
+) -> Result<(Vec<FlowView>, Option<String>), Problem> {
     let FlowQuery { limit, cursor, holder } = query;
     let paging = Paging { limit, cursor };
     let holder = holder.as_deref().map(read_holder).transpose()?;
     let list = format!("{FLOWS} {holder:?}");
-    let page = flows::list(&api.control.store, holder, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let rows: Vec<FlowView> = page.items.iter().map(view_of_flow).collect();
-    Ok(ok(&json!({ "flows": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+    let page = flows::list(&api.control.store, holder, paging.cursor(api, &list)?, paging.limit()).await?;
+    let rows = page.items.iter().map(view_of_flow).collect();
+    Ok((rows, next_cursor(api, &list, page.next.as_ref())))
 }
 
 /// Ends a connection, and the ways on which it might come back: it is erased at once, and its tokens are revoked where they
@@ -306,9 +334,15 @@ pub(super) async fn revoke(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let connection = find(&api, &id).await?;
-    match api.connections.keeper.disconnect(&connection.place, End::Revoked, operator.0).await? {
-        Disconnection::Ended { .. } => Ok(StatusCode::NO_CONTENT.into_response()),
+    end(&api, &id, operator.0).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The same for whoever answers otherwise.
+pub(in crate::http) async fn end(api: &Api, id: &str, actor: Actor) -> Result<(), Problem> {
+    let connection = find(api, id).await?;
+    match api.connections.keeper.disconnect(&connection.place, End::Revoked, actor).await? {
+        Disconnection::Ended { .. } => Ok(()),
         Disconnection::NotFound => Err(Problem::not_found("connection")),
     }
 }
@@ -328,7 +362,7 @@ pub(super) async fn connect(
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    Ok(link(&api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))
+    Ok(ok(&json!(link(&api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))))
 }
 
 /// Scopes that an operator wants asked for.

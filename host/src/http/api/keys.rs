@@ -16,6 +16,7 @@ use super::openapi::words::ManagedByWord;
 use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::keys::{DEFAULT_OVERLAP, KeyError, NewKey, Rotated};
+use crate::audit::Actor;
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::identity::TokenList;
@@ -32,55 +33,55 @@ const MAX_ENTRIES: usize = 256;
 const MAX_ALLOW_BYTES: usize = 64 * 1024;
 
 /// One line of an allow-list, as in the configuration file.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct AllowLine {
-    upstream: String,
-    tools: Vec<String>,
+pub(in crate::http) struct AllowLine {
+    pub(in crate::http) upstream: String,
+    pub(in crate::http) tools: Vec<String>,
 }
 
 /// A key to be.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyRequest {
-    name: String,
+pub(in crate::http) struct KeyRequest {
+    pub(in crate::http) name: String,
     #[serde(default)]
-    allow: Vec<AllowLine>,
+    pub(in crate::http) allow: Vec<AllowLine>,
     #[serde(default)]
-    scopes: Vec<String>,
+    pub(in crate::http) scopes: Vec<String>,
     #[serde(default)]
-    groups: Vec<String>,
+    pub(in crate::http) groups: Vec<String>,
     /// The login of a person, who may use what the key may.
     #[serde(default)]
-    owner: Option<String>,
+    pub(in crate::http) owner: Option<String>,
     /// RFC 3339.
     #[serde(default)]
-    expires: Option<String>,
+    pub(in crate::http) expires: Option<String>,
 }
 
 /// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyChange {
+pub(in crate::http) struct KeyChange {
     #[serde(default, deserialize_with = "given")]
-    allow: Option<Option<Vec<AllowLine>>>,
+    pub(in crate::http) allow: Option<Option<Vec<AllowLine>>>,
     #[serde(default, deserialize_with = "given")]
-    scopes: Option<Option<Vec<String>>>,
+    pub(in crate::http) scopes: Option<Option<Vec<String>>>,
     #[serde(default, deserialize_with = "given")]
-    groups: Option<Option<Vec<String>>>,
+    pub(in crate::http) groups: Option<Option<Vec<String>>>,
     #[serde(default, deserialize_with = "given")]
-    owner: Option<Option<String>>,
+    pub(in crate::http) owner: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    expires: Option<Option<String>>,
+    pub(in crate::http) expires: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = bool, required = false)]
-    disabled: Option<Option<bool>>,
+    pub(in crate::http) disabled: Option<Option<bool>>,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRotation)]
-pub(super) struct RotationRequest {
+pub(in crate::http) struct RotationRequest {
     /// How long the secret before stays good, in seconds.
     overlap: Option<u64>,
 }
@@ -88,25 +89,25 @@ pub(super) struct RotationRequest {
 /// A virtual key, without its secret.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Key)]
-struct KeyView {
+pub(in crate::http) struct KeyView {
     #[schema(value_type = String)]
-    name: KeyName,
-    allow: Vec<AllowLine>,
-    scopes: Vec<String>,
-    groups: Vec<String>,
-    owner: Option<String>,
+    pub(in crate::http) name: KeyName,
+    pub(in crate::http) allow: Vec<AllowLine>,
+    pub(in crate::http) scopes: Vec<String>,
+    pub(in crate::http) groups: Vec<String>,
+    pub(in crate::http) owner: Option<String>,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    expires: Option<String>,
-    disabled: bool,
+    pub(in crate::http) expires: Option<String>,
+    pub(in crate::http) disabled: bool,
     /// Until when the secret before the present one is good, if it is.
     #[schema(format = DateTime)]
-    earlier_until: Option<String>,
+    pub(in crate::http) earlier_until: Option<String>,
     #[schema(value_type = ManagedByWord)]
-    managed_by: &'static str,
+    pub(in crate::http) managed_by: &'static str,
     /// Of a key of the store.
-    revision: Option<u64>,
+    pub(in crate::http) revision: Option<u64>,
 }
 
 impl KeyView {
@@ -157,18 +158,18 @@ impl KeyView {
 
 /// A key with its secret, which is told this once.
 #[derive(Serialize, ToSchema)]
-struct KeyWithSecret {
+pub(in crate::http) struct KeyWithSecret {
     #[serde(flatten)]
-    key: KeyView,
-    secret: String,
+    pub(in crate::http) key: KeyView,
+    pub(in crate::http) secret: String,
 }
 
 #[derive(Serialize, ToSchema)]
-struct RotatedKey {
+pub(in crate::http) struct RotatedKey {
     #[serde(flatten)]
-    key: KeyWithSecret,
+    pub(in crate::http) key: KeyWithSecret,
     /// Whether a secret before the one that was replaced was good until now, and is not any more.
-    ended_earlier: bool,
+    pub(in crate::http) ended_earlier: bool,
 }
 
 /// What the document of the API says of these.
@@ -215,23 +216,37 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
-    let page = api.control.list_keys(paging.cursor(&api, LIST)?, paging.limit()).await?;
+    let (keys, next) = page(&api, &paging).await?;
+    Ok(ok(&json!({ "keys": keys, "next_cursor": next })))
+}
+
+/// A page of the keys, and the cursor of the next one.
+pub(in crate::http) async fn page(api: &Api, paging: &Paging) -> Result<(Vec<KeyView>, Option<String>), Problem> {
+    let page = api.control.list_keys(paging.cursor(api, LIST)?, paging.limit()).await?;
     let now = api.control.env.now();
-    let keys: Vec<KeyView> = page.items.iter().map(|key| KeyView::of(key, now)).collect();
-    Ok(ok(&json!({ "keys": keys, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
+    let keys = page.items.iter().map(|key| KeyView::of(key, now)).collect();
+    Ok((keys, next_cursor(api, LIST, page.next.as_ref())))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
-    let key = api.control.key(&read_name(&name)?).await?.ok_or_else(|| Problem::not_found("key"))?;
-    Ok(shown(&api, &key))
+    Ok(shown(&find(&api, &name).await?))
 }
 
-/// A key as it is now, with its revision as the entity tag.
-fn shown(api: &Api, key: &VirtualKey) -> Response {
-    let response = ok(&KeyView::of(key, api.control.env.now()));
-    match key.managed_by {
-        ManagedBy::File => response,
-        ManagedBy::Store => tagged(response, key.revision),
+/// One key as it is now.
+pub(in crate::http) async fn find(api: &Api, name: &str) -> Result<KeyView, Problem> {
+    let key = api.control.key(&read_name(name)?).await?.ok_or_else(|| Problem::not_found("key"))?;
+    Ok(KeyView::of(&key, api.control.env.now()))
+}
+
+fn shown(key: &KeyView) -> Response {
+    with_revision(ok(key), key)
+}
+
+/// An answer with the key's revision as the entity tag, if it is one of the store.
+fn with_revision(response: Response, key: &KeyView) -> Response {
+    match key.revision {
+        None => response,
+        Some(revision) => tagged(response, revision),
     }
 }
 
@@ -240,6 +255,12 @@ pub(super) async fn create(
     Extension(operator): Extension<Operator>,
     Json(new): Json<KeyRequest>,
 ) -> Answer {
+    let made = make(&api, new, operator.0).await?;
+    Ok(with_revision(respond(StatusCode::CREATED, &json!(made)), &made.key))
+}
+
+/// Makes a key, and tells its secret this once.
+pub(in crate::http) async fn make(api: &Api, new: KeyRequest, actor: Actor) -> Result<KeyWithSecret, Problem> {
     let new = NewKey {
         name: KeyName::parse(&new.name).map_err(|error| Problem::invalid(error.to_string()))?,
         allow: read_allow_list(&new.allow)?,
@@ -248,9 +269,8 @@ pub(super) async fn create(
         owner: new.owner.as_deref().map(read_owner).transpose()?,
         expires: new.expires.as_deref().map(read_time).transpose()?,
     };
-    let (key, secret) = api.control.create_key(new, operator.0).await?;
-    let view = KeyView::of(&key, api.control.env.now()).with(&secret);
-    Ok(tagged(respond(StatusCode::CREATED, &json!(view)), key.revision))
+    let (key, secret) = api.control.create_key(new, actor).await?;
+    Ok(KeyView::of(&key, api.control.env.now()).with(&secret))
 }
 
 pub(super) async fn change(
@@ -260,7 +280,18 @@ pub(super) async fn change(
     condition: IfMatch,
     Json(change): Json<KeyChange>,
 ) -> Answer {
-    let name = read_name(&name)?;
+    Ok(shown(&alter(&api, &name, condition.said(), change, operator.0).await?))
+}
+
+/// Changes a key that is at one of the revisions `seen`, or at any.
+pub(in crate::http) async fn alter(
+    api: &Api,
+    name: &str,
+    seen: Option<Vec<u64>>,
+    change: KeyChange,
+    actor: Actor,
+) -> Result<KeyView, Problem> {
+    let name = read_name(name)?;
     let KeyChange { allow, scopes, groups, owner, expires, disabled } = change;
     let standing = |disabled: Option<bool>| match disabled {
         Some(true) => Ok(Standing::Disabled),
@@ -275,8 +306,8 @@ pub(super) async fn change(
         expires: expires.map(|expires| expires.as_deref().map(read_time).transpose()).transpose()?,
         standing: disabled.map(standing).transpose()?,
     };
-    let key = api.control.change_key(&name, condition.said(), edit, operator.0).await?;
-    Ok(shown(&api, &key))
+    let key = api.control.change_key(&name, seen, edit, actor).await?;
+    Ok(KeyView::of(&key, api.control.env.now()))
 }
 
 /// Another secret, beside which the one before is good for a while.
@@ -287,12 +318,23 @@ pub(super) async fn rotate(
     condition: IfMatch,
     Json(RotationRequest { overlap }): Json<RotationRequest>,
 ) -> Answer {
-    let name = read_name(&name)?;
+    let view = turn(&api, &name, condition.said(), overlap, operator.0).await?;
+    Ok(with_revision(ok(&json!(view)), &view.key.key))
+}
+
+/// Gives a key another secret, which is told this once. The one before stays good for `overlap` seconds, or for as long as it does
+/// where nothing is said.
+pub(in crate::http) async fn turn(
+    api: &Api,
+    name: &str,
+    seen: Option<Vec<u64>>,
+    overlap: Option<u64>,
+    actor: Actor,
+) -> Result<RotatedKey, Problem> {
+    let name = read_name(name)?;
     let overlap = overlap.map_or(DEFAULT_OVERLAP, Duration::from_secs);
-    let Rotated { key, secret, has_ended_one } =
-        api.control.rotate_key(&name, condition.said(), overlap, operator.0).await?;
-    let view = RotatedKey { key: KeyView::of(&key, api.control.env.now()).with(&secret), ended_earlier: has_ended_one };
-    Ok(tagged(ok(&json!(view)), key.revision))
+    let Rotated { key, secret, has_ended_one } = api.control.rotate_key(&name, seen, overlap, actor).await?;
+    Ok(RotatedKey { key: KeyView::of(&key, api.control.env.now()).with(&secret), ended_earlier: has_ended_one })
 }
 
 /// Ends the secret before the present one.
@@ -316,7 +358,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn read_name(name: &str) -> Result<KeyName, Problem> {
+pub(in crate::http) fn read_name(name: &str) -> Result<KeyName, Problem> {
     KeyName::parse(name).map_err(|_| Problem::not_found("key"))
 }
 

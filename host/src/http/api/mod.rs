@@ -44,6 +44,7 @@ mod door;
 pub(super) mod grants;
 pub(super) mod health;
 mod if_match;
+pub(super) mod key_access;
 pub(super) mod keys;
 pub(super) mod me;
 pub mod metrics;
@@ -134,6 +135,13 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || delete(keys::end_earlier),
     },
+    Route {
+        method: "GET",
+        path: "/api/v1/keys/{name}/access",
+        access: Access::Viewer,
+        handler: || get(key_access::show),
+    },
+    Route { method: "GET", path: "/api/v1/access/keys", access: Access::Viewer, handler: || get(key_access::list) },
     Route { method: "GET", path: "/api/v1/clients", access: Access::Viewer, handler: || get(clients::list) },
     Route { method: "POST", path: "/api/v1/clients", access: Access::Operator, handler: || post(clients::add) },
     Route { method: "GET", path: "/api/v1/clients/{id}", access: Access::Viewer, handler: || get(clients::show) },

@@ -280,6 +280,10 @@ done! {
     SigningKeyRevoked => "signing-key-revoked": "The key is taken out: what it has signed counts no more.",
     VaultRotated => "vault-rotated": "New data keys are wrapped by another key. Have the others wrapped anew.",
     VaultRewrapped => "vault-rewrapped": "Data keys were wrapped anew: the page says how many, and whether there are more.",
+    SecretEnded => "secret-ended": "The earlier secret opens nothing any more.",
+    ConnectionEnded => "connection-ended": "The connection is ended, and its tokens are revoked where they came from.",
+    Given => "given": "It is given: it happens when the caller asks again.",
+    Refused => "refused": "It is refused.",
 }
 
 impl Done {

@@ -43,11 +43,17 @@ mod audit;
 mod decisions;
 mod desk;
 mod overview;
+mod approvals;
+mod connections;
+mod desk;
+mod home;
+mod keys;
 mod set_up;
 mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub(super) use again::PATH as AGAIN;
 use desk::{Desk, Done, Told};
@@ -117,7 +123,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, keys::PAGES, connections::PAGES, approvals::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {

@@ -14,6 +14,10 @@ use crate::identity::Person;
 use crate::identity::key::{AllowEntry, AllowList};
 use crate::ids::{KeyName, Principal, UpstreamName, UserId};
 
+mod reach;
+
+pub use reach::{Extent, Line, Reach, of_tool, of_upstream, tools_of};
+
 /// Whether the holder of a connection may use its upstream now. That a key expires is a matter of time, so `now` belongs to
 /// what is asked.
 ///

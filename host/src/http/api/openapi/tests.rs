@@ -15,6 +15,7 @@ use crate::connection::Standing;
 use crate::connection::flow::Stage;
 use crate::identity::user::{Role, Status};
 use crate::ids::UpstreamName;
+use crate::pipeline::access::{Extent, Line};
 use crate::store::revocations::PrincipalKind;
 use crate::store::{approvals, grants};
 
@@ -183,6 +184,9 @@ fn words_are_those_that_are_read() {
     all(words::ModeWord::ALL, &|word| RecordedMode::parse(word).is_some());
     assert_eq!(words::BindingModeWord::ALL, Mode::ALL.iter().map(|mode| mode.as_str()).collect::<Vec<_>>());
     all(words::OutcomeWord::ALL, &|word| RecordedOutcome::parse(word).is_some());
+    assert_eq!(words::ExtentWord::ALL, [Extent::None, Extent::Some, Extent::All].map(Extent::as_str));
+    let lines = [Line::Own(0), Line::OfAllKeys, Line::NoPattern, Line::NoLine];
+    assert_eq!(words::ReachedByWord::ALL, lines.map(Line::as_str));
     let view = |pinned: bool, offered: Option<&str>| {
         let pin = crate::store::pins::Pin {
             tool: "a".to_owned(),

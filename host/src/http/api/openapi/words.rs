@@ -47,6 +47,11 @@ words! {
     TrialStageWord: "settings" "reach" "speak" "list";
     SigningKeyStateWord: "announced" "active" "retired";
     ManagedByWord: "file" "store";
+    /// How much of an upstream's tools.
+    ExtentWord: "none" "some" "all";
+    /// `line`: its own list has a line for it; `open_to_all_keys`: every key may use the upstream; `no_pattern`: no line for the
+    /// upstream names it; `no_line`: there is no line for the upstream.
+    ReachedByWord: "line" "open_to_all_keys" "no_pattern" "no_line";
     ModeWord: "enforce" "shadow";
     BindingModeWord: "enforce" "shadow" "off";
     OutcomeWord: "result" "tool_error" "error" "refused";

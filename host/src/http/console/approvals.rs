@@ -1,0 +1,165 @@
+//! `/approvals`: what policies want somebody to agree to, what waits, and what was said.
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+
+use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use super::words::{self, Badge};
+use super::{Person, Route, asks, does, shows};
+use crate::http::api::approvals::{self as api, ApprovalQuery, ApprovalView, ByView, MemoryView, NewDecision, Word};
+use crate::http::oauth::csrf::Fields;
+use crate::http::oauth::pages::Site;
+
+const HERE: &str = "/approvals";
+/// What is shown unless something else is asked for: what waits.
+const WAITING: &str = "pending";
+/// Asked for where all are wanted.
+const ALL: &str = "all";
+
+pub(super) const PAGES: &[Route<Desk>] = &[
+    shows(HERE, || get(list)),
+    // With the arguments, which are for operators.
+    asks("/approvals/{id}", || get(show)),
+    does("/approvals/{id}/give", || post(give)),
+    does("/approvals/{id}/refuse", || post(refuse)),
+];
+
+const STATES: [(&str, &str); 6] = [
+    (WAITING, "Waiting"),
+    (ALL, "All"),
+    ("approved", "Given"),
+    ("used", "Used"),
+    ("denied", "Refused"),
+    ("lapsed", "Lapsed"),
+];
+
+fn badge(state: &str) -> Badge {
+    match state {
+        WAITING => Badge::warning("Waiting"),
+        "approved" => Badge::good("Given"),
+        "used" => Badge::plain("Used"),
+        "denied" => Badge::error("Refused"),
+        _ => Badge::plain("Lapsed"),
+    }
+}
+
+/// What a policy calls it; where it says nothing, what would be done.
+fn title(approval: &ApprovalView) -> &str {
+    if approval.title.trim().is_empty() { &approval.item } else { &approval.title }
+}
+
+fn address_of(approval: &ApprovalView, verb: &str) -> String {
+    format!("{HERE}/{}/{verb}", approval.id)
+}
+
+#[derive(Template)]
+#[template(path = "console/approvals/list.html")]
+struct ListPage<'a> {
+    site: &'a Site,
+    head: Head<'a>,
+    state: &'a str,
+    states: &'static [(&'static str, &'static str)],
+    approvals: Vec<ApprovalView>,
+    older: Option<String>,
+}
+
+async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
+    let state = asked.get("state").unwrap_or(WAITING);
+    let wanted = (state != ALL).then(|| state.to_owned());
+    let query = ApprovalQuery { limit: None, cursor: asked.take("cursor"), state: wanted };
+    let (approvals, next) = api::page(&desk.api, query).await?;
+    Ok(desk.page(ListPage {
+        site: desk.site(),
+        head: desk.head(&person, HERE),
+        state,
+        states: &STATES,
+        approvals,
+        older: next.map(|next| asked.with(HERE, "cursor", &next)),
+    }))
+}
+
+#[derive(Template)]
+#[template(path = "console/approvals/show.html")]
+struct ShowPage<'a> {
+    site: &'a Site,
+    head: Head<'a>,
+    badge: Badge,
+    by: String,
+    remember: String,
+    /// What the button says that gives it.
+    give: String,
+    /// To be read by people; none where they are not kept.
+    arguments: Option<String>,
+    approval: ApprovalView,
+}
+
+async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
+    let approval = api::one(&desk.api, &id).await?;
+    let (remember, give) = match approval.remember {
+        MemoryView::Once(_) => ("it counts for one call".to_owned(), "Give it once".to_owned()),
+        MemoryView::For { seconds } => {
+            let time = humantime::format_duration(std::time::Duration::from_secs(seconds));
+            (format!("it counts for {time}"), format!("Give it for {time}"))
+        }
+    };
+    let by = match &approval.by {
+        ByView::Kind("caller") => "the caller, and operators".to_owned(),
+        ByView::Kind(_) => "operators".to_owned(),
+        ByView::Listed(names) => format!("{}, and operators", words::listed(names)),
+    };
+    let arguments = approval.arguments.as_ref().filter(|arguments| !arguments.is_null());
+    Ok(desk.page(ShowPage {
+        site: desk.site(),
+        head: desk.head(&person, HERE),
+        badge: badge(approval.state),
+        by,
+        remember,
+        give,
+        arguments: arguments.map(|arguments| format!("{arguments:#}")),
+        approval,
+    }))
+}
+
+async fn give(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    Path(id): Path<String>,
+    Sent(fields): Sent,
+) -> Answer {
+    decide((&desk, &person), &id, Word::Approve, fields).await
+}
+
+async fn refuse(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    Path(id): Path<String>,
+    Sent(fields): Sent,
+) -> Answer {
+    decide((&desk, &person), &id, Word::Deny, fields).await
+}
+
+async fn decide((desk, person): (&Desk, &Person), id: &str, decision: Word, mut fields: Fields) -> Answer {
+    let note = Some(fields.take("note").trim().to_owned()).filter(|note| !note.is_empty());
+    let done = match decision {
+        Word::Approve => Done::Given,
+        Word::Deny => Done::Refused,
+    };
+    let approval = api::rule(&desk.api, id, NewDecision { decision, note }, person.actor()).await?;
+    Ok(desk.done(person, &format!("{HERE}/{}", approval.id), done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::approvals::Standing;
+
+    #[test]
+    fn every_state_has_its_words() {
+        for (word, text) in STATES.iter().filter(|(word, _)| *word != ALL) {
+            assert!(Standing::parse(word).is_some(), "{word}");
+            assert_eq!(badge(word).text, *text, "{word}");
+        }
+    }
+}
