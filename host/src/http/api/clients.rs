@@ -142,14 +142,23 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
-    let page = operators::list(&api.server, paging.cursor(&api, LIST)?, paging.limit()).await?;
-    let clients: Vec<Value> = page.items.iter().map(view).collect();
-    Ok(ok(&json!({ "clients": clients, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
+    let (clients, next) = page(&api, &paging).await?;
+    Ok(ok(&json!({ "clients": clients, "next_cursor": next })))
+}
+
+/// A page of clients, and the cursor of the next one.
+pub(in crate::http) async fn page(api: &Api, paging: &Paging) -> Result<(Vec<Value>, Option<String>), Problem> {
+    let page = operators::list(&api.server, paging.cursor(api, LIST)?, paging.limit()).await?;
+    Ok((page.items.iter().map(view).collect(), next_cursor(api, LIST, page.next.as_ref())))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let client = operators::show(&api.server, &id).await?.ok_or_else(|| Problem::not_found("client"))?;
-    Ok(shown(StatusCode::OK, &client, None))
+    Ok(shown(StatusCode::OK, &one(&api, &id).await?, None))
+}
+
+/// One client.
+pub(in crate::http) async fn one(api: &Api, id: &str) -> Result<Listed, Problem> {
+    operators::show(&api.server, id).await?.ok_or_else(|| Problem::not_found("client"))
 }
 
 pub(super) async fn add(
@@ -162,8 +171,19 @@ pub(super) async fn add(
         Some(OnReuseWord::RevokeFamily) => OnReuse::RevokeFamily,
         Some(OnReuseWord::Reject) => OnReuse::Reject,
     };
+    let (client, secret) = make(&api, &operator, members, on_reuse).await?;
+    Ok(shown(StatusCode::CREATED, &client, secret))
+}
+
+/// Adds a client, and tells its secret if it has one.
+pub(in crate::http) async fn make(
+    api: &Api,
+    operator: &Operator,
+    members: Map<String, Value>,
+    on_reuse: OnReuse,
+) -> Result<(Listed, Option<Plaintext>), Problem> {
     let (client, secret) = operators::add(&api.server, members, on_reuse, operator.0).await??;
-    Ok(shown(StatusCode::CREATED, &Listed::Stored(Box::new(client)), secret))
+    Ok((Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn change(
@@ -173,12 +193,22 @@ pub(super) async fn change(
     condition: IfMatch,
     Json(ClientChange { new_secret, members }): Json<ClientChange>,
 ) -> Answer {
-    let seen = condition.said();
-    let is_meant = seen.is_some();
-    let change = Change { members, new_secret, seen };
-    let changed = operators::change(&api.server, &id, change, operator.0).await?;
+    let change = Change { members, new_secret, seen: condition.said() };
+    let (client, secret) = edit(&api, &operator, &id, change).await?;
+    Ok(shown(StatusCode::OK, &client, secret))
+}
+
+/// Changes a client, and tells its secret if it has another.
+pub(in crate::http) async fn edit(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    change: Change,
+) -> Result<(Listed, Option<Plaintext>), Problem> {
+    let is_meant = change.seen.is_some();
+    let changed = operators::change(&api.server, id, change, operator.0).await?;
     let (client, secret) = changed.map_err(|error| refused(error, is_meant))?;
-    Ok(shown(StatusCode::OK, &Listed::Stored(Box::new(client)), secret))
+    Ok((Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn remove(
@@ -187,10 +217,19 @@ pub(super) async fn remove(
     Path(id): Path,
     condition: IfMatch,
 ) -> Answer {
-    let seen = condition.said();
-    let deleted = operators::delete(&api.server, &id, seen.as_deref(), operator.0).await?;
-    deleted.map_err(|error| refused(error, seen.is_some()))?;
+    delete_client(&api, &operator, &id, condition.said()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Deletes a client, if it is of one of the revisions that were `seen`, where any is said.
+pub(in crate::http) async fn delete_client(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    seen: Option<Vec<u64>>,
+) -> Result<(), Problem> {
+    let deleted = operators::delete(&api.server, id, seen.as_deref(), operator.0).await?;
+    deleted.map_err(|error| refused(error, seen.is_some()))
 }
 
 /// A client as it is now with its revision as the entity tag, and its secret where that is told this once.
@@ -214,7 +253,8 @@ fn refused(error: Refused, is_meant: bool) -> Problem {
     }
 }
 
-fn view(client: &Listed) -> Value {
+/// A client as the API tells of it.
+pub(in crate::http) fn view(client: &Listed) -> Value {
     let (metadata, authentication, on_reuse) = match client {
         Listed::Configured(client) => (&client.metadata, &client.authentication, client.on_reuse),
         Listed::Stored(client) => (&client.metadata, &client.authentication, client.on_reuse),

@@ -22,6 +22,7 @@ use crate::secret::Digest;
 mod record;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub(super) use record::OnReuseRecord;
 use record::{ClientRecord, Use};
@@ -119,7 +120,8 @@ fn register_in(tx: &mut WriteTx<'_>, client: &Client, most: u64, actor: Actor) -
     let Some(evicted) = evicted else { return Ok(Registration::QuotaExceeded) };
     let client = Client { created: tx.now(), last_used: None, ..client.clone() };
     CLIENTS.add(tx, &ClientRecord::from(&client))?;
-    audit::append(tx, actor, &AuditEvent::ClientRegistered { client: client.id.clone(), by, evicted })?;
+    let as_what = told::registered(&client);
+    audit::append(tx, actor, &AuditEvent::ClientRegistered { client: client.id.clone(), by, evicted, as_what })?;
     announce(tx, Change::Client { id: client.id.to_string() })?;
     Ok(Registration::Registered(Box::new(client)))
 }
@@ -174,23 +176,24 @@ fn update_in(
     changed: &Changed,
     actor: Actor,
 ) -> Result<Update, StoreError> {
-    let Some(client) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
+    let Some(before) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
         return Ok(Update::NotFound);
     };
-    if let Some(revision) = is_other(&client, authority) {
+    if let Some(revision) = is_other(&before, authority) {
         return Ok(Update::Other(revision));
     }
     let Changed { metadata, authentication, token } = changed.clone();
-    let source = match client.source {
+    let source = match before.source {
         Source::Registered { token: _, lives } => Source::Registered { token, lives },
         Source::Operator => Source::Operator,
     };
-    let client = Client { source, metadata, authentication, ..client };
+    let client = Client { source, metadata, authentication, ..before.clone() };
     if let Err(failure) = client.check() {
         return Ok(Update::TooLarge(failure));
     }
     CLIENTS.replace(tx, &ClientRecord::from(&client))?;
-    audit::append(tx, actor, &AuditEvent::ClientUpdated { client: id.clone() })?;
+    let changes = told::changes(&before, &client);
+    audit::append(tx, actor, &AuditEvent::ClientUpdated { client: id.clone(), changes })?;
     announce(tx, Change::Client { id: id.to_string() })?;
     Ok(Update::Updated(Box::new(client)))
 }
