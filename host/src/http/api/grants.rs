@@ -191,8 +191,13 @@ pub(super) async fn revoke(
         ToRevoke { family: None, client: None, principal: None, kind: None, all: true } => Whose::Everybody,
         _ => return Err(Problem::invalid("name one of `family`, `client`, `principal` and `kind`, or say `all`")),
     };
+    Ok(ok(&json!(revoke_all(&api, &operator, whose).await?)))
+}
+
+/// Revokes all that was granted until now.
+pub(in crate::http) async fn revoke_all(api: &Api, operator: &Operator, whose: Whose) -> Result<RevokedView, Problem> {
     let Watermark { whose, not_before, reason: _ } = api.control.revoke_grants(whose, operator.0).await?;
-    Ok(ok(&json!(RevokedView { revoked: whose.to_string(), granted_until: not_before.to_string() })))
+    Ok(RevokedView { revoked: whose.to_string(), granted_until: not_before.to_string() })
 }
 
 /// Revokes one grant.

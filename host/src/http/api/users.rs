@@ -122,6 +122,12 @@ pub(in crate::http) struct IdentityView {
 }
 
 impl UserView {
+    /// What people call whose account it is: by the name, or by what is there instead.
+    pub(in crate::http) fn called(&self) -> &str {
+        let login = self.login.as_deref().or(self.email.as_deref()).unwrap_or(&self.id);
+        if self.name.is_empty() { login } else { &self.name }
+    }
+
     fn of(user: &User) -> Self {
         let User { id, revision, login, name, email, role, groups, status, password, created, last_sign_in } = user;
         Self {

@@ -33,8 +33,13 @@ use crate::identity::user::{Role, User};
 use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
+mod clients;
 mod desk;
+mod fields;
+mod grants;
 mod home;
+mod me;
+mod people;
 mod set_up;
 mod sign_in;
 #[cfg(test)]
@@ -85,7 +90,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
