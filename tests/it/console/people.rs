@@ -64,8 +64,7 @@ async fn an_account_is_made_changed_and_deleted() {
     assert_eq!(owner.submit(&form).await.status(), 422);
     let form = owner.get(&password).await.form(&password).with("password", "another passphrase");
     assert!(owner.submit(&form).await.text().contains("The password is another one."));
-    let (form, taken) = (Browser::new(gateway.admin).get("/sign-in").await, format!("{path}/password/remove"));
-    assert!(form.find("/sign-in").is_some());
+    let taken = format!("{path}/password/remove");
     press(&mut owner, &taken, &taken).await;
     assert_eq!(account(&gateway, id).await["has_password"], false);
 

@@ -62,8 +62,8 @@ pub(super) fn seen(fields: &mut Fields) -> Result<u64, Problem> {
     revision.map_err(|_| Problem::invalid("the form does not say what was seen: load its page again"))
 }
 
-/// Whether whoever filled in a form can mend what is refused about it, so that the form is shown again. Who saw something else
-/// than there is has to look first.
+/// Whether whoever filled in a form can mend what is refused about it, so that the form is shown again. Who saw something
+/// else than there is has to look first.
 pub(super) fn can_be_mended(problem: &Problem) -> bool {
     let is_stale = matches!(problem.code, "changed_meanwhile" | "precondition_failed");
     problem.status.is_client_error() && problem.status != StatusCode::NOT_FOUND && !is_stale

@@ -1,4 +1,4 @@
-//! API tokens: one's own, and for owners everybody's. A secret is told on the page that comes of making it, and nowhere else.
+//! API tokens: one's own, and for owners everybody's. A secret is told on the page that comes of making it, nowhere else.
 
 use askama::Template;
 use axum::Extension;
@@ -18,7 +18,6 @@ use crate::identity::user::{DisplayName, Role};
 
 /// The list of everybody's.
 const TOKENS: &str = "/me/tokens";
-const NEW: &str = "/me/tokens/new";
 
 const CEILINGS: [(&str, &str); 3] =
     [("viewer", "Viewer: sees everything"), ("operator", "Operator: changes things"), ("owner", "Owner: all there is")];

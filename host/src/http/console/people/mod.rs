@@ -92,18 +92,11 @@ struct PersonPage<'a> {
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
     let user = users::account(&desk.api, &id).await?;
     let sessions = users::browsers(&desk.api, &id).await?;
-    let may_touch = person.operator();
-    let may_touch =
-        user.status != "deleted" && users::read_role(user.role).is_ok_and(|role| users::may_touch(&may_touch, role));
+    let operator = person.operator();
+    let may_touch = |role| users::may_touch(&operator, role);
+    let may_touch = user.status != "deleted" && users::read_role(user.role).is_ok_and(may_touch);
     let (head, paths) = (desk.head(&person, HERE), Paths::of(HERE, &user.id));
-    Ok(desk.page(PersonPage {
-        site: desk.site(),
-        may_touch: may_touch && head.is_operator(),
-        head,
-        user,
-        sessions,
-        paths,
-    }))
+    Ok(desk.page(PersonPage { site: desk.site(), may_touch, head, user, sessions, paths }))
 }
 
 /// Changes an account that is as somebody saw it, and shows it.
