@@ -83,6 +83,11 @@ async fn who_may_look_sees_clients_and_nothing_to_press() {
     let path = format!("/clients/{}", made["client_id"].as_str().unwrap());
     let list = viewer.get("/clients").await;
     assert!(list.links().contains(&path.as_str()) && !list.links().contains(&"/clients/new"), "{list}");
+    for (origin, is_there) in [("operator", true), ("registered", false), ("file", false)] {
+        let list = viewer.get(&format!("/clients?origin={origin}")).await;
+        assert_eq!(list.links().contains(&path.as_str()), is_there, "{origin}: {list}");
+    }
+    assert_eq!(viewer.get("/clients?origin=heaven").await.status(), 422);
     let page = viewer.get(&path).await;
     assert!(page.text().contains("https://app.example/callback"), "{page}");
     assert!(!page.links().iter().any(|link| link.ends_with("/remove") || link.ends_with("/change")), "{page}");

@@ -5,6 +5,7 @@ use portcullis::http::console::{DOORS, pages};
 use portcullis::identity::user::Role;
 use portcullis_tests::Gateway;
 use portcullis_tests::oauth::Browser;
+use serde_json::Value;
 
 use crate::operator::roles::{person, signed_in};
 

@@ -105,11 +105,18 @@ async fn h11_only_owners_are_offered_to_touch_accounts_with_a_role() {
     assert!(viewer.get(&format!("/people/{user}")).await.find(&suspend(&user)).is_none());
     assert_eq!(viewer.get("/people/new").await.status(), 403);
     assert!(operator.get(&format!("/people/{owner}")).await.find(&suspend(&owner)).is_none());
-    // Who sends what they were not offered is refused all the same.
-    let mut form = operator.get(&format!("/people/{owner}/change")).await.form(&format!("/people/{owner}/change"));
-    form = form.with("name", "Eve");
+    for form in ["change", "password", "sign-out", "remove"] {
+        assert_eq!(operator.get(&format!("/people/{owner}/{form}")).await.status(), 403, "{form}");
+        assert_eq!(operator.get(&format!("/people/{user}/{form}")).await.status(), 200, "{form}");
+    }
+    // A form that was offered while the account had no role does nothing any more.
+    let change = format!("/people/{user}/change");
+    let form = operator.get(&change).await.form(&change).with("name", "Eve");
+    let path = format!("/api/v1/users/{user}");
+    gateway.operator("PATCH", &path, Some(json!({ "role": "viewer" }))).await;
     assert_eq!(operator.submit(&form).await.status(), 403);
-    assert_eq!(account(&gateway, &owner).await["name"], "");
+    assert_eq!(account(&gateway, &user).await["name"], "");
+    gateway.operator("PATCH", &path, Some(json!({ "role": "user" }))).await;
     let form = operator.get("/people/new").await.form("/people/new").with("login", "eve").with("role", "owner");
     let refused = operator.submit(&form).await;
     assert_eq!((refused.status(), refused.form("/people/new").field("login")), (403, Some("eve")), "{refused}");

@@ -428,6 +428,14 @@ pub(in crate::http) async fn sign_out(api: &Api, operator: &Operator, id: &str) 
     Ok(api.control.end_user_sessions(&id, operator.0).await?)
 }
 
+/// One account, for who may touch it as it is now.
+pub(in crate::http) async fn account_to_touch(api: &Api, operator: &Operator, id: &str) -> Result<UserView, Problem> {
+    let id = read_id(id)?;
+    touched(api, operator, &id).await?;
+    let user = api.control.user(&id).await?;
+    if user.status == Status::Deleted { Err(UserError::NotFound.into()) } else { Ok(UserView::of(&user)) }
+}
+
 /// Whether somebody may make an account of this role, or touch one.
 pub(in crate::http) fn may_touch(operator: &Operator, role: Role) -> bool {
     operator.needs(to_touch(role)).is_ok()

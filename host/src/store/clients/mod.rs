@@ -251,11 +251,28 @@ pub(super) fn get_in(tx: &mut ReadTx<'_>, id: &ClientId) -> Result<Option<Client
     Ok(client.filter(|client| client.is_registered(tx.now())))
 }
 
-/// A page of the clients that are registered, newest first. It is shorter where some have expired.
-pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Client>, StoreError> {
+/// A page of the clients that are registered, of all or of those that were registered like this, newest first. It is shorter
+/// where some have expired, and may be empty and still have a next one.
+pub async fn list(
+    store: &Store,
+    by: Option<RegisteredBy>,
+    after: Option<Cursor>,
+    limit: usize,
+) -> Result<Page<Client>, StoreError> {
     store
         .read(move |tx| {
-            let mut page = CLIENTS.records.newest_first_by(tx, Table::ClientsByCreation, after.as_ref(), limit)?;
+            let (records, after) = (&CLIENTS.records, after.as_ref());
+            let mut page = match by {
+                None => records.newest_first_by(tx, Table::ClientsByCreation, after, limit)?,
+                Some(RegisteredBy::Operator) => {
+                    let added = (Table::ClientsByUse, &[Use::OfOperator as u8][..]);
+                    records.newest_first_within(tx, added, after, limit, |_| true)?
+                }
+                Some(RegisteredBy::Client) => {
+                    let all = (Table::ClientsByCreation, &[][..]);
+                    records.newest_first_within(tx, all, after, limit, |record| !record.is_of_operator())?
+                }
+            };
             page.items.retain(|record| record.expires().is_none_or(|end| tx.now() < end));
             page.try_map(TryFrom::try_from)
         })

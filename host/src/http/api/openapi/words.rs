@@ -47,6 +47,7 @@ words! {
     TrialStageWord: "settings" "reach" "speak" "list";
     SigningKeyStateWord: "announced" "active" "retired";
     ManagedByWord: "file" "store";
+    ClientOriginWord: "file" "operator" "registered";
     ModeWord: "enforce" "shadow";
     OutcomeWord: "result" "tool_error" "error" "refused";
     /// What a policy said, or all together; of one in shadow, what it would have said.

@@ -8,10 +8,10 @@ use axum::routing::{get, post};
 use serde_json::Value;
 
 use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
-use super::fields::{Paths, seen, segment};
+use super::fields::{Choice, Paths, choices, seen, segment};
 use super::{Person, Route, asks, does, shows};
 use crate::authorization::clients::operators::{Change, Listed};
-use crate::http::api::{Paging, clients};
+use crate::http::api::clients::{self, ClientQuery};
 use crate::http::oauth::pages::Site;
 use crate::secret::Plaintext;
 
@@ -30,6 +30,13 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/clients/{id}/secret", || post(new_secret)),
     asks("/clients/{id}/remove", || get(ask_remove)),
     does("/clients/{id}/remove", || post(remove)),
+];
+
+const ORIGINS: [(&str, &str); 4] = [
+    ("", "Anywhere"),
+    ("file", "The configuration file"),
+    ("operator", "Operators, who added them"),
+    ("registered", "Themselves: they registered"),
 ];
 
 /// A client as the API tells of it.
@@ -108,16 +115,18 @@ impl ClientView {
 struct ClientsPage<'a> {
     site: &'a Site,
     head: Head<'a>,
+    origins: Vec<Choice>,
     clients: Vec<ClientView>,
     older: Option<String>,
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
-    let paging = Paging { cursor: asked.take("cursor"), ..Paging::default() };
-    let (clients, next) = clients::page(&desk.api, &paging).await?;
+    let query = ClientQuery { cursor: asked.take("cursor"), origin: asked.take("origin"), limit: None };
+    let (clients, next) = clients::page(&desk.api, query).await?;
     Ok(desk.page(ClientsPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
+        origins: choices(&ORIGINS, asked.get("origin")),
         clients: clients.into_iter().map(ClientView::told).collect(),
         older: next.map(|next| asked.with(HERE, "cursor", &next)),
     }))

@@ -166,7 +166,7 @@ pub(super) async fn ask_change(
     Extension(person): Extension<Person>,
     Path(id): Path<String>,
 ) -> Answer {
-    let user = users::account(&desk.api, &id).await?;
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
     let paths = Paths::of(HERE, &user.id);
     Ok(change_form((&desk, &person), &paths, user.revision, &Typed::of(&user), None))
 }
@@ -231,7 +231,7 @@ pub(super) async fn ask_password(
     Extension(person): Extension<Person>,
     Path(id): Path<String>,
 ) -> Answer {
-    let user = users::account(&desk.api, &id).await?;
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
     Ok(password_form((&desk, &person), &user, user.revision, None))
 }
 
@@ -246,7 +246,7 @@ pub(super) async fn set_password(
     match users::edit(&desk.api, &person.operator(), &id, Some(vec![seen]), change).await {
         Ok(user) => Ok(desk.done(&person, Paths::of(HERE, &user.id).own(), Done::PasswordSet)),
         Err(problem) if can_be_mended(&problem) => {
-            let user = users::account(&desk.api, &id).await?;
+            let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
             Ok(password_form((&desk, &person), &user, seen, Some(&problem)))
         }
         Err(problem) => Err(Stop::Problem(problem)),

@@ -130,7 +130,7 @@ async fn ask_remove_password(
     Extension(person): Extension<Person>,
     Path(id): Path<String>,
 ) -> Answer {
-    let user = users::account(&desk.api, &id).await?;
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
     let paths = Paths::of(HERE, &user.id);
     let confirm = Confirm {
         title: "Take the password away",
@@ -162,7 +162,7 @@ async fn ask_sign_out(
     Extension(person): Extension<Person>,
     Path(id): Path<String>,
 ) -> Answer {
-    let user = users::account(&desk.api, &id).await?;
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
     let sessions = users::browsers(&desk.api, &id).await?.len();
     let paths = Paths::of(HERE, &user.id);
     let confirm = Confirm {
@@ -191,7 +191,7 @@ async fn sign_out(
 }
 
 async fn ask_remove(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
-    let user = users::account(&desk.api, &id).await?;
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
     let paths = Paths::of(HERE, &user.id);
     let confirm = Confirm {
         title: "Delete the account",
