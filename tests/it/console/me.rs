@@ -66,6 +66,7 @@ async fn somebody_changes_their_password_and_stays_signed_in_here_alone() {
     let form = refused.form(path).with("old", PASSWORD);
     let page = here.submit(&form.with("new", "another passphrase").with("repeated", "another passphrase")).await;
     assert!(page.status() == 200 && page.text().contains("The password is another one."), "{page}");
-    assert_eq!(here.get("/me").await.status(), 200);
+    let own = here.get("/me").await;
+    assert!(own.status() == 200 && !own.url.contains("/sign-in"), "{own}");
     assert!(there.get("/me").await.url.contains("/sign-in"), "every other browser is signed out");
 }

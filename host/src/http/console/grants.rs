@@ -11,6 +11,7 @@ use super::{Person, Route, asks, does, shows};
 use crate::http::api::Problem;
 use crate::http::api::grants::{self, GrantQuery, GrantView};
 use crate::http::oauth::pages::Site;
+use crate::ids::ClientId;
 use crate::store::revocations::Whose;
 use crate::store::table::MAX_PAGE;
 
@@ -40,7 +41,8 @@ const KINDS: [(&str, &str); 4] = [("", "Any"), ("user", "User"), ("key", "Virtua
 /// A grant, and where the pages of who is in it are.
 struct Row {
     grant: GrantView,
-    client: Paths,
+    /// None is there of a client whose id is the address of its description.
+    client: Option<Paths>,
     principal: Option<String>,
 }
 
@@ -51,7 +53,8 @@ impl Row {
             Some(("key", name)) => Some(Paths::of("/keys", name).0),
             _ => None,
         };
-        Self { client: Paths::of("/clients", &grant.client), principal, grant }
+        let client = ClientId::parse(&grant.client).filter(|id| !id.is_address());
+        Self { client: client.map(|id| Paths::of("/clients", id.as_str())), principal, grant }
     }
 
     /// What the client is called, or its id.

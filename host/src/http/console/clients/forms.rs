@@ -91,8 +91,8 @@ impl Typed {
     }
 
     fn read(fields: &mut Fields) -> Self {
-        let mut is_chosen = |kind: &&'static str| !fields.take(&format!("grant-{kind}")).is_empty();
-        let kinds = GrantType::ALL.map(GrantType::as_str).into_iter().filter(|kind| is_chosen(kind)).collect();
+        let is_chosen = |kind: &&'static str| !fields.take(&format!("grant-{kind}")).is_empty();
+        let kinds = GrantType::ALL.map(GrantType::as_str).into_iter().filter(is_chosen).collect();
         Self::with(&mut |name: &str| fields.take(name), kinds)
     }
 
@@ -198,10 +198,7 @@ pub(super) async fn create(
     Sent(mut fields): Sent,
 ) -> Answer {
     let typed = Typed::read(&mut fields);
-    let on_reuse = match typed.on_reuse.as_str() {
-        "reject" => OnReuse::Reject,
-        _ => OnReuse::RevokeFamily,
-    };
+    let on_reuse = if typed.on_reuse == "reject" { OnReuse::Reject } else { OnReuse::RevokeFamily };
     let made = match typed.members() {
         Ok(members) => clients::make(&desk.api, &person.operator(), members, on_reuse).await,
         Err(problem) => Err(problem),

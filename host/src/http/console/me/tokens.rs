@@ -62,8 +62,8 @@ struct Typed {
 
 impl Typed {
     fn read(fields: &mut Fields) -> Self {
-        let mut is_chosen = |scope: &&'static str| !fields.take(&format!("scope-{scope}")).is_empty();
-        let scopes = api_tokens::scopes().filter(|scope| is_chosen(scope)).collect();
+        let is_chosen = |scope: &&'static str| !fields.take(&format!("scope-{scope}")).is_empty();
+        let scopes = api_tokens::scopes().filter(is_chosen).collect();
         Self { name: fields.take("name"), role: fields.take("role"), scopes, expires: fields.take("expires") }
     }
 
