@@ -335,9 +335,13 @@ pub enum AuditEvent {
         client: ClientId,
         by: RegisteredBy,
         evicted: u64,
+        /// What it is described by, as far as the trail tells that.
+        as_what: Registered,
     },
+    /// A client is described by something else, or has another secret.
     ClientUpdated {
         client: ClientId,
+        changes: Vec<FieldChange>,
     },
     ClientDeleted {
         client: ClientId,
@@ -391,6 +395,22 @@ pub enum AuditEvent {
 pub struct Party {
     pub principal: Principal,
     pub client: ClientId,
+}
+
+/// What a client was registered as. Lines of before are without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    pub name: Option<String>,
+    pub redirect_uris: Vec<String>,
+    pub grant_types: Vec<String>,
+}
+
+/// What changed of something, before and after. Of a secret neither is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    pub field: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
 }
 
 /// What was decided about an approval that a policy wanted.

@@ -19,14 +19,29 @@ impl Control {
         limit: usize,
     ) -> Result<(Page<Listed>, Names), StoreError> {
         let page = grants::search(&self.store, wanted, after, limit).await?;
-        let mut names = grants::names(&self.store, &page.items).await?;
+        let names = self.names_of(&page.items).await?;
+        Ok((page, names))
+    }
+
+    /// One grant, and what its client and principal are called.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn grant(&self, id: &GrantId) -> Result<Option<(Listed, Names)>, StoreError> {
+        let Some(listed) = grants::get(&self.store, id).await? else { return Ok(None) };
+        let names = self.names_of(std::slice::from_ref(&listed)).await?;
+        Ok(Some((listed, names)))
+    }
+
+    async fn names_of(&self, listed: &[Listed]) -> Result<Names, StoreError> {
+        let mut names = grants::names(&self.store, listed).await?;
         let auth = self.snapshot.load().auth.clone();
         for known in auth.clients.known.iter().map(|known| &known.client) {
             if let Some(name) = &known.metadata.name {
                 names.clients.insert(known.id.clone(), name.clone());
             }
         }
-        Ok((page, names))
+        Ok(names)
     }
 
     /// Revokes a grant: its refresh tokens, and its access tokens as soon as the gateways have heard of it.

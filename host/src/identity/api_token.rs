@@ -64,15 +64,6 @@ pub fn covers(scopes: &TokenList, is_read: bool, area: &str) -> bool {
     may_do && (areas(scopes).next().is_none() || areas(scopes).any(|own| own == area))
 }
 
-/// Whether scopes let nothing be done that `wider` does not.
-pub fn is_within(scopes: &TokenList, wider: &TokenList) -> bool {
-    let only_reads = |scopes: &TokenList| scopes.iter().any(|scope| scope == READ);
-    let has_areas = areas(scopes).next().is_some();
-    let in_areas =
-        areas(wider).next().is_none() || (has_areas && areas(scopes).all(|area| areas(wider).any(|own| own == area)));
-    in_areas && (only_reads(scopes) || !only_reads(wider))
-}
-
 fn areas(scopes: &TokenList) -> impl Iterator<Item = &str> {
     scopes.iter().map(String::as_str).filter(|scope| *scope != READ)
 }
@@ -108,19 +99,6 @@ mod tests {
             let may = |is_read, area| covers(&scopes, is_read, area);
             let all = [may(true, "keys"), may(false, "keys"), may(true, "users"), may(false, "users")];
             assert_eq!(all, [read_keys, change_keys, read_users, change_users], "{words}");
-        }
-    }
-
-    /// What is within lets nothing be done that the other does not, for all scopes of two areas.
-    #[test]
-    fn what_is_narrower_lets_nothing_more_be_done() {
-        let all = ["", "read", "a", "b", "a b", "read a", "read b", "read a b"];
-        for (narrow, wide) in all.iter().flat_map(|narrow| all.iter().map(move |wide| (*narrow, *wide))) {
-            let (narrow, wide) = (scopes(narrow), scopes(wide));
-            let cases = [(true, "a"), (false, "a"), (true, "b"), (false, "b"), (true, "c"), (false, "c")];
-            let lets_no_more =
-                cases.iter().all(|(is_read, area)| !covers(&narrow, *is_read, area) || covers(&wide, *is_read, area));
-            assert_eq!(is_within(&narrow, &wide), lets_no_more, "{narrow:?} in {wide:?}");
         }
     }
 }

@@ -12,7 +12,8 @@ use super::engine::{Bounds, Direction, Table};
 use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{
-    Actor, AuditEntry, AuditEvent, OperatorProof, Party, RegisteredBy, RevocationReason, Ruling, SigningKeyState,
+    Actor, AuditEntry, AuditEvent, FieldChange, OperatorProof, Party, Registered, RegisteredBy, RevocationReason,
+    Ruling, SigningKeyState,
 };
 use crate::env::Timestamp;
 use crate::ids::{
@@ -445,9 +446,17 @@ enum EventRecord {
         client: String,
         by: String,
         evicted: u64,
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(default)]
+        redirect_uris: Vec<String>,
+        #[serde(default)]
+        grant_types: Vec<String>,
     },
     ClientUpdated {
         client: String,
+        #[serde(default)]
+        changes: Vec<FieldChangeRecord>,
     },
     ClientDeleted {
         client: String,
@@ -492,6 +501,14 @@ enum EventRecord {
 struct PartyRecord {
     principal: String,
     client: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FieldChangeRecord {
+    field: String,
+    from: Option<String>,
+    to: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -583,10 +600,25 @@ impl From<&AuditEvent> for EventRecord {
                 Self::PinsForgotten { upstream: upstream.as_str().to_owned(), tools: *tools }
             }
             AuditEvent::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason: text(reason) },
-            AuditEvent::ClientRegistered { client, by, evicted } => {
-                Self::ClientRegistered { client: client.to_string(), by: by.to_string(), evicted: *evicted }
+            AuditEvent::ClientRegistered { client, by, evicted, as_what } => {
+                let Registered { name, redirect_uris, grant_types } = as_what;
+                Self::ClientRegistered {
+                    client: client.to_string(),
+                    by: by.to_string(),
+                    evicted: *evicted,
+                    name: name.as_deref().map(text),
+                    redirect_uris: redirect_uris.iter().map(|uri| text(uri)).collect(),
+                    grant_types: grant_types.clone(),
+                }
             }
-            AuditEvent::ClientUpdated { client } => Self::ClientUpdated { client: client.to_string() },
+            AuditEvent::ClientUpdated { client, changes } => {
+                let change = |change: &FieldChange| FieldChangeRecord {
+                    field: text(&change.field),
+                    from: change.from.as_deref().map(text),
+                    to: change.to.as_deref().map(text),
+                };
+                Self::ClientUpdated { client: client.to_string(), changes: changes.iter().map(change).collect() }
+            }
             AuditEvent::ClientDeleted { client } => Self::ClientDeleted { client: client.to_string() },
             AuditEvent::ConsentGiven(party) => Self::ConsentGiven(party.into()),
             AuditEvent::ConsentRefused { client } => Self::ConsentRefused { client: client.to_string() },
@@ -790,12 +822,18 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::PinsForgotten { upstream: upstream(&of)?, tools }
             }
             EventRecord::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason },
-            EventRecord::ClientRegistered { client: of, by, evicted } => Self::ClientRegistered {
-                client: client(&of)?,
-                by: RegisteredBy::parse(&by).ok_or_else(|| none("who registered a client"))?,
-                evicted,
-            },
-            EventRecord::ClientUpdated { client: of } => Self::ClientUpdated { client: client(&of)? },
+            EventRecord::ClientRegistered { client: of, by, evicted, name, redirect_uris, grant_types } => {
+                Self::ClientRegistered {
+                    client: client(&of)?,
+                    by: RegisteredBy::parse(&by).ok_or_else(|| none("who registered a client"))?,
+                    evicted,
+                    as_what: Registered { name, redirect_uris, grant_types },
+                }
+            }
+            EventRecord::ClientUpdated { client: of, changes } => {
+                let change = |FieldChangeRecord { field, from, to }| FieldChange { field, from, to };
+                Self::ClientUpdated { client: client(&of)?, changes: changes.into_iter().map(change).collect() }
+            }
             EventRecord::ClientDeleted { client: of } => Self::ClientDeleted { client: client(&of)? },
             EventRecord::ConsentGiven(party) => Self::ConsentGiven(party.try_into()?),
             EventRecord::ConsentRefused { client: of } => Self::ConsentRefused { client: client(&of)? },
@@ -1137,8 +1175,24 @@ mod tests {
         let party = Party { principal: Principal::Key(KeyName::parse("ci").unwrap()), client: client.clone() };
         let reason = RevocationReason::TokenReused;
         vec![
-            AuditEvent::ClientRegistered { client: client.clone(), by: RegisteredBy::Client, evicted: 2 },
-            AuditEvent::ClientUpdated { client: client.clone() },
+            AuditEvent::ClientRegistered {
+                client: client.clone(),
+                by: RegisteredBy::Client,
+                evicted: 2,
+                as_what: Registered {
+                    name: Some("An app".to_owned()),
+                    redirect_uris: vec!["https://app.example/callback".to_owned()],
+                    grant_types: vec!["authorization_code".to_owned()],
+                },
+            },
+            AuditEvent::ClientUpdated {
+                client: client.clone(),
+                changes: vec![FieldChange {
+                    field: "client_name".to_owned(),
+                    from: None,
+                    to: Some("An app".to_owned()),
+                }],
+            },
             AuditEvent::ClientDeleted { client: client.clone() },
             AuditEvent::ConsentGiven(party.clone()),
             AuditEvent::ConsentRefused { client },
@@ -1189,6 +1243,23 @@ mod tests {
             after = Cursor::from_bytes(next.as_bytes().to_vec());
         }
         assert_eq!(listed, expected);
+    }
+
+    #[test]
+    fn lines_of_clients_from_before_are_read() {
+        let read = |event: &str| {
+            let row = format!(r#"{{"at_ms":1,"sequence":1,"actor":"system","event":{event}}}"#);
+            let row = [&[AUDIT.version][..], row.as_bytes()].concat();
+            Recorded::try_from(AUDIT.decode(&row).unwrap()).unwrap().entry.event
+        };
+        let client = ClientId::parse("app").unwrap();
+        let (by, as_what) = (RegisteredBy::Operator, Registered::default());
+        assert_eq!(
+            read(r#"{"client_registered":{"client":"app","by":"operator","evicted":0}}"#),
+            AuditEvent::ClientRegistered { client: client.clone(), by, evicted: 0, as_what }
+        );
+        let updated = AuditEvent::ClientUpdated { client, changes: Vec::new() };
+        assert_eq!(read(r#"{"client_updated":{"client":"app"}}"#), updated);
     }
 
     #[tokio::test]

@@ -9,14 +9,18 @@ use serde_json::Value;
 
 use crate::operator::roles::{person, signed_in};
 
-mod doors;
-mod overview;
-mod settings;
-mod audit;
-mod decisions;
 mod approvals;
+mod audit;
+mod clients;
 mod connections;
+mod decisions;
+mod doors;
+mod grants;
 mod keys;
+mod me;
+mod overview;
+mod people;
+mod settings;
 
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::register::{Refused as Registering, judged, too_large};
 use super::{Author, authentication, rules, secret_of};
-use crate::audit::Actor;
+use crate::audit::{Actor, RegisteredBy};
 use crate::authorization::{AuthorizationServer, Fault};
 use crate::identity::Caller;
 use crate::identity::key::AllowList;
@@ -42,6 +42,17 @@ const MEMBERS: [&str; 16] = [
     "token_endpoint_auth_method",
     "tos_uri",
 ];
+
+words! {
+    /// Where a client that is listed comes from.
+    Origin {
+        /// The configuration.
+        File = "file",
+        Operator = "operator",
+        /// It registered itself.
+        Registered = "registered",
+    }
+}
 
 /// A client as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,15 +97,21 @@ pub enum Refused {
 
 type Outcome<T> = Result<Result<T, Refused>, Fault>;
 
-/// A page of the clients: those of the file by id, then those of the store, newest first.
+/// A page of the clients, or of those of one origin: those of the file by id, then those of the store, newest first.
 ///
 /// # Errors
 /// The store does not answer.
-pub async fn list(server: &AuthorizationServer, after: Option<Cursor>, limit: usize) -> Result<Page<Listed>, Fault> {
+pub async fn list(
+    server: &AuthorizationServer,
+    origin: Option<Origin>,
+    after: Option<Cursor>,
+    limit: usize,
+) -> Result<Page<Listed>, Fault> {
     let limit = limit.clamp(1, MAX_PAGE);
     let next = |of: u8, rest: &[u8]| Cursor::from_bytes([&[of], rest].concat());
     let after = after.as_ref().map(Cursor::as_bytes).and_then(<[u8]>::split_first);
     let (mut items, of_store) = match after {
+        None if matches!(origin, Some(Origin::Operator | Origin::Registered)) => (Vec::new(), None),
         None => (of_file(server, None), None),
         Some((&OF_FILE, id)) => (of_file(server, Some(id)), None),
         Some((_, rest)) => (Vec::new(), Cursor::from_bytes(rest.to_vec())),
@@ -104,7 +121,13 @@ pub async fn list(server: &AuthorizationServer, after: Option<Cursor>, limit: us
         let next = items.last().and_then(|last| next(OF_FILE, last.id().as_str().as_bytes()));
         return Ok(Page { items, next });
     }
-    let stored = stored::list(&server.store, of_store, limit - items.len()).await?;
+    let by = match origin {
+        None => None,
+        Some(Origin::File) => return Ok(Page { items, next: None }),
+        Some(Origin::Operator) => Some(RegisteredBy::Operator),
+        Some(Origin::Registered) => Some(RegisteredBy::Client),
+    };
+    let stored = stored::list(&server.store, by, of_store, limit - items.len()).await?;
     items.extend(stored.items.into_iter().map(|client| Listed::Stored(Box::new(client))));
     Ok(Page { items, next: stored.next.and_then(|rest| next(OF_STORE, rest.as_bytes())) })
 }
@@ -280,6 +303,16 @@ async fn described(
 }
 
 impl Listed {
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Configured(_) => Origin::File,
+            Self::Stored(client) => match client.source {
+                Source::Operator => Origin::Operator,
+                Source::Registered { .. } => Origin::Registered,
+            },
+        }
+    }
+
     pub fn id(&self) -> &ClientId {
         match self {
             Self::Configured(client) => &client.id,

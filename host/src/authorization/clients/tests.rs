@@ -147,7 +147,7 @@ async fn t13_ten_thousand_registrations_leave_a_healthy_gateway() {
     let told = scene.register(HTTPS).await;
     assert!(find(&scene, &told.client.id).await.is_some());
     assert_eq!(stored::count(&scene.server.store).await.unwrap(), MANY);
-    let page = operators::list(&scene.server, None, 200).await.unwrap();
+    let page = operators::list(&scene.server, None, None, 200).await.unwrap();
     assert_eq!(page.items.len(), 200);
     // Nobody used any: in an hour all are gone.
     scene.clock.advance(HOUR);
@@ -384,7 +384,7 @@ async fn operators_add_change_list_and_delete_clients() {
     let mut ids = Vec::new();
     let mut after = None;
     loop {
-        let page = operators::list(&scene.server, after, 1).await.unwrap();
+        let page = operators::list(&scene.server, None, after, 1).await.unwrap();
         ids.extend(page.items.iter().map(|listed| listed.id().clone()));
         match page.next {
             Some(next) => after = Some(next),

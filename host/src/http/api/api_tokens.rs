@@ -18,59 +18,60 @@ use super::users::read_role;
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, areas, next_cursor, ok, respond};
 use crate::admin::api_tokens::{Maker, TokenError, Wanted};
 use crate::identity::TokenList;
-use crate::identity::api_token::ApiToken;
+use crate::identity::api_token::{ApiToken, READ};
 use crate::identity::user::{DisplayName, Role};
 use crate::ids::{ApiTokenId, UserId};
+use crate::secret::Plaintext;
 
 const LIST: &str = "api-tokens";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize, IntoParams)]
+#[derive(Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct TokenQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
+pub(in crate::http) struct TokenQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
     /// Only this user's, by their id. Without it an owner sees all, and everybody else their own.
-    user: Option<String>,
+    pub(in crate::http) user: Option<String>,
 }
 
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewApiToken)]
-pub(super) struct TokenRequest {
-    name: String,
+pub(in crate::http) struct TokenRequest {
+    pub(in crate::http) name: String,
     /// The most that it may do: `viewer` where nothing is said.
     #[schema(value_type = Option<RoleWord>)]
-    role: Option<String>,
+    pub(in crate::http) role: Option<String>,
     /// `read`, and names of areas. Without any, whatever the role may.
     #[serde(default)]
-    scopes: Vec<String>,
+    pub(in crate::http) scopes: Vec<String>,
     #[schema(format = DateTime)]
-    expires: Option<String>,
+    pub(in crate::http) expires: Option<String>,
     /// Whose it is to be, by their id: another than oneself for owners only.
-    user: Option<String>,
+    pub(in crate::http) user: Option<String>,
 }
 
 /// A token, without its secret.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ApiToken)]
-pub(super) struct TokenView {
-    id: String,
-    name: String,
+pub(in crate::http) struct TokenView {
+    pub(in crate::http) id: String,
+    pub(in crate::http) name: String,
     /// Whose it is.
-    user: String,
+    pub(in crate::http) user: String,
     /// The most that it may do.
     #[schema(value_type = RoleWord)]
-    role: &'static str,
-    scopes: Vec<String>,
+    pub(in crate::http) role: &'static str,
+    pub(in crate::http) scopes: Vec<String>,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    expires: Option<String>,
+    pub(in crate::http) expires: Option<String>,
     /// To the minute.
     #[schema(format = DateTime)]
-    last_used: Option<String>,
+    pub(in crate::http) last_used: Option<String>,
 }
 
 /// A token that was made just now.
@@ -102,6 +103,16 @@ pub(super) async fn list(
     Extension(operator): Extension<Operator>,
     Query(query): Query<TokenQuery>,
 ) -> Answer {
+    let (tokens, next) = page(&api, &operator, query).await?;
+    Ok(ok(&json!({ "api_tokens": tokens, "next_cursor": next })))
+}
+
+/// A page of tokens that are somebody's business, and the cursor of the next one.
+pub(in crate::http) async fn page(
+    api: &Api,
+    operator: &Operator,
+    query: TokenQuery,
+) -> Result<(Vec<TokenView>, Option<String>), Problem> {
     let TokenQuery { limit, cursor, user } = query;
     let whose = match user {
         Some(user) => Some(operator.whose(&user)?),
@@ -110,9 +121,8 @@ pub(super) async fn list(
     let paging = Paging { limit, cursor };
     // Each filter is a list of its own.
     let list = format!("{LIST} {}", whose.as_ref().map_or("", UserId::as_str));
-    let page = api.control.list_api_tokens(whose, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let tokens: Vec<TokenView> = page.items.iter().map(TokenView::of).collect();
-    Ok(ok(&json!({ "api_tokens": tokens, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+    let page = api.control.list_api_tokens(whose, paging.cursor(api, &list)?, paging.limit()).await?;
+    Ok((page.items.iter().map(TokenView::of).collect(), next_cursor(api, &list, page.next.as_ref())))
 }
 
 pub(super) async fn create(
@@ -120,6 +130,17 @@ pub(super) async fn create(
     Extension(operator): Extension<Operator>,
     Json(new): Json<TokenRequest>,
 ) -> Answer {
+    let (token, secret) = make(&api, &operator, new).await?;
+    let made = MadeView { token, secret: secret.expose().to_owned() };
+    Ok(respond(StatusCode::CREATED, &json!(made)))
+}
+
+/// Makes a token, and tells its secret.
+pub(in crate::http) async fn make(
+    api: &Api,
+    operator: &Operator,
+    new: TokenRequest,
+) -> Result<(TokenView, Plaintext), Problem> {
     let TokenRequest { name, role, scopes, expires, user } = new;
     let own = operator.1.user().map(|user| user.id.clone());
     let user = match (user, own) {
@@ -142,10 +163,8 @@ pub(super) async fn create(
         scopes: read_scopes(scopes)?,
         expires: expires.as_deref().map(read_time).transpose()?,
     };
-    let maker = Maker { role: operator.1.role(), token: operator.1.token() };
-    let (token, secret) = api.control.create_api_token(wanted, maker, operator.0).await?;
-    let made = MadeView { token: TokenView::of(&token), secret: secret.expose().to_owned() };
-    Ok(respond(StatusCode::CREATED, &json!(made)))
+    let (token, secret) = api.control.create_api_token(wanted, operator.maker(), operator.0).await?;
+    Ok((TokenView::of(&token), secret))
 }
 
 pub(super) async fn remove(
@@ -153,12 +172,35 @@ pub(super) async fn remove(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let id = ApiTokenId::parse(&id).ok_or_else(|| Problem::not_found("token"))?;
-    api.control.revoke_api_token(&id, operator.only_own(), operator.0).await?;
+    revoke(&api, &operator, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Ends a token that is somebody's business.
+pub(in crate::http) async fn revoke(api: &Api, operator: &Operator, id: &str) -> Result<(), Problem> {
+    Ok(api.control.revoke_api_token(&read_id(id)?, operator.only_own(), operator.0).await?)
+}
+
+/// The token of this id, if it is somebody's business.
+pub(in crate::http) async fn one(api: &Api, operator: &Operator, id: &str) -> Result<TokenView, Problem> {
+    Ok(TokenView::of(&api.control.api_token(&read_id(id)?, operator.only_own()).await?))
+}
+
+/// The scopes that there are.
+pub(in crate::http) fn scopes() -> impl Iterator<Item = &'static str> {
+    std::iter::once(READ).chain(areas().filter(|area| is_scope(area, areas())))
+}
+
+fn read_id(id: &str) -> Result<ApiTokenId, Problem> {
+    ApiTokenId::parse(id).ok_or_else(|| Problem::not_found("token"))
+}
+
 impl Operator {
+    /// What they may make tokens as.
+    pub(super) fn maker(&self) -> Maker {
+        Maker { role: self.1.role(), is_token: self.1.token().is_some() }
+    }
+
     /// The one person whose tokens somebody sees, unless they see all.
     fn only_own(&self) -> Option<UserId> {
         let own = self.1.user().filter(|_| self.1.role() < Access::Owner.role());
@@ -211,7 +253,7 @@ impl TokenView {
 impl From<TokenError> for Problem {
     fn from(error: TokenError) -> Self {
         match error {
-            TokenError::AboveMaker(_) | TokenError::Wider => {
+            TokenError::AboveMaker(_) | TokenError::ByToken => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
             TokenError::AboveUser(_) | TokenError::AlreadyExpired => Self::invalid(error.to_string()),

@@ -8,20 +8,31 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::if_match::{IfMatch, is_other, tagged};
-use super::openapi::words::ManagedByWord;
+use super::openapi::words::{ClientOriginWord, ManagedByWord};
 use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
-use crate::authorization::clients::operators::{self, Change, Listed, Refused};
-use crate::oauth::client::{Client, ClientOrigin};
+use crate::authorization::clients::operators::{self, Change, Listed, Origin, Refused};
+use crate::oauth::client::Client;
 use crate::oauth::grant::OnReuse;
 use crate::oauth::registration::describe;
 use crate::policy;
 use crate::secret::Plaintext;
 
 const LIST: &str = "clients";
+
+/// Paging and filter in one, since a query string is flat.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct ClientQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
+    #[param(inline, value_type = Option<ClientOriginWord>)]
+    pub(in crate::http) origin: Option<String>,
+}
 
 /// What a refresh token that comes back after its grace does, as in the configuration file.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
@@ -87,8 +98,7 @@ struct ClientView {
     #[schema(nullable = false)]
     client_secret: Option<String>,
     on_reuse: OnReuseWord,
-    /// `file`, `operator` or `registered`.
-    origin: String,
+    origin: ClientOriginWord,
     managed_by: ManagedByWord,
     /// Whether an operator vouches for it.
     verified: bool,
@@ -129,7 +139,7 @@ pub(super) fn operations() -> Vec<Described> {
             "listClients",
             "Clients: those of the file by id, then those of the store, newest first",
         )
-        .asks::<Paging>()
+        .filters::<ClientQuery>()
         .pages::<ClientView>(LIST),
         judged(add),
         get("/api/v1/clients/{id}", "showClient", "One client").shows::<ClientView>().tagged(),
@@ -141,15 +151,30 @@ pub(super) fn operations() -> Vec<Described> {
     ]
 }
 
-pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
-    let page = operators::list(&api.server, paging.cursor(&api, LIST)?, paging.limit()).await?;
-    let clients: Vec<Value> = page.items.iter().map(view).collect();
-    Ok(ok(&json!({ "clients": clients, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
+pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<ClientQuery>) -> Answer {
+    let (clients, next) = page(&api, query).await?;
+    Ok(ok(&json!({ "clients": clients, "next_cursor": next })))
+}
+
+/// A page of clients, and the cursor of the next one.
+pub(in crate::http) async fn page(api: &Api, query: ClientQuery) -> Result<(Vec<Value>, Option<String>), Problem> {
+    let ClientQuery { limit, cursor, origin } = query;
+    let words = "`origin` is file, operator or registered";
+    let origin = origin.map(|word| Origin::parse(&word).ok_or_else(|| Problem::invalid(words))).transpose()?;
+    let paging = Paging { limit, cursor };
+    // Each filter is a list of its own.
+    let list = format!("{LIST} {}", origin.map_or("", Origin::as_str));
+    let page = operators::list(&api.server, origin, paging.cursor(api, &list)?, paging.limit()).await?;
+    Ok((page.items.iter().map(view).collect(), next_cursor(api, &list, page.next.as_ref())))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let client = operators::show(&api.server, &id).await?.ok_or_else(|| Problem::not_found("client"))?;
-    Ok(shown(StatusCode::OK, &client, None))
+    Ok(shown(StatusCode::OK, &one(&api, &id).await?, None))
+}
+
+/// One client.
+pub(in crate::http) async fn one(api: &Api, id: &str) -> Result<Listed, Problem> {
+    operators::show(&api.server, id).await?.ok_or_else(|| Problem::not_found("client"))
 }
 
 pub(super) async fn add(
@@ -162,8 +187,19 @@ pub(super) async fn add(
         Some(OnReuseWord::RevokeFamily) => OnReuse::RevokeFamily,
         Some(OnReuseWord::Reject) => OnReuse::Reject,
     };
+    let (client, secret) = make(&api, &operator, members, on_reuse).await?;
+    Ok(shown(StatusCode::CREATED, &client, secret))
+}
+
+/// Adds a client, and tells its secret if it has one.
+pub(in crate::http) async fn make(
+    api: &Api,
+    operator: &Operator,
+    members: Map<String, Value>,
+    on_reuse: OnReuse,
+) -> Result<(Listed, Option<Plaintext>), Problem> {
     let (client, secret) = operators::add(&api.server, members, on_reuse, operator.0).await??;
-    Ok(shown(StatusCode::CREATED, &Listed::Stored(Box::new(client)), secret))
+    Ok((Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn change(
@@ -173,12 +209,22 @@ pub(super) async fn change(
     condition: IfMatch,
     Json(ClientChange { new_secret, members }): Json<ClientChange>,
 ) -> Answer {
-    let seen = condition.said();
-    let is_meant = seen.is_some();
-    let change = Change { members, new_secret, seen };
-    let changed = operators::change(&api.server, &id, change, operator.0).await?;
+    let change = Change { members, new_secret, seen: condition.said() };
+    let (client, secret) = edit(&api, &operator, &id, change).await?;
+    Ok(shown(StatusCode::OK, &client, secret))
+}
+
+/// Changes a client, and tells its secret if it has another.
+pub(in crate::http) async fn edit(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    change: Change,
+) -> Result<(Listed, Option<Plaintext>), Problem> {
+    let is_meant = change.seen.is_some();
+    let changed = operators::change(&api.server, id, change, operator.0).await?;
     let (client, secret) = changed.map_err(|error| refused(error, is_meant))?;
-    Ok(shown(StatusCode::OK, &Listed::Stored(Box::new(client)), secret))
+    Ok((Listed::Stored(Box::new(client)), secret))
 }
 
 pub(super) async fn remove(
@@ -187,10 +233,19 @@ pub(super) async fn remove(
     Path(id): Path,
     condition: IfMatch,
 ) -> Answer {
-    let seen = condition.said();
-    let deleted = operators::delete(&api.server, &id, seen.as_deref(), operator.0).await?;
-    deleted.map_err(|error| refused(error, seen.is_some()))?;
+    delete_client(&api, &operator, &id, condition.said()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Deletes a client, if it is of one of the revisions that were `seen`, where any is said.
+pub(in crate::http) async fn delete_client(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    seen: Option<Vec<u64>>,
+) -> Result<(), Problem> {
+    let deleted = operators::delete(&api.server, id, seen.as_deref(), operator.0).await?;
+    deleted.map_err(|error| refused(error, seen.is_some()))
 }
 
 /// A client as it is now with its revision as the entity tag, and its secret where that is told this once.
@@ -214,7 +269,8 @@ fn refused(error: Refused, is_meant: bool) -> Problem {
     }
 }
 
-fn view(client: &Listed) -> Value {
+/// A client as the API tells of it.
+pub(in crate::http) fn view(client: &Listed) -> Value {
     let (metadata, authentication, on_reuse) = match client {
         Listed::Configured(client) => (&client.metadata, &client.authentication, client.on_reuse),
         Listed::Stored(client) => (&client.metadata, &client.authentication, client.on_reuse),
@@ -229,9 +285,9 @@ fn view(client: &Listed) -> Value {
             OnReuse::Reject => "reject",
         }),
     );
+    say("origin", json!(client.origin().as_str()));
     match client {
         Listed::Configured(client) => {
-            say("origin", json!("file"));
             say("managed_by", json!("file"));
             say("verified", json!(client.is_verified()));
             say("requires_pushed", json!(client.requires_pushed));
@@ -239,7 +295,6 @@ fn view(client: &Listed) -> Value {
         }
         Listed::Stored(client) => {
             let known = crate::oauth::client::KnownClient::from(Client::clone(client));
-            say("origin", json!(if known.origin == ClientOrigin::Operator { "operator" } else { "registered" }));
             say("managed_by", json!("store"));
             say("verified", json!(known.is_verified()));
             say("created", json!(client.created.to_string()));

@@ -21,19 +21,19 @@ use crate::store::revocations::{PrincipalKind, Watermark, Whose};
 const LIST: &str = "grants";
 
 /// Paging and filter in one, since a query string is flat.
-#[derive(Deserialize, IntoParams)]
+#[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GrantQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
-    client: Option<String>,
+pub(in crate::http) struct GrantQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
+    pub(in crate::http) client: Option<String>,
     /// Such as `user:…`.
-    principal: Option<String>,
+    pub(in crate::http) principal: Option<String>,
     #[param(inline, value_type = Option<PrincipalKindWord>)]
-    kind: Option<String>,
+    pub(in crate::http) kind: Option<String>,
     #[param(inline, value_type = Option<GrantStateWord>)]
-    state: Option<String>,
+    pub(in crate::http) state: Option<String>,
 }
 
 /// One of them.
@@ -58,52 +58,52 @@ pub(super) struct ToRevoke {
 /// What somebody has let a client do.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Grant)]
-struct GrantView {
+pub(in crate::http) struct GrantView {
     #[schema(value_type = String)]
-    id: GrantId,
+    pub(in crate::http) id: GrantId,
     #[schema(value_type = GrantStateWord)]
-    state: &'static str,
+    pub(in crate::http) state: &'static str,
     #[schema(value_type = Option<PrincipalKindWord>)]
-    kind: Option<&'static str>,
-    principal: String,
+    pub(in crate::http) kind: Option<&'static str>,
+    pub(in crate::http) principal: String,
     /// Who that is, if they are known by a name.
-    principal_name: Option<String>,
-    client: String,
-    client_name: Option<String>,
-    resources: Vec<String>,
-    scopes: Vec<String>,
+    pub(in crate::http) principal_name: Option<String>,
+    pub(in crate::http) client: String,
+    pub(in crate::http) client_name: Option<String>,
+    pub(in crate::http) resources: Vec<String>,
+    pub(in crate::http) scopes: Vec<String>,
     /// What may be used in the principal's name.
-    identities: Vec<String>,
+    pub(in crate::http) identities: Vec<String>,
     /// Lists of patterns, each of which a tool has to match.
-    tools: Vec<Vec<String>>,
+    pub(in crate::http) tools: Vec<Vec<String>>,
     /// Whether its tokens are bound to a key.
-    sender_constrained: bool,
+    pub(in crate::http) sender_constrained: bool,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    last_used: String,
+    pub(in crate::http) last_used: String,
     #[schema(format = DateTime)]
-    idle_until: String,
+    pub(in crate::http) idle_until: String,
     #[schema(format = DateTime)]
-    until: String,
-    revoked: Option<RevocationView>,
+    pub(in crate::http) until: String,
+    pub(in crate::http) revoked: Option<RevocationView>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Revocation)]
-struct RevocationView {
+pub(in crate::http) struct RevocationView {
     #[schema(format = DateTime)]
-    at: String,
-    reason: &'static str,
+    pub(in crate::http) at: String,
+    pub(in crate::http) reason: &'static str,
 }
 
 /// What counts no more: everything of this kind that was granted until then.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RevokedGrants)]
-struct RevokedView {
-    revoked: String,
+pub(in crate::http) struct RevokedView {
+    pub(in crate::http) revoked: String,
     #[schema(format = DateTime)]
-    granted_until: String,
+    pub(in crate::http) granted_until: String,
 }
 
 /// What the document of the API says of these.
@@ -125,6 +125,12 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<GrantQuery>) -> Answer {
+    let (grants, next) = page(&api, query).await?;
+    Ok(ok(&json!({ "grants": grants, "next_cursor": next })))
+}
+
+/// A page of grants, and the cursor of the next one.
+pub(in crate::http) async fn page(api: &Api, query: GrantQuery) -> Result<(Vec<GrantView>, Option<String>), Problem> {
     let GrantQuery { limit, cursor, client, principal, kind, state } = query;
     let paging = Paging { limit, cursor };
     let client = client.as_deref().map(read_client).transpose()?;
@@ -142,9 +148,16 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<GrantQ
     let wanted = Wanted { of, client, kind, state: state.transpose()? };
     // Each filter is a list of its own.
     let list = format!("{LIST} {wanted:?}");
-    let (page, names) = api.control.grants(wanted, paging.cursor(&api, &list)?, paging.limit()).await?;
-    let rows: Vec<GrantView> = page.items.iter().map(|listed| view(listed, &names)).collect();
-    Ok(ok(&json!({ "grants": rows, "next_cursor": next_cursor(&api, &list, page.next.as_ref()) })))
+    let (page, names) = api.control.grants(wanted, paging.cursor(api, &list)?, paging.limit()).await?;
+    let rows = page.items.iter().map(|listed| view(listed, &names)).collect();
+    Ok((rows, next_cursor(api, &list, page.next.as_ref())))
+}
+
+/// One grant.
+pub(in crate::http) async fn one(api: &Api, id: &str) -> Result<GrantView, Problem> {
+    let id = GrantId::parse(id).ok_or_else(|| Problem::not_found("grant"))?;
+    let (listed, names) = api.control.grant(&id).await?.ok_or_else(|| Problem::not_found("grant"))?;
+    Ok(view(&listed, &names))
 }
 
 pub(super) async fn remove(
@@ -152,7 +165,8 @@ pub(super) async fn remove(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    revoke_one(&api, &id, operator).await
+    revoke_one(&api, &id, &operator).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn revoke(
@@ -162,7 +176,8 @@ pub(super) async fn revoke(
 ) -> Answer {
     let whose = match wanted {
         ToRevoke { family: Some(id), client: None, principal: None, kind: None, all: false } => {
-            return revoke_one(&api, &id, operator).await;
+            revoke_one(&api, &id, &operator).await?;
+            return Ok(StatusCode::NO_CONTENT.into_response());
         }
         ToRevoke { family: None, client: Some(id), principal: None, kind: None, all: false } => {
             Whose::Client(read_client(&id)?)
@@ -176,30 +191,36 @@ pub(super) async fn revoke(
         ToRevoke { family: None, client: None, principal: None, kind: None, all: true } => Whose::Everybody,
         _ => return Err(Problem::invalid("name one of `family`, `client`, `principal` and `kind`, or say `all`")),
     };
-    let Watermark { whose, not_before, reason: _ } = api.control.revoke_grants(whose, operator.0).await?;
-    Ok(ok(&json!(RevokedView { revoked: whose.to_string(), granted_until: not_before.to_string() })))
+    Ok(ok(&json!(revoke_all(&api, &operator, whose).await?)))
 }
 
-async fn revoke_one(api: &Api, id: &str, operator: Operator) -> Answer {
+/// Revokes all that was granted until now.
+pub(in crate::http) async fn revoke_all(api: &Api, operator: &Operator, whose: Whose) -> Result<RevokedView, Problem> {
+    let Watermark { whose, not_before, reason: _ } = api.control.revoke_grants(whose, operator.0).await?;
+    Ok(RevokedView { revoked: whose.to_string(), granted_until: not_before.to_string() })
+}
+
+/// Revokes one grant.
+pub(in crate::http) async fn revoke_one(api: &Api, id: &str, operator: &Operator) -> Result<(), Problem> {
     let not_found = || Problem::not_found("grant, or it counts no more");
     let id = GrantId::parse(id).ok_or_else(not_found)?;
     match api.control.revoke_grant(&id, operator.0).await? {
-        Revocation::Revoked => Ok(StatusCode::NO_CONTENT.into_response()),
+        Revocation::Revoked => Ok(()),
         Revocation::NotFound => Err(not_found()),
     }
 }
 
-fn read_client(id: &str) -> Result<ClientId, Problem> {
+pub(in crate::http) fn read_client(id: &str) -> Result<ClientId, Problem> {
     ClientId::parse(id).ok_or_else(|| Problem::invalid("`client` is no id of a client"))
 }
 
-fn read_principal(text: &str) -> Result<Principal, Problem> {
+pub(in crate::http) fn read_principal(text: &str) -> Result<Principal, Problem> {
     // Others give no consent.
     let principal = Principal::parse(text).filter(|principal| PrincipalKind::of(principal).is_some());
     principal.ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID` or `guest:ID`"))
 }
 
-fn read_kind(word: &str) -> Result<PrincipalKind, Problem> {
+pub(in crate::http) fn read_kind(word: &str) -> Result<PrincipalKind, Problem> {
     PrincipalKind::parse(word).ok_or_else(|| Problem::invalid("`kind` is key, user or guest"))
 }
 

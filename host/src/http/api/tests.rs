@@ -324,6 +324,30 @@ fn every_row_that_wants_a_fresh_sign_in_is_there() {
     assert_eq!(ROUTES.iter().filter(|route| route.wants_fresh()).count(), FRESH.len(), "each once");
 }
 
+async fn an_api_token_makes_no_other_whatever_it_may() {
+    let gate = Gate::new().await;
+    let owner = gate.person("owner", Role::Owner).await;
+    let session = Who::Session { user: Box::new(owner.clone()), cookie: Plaintext::new("cookie").digest(), is_fresh: true };
+    let token = ApiToken {
+        id: ApiTokenId::generate(&gate.house.server.env),
+        name: DisplayName::of("test"),
+        user: owner.id.clone(),
+        digest: Plaintext::new("token").digest(),
+        ceiling: Role::Owner,
+        scopes: TokenList::default(),
+        created: gate.house.server.env.now(),
+        expires: None,
+        last_used: None,
+    };
+    let token = Who::ApiToken { token: Box::new(token), user: Box::new(owner) };
+    for (who, is_token) in [(Who::Socket, false), (Who::OperatorToken, false), (session, false), (token, true)] {
+        let maker = Operator(who.actor(), Arc::new(who)).maker();
+        assert_eq!((maker.role, maker.is_token), (Role::Owner, is_token));
+    }
+    let refused = Problem::from(crate::admin::api_tokens::TokenError::ByToken);
+    assert_eq!((refused.status, refused.code), (StatusCode::FORBIDDEN, "forbidden"));
+}
+
 #[test]
 fn a_row_stands_once_and_belongs_to_an_area() {
     for (at, row) in ROUTES.iter().enumerate() {

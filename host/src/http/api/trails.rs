@@ -10,7 +10,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::openapi::words::{ModeWord, OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling};
+use crate::audit::{
+    AuditEntry, AuditEvent, DecisionRecord, DecisionStep, FieldChange, Party, RecordedVerdict, Registered, Ruling,
+};
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
 use crate::store::audit::{Found, Recorded};
@@ -395,12 +397,25 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         AuditEvent::RecordingsRead { policy, hook, questions } => {
             json!({ "policy": policy, "hook": hook, "questions": questions })
         }
-        AuditEvent::ClientRegistered { client, by, evicted } => {
-            json!({ "client": client.as_str(), "by": by.as_str(), "evicted": evicted })
+        AuditEvent::ClientRegistered { client, by, evicted, as_what } => {
+            let Registered { name, redirect_uris, grant_types } = as_what;
+            json!({
+                "client": client.as_str(),
+                "by": by.as_str(),
+                "evicted": evicted,
+                "name": name,
+                "redirect_uris": redirect_uris,
+                "grant_types": grant_types,
+            })
         }
-        AuditEvent::ClientUpdated { client }
-        | AuditEvent::ClientDeleted { client }
-        | AuditEvent::ConsentRefused { client } => json!({ "client": client.as_str() }),
+        AuditEvent::ClientUpdated { client, changes } => {
+            let change =
+                |FieldChange { field, from, to }: &FieldChange| json!({ "field": field, "from": from, "to": to });
+            json!({ "client": client.as_str(), "changes": changes.iter().map(change).collect::<Vec<_>>() })
+        }
+        AuditEvent::ClientDeleted { client } | AuditEvent::ConsentRefused { client } => {
+            json!({ "client": client.as_str() })
+        }
         AuditEvent::ConsentGiven(party) | AuditEvent::ConsentForgotten(party) | AuditEvent::CodeBurned(party) => {
             let Party { principal, client } = party;
             json!({ "principal": principal.to_string(), "client": client.as_str() })

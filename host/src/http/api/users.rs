@@ -25,64 +25,64 @@ use crate::store::users::{Edit, Filter, NewUser};
 
 const LIST: &str = "users";
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UserQuery {
-    limit: Option<usize>,
-    cursor: Option<String>,
+pub(in crate::http) struct UserQuery {
+    pub(in crate::http) limit: Option<usize>,
+    pub(in crate::http) cursor: Option<String>,
     /// Exactly this one.
-    login: Option<String>,
+    pub(in crate::http) login: Option<String>,
     #[param(inline, value_type = Option<RoleWord>)]
-    role: Option<String>,
+    pub(in crate::http) role: Option<String>,
     #[param(inline, value_type = Option<UserStatusWord>)]
-    status: Option<String>,
+    pub(in crate::http) status: Option<String>,
     /// Part of the name, the login or the address.
-    q: Option<String>,
+    pub(in crate::http) q: Option<String>,
 }
 
 /// An account to be.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UserRequest {
-    login: Option<String>,
-    name: Option<String>,
-    email: Option<String>,
+pub(in crate::http) struct UserRequest {
+    pub(in crate::http) login: Option<String>,
+    pub(in crate::http) name: Option<String>,
+    pub(in crate::http) email: Option<String>,
     #[schema(value_type = Option<RoleWord>)]
-    role: Option<String>,
+    pub(in crate::http) role: Option<String>,
     #[serde(default)]
-    groups: Vec<String>,
+    pub(in crate::http) groups: Vec<String>,
     /// Without it, the account waits for an identity provider to vouch for its person.
-    password: Option<String>,
+    pub(in crate::http) password: Option<String>,
     /// `active` where there is a password, or else `invited`.
     #[schema(value_type = Option<UserStatusWord>)]
-    status: Option<String>,
+    pub(in crate::http) status: Option<String>,
 }
 
 /// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UserChange {
+pub(in crate::http) struct UserChange {
     #[serde(default, deserialize_with = "given")]
-    name: Option<Option<String>>,
+    pub(in crate::http) name: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    login: Option<Option<String>>,
+    pub(in crate::http) login: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    email: Option<Option<String>>,
+    pub(in crate::http) email: Option<Option<String>>,
     /// Nobody is without one.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = RoleWord, required = false)]
-    role: Option<Option<String>>,
+    pub(in crate::http) role: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    groups: Option<Option<Vec<String>>>,
+    pub(in crate::http) groups: Option<Option<Vec<String>>>,
     #[serde(default, deserialize_with = "given")]
-    password: Option<Option<String>>,
+    pub(in crate::http) password: Option<Option<String>>,
     /// `active` or `suspended`.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = UserStatusWord, required = false)]
-    status: Option<Option<String>>,
+    pub(in crate::http) status: Option<Option<String>>,
     /// Only the account of this revision, as If-Match says it too (409 here, 412 there).
-    revision: Option<u64>,
+    pub(in crate::http) revision: Option<u64>,
 }
 
 /// What a person cannot be without.
@@ -93,35 +93,41 @@ fn kept<T>(member: &str, value: Option<Option<T>>) -> Result<Option<T>, Problem>
 /// Somebody's account.
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
-struct UserView {
-    id: String,
-    revision: u64,
-    login: Option<String>,
-    name: String,
-    email: Option<String>,
+pub(in crate::http) struct UserView {
+    pub(in crate::http) id: String,
+    pub(in crate::http) revision: u64,
+    pub(in crate::http) login: Option<String>,
+    pub(in crate::http) name: String,
+    pub(in crate::http) email: Option<String>,
     #[schema(value_type = RoleWord)]
-    role: &'static str,
-    groups: Vec<String>,
+    pub(in crate::http) role: &'static str,
+    pub(in crate::http) groups: Vec<String>,
     #[schema(value_type = UserStatusWord)]
-    status: &'static str,
-    has_password: bool,
+    pub(in crate::http) status: &'static str,
+    pub(in crate::http) has_password: bool,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    last_sign_in: Option<String>,
+    pub(in crate::http) last_sign_in: Option<String>,
     /// How identity providers know the person. Told of one account only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    identities: Option<Vec<IdentityView>>,
+    pub(in crate::http) identities: Option<Vec<IdentityView>>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Identity)]
-struct IdentityView {
-    issuer: String,
-    subject: String,
+pub(in crate::http) struct IdentityView {
+    pub(in crate::http) issuer: String,
+    pub(in crate::http) subject: String,
 }
 
 impl UserView {
+    /// What people call whose account it is: by the name, or by what is there instead.
+    pub(in crate::http) fn called(&self) -> &str {
+        let login = self.login.as_deref().or(self.email.as_deref()).unwrap_or(&self.id);
+        if self.name.is_empty() { login } else { &self.name }
+    }
+
     fn of(user: &User) -> Self {
         let User { id, revision, login, name, email, role, groups, status, password, created, last_sign_in } = user;
         Self {
@@ -152,22 +158,22 @@ impl UserView {
 /// A browser in which somebody is signed in.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BrowserSession)]
-struct SessionView {
-    id: String,
+pub(in crate::http) struct SessionView {
+    pub(in crate::http) id: String,
     /// `public` or `admin`.
-    surface: &'static str,
+    pub(in crate::http) surface: &'static str,
     /// How the person has shown who they are.
-    method: &'static str,
+    pub(in crate::http) method: &'static str,
     #[schema(format = DateTime)]
-    created: String,
+    pub(in crate::http) created: String,
     #[schema(format = DateTime)]
-    authenticated: String,
+    pub(in crate::http) authenticated: String,
     #[schema(format = DateTime)]
-    last_seen: String,
+    pub(in crate::http) last_seen: String,
     #[schema(format = DateTime)]
-    expires: String,
+    pub(in crate::http) expires: String,
     /// What the browser says it is.
-    agent: String,
+    pub(in crate::http) agent: String,
 }
 
 impl SessionView {
@@ -221,6 +227,12 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<UserQuery>) -> Answer {
+    let (users, next) = page(&api, query).await?;
+    Ok(ok(&json!({ "users": users, "next_cursor": next })))
+}
+
+/// A page of accounts, and the cursor of the next one.
+pub(in crate::http) async fn page(api: &Api, query: UserQuery) -> Result<(Vec<UserView>, Option<String>), Problem> {
     let UserQuery { limit, cursor, login, role, status, q } = query;
     let filter = Filter {
         role: role.as_deref().map(read_role).transpose()?,
@@ -232,19 +244,23 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Query(query): Query<UserQu
             Some(login) => api.control.user_with_login(&login).await?,
             None => None,
         };
-        let users: Vec<UserView> = found.iter().map(UserView::of).collect();
-        return Ok(ok(&json!({ "users": users, "next_cursor": null })));
+        return Ok((found.iter().map(UserView::of).collect(), None));
     }
     let paging = Paging { limit, cursor };
-    let page = api.control.list_users(filter, paging.cursor(&api, LIST)?, paging.limit()).await?;
-    let users: Vec<UserView> = page.items.iter().map(UserView::of).collect();
-    Ok(ok(&json!({ "users": users, "next_cursor": next_cursor(&api, LIST, page.next.as_ref()) })))
+    let page = api.control.list_users(filter, paging.cursor(api, LIST)?, paging.limit()).await?;
+    Ok((page.items.iter().map(UserView::of).collect(), next_cursor(api, LIST, page.next.as_ref())))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let user = api.control.user(&read_id(&id)?).await?;
+    let user = account(&api, &id).await?;
+    Ok(tagged(ok(&user), user.revision))
+}
+
+/// One account, with how identity providers know its person.
+pub(in crate::http) async fn account(api: &Api, id: &str) -> Result<UserView, Problem> {
+    let user = api.control.user(&read_id(id)?).await?;
     let identities = api.control.user_identities(&user.id).await?;
-    Ok(tagged(ok(&UserView::of(&user).with(&identities)), user.revision))
+    Ok(UserView::of(&user).with(&identities))
 }
 
 pub(super) async fn create(
@@ -252,6 +268,12 @@ pub(super) async fn create(
     Extension(operator): Extension<Operator>,
     Json(new): Json<UserRequest>,
 ) -> Answer {
+    let user = make(&api, &operator, new).await?;
+    Ok(tagged(respond(StatusCode::CREATED, &user), user.revision))
+}
+
+/// Makes an account.
+pub(in crate::http) async fn make(api: &Api, operator: &Operator, new: UserRequest) -> Result<UserView, Problem> {
     let UserRequest { login, name, email, role, groups, password, status } = new;
     let login = login.as_deref().map(read_login).transpose()?;
     let role = role.as_deref().map_or(Ok(Role::User), read_role)?;
@@ -278,13 +300,13 @@ pub(super) async fn create(
         groups: read_groups(groups)?,
         invited,
         password: match password {
-            Some(password) => Some(hash(&api, password, login.as_ref()).await?),
+            Some(password) => Some(hash(api, password, login.as_ref()).await?),
             None => None,
         },
         login,
     };
     let user = api.control.create_user(new, operator.0).await?;
-    Ok(tagged(respond(StatusCode::CREATED, &UserView::of(&user).with(&[])), user.revision))
+    Ok(UserView::of(&user).with(&[]))
 }
 
 pub(super) async fn change(
@@ -294,9 +316,21 @@ pub(super) async fn change(
     condition: IfMatch,
     Json(change): Json<UserChange>,
 ) -> Answer {
-    let id = read_id(&id)?;
+    let user = edit(&api, &operator, &id, condition.said(), change).await?;
+    Ok(tagged(ok(&user), user.revision))
+}
+
+/// Changes an account, if it is of one of the revisions that were `seen`, where any is said.
+pub(in crate::http) async fn edit(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    seen: Option<Vec<u64>>,
+    change: UserChange,
+) -> Result<UserView, Problem> {
+    let id = read_id(id)?;
     let UserChange { name, login, email, role, groups, password, status, revision } = change;
-    let known = touching(&api, &operator, &id, condition).await?;
+    let known = touching(api, operator, &id, seen).await?;
     if let (Some(known), Some(said)) = (known.revision, revision)
         && known != said
     {
@@ -338,12 +372,11 @@ pub(super) async fn change(
             if login.is_none() {
                 return Err(Problem::invalid("an account with a `password` has a `login`"));
             }
-            edits.push(Edit::Password(Some(hash(&api, password, login.as_ref()).await?)));
+            edits.push(Edit::Password(Some(hash(api, password, login.as_ref()).await?)));
         }
     }
     let changed = api.control.change_user(&id, known.revision.or(revision), edits, operator.0).await;
-    let user = changed.map_err(|error| known.refused(error))?;
-    Ok(tagged(ok(&UserView::of(&user)), user.revision))
+    Ok(UserView::of(&changed.map_err(|error| known.refused(error))?))
 }
 
 pub(super) async fn remove(
@@ -352,16 +385,31 @@ pub(super) async fn remove(
     Path(id): Path,
     condition: IfMatch,
 ) -> Answer {
-    let id = read_id(&id)?;
-    let known = touching(&api, &operator, &id, condition).await?;
-    let deleted = api.control.delete_user(&id, known.revision, operator.0).await;
-    deleted.map_err(|error| known.refused(error))?;
+    delete_account(&api, &operator, &id, condition.said()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Deletes an account, if it is of one of the revisions that were `seen`, where any is said.
+pub(in crate::http) async fn delete_account(
+    api: &Api,
+    operator: &Operator,
+    id: &str,
+    seen: Option<Vec<u64>>,
+) -> Result<(), Problem> {
+    let id = read_id(id)?;
+    let known = touching(api, operator, &id, seen).await?;
+    let deleted = api.control.delete_user(&id, known.revision, operator.0).await;
+    deleted.map_err(|error| known.refused(error))
+}
+
 pub(super) async fn sessions(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    let sessions = api.control.user_sessions(&read_id(&id)?).await?;
-    Ok(ok(&json!({ "sessions": sessions.iter().map(SessionView::of).collect::<Vec<_>>() })))
+    Ok(ok(&json!({ "sessions": browsers(&api, &id).await? })))
+}
+
+/// The browsers in which somebody is signed in.
+pub(in crate::http) async fn browsers(api: &Api, id: &str) -> Result<Vec<SessionView>, Problem> {
+    let sessions = api.control.user_sessions(&read_id(id)?).await?;
+    Ok(sessions.iter().map(SessionView::of).collect())
 }
 
 pub(super) async fn end_sessions(
@@ -369,10 +417,28 @@ pub(super) async fn end_sessions(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
 ) -> Answer {
-    let id = read_id(&id)?;
-    touched(&api, &operator, &id).await?;
-    let ended = api.control.end_user_sessions(&id, operator.0).await?;
+    let ended = sign_out(&api, &operator, &id).await?;
     Ok(ok(&json!(EndedView { ended })))
+}
+
+/// Signs somebody out everywhere, and tells in how many browsers that was.
+pub(in crate::http) async fn sign_out(api: &Api, operator: &Operator, id: &str) -> Result<usize, Problem> {
+    let id = read_id(id)?;
+    touched(api, operator, &id).await?;
+    Ok(api.control.end_user_sessions(&id, operator.0).await?)
+}
+
+/// One account, for who may touch it as it is now.
+pub(in crate::http) async fn account_to_touch(api: &Api, operator: &Operator, id: &str) -> Result<UserView, Problem> {
+    let id = read_id(id)?;
+    touched(api, operator, &id).await?;
+    let user = api.control.user(&id).await?;
+    if user.status == Status::Deleted { Err(UserError::NotFound.into()) } else { Ok(UserView::of(&user)) }
+}
+
+/// Whether somebody may make an account of this role, or touch one.
+pub(in crate::http) fn may_touch(operator: &Operator, role: Role) -> bool {
+    operator.needs(to_touch(role)).is_ok()
 }
 
 /// Who may make an account of a role, or change one.
@@ -409,9 +475,9 @@ impl Known {
     }
 }
 
-async fn touching(api: &Api, operator: &Operator, id: &UserId, condition: IfMatch) -> Result<Known, Problem> {
+async fn touching(api: &Api, operator: &Operator, id: &UserId, seen: Option<Vec<u64>>) -> Result<Known, Problem> {
     let touched = touched(api, operator, id).await?;
-    let Some(revisions) = condition.said() else { return Ok(Known { revision: touched, is_said: false }) };
+    let Some(revisions) = seen else { return Ok(Known { revision: touched, is_said: false }) };
     let revision = match touched {
         Some(revision) => revision,
         None => api.control.user(id).await?.revision,
@@ -442,7 +508,7 @@ fn read_email(email: &str) -> Result<Email, Problem> {
     Email::parse(email).ok_or_else(|| Problem::invalid("`email` is no e-mail address"))
 }
 
-pub(super) fn read_role(role: &str) -> Result<Role, Problem> {
+pub(in crate::http) fn read_role(role: &str) -> Result<Role, Problem> {
     Role::parse(role).ok_or_else(|| Problem::invalid("roles are `user`, `viewer`, `operator` and `owner`"))
 }
 

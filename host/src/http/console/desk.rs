@@ -18,7 +18,7 @@ use crate::audit::Actor;
 use crate::http::api::{Api, Operator, Problem, Who};
 use crate::http::oauth::csrf::{self, Fields, Form};
 use crate::http::oauth::pages::{Site, page_of_console, retry_after, see_other};
-use crate::identity::user::Role;
+use crate::identity::user::{Login, Role};
 
 /// Purpose of the forms of pages; what they do is their address.
 const PURPOSE: &str = "form of the console";
@@ -148,7 +148,9 @@ impl<'a> Head<'a> {
     }
 
     pub(super) fn name(&self) -> &str {
-        self.person.user.name.as_str()
+        let user = &self.person.user;
+        let login = user.login.as_ref().map_or(user.id.as_str(), Login::as_str);
+        if user.name.as_str().is_empty() { login } else { user.name.as_str() }
     }
 
     pub(super) fn role(&self) -> Role {
@@ -234,9 +236,14 @@ impl Desk {
 
     /// Sends somebody to a page of ours, after what they have done.
     pub(super) fn done(&self, person: &Person, path: &str, done: Done) -> Response {
+        see_other(&self.done_at(person, path, done))
+    }
+
+    /// The address of a page of ours that says what somebody has done.
+    pub(super) fn done_at(&self, person: &Person, path: &str, done: Done) -> String {
         let sealed = self.console.server.secret.seal(JUST_DONE, person.cookie.as_bytes(), done.as_str().as_bytes());
         let joint = if path.contains('?') { '&' } else { '?' };
-        see_other(&self.site().address(&format!("{path}{joint}done={sealed}")))
+        self.site().address(&format!("{path}{joint}done={sealed}"))
     }
 
     /// Sends somebody to a page of ours.
@@ -284,6 +291,11 @@ done! {
     ConnectionEnded => "connection-ended": "The connection is ended, and its tokens are revoked where they came from.",
     Given => "given": "It is given: it happens when the caller asks again.",
     Refused => "refused": "It is refused.",
+    Suspended => "suspended": "The account is suspended, and signed out everywhere.",
+    Activated => "activated": "The account is active.",
+    PasswordSet => "password": "The password is another one.",
+    SignedOut => "signed-out": "They are signed out everywhere.",
+    Revoked => "revoked": "It counts no more.",
 }
 
 impl Done {

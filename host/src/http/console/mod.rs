@@ -38,16 +38,19 @@ use crate::secret::{Digest, Plaintext};
 use crate::store::StoreError;
 
 mod again;
-mod chart;
+mod approvals;
 mod audit;
+mod chart;
+mod clients;
+mod connections;
 mod decisions;
 mod desk;
-mod overview;
-mod approvals;
-mod connections;
-mod desk;
-mod home;
+mod fields;
+mod grants;
 mod keys;
+mod me;
+mod overview;
+mod people;
 mod set_up;
 mod settings;
 mod sign_in;
@@ -123,7 +126,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, keys::PAGES, connections::PAGES, approvals::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, keys::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES, connections::PAGES, approvals::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {

@@ -130,6 +130,12 @@ pub async fn find(store: &Store, digest: Digest) -> Result<Option<(ApiToken, Use
         .await
 }
 
+/// The token of this id, expired ones that are shown included.
+pub async fn get(store: &Store, id: &ApiTokenId) -> Result<Option<ApiToken>, StoreError> {
+    let id = id.clone();
+    store.read(move |tx| TOKENS.get(tx, id.as_str().as_bytes())?.map(TryFrom::try_from).transpose()).await
+}
+
 /// Notes that a token was used, at most once a minute. Whether it was noted. That is no change that anyone is told of.
 pub async fn used(store: &Store, id: &ApiTokenId) -> Result<bool, StoreError> {
     let id = id.clone();

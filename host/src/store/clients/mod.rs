@@ -22,6 +22,7 @@ use crate::secret::Digest;
 mod record;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub(super) use record::OnReuseRecord;
 use record::{ClientRecord, Use};
@@ -119,7 +120,8 @@ fn register_in(tx: &mut WriteTx<'_>, client: &Client, most: u64, actor: Actor) -
     let Some(evicted) = evicted else { return Ok(Registration::QuotaExceeded) };
     let client = Client { created: tx.now(), last_used: None, ..client.clone() };
     CLIENTS.add(tx, &ClientRecord::from(&client))?;
-    audit::append(tx, actor, &AuditEvent::ClientRegistered { client: client.id.clone(), by, evicted })?;
+    let as_what = told::registered(&client);
+    audit::append(tx, actor, &AuditEvent::ClientRegistered { client: client.id.clone(), by, evicted, as_what })?;
     announce(tx, Change::Client { id: client.id.to_string() })?;
     Ok(Registration::Registered(Box::new(client)))
 }
@@ -174,23 +176,24 @@ fn update_in(
     changed: &Changed,
     actor: Actor,
 ) -> Result<Update, StoreError> {
-    let Some(client) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
+    let Some(before) = get_in(tx, id)?.filter(|client| has_say(client, authority)) else {
         return Ok(Update::NotFound);
     };
-    if let Some(revision) = is_other(&client, authority) {
+    if let Some(revision) = is_other(&before, authority) {
         return Ok(Update::Other(revision));
     }
     let Changed { metadata, authentication, token } = changed.clone();
-    let source = match client.source {
+    let source = match before.source {
         Source::Registered { token: _, lives } => Source::Registered { token, lives },
         Source::Operator => Source::Operator,
     };
-    let client = Client { source, metadata, authentication, ..client };
+    let client = Client { source, metadata, authentication, ..before.clone() };
     if let Err(failure) = client.check() {
         return Ok(Update::TooLarge(failure));
     }
     CLIENTS.replace(tx, &ClientRecord::from(&client))?;
-    audit::append(tx, actor, &AuditEvent::ClientUpdated { client: id.clone() })?;
+    let changes = told::changes(&before, &client);
+    audit::append(tx, actor, &AuditEvent::ClientUpdated { client: id.clone(), changes })?;
     announce(tx, Change::Client { id: id.to_string() })?;
     Ok(Update::Updated(Box::new(client)))
 }
@@ -248,11 +251,28 @@ pub(super) fn get_in(tx: &mut ReadTx<'_>, id: &ClientId) -> Result<Option<Client
     Ok(client.filter(|client| client.is_registered(tx.now())))
 }
 
-/// A page of the clients that are registered, newest first. It is shorter where some have expired.
-pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Client>, StoreError> {
+/// A page of the clients that are registered, of all or of those that were registered like this, newest first. It is shorter
+/// where some have expired, and may be empty and still have a next one.
+pub async fn list(
+    store: &Store,
+    by: Option<RegisteredBy>,
+    after: Option<Cursor>,
+    limit: usize,
+) -> Result<Page<Client>, StoreError> {
     store
         .read(move |tx| {
-            let mut page = CLIENTS.records.newest_first_by(tx, Table::ClientsByCreation, after.as_ref(), limit)?;
+            let (records, after) = (&CLIENTS.records, after.as_ref());
+            let mut page = match by {
+                None => records.newest_first_by(tx, Table::ClientsByCreation, after, limit)?,
+                Some(RegisteredBy::Operator) => {
+                    let added = (Table::ClientsByUse, &[Use::OfOperator as u8][..]);
+                    records.newest_first_within(tx, added, after, limit, |_| true)?
+                }
+                Some(RegisteredBy::Client) => {
+                    let all = (Table::ClientsByCreation, &[][..]);
+                    records.newest_first_within(tx, all, after, limit, |record| !record.is_of_operator())?
+                }
+            };
             page.items.retain(|record| record.expires().is_none_or(|end| tx.now() < end));
             page.try_map(TryFrom::try_from)
         })

@@ -100,6 +100,10 @@ impl ClientRecord {
         [&[kind as u8], &at_ms.to_be_bytes()[..], self.id.as_bytes()].concat()
     }
 
+    pub(super) fn is_of_operator(&self) -> bool {
+        matches!(self.source, SourceRecord::Operator {})
+    }
+
     pub(super) fn by_creation(&self) -> Vec<u8> {
         [&self.created_ms.to_be_bytes()[..], self.id.as_bytes()].concat()
     }

@@ -82,11 +82,11 @@ async fn a_client_comes_back_as_it_was_registered() {
             place.forward(Duration::from_millis(1));
         }
         assert_eq!(get(&place.store, &id("never")).await.unwrap(), None);
-        let page = list(&place.store, None, 3).await.unwrap();
+        let page = list(&place.store, None, None, 3).await.unwrap();
         let names = |page: Page<Client>| page.items.iter().map(|client| client.id.to_string()).collect::<Vec<_>>();
         let next = page.next.clone();
         assert_eq!(names(page), ["operated", "post", "public"]);
-        assert_eq!(names(list(&place.store, next, 3).await.unwrap()), ["secret"]);
+        assert_eq!(names(list(&place.store, None, next, 3).await.unwrap()), ["secret"]);
         assert_eq!(trail(&place.store).await, ["client.registered"; 4]);
         assert_eq!(announced(&place.store).await.len(), 4);
         verify(&place.store).await;
@@ -167,7 +167,7 @@ async fn a_client_goes_by_itself_when_nobody_uses_it() {
         for name in ["unused", "used", "operated"] {
             there.extend(get(store, &id(name)).await.unwrap().map(|_| name));
         }
-        assert_eq!(list(store, None, 10).await.unwrap().items.len(), there.len());
+        assert_eq!(list(store, None, None, 10).await.unwrap().items.len(), there.len());
         there
     };
     place.forward(HOUR - Duration::from_millis(1));
@@ -246,8 +246,11 @@ async fn ten_thousand_registrations_leave_as_many_clients_as_there_may_be() {
     // The next one still gets in, and tells whom it put out.
     place.forward(Duration::from_millis(1));
     add(store, registered("last"), MOST).await;
-    let registered_last = AuditEvent::ClientRegistered { client: id("last"), by: RegisteredBy::Client, evicted: 1 };
-    assert_eq!(last_event(store).await, registered_last);
+    let AuditEvent::ClientRegistered { client, by, evicted, as_what } = last_event(store).await else {
+        panic!("another event")
+    };
+    assert_eq!((client, by, evicted), (id("last"), RegisteredBy::Client, 1));
+    assert_eq!(as_what, told::registered(&registered("last")));
     verify(store).await;
 }
 
@@ -284,4 +287,29 @@ async fn a_client_that_is_used_makes_no_room() {
     let registered = rows.iter().filter(|row| row.entry.event.name() == "client.registered").count() as u64;
     assert_eq!(registered - gone.sum::<u64>(), 10);
     verify(store).await;
+}
+
+#[tokio::test]
+async fn clients_are_listed_by_how_they_were_registered() {
+    for place in engines().await {
+        let store = &place.store;
+        for number in 0..4 {
+            let source = if number == 1 { Source::Operator } else { registered("x").source };
+            add(store, Client { source, ..registered(&format!("client{number}")) }, MANY).await;
+            place.forward(Duration::from_millis(1));
+        }
+        make_use(store, "client2", 1).await;
+        let of = async |by| {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = list(store, by, after, 1).await.unwrap();
+                found.extend(page.items.iter().map(|client| client.id.to_string()));
+                let Some(next) = page.next else { return found };
+                after = Some(next);
+            }
+        };
+        assert_eq!(of(None).await, ["client3", "client2", "client1", "client0"]);
+        assert_eq!(of(Some(RegisteredBy::Operator)).await, ["client1"]);
+        assert_eq!(of(Some(RegisteredBy::Client)).await, ["client3", "client2", "client0"]);
+    }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::admin::pins::PinView;
 use crate::audit::{RecordedMode, RecordedOutcome, RecordedVerdict};
 use crate::config::Mode;
+use crate::authorization::clients::operators::Origin;
 use crate::connection::Standing;
 use crate::connection::flow::Stage;
 use crate::identity::user::{Role, Status};
@@ -176,6 +177,7 @@ fn words_are_those_that_are_read() {
     all(words::RoleWord::ALL, &|word| Role::parse(word).is_some());
     all(words::UserStatusWord::ALL, &|word| Status::parse(word).is_some());
     all(words::GrantStateWord::ALL, &|word| grants::State::parse(word).is_some());
+    all(words::ClientOriginWord::ALL, &|word| Origin::parse(word).is_some());
     all(words::PrincipalKindWord::ALL, &|word| PrincipalKind::parse(word).is_some());
     all(words::ConnectionStateWord::ALL, &|word| Standing::parse(word).is_some());
     all(words::FlowStageWord::ALL, &|word| Stage::parse(word).is_some());

@@ -52,6 +52,7 @@ words! {
     /// `line`: its own list has a line for it; `open_to_all_keys`: every key may use the upstream; `no_pattern`: no line for the
     /// upstream names it; `no_line`: there is no line for the upstream.
     ReachedByWord: "line" "open_to_all_keys" "no_pattern" "no_line";
+    ClientOriginWord: "file" "operator" "registered";
     ModeWord: "enforce" "shadow";
     BindingModeWord: "enforce" "shadow" "off";
     OutcomeWord: "result" "tool_error" "error" "refused";

@@ -313,11 +313,15 @@ pub(in crate::http) async fn asset(Path(file): Path<String>) -> Response {
 
 /// A moment as people read it.
 pub fn moment(at: Timestamp) -> String {
-    let text = at.to_string();
+    moment_of(&at.to_string())
+}
+
+/// The same of one that is told as in RFC 3339.
+pub fn moment_of(text: &str) -> String {
     // RFC 3339 has the day in its first 10 bytes, and hours and minutes behind the `T`.
     match (text.get(..10), text.get(11..16)) {
         (Some(day), Some(time)) => format!("{day} {time} UTC"),
-        _ => text,
+        _ => text.to_owned(),
     }
 }
 

@@ -1,0 +1,93 @@
+//! What the forms and lists of several parts have in common.
+
+use http::StatusCode;
+
+use crate::http::api::Problem;
+use crate::http::oauth::csrf::Fields;
+
+/// Something that can be chosen.
+pub(super) struct Choice {
+    pub(super) value: &'static str,
+    pub(super) text: &'static str,
+    pub(super) is_chosen: bool,
+}
+
+/// What can be chosen of these values, which are shown as these words.
+pub(super) fn choices(all: &[(&'static str, &'static str)], chosen: Option<&str>) -> Vec<Choice> {
+    let choice = |(value, text): &(&'static str, &'static str)| Choice {
+        value,
+        text,
+        is_chosen: chosen.unwrap_or_default() == *value,
+    };
+    all.iter().map(choice).collect()
+}
+
+/// The paths of what is done to one thing: `/people/ID`, and what stands behind it.
+pub(super) struct Paths(pub(super) String);
+
+impl Paths {
+    pub(super) fn of(part: &str, id: &str) -> Self {
+        Self(format!("{part}/{}", segment(id)))
+    }
+
+    /// Where the thing itself is shown.
+    pub(super) fn own(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn to(&self, what: &str) -> String {
+        format!("{}/{what}", self.0)
+    }
+}
+
+/// A text as one segment of a path, or as a value in a query string (RFC 3986 §2.1).
+pub(super) fn segment(text: &str) -> String {
+    // What a form would write as a plus sign is no plus sign in a path.
+    form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+/// What somebody filled in, if it is anything.
+pub(super) fn given(text: &str) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The words of a text: groups, scopes, or addresses line by line.
+pub(super) fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+/// The revision of what somebody saw when they sent a form.
+pub(super) fn seen(fields: &mut Fields) -> Result<u64, Problem> {
+    let revision = fields.take("revision").parse();
+    revision.map_err(|_| Problem::invalid("the form does not say what was seen: load its page again"))
+}
+
+/// Whether whoever filled in a form can mend what is refused about it, so that the form is shown again. Who saw something
+/// else than there is has to look first.
+pub(super) fn can_be_mended(problem: &Problem) -> bool {
+    let is_stale = matches!(problem.code, "changed_meanwhile" | "precondition_failed");
+    problem.status.is_client_error() && problem.status != StatusCode::NOT_FOUND && !is_stale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_segment_of_a_path() {
+        let paths = Paths::of("/clients", "https://app.example/a b?c=d+e#%2F");
+        assert_eq!(paths.to("remove"), "/clients/https%3A%2F%2Fapp.example%2Fa%20b%3Fc%3Dd%2Be%23%252F/remove");
+        assert_eq!(Paths::of("/people", "0a1b").own(), "/people/0a1b");
+    }
+
+    #[test]
+    fn what_was_changed_meanwhile_is_looked_at_again() {
+        let problem = |status, code| Problem::new(status, code, "no");
+        assert!(can_be_mended(&Problem::invalid("no")));
+        assert!(can_be_mended(&problem(StatusCode::CONFLICT, "login_taken")));
+        assert!(!can_be_mended(&problem(StatusCode::CONFLICT, "changed_meanwhile")));
+        assert!(!can_be_mended(&problem(StatusCode::PRECONDITION_FAILED, "precondition_failed")));
+        assert!(!can_be_mended(&Problem::not_found("user")));
+        assert!(!can_be_mended(&problem(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")));
+    }
+}

@@ -1,0 +1,104 @@
+//! What the audit trail tells of a client: what was registered, and what changed, before and after. No secret is told, nor the
+//! digest of one: only that it is another.
+
+use serde_json::Value;
+
+use super::super::table::shorten;
+use crate::audit::{FieldChange, Registered};
+use crate::oauth::Client;
+use crate::oauth::client::Authentication;
+use crate::oauth::registration::describe;
+use crate::secret::Digest;
+
+/// Longest text that is told of one field, in bytes. A client's own bounds are far above it.
+const MAX_TOLD: usize = 512;
+
+/// What a client is registered as.
+pub(super) fn registered(client: &Client) -> Registered {
+    let metadata = &client.metadata;
+    Registered {
+        name: metadata.name.as_deref().map(told),
+        redirect_uris: metadata.redirect_uris.iter().map(|uri| told(uri)).collect(),
+        grant_types: metadata.grant_types.iter().map(|known| known.as_str().to_owned()).collect(),
+    }
+}
+
+/// What is different, field by field, in the words of RFC 7591 §2.
+pub(super) fn changes(before: &Client, after: &Client) -> Vec<FieldChange> {
+    let (from, to) =
+        (describe(&before.metadata, &before.authentication), describe(&after.metadata, &after.authentication));
+    let names = from.keys().chain(to.keys().filter(|name| !from.contains_key(*name)));
+    let changed = names.filter(|name| from.get(*name) != to.get(*name));
+    let change =
+        |name: &String| FieldChange { field: name.clone(), from: from.get(name).map(text), to: to.get(name).map(text) };
+    let mut changes: Vec<FieldChange> = changed.map(change).collect();
+    if secret(before) != secret(after) {
+        changes.push(FieldChange { field: "client_secret".to_owned(), from: None, to: None });
+    }
+    changes
+}
+
+fn secret(client: &Client) -> Option<Digest> {
+    match &client.authentication {
+        Authentication::SecretBasic(digest) | Authentication::SecretPost(digest) => Some(*digest),
+        Authentication::Public | Authentication::PrivateKey(_) => None,
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => told(text),
+        other => told(&other.to_string()),
+    }
+}
+
+fn told(text: &str) -> String {
+    shorten(text, MAX_TOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::oauth_testing::{digest, registered as client};
+    use super::*;
+    use crate::oauth::client::{Metadata, Source};
+
+    #[test]
+    fn what_changed_is_told_before_and_after_and_no_secret_is() {
+        let before = client("app");
+        let metadata = Metadata {
+            name: Some("é".repeat(1_000)),
+            redirect_uris: vec!["https://app.example/other".to_owned()],
+            contacts: Vec::new(),
+            ..before.metadata.clone()
+        };
+        let (authentication, source) = (Authentication::SecretBasic(digest("another")), Source::Operator);
+        let after = Client { metadata, authentication, source, ..before.clone() };
+        let changes = changes(&before, &after);
+        let of = |field: &str| {
+            let change = changes.iter().find(|change| change.field == field).unwrap();
+            (change.from.as_deref(), change.to.as_deref())
+        };
+        assert_eq!(changes.len(), 4, "{changes:?}");
+        assert_eq!(of("contacts"), (Some(r#"["ops@app.example"]"#), None));
+        let (from, to) = (r#"["https://app.example/callback"]"#, r#"["https://app.example/other"]"#);
+        assert_eq!(of("redirect_uris"), (Some(from), Some(to)));
+        assert_eq!(of("client_secret"), (None, None));
+        let (was, is) = of("client_name");
+        assert!(
+            was == Some("An app") && is.is_some_and(|name| name.len() <= MAX_TOLD && name.ends_with('…')),
+            "{is:?}"
+        );
+        assert_eq!(super::changes(&before, &before), []);
+        let public = Client { authentication: Authentication::Public, ..before.clone() };
+        let fields: Vec<String> = super::changes(&before, &public).into_iter().map(|change| change.field).collect();
+        assert_eq!(fields, ["token_endpoint_auth_method", "client_secret"]);
+        assert_eq!(
+            registered(&before),
+            Registered {
+                name: Some("An app".to_owned()),
+                redirect_uris: vec!["https://app.example/callback".to_owned()],
+                grant_types: vec!["authorization_code".to_owned(), "refresh_token".to_owned()],
+            }
+        );
+    }
+}
