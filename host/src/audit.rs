@@ -62,6 +62,15 @@ impl fmt::Display for Actor {
     }
 }
 
+/// A setting before and after: a text as it is, and anything else as JSON. `None` is where it was not said. Secrets are not in
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingChange {
+    pub field: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditEvent {
@@ -288,15 +297,18 @@ pub enum AuditEvent {
         upstream: UpstreamName,
         revision: u64,
         unchecked: bool,
+        changes: Vec<SettingChange>,
     },
     UpstreamChanged {
         upstream: UpstreamName,
         revision: u64,
         enabled: bool,
         unchecked: bool,
+        changes: Vec<SettingChange>,
     },
     UpstreamWithdrawn {
         upstream: UpstreamName,
+        changes: Vec<SettingChange>,
     },
     /// An OAuth client was added, and so many that nobody had used made room for it.
     ClientRegistered {

@@ -52,6 +52,7 @@ pub mod store;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tools;
 pub mod upstreams;
 pub mod users;
 pub mod vault;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -138,10 +138,10 @@ struct FlowView {
 /// A link that opens once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Link)]
-struct LinkView {
-    url: String,
+pub(in crate::http) struct LinkView {
+    pub(in crate::http) url: String,
     #[schema(format = DateTime)]
-    expires: String,
+    pub(in crate::http) expires: String,
 }
 
 /// What the document of the API says of these.
@@ -279,13 +279,13 @@ pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> 
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(link(&api, principal, connection.place.upstream, TokenList::default()))
+    Ok(ok(&json!(link(&api, principal, connection.place.upstream, TokenList::default()))))
 }
 
-fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> Response {
+fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> LinkView {
     let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
     let url = link.url(&api.services.public_url, &api.services.secret);
-    ok(&json!(LinkView { url, expires: link.expires.to_string() }))
+    LinkView { url, expires: link.expires.to_string() }
 }
 
 /// Ways to authorization servers that people are on.
@@ -313,22 +313,26 @@ pub(super) async fn revoke(
     }
 }
 
-/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
-/// anyway.
 pub(super) async fn connect(
     State(api): State<Arc<Api>>,
     Path(name): Path,
     Query(ConnectQuery { scope }): Query<ConnectQuery>,
 ) -> Answer {
+    Ok(ok(&json!(link_for_gateway(&api, &name, scope)?)))
+}
+
+/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
+/// anyway.
+pub(in crate::http) fn link_for_gateway(api: &Api, name: &str, scope: Option<String>) -> Result<LinkView, Problem> {
     let snapshot = api.control.snapshot.load();
-    let upstream = UpstreamName::parse(&name).ok().and_then(|name| snapshot.upstreams.get(&name));
+    let upstream = UpstreamName::parse(name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
     if upstream.wanted(&Principal::Gateway).is_none() {
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    Ok(link(&api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))
+    Ok(link(api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))
 }
 
 /// Scopes that an operator wants asked for.

@@ -53,6 +53,7 @@ pub(super) mod set_up_link;
 pub(super) mod signing_keys;
 pub(super) mod status;
 pub(super) mod store;
+pub(super) mod tools;
 pub(super) mod trails;
 pub(super) mod upstreams;
 pub(super) mod users;
@@ -166,6 +167,12 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/upstreams/{name}/refresh",
         access: Access::Operator,
         handler: || post(upstreams::refresh),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/upstreams/{name}/tools",
+        access: Access::Viewer,
+        handler: || get(tools::list),
     },
     Route {
         method: "POST",

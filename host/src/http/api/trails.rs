@@ -10,7 +10,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::openapi::words::{ModeWord, OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::{AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling};
+use crate::audit::{
+    AuditEntry, AuditEvent, DecisionRecord, DecisionStep, Party, RecordedVerdict, Ruling, SettingChange,
+};
 use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
 use crate::store::audit::Recorded;
 use crate::store::decisions::Filter;
@@ -224,6 +226,12 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
+/// Settings before and after.
+fn settings_view(changes: &[SettingChange]) -> Vec<Value> {
+    let change = |SettingChange { field, from, to }: &SettingChange| json!({ "field": field, "from": from, "to": to });
+    changes.iter().map(change).collect()
+}
+
 pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
     let AuditEntry { at, actor, event } = &recorded.entry;
     let detail = match event {
@@ -325,13 +333,19 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         AuditEvent::FlowRefused { holder, upstream, check } => {
             json!({ "holder": holder, "upstream": upstream, "check": check })
         }
-        AuditEvent::UpstreamDeclared { upstream, revision, unchecked } => {
-            json!({ "upstream": upstream, "revision": revision, "unchecked": unchecked })
+        AuditEvent::UpstreamDeclared { upstream, revision, unchecked, changes } => json!({
+            "upstream": upstream, "revision": revision, "unchecked": unchecked, "changes": settings_view(changes),
+        }),
+        AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes } => json!({
+            "upstream": upstream,
+            "revision": revision,
+            "enabled": enabled,
+            "unchecked": unchecked,
+            "changes": settings_view(changes),
+        }),
+        AuditEvent::UpstreamWithdrawn { upstream, changes } => {
+            json!({ "upstream": upstream, "changes": settings_view(changes) })
         }
-        AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked } => {
-            json!({ "upstream": upstream, "revision": revision, "enabled": enabled, "unchecked": unchecked })
-        }
-        AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
         AuditEvent::VaultInitialized { deployment, kek } => json!({ "deployment": deployment, "kek": kek }),
         AuditEvent::VaultKekRotated { from, to } => json!({ "from": from, "to": to }),
         AuditEvent::VaultRewrapped { to, keys } => json!({ "to": to, "data_keys": keys }),

@@ -275,6 +275,11 @@ done! {
     Added => "added": "It is added.",
     Changed => "changed": "It is changed.",
     Removed => "removed": "It is removed.",
+    Enabled => "enabled": "It is in use.",
+    Disabled => "disabled": "It is out of use.",
+    Refreshed => "refreshed": "Its tools are being read again.",
+    AgreedTo => "agreed_to": "What it offers is agreed to.",
+    Forgotten => "forgotten": "What was agreed to is forgotten.",
 }
 
 impl Done {
@@ -314,7 +319,7 @@ impl FromRequest<Desk> for Sent {
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
-        let mut fields = desk.console.read_form(request).await.map_err(Stop::Page)?;
+        let mut fields = desk.console.read_large_form(request).await.map_err(Stop::Page)?;
         let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
         let token = fields.take(csrf::FIELD);
         desk.console.take_form(&form, &token, from).await.map_err(Stop::Page)?;

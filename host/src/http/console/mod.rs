@@ -39,6 +39,7 @@ mod set_up;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 
 use desk::{Desk, Done, Told};
 
@@ -85,7 +86,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES, upstreams::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
@@ -171,6 +172,12 @@ impl Console {
 
     async fn read_form(&self, request: Request) -> Result<Fields, Response> {
         csrf::read_form(request, self.site.origin()).await.map_err(|refused| pages::not_ours(&self.site, &refused))
+    }
+
+    /// The same of a form that somebody sends who is signed in.
+    async fn read_large_form(&self, request: Request) -> Result<Fields, Response> {
+        let read = csrf::read_large_form(request, self.site.origin()).await;
+        read.map_err(|refused| pages::not_ours(&self.site, &refused))
     }
 
     /// Whether a form that was sent is this one, for the first time. It is counted before it is looked at.

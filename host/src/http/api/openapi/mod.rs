@@ -95,6 +95,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::keys::operations(),
         super::clients::operations(),
         super::upstreams::operations(),
+        super::tools::operations(),
         super::connections::operations(),
         super::policies::operations(),
         super::trails::operations(),
