@@ -103,6 +103,8 @@ pub struct Console {
     cookies: Cookies,
     /// Where the listener is, as browsers say it.
     url: String,
+    /// What people are about to take over from MCP clients.
+    pasted: upstreams::importing::Pasted,
 }
 
 /// Who is signed in, in the browser that asks.
@@ -120,7 +122,8 @@ impl Console {
     /// The pages at `url`: scheme, host and port of the admin listener.
     pub fn new(server: Arc<AuthorizationServer>, url: String) -> Self {
         let cookies = Cookies::for_operators(&url, server.store.deployment());
-        Self { server, site: Site::new(&url), cookies, url }
+        let pasted = upstreams::importing::Pasted::default();
+        Self { server, site: Site::new(&url), cookies, url, pasted }
     }
 
     /// The cookie of whoever may be signed in.

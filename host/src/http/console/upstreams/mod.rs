@@ -24,6 +24,7 @@ use crate::ids::{Principal, UpstreamName};
 mod declaring;
 mod diff;
 mod fields;
+pub(super) mod importing;
 mod text;
 mod tools;
 
@@ -36,6 +37,9 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows(PART, || get(list)),
     asks("/upstreams/new", || get(declaring::ask)),
     does("/upstreams/new", || post(declaring::declare)),
+    asks("/upstreams/import", || get(importing::ask)),
+    does("/upstreams/import", || post(importing::look)),
+    does("/upstreams/import/add", || post(importing::add)),
     does("/upstreams/forget", || post(tools::forget)),
     shows("/upstreams/{name}", || get(show)),
     asks("/upstreams/{name}/edit", || get(declaring::ask_to_change)),
