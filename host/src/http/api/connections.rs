@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::openapi::words::{ConnectionStateWord, FlowStageWord};
 use super::openapi::{Described, delete, get, post};
 use super::{Answer, Api, Operator, Paging, Path, Problem, Query, next_cursor, ok};
+use crate::audit::Actor;
 use crate::config::UpstreamAuth;
 use crate::connection::flow::Flow;
 use crate::connection::link::Link;
@@ -262,7 +263,11 @@ fn reauthorises(connection: &Connection, standing: Standing) -> Result<Principal
 }
 
 /// A fresh link by which whoever has it makes a connection anew, for the holder that it has.
-pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
+pub(super) async fn reauthorise(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path,
+) -> Answer {
     let connection = find(&api, &id).await?;
     let standing = stands(&api)(&connection).standing;
     let principal = reauthorises(&connection, standing).map_err(|unable| match unable {
@@ -279,11 +284,12 @@ pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> 
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(ok(&json!(link(&api, principal, connection.place.upstream, TokenList::default()))))
+    let link = link(&api, (principal, connection.place.upstream), TokenList::default(), operator.0);
+    Ok(ok(&json!(link)))
 }
 
-fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> LinkView {
-    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
+fn link(api: &Api, (principal, upstream): (Principal, UpstreamName), scopes: TokenList, by: Actor) -> LinkView {
+    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes).on_behalf_of(by.to_string());
     let url = link.url(&api.services.public_url, &api.services.secret);
     LinkView { url, expires: link.expires.to_string() }
 }
@@ -315,15 +321,21 @@ pub(super) async fn revoke(
 
 pub(super) async fn connect(
     State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
     Path(name): Path,
     Query(ConnectQuery { scope }): Query<ConnectQuery>,
 ) -> Answer {
-    Ok(ok(&json!(link_for_gateway(&api, &name, scope)?)))
+    Ok(ok(&json!(link_for_gateway(&api, &name, scope, operator.0)?)))
 }
 
 /// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
 /// anyway.
-pub(in crate::http) fn link_for_gateway(api: &Api, name: &str, scope: Option<String>) -> Result<LinkView, Problem> {
+pub(in crate::http) fn link_for_gateway(
+    api: &Api,
+    name: &str,
+    scope: Option<String>,
+    by: Actor,
+) -> Result<LinkView, Problem> {
     let snapshot = api.control.snapshot.load();
     let upstream = UpstreamName::parse(name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
@@ -332,7 +344,7 @@ pub(in crate::http) fn link_for_gateway(api: &Api, name: &str, scope: Option<Str
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    Ok(link(api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))
+    Ok(link(api, (Principal::Gateway, upstream.name().clone()), scopes.unwrap_or_default(), by))
 }
 
 /// Scopes that an operator wants asked for.
