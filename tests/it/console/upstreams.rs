@@ -38,7 +38,7 @@ async fn an_upstream_is_tried_before_it_is_added_and_no_secret_is_shown_again() 
     let form = page.form("/upstreams/new").with("name", "notes").with("url", &up.url);
     let page = operator.submit(&form.with("headers", &format!("x-key: {CANARY}")).press("Try it")).await;
     assert_eq!(page.status(), 200, "{page}");
-    assert!(page.text().contains("It works: it offers 1 tools"), "{page}");
+    assert!(page.text().contains("It works: it offers 1 tool and"), "{page}");
     assert!(!page.reply.text().contains(CANARY));
     assert_eq!(gateway.operator("GET", "/api/v1/upstreams/notes", None).await.status, StatusCode::NOT_FOUND);
 

@@ -155,7 +155,8 @@ impl Trial {
         match (self.0.outcome, self.0.stage) {
             ("works", _) => {
                 let (tools, revision) = (self.0.tools.unwrap_or_default(), self.0.revision.as_deref());
-                format!("It works: it offers {tools} tools and speaks revision {} of MCP.", revision.unwrap_or("?"))
+                let noun = if tools == 1 { "tool" } else { "tools" };
+                format!("It works: it offers {tools} {noun} and speaks revision {} of MCP.", revision.unwrap_or("?"))
             }
             ("wants_credential", _) => {
                 "It is there, and answers those alone who show a credential of their own.".to_owned()

@@ -10,7 +10,7 @@ const MOST_OF_LINE: usize = 300;
 /// Longest description.
 const MOST_OF_TEXT: usize = 8_000;
 /// Longest part of a definition.
-pub(super) const MOST_OF_JSON: usize = 24_000;
+const MOST_OF_JSON: usize = 24_000;
 
 /// One line.
 pub(super) fn line(text: &str) -> String {
