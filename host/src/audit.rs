@@ -62,6 +62,35 @@ impl fmt::Display for Actor {
     }
 }
 
+impl Actor {
+    /// The one that is written like this.
+    pub fn parse(text: &str) -> Option<Self> {
+        let user = |tag: &str| UserTag::try_from(tag.to_owned()).ok();
+        Some(match text.split(':').collect::<Vec<_>>().as_slice() {
+            ["system"] => Self::System,
+            ["user", tag] => Self::User(user(tag)?),
+            ["operator", "socket"] => Self::Operator(OperatorProof::Socket),
+            ["operator", "token"] => Self::Operator(OperatorProof::Token),
+            ["operator", "set_up_link"] => Self::Operator(OperatorProof::SetUpLink),
+            ["operator", "session", tag] => Self::Operator(OperatorProof::Session(user(tag)?)),
+            ["operator", "api_token", token, tag] => {
+                let token = ApiTokenTag::try_from((*token).to_owned()).ok()?;
+                Self::Operator(OperatorProof::ApiToken { token, user: user(tag)? })
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A setting before and after: a text as it is, and anything else as JSON. `None` is where it was not said. Secrets are not in
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingChange {
+    pub field: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditEvent {
@@ -288,15 +317,18 @@ pub enum AuditEvent {
         upstream: UpstreamName,
         revision: u64,
         unchecked: bool,
+        changes: Vec<SettingChange>,
     },
     UpstreamChanged {
         upstream: UpstreamName,
         revision: u64,
         enabled: bool,
         unchecked: bool,
+        changes: Vec<SettingChange>,
     },
     UpstreamWithdrawn {
         upstream: UpstreamName,
+        changes: Vec<SettingChange>,
     },
     PolicyModuleUploaded {
         /// Lower-case hex SHA-256.
@@ -669,5 +701,24 @@ mod tests {
         }
         assert_eq!(RecordedVerdict::parse("Allow"), None);
         assert_eq!(RecordedOutcome::parse(""), None);
+    }
+
+    #[test]
+    fn an_actor_is_read_as_they_are_written() {
+        let user = UserTag::try_from("0123456789abcdef01234567".to_owned()).unwrap();
+        let token = ApiTokenTag::try_from("76543210fedcba9876543210".to_owned()).unwrap();
+        let proofs = [
+            OperatorProof::Socket,
+            OperatorProof::Token,
+            OperatorProof::Session(user),
+            OperatorProof::ApiToken { token, user },
+            OperatorProof::SetUpLink,
+        ];
+        for actor in proofs.into_iter().map(Actor::Operator).chain([Actor::User(user), Actor::System]) {
+            assert_eq!(Actor::parse(&actor.to_string()), Some(actor));
+        }
+        for none in ["", "system:", "systems", "operator", "operator:session:x", "user:", "operator:socket:x"] {
+            assert_eq!(Actor::parse(none), None, "{none}");
+        }
     }
 }

@@ -56,6 +56,7 @@ pub mod tails;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tools;
 pub mod upstreams;
 pub mod users;
 pub mod vault;

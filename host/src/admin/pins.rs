@@ -40,7 +40,7 @@ pub(super) struct Pinned {
 }
 
 /// The pins of one upstream by the names of its tools.
-type PinsOf = BTreeMap<String, Pin>;
+pub(super) type PinsOf = BTreeMap<String, Pin>;
 
 /// The pins of one upstream, and the revision that they are the state of.
 type Known = (Arc<PinsOf>, Revision);
@@ -228,7 +228,7 @@ impl Control {
         views.filter(|view| is_behind(view) && keep(view)).take(limit).collect()
     }
 
-    fn pins_of(&self, name: &UpstreamName, upstream: &Upstream) -> Vec<PinView> {
+    pub(super) fn pins_of(&self, name: &UpstreamName, upstream: &Upstream) -> Vec<PinView> {
         let pins = self.pinned.of(name);
         let mut tools: BTreeMap<String, PinView> = BTreeMap::new();
         let view = |tool: &str| PinView { upstream: name.clone(), tool: tool.to_owned(), pinned: None, offered: None };
@@ -397,7 +397,7 @@ async fn learn_later(control: Weak<Control>, upstream: Weak<Upstream>, stopping:
 }
 
 /// Tools that everybody sees, and that some people see: of one name there may be several.
-fn offered_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
+pub(super) fn offered_tools(upstream: &Upstream, pins: Option<&PinsOf>) -> Vec<Arc<ToolDefinition>> {
     let common = upstream.shelf().offer;
     let common = common.iter().flat_map(|offer| &offer.tools).cloned().collect();
     in_order(common, upstream.own_tools(), pins)

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
+use super::definition;
 use super::reference::{LARGEST_SECRET, Reference, header_is_credential, variable_is_credential};
 use super::resolve::header_name;
 use super::value;
@@ -45,24 +46,56 @@ pub enum ImportError {
 
 /// Translates the servers of one file, in the order of their names.
 pub fn from_mcp_servers(json: &str) -> Result<Imported, ImportError> {
+    let mut imported = Imported { toml: String::new(), secrets: Vec::new(), notes: Vec::new() };
+    for (original, section) in sections(json)? {
+        match section {
+            Ok(section) => imported.add(&original, section),
+            Err(Unusable(why)) => imported.notes.push(format!("{original:?} is left out: {why}")),
+        }
+    }
+    Ok(imported)
+}
+
+/// A server of a file as an upstream to be declared, with its secrets in the clear where the file has them.
+pub struct Declarable {
+    /// What the file calls it.
+    pub original: String,
+    pub name: String,
+    /// What `[upstreams.NAME]` would say, as JSON; why not, where nothing comes of it.
+    pub definition: Result<Map<String, Value>, String>,
+    pub notes: Vec<String>,
+}
+
+/// The servers of one file as upstreams to be declared, in the order of their names.
+pub fn declarable(json: &str) -> Result<Vec<Declarable>, ImportError> {
+    let declarable = |(original, section): (String, Result<Section, Unusable>)| match section {
+        Ok(section) => {
+            let (name, mut notes) = (section.name.clone(), section.notes.clone());
+            let definition = section.definition(&mut notes);
+            Declarable { original, name, definition, notes }
+        }
+        Err(Unusable(why)) => Declarable { original, name: String::new(), definition: Err(why), notes: Vec::new() },
+    };
+    Ok(sections(json)?.into_iter().map(declarable).collect())
+}
+
+/// Each server of a file by what the file calls it.
+fn sections(json: &str) -> Result<Vec<(String, Result<Section, Unusable>)>, ImportError> {
     if json.len() > LARGEST_FILE {
         return Err(ImportError::TooLarge);
     }
     let file: Value = serde_json::from_str(json.trim_start_matches('\u{feff}')).map_err(ImportError::NotJson)?;
     let servers = ["/mcpServers", "/servers", "/mcp/servers"].iter().find_map(|path| file.pointer(path)?.as_object());
-    let mut imported = Imported { toml: String::new(), secrets: Vec::new(), notes: Vec::new() };
-    let mut names = BTreeSet::new();
+    let (mut names, mut sections) = (BTreeSet::new(), Vec::new());
     for (original, entry) in servers.ok_or(ImportError::NoServers)? {
         let name = valid_name(original, &names);
-        match Section::of(&name, entry) {
-            Ok(section) => {
-                imported.add(original, section);
-                names.insert(name);
-            }
-            Err(Unusable(why)) => imported.notes.push(format!("{original:?} is left out: {why}")),
+        let section = Section::of(&name, entry);
+        if section.is_ok() {
+            names.insert(name);
         }
+        sections.push((original.clone(), section));
     }
-    Ok(imported)
+    Ok(sections)
 }
 
 impl Imported {
@@ -312,6 +345,37 @@ impl Section {
         self.notes.extend(unread.map(|key| format!("{key:?} has no counterpart here and was left out")));
     }
 
+    /// What the lines say, as JSON, with what would be in files of secrets in its place. A secret that reads as a reference
+    /// cannot be said like that, and is left out.
+    fn definition(&self, notes: &mut Vec<String>) -> Result<Map<String, Value>, String> {
+        let table: toml::Table =
+            self.lines.join("\n").parse().map_err(|_| "it has what cannot be written down".to_owned())?;
+        let Ok(Value::Object(mut definition)) = serde_json::to_value(table) else {
+            return Err("it has what cannot be written down".to_owned());
+        };
+        let mut unsaid = Vec::new();
+        definition::each_secret(&mut definition, |field, value| {
+            let path = value.as_str().and_then(|text| text.strip_prefix("file:"));
+            let Some((_, secret)) = self.secrets.iter().find(|(own, _)| path == Some(own)) else { return };
+            // Whoever reads such a file takes one newline off its end.
+            let text = secret.expose().strip_suffix('\n').unwrap_or(secret.expose());
+            if definition::said(field, text) == definition::Said::Literal {
+                *value = text.into();
+            } else {
+                unsaid.push(field.to_owned());
+            }
+        });
+        for field in unsaid {
+            if let Some((table, name)) = field.split_once('.')
+                && let Some(members) = definition.get_mut(table).and_then(Value::as_object_mut)
+            {
+                members.remove(name);
+                notes.push(format!("{field} is left out: its value reads as a reference to a secret"));
+            }
+        }
+        Ok(definition)
+    }
+
     fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
         let value: toml::Value = value.into();
         self.lines.push(format!("{key} = {value}"));
@@ -388,6 +452,8 @@ fn argument_is_credential(argument: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::config::{Config, Protocol, UpstreamTransport, parse};
     use crate::env::Timestamp;
@@ -564,5 +630,28 @@ mod tests {
             assert!(matches!(from_mcp_servers(other), Err(ImportError::NoServers)), "{other}");
         }
         assert!(matches!(from_mcp_servers(&" ".repeat(LARGEST_FILE + 1)), Err(ImportError::TooLarge)));
+    }
+
+    #[test]
+    fn what_is_declared_has_its_secrets_in_the_clear() {
+        let servers = declarable(CLIENTS).unwrap();
+        let of = |original: &str| servers.iter().find(|server| server.original == original).unwrap();
+        let github = of("github");
+        let definition = github.definition.as_ref().unwrap();
+        assert_eq!(definition["command"], json!(["npx", "-y", "@modelcontextprotocol/server-github", "7"]));
+        let environment = &definition["environment"];
+        assert_eq!(environment["GITHUB_PERSONAL_ACCESS_TOKEN"], "ghp_\"quoted\"");
+        assert_eq!(
+            (&environment["FROM_OUTSIDE"], &environment["LOG_LEVEL"]),
+            (&json!("env:GITHUB_HOST"), &json!("debug"))
+        );
+        assert_eq!(environment.get("LOOKS_LIKE_ONE"), None, "it would be read as a reference");
+        assert!(github.notes.iter().any(|note| note.contains("environment.LOOKS_LIKE_ONE is left out")));
+        let tracker = of("Issue Tracker (prod)");
+        let headers = &tracker.definition.as_ref().unwrap()["headers"];
+        assert_eq!((&headers["X-Api-Key"], &headers["X-Team"]), (&json!("abc"), &json!("core")));
+        assert_eq!(headers["Authorization"], "Bearer env:TRACKER_TOKEN");
+        let text = serde_json::to_string(&headers).unwrap();
+        assert!(!text.contains("file:secrets"), "{text}");
     }
 }

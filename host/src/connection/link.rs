@@ -28,6 +28,8 @@ pub struct Link {
     pub upstream: UpstreamName,
     /// Scopes that the upstream asked for besides those that a connection has.
     pub scopes: TokenList,
+    /// Who had it made, as the audit trail writes them. `None` where that is whoever called.
+    pub by: Option<String>,
     pub expires: Timestamp,
 }
 
@@ -38,6 +40,8 @@ struct Written {
     upstream: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
     expires_ms: u64,
 }
 
@@ -45,13 +49,19 @@ impl Link {
     /// A new one.
     pub fn new(env: &Env, principal: Principal, upstream: UpstreamName) -> Self {
         let id = hex(&env.random::<16>());
-        Self { id, principal, upstream, scopes: TokenList::default(), expires: env.now().after(LIFE) }
+        Self { id, principal, upstream, scopes: TokenList::default(), by: None, expires: env.now().after(LIFE) }
     }
 
     /// The same for a connection with these scopes as well.
     #[must_use]
     pub fn asking_for(self, scopes: TokenList) -> Self {
         Self { scopes, ..self }
+    }
+
+    /// The same on behalf of somebody, as the audit trail writes them.
+    #[must_use]
+    pub fn on_behalf_of(self, by: String) -> Self {
+        Self { by: Some(by), ..self }
     }
 
     /// What [`Self::read`] reads.
@@ -61,6 +71,7 @@ impl Link {
             principal: self.principal.to_string(),
             upstream: self.upstream.to_string(),
             scopes: self.scopes.to_vec(),
+            by: self.by.clone(),
             expires_ms: self.expires.as_millis(),
         };
         secret.seal(PURPOSE, b"", &serde_json::to_vec(&written).expect("texts and a number"))
@@ -68,11 +79,11 @@ impl Link {
 
     /// The link under this seal, if it is ours and its time is not over.
     pub fn read(secret: &DeploymentSecret, text: &str, now: Timestamp) -> Option<Self> {
-        let Written { id, principal, upstream, scopes, expires_ms } =
+        let Written { id, principal, upstream, scopes, by, expires_ms } =
             serde_json::from_slice(&secret.unseal(PURPOSE, b"", text)?).ok()?;
         let (principal, upstream) = (Principal::parse(&principal)?, UpstreamName::parse(&upstream).ok()?);
         let (scopes, expires) = (TokenList::parse(scopes).ok()?, Timestamp::from_millis(expires_ms));
-        (now < expires).then_some(Self { id, principal, upstream, scopes, expires })
+        (now < expires).then_some(Self { id, principal, upstream, scopes, by, expires })
     }
 
     /// The address that its person opens, under the gateway's public URL.
@@ -104,6 +115,8 @@ mod tests {
         assert_eq!(Link::read(&secret, &text, link.expires), None);
         let wider = link.clone().asking_for(TokenList::parse(vec!["notes:write".to_owned()]).unwrap());
         assert_eq!(Link::read(&secret, &wider.sealed(&secret), env.now()), Some(wider));
+        let given = link.clone().on_behalf_of("operator:socket".to_owned());
+        assert_eq!(Link::read(&secret, &given.sealed(&secret), env.now()), Some(given));
         assert_eq!(Link::read(&DeploymentSecret::new(&[8; 32]), &text, env.now()), None);
         let mut forged = text.into_bytes();
         forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };

@@ -13,7 +13,7 @@ use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{
     Actor, AuditEntry, AuditEvent, FieldChange, OperatorProof, Party, Registered, RegisteredBy, RevocationReason,
-    Ruling, SigningKeyState,
+    Ruling, SettingChange, SigningKeyState,
 };
 use crate::env::Timestamp;
 use crate::ids::{
@@ -402,6 +402,8 @@ enum EventRecord {
         revision: u64,
         #[serde(default)]
         unchecked: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<SettingRecord>,
     },
     UpstreamChanged {
         upstream: String,
@@ -409,9 +411,13 @@ enum EventRecord {
         enabled: bool,
         #[serde(default)]
         unchecked: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<SettingRecord>,
     },
     UpstreamWithdrawn {
         upstream: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<SettingRecord>,
     },
     PolicyModuleUploaded {
         digest: String,
@@ -494,6 +500,29 @@ enum EventRecord {
         algorithm: String,
         state: String,
     },
+}
+
+/// What rows of codec version 1 have only since settings are told: those before have none.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettingRecord {
+    field: String,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl From<&SettingChange> for SettingRecord {
+    fn from(change: &SettingChange) -> Self {
+        let SettingChange { field, from, to } = change.clone();
+        Self { field, from, to }
+    }
+}
+
+impl From<SettingRecord> for SettingChange {
+    fn from(record: SettingRecord) -> Self {
+        let SettingRecord { field, from, to } = record;
+        Self { field, from, to }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -697,14 +726,19 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::FlowRefused { holder, upstream, check } => {
                 Self::FlowRefused { holder: text(holder), upstream: upstream.to_string(), check: text(check) }
             }
-            AuditEvent::UpstreamDeclared { upstream, revision, unchecked } => {
-                Self::UpstreamDeclared { upstream: upstream.to_string(), revision: *revision, unchecked: *unchecked }
+            AuditEvent::UpstreamDeclared { upstream, revision, unchecked, changes } => {
+                let (upstream, changes) = (upstream.to_string(), changes.iter().map(SettingRecord::from).collect());
+                Self::UpstreamDeclared { upstream, revision: *revision, unchecked: *unchecked, changes }
             }
-            AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked } => {
+            AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes } => {
                 let (revision, enabled, unchecked) = (*revision, *enabled, *unchecked);
-                Self::UpstreamChanged { upstream: upstream.to_string(), revision, enabled, unchecked }
+                let (upstream, changes) = (upstream.to_string(), changes.iter().map(SettingRecord::from).collect());
+                Self::UpstreamChanged { upstream, revision, enabled, unchecked, changes }
             }
-            AuditEvent::UpstreamWithdrawn { upstream } => Self::UpstreamWithdrawn { upstream: upstream.to_string() },
+            AuditEvent::UpstreamWithdrawn { upstream, changes } => Self::UpstreamWithdrawn {
+                upstream: upstream.to_string(),
+                changes: changes.iter().map(SettingRecord::from).collect(),
+            },
             AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => Self::PolicyModuleUploaded {
                 digest: digest.clone(),
                 name: name.clone(),
@@ -912,13 +946,18 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::FlowRefused { holder, upstream: of, check } => {
                 Self::FlowRefused { holder, upstream: upstream(&of)?, check }
             }
-            EventRecord::UpstreamDeclared { upstream: of, revision, unchecked } => {
-                Self::UpstreamDeclared { upstream: upstream(&of)?, revision, unchecked }
+            EventRecord::UpstreamDeclared { upstream: of, revision, unchecked, changes } => {
+                let changes = changes.into_iter().map(SettingChange::from).collect();
+                Self::UpstreamDeclared { upstream: upstream(&of)?, revision, unchecked, changes }
             }
-            EventRecord::UpstreamChanged { upstream: of, revision, enabled, unchecked } => {
-                Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled, unchecked }
+            EventRecord::UpstreamChanged { upstream: of, revision, enabled, unchecked, changes } => {
+                let changes = changes.into_iter().map(SettingChange::from).collect();
+                Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled, unchecked, changes }
             }
-            EventRecord::UpstreamWithdrawn { upstream: of } => Self::UpstreamWithdrawn { upstream: upstream(&of)? },
+            EventRecord::UpstreamWithdrawn { upstream: of, changes } => Self::UpstreamWithdrawn {
+                upstream: upstream(&of)?,
+                changes: changes.into_iter().map(SettingChange::from).collect(),
+            },
             EventRecord::PolicyModuleUploaded { digest, name, version, bytes } => {
                 Self::PolicyModuleUploaded { digest, name, version, bytes }
             }
@@ -1140,9 +1179,20 @@ mod tests {
                 upstream: upstream.clone(),
                 check: "check".to_owned(),
             },
-            AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7, unchecked: true },
-            AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true, unchecked: false },
-            AuditEvent::UpstreamWithdrawn { upstream: upstream.clone() },
+            AuditEvent::UpstreamDeclared {
+                upstream: upstream.clone(),
+                revision: 7,
+                unchecked: true,
+                changes: vec![setting(None, Some("low"))],
+            },
+            AuditEvent::UpstreamChanged {
+                upstream: upstream.clone(),
+                revision: 7,
+                enabled: true,
+                unchecked: false,
+                changes: vec![setting(Some("low"), Some("high")), setting(None, None)],
+            },
+            AuditEvent::UpstreamWithdrawn { upstream: upstream.clone(), changes: Vec::new() },
             AuditEvent::PolicyModuleUploaded {
                 digest: "ab".to_owned(),
                 name: "confirm".to_owned(),
@@ -1167,6 +1217,28 @@ mod tests {
         .into_iter()
         .chain(oauth_events())
         .collect()
+    }
+
+    fn setting(from: Option<&str>, to: Option<&str>) -> SettingChange {
+        SettingChange { field: "trust".to_owned(), from: from.map(str::to_owned), to: to.map(str::to_owned) }
+    }
+
+    #[test]
+    fn rows_from_before_settings_were_told_stay_readable() {
+        for (text, expected) in [
+            (
+                r#"{"upstream_declared":{"upstream":"notes","revision":7}}"#,
+                r#"{"upstream_declared":{"upstream":"notes","revision":7,"unchecked":false}}"#,
+            ),
+            (
+                r#"{"upstream_changed":{"upstream":"notes","revision":7,"enabled":true,"unchecked":true}}"#,
+                r#"{"upstream_changed":{"upstream":"notes","revision":7,"enabled":true,"unchecked":true}}"#,
+            ),
+            (r#"{"upstream_withdrawn":{"upstream":"notes"}}"#, r#"{"upstream_withdrawn":{"upstream":"notes"}}"#),
+        ] {
+            let event = AuditEvent::try_from(serde_json::from_str::<EventRecord>(text).unwrap()).unwrap();
+            assert_eq!(serde_json::to_string(&EventRecord::from(&event)).unwrap(), expected);
+        }
     }
 
     fn oauth_events() -> Vec<AuditEvent> {

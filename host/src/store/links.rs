@@ -11,6 +11,7 @@ use super::engine::{Bounds, Direction, Table};
 use super::record::DigestRecord;
 use super::table::{Index, Typed, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx};
+use crate::audit::Actor;
 use crate::connection::link::Link;
 use crate::env::Timestamp;
 use crate::identity::TokenList;
@@ -43,6 +44,8 @@ pub struct OpenLink {
     pub principal: Principal,
     pub upstream: UpstreamName,
     pub scopes: TokenList,
+    /// Who had it made, if that is not whoever called.
+    pub by: Option<Actor>,
     /// The connection was made.
     pub is_done: bool,
     pub until: Timestamp,
@@ -87,6 +90,7 @@ fn open_in(tx: &mut WriteTx<'_>, link: &Link, browser: Digest) -> Result<Opened,
         principal: link.principal.to_string(),
         upstream: link.upstream.to_string(),
         scopes: link.scopes.to_vec(),
+        by: link.by.clone(),
         browser: browser.into(),
         is_done: false,
         // No sooner than the link itself, which could be opened again otherwise.
@@ -165,6 +169,8 @@ pub(super) struct Record {
     principal: String,
     upstream: String,
     scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
     browser: DigestRecord,
     is_done: bool,
     until_ms: u64,
@@ -185,12 +191,14 @@ impl TryFrom<Record> for OpenLink {
 
     fn try_from(record: Record) -> Result<Self, StoreError> {
         let bad = |what: &str| unreadable(Table::Links, format_args!("{what} is none"));
-        let Record { id, principal, upstream, scopes, browser: _, is_done, until_ms } = record;
+        let Record { id, principal, upstream, scopes, by, browser: _, is_done, until_ms } = record;
+        let by = by.map(|by| Actor::parse(&by).ok_or_else(|| bad("who had it made")));
         Ok(Self {
             id,
             principal: Principal::parse(&principal).ok_or_else(|| bad("a principal"))?,
             upstream: UpstreamName::parse(&upstream).map_err(|_| bad("an upstream"))?,
             scopes: TokenList::parse(scopes).map_err(|(_, error)| unreadable(Table::Links, error))?,
+            by: by.transpose()?,
             is_done,
             until: Timestamp::from_millis(until_ms),
         })
@@ -215,6 +223,7 @@ mod tests {
             principal: key(of),
             upstream: upstream("notes"),
             scopes: tokens(&["write"]),
+            by: None,
             expires: place.now().after(LIFE),
         }
     }

@@ -21,6 +21,7 @@ mod me;
 mod overview;
 mod people;
 mod settings;
+mod upstreams;
 
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connecting, Fault, actor_of, state};
+use super::{Connecting, Fault, principal_of, state};
 use crate::connection::flow::{Callback, Check, Flow};
-use crate::connection::{Credential, Holder, Place, Tokens};
+use crate::connection::{Credential, Place, Tokens};
 use crate::connections::issuer::{Issued, NoWay, NotIssued, Source};
-use crate::ids::{Principal, UserId};
+use crate::ids::UserId;
 use crate::secret::{Digest, Plaintext, SecretBytes};
 use crate::store::connections::{Secret, sealed_at};
 use crate::store::flows::{self, Claim, Completion, verifier_at};
@@ -218,10 +218,11 @@ impl Connecting {
             // Some servers write 0 where there is no end.
             expires: issued.expires_in.filter(|life| !life.is_zero()).map(|life| self.0.env.now().after(life)),
         });
+        let actor = self.actor_of(&flow.place, flow.browser).await.map_err(Fault::from)?;
         let mut tries = 0;
         loop {
             let pinned = self.pinned();
-            let (of, may_use, actor) = (pinned.of, pinned.may_use(), actor_of(&flow.place));
+            let (of, may_use) = (pinned.of, pinned.may_use());
             let completed = flows::complete(&self.0.store, flow.state, credential.clone(), of, may_use, actor).await;
             match completed.map_err(Fault::from)? {
                 Completion::Connected(_) => return Ok(()),
@@ -246,11 +247,7 @@ impl Connecting {
     /// A connection is made, and the link that led here has done its work. That it is not told so costs nothing: it opens in
     /// this browser alone.
     pub(super) async fn tell_made(&self, place: &Place, browser: Digest) {
-        // The gateway makes what all share.
-        let principal = match &place.holder {
-            Holder::Shared => &Principal::Gateway,
-            Holder::Of(principal) => principal,
-        };
+        let principal = principal_of(&place.holder);
         if !place.is_somebodys()
             && let Some(upstream) = self.0.snapshot.load().upstreams.get(&place.upstream)
         {

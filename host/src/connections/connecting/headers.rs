@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Connecting, Failed, Fault, Pinned, actor_of};
+use super::{Connecting, Failed, Fault, Pinned};
+use crate::audit::Actor;
 use crate::connection::lending::Kind;
 use crate::connection::{Connection, Credential, Origin, Place, header, values};
 use crate::ids::ConnectionId;
@@ -79,7 +80,8 @@ impl Connecting {
         let there = self.there(place, upstream.origin()).await?;
         let merged = merged(&declared, given, &there.values)?;
         self.0.trial.try_headers(upstream, &merged).await.map_err(NotStored::Trial)?;
-        let stored = self.store_values(place, &there, &merged).await?;
+        let actor = self.actor_of(place, browser).await.map_err(Fault::from)?;
+        let stored = self.store_values(place, &there, &merged, actor).await?;
         self.tell_made(place, browser).await;
         Ok(stored)
     }
@@ -109,6 +111,7 @@ impl Connecting {
         place: &Place,
         there: &There,
         merged: &BTreeMap<String, Plaintext>,
+        actor: Actor,
     ) -> Result<Stored, NotStored> {
         let revision = there.revision.map_or(1, |revision| revision + 1);
         let at = sealed_at(place, &there.id, revision, Secret::Headers);
@@ -128,7 +131,7 @@ impl Connecting {
                 origin: Some(there.origin.clone()),
                 credential: Credential::Headers { names: names.clone(), values: sealed.clone() },
             };
-            let put = connections::put(&self.0.store, new, pinned.of, pinned.may_use(), actor_of(place)).await;
+            let put = connections::put(&self.0.store, new, pinned.of, pinned.may_use(), actor).await;
             match put.map_err(Fault::from)? {
                 Put::Stored(revision) => return Ok(Stored(revision)),
                 Put::Conflict(_) => return Err(NotStored::Conflict),

@@ -21,10 +21,10 @@ use crate::connection::{Access, Connection, Credential, End, Holder, Origin, Pla
 use crate::env::{Env, Timestamp};
 use crate::ids::{Principal, UpstreamName, UserTag};
 use crate::pipeline::Snapshot;
-use crate::secret::{DeploymentSecret, Plaintext};
+use crate::secret::{DeploymentSecret, Digest, Plaintext};
 use crate::store::changes::Revision;
 use crate::store::connections::{self, Disconnection, Filter, Listed};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, links};
 use crate::tasks::Tasks;
 use crate::vault::{Vault, VaultError};
 
@@ -275,6 +275,17 @@ impl Connecting {
             .collect())
     }
 
+    /// Whom the audit trail has for what is done at a place in this browser: the person themselves, or the operator who had
+    /// the link made that the browser has opened.
+    async fn actor_of(&self, place: &Place, browser: Digest) -> Result<Actor, StoreError> {
+        let principal = principal_of(&place.holder);
+        if let Principal::User(id) = principal {
+            return Ok(Actor::User(UserTag::from(id)));
+        }
+        let link = links::of_browser(&self.0.store, browser, &place.upstream, None).await?;
+        Ok(link.filter(|link| link.principal == *principal).and_then(|link| link.by).unwrap_or(Actor::System))
+    }
+
     /// Ends a connection, for its holder.
     ///
     /// # Errors
@@ -284,11 +295,11 @@ impl Connecting {
     }
 }
 
-/// Whom the audit trail has for what is done at a place.
-fn actor_of(place: &Place) -> Actor {
-    match &place.holder {
-        Holder::Of(Principal::User(id)) => Actor::User(UserTag::from(id)),
-        _ => Actor::System,
+/// As whom a holder connects: the gateway makes what all share.
+fn principal_of(holder: &Holder) -> &Principal {
+    match holder {
+        Holder::Shared => &Principal::Gateway,
+        Holder::Of(principal) => principal,
     }
 }
 

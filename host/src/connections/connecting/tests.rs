@@ -317,11 +317,15 @@ async fn a_link_has_done_its_work_once_its_connection_is_made() {
     let place = of_key("ci", "notes");
     let Holder::Of(principal) = place.holder.clone() else { panic!() };
     let link = crate::connection::link::Link::new(env, principal, place.upstream.clone());
+    let link = link.on_behalf_of("operator:token".to_owned());
     links::open(store, &link, digest("a")).await.unwrap();
     let answer = rig.begun(&place, "a", None, None).await;
     rig.connecting.answer(answer).await.unwrap();
     let link = links::of_browser(store, digest("a"), &place.upstream, None).await.unwrap().unwrap();
     assert!(link.is_done);
+    let trail = audit::list(store, None, 50).await.unwrap().items;
+    let stored = trail.iter().find(|row| matches!(row.entry.event, AuditEvent::ConnectionStored { .. })).unwrap();
+    assert_eq!(stored.entry.actor.to_string(), "operator:token", "who had the link made");
 }
 
 fn given(values: &[(&str, &str)]) -> BTreeMap<String, Plaintext> {

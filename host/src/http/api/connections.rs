@@ -276,12 +276,16 @@ fn reauthorises(connection: &Connection, standing: Standing) -> Result<Principal
 }
 
 /// A fresh link by which whoever has it makes a connection anew, for the holder that it has.
-pub(super) async fn reauthorise(State(api): State<Arc<Api>>, Path(id): Path) -> Answer {
-    Ok(ok(&json!(link_to_reauthorise(&api, &id).await?)))
+pub(super) async fn reauthorise(
+    State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path,
+) -> Answer {
+    Ok(ok(&json!(link_to_reauthorise(&api, &id, operator.0).await?)))
 }
 
 /// The same link, and when it ends.
-pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str) -> Result<LinkView, Problem> {
+pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str, by: Actor) -> Result<LinkView, Problem> {
     let connection = find(api, id).await?;
     let standing = stands(api)(&connection).standing;
     let principal = reauthorises(&connection, standing).map_err(|unable| match unable {
@@ -298,11 +302,11 @@ pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str) -> Result<
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(link(api, principal, connection.place.upstream, TokenList::default()))
+    Ok(link(api, (principal, connection.place.upstream), TokenList::default(), by))
 }
 
-fn link(api: &Api, principal: Principal, upstream: UpstreamName, scopes: TokenList) -> LinkView {
-    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes);
+fn link(api: &Api, (principal, upstream): (Principal, UpstreamName), scopes: TokenList, by: Actor) -> LinkView {
+    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes).on_behalf_of(by.to_string());
     let url = link.url(&api.services.public_url, &api.services.secret);
     LinkView { url, expires: link.expires.to_string() }
 }
@@ -347,22 +351,32 @@ pub(in crate::http) async fn end(api: &Api, id: &str, actor: Actor) -> Result<()
     }
 }
 
-/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
-/// anyway.
 pub(super) async fn connect(
     State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
     Path(name): Path,
     Query(ConnectQuery { scope }): Query<ConnectQuery>,
 ) -> Answer {
+    Ok(ok(&json!(link_for_gateway(&api, &name, scope, operator.0)?)))
+}
+
+/// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
+/// anyway.
+pub(in crate::http) fn link_for_gateway(
+    api: &Api,
+    name: &str,
+    scope: Option<String>,
+    by: Actor,
+) -> Result<LinkView, Problem> {
     let snapshot = api.control.snapshot.load();
-    let upstream = UpstreamName::parse(&name).ok().and_then(|name| snapshot.upstreams.get(&name));
+    let upstream = UpstreamName::parse(name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
     if upstream.wanted(&Principal::Gateway).is_none() {
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    Ok(ok(&json!(link(&api, Principal::Gateway, upstream.name().clone(), scopes.unwrap_or_default()))))
+    Ok(link(api, (Principal::Gateway, upstream.name().clone()), scopes.unwrap_or_default(), by))
 }
 
 /// Scopes that an operator wants asked for.

@@ -61,6 +61,7 @@ pub(super) mod status;
 pub(super) mod store;
 pub(super) mod tails;
 pub(super) mod traffic;
+pub(super) mod tools;
 pub(super) mod trails;
 pub(super) mod upstreams;
 pub(super) mod users;
@@ -189,6 +190,12 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/upstreams/{name}/refresh",
         access: Access::Operator,
         handler: || post(upstreams::refresh),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/upstreams/{name}/tools",
+        access: Access::Viewer,
+        handler: || get(tools::list),
     },
     Route {
         method: "POST",

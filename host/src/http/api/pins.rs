@@ -86,13 +86,13 @@ struct PinRow {
 /// What was agreed to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Pinned)]
-struct PinnedView {
-    digest: String,
+pub(in crate::http) struct PinnedView {
+    pub(in crate::http) digest: String,
     #[schema(format = DateTime)]
-    first_pinned: String,
+    pub(in crate::http) first_pinned: String,
     #[schema(format = DateTime)]
-    accepted: String,
-    by: String,
+    pub(in crate::http) accepted: String,
+    pub(in crate::http) by: String,
 }
 
 /// A pin with both definitions.
@@ -238,17 +238,22 @@ fn view(view: &PinView) -> PinRow {
         tool: tool.clone(),
         state: view.standing(),
         offered_digest: offered.clone(),
-        pinned: pinned.as_ref().map(|Pin { tool: _, digest, first_pinned, accepted, by }| PinnedView {
-            digest: digest.clone(),
-            first_pinned: first_pinned.to_string(),
-            accepted: accepted.to_string(),
-            by: by.to_string(),
-        }),
+        pinned: pinned.as_ref().map(view_of_pinned),
+    }
+}
+
+pub(super) fn view_of_pinned(pin: &Pin) -> PinnedView {
+    let Pin { tool: _, digest, first_pinned, accepted, by } = pin;
+    PinnedView {
+        digest: digest.clone(),
+        first_pinned: first_pinned.to_string(),
+        accepted: accepted.to_string(),
+        by: by.to_string(),
     }
 }
 
 /// Names of the members in which two objects differ.
-fn differences(one: &str, other: &str) -> Vec<String> {
+pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
     let members = |text: &str| Members::parse(text).unwrap_or_default();
     let (one, other) = (members(one), members(other));
     let names: BTreeSet<&str> = one.iter().chain(other.iter()).map(|(name, _)| name).collect();

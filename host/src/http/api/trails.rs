@@ -12,6 +12,7 @@ use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::audit::{
     AuditEntry, AuditEvent, DecisionRecord, DecisionStep, FieldChange, Party, RecordedVerdict, Registered, Ruling,
+    SettingChange,
 };
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
@@ -359,6 +360,12 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
+/// Settings before and after.
+fn settings_view(changes: &[SettingChange]) -> Vec<Value> {
+    let change = |SettingChange { field, from, to }: &SettingChange| json!({ "field": field, "from": from, "to": to });
+    changes.iter().map(change).collect()
+}
+
 pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
     let AuditEntry { at, actor, event } = &recorded.entry;
     let detail = match event {
@@ -473,13 +480,19 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         AuditEvent::FlowRefused { holder, upstream, check } => {
             json!({ "holder": holder, "upstream": upstream, "check": check })
         }
-        AuditEvent::UpstreamDeclared { upstream, revision, unchecked } => {
-            json!({ "upstream": upstream, "revision": revision, "unchecked": unchecked })
+        AuditEvent::UpstreamDeclared { upstream, revision, unchecked, changes } => json!({
+            "upstream": upstream, "revision": revision, "unchecked": unchecked, "changes": settings_view(changes),
+        }),
+        AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes } => json!({
+            "upstream": upstream,
+            "revision": revision,
+            "enabled": enabled,
+            "unchecked": unchecked,
+            "changes": settings_view(changes),
+        }),
+        AuditEvent::UpstreamWithdrawn { upstream, changes } => {
+            json!({ "upstream": upstream, "changes": settings_view(changes) })
         }
-        AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked } => {
-            json!({ "upstream": upstream, "revision": revision, "enabled": enabled, "unchecked": unchecked })
-        }
-        AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
         AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => {
             json!({ "digest": digest, "name": name, "version": version, "bytes": bytes })
         }

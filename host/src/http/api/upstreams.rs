@@ -75,43 +75,43 @@ impl CareQuery {
 /// An upstream, and how it fares.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Upstream)]
-struct UpstreamRow {
+pub(in crate::http) struct UpstreamRow {
     #[schema(value_type = String)]
-    name: UpstreamName,
+    pub(in crate::http) name: UpstreamName,
     #[schema(value_type = ManagedByWord)]
-    managed_by: &'static str,
-    enabled: bool,
+    pub(in crate::http) managed_by: &'static str,
+    pub(in crate::http) enabled: bool,
     /// Of one that operators have declared: the revision to change it by.
-    definition_revision: Option<u64>,
+    pub(in crate::http) definition_revision: Option<u64>,
     /// What keeps its definition from coming into force.
-    mistake: Option<String>,
+    pub(in crate::http) mistake: Option<String>,
     #[serde(flatten)]
-    running: RunningView,
+    pub(in crate::http) running: RunningView,
 }
 
 /// What is known of it while it runs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UpstreamHealth)]
-struct RunningView {
-    transport: Option<TransportView>,
+pub(in crate::http) struct RunningView {
+    pub(in crate::http) transport: Option<TransportView>,
     /// Of MCP.
-    revision: Option<String>,
+    pub(in crate::http) revision: Option<String>,
     #[schema(value_type = UpstreamStateWord)]
-    state: &'static str,
+    pub(in crate::http) state: &'static str,
     #[schema(format = DateTime)]
-    since: Option<String>,
+    pub(in crate::http) since: Option<String>,
     /// How many it offers.
-    tools: Option<usize>,
-    reason: Option<String>,
-    last_failure: Option<FailureView>,
-    trust: Option<String>,
-    labels: Option<Vec<String>>,
+    pub(in crate::http) tools: Option<usize>,
+    pub(in crate::http) reason: Option<String>,
+    pub(in crate::http) last_failure: Option<FailureView>,
+    pub(in crate::http) trust: Option<String>,
+    pub(in crate::http) labels: Option<Vec<String>>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "kind")]
 #[schema(as = UpstreamTransport)]
-enum TransportView {
+pub(in crate::http) enum TransportView {
     #[serde(rename = "streamable-http")]
     Http { origin: String },
     #[serde(rename = "stdio")]
@@ -120,10 +120,10 @@ enum TransportView {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = UpstreamFailure)]
-struct FailureView {
-    reason: String,
+pub(in crate::http) struct FailureView {
+    pub(in crate::http) reason: String,
     #[schema(format = DateTime)]
-    at: String,
+    pub(in crate::http) at: String,
 }
 
 /// One upstream with its definition, which has no secrets.
@@ -147,39 +147,47 @@ struct ShownUpstream {
 /// What came of a trial.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Trial)]
-struct TrialView {
+pub(in crate::http) struct TrialView {
     #[schema(value_type = TrialOutcomeWord)]
-    outcome: &'static str,
+    pub(in crate::http) outcome: &'static str,
     /// How many it offers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tools: Option<usize>,
+    pub(in crate::http) tools: Option<usize>,
     /// Of MCP.
     #[serde(skip_serializing_if = "Option::is_none")]
-    revision: Option<String>,
+    pub(in crate::http) revision: Option<String>,
     /// Where it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TrialStageWord>)]
-    stage: Option<&'static str>,
+    pub(in crate::http) stage: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub(in crate::http) reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mistakes: Option<Vec<MistakeView>>,
+    pub(in crate::http) mistakes: Option<Vec<MistakeView>>,
 }
 
 impl TrialView {
     const fn of(outcome: &'static str) -> Self {
         Self { outcome, tools: None, revision: None, stage: None, reason: None, mistakes: None }
     }
+
+    fn failed(stage: &'static str, reason: String) -> Self {
+        Self { stage: Some(stage), reason: Some(reason), ..Self::of("failed") }
+    }
+
+    pub(in crate::http) fn mistaken(misfits: &[Misfit]) -> Self {
+        Self { mistakes: Some(mistakes(misfits)), ..Self::failed("settings", summary(misfits)) }
+    }
 }
 
 /// A mistake in a definition.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DefinitionMistake)]
-pub(super) struct MistakeView {
+pub(in crate::http) struct MistakeView {
     /// The setting; null where it is the definition as a whole.
-    field: Option<String>,
-    message: String,
-    hint: Option<String>,
+    pub(in crate::http) field: Option<String>,
+    pub(in crate::http) message: String,
+    pub(in crate::http) hint: Option<String>,
 }
 
 /// What the document of the API says of these.
@@ -230,14 +238,22 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
+    Ok(ok(&json!({ "upstreams": all(&api) })))
+}
+
+/// All of them, by name.
+pub(in crate::http) fn all(api: &Api) -> Vec<UpstreamRow> {
     let now = api.control.env.now();
-    let upstreams: Vec<UpstreamRow> = api.control.upstream_views().iter().map(|upstream| view(upstream, now)).collect();
-    Ok(ok(&json!({ "upstreams": upstreams })))
+    api.control.upstream_views().iter().map(|upstream| view(upstream, now)).collect()
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
-    let upstream = api.control.upstream_view(&read_name(&name)?).ok_or_else(|| Problem::not_found("upstream"))?;
-    Ok(shown(&api, StatusCode::OK, &upstream))
+    Ok(shown(&api, StatusCode::OK, &find(&api, &name)?))
+}
+
+/// The upstream of this name.
+pub(in crate::http) fn find(api: &Api, name: &str) -> Result<UpstreamView, Problem> {
+    api.control.upstream_view(&read_name(name)?).ok_or_else(|| Problem::not_found("upstream"))
 }
 
 pub(super) async fn create(
@@ -300,20 +316,25 @@ pub(super) async fn try_one(State(api): State<Arc<Api>>, Path(name): Path) -> An
     Ok(ok(&json!(tried(api.control.try_upstream(&read_name(&name)?).await)?)))
 }
 
-/// Has the upstream's tools read again soon.
 pub(super) async fn refresh(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
-    let snapshot = api.control.snapshot.load();
-    let upstream = snapshot.upstreams.get(&read_name(&name)?);
-    upstream.ok_or_else(|| Problem::not_found("upstream"))?.refresh();
+    read_again(&api, &name)?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+/// Has the upstream's tools read again soon.
+pub(in crate::http) fn read_again(api: &Api, name: &str) -> Result<(), Problem> {
+    let snapshot = api.control.snapshot.load();
+    let upstream = snapshot.upstreams.get(&read_name(name)?);
+    upstream.ok_or_else(|| Problem::not_found("upstream"))?.refresh();
+    Ok(())
+}
+
 /// Who may say this of an upstream.
-fn to_say(definition: &Map<String, Value>) -> Access {
+pub(in crate::http) fn to_say(definition: &Map<String, Value>) -> Access {
     if is_for_owners(definition) { Access::Owner } else { Access::Operator }
 }
 
-fn read_name(name: &str) -> Result<UpstreamName, Problem> {
+pub(in crate::http) fn read_name(name: &str) -> Result<UpstreamName, Problem> {
     UpstreamName::parse(name).map_err(|_| Problem::not_found("upstream"))
 }
 
@@ -335,7 +356,7 @@ fn shown(api: &Api, status: StatusCode, upstream: &UpstreamView) -> Response {
     }
 }
 
-fn view(upstream: &UpstreamView, now: Timestamp) -> UpstreamRow {
+pub(in crate::http) fn view(upstream: &UpstreamView, now: Timestamp) -> UpstreamRow {
     let UpstreamView { name, declared, state } = upstream;
     let (running, mistake) = match state {
         Standing::Running { upstream, trouble } => (running(upstream, now), trouble.clone()),
@@ -398,8 +419,7 @@ fn running(upstream: &Upstream, now: Timestamp) -> RunningView {
 }
 
 /// What came of a trial. One that fails is no problem of the request's.
-fn tried(tried: Result<Tried, UpstreamError>) -> Result<TrialView, Problem> {
-    let failed = |stage, reason| TrialView { stage: Some(stage), reason: Some(reason), ..TrialView::of("failed") };
+pub(in crate::http) fn tried(tried: Result<Tried, UpstreamError>) -> Result<TrialView, Problem> {
     Ok(match tried {
         Ok(Tried::Works { tools, about }) => TrialView {
             tools: Some(tools),
@@ -407,12 +427,19 @@ fn tried(tried: Result<Tried, UpstreamError>) -> Result<TrialView, Problem> {
             ..TrialView::of("works")
         },
         Ok(Tried::WantsCredential) => TrialView::of("wants_credential"),
-        Ok(Tried::Failed { stage, reason }) => failed(stage.as_str(), reason),
-        Err(UpstreamError::Mistakes(misfits)) => {
-            TrialView { mistakes: Some(mistakes(&misfits)), ..failed("settings", summary(&misfits)) }
-        }
+        Ok(Tried::Failed { stage, reason }) => TrialView::failed(stage.as_str(), reason),
+        Err(UpstreamError::Mistakes(misfits)) => TrialView::mistaken(&misfits),
         Err(error) => return Err(error.into()),
     })
+}
+
+/// What kept something from being saved, where that is a trial or what was given.
+pub(in crate::http) fn not_saved(error: UpstreamError) -> Result<TrialView, Problem> {
+    match error {
+        UpstreamError::Failed { stage, reason } => Ok(TrialView::failed(stage.as_str(), reason)),
+        UpstreamError::Mistakes(misfits) => Ok(TrialView::mistaken(&misfits)),
+        error => Err(error.into()),
+    }
 }
 
 pub(super) fn mistakes(misfits: &[Misfit]) -> Vec<MistakeView> {

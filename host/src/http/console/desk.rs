@@ -296,6 +296,11 @@ done! {
     PasswordSet => "password": "The password is another one.",
     SignedOut => "signed-out": "They are signed out everywhere.",
     Revoked => "revoked": "It counts no more.",
+    Enabled => "enabled": "It is in use.",
+    Disabled => "disabled": "It is out of use.",
+    Refreshed => "refreshed": "Its tools are being read again.",
+    AgreedTo => "agreed_to": "What it offers is agreed to.",
+    Forgotten => "forgotten": "What was agreed to is forgotten.",
 }
 
 impl Done {
@@ -339,7 +344,7 @@ where
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
-        let mut fields = console.read_form(request).await.map_err(Stop::Page)?;
+        let mut fields = console.read_large_form(request).await.map_err(Stop::Page)?;
         let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
         let token = fields.take(csrf::FIELD);
         console.take_form(&form, &token, from).await.map_err(Stop::Page)?;

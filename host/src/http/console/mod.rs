@@ -56,6 +56,7 @@ mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 mod words;
 
 pub(super) use again::PATH as AGAIN;
@@ -126,7 +127,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, keys::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES, connections::PAGES, approvals::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, upstreams::PAGES, keys::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES, connections::PAGES, approvals::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
@@ -143,6 +144,8 @@ pub struct Console {
     cookies: Cookies,
     /// Where the listener is, as browsers say it.
     url: String,
+    /// What people are about to take over from MCP clients.
+    pasted: upstreams::importing::Pasted,
 }
 
 /// Who is signed in, in the browser that asks.
@@ -162,7 +165,8 @@ impl Console {
     /// The pages at `url`: scheme, host and port of the admin listener.
     pub fn new(server: Arc<AuthorizationServer>, url: String) -> Self {
         let cookies = Cookies::for_operators(&url, server.store.deployment());
-        Self { server, site: Site::new(&url), cookies, url }
+        let pasted = upstreams::importing::Pasted::default();
+        Self { server, site: Site::new(&url), cookies, url, pasted }
     }
 
     /// The cookie of whoever may be signed in.
@@ -217,6 +221,12 @@ impl Console {
 
     async fn read_form(&self, request: Request) -> Result<Fields, Response> {
         csrf::read_form(request, self.site.origin()).await.map_err(|refused| pages::not_ours(&self.site, &refused))
+    }
+
+    /// The same of a form that somebody sends who is signed in.
+    async fn read_large_form(&self, request: Request) -> Result<Fields, Response> {
+        let read = csrf::read_large_form(request, self.site.origin()).await;
+        read.map_err(|refused| pages::not_ours(&self.site, &refused))
     }
 
     /// Whether a form that was sent is this one, for the first time. It is counted before it is looked at.

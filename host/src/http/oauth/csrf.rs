@@ -23,6 +23,8 @@ pub const FORM_LIFE: Duration = Duration::from_secs(60 * 60);
 pub const FIELD: &str = "form_token";
 /// Largest form, in bytes.
 const MAX_FORM: usize = 16 * 1024;
+/// Largest form of somebody who is signed in as an operator: what they write down may be a whole definition.
+const MAX_LARGE_FORM: usize = 512 * 1024;
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which form, about what, in whose browser.
@@ -148,6 +150,18 @@ pub fn is_not_foreign(headers: &HeaderMap, origin: &str) -> bool {
 /// # Errors
 /// [`NotOurs`].
 pub async fn read_form(request: Request, origin: &str) -> Result<Fields, NotOurs> {
+    read(request, origin, MAX_FORM).await
+}
+
+/// The same of a form that may be large.
+///
+/// # Errors
+/// [`NotOurs`].
+pub async fn read_large_form(request: Request, origin: &str) -> Result<Fields, NotOurs> {
+    read(request, origin, MAX_LARGE_FORM).await
+}
+
+async fn read(request: Request, origin: &str, most: usize) -> Result<Fields, NotOurs> {
     let (parts, body) = request.into_parts();
     if !is_ours(&parts.headers, origin) {
         return Err(NotOurs::Foreign);
@@ -155,7 +169,7 @@ pub async fn read_form(request: Request, origin: &str) -> Result<Fields, NotOurs
     if !is_form(&parts.headers) || check_encoding(&parts.headers).is_err() {
         return Err(NotOurs::Unsupported);
     }
-    let body = read_limited(body, MAX_FORM, FORM_TIMEOUT, None).await?;
+    let body = read_limited(body, most, FORM_TIMEOUT, None).await?;
     let mut fields = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(&body) {
         if let Some(name) = fields.insert(name.to_string(), value.into_owned()).map(|_| name.into_owned()) {

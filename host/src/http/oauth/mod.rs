@@ -34,7 +34,7 @@ pub mod pages;
 pub mod provider;
 mod register;
 pub mod sign_in;
-mod words;
+pub(in crate::http) mod words;
 
 use connect::Connections;
 use cookies::Cookies;

@@ -2,7 +2,7 @@
 //! escaped is the templates' matter.
 
 /// What can be shown of a text, at most so many characters of it.
-pub(super) fn shown(text: &str, most: usize) -> String {
+pub(in crate::http) fn shown(text: &str, most: usize) -> String {
     let visible = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| !is_hidden(*c));
     let visible: String = visible.collect();
     let mut words = visible.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
@@ -14,7 +14,7 @@ pub(super) fn shown(text: &str, most: usize) -> String {
 }
 
 /// Controls, marks of direction (Unicode Standard Annex 9), what has no width and no shape, and what is for private use.
-fn is_hidden(character: char) -> bool {
+pub(in crate::http) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

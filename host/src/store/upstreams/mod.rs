@@ -22,6 +22,7 @@ use crate::secret::Sealed;
 
 #[cfg(test)]
 pub(super) mod tests;
+mod told;
 
 /// Most upstreams in the store.
 pub const MAX_UPSTREAMS: usize = 1_000;
@@ -178,7 +179,8 @@ fn declare_in(
     };
     STORED.put(tx, &(stored + 1))?;
     UPSTREAMS.put(tx, &record)?;
-    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision, unchecked })?;
+    let changes = told::changes(None, Some(&record.definition));
+    audit::append(tx, actor, &AuditEvent::UpstreamDeclared { upstream: name.clone(), revision, unchecked, changes })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Declaring::Declared(Box::new(record.try_into()?)))
 }
@@ -238,9 +240,12 @@ fn change_in(
     };
     let revision = before.revision + 1;
     let (changed_ms, changed_by) = (tx.now().as_millis(), ActorRecord::from(actor));
+    let mut changes = told::changes(Some(&before.definition), Some(&definition));
+    changes.extend(told::switched(before.enabled, enabled));
     let after = Record { definition, secrets, enabled, revision, changed_ms, changed_by, ..before };
     UPSTREAMS.put(tx, &after)?;
-    audit::append(tx, actor, &AuditEvent::UpstreamChanged { upstream: name.clone(), revision, enabled, unchecked })?;
+    let upstream = name.clone();
+    audit::append(tx, actor, &AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes })?;
     changes::announce(tx, Change::Upstreams)?;
     Ok(Changing::Changed(Box::new(after.try_into()?)))
 }
@@ -294,7 +299,8 @@ pub async fn withdraw(
             WITHDRAWN.put(tx, &highest)?;
             let stored = STORED.get(tx)?.unwrap_or(0);
             STORED.put(tx, &stored.saturating_sub(1))?;
-            audit::append(tx, actor, &AuditEvent::UpstreamWithdrawn { upstream: name.clone() })?;
+            let changes = told::changes(Some(&record.definition), None);
+            audit::append(tx, actor, &AuditEvent::UpstreamWithdrawn { upstream: name.clone(), changes })?;
             changes::announce(tx, Change::Upstreams)?;
             Ok(Withdrawal::Withdrawn)
         })

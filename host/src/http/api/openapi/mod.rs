@@ -104,6 +104,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::key_access::operations(),
         super::clients::operations(),
         super::upstreams::operations(),
+        super::tools::operations(),
         super::connections::operations(),
         super::policies::operations(),
         super::policy_modules::operations(),

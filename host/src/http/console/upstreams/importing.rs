@@ -1,0 +1,299 @@
+//! `/upstreams/import`: the servers that an MCP client has, looked at, and those that are chosen declared one by one.
+//!
+//! What is pasted has secrets, which no page repeats: between looking and adding it stays here, in memory, for the browser
+//! that sent it, and for a while.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::{PART, Trial, care, page_of, text};
+use crate::admin::upstreams::{Care, SEALED};
+use crate::config::definition::{Said, each_secret, said};
+use crate::config::import::{Declarable, declarable};
+use crate::env::{Env, Timestamp};
+use crate::http::api::Problem;
+use crate::http::api::upstreams as api;
+use crate::http::console::Person;
+use crate::http::console::desk::{Answer, Desk, Head, Sent};
+use crate::http::oauth::pages::{Site, page_of_console};
+use crate::ids::UpstreamName;
+use crate::secret::{Digest, hex};
+
+/// How long somebody may look at what they have pasted.
+const LIFE: Duration = Duration::from_secs(15 * 60);
+/// Most people who look at once: the one who came first makes room.
+const MOST_PASTES: usize = 16;
+/// Most servers that are looked at, and that are added at once: each is tried.
+const MOST_SERVERS: usize = 50;
+const MOST_AT_ONCE: usize = 10;
+
+/// What people have pasted, and not added yet.
+#[derive(Default)]
+pub(in crate::http::console) struct Pasted(Mutex<VecDeque<Paste>>);
+
+struct Paste {
+    /// Whose browser sent it.
+    cookie: Digest,
+    id: String,
+    until: Timestamp,
+    servers: Vec<Declarable>,
+}
+
+impl Pasted {
+    /// Keeps it in the place of what the same browser sent before.
+    fn keep(&self, paste: Paste, now: Timestamp) {
+        let mut pastes = self.lock();
+        pastes.retain(|other| other.cookie != paste.cookie && now < other.until);
+        while pastes.len() >= MOST_PASTES {
+            pastes.pop_front();
+        }
+        pastes.push_back(paste);
+    }
+
+    /// Hands out what this browser has sent under this id.
+    fn take(&self, cookie: Digest, id: &str, now: Timestamp) -> Option<Paste> {
+        let mut pastes = self.lock();
+        let at = pastes.iter().position(|paste| paste.cookie == cookie && paste.id == id)?;
+        pastes.remove(at).filter(|paste| now < paste.until)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Paste>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A server as it would be declared.
+struct Row {
+    original: String,
+    name: String,
+    /// As JSON, without secrets.
+    definition: Option<String>,
+    notes: Vec<String>,
+    /// Why it cannot be added, or not by this person, or not by this name.
+    obstacle: Option<String>,
+    can_be_added: bool,
+}
+
+/// What came of one that was chosen.
+struct Outcome {
+    name: String,
+    /// Its page, where it was added.
+    page: Option<String>,
+    why: String,
+}
+
+#[derive(Template)]
+#[template(path = "console/upstreams/import.html")]
+struct ImportPage<'a> {
+    site: &'a Site,
+    head: Head<'a>,
+    id: String,
+    rows: Vec<Row>,
+    outcomes: Vec<Outcome>,
+    problem: Option<String>,
+}
+
+impl Desk {
+    fn import(
+        &self,
+        person: &Person,
+        (id, rows): (String, Vec<Row>),
+        outcomes: Vec<Outcome>,
+        (status, problem): (StatusCode, Option<String>),
+    ) -> Response {
+        let (site, head) = (self.site(), self.head(person, PART));
+        page_of_console(status, ImportPage { site, head, id, rows, outcomes, problem })
+    }
+
+    /// The form again, and why nothing came of it.
+    fn not_imported(&self, person: &Person, problem: &str) -> Response {
+        let refused = (StatusCode::UNPROCESSABLE_ENTITY, Some(problem.to_owned()));
+        self.import(person, (String::new(), Vec::new()), Vec::new(), refused)
+    }
+
+    /// A server, and whether this person can add it.
+    fn row(&self, person: &Person, server: &Declarable) -> Row {
+        let Declarable { original, name, definition, notes } = server;
+        let taken = UpstreamName::parse(name).is_ok_and(|name| self.api.control.upstream_view(&name).is_some());
+        let for_owners =
+            definition.as_ref().is_ok_and(|definition| person.operator().needs(api::to_say(definition)).is_err());
+        let obstacle = match definition {
+            Err(why) => Some(why.clone()),
+            Ok(_) if for_owners => {
+                Some("it starts a program, or refers to files or variables of the gateway: owners add it".to_owned())
+            }
+            Ok(_) => taken.then(|| "there is an upstream of this name already: give it another one".to_owned()),
+        };
+        Row {
+            original: text::line(original),
+            name: name.clone(),
+            definition: definition.as_ref().ok().map(without_secrets),
+            notes: notes.iter().map(|note| text::line(note)).collect(),
+            obstacle: obstacle.map(|why| text::line(&why)),
+            can_be_added: definition.is_ok() && !for_owners,
+        }
+    }
+
+    fn keep_paste(&self, person: &Person, servers: Vec<Declarable>) -> (String, Vec<Row>) {
+        let rows = servers.iter().map(|server| self.row(person, server)).collect();
+        let (env, now) = (&self.api.control.env, self.api.control.env.now());
+        let id = new_id(env);
+        let paste = Paste { cookie: person.cookie, id: id.clone(), until: now.after(LIFE), servers };
+        self.console.pasted.keep(paste, now);
+        (id, rows)
+    }
+}
+
+fn new_id(env: &Env) -> String {
+    hex(&env.random::<16>())
+}
+
+/// A definition as it will be shown once it is declared.
+fn without_secrets(definition: &Map<String, Value>) -> String {
+    let mut shown = definition.clone();
+    each_secret(&mut shown, |field, value| {
+        if value.as_str().is_none_or(|text| said(field, text) == Said::Literal) {
+            *value = SEALED.into();
+        }
+    });
+    text::pretty(&Value::Object(shown))
+}
+
+pub(super) async fn ask(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Response {
+    desk.import(&person, (String::new(), Vec::new()), Vec::new(), (StatusCode::OK, None))
+}
+
+/// Shows what would become of the servers that were pasted.
+pub(super) async fn look(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    Sent(mut fields): Sent,
+) -> Answer {
+    let servers = match declarable(&fields.take("servers")) {
+        Ok(servers) if servers.is_empty() => return Ok(desk.not_imported(&person, "There is no server in it.")),
+        Ok(servers) if servers.len() > MOST_SERVERS => {
+            let problem = format!("There are more than {MOST_SERVERS} servers in it: leave some out.");
+            return Ok(desk.not_imported(&person, &problem));
+        }
+        Ok(servers) => servers,
+        Err(error) => {
+            let problem = format!("{error}. What you pasted is not repeated, since it may have secrets in it.");
+            return Ok(desk.not_imported(&person, &problem));
+        }
+    };
+    let kept = desk.keep_paste(&person, servers);
+    Ok(desk.import(&person, kept, Vec::new(), (StatusCode::OK, None)))
+}
+
+/// Declares those that were chosen, each as if it came alone. What is not declared can be tried again.
+pub(super) async fn add(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    Sent(mut fields): Sent,
+) -> Answer {
+    let now = desk.api.control.env.now();
+    let Some(Paste { mut servers, .. }) = desk.console.pasted.take(person.cookie, &fields.take("paste"), now) else {
+        return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
+    };
+    let care = care(&mut fields);
+    let mut chosen = Vec::new();
+    for (at, server) in servers.iter_mut().enumerate() {
+        let number = at + 1;
+        let name = fields.take(&format!("name.{number}"));
+        if !name.is_empty() {
+            name.trim().clone_into(&mut server.name);
+        }
+        if !fields.take(&format!("take.{number}")).is_empty() {
+            chosen.push(at);
+        }
+    }
+    if chosen.is_empty() || chosen.len() > MOST_AT_ONCE {
+        let kept = desk.keep_paste(&person, servers);
+        let problem = format!("Choose at least one, and at most {MOST_AT_ONCE} at once: each is tried.");
+        return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
+    }
+    let mut outcomes = Vec::new();
+    for at in &chosen {
+        outcomes.push(declare(&desk, &person, &servers[*at], care).await);
+    }
+    let mut at = 0;
+    servers.retain(|_| {
+        let is_left = !chosen.iter().zip(&outcomes).any(|(chosen, outcome)| *chosen == at && outcome.page.is_some());
+        at += 1;
+        is_left
+    });
+    let has_failed = outcomes.iter().any(|outcome| outcome.page.is_none());
+    let status = if has_failed { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let kept = desk.keep_paste(&person, servers);
+    Ok(desk.import(&person, kept, outcomes, (status, None)))
+}
+
+async fn declare(desk: &Desk, person: &Person, server: &Declarable, care: Care) -> Outcome {
+    let shown = text::line(if server.name.is_empty() { &server.original } else { &server.name });
+    match try_to_declare(desk, person, server, care).await {
+        Ok(name) => Outcome { page: Some(page_of(&name)), name: shown, why: "It is added.".to_owned() },
+        Err(why) => Outcome { page: None, name: shown, why },
+    }
+}
+
+/// The name that it has now, or why it is not declared.
+async fn try_to_declare(desk: &Desk, person: &Person, server: &Declarable, care: Care) -> Result<UpstreamName, String> {
+    let definition = server.definition.clone()?;
+    let name = UpstreamName::parse(&server.name).map_err(|error| error.to_string())?;
+    let detail = |problem: Problem| problem.detail;
+    person.operator().needs(api::to_say(&definition)).map_err(detail)?;
+    match desk.api.control.create_upstream(name, definition, care, person.actor()).await {
+        Ok(made) => Ok(made.name),
+        Err(error) => {
+            let trial = Trial(api::not_saved(error).map_err(detail)?);
+            let mistakes = trial.mistakes().into_iter().map(|(field, message, _)| format!("{field}: {message}"));
+            let why = [trial.title()].into_iter().chain(trial.reason()).chain(mistakes);
+            Err(why.collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paste(cookie: &[u8], id: &str, until: u64) -> Paste {
+        let until = Timestamp::from_millis(until);
+        Paste { cookie: Digest::of(cookie), id: id.to_owned(), until, servers: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_pasted_is_for_one_browser_once_and_for_a_while() {
+        let (pasted, now) = (Pasted::default(), Timestamp::from_millis(10));
+        let take = |cookie: &[u8], id: &str, at: u64| pasted.take(Digest::of(cookie), id, Timestamp::from_millis(at));
+        pasted.keep(paste(b"a", "1", 20), now);
+        assert!(take(b"b", "1", 10).is_none() && take(b"a", "2", 10).is_none());
+        assert!(take(b"a", "1", 19).is_some() && take(b"a", "1", 19).is_none());
+        pasted.keep(paste(b"a", "1", 20), now);
+        assert!(take(b"a", "1", 20).is_none(), "too late");
+        for number in 0..=MOST_PASTES {
+            pasted.keep(paste(&[u8::try_from(number).unwrap()], "1", 20), now);
+        }
+        assert!(take(&[0], "1", 10).is_none(), "the first made room");
+        assert!(take(&[1], "1", 10).is_some());
+        pasted.keep(paste(&[2], "2", 20), now);
+        assert!(take(&[2], "1", 10).is_none(), "another paste of the same browser takes its place");
+    }
+
+    #[test]
+    fn no_secret_is_shown_of_what_was_pasted() {
+        let json =
+            r#"{"mcpServers":{"Notes":{"url":"https://a/mcp","headers":{"X-Key":"hunter2","X-T":"Bearer ${T}"}}}}"#;
+        let servers = declarable(json).unwrap();
+        let shown = without_secrets(servers[0].definition.as_ref().unwrap());
+        assert!(shown.contains("\"sealed\"") && shown.contains("Bearer env:T") && !shown.contains("hunter"), "{shown}");
+    }
+}
