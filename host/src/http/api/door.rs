@@ -95,7 +95,12 @@ impl Admission {
     ) -> Self {
         let shown = headers.iter().filter(|(name, _)| SHOWN.contains(&name.as_str()));
         let headers = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
-        Self { operators, peer, headers, wish: Wish { access: Access::Viewer, is_read: true, area, wants_fresh: false } }
+        Self {
+            operators,
+            peer,
+            headers,
+            wish: Wish { access: Access::Viewer, is_read: true, area, wants_fresh: false },
+        }
     }
 
     /// Whether they would be let in now. If that cannot be told, they would not.

@@ -327,7 +327,8 @@ fn every_row_that_wants_a_fresh_sign_in_is_there() {
 async fn an_api_token_makes_no_other_whatever_it_may() {
     let gate = Gate::new().await;
     let owner = gate.person("owner", Role::Owner).await;
-    let session = Who::Session { user: Box::new(owner.clone()), cookie: Plaintext::new("cookie").digest(), is_fresh: true };
+    let session =
+        Who::Session { user: Box::new(owner.clone()), cookie: Plaintext::new("cookie").digest(), is_fresh: true };
     let token = ApiToken {
         id: ApiTokenId::generate(&gate.house.server.env),
         name: DisplayName::of("test"),

@@ -190,7 +190,7 @@ async fn reauthorise(
     Path(id): Path<String>,
     Sent(_): Sent,
 ) -> Answer {
-    let LinkView { url, expires } = api::link_to_reauthorise(&desk.api, &id).await?;
+    let LinkView { url, expires } = api::link_to_reauthorise(&desk.api, &id, person.actor()).await?;
     Ok(desk.page(LinkPage {
         site: desk.site(),
         head: desk.head(&person, HERE),

@@ -37,7 +37,7 @@ pub(super) const PAGES: &[Route<Desk>] = &[
 
 /// Row about whoever is signed in, whatever their role.
 const fn own(method: &'static str, path: &'static str, handler: fn() -> MethodRouter<Desk>) -> Route<Desk> {
-    Route { method, path, role: Some(Role::Viewer), handler }
+    Route { method, path, role: Some(Role::Viewer), wants_fresh: false, handler }
 }
 
 #[derive(Template)]
