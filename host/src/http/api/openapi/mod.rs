@@ -97,6 +97,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::upstreams::operations(),
         super::connections::operations(),
         super::policies::operations(),
+        super::policy_try::operations(),
         super::trails::operations(),
         super::recordings::operations(),
         super::approvals::operations(),
