@@ -275,6 +275,8 @@ done! {
     Added => "added": "It is added.",
     Changed => "changed": "It is changed.",
     Removed => "removed": "It is removed.",
+    Reloaded => "reloaded": "The configuration and all modules were read again and are in force.",
+    RolledBack => "rolled-back": "The earlier policies are in force again.",
 }
 
 impl Done {

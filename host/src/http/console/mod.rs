@@ -35,6 +35,7 @@ use crate::store::StoreError;
 
 mod desk;
 mod home;
+mod policies;
 mod set_up;
 mod sign_in;
 #[cfg(test)]
@@ -85,7 +86,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[home::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[home::PAGES, policies::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
