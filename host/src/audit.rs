@@ -298,6 +298,38 @@ pub enum AuditEvent {
     UpstreamWithdrawn {
         upstream: UpstreamName,
     },
+    PolicyModuleUploaded {
+        /// Lower-case hex SHA-256.
+        digest: String,
+        name: String,
+        version: String,
+        bytes: u64,
+    },
+    /// A module that was there got other signatures.
+    PolicyModuleSigned {
+        digest: String,
+    },
+    PolicyModuleRemoved {
+        digest: String,
+        name: String,
+        version: String,
+    },
+    /// An operator declared a policy binding. Definitions are JSON.
+    PolicyBound {
+        binding: BindingName,
+        revision: u64,
+        definition: String,
+    },
+    PolicyBindingChanged {
+        binding: BindingName,
+        revision: u64,
+        before: String,
+        after: String,
+    },
+    PolicyUnbound {
+        binding: BindingName,
+        before: String,
+    },
     /// An OAuth client was added, and so many that nobody had used made room for it.
     ClientRegistered {
         client: ClientId,
@@ -437,6 +469,12 @@ impl AuditEvent {
             Self::UpstreamDeclared { .. } => "upstream.declared",
             Self::UpstreamChanged { .. } => "upstream.changed",
             Self::UpstreamWithdrawn { .. } => "upstream.withdrawn",
+            Self::PolicyModuleUploaded { .. } => "policy_module.uploaded",
+            Self::PolicyModuleSigned { .. } => "policy_module.signed",
+            Self::PolicyModuleRemoved { .. } => "policy_module.removed",
+            Self::PolicyBound { .. } => "policy.bound",
+            Self::PolicyBindingChanged { .. } => "policy.changed",
+            Self::PolicyUnbound { .. } => "policy.unbound",
             Self::VaultInitialized { .. } => "vault.initialized",
             Self::VaultKekRotated { .. } => "vault.kek_rotated",
             Self::VaultRewrapped { .. } => "vault.rewrapped",

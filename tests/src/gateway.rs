@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::caller::{Caller, Reply, send_unix};
+use crate::caller::{Caller, Reply, send_unix, send_unix_bytes};
 use crate::clock::TestClock;
 use crate::postgres::{self, Server};
 
@@ -259,6 +259,13 @@ impl Gateway {
     /// Asks the admin API as the operator at the socket.
     pub async fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
         send_unix(&self.socket, method, path, body).await.expect("the admin socket answers")
+    }
+
+    /// Uploads a policy module over the admin socket.
+    pub async fn upload(&self, module: &[u8]) -> Reply {
+        let body = ("application/wasm", module.to_vec().into());
+        let reply = send_unix_bytes(&self.socket, "POST", "/api/v1/policies/modules", body).await;
+        reply.expect("the admin socket answers")
     }
 
     /// Waits until a condition about an operator's view holds.

@@ -20,10 +20,19 @@ use crate::ids::{Owner, UpstreamName, UserId};
 use crate::pipeline::Snapshot;
 use crate::store::changes::{self, Change, News, PolicyAct, Revision};
 use crate::store::follower::Subscriber;
-use crate::store::{StoreError, audit as trail, users};
+use crate::store::{ReadTx, StoreError, audit as trail, policy_bindings, users};
 
-/// What an operator did about policies last, if that was somewhere else.
-pub(super) type Asked = watch::Sender<Option<(Revision, PolicyAct)>>;
+/// What is to be done here about policies, since an operator did it.
+pub(super) type Asked = watch::Sender<ToFollow>;
+
+/// Only the last of each counts; what was done here already is among it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ToFollow {
+    /// What an operator did last somewhere else.
+    act: Option<(Revision, PolicyAct)>,
+    /// When bindings of the store changed last.
+    bindings: Revision,
+}
 
 impl Subscriber for Control {
     fn take<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -58,7 +67,7 @@ impl Control {
                 };
                 let upstreams: BTreeSet<UpstreamName> = changes.iter().filter_map(of_pins).collect();
                 self.read_pins_again(&upstreams, *revision).await?;
-                if changes.iter().any(|change| matches!(change, Change::Policies { .. })) {
+                if changes.iter().any(|change| matches!(change, Change::Policies { .. } | Change::PolicyBindings)) {
                     self.note_asked().await?;
                 }
                 let of_user = |change: &Change| match change {
@@ -102,11 +111,12 @@ impl Control {
 
     /// Remembers what is to be done about policies, for [`Self::follow_policies`]. Only the last of it counts.
     async fn note_asked(&self) -> Result<(), StoreError> {
-        let last = self.store.read(changes::last_policies).await?;
-        if let Some((revision, by, act)) = last
-            && by != *self.store.replica()
-        {
-            self.asked.send_replace(Some((revision, act)));
+        let read = |tx: &mut ReadTx<'_>| Ok((changes::last_policies(tx)?, policy_bindings::changed_at(tx)?));
+        let (last, bindings) = self.store.read(read).await?;
+        let elsewhere = last.filter(|(_, by, _)| by != self.store.replica());
+        let act = elsewhere.map(|(revision, _, act)| (revision, act));
+        if act.is_some() || bindings != self.bound.load().at {
+            self.asked.send_replace(ToFollow { act, bindings });
         }
         Ok(())
     }
@@ -117,11 +127,19 @@ impl Control {
         let mut asked = self.asked.subscribe();
         let following = async {
             loop {
-                let last = asked.borrow_and_update().clone();
-                match last {
+                let ToFollow { act, bindings } = asked.borrow_and_update().clone();
+                // In the order in which it was done.
+                let is_act_first = act.as_ref().is_some_and(|(at, _)| *at < bindings);
+                if !is_act_first {
+                    self.follow_bindings().await;
+                }
+                match act {
                     Some((at, PolicyAct::Reload)) => self.reload_as_asked(at).await,
                     Some((at, PolicyAct::RollBack { set })) => self.roll_back_as_asked(at, &set).await,
                     None => {}
+                }
+                if is_act_first {
+                    self.follow_bindings().await;
                 }
                 if asked.changed().await.is_err() {
                     return;

@@ -47,6 +47,7 @@ impl Control {
             | Change::Client { .. }
             | Change::ApiTokens
             | Change::SigningKeys
+            | Change::PolicyBindings
             | Change::Watermark { .. } => {}
         }
     }
@@ -75,6 +76,7 @@ impl Control {
             | Change::Client { .. }
             | Change::ApiTokens
             | Change::SigningKeys
+            | Change::PolicyBindings
             | Change::Watermark { .. } => return,
         };
         self.tell_all_of_connections(holder.as_ref());

@@ -21,10 +21,11 @@ use crate::oci::Pulled;
 use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::pipeline::Snapshot;
 use crate::policy::replay::PastQuestion;
-use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, signature};
+use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, Uploaded, signature};
 use crate::secret::DeploymentSecret;
 use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
+use crate::store::policy_bindings::{self, StoredBindings};
 use crate::store::users::people;
 use crate::store::{Store, StoreError, file_keys, keys as stored_keys, recordings};
 use crate::supervisor::Supervisor;
@@ -43,6 +44,7 @@ pub mod grants;
 pub mod keys;
 mod lists;
 pub mod pins;
+pub mod policies;
 pub mod reconcile;
 mod recorded;
 pub mod reload;
@@ -108,6 +110,10 @@ pub struct Control {
     asking_aside: Arc<Semaphore>,
     /// Definitions that are being resolved for operators.
     readers: Arc<Semaphore>,
+    /// Policies that are being tried out for operators.
+    rehearsals: Semaphore,
+    /// The policy bindings of the store that were put together with those of the file last. Set under `changing`.
+    bound: ArcSwap<StoredBindings>,
     /// Whether each upstream was tried once, at some time.
     has_tried: AtomicBool,
     /// What operators did about policies on other gateways.
@@ -171,7 +177,11 @@ impl Control {
         let mut running = Running::new(&config, declared::read((&store, &vault), &around, &nothing, Which::All).await?);
         let in_force = running.settings();
         let upstreams = in_force.clone();
-        let first = Loading { counters: counters.clone(), pulled, upstreams, ..Loading::first(&config, &engine) };
+        let bound = policy_bindings::all(&store).await?;
+        let settings = policies::settings_with(&config.policy, &bound)?;
+        let uploaded = policies::uploaded(&store, &settings).await?;
+        let first =
+            Loading { counters: counters.clone(), pulled, uploaded, upstreams, ..Loading::first(settings, &engine) };
         let policies = Arc::new(load(first).await?.policies);
         let (stored, at) = stored_keys::all_at(&store).await?;
         for name in file_keys::settle(&store, &config.keys, &stored).await? {
@@ -223,8 +233,10 @@ impl Control {
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
             asking_aside: Arc::new(Semaphore::new(tryout::MAX_AT_ONCE)),
             readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
+            rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
+            bound: ArcSwap::from_pointee(bound),
             has_tried: AtomicBool::new(false),
-            asked: watch::Sender::new(None),
+            asked: watch::Sender::default(),
             freshness,
             counters,
             generation: AtomicU64::new(1),
@@ -366,6 +378,8 @@ struct Loading {
     counters: Counters,
     /// What came from registries.
     pulled: Pulled,
+    /// What operators uploaded.
+    uploaded: Uploaded,
     /// Sets whose compiled policies may be used again.
     previous: Vec<Arc<PolicySet>>,
     /// What is put to the new policies once more, newest first.
@@ -375,13 +389,14 @@ struct Loading {
 
 impl Loading {
     /// Of the first generation.
-    fn first(config: &Config, engine: &policy::Engine) -> Self {
+    fn first(settings: PolicySettings, engine: &policy::Engine) -> Self {
         Self {
-            settings: config.policy.clone(),
-            upstreams: config.upstreams.clone(),
+            settings,
+            upstreams: Vec::new(),
             engine: engine.clone(),
             counters: Counters::default(),
             pulled: Pulled::new(),
+            uploaded: Uploaded::new(),
             previous: Vec::new(),
             recorded: Vec::new(),
             generation: 1,
@@ -398,7 +413,8 @@ async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
 async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        let Loading { settings, upstreams, engine, counters, pulled, previous, recorded, generation } = loading;
+        let Loading { settings, upstreams, engine, counters, pulled, uploaded, previous, recorded, generation } =
+            loading;
         let publication = Publication {
             settings: &settings,
             upstreams: &upstreams,
@@ -406,6 +422,7 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
             counters: &counters,
             builtins: &crate::builtin::module,
             pulled: &pulled,
+            uploaded: &uploaded,
             previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
             recorded: &recorded,
             generation,
@@ -416,22 +433,23 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
 }
 
 impl Control {
-    /// Loads the policies of `config` beside these upstreams, with what is compiled already and what was decided last.
+    /// Loads policies beside these upstreams, with what is compiled already and what was decided last.
     async fn load_policies(
         &self,
-        config: &Config,
+        settings: PolicySettings,
         upstreams: Vec<config::Upstream>,
         generation: u64,
     ) -> Result<Published, BuildError> {
         let kept = self.generations();
         load(Loading {
             counters: self.counters.clone(),
-            pulled: pull(&self.depot, &config.policy).await,
+            pulled: pull(&self.depot, &settings).await,
+            uploaded: policies::uploaded(&self.store, &settings).await?,
             previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
-            recorded: self.recorded(config.policy.replay).await,
+            recorded: self.recorded(settings.replay).await,
             upstreams,
             generation,
-            ..Loading::first(config, &self.engine)
+            ..Loading::first(settings, &self.engine)
         })
         .await
     }

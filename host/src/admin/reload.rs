@@ -16,6 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::policies;
 use super::rollback::Cause;
 use super::upstreams::declared::Which;
 use super::upstreams::running::settings_with;
@@ -29,7 +30,7 @@ use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
 use crate::store::revocations::{self, Whose};
-use crate::store::{audit as trail, file_keys, keys as stored_keys};
+use crate::store::{audit as trail, file_keys, keys as stored_keys, policy_bindings};
 use crate::supervisor::Supervisor;
 
 /// Changes that come in one burst are read once.
@@ -170,7 +171,9 @@ impl Control {
         let declared = self.read_declared(&config, Which::All).await.map_err(BuildError::Store)?;
         let upstreams = settings_with(&config, &declared.0);
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let published = self.load_policies(&config, upstreams, generation).await?;
+        let bound = policy_bindings::all(&self.store).await.map_err(BuildError::Store)?;
+        let settings = policies::settings_with(&config.policy, &bound).map_err(BuildError::Policies)?;
+        let published = self.load_policies(settings, upstreams, generation).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
         // The last things that may refuse the new configuration. What cannot be revoked stays in force.
@@ -188,6 +191,7 @@ impl Control {
         });
         self.certificates.replace(&config.tls, &self.env);
         self.came_into_force(policies, actor, Cause::Reload);
+        self.bound.store(Arc::new(bound));
         self.depot.keep_only(config.policy.references()).await;
         self.config.store(Arc::new(config));
         seen.retain(|path, _| watched.contains(path));

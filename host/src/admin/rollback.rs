@@ -2,8 +2,8 @@
 //!
 //! The last [`KEPT`] sets that differ from each other stay compiled and configured, so that going back takes no longer than
 //! a swap and cannot fail on what has happened to a file meanwhile. What is kept is code; slots for instances go to
-//! whoever runs. The configuration file is left alone: the next change of a watched file, reload or start brings
-//! into force what is written there.
+//! whoever runs. The configuration file and the bindings of the store are left alone: the next change of a watched file
+//! or of a binding, reload or start brings into force what is written there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Generation {
 pub enum Cause {
     Start,
     Reload,
+    /// A binding of the store was declared, changed or removed.
+    Binding,
     /// It is the set of an earlier generation.
     Rollback {
         to: u64,
@@ -46,6 +48,7 @@ impl Cause {
         match self {
             Self::Start => "start",
             Self::Reload => "reload",
+            Self::Binding => "binding",
             Self::Rollback { .. } => "rollback",
         }
     }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http::Method;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::output::{Refused, rows, tell};
 pub(super) use super::output::{mistake, table, text, words};
 use super::{ConfigFile, WithConfig, load, on_runtime};
-use crate::outbound::ask_socket_if;
+use crate::outbound::{OutboundError, Sent, ask_socket_if, send_to_socket};
 
 /// Rows of a page that is asked for: as many as the gateway gives.
 pub(super) const PAGE: u64 = 200;
@@ -105,6 +106,19 @@ pub(super) fn ask_if(
     Running::of(with)?.ask_if(method, path, body, Some(&format!("\"{revision}\"")))
 }
 
+/// Sends the running gateway bytes of this type, with more headers.
+pub(super) fn send(
+    with: &ConfigFile,
+    path: &str,
+    (media_type, content): (&str, Vec<u8>),
+    headers: &[(&str, String)],
+) -> anyhow::Result<Value> {
+    let gateway = Running { patience: SENDING, ..Running::of(with)? };
+    let sent = Sent { media_type, content: content.into(), headers };
+    let exchange = send_to_socket(&gateway.socket, path, sent, gateway.patience);
+    gateway.answered(on_runtime(async { Ok(exchange.await) })?)
+}
+
 /// Asks the running gateway for what may take minutes.
 pub(super) fn ask_patiently(with: &ConfigFile, path: &str, patience: Duration) -> anyhow::Result<Value> {
     Running { patience, ..Running::of(with)? }.ask(Method::GET, path, None)
@@ -112,6 +126,8 @@ pub(super) fn ask_patiently(with: &ConfigFile, path: &str, patience: Duration) -
 
 /// Longest wait for what is done at once.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for what takes long to send.
+const SENDING: Duration = Duration::from_secs(180);
 
 /// The running gateway, behind its admin socket.
 struct Running {
@@ -130,11 +146,14 @@ impl Running {
     }
 
     fn ask_if(&self, method: Method, path: &str, body: Option<Value>, if_match: Option<&str>) -> anyhow::Result<Value> {
-        let (status, answer) = on_runtime(async {
-            let body = body.map(|body| body.to_string());
-            let answer = ask_socket_if(&self.socket, method, path, body, if_match, self.patience).await;
-            answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", self.socket.display()))
-        })?;
+        let body = body.map(|body| body.to_string());
+        let exchange = ask_socket_if(&self.socket, method, path, body, if_match, self.patience);
+        self.answered(on_runtime(async { Ok(exchange.await) })?)
+    }
+
+    fn answered(&self, answer: Result<(StatusCode, Bytes), OutboundError>) -> anyhow::Result<Value> {
+        let (status, answer) =
+            answer.with_context(|| format!("cannot ask the gateway at {}: is it running?", self.socket.display()))?;
         let answer: Value = if answer.is_empty() {
             Value::Null
         } else {

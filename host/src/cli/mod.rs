@@ -17,7 +17,7 @@ use crate::gateway::{self, Listeners};
 use crate::oci::Pulled;
 use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::policy::signature::MAX_SIGNATURES_BYTES;
-use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication};
+use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication, Uploaded};
 use crate::supervisor::Supervisor;
 
 mod activation;
@@ -304,6 +304,8 @@ fn check(with: &ConfigFile) -> anyhow::Result<()> {
         counters: &Counters::default(),
         builtins: &crate::builtin::module,
         pulled: &pulled(&config)?,
+        // Those of the store are tried out when they are bound.
+        uploaded: &Uploaded::new(),
         previous: &[],
         recorded: &[],
         generation: 1,

@@ -1,8 +1,9 @@
-//! `[upstreams.NAME]` as JSON, which is how operators declare upstreams in the store.
+//! `[upstreams.NAME]` and `[[policies]]` as JSON, which is how operators declare upstreams and policy bindings in the store.
 //!
 //! There is one set of rules: the JSON is written as the section of a file, one setting on a line, and goes through the
 //! same two stages. What is wrong is told with the name of the setting instead of a line. Secrets are references as in the
-//! file; those that were given in the clear have been sealed, and are `sealed:ID`.
+//! file; those that were given in the clear have been sealed, and are `sealed:ID`. A policy binding has none, and names no
+//! file: whoever declares one shall not have the gateway read its files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::mistake::Found;
 use super::reference::{Reference, Secrets};
-use super::{Upstream, resolve};
-use crate::ids::UpstreamName;
+use super::{Binding, Upstream, resolve};
+use crate::ids::{BindingName, UpstreamName};
 use crate::secret::Plaintext;
 
 /// What a definition's references lead to.
@@ -46,18 +47,17 @@ pub fn upstream(
     definition: &Map<String, Value>,
     sources: &Sources<'_>,
 ) -> Result<Upstream, Vec<Misfit>> {
-    let Section { text, fields } = Section::of(name, definition)?;
+    let section = Section::of(name, definition)?;
     let Sources { base_dir, environment, sealed } = sources;
     let secrets = Secrets { base_dir, environment, sealed: Some(sealed) };
-    resolve::upstream(&text, secrets).map_err(|mut found| {
-        found.sort_by_key(|found| found.place.start);
-        let mut misfits: Vec<Misfit> = found.into_iter().map(|found| misfit(found, &text, &fields)).collect();
-        misfits.dedup();
-        if misfits.is_empty() {
-            misfits.push(Misfit { field: None, message: "is no upstream".to_owned(), hint: None });
-        }
-        misfits
-    })
+    resolve::upstream(&section.text, secrets).map_err(|found| section.misfits(found, "is no upstream"))
+}
+
+/// The policy binding that a definition describes, or everything that is wrong with it.
+pub fn binding(name: &BindingName, definition: &Map<String, Value>) -> Result<Binding, Vec<Misfit>> {
+    let section = Section::of_binding(name, definition)?;
+    let secrets = Secrets { base_dir: Path::new(""), environment: &|_| None, sealed: None };
+    resolve::stored_binding(&section.text, secrets).map_err(|found| section.misfits(found, "is no policy binding"))
 }
 
 fn misfit(found: Found, text: &str, fields: &[Option<String>]) -> Misfit {
@@ -121,10 +121,23 @@ struct Section {
 
 impl Section {
     fn of(name: &UpstreamName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        let head = format!("upstreams.{}", quoted(name.as_str()));
+        Self::below(&head, &[format!("[{head}]")], definition)
+    }
+
+    fn of_binding(name: &BindingName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        if definition.contains_key("name") {
+            return Err(vec![Misfit::of("name", "name stands beside the definition, not in it")]);
+        }
+        let begin = ["[[policies]]".to_owned(), format!("name = {}", quoted(name.as_str()))];
+        Self::below("policies", &begin, definition)
+    }
+
+    /// Begins with these lines; tables are called what `head` says and their own name.
+    fn below(head: &str, begin: &[String], definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
         let mut section = Self { text: String::new(), fields: Vec::new() };
         let mut misfits = Vec::new();
-        let head = format!("upstreams.{}", quoted(name.as_str()));
-        section.line(&format!("[{head}]"), None);
+        begin.iter().for_each(|line| section.line(line, None));
         let (tables, plain): (Vec<_>, Vec<_>) = definition.iter().partition(|(_, value)| value.is_object());
         for (key, value) in plain {
             section.setting(key, key.clone(), value, &mut misfits);
@@ -136,6 +149,17 @@ impl Section {
             }
         }
         if misfits.is_empty() { Ok(section) } else { Err(misfits) }
+    }
+
+    /// What is wrong, by settings. There is always something.
+    fn misfits(&self, mut found: Vec<Found>, otherwise: &str) -> Vec<Misfit> {
+        found.sort_by_key(|found| found.place.start);
+        let mut misfits: Vec<Misfit> = found.into_iter().map(|found| misfit(found, &self.text, &self.fields)).collect();
+        misfits.dedup();
+        if misfits.is_empty() {
+            misfits.push(Misfit { field: None, message: otherwise.to_owned(), hint: None });
+        }
+        misfits
     }
 
     fn setting(&mut self, key: &str, field: String, value: &Value, misfits: &mut Vec<Misfit>) {

@@ -13,6 +13,7 @@ use super::raw::defaults;
 use super::sets::Sets;
 use super::value;
 use crate::glob::Glob;
+use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::oci;
 
@@ -56,6 +57,20 @@ impl PolicySettings {
     /// The modules that have to be pulled.
     pub fn references(&self) -> impl Iterator<Item = oci::Reference> {
         self.bindings.iter().filter_map(|binding| binding.module.reference().cloned())
+    }
+
+    /// The digests of the modules that have to be in the store.
+    pub fn uploaded(&self) -> impl Iterator<Item = &str> {
+        self.bindings.iter().filter_map(|binding| binding.module.uploaded())
+    }
+
+    /// The same with more bindings, each in its place among the others.
+    #[must_use]
+    pub fn with(mut self, more: impl IntoIterator<Item = Binding>) -> Self {
+        self.bindings.extend(more);
+        // Stable: of one priority, those of the file come first.
+        self.bindings.sort_by_key(|binding| binding.priority);
+        self
     }
 }
 
@@ -131,6 +146,8 @@ pub struct Binding {
     pub reuse: Reuse,
     /// Cases that the policy must pass before it comes into force: a JSON list.
     pub tests: Option<PathBuf>,
+    /// Where it is declared.
+    pub managed_by: ManagedBy,
 }
 
 impl Binding {
@@ -152,6 +169,7 @@ impl Binding {
             memory_bytes: value::size_of(defaults::POLICY_MEMORY).expect("default sizes are sizes"),
             reuse: Reuse::default(),
             tests: None,
+            managed_by: ManagedBy::File,
         }
     }
 
@@ -170,6 +188,8 @@ pub enum ModuleSource {
     Builtin(String),
     /// A module in a registry, pulled once and never changing.
     Oci(oci::Reference),
+    /// A module that operators uploaded, by its SHA-256 in lower-case hex.
+    Uploaded(String),
 }
 
 impl ModuleSource {
@@ -177,7 +197,7 @@ impl ModuleSource {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
-            Self::Builtin(_) | Self::Oci(_) => None,
+            Self::Builtin(_) | Self::Oci(_) | Self::Uploaded(_) => None,
         }
     }
 
@@ -185,7 +205,15 @@ impl ModuleSource {
     pub fn reference(&self) -> Option<&oci::Reference> {
         match self {
             Self::Oci(reference) => Some(reference),
-            Self::File(_) | Self::Builtin(_) => None,
+            Self::File(_) | Self::Builtin(_) | Self::Uploaded(_) => None,
+        }
+    }
+
+    /// The digest of the module that has to be in the store, if any.
+    pub fn uploaded(&self) -> Option<&str> {
+        match self {
+            Self::Uploaded(digest) => Some(digest),
+            Self::File(_) | Self::Builtin(_) | Self::Oci(_) => None,
         }
     }
 }
@@ -197,6 +225,7 @@ impl fmt::Display for ModuleSource {
             Self::File(path) => path.display().fmt(f),
             Self::Builtin(name) => write!(f, "builtin:{name}"),
             Self::Oci(reference) => reference.fmt(f),
+            Self::Uploaded(digest) => write!(f, "sha256:{digest}"),
         }
     }
 }

@@ -47,9 +47,6 @@ pub async fn ask_socket_if(
     if_match: Option<&str>,
     patience: Duration,
 ) -> Result<(StatusCode, Bytes), OutboundError> {
-    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
     if body.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");
@@ -60,6 +57,38 @@ pub async fn ask_socket_if(
     let request = request
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|error| OutboundError::Broken(error.into()))?;
+    exchange(socket, request, patience).await
+}
+
+/// What is sent that is no JSON.
+#[derive(Clone, Debug)]
+pub struct Sent<'a> {
+    pub media_type: &'a str,
+    pub content: Bytes,
+    pub headers: &'a [(&'a str, String)],
+}
+
+/// Posts to a gateway's admin socket, for at most `patience`.
+pub async fn send_to_socket(
+    socket: &Path,
+    path: &str,
+    Sent { media_type, content, headers }: Sent<'_>,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), OutboundError> {
+    let request = Request::post(path).header(HOST, "localhost").header(CONTENT_TYPE, media_type);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+    let request = request.body(Full::new(content)).map_err(|error| OutboundError::Broken(error.into()))?;
+    exchange(socket, request, patience).await
+}
+
+async fn exchange(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), OutboundError> {
+    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let deadline = Instant::now() + patience;
     // The connection runs until the exchange lets go of its sender.
     let exchange = async move {

@@ -84,15 +84,16 @@ impl PolicySet {
     /// The same policies, or one of them alone and as somebody would have it, to be asked without anything coming of it: how
     /// they fare there, what they say and what is remembered of it is forgotten with the copy.
     pub(super) fn aside(&self, only: Option<BoundPolicy>) -> Self {
-        let bindings = match only {
-            Some(only) => vec![only],
-            None => self.bindings.iter().map(BoundPolicy::again).collect(),
+        let (bindings, when_all_abstain) = match only {
+            // That one of them has no opinion is no reason to refuse.
+            Some(only) => (vec![only], WhenAllAbstain::Allow),
+            None => (self.bindings.iter().map(BoundPolicy::again).collect(), self.when_all_abstain),
         };
         let entries: Vec<Entry<'_>> = bindings.iter().map(BoundPolicy::entry).collect();
         let index = Index::of(&entries, self.upstreams.keys());
         Self {
             generation: self.generation,
-            when_all_abstain: self.when_all_abstain,
+            when_all_abstain,
             sets: self.sets.clone(),
             // What they answer is shown whole.
             record: true,

@@ -515,6 +515,21 @@ mod tests {
     }
 
     #[test]
+    fn who_only_looks_is_told_and_takes_nothing() {
+        let counters = BindingCounters::default();
+        assert!(take(&counters, ask("key", 9, 10, 60_000), 0).allowed);
+        for (cost, allowed) in [(1, true), (2, false), (1, true)] {
+            let ask = ask("key", cost, 10, 60_000);
+            let usage = counters.take(ask, at(1), false, Charges::looking().shared()).unwrap();
+            assert_eq!(usage.allowed, allowed, "{cost}");
+        }
+        let unknown = counters.take(ask("other", 1, 10, 60_000), at(1), false, Charges::looking().shared()).unwrap();
+        assert_eq!((unknown.allowed, unknown.remaining), (true, 9));
+        assert_eq!(counters.0.enforced.lock().unwrap().keys.len(), 1, "it leaves no key behind");
+        assert!(take(&counters, ask("key", 1, 10, 60_000), 2).allowed);
+    }
+
+    #[test]
     fn keys_are_bounded_and_those_out_of_use_make_room() {
         let mut table = Table::default();
         for number in 0..MAX_KEYS {

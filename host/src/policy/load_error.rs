@@ -62,6 +62,12 @@ pub enum LoadError {
     },
     #[error("there is no builtin policy {name:?}")]
     NoSuchBuiltin { name: String },
+    #[error("there is no uploaded module sha256:{digest}")]
+    NotUploaded { digest: String },
+    #[error("{0}")]
+    Definition(String),
+    #[error("the store has a binding of this name as well: call one of them something else")]
+    NameTaken,
     #[error("{module} cannot be pulled: {reason}")]
     NotPulled { module: String, reason: String },
     #[error("the module's SHA-256 is {found}, and not {expected}")]
@@ -115,6 +121,8 @@ impl LoadError {
     pub const fn step(&self) -> &'static str {
         match self {
             Self::MatchesNothing
+            | Self::Definition(_)
+            | Self::NameTaken
             | Self::TooMuchMemory { .. }
             | Self::NeverRewrites
             | Self::TooManyComponents { .. } => "settings",
@@ -123,7 +131,7 @@ impl LoadError {
                 b"signatures" => "signature",
                 _ => "read",
             },
-            Self::NoSuchBuiltin { .. } | Self::NotPulled { .. } => "read",
+            Self::NoSuchBuiltin { .. } | Self::NotUploaded { .. } | Self::NotPulled { .. } => "read",
             Self::DigestMismatch { .. } => "digest",
             Self::Signature(_) => "signature",
             Self::Module(_) => "module",

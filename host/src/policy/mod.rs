@@ -86,6 +86,6 @@ pub use load_error::{BindingError, LoadError, LoadErrors, Problem};
 pub use manifest::Manifest;
 pub use module::{Module, ModuleError, ModuleInfo, digest as module_digest};
 pub use prepared::InstanceMode;
-pub use publish::{Publication, Published};
+pub use publish::{Publication, Published, Uploaded, UploadedModule, examine};
 pub use shadow::{Shadow, ShadowRunner, ShadowTally, Shadows, shadows};
 pub use trial::{CaseOutcome, CaseProblem, TrialError};

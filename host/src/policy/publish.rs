@@ -31,7 +31,7 @@ use super::counters::Counters;
 use super::decision::Hook;
 use super::engine::Engine;
 use super::load_error::{BindingError, LoadError, LoadErrors, Problem};
-use super::module::{self, Module};
+use super::module::{self, Module, ModuleInfo};
 use super::prepared::{Preparation, PrepareError, Ready};
 use super::replay::{self, Changes, PastQuestion};
 use super::schema::Schema;
@@ -58,11 +58,24 @@ pub struct Publication<'a> {
     pub builtins: &'a dyn Fn(&str) -> Option<&'static [u8]>,
     /// What the registries delivered, for every module that is in one.
     pub pulled: &'a Pulled,
+    /// Modules of the store, by digest: every one that is named.
+    pub uploaded: &'a Uploaded,
     /// Sets whose modules are used again where their bytes are the same.
     pub previous: &'a [&'a PolicySet],
     /// Recorded questions that are put to the new policies, newest first.
     pub recorded: &'a [PastQuestion],
     pub generation: u64,
+}
+
+/// Modules that operators uploaded, by the lower-case hex SHA-256 that they are named by.
+pub type Uploaded = HashMap<String, UploadedModule>;
+
+/// A module that operators uploaded.
+#[derive(Clone, Debug)]
+pub struct UploadedModule {
+    pub module: Vec<u8>,
+    /// What would stand in the file of signatures beside it.
+    pub signatures: Option<String>,
 }
 
 /// Policies that can come into force.
@@ -137,7 +150,12 @@ impl Publication<'_> {
                 (self.builtins)(name).map(Into::into).ok_or_else(|| LoadError::NoSuchBuiltin { name: name.clone() })
             }
             ModuleSource::Oci(reference) => self.artifact(reference).map(|artifact| (&*artifact.module).into()),
+            ModuleSource::Uploaded(digest) => self.upload(digest).map(|upload| (&*upload.module).into()),
         }
+    }
+
+    fn upload(&self, digest: &str) -> Result<&UploadedModule, LoadError> {
+        self.uploaded.get(digest).ok_or_else(|| LoadError::NotUploaded { digest: digest.to_owned() })
     }
 
     fn artifact(&self, reference: &Reference) -> Result<&Artifact, LoadError> {
@@ -166,9 +184,29 @@ impl Publication<'_> {
                 Some(signatures) => (&**signatures).into(),
                 None => return Err(signature::SignatureError::UnsignedArtifact.into()),
             },
+            ModuleSource::Uploaded(named) => match &self.upload(named)?.signatures {
+                Some(signatures) => signatures.as_bytes().into(),
+                None => return Err(signature::SignatureError::UnsignedUpload.into()),
+            },
         };
         Ok(SignatureFile::parse(&text)?.check(digest, wanted, keys)?)
     }
+}
+
+/// A module that somebody uploads: what there is to know of it, once whoever has to vouch for it does and it is a policy.
+pub fn examine(engine: &Engine, settings: &PolicySettings, upload: &UploadedModule) -> Result<ModuleInfo, LoadError> {
+    let (wanted, keys) = (settings.signatures, &settings.trusted_keys);
+    let digest = module::digest(&upload.module);
+    if wanted != Signatures::Off {
+        if keys.is_empty() {
+            return Err(signature::SignatureError::NoTrustedKey.into());
+        }
+        let text = upload.signatures.as_ref().ok_or(signature::SignatureError::UnsignedUpload)?;
+        SignatureFile::parse(text.as_bytes())?.check(&digest, wanted, keys)?;
+    } else if let Some(text) = &upload.signatures {
+        SignatureFile::parse(text.as_bytes())?;
+    }
+    Ok(Module::load(engine, &upload.module)?.info().clone())
 }
 
 impl PolicySet {
@@ -189,6 +227,7 @@ impl PolicySet {
             counters: &Counters::default(),
             builtins,
             pulled: &Pulled::new(),
+            uploaded: &Uploaded::new(),
             previous: previous.as_slice(),
             recorded: &[],
             generation,
@@ -253,11 +292,10 @@ fn read(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
 /// Step *digest*.
 fn check_digest(binding: &Binding, bytes: &[u8]) -> Result<Arc<str>, LoadError> {
     let found = module::digest(bytes);
-    match &binding.digest {
-        Some(expected) if **expected != *found => {
-            Err(LoadError::DigestMismatch { expected: expected.clone(), found: found.to_string() })
-        }
-        _ => Ok(found),
+    let expected = binding.digest.as_deref().into_iter().chain(binding.module.uploaded());
+    match expected.into_iter().find(|expected| **expected != *found) {
+        Some(expected) => Err(LoadError::DigestMismatch { expected: expected.to_owned(), found: found.to_string() }),
+        None => Ok(found),
     }
 }
 

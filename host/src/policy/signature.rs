@@ -60,6 +60,8 @@ pub enum SignatureError {
     Unsigned { file: String },
     #[error("it is not signed: its manifest has no layer of type application/vnd.portcullis.signatures.v1+json")]
     UnsignedArtifact,
+    #[error("it is not signed: no signatures were uploaded with it")]
+    UnsignedUpload,
     #[error("no trusted key signed it; it is signed by {}", list(.signers))]
     NotTrusted { signers: Vec<String> },
     #[error("it lacks the signature of {}", list(.missing))]

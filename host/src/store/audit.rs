@@ -22,6 +22,8 @@ use crate::ids::{
 
 /// Longest free text in an event, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
+/// Longest definition of a policy binding in an event. An event has at most two, and has to fit a row.
+const MAX_DEFINITION_BYTES: usize = 32 * 1024;
 
 pub(super) const AUDIT: Typed<EntryRecord> = Typed {
     table: Table::Audit,
@@ -332,6 +334,35 @@ enum EventRecord {
     UpstreamWithdrawn {
         upstream: String,
     },
+    PolicyModuleUploaded {
+        digest: String,
+        name: String,
+        version: String,
+        bytes: u64,
+    },
+    PolicyModuleSigned {
+        digest: String,
+    },
+    PolicyModuleRemoved {
+        digest: String,
+        name: String,
+        version: String,
+    },
+    PolicyBound {
+        binding: String,
+        revision: u64,
+        definition: String,
+    },
+    PolicyBindingChanged {
+        binding: String,
+        revision: u64,
+        before: String,
+        after: String,
+    },
+    PolicyUnbound {
+        binding: String,
+        before: String,
+    },
     ClientRegistered {
         client: String,
         by: String,
@@ -564,6 +595,30 @@ impl From<&AuditEvent> for EventRecord {
                 Self::UpstreamChanged { upstream: upstream.to_string(), revision, enabled, unchecked }
             }
             AuditEvent::UpstreamWithdrawn { upstream } => Self::UpstreamWithdrawn { upstream: upstream.to_string() },
+            AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => Self::PolicyModuleUploaded {
+                digest: digest.clone(),
+                name: name.clone(),
+                version: version.clone(),
+                bytes: *bytes,
+            },
+            AuditEvent::PolicyModuleSigned { digest } => Self::PolicyModuleSigned { digest: digest.clone() },
+            AuditEvent::PolicyModuleRemoved { digest, name, version } => {
+                Self::PolicyModuleRemoved { digest: digest.clone(), name: name.clone(), version: version.clone() }
+            }
+            AuditEvent::PolicyBound { binding, revision, definition } => Self::PolicyBound {
+                binding: binding.to_string(),
+                revision: *revision,
+                definition: shorten(definition, MAX_DEFINITION_BYTES),
+            },
+            AuditEvent::PolicyBindingChanged { binding, revision, before, after } => Self::PolicyBindingChanged {
+                binding: binding.to_string(),
+                revision: *revision,
+                before: shorten(before, MAX_DEFINITION_BYTES),
+                after: shorten(after, MAX_DEFINITION_BYTES),
+            },
+            AuditEvent::PolicyUnbound { binding, before } => {
+                Self::PolicyUnbound { binding: binding.to_string(), before: shorten(before, MAX_DEFINITION_BYTES) }
+            }
             AuditEvent::VaultInitialized { deployment, kek } => {
                 Self::VaultInitialized { deployment: deployment.to_string(), kek: kek.to_string() }
             }
@@ -748,6 +803,22 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled, unchecked }
             }
             EventRecord::UpstreamWithdrawn { upstream: of } => Self::UpstreamWithdrawn { upstream: upstream(&of)? },
+            EventRecord::PolicyModuleUploaded { digest, name, version, bytes } => {
+                Self::PolicyModuleUploaded { digest, name, version, bytes }
+            }
+            EventRecord::PolicyModuleSigned { digest } => Self::PolicyModuleSigned { digest },
+            EventRecord::PolicyModuleRemoved { digest, name, version } => {
+                Self::PolicyModuleRemoved { digest, name, version }
+            }
+            EventRecord::PolicyBound { binding: of, revision, definition } => {
+                Self::PolicyBound { binding: binding(&of)?, revision, definition }
+            }
+            EventRecord::PolicyBindingChanged { binding: of, revision, before, after } => {
+                Self::PolicyBindingChanged { binding: binding(&of)?, revision, before, after }
+            }
+            EventRecord::PolicyUnbound { binding: of, before } => {
+                Self::PolicyUnbound { binding: binding(&of)?, before }
+            }
             EventRecord::VaultInitialized { deployment, kek } => {
                 Self::VaultInitialized { deployment: id(&deployment, DeploymentId::parse)?, kek: kek_id(&kek)? }
             }
@@ -814,6 +885,10 @@ fn owner(text: &str) -> Result<Owner, StoreError> {
     Owner::parse(text).ok_or_else(|| unreadable(Table::Audit, "an owner is none"))
 }
 
+fn binding(name: &str) -> Result<BindingName, StoreError> {
+    BindingName::parse(name).map_err(|error| unreadable(Table::Audit, error))
+}
+
 fn upstream(name: &str) -> Result<UpstreamName, StoreError> {
     UpstreamName::parse(name).map_err(|error| unreadable(Table::Audit, error))
 }
@@ -836,6 +911,7 @@ mod tests {
     fn every_event() -> Vec<AuditEvent> {
         let name = KeyName::parse("ci").unwrap();
         let upstream = UpstreamName::parse("notes").unwrap();
+        let binding = BindingName::parse("confirm").unwrap();
         let (user, session) =
             (UserId::parse(&"0b".repeat(12)).unwrap(), BrowserSessionId::parse(&"0c".repeat(12)).unwrap());
         let token = ApiTokenId::parse(&"0d".repeat(12)).unwrap();
@@ -951,6 +1027,26 @@ mod tests {
             AuditEvent::UpstreamDeclared { upstream: upstream.clone(), revision: 7, unchecked: true },
             AuditEvent::UpstreamChanged { upstream: upstream.clone(), revision: 7, enabled: true, unchecked: false },
             AuditEvent::UpstreamWithdrawn { upstream: upstream.clone() },
+            AuditEvent::PolicyModuleUploaded {
+                digest: "ab".to_owned(),
+                name: "confirm".to_owned(),
+                version: "1.0.0".to_owned(),
+                bytes: 7,
+            },
+            AuditEvent::PolicyModuleSigned { digest: "ab".to_owned() },
+            AuditEvent::PolicyModuleRemoved {
+                digest: "ab".to_owned(),
+                name: "confirm".to_owned(),
+                version: "1.0.0".to_owned(),
+            },
+            AuditEvent::PolicyBound { binding: binding.clone(), revision: 1, definition: "{}".to_owned() },
+            AuditEvent::PolicyBindingChanged {
+                binding: binding.clone(),
+                revision: 2,
+                before: "{}".to_owned(),
+                after: r#"{"mode":"shadow"}"#.to_owned(),
+            },
+            AuditEvent::PolicyUnbound { binding, before: "{}".to_owned() },
         ]
         .into_iter()
         .chain(oauth_events())

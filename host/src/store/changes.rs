@@ -54,6 +54,8 @@ pub enum Change {
     Connection { principal: String, upstream: String },
     /// Upstreams that operators declare in the store.
     Upstreams,
+    /// Policy bindings that operators declare in the store.
+    PolicyBindings,
     /// The keys of the vault.
     Vault,
     /// An owner's data key in the vault was destroyed.

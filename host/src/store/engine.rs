@@ -207,6 +207,12 @@ tables! {
     Replicas = 100 "replicas",
     /// Guests by id, which begins with the time.
     Guests = 101 "guests",
+    /// Policy modules that operators uploaded, by digest.
+    PolicyModules = 110 "policy_modules",
+    /// Pieces of them by digest and number.
+    PolicyModulePieces = 111 "policy_module_pieces",
+    /// Policy bindings that operators declare in the store, by name.
+    PolicyBindings = 112 "policy_bindings",
 }
 
 /// One row.

@@ -70,6 +70,8 @@ pub mod connections;
 pub mod counters;
 pub mod flows;
 pub mod links;
+pub mod policy_bindings;
+pub mod policy_modules;
 pub mod upstream_clients;
 pub mod upstreams;
 pub mod users;
@@ -126,6 +128,8 @@ const KEPT: &[&dyn table::Kept] = &[
     &vault_secrets::SECRETS,
     &replicas::REPLICAS,
     &guests::Kept,
+    &policy_modules::Kept,
+    &policy_bindings::BINDINGS,
 ];
 
 /// Every table with sealed fields, for what the vault does to all alike.

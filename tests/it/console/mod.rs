@@ -8,6 +8,8 @@ use portcullis_tests::oauth::Browser;
 
 use crate::operator::roles::{person, signed_in};
 
+mod policies;
+
 /// A browser in which a person with this role, and that name, is signed in.
 pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {
     person(gateway, role, role).await;

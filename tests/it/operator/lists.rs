@@ -47,6 +47,12 @@ async fn filled() -> (Fixture, Gateway) {
             json!({ "client_name": "app", "redirect_uris": [format!("https://app-{number}.example/callback")] });
         assert_eq!(gateway.operator("POST", "/api/v1/clients", Some(client)).await.status, StatusCode::CREATED);
         gateway.caller("alice").call("up__delete", json!({ "id": number })).await;
+        let module = crate::policy::reload::denies(&format!("no{number}"));
+        assert_eq!(gateway.upload(&module).await.status, StatusCode::CREATED);
+        let definition = json!({ "module": "builtin:template", "mode": "off" });
+        let binding = json!({ "name": format!("policy-{number}"), "definition": definition });
+        let reply = gateway.operator("POST", "/api/v1/policies/bindings", Some(binding)).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
     }
     gateway.until("/api/v1/decisions", |view| view["decisions"].as_array().unwrap().len() == 10).await;
     gateway.until("/api/v1/recordings", |view| view["questions"].as_array().unwrap().len() >= 5).await;

@@ -10,6 +10,7 @@ mod hostile;
 mod registry;
 pub(crate) mod reload;
 mod shipped;
+mod stored;
 mod surfaces;
 
 /// A shipped policy's module.

@@ -305,16 +305,26 @@ impl Caller {
 
 /// Sends a request over a Unix socket.
 pub async fn send_unix(socket: &Path, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Reply> {
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    send_unix_bytes(socket, method, path, ("application/json", body.into())).await
+}
+
+/// The same with a body of any type.
+pub async fn send_unix_bytes(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    (media_type, body): (&str, Bytes),
+) -> anyhow::Result<Reply> {
     let stream = tokio::net::UnixStream::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let body = body.map(|body| body.to_string()).unwrap_or_default();
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, "localhost")
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))?;
+        .header(CONTENT_TYPE, media_type)
+        .body(Full::new(body))?;
     let (parts, body) = sender.send_request(request).await?.into_parts();
     Ok(Reply { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
 }

@@ -154,7 +154,7 @@ fn keep_what_is_sealed(
 }
 
 /// RFC 7396 §2, of two objects.
-fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
+pub(in crate::admin) fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
     for (key, value) in patch {
         match value {
             Value::Null => {

@@ -26,6 +26,7 @@ mod remote;
 mod replay;
 mod run;
 mod sign;
+mod stored;
 mod test;
 
 use super::WithConfig;
@@ -42,6 +43,11 @@ pub(super) enum PolicyCommand {
     /// Show which policies were in force last, as far as one can go back to them.
     Generations(WithConfig),
     Rollback(remote::Rollback),
+    Upload(stored::Upload),
+    Modules(stored::Modules),
+    RemoveModule(stored::RemoveModule),
+    Bind(stored::Bind),
+    Unbind(stored::Unbind),
     Explain(explain::Explain),
     Replay(replay::Replay),
     Inspect(inspect::Inspect),
@@ -64,6 +70,11 @@ impl PolicyCommand {
             Self::Reload(with) => remote::reload(&with),
             Self::Generations(with) => remote::generations(&with),
             Self::Rollback(rollback) => rollback.run(),
+            Self::Upload(upload) => upload.run(),
+            Self::Modules(modules) => modules.run(),
+            Self::RemoveModule(remove) => remove.run(),
+            Self::Bind(bind) => bind.run(),
+            Self::Unbind(unbind) => unbind.run(),
             Self::Explain(explain) => explain.run(),
             Self::Replay(replay) => replay.run(),
             Self::Inspect(inspect) => inspect.run(),

@@ -16,7 +16,7 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
+use super::{Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::secret::Digest;
@@ -98,6 +98,14 @@ pub(super) fn upstream(text: &str, secrets: Secrets<'_>) -> Result<Upstream, Vec
     // Nothing of an upstream is a matter of time.
     let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
     let resolved = upstreams::resolve(&mut checks, &file.upstreams).pop();
+    resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
+}
+
+/// The policy binding of a document that has this one entry, as the store has it, or what is wrong with it.
+pub(super) fn stored_binding(text: &str, secrets: Secrets<'_>) -> Result<Binding, Vec<Found>> {
+    let Shape { file, found, damaged, .. } = shape::read(text)?;
+    let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
+    let resolved = policies::stored(&mut checks, &file.policies);
     resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
 }
 
@@ -436,5 +444,10 @@ impl<'a> Declared<'a> {
     fn of(checks: &Checks<'_>, upstreams: &'a BTreeMap<NameOfUpstream, raw::Upstream>) -> Self {
         let is_complete = !checks.damaged.contains("") && !checks.damaged.contains("upstreams");
         Self { names: upstreams.keys().map(Name::as_str).collect(), is_complete }
+    }
+
+    /// Where upstreams come and go without the file.
+    fn unknown() -> Self {
+        Self { names: BTreeSet::new(), is_complete: false }
     }
 }

@@ -16,9 +16,13 @@ use crate::config::raw::{self, At, Setting, defaults};
 use crate::config::{
     Binding, Grant, Lines, Mode, ModuleSource, PolicySettings, Reuse, WhenAllAbstain, reference, value,
 };
+use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::oci::Reference;
 use crate::secret::hex;
+
+/// What the name of a policy that comes with the gateway begins with.
+const BUILTIN: &str = "builtin:";
 
 /// Most modules kept ready; each takes room in the instance pool.
 const MOST_COMPONENTS: i64 = 1_024;
@@ -76,14 +80,25 @@ fn in_order(
     let mut bindings = Vec::new();
     for (index, at) in raw.iter().enumerate() {
         let config_lines = lines.get(index).cloned().unwrap_or_default();
-        bindings.extend(one(checks, index, at, declared).map(|binding| Binding { config_lines, ..binding }));
+        let of_file = one(checks, (index, at), declared, ManagedBy::File);
+        bindings.extend(of_file.map(|binding| Binding { config_lines, ..binding }));
     }
     // Stable: those of one priority stay as the file has them.
     bindings.sort_by_key(|binding| binding.priority);
     bindings
 }
 
-fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::Binding>, declared: &Declared<'_>) -> Option<Binding> {
+/// The binding that these have, as one of the store: upstreams come and go without it, and it names no file.
+pub(super) fn stored(checks: &mut Checks<'_>, raw: &[At<raw::Binding>]) -> Option<Binding> {
+    one(checks, (0, raw.first()?), &Declared::unknown(), ManagedBy::Store)
+}
+
+fn one(
+    checks: &mut Checks<'_>,
+    (index, at): (usize, &At<raw::Binding>),
+    declared: &Declared<'_>,
+    managed_by: ManagedBy,
+) -> Option<Binding> {
     let raw = at.value();
     let path = format!("policies.{index}");
     let name = required(checks, &path, at.place(), "name", &raw.name);
@@ -93,7 +108,10 @@ fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::Binding>, declared: &
     });
     let module = required(checks, &path, at.place(), "module", &raw.module);
     let module = module.and_then(|module| {
-        let checked = module_source(checks, module.value());
+        let checked = match managed_by {
+            ManagedBy::File => module_source(checks, module.value()),
+            ManagedBy::Store => stored_module(module.value()),
+        };
         checks.accept("module", module.place(), checked)
     });
     let digest = checks.setting("digest", &raw.digest, |text| sha256_digest(text));
@@ -106,7 +124,10 @@ fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::Binding>, declared: &
     let grants = checks.each("grants", &raw.grants, |text| word("host interface", text, known.clone()));
     let (time, memory_bytes) = limits(checks, &raw.limits);
     let reuse = reuse(checks, raw);
-    let tests = cases(checks, &raw.tests);
+    let tests = match managed_by {
+        ManagedBy::File => cases(checks, &raw.tests),
+        ManagedBy::Store => no_cases(checks, &raw.tests),
+    };
     Some(Binding {
         digest,
         config: config.unwrap_or_else(|| serde_json::Value::Object(serde_json::Map::new())),
@@ -120,6 +141,7 @@ fn one(checks: &mut Checks<'_>, index: usize, at: &At<raw::Binding>, declared: &
         memory_bytes,
         reuse,
         tests,
+        managed_by,
         ..Binding::new(name?, module?)
     })
 }
@@ -144,7 +166,7 @@ fn reuse(checks: &mut Checks<'_>, raw: &raw::Binding) -> Reuse {
         raw::Reuse::Frozen => Reuse::Frozen,
         raw::Reuse::Fresh => Reuse::Fresh,
         raw::Reuse::Warm => {
-            if raw.module.value().is_some_and(|module| module.starts_with("builtin:")) {
+            if raw.module.value().is_some_and(|module| module.starts_with(BUILTIN)) {
                 let fault = Fault::new("limits.reuse must not be \"warm\" for a policy that comes with the gateway");
                 checks.mistake(at.place(), fault.hint("it is for large modules, which take long to start"));
             }
@@ -166,6 +188,14 @@ fn cases(checks: &mut Checks<'_>, setting: &Setting<String>) -> Option<PathBuf> 
     checks.accept("tests:", place, read).map(|()| path)
 }
 
+/// Nobody who declares a binding shall have the gateway read its files.
+fn no_cases(checks: &mut Checks<'_>, setting: &Setting<String>) -> Option<PathBuf> {
+    if let Some(at) = setting.get() {
+        checks.mistake(at.place(), Fault::new("tests is a path, which only the configuration file may say"));
+    }
+    None
+}
+
 fn required<'a, T>(
     checks: &mut Checks<'_>,
     path: &str,
@@ -179,13 +209,31 @@ fn required<'a, T>(
     setting.get()
 }
 
+fn built_in(name: &str) -> Checked<ModuleSource> {
+    if builtin::module(name).is_some() {
+        return Ok(ModuleSource::Builtin(name.to_owned()));
+    }
+    let fault = Fault::new(format!("names the built-in policy {name:?}, which there is not"));
+    Err(Fault { hint: did_you_mean(name, builtin::names()), ..fault })
+}
+
+/// The module of a binding in the store.
+fn stored_module(text: &str) -> Checked<ModuleSource> {
+    if let Some(name) = text.strip_prefix(BUILTIN) {
+        return built_in(name);
+    }
+    if text.starts_with("sha256:") {
+        return sha256_digest(text).map(ModuleSource::Uploaded);
+    }
+    let fault = Fault::new("is neither a policy that comes with the gateway nor an uploaded one");
+    let hint = "write builtin: and its name, or sha256: and the digest of an uploaded module; files and registries are \
+                for the configuration file";
+    Err(fault.hint(hint))
+}
+
 fn module_source(checks: &Checks<'_>, text: &str) -> Checked<ModuleSource> {
-    if let Some(name) = text.strip_prefix("builtin:") {
-        if builtin::module(name).is_some() {
-            return Ok(ModuleSource::Builtin(name.to_owned()));
-        }
-        let fault = Fault::new(format!("names the built-in policy {name:?}, which there is not"));
-        return Err(Fault { hint: did_you_mean(name, builtin::names()), ..fault });
+    if let Some(name) = text.strip_prefix(BUILTIN) {
+        return built_in(name);
     }
     if text.starts_with(Reference::SCHEME) {
         return Reference::parse(text).map(ModuleSource::Oci).map_err(|error| {

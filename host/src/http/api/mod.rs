@@ -48,6 +48,8 @@ pub mod metrics;
 pub mod openapi;
 pub(super) mod pins;
 pub(super) mod policies;
+pub(super) mod policy_bindings;
+pub(super) mod policy_modules;
 pub(super) mod policy_try;
 pub(super) mod recordings;
 pub(super) mod set_up_link;
@@ -212,6 +214,66 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/policies/generations",
         access: Access::Viewer,
         handler: || get(policies::generations),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/policies/modules",
+        access: Access::Viewer,
+        handler: || get(policy_modules::list),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/policies/modules",
+        access: Access::Owner,
+        handler: || post(policy_modules::upload),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/policies/modules/{id}",
+        access: Access::Viewer,
+        handler: || get(policy_modules::show),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/policies/modules/{id}",
+        access: Access::Owner,
+        handler: || delete(policy_modules::remove),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/policies/bindings",
+        access: Access::Viewer,
+        handler: || get(policy_bindings::list),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/policies/bindings",
+        access: Access::Owner,
+        handler: || post(policy_bindings::create),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/policies/bindings/{name}",
+        access: Access::Viewer,
+        handler: || get(policy_bindings::show),
+    },
+    Route {
+        method: "PATCH",
+        path: "/api/v1/policies/bindings/{name}",
+        access: Access::Owner,
+        handler: || patch(policy_bindings::change),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/v1/policies/bindings/{name}",
+        access: Access::Owner,
+        handler: || delete(policy_bindings::remove),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/policies/bindings/{name}/rehearse",
+        access: Access::Operator,
+        handler: || post(policy_bindings::rehearse),
     },
     Route {
         method: "POST",

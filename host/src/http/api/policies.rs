@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::openapi::words::ModeWord;
+use super::openapi::words::{ManagedByWord, ModeWord};
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
 use crate::glob::Glob;
+use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
@@ -109,6 +110,7 @@ pub(in crate::http) struct BindingView {
     pub(in crate::http) failures: u64,
     pub(in crate::http) degraded: bool,
     pub(in crate::http) shadow: Option<ShadowView>,
+    #[schema(value_type = ManagedByWord)]
     pub(in crate::http) managed_by: &'static str,
 }
 
@@ -298,7 +300,7 @@ pub(in crate::http) fn generation_view(generation: &Generation, running: u64) ->
         cause: cause.as_str(),
         of: match cause {
             Cause::Rollback { to } => Some(*to),
-            Cause::Start | Cause::Reload => None,
+            Cause::Start | Cause::Reload | Cause::Binding => None,
         },
         running: *number == running,
         policies: policies.bindings().iter().map(policy).collect(),
@@ -307,7 +309,8 @@ pub(in crate::http) fn generation_view(generation: &Generation, running: u64) ->
 
 pub(in crate::http) fn binding_view(bound: &BoundPolicy) -> BindingView {
     let module = bound.module();
-    let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, .. } = bound.binding();
+    let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, managed_by, .. } =
+        bound.binding();
     let words = |grants: &[Grant]| grants.iter().map(|grant| grant.as_str()).collect();
     BindingView {
         name: name.clone(),
@@ -334,7 +337,10 @@ pub(in crate::http) fn binding_view(bound: &BoundPolicy) -> BindingView {
         failures: bound.health().failures(),
         degraded: bound.health().is_degraded(),
         shadow: (*mode == Mode::Shadow).then(|| shadow_view(bound.shadow_tally())),
-        managed_by: "file",
+        managed_by: match managed_by {
+            ManagedBy::File => "file",
+            ManagedBy::Store => "store",
+        },
     }
 }
 
@@ -360,7 +366,7 @@ fn match_view(matches: &Match) -> MatchView {
     }
 }
 
-fn changes_view(changes: &Changes) -> ChangesView {
+pub(in crate::http) fn changes_view(changes: &Changes) -> ChangesView {
     let Changes { questions, unanswered, different, more, dropped, is_cut } = changes;
     let change = |Change { decision, binding, hook, before, after }: &Change| ChangeView {
         decision: decision.clone(),

@@ -332,6 +332,20 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
             json!({ "upstream": upstream, "revision": revision, "enabled": enabled, "unchecked": unchecked })
         }
         AuditEvent::UpstreamWithdrawn { upstream } => json!({ "upstream": upstream }),
+        AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => {
+            json!({ "digest": digest, "name": name, "version": version, "bytes": bytes })
+        }
+        AuditEvent::PolicyModuleSigned { digest } => json!({ "digest": digest }),
+        AuditEvent::PolicyModuleRemoved { digest, name, version } => {
+            json!({ "digest": digest, "name": name, "version": version })
+        }
+        AuditEvent::PolicyBound { binding, revision, definition } => {
+            json!({ "policy": binding, "revision": revision, "after": definition })
+        }
+        AuditEvent::PolicyBindingChanged { binding, revision, before, after } => {
+            json!({ "policy": binding, "revision": revision, "before": before, "after": after })
+        }
+        AuditEvent::PolicyUnbound { binding, before } => json!({ "policy": binding, "before": before }),
         AuditEvent::VaultInitialized { deployment, kek } => json!({ "deployment": deployment, "kek": kek }),
         AuditEvent::VaultKekRotated { from, to } => json!({ "from": from, "to": to }),
         AuditEvent::VaultRewrapped { to, keys } => json!({ "to": to, "data_keys": keys }),

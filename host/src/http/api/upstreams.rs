@@ -175,7 +175,7 @@ impl TrialView {
 /// A mistake in a definition.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DefinitionMistake)]
-struct MistakeView {
+pub(super) struct MistakeView {
     /// The setting; null where it is the definition as a whole.
     field: Option<String>,
     message: String,
@@ -415,7 +415,7 @@ fn tried(tried: Result<Tried, UpstreamError>) -> Result<TrialView, Problem> {
     })
 }
 
-fn mistakes(misfits: &[Misfit]) -> Vec<MistakeView> {
+pub(super) fn mistakes(misfits: &[Misfit]) -> Vec<MistakeView> {
     let mistake = |misfit: &Misfit| {
         let Misfit { field, message, hint } = misfit;
         MistakeView { field: field.clone(), message: message.clone(), hint: hint.clone() }
@@ -423,7 +423,7 @@ fn mistakes(misfits: &[Misfit]) -> Vec<MistakeView> {
     misfits.iter().map(mistake).collect()
 }
 
-fn summary(misfits: &[Misfit]) -> String {
+pub(super) fn summary(misfits: &[Misfit]) -> String {
     misfits.iter().map(|misfit| misfit.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 

@@ -239,6 +239,18 @@ impl Desk {
         see_other(&self.site().address(&format!("{path}{joint}done={sealed}")))
     }
 
+    /// Whether a token is that of the form that this person was shown for this path, sent for the first time.
+    pub(super) async fn take_token(
+        &self,
+        person: &Person,
+        path: &str,
+        token: &str,
+        from: Option<std::net::IpAddr>,
+    ) -> Result<(), Stop> {
+        let form = Form { purpose: PURPOSE, subject: path, cookie: person.cookie };
+        self.console.take_form(&form, token, from).await.map_err(Stop::Page)
+    }
+
     /// Sends somebody to a page of ours.
     pub(super) fn go(&self, path: &str) -> Response {
         see_other(&self.site().address(path))
@@ -316,10 +328,9 @@ impl FromRequest<Desk> for Sent {
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
-        let mut fields = desk.console.read_form(request).await.map_err(Stop::Page)?;
-        let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
+        let mut fields = desk.console.read_long_form(request).await.map_err(Stop::Page)?;
         let token = fields.take(csrf::FIELD);
-        desk.console.take_form(&form, &token, from).await.map_err(Stop::Page)?;
+        desk.take_token(&person, &path, &token, from).await?;
         Ok(Self(fields))
     }
 }

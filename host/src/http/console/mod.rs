@@ -40,6 +40,7 @@ mod set_up;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use desk::{Desk, Done, Told};
 
@@ -95,6 +96,9 @@ pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
 
 /// Purpose of the token with which our pages ask the API.
 const API: &str = "ask the API";
+
+/// Largest form of who is signed in, in bytes: policies have long configurations.
+const MAX_LONG_FORM: usize = 1 << 20;
 
 /// What the handlers work with.
 pub struct Console {
@@ -172,6 +176,12 @@ impl Console {
 
     async fn read_form(&self, request: Request) -> Result<Fields, Response> {
         csrf::read_form(request, self.site.origin()).await.map_err(|refused| pages::not_ours(&self.site, &refused))
+    }
+
+    /// The same of a form with long texts, for who is signed in.
+    async fn read_long_form(&self, request: Request) -> Result<Fields, Response> {
+        let read = csrf::read_form_within(request, self.site.origin(), MAX_LONG_FORM).await;
+        read.map_err(|refused| pages::not_ours(&self.site, &refused))
     }
 
     /// Whether a form that was sent is this one, for the first time. It is counted before it is looked at.

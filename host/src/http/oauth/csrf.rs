@@ -148,6 +148,14 @@ pub fn is_not_foreign(headers: &HeaderMap, origin: &str) -> bool {
 /// # Errors
 /// [`NotOurs`].
 pub async fn read_form(request: Request, origin: &str) -> Result<Fields, NotOurs> {
+    read_form_within(request, origin, MAX_FORM).await
+}
+
+/// The same of a form that may have this many bytes: for whoever is signed in and has something to say.
+///
+/// # Errors
+/// [`NotOurs`].
+pub async fn read_form_within(request: Request, origin: &str, max_bytes: usize) -> Result<Fields, NotOurs> {
     let (parts, body) = request.into_parts();
     if !is_ours(&parts.headers, origin) {
         return Err(NotOurs::Foreign);
@@ -155,7 +163,7 @@ pub async fn read_form(request: Request, origin: &str) -> Result<Fields, NotOurs
     if !is_form(&parts.headers) || check_encoding(&parts.headers).is_err() {
         return Err(NotOurs::Unsupported);
     }
-    let body = read_limited(body, MAX_FORM, FORM_TIMEOUT, None).await?;
+    let body = read_limited(body, max_bytes, FORM_TIMEOUT, None).await?;
     let mut fields = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(&body) {
         if let Some(name) = fields.insert(name.to_string(), value.into_owned()).map(|_| name.into_owned()) {

@@ -17,7 +17,9 @@ use crate::policy::contract;
 use crate::policy::replay::PastQuestion;
 use crate::policy::signature::{SignatureFile, SigningKey, file_beside};
 use crate::policy::workbench::Workbench;
-use crate::policy::{Counters, Hook, ImportCall, InstanceMode, LoadErrors, PolicySet, Publication, Published};
+use crate::policy::{
+    Counters, Hook, ImportCall, InstanceMode, LoadErrors, PolicySet, Publication, Published, Uploaded,
+};
 use crate::secret::Digest;
 
 /// A module in the dynamic lane that answers each hook in the same way. Its `configure` refuses a configuration whose text is
@@ -136,6 +138,7 @@ impl Scene {
             counters: &self.counters,
             builtins: &|_| None,
             pulled: &Pulled::new(),
+            uploaded: &Uploaded::new(),
             previous: &self.kept.iter().map(Arc::as_ref).collect::<Vec<_>>(),
             recorded,
             generation,

@@ -97,6 +97,8 @@ pub(super) fn operations() -> Vec<Described> {
         super::upstreams::operations(),
         super::connections::operations(),
         super::policies::operations(),
+        super::policy_modules::operations(),
+        super::policy_bindings::operations(),
         super::policy_try::operations(),
         super::trails::operations(),
         super::recordings::operations(),

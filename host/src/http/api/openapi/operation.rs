@@ -111,6 +111,25 @@ impl Described {
             .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["invalid"])
     }
 
+    /// With bytes of this type as the body, and their signatures in this header, if there are any.
+    pub(in crate::http::api) fn takes_module(mut self, media_type: &str, signatures: &str) -> Self {
+        let bytes =
+            ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)));
+        let content = Content::new(Some(Schema::from(bytes)));
+        self.body = Some(RequestBodyBuilder::new().content(media_type, content).required(Some(Required::True)).build());
+        let parameter = ParameterBuilder::new()
+            .name(signatures)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some("What the file of signatures beside the module says, in base64."))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()));
+        self.parameters.push(parameter.build());
+        self.refuses(StatusCode::BAD_REQUEST, &["bad_body"])
+            .refuses(StatusCode::REQUEST_TIMEOUT, &["bad_body"])
+            .refuses(StatusCode::PAYLOAD_TOO_LARGE, &["bad_body"])
+            .refuses(StatusCode::UNSUPPORTED_MEDIA_TYPE, &["unsupported_media_type"])
+    }
+
     /// Answers with this as JSON.
     pub(in crate::http::api) fn gives<T: ToSchema>(mut self, status: StatusCode) -> Self {
         let schema = self.refer::<T>();

@@ -38,12 +38,13 @@ pub(super) async fn show(
     let bound = bound.ok_or_else(|| Problem::not_found("policy"))?;
     let module = bound.module();
     let head = desk.head(&person, HERE);
-    // What is configured may be for those only who configure it.
-    let configuration = head.is_operator().then(|| {
+    let binding = binding_view(bound);
+    // What stands in the file may be for those only who see the file; what is in the store the API shows to everybody.
+    let may_read = head.is_operator() || binding.managed_by == "store";
+    let configuration = may_read.then(|| {
         let schema = serde_json::from_str::<Value>(module.manifest.config_schema.get()).unwrap_or_default();
         Form::of(&schema).show(&bound.binding().config)
     });
-    let binding = binding_view(bound);
     Ok(desk.page(BindingPage {
         site: desk.site(),
         head,

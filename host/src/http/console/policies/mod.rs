@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
@@ -14,8 +14,11 @@ use crate::http::api::policies::{self as api, MatchView, PoliciesView};
 use crate::http::oauth::pages::{Site, moment};
 
 mod bindings;
+mod editing;
 mod form;
+mod frame;
 mod generations;
+mod modules;
 mod trying;
 
 /// The part of the console that these belong to.
@@ -27,7 +30,18 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows("/policies/generations", || get(generations::show)),
     asks("/policies/generations/{id}/rollback", || get(generations::ask)),
     does("/policies/generations/{id}/rollback", || post(generations::roll_back)),
+    shows(modules::LIST, || get(modules::list)),
+    does(modules::LIST, || post(modules::upload).layer(DefaultBodyLimit::max(modules::MAX_UPLOAD))).for_owners(),
+    shows("/policies/modules/{id}", || get(modules::show)),
+    asks("/policies/modules/{id}/remove", || get(modules::ask)).for_owners(),
+    does("/policies/modules/{id}/remove", || post(modules::remove)).for_owners(),
+    asks(editing::NEW, || get(editing::new)).for_owners(),
+    does(editing::NEW, || post(editing::create)).for_owners(),
     shows("/policies/bindings/{name}", || get(bindings::show)),
+    asks("/policies/bindings/{name}/edit", || get(editing::edit)).for_owners(),
+    does("/policies/bindings/{name}/edit", || post(editing::change)).for_owners(),
+    asks("/policies/bindings/{name}/remove", || get(editing::ask_to_remove)).for_owners(),
+    does("/policies/bindings/{name}/remove", || post(editing::remove)).for_owners(),
     asks(trying::PATH, || get(trying::show)),
     does(trying::PATH, || post(trying::ask)),
 ];

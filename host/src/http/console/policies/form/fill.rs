@@ -132,7 +132,7 @@ impl Filling<'_> {
             Kind::Group(shape) => {
                 let none = Map::new();
                 self.open(label, hint_of(known, ""), self.mistakes.at(pointer));
-                self.shape(shape, pointer, value.and_then(Value::as_object).unwrap_or(&none), depth + 1);
+                self.shape(shape, pointer, value.and_then(Value::as_object).unwrap_or(&none), depth);
                 self.pieces.push(Piece::Close);
             }
             Kind::Map => self.map(known, pointer, value),

@@ -17,7 +17,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use shape::Shape;
+use shape::{Kind, Member, Shape};
 
 /// What the names of all fields begin with.
 pub(super) const PREFIX: &str = "config";
@@ -158,15 +158,28 @@ impl Mistakes {
         (*typed_in == entry).then_some(typed)
     }
 
-    /// What is wrong with the configuration as a whole.
-    pub(super) fn whole(&self) -> Option<String> {
-        self.at("")
+    /// All of them, each with its place.
+    pub(super) fn all(&self) -> Vec<(String, String)> {
+        self.0.iter().map(|(pointer, mistake)| (pointer.clone(), mistake.message.clone())).collect()
     }
 }
 
 impl<'s> Form<'s> {
     pub(super) fn of(schema: &'s Value) -> Self {
         Self { shape: Shape::of(schema) }
+    }
+
+    /// The form of an object with these members, one of which, the first, has a schema of its own.
+    pub(super) fn around(frame: &'s Value, name: &'s str, title: &'s str, schema: &'s Value) -> Self {
+        let within = Shape::of(schema).map_or(Kind::Json, Kind::Group);
+        let (description, default) = (None, None);
+        let (is_required, may_be_empty) = (false, false);
+        let first = Member { name, title: Some(title), description, default, is_required, may_be_empty, kind: within };
+        let mut shape = Shape::of(frame);
+        if let Some(shape) = &mut shape {
+            shape.members.insert(0, first);
+        }
+        Self { shape }
     }
 
     /// The fields of a configuration, with what is wrong with them.

@@ -1,0 +1,187 @@
+//! Policies of the store, over a store in memory: they stand among those of the file, come into force whole, and hold on all
+//! gateways.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::admin::Control;
+use crate::admin::rollback::Cause;
+use crate::admin::testing::{Replica, shared, until};
+use crate::audit::{Actor, OperatorProof};
+use crate::identity::key::ManagedBy;
+
+const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
+
+fn name(name: &str) -> BindingName {
+    BindingName::parse(name).unwrap()
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(object) = value else { panic!("{value}") };
+    object
+}
+
+/// The names in force, in the order in which they are asked.
+fn names(control: &Control) -> Vec<String> {
+    control.snapshot.load().policies.bindings().iter().map(|bound| bound.name().to_string()).collect()
+}
+
+/// An uploaded module, and a definition that binds it.
+async fn uploaded(control: &Control) -> (String, Map<String, Value>) {
+    let module = crate::builtin::module("template").unwrap().to_vec();
+    let ModuleUpload { module, .. } = control.upload_module(module, OPERATOR).await.unwrap();
+    let definition = object(json!({ "module": format!("sha256:{}", module.digest) }));
+    (module.digest, definition)
+}
+
+async fn alone(policies: &[&str]) -> Replica {
+    let (store, clock) = shared().await;
+    Replica::new(store, &clock, Duration::from_secs(10), policies).await
+}
+
+#[tokio::test]
+async fn a_module_is_taken_once_and_only_if_it_is_one() {
+    let replica = alone(&[]).await;
+    let control = &replica.control;
+    let (digest, _) = uploaded(control).await;
+    let again = control.upload_module(crate::builtin::module("template").unwrap().to_vec(), OPERATOR).await.unwrap();
+    assert!(!again.is_new && again.module.digest == digest);
+    assert!(again.module.manifest["config_schema"].is_object(), "{}", again.module.manifest);
+    assert!(!again.module.manifest["hooks"].as_array().unwrap().is_empty());
+    let refused = control.upload_module(b"rubbish".to_vec(), OPERATOR).await.unwrap_err();
+    assert!(matches!(refused, PolicyError::Module(_)), "{refused}");
+    let unsigned = control.upload_signed_module(b"rubbish".to_vec(), Some("no".to_owned()), OPERATOR).await;
+    assert!(unsigned.unwrap_err().to_string().contains("signatures"));
+    assert_eq!(control.modules(None, 10).await.unwrap().items.len(), 1);
+    control.remove_module(&digest, OPERATOR).await.unwrap();
+    assert!(matches!(control.module(&digest).await.unwrap_err(), PolicyError::NoSuchModule));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_binding_stands_among_those_of_the_file_and_goes_again() {
+    let replica = alone(&["of-the-file"]).await;
+    let control = &replica.control;
+    let (digest, mut definition) = uploaded(control).await;
+    definition.insert("priority".to_owned(), json!(-1));
+    let altered = control.create_binding(name("mine"), definition.clone(), OPERATOR).await.unwrap();
+    assert_eq!((altered.generation, names(control)), (2, vec!["mine".to_owned(), "of-the-file".to_owned()]));
+    let snapshot = control.snapshot.load_full();
+    let managed: Vec<ManagedBy> = snapshot.policies.bindings().iter().map(|bound| bound.binding().managed_by).collect();
+    assert_eq!(managed, [ManagedBy::Store, ManagedBy::File]);
+    assert_eq!(control.generations().last().unwrap().cause, Cause::Binding);
+
+    let last = object(json!({ "module": "builtin:template", "priority": 5000 }));
+    let stale = control.change_binding(&name("mine"), Some(vec![7]), last.clone(), OPERATOR).await.unwrap_err();
+    assert!(matches!(stale, PolicyError::Conflict { revision: 1 }), "{stale}");
+    let altered = control.change_binding(&name("mine"), Some(vec![1]), last.clone(), OPERATOR).await.unwrap();
+    assert_eq!(altered.binding.unwrap().revision, 2);
+    assert_eq!(names(control), ["of-the-file", "mine"]);
+    let same = control.change_binding(&name("mine"), None, last, OPERATOR).await.unwrap();
+    assert_eq!((same.generation, same.binding.unwrap().revision), (3, 2), "nothing happens for nothing");
+
+    let used = control.remove_module(&digest, OPERATOR).await.unwrap_err();
+    assert!(matches!(&used, PolicyError::ModuleInUse { by } if by == "generation 2"), "{used}");
+    control.roll_back(None, OPERATOR).await.unwrap();
+    assert_eq!(names(control), ["mine", "of-the-file"]);
+    assert_eq!(control.reload(OPERATOR).await.unwrap(), 5);
+    assert_eq!(names(control), ["of-the-file", "mine"], "what is written counts again");
+    control.remove_binding(&name("mine"), Some(vec![2]), OPERATOR).await.unwrap();
+    assert_eq!(names(control), ["of-the-file"]);
+    assert!(matches!(control.binding(&name("mine")).await.unwrap_err(), PolicyError::NotFound));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_not_kept_and_changes_nothing() {
+    let replica = alone(&["of-the-file"]).await;
+    let control = &replica.control;
+    let refused = async |of: &str, definition: Value| {
+        control.create_binding(name(of), object(definition), OPERATOR).await.unwrap_err()
+    };
+    let plain = json!({ "module": "builtin:template" });
+    assert!(matches!(refused("of-the-file", plain.clone()).await, PolicyError::NameTaken));
+    for (definition, field) in [
+        (json!({ "module": "/etc/passwd" }), "module"),
+        (json!({ "module": "oci://registry.example/policies@sha256:00" }), "module"),
+        (json!({ "module": "sha256:00" }), "module"),
+        (json!({ "module": "builtin:template", "tests": "/etc/passwd" }), "tests"),
+        (json!({ "module": "builtin:template", "mode": "loud" }), "mode"),
+        (json!({ "module": "builtin:template", "config": { "a": null } }), "config.a"),
+        (json!({ "module": "builtin:template", "name": "another" }), "name"),
+    ] {
+        let PolicyError::Mistakes(misfits) = refused("mine", definition.clone()).await else {
+            panic!("{definition}");
+        };
+        assert_eq!(misfits[0].field.as_deref(), Some(field), "{definition}: {misfits:?}");
+    }
+    let gone = refused("mine", json!({ "module": format!("sha256:{}", "0".repeat(64)) })).await;
+    assert!(
+        matches!(&gone, PolicyError::Refused(errors) if errors.to_string().contains("no uploaded module")),
+        "{gone}"
+    );
+    let greedy = json!({ "module": "builtin:template", "limits": { "memory": "256MiB" } });
+    assert!(matches!(refused("mine", greedy).await, PolicyError::Refused(_)));
+    for outcome in [
+        control.change_binding(&name("of-the-file"), None, object(plain.clone()), OPERATOR).await,
+        control.remove_binding(&name("of-the-file"), None, OPERATOR).await,
+    ] {
+        assert!(matches!(outcome.unwrap_err(), PolicyError::ManagedByFile));
+    }
+    let nobody = control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap_err();
+    assert!(matches!(nobody, PolicyError::NotFound));
+    assert_eq!((names(control), control.generations().len()), (vec!["of-the-file".to_owned()], 1));
+    assert!(control.bindings(None, 10).await.unwrap().items.is_empty());
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_rehearsal_saves_nothing() {
+    let replica = alone(&[]).await;
+    let control = &replica.control;
+    let (_, definition) = uploaded(control).await;
+    let changes = control.rehearse_binding(&name("mine"), Some(definition.clone())).await.unwrap();
+    assert_eq!(changes.different, [], "nothing was recorded");
+    assert!(names(control).is_empty() && control.bindings(None, 10).await.unwrap().items.is_empty());
+    let wrong = object(json!({ "module": "builtin:nothing" }));
+    assert!(matches!(control.rehearse_binding(&name("mine"), Some(wrong)).await, Err(PolicyError::Mistakes(_))));
+    assert!(matches!(control.rehearse_binding(&name("mine"), None).await, Err(PolicyError::NotFound)));
+    control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
+    control.rehearse_binding(&name("mine"), None).await.unwrap();
+    assert_eq!(names(control), ["mine"]);
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_takes_a_name_is_refused_and_what_runs_stays() {
+    let replica = alone(&[]).await;
+    let control = &replica.control;
+    let (_, definition) = uploaded(control).await;
+    control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
+    replica.configure(&["mine"]);
+    let refused = control.reload(OPERATOR).await.unwrap_err().explain();
+    assert!(refused.contains("mine") && refused.contains("the store has"), "{refused}");
+    let managed = control.snapshot.load().policies.bindings()[0].binding().managed_by;
+    assert_eq!((names(control), managed), (vec!["mine".to_owned()], ManagedBy::Store));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_bound_on_one_gateway_holds_on_the_others_and_after_a_start() {
+    let (store, clock) = shared().await;
+    let one = Replica::start(store.as_replica(1), &clock, &["of-the-file"]).await;
+    let other = Replica::start(store.as_replica(2), &clock, &["of-the-file"]).await;
+    let (_, definition) = uploaded(&one.control).await;
+    one.control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
+    until("the other has it", async || names(&other.control).len() == 2).await;
+    assert_eq!(names(&other.control), names(&one.control));
+    let started = Replica::new(store.as_replica(3), &clock, Duration::from_secs(10), &["of-the-file"]).await;
+    assert_eq!(names(&started.control), names(&one.control));
+    other.control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
+    until("it is gone there too", async || names(&one.control).len() == 1).await;
+    for replica in [one, other, started] {
+        replica.stop().await;
+    }
+}
