@@ -112,6 +112,8 @@ pub struct Control {
     readers: Arc<Semaphore>,
     /// Policies that are being tried out for operators.
     rehearsals: Semaphore,
+    /// Modules that are being sent.
+    uploads: Semaphore,
     /// The policy bindings of the store that were put together with those of the file last. Set under `changing`.
     bound: ArcSwap<StoredBindings>,
     /// Whether each upstream was tried once, at some time.
@@ -234,6 +236,7 @@ impl Control {
             asking_aside: Arc::new(Semaphore::new(tryout::MAX_AT_ONCE)),
             readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
             rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
+            uploads: Semaphore::new(policies::MAX_UPLOADS),
             bound: ArcSwap::from_pointee(bound),
             has_tried: AtomicBool::new(false),
             asked: watch::Sender::default(),
@@ -433,11 +436,12 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
 }
 
 impl Control {
-    /// Loads policies beside these upstreams, with what is compiled already and what was decided last.
+    /// Loads policies beside these upstreams, with what is compiled already, and puts these questions to them.
     async fn load_policies(
         &self,
         settings: PolicySettings,
         upstreams: Vec<config::Upstream>,
+        recorded: Vec<PastQuestion>,
         generation: u64,
     ) -> Result<Published, BuildError> {
         let kept = self.generations();
@@ -446,7 +450,7 @@ impl Control {
             pulled: pull(&self.depot, &settings).await,
             uploaded: policies::uploaded(&self.store, &settings).await?,
             previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
-            recorded: self.recorded(settings.replay).await,
+            recorded,
             upstreams,
             generation,
             ..Loading::first(settings, &self.engine)

@@ -4,7 +4,7 @@
 //! a policy that asks the host for something else cannot be answered and is told as such. There is no deadline but a
 //! generous one: this is about what is decided and not about how soon. Nothing here changes anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use super::judge::{Judged, judge};
 use super::prepared::Prepared;
 use super::rehearsal::Rehearsal;
 use super::trial;
-use crate::config::{Mode, Sets};
+use crate::config::{Binding, Match, Mode, Sets};
+use crate::glob::Glob;
 use crate::ids::BindingName;
 
 /// Longest run of one question, where nobody waits for the answer.
@@ -163,6 +164,55 @@ impl Changes {
     }
 }
 
+/// Recorded calls as questions to a policy that had no say in them, which is as if it had abstained: each call once, with
+/// the most that any policy was shown of it.
+///
+/// Who called is not told by a recording as `match.principals` has it, nor are all hints: a binding that is narrowed by
+/// them is asked nothing.
+pub fn as_if_asked(binding: &Binding, recorded: &[PastQuestion]) -> Vec<PastQuestion> {
+    let Match { hooks, upstreams, tools, hints, principals, groups, clients, items: _ } = &binding.matches;
+    let is_told = hints.is_empty() && principals.iter().any(Glob::is_any);
+    let is_of_hook = hooks.as_ref().is_none_or(|hooks| hooks.contains(&Hook::ToolCall.as_str()));
+    if !is_told || !is_of_hook {
+        return Vec::new();
+    }
+    let any = |patterns: &[Glob], text: &Value| {
+        let text = text.as_str().unwrap_or_default();
+        patterns.iter().any(|pattern| pattern.is_any() || pattern.matches(text))
+    };
+    let fits = |input: &Value| {
+        let (tool, caller) = (&input["request"]["tool"], &input["context"]["caller"]);
+        let own = caller["groups"].as_array().map_or(&[][..], Vec::as_slice);
+        let fits_groups = groups.as_ref().is_none_or(|groups| own.iter().any(|group| any(groups, group)));
+        any(upstreams, &tool["upstream"])
+            && any(tools, &tool["name"])
+            && any(clients, &caller["client_id"])
+            && fits_groups
+    };
+    let calls = recorded.iter().filter(|question| question.hook == Hook::ToolCall && fits(&question.input));
+    let mut asked: Vec<PastQuestion> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for question in calls {
+        let Some(decision) = question.decision.as_deref() else { continue };
+        let shows_all = !question.input["request"]["arguments"].is_null();
+        let put = PastQuestion {
+            binding: binding.name.clone(),
+            answer: Some(Value::from("abstain")),
+            imports: Vec::new(),
+            ..question.clone()
+        };
+        match places.get(decision) {
+            Some(place) if shows_all => asked[*place] = put,
+            Some(_) => {}
+            None => {
+                places.insert(decision, asked.len());
+                asked.push(put);
+            }
+        }
+    }
+    asked
+}
+
 /// Puts recorded questions to policies that are not in force yet.
 pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Changes {
     let begun = Instant::now();
@@ -198,4 +248,65 @@ pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Change
         }
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::ModuleSource;
+
+    fn asked_of(decision: &str, by: &str, input: Value) -> PastQuestion {
+        PastQuestion {
+            decision: Some(decision.to_owned()),
+            binding: BindingName::parse(by).unwrap(),
+            hook: Hook::ToolCall,
+            input,
+            answer: Some(json!({ "allow": {} })),
+            imports: Vec::new(),
+        }
+    }
+
+    fn binding(matches: Match) -> Binding {
+        let name = BindingName::parse("new").unwrap();
+        Binding { matches, ..Binding::new(name, ModuleSource::Builtin("template".to_owned())) }
+    }
+
+    #[test]
+    fn a_policy_that_had_no_say_is_asked_of_each_call_once() {
+        let input = |tool: &str, arguments: Value| {
+            json!({ "context": { "caller": { "client_id": "", "groups": ["ops"] } },
+                "request": { "tool": { "name": tool, "upstream": "notes" }, "arguments": arguments } })
+        };
+        let recorded = [
+            asked_of("d1", "a", input("add", Value::Null)),
+            asked_of("d1", "b", input("add", json!({ "text": "x" }))),
+            asked_of("d1", "c", input("add", Value::Null)),
+            asked_of("d2", "a", input("read", Value::Null)),
+            PastQuestion { hook: Hook::ListTools, ..asked_of("d3", "a", input("add", Value::Null)) },
+        ];
+        let told = |matches: Match| -> Vec<(String, bool)> {
+            let asked = as_if_asked(&binding(matches), &recorded);
+            assert!(asked.iter().all(|question| question.binding.as_str() == "new"));
+            assert!(asked.iter().all(|question| question.answer == Some(json!("abstain"))));
+            let told = |question: PastQuestion| {
+                (question.decision.unwrap(), !question.input["request"]["arguments"].is_null())
+            };
+            asked.into_iter().map(told).collect()
+        };
+        let glob = |pattern: &str| vec![Glob::parse(pattern).unwrap()];
+        let one = |decision: &str, shows_all: bool| (decision.to_owned(), shows_all);
+        assert_eq!(told(Match::default()), [one("d1", true), one("d2", false)]);
+        assert_eq!(told(Match { tools: glob("r*"), ..Match::default() }), [one("d2", false)]);
+        assert_eq!(told(Match { groups: Some(glob("ops")), ..Match::default() }).len(), 2);
+        for nothing in [
+            Match { upstreams: glob("mail"), ..Match::default() },
+            Match { groups: Some(glob("dev")), ..Match::default() },
+            Match { principals: glob("key:ci"), ..Match::default() },
+            Match { hooks: Some(vec!["list-tools"]), ..Match::default() },
+        ] {
+            assert_eq!(told(nothing.clone()), [], "{nothing:?}");
+        }
+    }
 }

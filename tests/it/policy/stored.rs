@@ -35,7 +35,6 @@ async fn bound(gateway: &Gateway, definition: Value) -> Value {
 
 /// A change of the binding as it is now.
 async fn changed(gateway: &Gateway, definition: &str) -> Reply {
-    run_in(gateway.dir.path(), &["policy", "list"]).await.printed();
     let file = gateway.dir.path().join("definition.json");
     std::fs::write(&file, definition).unwrap();
     let arguments = ["policy", "bind", "guard", "--definition", "definition.json", "--output", "json"];
@@ -78,8 +77,8 @@ async fn a_policy_of_the_store_decides_is_changed_gone_back_from_and_there_after
     let reply = gateway.operator("POST", "/api/v1/policies/reload", None).await;
     assert_eq!((reply.status, code(&gateway).await), (StatusCode::OK, json!("second")), "{}", reply.text());
 
-    let (dir, clock) = (gateway.stop().await, portcullis_tests::TestClock::default());
-    let gateway = life().try_start(dir, clock).await.unwrap();
+    let clock = gateway.clock.clone();
+    let gateway = life().try_start(gateway.stop().await, clock).await.unwrap();
     gateway.until_upstreams_are_up().await;
     assert_eq!(code(&gateway).await, "second");
     let module_path = format!("/api/v1/policies/modules/{digest}");
@@ -110,9 +109,10 @@ async fn what_cannot_be_used_changes_nothing_and_says_why() {
     };
     let reply = post(json!({ "module": "guard.wasm", "mode": "loud" })).await;
     assert_eq!(problem(&reply), (422, json!("invalid_definition")));
-    let fields: Vec<Value> =
-        reply.json()["mistakes"].as_array().unwrap().iter().map(|mistake| mistake["field"].clone()).collect();
-    assert_eq!(fields, ["mode", "module"].map(Value::from), "{}", reply.text());
+    let mistakes = reply.json()["mistakes"].as_array().unwrap().clone();
+    for field in ["mode", "module"] {
+        assert!(mistakes.iter().any(|mistake| mistake["field"] == field), "{}", reply.text());
+    }
     let reply = post(json!({ "module": "builtin:allow-tools", "config": { "rules": 7 } })).await;
     assert_eq!(problem(&reply), (422, json!("policies_refused")));
     assert_eq!(policies(&gateway).await["generation"], 1, "nothing has come into force");

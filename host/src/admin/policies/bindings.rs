@@ -14,7 +14,7 @@ use crate::audit::Actor;
 use crate::config::definition;
 use crate::ids::BindingName;
 use crate::policy::Published;
-use crate::policy::replay::Changes;
+use crate::policy::replay::{self, Changes};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
 use crate::store::{Cursor, Page};
@@ -228,7 +228,13 @@ impl Control {
             settings_with(&self.config.load().policy, &wish.granted(before)).map_err(PolicyError::Refused)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        Ok(self.load_policies(settings, upstreams, generation).await?)
+        let mut recorded = self.recorded(settings.replay).await;
+        if let Wish::Create { name, .. } = wish
+            && let Some(new) = settings.bindings.iter().find(|binding| binding.name == *name)
+        {
+            recorded.extend(replay::as_if_asked(new, &recorded));
+        }
+        Ok(self.load_policies(settings, upstreams, recorded, generation).await?)
     }
 
     /// Publishes policies that were put together with these bindings. Whoever calls this holds `changing`.
@@ -271,7 +277,8 @@ impl Control {
         let settings = settings_with(&self.config.load().policy, &bound)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let published = self.load_policies(settings, upstreams, generation).await?;
+        let recorded = self.recorded(settings.replay).await;
+        let published = self.load_policies(settings, upstreams, recorded, generation).await?;
         self.bring_into_force(published, bound, Actor::System);
         Ok(())
     }

@@ -28,6 +28,8 @@ pub use modules::ModuleUpload;
 
 /// Policies that are tried out for operators at once, uploads among them.
 pub(super) const MAX_REHEARSALS: usize = 2;
+/// Modules that are sent at once: each may be large.
+pub(super) const MAX_UPLOADS: usize = 2;
 /// How often a set is tried out again that others have changed meanwhile.
 const TRIES: usize = 4;
 

@@ -1,6 +1,7 @@
 //! Uploaded modules: taken once they are known to be policies, told of, and removed when nothing uses them.
 
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::PolicyError;
 use crate::admin::Control;
@@ -18,6 +19,14 @@ pub struct ModuleUpload {
 }
 
 impl Control {
+    /// Leave to read a module that is being sent, for as long as it is held.
+    ///
+    /// # Errors
+    /// [`PolicyError::Busy`].
+    pub fn upload_turn(&self) -> Result<SemaphorePermit<'_>, PolicyError> {
+        self.uploads.try_acquire().map_err(|_| PolicyError::Busy)
+    }
+
     /// Keeps a module, once it was checked, compiled and described. One that is there already stays as it is.
     ///
     /// # Errors

@@ -58,6 +58,10 @@ fn reference(upstream: &str, field: &str) -> String {
 pub(super) fn text(stored: &Stored, clients: &[Value]) -> String {
     let mut out = format!("{HEAD}\n\n");
     out.push_str(&things(stored));
+    for (name, definition) in &stored.policies {
+        out.push_str(&of_binding(name, definition));
+        out.push('\n');
+    }
     for client in clients.iter().filter(|client| client["origin"] == "operator") {
         out.push_str(&of_client(client));
         out.push('\n');
@@ -90,6 +94,16 @@ fn things(stored: &Stored) -> String {
         out.push('\n');
     }
     out
+}
+
+fn of_binding(name: &str, definition: &Map<String, Value>) -> String {
+    let mut body = definition.clone();
+    body.insert("name".to_owned(), name.into());
+    let is_uploaded = body.get("module").and_then(Value::as_str).is_some_and(|module| module.starts_with("sha256:"));
+    let comment =
+        if is_uploaded { "# its module was uploaded: a file needs a path, and this as `digest`\n" } else { "" };
+    // One of a list, and not a table by itself.
+    format!("{comment}[{}", write(&["policies"], &body).replacen(']', "]]", 1))
 }
 
 /// What a client is called in the API, and in a file.
@@ -140,6 +154,8 @@ mod tests {
             "groups": [], "owner": null, "expires": null, "disabled": false, "revision": 7,
         });
         stored.keys.insert("ci".to_owned(), Thing::key(&key));
+        let definition = json!({ "module": "sha256:ab", "priority": 7, "config": { "rules": [{ "a": 1 }] } });
+        stored.policies.insert("guard".to_owned(), definition.as_object().unwrap().clone());
         let client = json!({
             "origin": "operator", "client_id": "0a1b", "client_name": "An app", "redirect_uris": ["http://127.0.0.1/cb"],
             "token_endpoint_auth_method": "client_secret_basic", "grant_types": ["authorization_code"], "scope": "a b",
@@ -156,6 +172,11 @@ mod tests {
             "client_secret = \"env:PORTCULLIS_NOTES_2_AUTH_CLIENT_SECRET\"",
             "[keys.ci]",
             "allow = [{ tools = [\"*\"], upstream = \"*\" }]",
+            "# its module was uploaded: a file needs a path, and this as `digest`",
+            "[[policies]]",
+            "name = \"guard\"",
+            "[policies.config]",
+            "rules = [{ a = 1 }]",
             "[auth.clients.known.0a1b]",
             "scopes = [\"a\", \"b\"]",
             "# its secret cannot be exported: a file needs `secret` besides",

@@ -32,7 +32,7 @@ pub(super) enum ConfigCommand {
     Schema,
     /// Print every setting with its default and what it means.
     Reference,
-    /// Print what is stored and a file may hold, as sections of a file: upstreams, virtual keys and OAuth clients.
+    /// Print what is stored and a file may hold, as sections of a file: upstreams, virtual keys, policies and OAuth clients.
     ///
     /// No sealed secret is in it: those become references to environment variables, which comments name; url and command stand
     /// as they were declared. Secrets of virtual keys and of clients are known by their digests alone and cannot be exported.

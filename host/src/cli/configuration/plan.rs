@@ -288,6 +288,7 @@ mod tests {
             ]
             .into(),
             keys: [("ci".to_owned(), Thing::key(&key))].into(),
+            ..Stored::default()
         }
     }
 

@@ -8,11 +8,13 @@ use serde_json::{Map, Value};
 use crate::cli::ConfigFile;
 use crate::cli::admin::{ask, every_page, segment, text};
 
-/// Upstreams and virtual keys of the running gateway.
+/// Upstreams and virtual keys of the running gateway, and the policy bindings of its store.
 #[derive(Default)]
 pub(super) struct Stored {
     pub(super) upstreams: BTreeMap<String, Thing>,
     pub(super) keys: BTreeMap<String, Thing>,
+    /// Definitions of policy bindings.
+    pub(super) policies: BTreeMap<String, Map<String, Value>>,
 }
 
 /// One of them.
@@ -46,6 +48,10 @@ impl Stored {
         }
         for key in every_page(with, "/api/v1/keys", "keys")? {
             stored.keys.insert(text(&key["name"]).to_owned(), Thing::key(&key));
+        }
+        for binding in every_page(with, "/api/v1/policies/bindings", "bindings")? {
+            let definition = binding["definition"].as_object().cloned().unwrap_or_default();
+            stored.policies.insert(text(&binding["name"]).to_owned(), definition);
         }
         Ok(stored)
     }

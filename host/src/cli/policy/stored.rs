@@ -113,7 +113,7 @@ pub(in crate::cli) struct Bind {
     module: Option<String>,
     /// The policy's own settings, a JSON object; `-` is standard input.
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    settings: Option<PathBuf>,
     /// Policies of a lower number are asked first.
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
@@ -121,7 +121,7 @@ pub(in crate::cli) struct Bind {
     #[arg(long)]
     mode: Option<ModeFlag>,
     /// All of it at once, as JSON: what an entry of [[policies]] says, without its name.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["module", "config", "priority", "mode"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["module", "settings", "priority", "mode"])]
     definition: Option<PathBuf>,
     /// Only tell what recorded decisions would be otherwise, and save nothing.
     #[arg(long)]
@@ -194,7 +194,7 @@ impl Bind {
             }
         };
         say("module", self.module.as_deref().map(Value::from));
-        say("config", self.config.as_deref().map(object).transpose()?);
+        say("config", self.settings.as_deref().map(object).transpose()?);
         say("priority", self.priority.map(Value::from));
         say("mode", self.mode.map(|mode| mode.as_str().into()));
         if !definition.contains_key("module") {

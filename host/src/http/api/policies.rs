@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::openapi::words::{ManagedByWord, ModeWord};
+use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Problem, ok};
 use crate::admin::reload::ReloadError;
@@ -96,7 +96,7 @@ pub(in crate::http) struct BindingView {
     pub(in crate::http) priority: i32,
     #[serde(rename = "match")]
     pub(in crate::http) matches: MatchView,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     pub(in crate::http) mode: &'static str,
     pub(in crate::http) advisory: bool,
     pub(in crate::http) allow_rewrite: bool,
@@ -182,7 +182,7 @@ pub(in crate::http) struct EarlierPolicy {
     pub(in crate::http) module_name: String,
     pub(in crate::http) version: String,
     pub(in crate::http) digest: String,
-    #[schema(value_type = ModeWord)]
+    #[schema(value_type = BindingModeWord)]
     pub(in crate::http) mode: &'static str,
 }
 

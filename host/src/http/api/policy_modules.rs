@@ -130,6 +130,7 @@ pub(super) async fn upload(
     }
     let signatures = signatures(&parts.headers)?;
     let announced = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let _turn = api.control.upload_turn()?;
     let content = body::read_limited(content, MAX_MODULE_BYTES, UPLOAD_TIMEOUT, announced).await;
     let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
     let ModuleUpload { module, is_new } =

@@ -25,20 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) struct SentFiles(BTreeMap<String, Bytes>);
 
 impl SentFiles {
-    /// The content of a file. Nothing where none was chosen.
-    pub(super) fn take(&mut self, name: &str) -> Option<Bytes> {
-        self.0.remove(name).filter(|content| !content.is_empty())
-    }
-}
-
-impl FromRequest<Desk> for SentFiles {
-    type Rejection = Stop;
-
-    async fn from_request(request: Request, desk: &Desk) -> Result<Self, Stop> {
+    /// Reads a form that this person was shown for the address that it is sent to, which is sent for the first time.
+    pub(super) async fn read(desk: &Desk, person: &Person, request: Request) -> Result<Self, Stop> {
         let (path, from) = (request.uri().path().to_owned(), address(&request));
-        let Some(person) = request.extensions().get::<Person>().cloned() else {
-            return Err(Problem::not_found("page").into());
-        };
         if !desk.console.is_ours(request.headers()) {
             return Err(Stop::Page(pages::not_ours(desk.site(), &NotOurs::Foreign)));
         }
@@ -46,11 +35,16 @@ impl FromRequest<Desk> for SentFiles {
         let mut parts = parts.map_err(|_| Stop::Page(pages::not_ours(desk.site(), &NotOurs::Unsupported)))?;
         let read = async {
             let token = token(parts.next_field().await.map_err(refused)?).await?;
-            desk.take_token(&person, &path, &token, from).await?;
+            desk.take_token(person, &path, &token, from).await?;
             files(&mut parts).await
         };
-        let in_time = tokio::time::timeout(TIMEOUT, read).await;
-        in_time.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "bad_body", "the files took too long to come"))?
+        let late = || Problem::new(StatusCode::REQUEST_TIMEOUT, "bad_body", "the files took too long to come");
+        tokio::time::timeout(TIMEOUT, read).await.map_err(|_| late())?
+    }
+
+    /// The content of a file. Nothing where none was chosen.
+    pub(super) fn take(&mut self, name: &str) -> Option<Bytes> {
+        self.0.remove(name).filter(|content| !content.is_empty())
     }
 }
 

@@ -10,6 +10,7 @@ use super::super::ROUTES;
 use super::*;
 use crate::admin::pins::PinView;
 use crate::audit::{RecordedMode, RecordedOutcome, RecordedVerdict};
+use crate::config::Mode;
 use crate::connection::Standing;
 use crate::connection::flow::Stage;
 use crate::identity::user::{Role, Status};
@@ -180,6 +181,7 @@ fn words_are_those_that_are_read() {
     all(words::ApprovalStateWord::ALL, &|word| approvals::Standing::parse(word).is_some());
     all(words::VerdictWord::ALL, &|word| RecordedVerdict::parse(word).is_some());
     all(words::ModeWord::ALL, &|word| RecordedMode::parse(word).is_some());
+    assert_eq!(words::BindingModeWord::ALL, Mode::ALL.iter().map(|mode| mode.as_str()).collect::<Vec<_>>());
     all(words::OutcomeWord::ALL, &|word| RecordedOutcome::parse(word).is_some());
     let view = |pinned: bool, offered: Option<&str>| {
         let pin = crate::store::pins::Pin {

@@ -48,6 +48,7 @@ words! {
     SigningKeyStateWord: "announced" "active" "retired";
     ManagedByWord: "file" "store";
     ModeWord: "enforce" "shadow";
+    BindingModeWord: "enforce" "shadow" "off";
     OutcomeWord: "result" "tool_error" "error" "refused";
     /// What a policy said, or all together; of one in shadow, what it would have said.
     VerdictWord: "abstain" "allow" "release" "consent" "deny" "hidden" "step-up" "approve" "throttle" "show" "hide" "filter"

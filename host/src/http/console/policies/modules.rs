@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use serde_json::Value;
 
 use super::HERE;
@@ -91,11 +91,10 @@ pub(super) async fn show(
 }
 
 /// Keeps a module, and its signatures if they come with it.
-pub(super) async fn upload(
-    State(desk): State<Desk>,
-    Extension(person): Extension<Person>,
-    mut files: SentFiles,
-) -> Answer {
+pub(super) async fn upload(State(desk): State<Desk>, Extension(person): Extension<Person>, request: Request) -> Answer {
+    // Each may be large.
+    let _turn = desk.api.control.upload_turn()?;
+    let mut files = SentFiles::read(&desk, &person, request).await?;
     let module = files.take("module").ok_or_else(|| Problem::invalid("choose the file of a module"))?;
     let signatures = files.take("signatures").map(|text| String::from_utf8(text.into()));
     let signatures = signatures.transpose().map_err(|_| Problem::invalid("the file of signatures is not text"))?;

@@ -5,9 +5,14 @@ use serde_json::{Map, Number, Value};
 use super::shape::{Kind, Member, Shape};
 use super::{EMPTY_ROWS, Entry, MAX_ROWS, Mistakes, field, member, more};
 
+/// Rows of all lists of one form together.
+const MAX_ROWS_IN_ALL: usize = 4000;
+
 /// A form that was sent.
 struct Reading<'t> {
     take: &'t mut dyn FnMut(&str) -> String,
+    /// Rows that may still be read.
+    rows_left: usize,
     mistakes: Mistakes,
 }
 
@@ -24,7 +29,7 @@ impl Place {
 }
 
 pub(super) fn read(shape: Option<&Shape<'_>>, take: &mut dyn FnMut(&str) -> String) -> (Value, Mistakes) {
-    let mut reading = Reading { take, mistakes: Mistakes::default() };
+    let mut reading = Reading { take, rows_left: MAX_ROWS_IN_ALL, mistakes: Mistakes::default() };
     let root = Place { form: String::new(), config: String::new() };
     let whole = reading.json(&root);
     let config = match (whole, shape) {
@@ -148,7 +153,9 @@ impl Reading<'_> {
     }
 
     fn count(&mut self, place: &Place) -> usize {
-        self.part(place, "rows").parse().unwrap_or(0).min(MAX_ROWS + EMPTY_ROWS)
+        let count = self.part(place, "rows").parse().unwrap_or(0).min(MAX_ROWS + EMPTY_ROWS).min(self.rows_left);
+        self.rows_left -= count;
+        count
     }
 
     /// The objects of a list, but for those that are taken away or have nothing in them.

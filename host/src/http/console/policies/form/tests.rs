@@ -1,3 +1,5 @@
+//! What is filled in comes back as it was, for all schemas that are shipped and some that nobody should ship.
+
 use std::fs;
 use std::path::Path;
 
@@ -215,9 +217,7 @@ fn anything() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i32>().prop_map(Value::from),
-        any::<f32>()
-            .prop_filter("JSON has no others", |number| number.is_finite())
-            .prop_map(|n| Value::from(f64::from(n))),
+        any::<i16>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
         texts.prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 64, 6, move |inner| {
