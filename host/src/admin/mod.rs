@@ -57,6 +57,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tools;
+pub mod tryout;
 pub mod upstreams;
 pub mod users;
 pub mod vault;
@@ -108,6 +109,8 @@ pub struct Control {
     running: std::sync::Mutex<Running>,
     /// Upstreams that are being tried.
     trials: Arc<Semaphore>,
+    /// Questions that operators ask policies aside.
+    asking_aside: Arc<Semaphore>,
     /// Definitions that are being resolved for operators.
     readers: Arc<Semaphore>,
     /// Policies that are being tried out for operators.
@@ -233,6 +236,7 @@ impl Control {
             known_keys: std::sync::Mutex::new(known_keys),
             running: std::sync::Mutex::new(running),
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
+            asking_aside: Arc::new(Semaphore::new(tryout::MAX_AT_ONCE)),
             readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
             rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
             uploads: Semaphore::new(policies::MAX_UPLOADS),
@@ -471,10 +475,13 @@ impl Control {
 
 /// A recorded question in the words of whoever puts it again. What policies in shadow said decided nothing.
 fn past_question(decision: String, question: recordings::Question) -> Option<PastQuestion> {
+    let decided = !question.verdict.starts_with("would_");
+    decided.then(|| whole_question(decision, question)).flatten()
+}
+
+/// The same, whoever was asked. `None` of what is not kept whole, or cannot be read.
+fn whole_question(decision: String, question: recordings::Question) -> Option<PastQuestion> {
     let recordings::Words::Whole(transcript) = question.words else { return None };
-    if question.verdict.starts_with("would_") {
-        return None;
-    }
     let recordings::Transcript { input, answer, imports } = transcript;
     let import =
         |import: recordings::Import| ImportCall { import: import.import, asked: import.asked, answer: import.answer };

@@ -484,7 +484,7 @@ fn record<K: HookType>(
 }
 
 /// The word for what a policy in shadow mode answered.
-fn would(verdict: &'static str) -> &'static str {
+pub(super) fn would(verdict: &'static str) -> &'static str {
     match verdict {
         "abstain" => "would_abstain",
         "allow" => "would_allow",

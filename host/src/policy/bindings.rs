@@ -50,7 +50,7 @@ pub struct PolicySet {
 }
 
 /// What the operator says of an upstream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Facts {
     trust: String,
     labels: Vec<String>,
@@ -79,6 +79,30 @@ impl PolicySet {
         let bindings = self.bindings.iter().map(BoundPolicy::same).collect();
         let rules = (self.when_all_abstain, self.sets.clone(), self.record);
         Self::with(rules, bindings, upstreams, self.generation)
+    }
+
+    /// The same policies, or one of them alone and as somebody would have it, to be asked without anything coming of it: how
+    /// they fare there, what they say and what is remembered of it is forgotten with the copy.
+    pub(super) fn aside(&self, only: Option<BoundPolicy>) -> Self {
+        let (bindings, when_all_abstain) = match only {
+            // That one of them has no opinion is no reason to refuse.
+            Some(only) => (vec![only], WhenAllAbstain::Allow),
+            None => (self.bindings.iter().map(BoundPolicy::again).collect(), self.when_all_abstain),
+        };
+        let entries: Vec<Entry<'_>> = bindings.iter().map(BoundPolicy::entry).collect();
+        let index = Index::of(&entries, self.upstreams.keys());
+        Self {
+            generation: self.generation,
+            when_all_abstain,
+            sets: self.sets.clone(),
+            // What they answer is shown whole.
+            record: true,
+            bindings,
+            index,
+            upstreams: self.upstreams.clone(),
+            visible: VisibleSets::default(),
+            input_schemas: InputSchemas::default(),
+        }
     }
 
     /// Whether it knows these upstreams and no others, with what the operator says of them.
@@ -261,6 +285,11 @@ impl BoundPolicy {
     fn again(&self) -> Self {
         let prepared = self.prepared.anew();
         Self { prepared, health: Arc::default(), asked: Arc::default(), shadow: Arc::default(), ..self.same() }
+    }
+
+    /// The same policy, bound and prepared otherwise, to be asked aside.
+    pub(super) fn aside(&self, binding: Binding, prepared: Prepared) -> Self {
+        Self { binding, prepared, ..self.again() }
     }
 
     fn same(&self) -> Self {

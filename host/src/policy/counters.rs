@@ -154,11 +154,13 @@ impl BindingCounters {
         if charges.len() >= MAX_CHARGES {
             return Err(Misuse::TooManyCharges);
         }
-        let usage = if charged.already {
+        let usage = match charged.pays {
+            Pays::Now => lock(table).take(ask, now)?,
             // Its first round has paid.
-            Usage { allowed: true, retry_after_ms: 0, ..lock(table).take(Ask { cost: 0, ..ask }, now)? }
-        } else {
-            lock(table).take(ask, now)?
+            Pays::Before => {
+                Usage { allowed: true, retry_after_ms: 0, ..lock(table).take(Ask { cost: 0, ..ask }, now)? }
+            }
+            Pays::Never => lock(table).look(ask, now)?,
         };
         charges.push(Charge { owner, key: ask.key.into(), period_ms: ask.period_ms, usage });
         Ok(usage)
@@ -168,15 +170,25 @@ impl BindingCounters {
 /// What one decision has taken from counters.
 #[derive(Debug, Default)]
 pub struct Charges {
-    already: bool,
+    pays: Pays,
     charged: OnceLock<Arc<Charged>>,
+}
+
+/// When a decision pays for what it asks of counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pays {
+    #[default]
+    Now,
+    /// The request's first round was charged.
+    Before,
+    /// It only looks.
+    Never,
 }
 
 /// The part of it that runs of policies share.
 #[derive(Debug, Default)]
 pub(super) struct Charged {
-    /// The request's first round was charged.
-    already: bool,
+    pays: Pays,
     charges: Mutex<Vec<Charge>>,
 }
 
@@ -192,16 +204,21 @@ struct Charge {
 impl Charges {
     /// For another round of a request that was charged in its first: nothing is taken again, and nothing refused.
     pub fn already_charged() -> Self {
-        Self { already: true, charged: OnceLock::new() }
+        Self { pays: Pays::Before, charged: OnceLock::new() }
+    }
+
+    /// For a decision that nothing comes of: it is told how the counters stand, and takes nothing.
+    pub(super) fn looking() -> Self {
+        Self { pays: Pays::Never, charged: OnceLock::new() }
     }
 
     /// Whether anything was charged, in this round or before.
     pub fn any(&self) -> bool {
-        self.already || self.charged.get().is_some_and(|charged| !lock(&charged.charges).is_empty())
+        self.pays == Pays::Before || self.charged.get().is_some_and(|charged| !lock(&charged.charges).is_empty())
     }
 
     pub(super) fn shared(&self) -> &Arc<Charged> {
-        self.charged.get_or_init(|| Arc::new(Charged { already: self.already, charges: Mutex::default() }))
+        self.charged.get_or_init(|| Arc::new(Charged { pays: self.pays, charges: Mutex::default() }))
     }
 }
 
@@ -223,6 +240,13 @@ impl Table {
             self.note_change(ask.key, ask.period_ms);
         }
         Ok(usage)
+    }
+
+    /// What [`Self::take`] would answer. Nothing is taken, and nothing is dropped.
+    fn look(&self, ask: Ask<'_>, now: Timestamp) -> Result<Usage, Misuse> {
+        let known = self.keys.get(ask.key).map(|windows| (ask.key.into(), windows.clone()));
+        let mut aside = Self { keys: known.into_iter().collect(), ..Self::default() };
+        aside.take_untold(ask, now)
     }
 
     fn take_untold(&mut self, ask: Ask<'_>, now: Timestamp) -> Result<Usage, Misuse> {
@@ -488,6 +512,21 @@ mod tests {
             assert!(take(ask(other, 1, 1, 9)).is_ok());
         }
         assert_eq!(take(ask("one more", 1, 1, 9)).unwrap_err(), Misuse::TooManyCharges);
+    }
+
+    #[test]
+    fn who_only_looks_is_told_and_takes_nothing() {
+        let counters = BindingCounters::default();
+        assert!(take(&counters, ask("key", 9, 10, 60_000), 0).allowed);
+        for (cost, allowed) in [(1, true), (2, false), (1, true)] {
+            let ask = ask("key", cost, 10, 60_000);
+            let usage = counters.take(ask, at(1), false, Charges::looking().shared()).unwrap();
+            assert_eq!(usage.allowed, allowed, "{cost}");
+        }
+        let unknown = counters.take(ask("other", 1, 10, 60_000), at(1), false, Charges::looking().shared()).unwrap();
+        assert_eq!((unknown.allowed, unknown.remaining), (true, 9));
+        assert_eq!(counters.0.enforced.lock().unwrap().keys.len(), 1, "it leaves no key behind");
+        assert!(take(&counters, ask("key", 1, 10, 60_000), 2).allowed);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::answer;
 use super::asking::Told;
 use super::contract::hook::{self, Hook, HookType};
-use super::decision::{Failure, Inspection, Visibility};
+use super::decision::{Failure, Inspection, Note, Visibility};
 
 /// What a question came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,12 +18,14 @@ pub struct Judged {
     pub code: Option<String>,
     /// The rule that matched, as the policy's author names it.
     pub rule: Option<String>,
+    /// Facts for the decision log.
+    pub notes: Vec<Note>,
 }
 
 impl From<Told> for Judged {
     fn from(told: Told) -> Self {
-        let Told { verdict, code, rule, notes: _ } = told;
-        Self { verdict, code, rule }
+        let Told { verdict, code, rule, notes } = told;
+        Self { verdict, code, rule, notes }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod module;
 pub mod replay;
 pub mod signature;
 pub mod totals;
+pub mod tryout;
 pub mod workbench;
 
 mod answer;

@@ -38,7 +38,7 @@ use super::schema::Schema;
 use super::signature::{self, MAX_SIGNATURES_BYTES, SignatureFile};
 use super::text::one_line;
 use super::trial;
-use crate::config::{Binding, Mode, ModuleSource, PolicySettings, Signatures, Upstream};
+use crate::config::{Binding, Mode, ModuleSource, PolicySettings, Sets, Signatures, Upstream};
 use crate::oci::{Artifact, Pulled, Reference};
 
 /// Largest configuration of one binding, as JSON text.
@@ -359,6 +359,18 @@ fn check_schema(binding: &Binding, module: &Module) -> Result<(), LoadError> {
     if problems.is_empty() { Ok(()) } else { Err(LoadError::DoesNotFit(problems)) }
 }
 
+/// The same for a few questions aside: what answers them was compiled in a hurry, and nothing is frozen.
+pub(super) fn draft_config(sets: &Arc<Sets>, binding: &Binding, module: &Module) -> Result<Ready, LoadError> {
+    let config = config_text(&binding.config)?;
+    check_schema(binding, module)?;
+    module.draft(&preparation(sets, binding, &config)).map_err(|error| not_configured(binding, error))
+}
+
+fn preparation<'a>(sets: &'a Arc<Sets>, binding: &'a Binding, config: &'a Arc<str>) -> Preparation<'a> {
+    let (memory_bytes, reuse) = (binding.memory_bytes, binding.reuse);
+    Preparation { policy: binding.name.as_str(), config, memory_bytes, reuse, sets }
+}
+
 /// Step *configure*.
 fn configure(
     settings: &PolicySettings,
@@ -366,14 +378,11 @@ fn configure(
     module: &Module,
     config: &Arc<str>,
 ) -> Result<Ready, LoadError> {
-    let preparation = Preparation {
-        policy: binding.name.as_str(),
-        config,
-        memory_bytes: binding.memory_bytes,
-        reuse: binding.reuse,
-        sets: &settings.sets,
-    };
-    module.prepare(&preparation).map_err(|error| match error {
+    module.prepare(&preparation(&settings.sets, binding, config)).map_err(|error| not_configured(binding, error))
+}
+
+fn not_configured(binding: &Binding, error: PrepareError) -> LoadError {
+    match error {
         PrepareError::Refused(problems) => {
             let problem = |problem: &super::contract::manifest::Problem| Problem {
                 line: binding.line_of(&problem.path),
@@ -385,7 +394,7 @@ fn configure(
         PrepareError::Failed(failure) => LoadError::ConfigureFailed(failure),
         PrepareError::CannotFreeze { reason } => LoadError::CannotFreeze { reason },
         PrepareError::WarmIsForLargeModules => LoadError::WarmIsForLargeModules,
-    })
+    }
 }
 
 fn told(remarks: &[String]) -> Vec<String> {

@@ -291,8 +291,12 @@ impl ShadowRunner {
 impl PolicySet {
     /// Asks the policies in shadow what those in force were asked.
     pub(super) async fn ask_shadows(&self, shadow: &Shadow) -> Vec<Step> {
-        let charges = Charges::default();
-        let ctx = shadow.around.context(&charges);
+        self.ask_shadows_at(&Charges::default(), shadow).await
+    }
+
+    /// The same, where what they take from counters is charged like this.
+    pub(super) async fn ask_shadows_at(&self, charges: &Charges, shadow: &Shadow) -> Vec<Step> {
+        let ctx = shadow.around.context(charges);
         let mut steps = Vec::new();
         for policy in self.shadows_of(shadow) {
             let before = steps.len();

@@ -20,6 +20,7 @@ mod keys;
 mod me;
 mod overview;
 mod people;
+mod policies;
 mod settings;
 mod upstreams;
 

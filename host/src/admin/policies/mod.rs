@@ -17,11 +17,13 @@ use crate::store::policy_bindings::{self as stored, StoredBinding, StoredBinding
 use crate::store::{Store, StoreError, policy_modules};
 
 mod bindings;
+mod described;
 mod modules;
 #[cfg(test)]
 mod tests;
 
 pub use bindings::{Altered, merged};
+pub use described::Described;
 pub use modules::ModuleUpload;
 
 /// Policies that are tried out for operators at once, uploads among them.

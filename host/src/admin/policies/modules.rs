@@ -111,13 +111,13 @@ impl Control {
 }
 
 /// The error and its causes, on one line.
-fn told(error: &dyn std::error::Error) -> String {
+pub(super) fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What a module says of itself, for operators.
-fn said(info: &ModuleInfo) -> Value {
+pub(super) fn said(info: &ModuleInfo) -> Value {
     let Manifest { title, license, hooks, mutates, capabilities, config_schema, sample_config, .. } = &info.manifest;
     // Both were checked to be JSON when the module was described.
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();

@@ -53,6 +53,7 @@ pub(super) mod pins;
 pub(super) mod policies;
 pub(super) mod policy_bindings;
 pub(super) mod policy_modules;
+pub(super) mod policy_try;
 pub(super) mod recordings;
 pub(super) mod set_up_link;
 pub(super) mod settings;
@@ -235,6 +236,7 @@ pub const ROUTES: &[Route] = &[
         access: Access::Operator,
         handler: || post(policies::reload),
     },
+    Route { method: "POST", path: "/api/v1/policies/try", access: Access::Operator, handler: || post(policy_try::ask) },
     Route {
         method: "GET",
         path: "/api/v1/policies/generations",

@@ -24,166 +24,166 @@ use crate::policy::{BoundPolicy, ShadowTally};
 /// The policies in force.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Policies)]
-struct PoliciesView {
-    generation: u64,
+pub(in crate::http) struct PoliciesView {
+    pub(in crate::http) generation: u64,
     /// What becomes of a call of which no policy says anything.
-    when_all_abstain: &'static str,
-    bindings: Vec<BindingView>,
+    pub(in crate::http) when_all_abstain: &'static str,
+    pub(in crate::http) bindings: Vec<BindingView>,
     /// Questions to policies in shadow that found no room in the queue.
-    shadow_questions_dropped: u64,
-    last_reload: ReloadView,
+    pub(in crate::http) shadow_questions_dropped: u64,
+    pub(in crate::http) last_reload: ReloadView,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Reload)]
-struct ReloadView {
+pub(in crate::http) struct ReloadView {
     #[schema(format = DateTime)]
-    at: String,
-    ok: bool,
+    pub(in crate::http) at: String,
+    pub(in crate::http) ok: bool,
     /// Why what ran before stayed.
-    error: Option<String>,
-    changes: Option<ChangesView>,
+    pub(in crate::http) error: Option<String>,
+    pub(in crate::http) changes: Option<ChangesView>,
 }
 
 /// What the policies that a reload brought say of earlier decisions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PolicyChanges)]
 pub(in crate::http) struct ChangesView {
-    summary: String,
-    questions: usize,
-    unanswered: usize,
-    different: Vec<ChangeView>,
+    pub(in crate::http) summary: String,
+    pub(in crate::http) questions: usize,
+    pub(in crate::http) unanswered: usize,
+    pub(in crate::http) different: Vec<ChangeView>,
     /// How many more are different.
-    more: usize,
-    dropped: Vec<DroppedView>,
+    pub(in crate::http) more: usize,
+    pub(in crate::http) dropped: Vec<DroppedView>,
     /// Whether all recorded questions were asked.
-    complete: bool,
+    pub(in crate::http) complete: bool,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = PolicyChange)]
-struct ChangeView {
-    decision: Option<String>,
+pub(in crate::http) struct ChangeView {
+    pub(in crate::http) decision: Option<String>,
     #[schema(value_type = String)]
-    policy: BindingName,
-    hook: &'static str,
-    before: String,
-    after: String,
+    pub(in crate::http) policy: BindingName,
+    pub(in crate::http) hook: &'static str,
+    pub(in crate::http) before: String,
+    pub(in crate::http) after: String,
 }
 
 /// Recorded questions to a policy that is bound no more.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DroppedPolicy)]
-struct DroppedView {
+pub(in crate::http) struct DroppedView {
     #[schema(value_type = String)]
-    policy: BindingName,
-    questions: usize,
+    pub(in crate::http) policy: BindingName,
+    pub(in crate::http) questions: usize,
 }
 
 /// One use of a policy module.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Binding)]
-struct BindingView {
+pub(in crate::http) struct BindingView {
     #[schema(value_type = String)]
-    name: BindingName,
+    pub(in crate::http) name: BindingName,
     /// Where it comes from.
-    module: String,
-    module_name: String,
-    version: String,
-    digest: String,
-    signed_by: Vec<String>,
-    hooks: Vec<&'static str>,
-    priority: i32,
+    pub(in crate::http) module: String,
+    pub(in crate::http) module_name: String,
+    pub(in crate::http) version: String,
+    pub(in crate::http) digest: String,
+    pub(in crate::http) signed_by: Vec<String>,
+    pub(in crate::http) hooks: Vec<&'static str>,
+    pub(in crate::http) priority: i32,
     #[serde(rename = "match")]
-    matches: MatchView,
+    pub(in crate::http) matches: MatchView,
     #[schema(value_type = BindingModeWord)]
-    mode: &'static str,
-    advisory: bool,
-    allow_rewrite: bool,
+    pub(in crate::http) mode: &'static str,
+    pub(in crate::http) advisory: bool,
+    pub(in crate::http) allow_rewrite: bool,
     /// What the module wants.
-    capabilities: Vec<&'static str>,
+    pub(in crate::http) capabilities: Vec<&'static str>,
     /// What the binding lets it have.
-    grants: Vec<&'static str>,
-    instances: InstancesView,
-    limits: LimitsView,
-    warnings: Vec<String>,
-    failures: u64,
-    degraded: bool,
-    shadow: Option<ShadowView>,
+    pub(in crate::http) grants: Vec<&'static str>,
+    pub(in crate::http) instances: InstancesView,
+    pub(in crate::http) limits: LimitsView,
+    pub(in crate::http) warnings: Vec<String>,
+    pub(in crate::http) failures: u64,
+    pub(in crate::http) degraded: bool,
+    pub(in crate::http) shadow: Option<ShadowView>,
     #[schema(value_type = ManagedByWord)]
-    managed_by: &'static str,
+    pub(in crate::http) managed_by: &'static str,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = PolicyInstances)]
-struct InstancesView {
-    mode: &'static str,
-    remarks: Vec<String>,
+pub(in crate::http) struct InstancesView {
+    pub(in crate::http) mode: &'static str,
+    pub(in crate::http) remarks: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = PolicyLimits)]
-struct LimitsView {
-    time_ms: u64,
-    memory_bytes: usize,
-    reuse: &'static str,
+pub(in crate::http) struct LimitsView {
+    pub(in crate::http) time_ms: u64,
+    pub(in crate::http) memory_bytes: usize,
+    pub(in crate::http) reuse: &'static str,
 }
 
 /// What a policy in shadow would have done.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShadowTally)]
-struct ShadowView {
-    asked: u64,
-    stricter: u64,
-    milder: u64,
+pub(in crate::http) struct ShadowView {
+    pub(in crate::http) asked: u64,
+    pub(in crate::http) stricter: u64,
+    pub(in crate::http) milder: u64,
 }
 
 /// What narrows a binding; what matches everything is left out.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Match)]
-struct MatchView {
-    upstreams: Vec<String>,
-    tools: Vec<String>,
+pub(in crate::http) struct MatchView {
+    pub(in crate::http) upstreams: Vec<String>,
+    pub(in crate::http) tools: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    items: Option<Vec<String>>,
+    pub(in crate::http) items: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    principals: Option<Vec<String>>,
+    pub(in crate::http) principals: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    clients: Option<Vec<String>>,
+    pub(in crate::http) clients: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hooks: Option<Vec<&'static str>>,
+    pub(in crate::http) hooks: Option<Vec<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<Vec<String>>,
+    pub(in crate::http) groups: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hints: Option<Vec<&'static str>>,
+    pub(in crate::http) hints: Option<Vec<&'static str>>,
 }
 
 /// A set of policies that is in force or was.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Generation)]
-struct GenerationView {
-    generation: u64,
+pub(in crate::http) struct GenerationView {
+    pub(in crate::http) generation: u64,
     #[schema(format = DateTime)]
-    at: String,
-    actor: String,
-    /// `start`, `reload`, `binding` or `rollback`.
-    cause: &'static str,
+    pub(in crate::http) at: String,
+    pub(in crate::http) actor: String,
+    /// `start`, `reload` or `rollback`.
+    pub(in crate::http) cause: &'static str,
     /// The generation that one went back to.
-    of: Option<u64>,
-    running: bool,
-    policies: Vec<EarlierPolicy>,
+    pub(in crate::http) of: Option<u64>,
+    pub(in crate::http) running: bool,
+    pub(in crate::http) policies: Vec<EarlierPolicy>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = GenerationPolicy)]
-struct EarlierPolicy {
+pub(in crate::http) struct EarlierPolicy {
     #[schema(value_type = String)]
-    name: BindingName,
-    module_name: String,
-    version: String,
-    digest: String,
+    pub(in crate::http) name: BindingName,
+    pub(in crate::http) module_name: String,
+    pub(in crate::http) version: String,
+    pub(in crate::http) digest: String,
     #[schema(value_type = BindingModeWord)]
-    mode: &'static str,
+    pub(in crate::http) mode: &'static str,
 }
 
 /// What the document of the API says of these.
@@ -243,20 +243,22 @@ pub(super) async fn roll_back(
     Extension(operator): Extension<Operator>,
     Json(WayBack { to }): Json<WayBack>,
 ) -> Answer {
-    match api.control.roll_back(to, operator.0).await {
-        Ok(_) => Ok(ok(&json!({ "generations": generations_view(&api) }))),
-        Err(error) => {
-            let code = match error {
-                RollbackError::NothingBefore => "nothing_before",
-                RollbackError::NotKept { .. } => "not_kept",
-                RollbackError::Running { .. } => "running",
-            };
-            Err(Problem::new(StatusCode::CONFLICT, code, error.to_string()))
-        }
+    api.control.roll_back(to, operator.0).await?;
+    Ok(ok(&json!({ "generations": generations_view(&api) })))
+}
+
+impl From<RollbackError> for Problem {
+    fn from(error: RollbackError) -> Self {
+        let code = match error {
+            RollbackError::NothingBefore => "nothing_before",
+            RollbackError::NotKept { .. } => "not_kept",
+            RollbackError::Running { .. } => "running",
+        };
+        Self::new(StatusCode::CONFLICT, code, error.to_string())
     }
 }
 
-fn view(api: &Api) -> PoliciesView {
+pub(in crate::http) fn view(api: &Api) -> PoliciesView {
     let snapshot = api.control.snapshot.load();
     let last = api.control.last_reload();
     PoliciesView {
@@ -279,7 +281,7 @@ fn generations_view(api: &Api) -> Vec<GenerationView> {
     kept.iter().rev().map(|generation| generation_view(generation, running)).collect()
 }
 
-fn generation_view(generation: &Generation, running: u64) -> GenerationView {
+pub(in crate::http) fn generation_view(generation: &Generation, running: u64) -> GenerationView {
     let Generation { number, at, actor, cause, policies } = generation;
     let policy = |bound: &BoundPolicy| {
         let module = bound.module();
@@ -305,7 +307,7 @@ fn generation_view(generation: &Generation, running: u64) -> GenerationView {
     }
 }
 
-fn binding_view(bound: &BoundPolicy) -> BindingView {
+pub(in crate::http) fn binding_view(bound: &BoundPolicy) -> BindingView {
     let module = bound.module();
     let Binding { name, module: source, priority, mode, advisory, allow_rewrite, grants, managed_by, .. } =
         bound.binding();

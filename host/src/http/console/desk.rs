@@ -246,6 +246,18 @@ impl Desk {
         self.site().address(&format!("{path}{joint}done={sealed}"))
     }
 
+    /// Whether a token is that of the form that this person was shown for this path, sent for the first time.
+    pub(super) async fn take_token(
+        &self,
+        person: &Person,
+        path: &str,
+        token: &str,
+        from: Option<std::net::IpAddr>,
+    ) -> Result<(), Stop> {
+        let form = Form { purpose: PURPOSE, subject: path, cookie: person.cookie };
+        self.console.take_form(&form, token, from).await.map_err(Stop::Page)
+    }
+
     /// Sends somebody to a page of ours.
     pub(super) fn go(&self, path: &str) -> Response {
         see_other(&self.site().address(path))
@@ -301,6 +313,8 @@ done! {
     Refreshed => "refreshed": "Its tools are being read again.",
     AgreedTo => "agreed_to": "What it offers is agreed to.",
     Forgotten => "forgotten": "What was agreed to is forgotten.",
+    Reloaded => "reloaded": "The configuration and all modules were read again and are in force.",
+    RolledBack => "rolled-back": "The earlier policies are in force again.",
 }
 
 impl Done {

@@ -51,11 +51,13 @@ mod keys;
 mod me;
 mod overview;
 mod people;
+mod policies;
 mod set_up;
 mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod upstreams;
 mod words;
 
@@ -127,20 +129,7 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[
-    overview::PAGES,
-    upstreams::PAGES,
-    keys::PAGES,
-    people::PAGES,
-    me::PAGES,
-    clients::PAGES,
-    grants::PAGES,
-    connections::PAGES,
-    approvals::PAGES,
-    decisions::PAGES,
-    audit::PAGES,
-    settings::PAGES,
-];
+const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, upstreams::PAGES, keys::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES, connections::PAGES, approvals::PAGES, policies::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
@@ -149,6 +138,9 @@ pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
 
 /// Purpose of the token with which our pages ask the API.
 const API: &str = "ask the API";
+
+/// Largest form of who is signed in, in bytes: policies have long configurations.
+const MAX_LONG_FORM: usize = 1 << 20;
 
 /// What the handlers work with.
 pub struct Console {

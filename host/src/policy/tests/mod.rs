@@ -16,6 +16,7 @@ mod prebuilt;
 mod publish;
 mod scene;
 mod shadow;
+mod tryout;
 mod visible;
 
 /// One policy about registrations that always answers this: for tests of whoever asks.

@@ -109,6 +109,7 @@ pub(super) fn operations() -> Vec<Described> {
         super::policies::operations(),
         super::policy_modules::operations(),
         super::policy_bindings::operations(),
+        super::policy_try::operations(),
         super::trails::operations(),
         super::tails::operations(),
         super::recordings::operations(),
