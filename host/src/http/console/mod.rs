@@ -129,7 +129,21 @@ impl<S> Route<S> {
 }
 
 /// The pages for who is signed in, by the part of the console that they belong to.
-const PARTS: &[&[Route<Desk>]] = &[overview::PAGES, upstreams::PAGES, keys::PAGES, people::PAGES, me::PAGES, clients::PAGES, grants::PAGES, connections::PAGES, approvals::PAGES, policies::PAGES, decisions::PAGES, audit::PAGES, settings::PAGES];
+const PARTS: &[&[Route<Desk>]] = &[
+    overview::PAGES,
+    upstreams::PAGES,
+    keys::PAGES,
+    people::PAGES,
+    me::PAGES,
+    clients::PAGES,
+    grants::PAGES,
+    connections::PAGES,
+    approvals::PAGES,
+    policies::PAGES,
+    decisions::PAGES,
+    audit::PAGES,
+    settings::PAGES,
+];
 
 /// The pages for who is signed in.
 pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
