@@ -117,6 +117,13 @@ impl Row {
         self.view.running.reason.as_deref().or(self.view.mistake.as_deref()).map(text::lines)
     }
 
+    /// What keeps its definition from coming into force, where that is not why it does not run.
+    fn mistake(&self) -> Option<String> {
+        let mistake =
+            self.view.mistake.as_deref().filter(|mistake| self.view.running.reason.as_deref() != Some(*mistake));
+        mistake.filter(|_| self.view.running.reason.is_some()).map(text::lines)
+    }
+
     fn revision(&self) -> u64 {
         self.view.definition_revision.unwrap_or_default()
     }
