@@ -3,7 +3,8 @@
 //!
 //! Virtual keys, upstreams of the store, people and pins are read again, lists of people's own are looked at again ([`super::lists`]), and data keys that may have been destroyed are forgotten. Then the snapshot says
 //! which revision of the store it is of. Whoever looks after lists and watches is told that people have changed. What an operator did about policies somewhere else is done here as well: on
-//! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them.
+//! a reload every gateway reads the files of its own, on a rollback it goes back to the same policies, if it keeps them, and
+//! bindings of the store that have changed come into force.
 //! That takes its time and waits for other changes, so that it has a task of its own. Where it cannot be done, what runs
 //! stays, and that is told.
 

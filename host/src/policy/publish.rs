@@ -292,8 +292,8 @@ fn read(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
 /// Step *digest*.
 fn check_digest(binding: &Binding, bytes: &[u8]) -> Result<Arc<str>, LoadError> {
     let found = module::digest(bytes);
-    let expected = binding.digest.as_deref().into_iter().chain(binding.module.uploaded());
-    match expected.into_iter().find(|expected| **expected != *found) {
+    let mut named = binding.digest.as_deref().into_iter().chain(binding.module.uploaded());
+    match named.find(|named| **named != *found) {
         Some(expected) => Err(LoadError::DigestMismatch { expected: expected.to_owned(), found: found.to_string() }),
         None => Ok(found),
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -17,7 +18,10 @@ use crate::policy::Published;
 use crate::policy::replay::{self, Changes};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
-use crate::store::{Cursor, Page};
+use crate::store::{Cursor, Page, StoreError};
+
+/// Until bindings are read again that could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a change of a binding came to.
 #[derive(Clone, Debug)]
@@ -215,7 +219,7 @@ impl Control {
                 Committing::TooMany => return Err(PolicyError::TooManyBindings),
             }
         }
-        Err(crate::store::StoreError::Busy.into())
+        Err(StoreError::Busy.into())
     }
 
     /// Loads all policies as they would be.
@@ -257,19 +261,27 @@ impl Control {
         generation
     }
 
-    /// Brings the bindings into force that somebody has changed on another gateway.
+    /// Brings the bindings into force that somebody has changed on another gateway. While the store does not answer, that is
+    /// tried again.
     pub(in crate::admin) async fn follow_bindings(&self) {
-        let _one_at_a_time = self.changing.lock().await;
-        if let Err(error) = self.try_to_follow().await {
+        while let Err(error) = self.try_to_follow().await {
             let reason = match error {
                 BuildError::Policies(errors) => errors.to_string(),
-                BuildError::Store(_) | BuildError::Vault(_) | BuildError::Interrupted => error.to_string(),
+                BuildError::Store(StoreError::Unreadable { .. }) | BuildError::Vault(_) | BuildError::Interrupted => {
+                    error.to_string()
+                }
+                BuildError::Store(error) => {
+                    tracing::warn!(%error, "policies of the store have changed and cannot be read: they are tried again");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
             };
-            self.tell_not_followed(reason).await;
+            return self.tell_not_followed(reason).await;
         }
     }
 
     async fn try_to_follow(&self) -> Result<(), BuildError> {
+        let _one_at_a_time = self.changing.lock().await;
         let bound = stored::all(&self.store).await?;
         if bound.at == self.bound.load().at {
             return Ok(());

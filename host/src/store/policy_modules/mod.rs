@@ -28,13 +28,15 @@ pub(super) mod tests;
 pub const MAX_MODULES: usize = 64;
 /// Most bytes of all of them together.
 pub const MAX_BYTES: u64 = 64 << 20;
-/// Largest description of a module, and largest file of its signatures, in bytes.
-const MAX_MANIFEST_BYTES: usize = 96 << 10;
-const MAX_SIGNATURES_BYTES: usize = 64 << 10;
+/// Largest description of a module, and largest file of its signatures, in bytes. Both fit a row though each byte should be
+/// written as two.
+const MAX_MANIFEST_BYTES: usize = 64 << 10;
+const MAX_SIGNATURES_BYTES: usize = 48 << 10;
 /// Bytes of a piece.
 const PIECE_BYTES: usize = MAX_VALUE_BYTES;
 /// Most pieces of one module.
-const MAX_PIECES: usize = (MAX_BYTES as usize).div_ceil(PIECE_BYTES);
+const MAX_PIECES: usize = 256;
+const _: () = assert!((MAX_PIECES * PIECE_BYTES) as u64 == MAX_BYTES);
 /// Pieces that one transaction writes or reads.
 const STEP: usize = 4;
 /// How long a module may take to arrive.
@@ -124,8 +126,8 @@ pub async fn keep(store: &Store, module: NewModule, actor: Actor) -> Result<Keep
         let digest = digest.clone();
         let put = move |tx: &mut WriteTx<'_>| {
             same_arrival(tx, &digest, begun)?;
-            let numbered = (step * STEP..).zip(&some);
-            numbered.into_iter().try_for_each(|(at, piece)| tx.put(Table::PolicyModulePieces, &key(&digest, at), piece))
+            let mut numbered = (step * STEP..).zip(&some);
+            numbered.try_for_each(|(at, piece)| tx.put(Table::PolicyModulePieces, &key(&digest, at), piece))
         };
         store.write(put).await?;
     }
