@@ -4,7 +4,7 @@
 //! a policy that asks the host for something else cannot be answered and is told as such. There is no deadline but a
 //! generous one: this is about what is decided and not about how soon. Nothing here changes anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,11 +189,16 @@ pub fn as_if_asked(binding: &Binding, recorded: &[PastQuestion]) -> Vec<PastQues
             && any(clients, &caller["client_id"])
             && fits_groups
     };
+    // One of this name may have been there before.
+    let own = recorded.iter().filter(|question| question.binding == binding.name);
+    let had_a_say: HashSet<&str> = own.filter_map(|question| question.decision.as_deref()).collect();
     let calls = recorded.iter().filter(|question| question.hook == Hook::ToolCall && fits(&question.input));
     let mut asked: Vec<PastQuestion> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     for question in calls {
-        let Some(decision) = question.decision.as_deref() else { continue };
+        let Some(decision) = question.decision.as_deref().filter(|decision| !had_a_say.contains(decision)) else {
+            continue;
+        };
         let shows_all = !question.input["request"]["arguments"].is_null();
         let put = PastQuestion {
             binding: binding.name.clone(),
@@ -285,6 +290,8 @@ mod tests {
             asked_of("d1", "c", input("add", Value::Null)),
             asked_of("d2", "a", input("read", Value::Null)),
             PastQuestion { hook: Hook::ListTools, ..asked_of("d3", "a", input("add", Value::Null)) },
+            asked_of("d4", "new", input("add", Value::Null)),
+            asked_of("d4", "a", input("add", Value::Null)),
         ];
         let told = |matches: Match| -> Vec<(String, bool)> {
             let asked = as_if_asked(&binding(matches), &recorded);

@@ -140,17 +140,21 @@ async fn a_change_is_rehearsed_on_what_was_recorded() {
     bound(&gateway, denying(&digest, "first")).await;
     assert_eq!(code(&gateway).await, "first");
     gateway.until("/api/v1/recordings", |view| view["questions"].as_array().is_some_and(|all| !all.is_empty())).await;
-    let rehearse = async |definition: Value| {
+    let rehearse = async |name: &str, definition: Value| {
         let body = json!({ "definition": definition });
-        gateway.operator("POST", &format!("{GUARD}/rehearse"), Some(body)).await.json()
+        gateway.operator("POST", &format!("{BINDINGS}/{name}/rehearse"), Some(body)).await.json()
     };
-    let changes = rehearse(denying(&digest, "second")).await;
-    let different = changes["different"].as_array().unwrap_or_else(|| panic!("{changes}"));
-    let is_told = |change: &Value| {
-        change["before"].as_str().unwrap().contains("first") && change["after"].as_str().unwrap().contains("second")
+    let tells = |changes: &Value, before: &str, after: &str| {
+        let different = changes["different"].as_array().unwrap_or_else(|| panic!("{changes}"));
+        let told = |change: &Value, member: &str, part: &str| change[member].as_str().unwrap().contains(part);
+        different.iter().any(|change| told(change, "before", before) && told(change, "after", after))
     };
-    assert!(different.iter().any(is_told), "{changes}");
-    let changes = rehearse(Value::Null).await;
+    let changes = rehearse("guard", denying(&digest, "second")).await;
+    assert!(tells(&changes, "first", "second"), "{changes}");
+    let changes = rehearse("another", denying(&digest, "third")).await;
+    assert!(tells(&changes, "abstain", "third"), "one that is new had no say: {changes}");
+    assert_eq!(changes["dropped"], json!([]), "{changes}");
+    let changes = rehearse("guard", Value::Null).await;
     assert_eq!(changes["dropped"][0]["policy"], "guard", "{changes}");
     assert_eq!(code(&gateway).await, "first", "nothing has changed");
 }

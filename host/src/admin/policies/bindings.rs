@@ -238,7 +238,12 @@ impl Control {
         {
             recorded.extend(replay::as_if_asked(new, &recorded));
         }
-        Ok(self.load_policies(settings, upstreams, recorded, generation).await?)
+        let mut published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        if let (Wish::Create { name, .. }, Some(changes)) = (wish, &mut published.changes) {
+            // What is new and asked nothing had no say that it could lose.
+            changes.dropped.remove(name);
+        }
+        Ok(published)
     }
 
     /// Publishes policies that were put together with these bindings. Whoever calls this holds `changing`.
