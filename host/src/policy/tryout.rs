@@ -260,8 +260,8 @@ impl End {
     }
 
     fn objected(said: &Said, verdict: &'static str) -> Self {
-        let code = said.code.iter().map(|code| format!(" {code}"));
-        let message = format!("policy {} says {verdict}{}", said.binding, code.collect::<String>());
+        let code = said.code.as_ref().map(|code| format!(" {code}")).unwrap_or_default();
+        let message = format!("policy {} says {verdict}{code}", said.binding);
         Self { passes: false, check: verdict, by: Some(said.binding.clone()), message: Some(message), arguments: None }
     }
 }

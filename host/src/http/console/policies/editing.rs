@@ -95,7 +95,9 @@ pub(super) async fn new(State(desk): State<Desk>, Extension(person): Extension<P
     let mut definition = Map::new();
     definition.insert("mode".to_owned(), json!("shadow"));
     definition.insert(CONFIG.to_owned(), sample.unwrap_or_else(|| json!({})));
-    let wanted = described.as_ref().map(|described| described.manifest["capabilities"].clone());
+    // What a stranger's module wants, an owner gives on purpose.
+    let own = described.as_ref().filter(|_| module.starts_with("builtin:"));
+    let wanted = own.map(|described| described.manifest["capabilities"].clone());
     let wanted = wanted.filter(|wanted| wanted.as_array().is_some_and(|wanted| !wanted.is_empty()));
     definition.extend(wanted.map(|wanted| ("grants".to_owned(), wanted)));
     let work = Work {

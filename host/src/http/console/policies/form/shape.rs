@@ -166,7 +166,14 @@ impl<'s> Reader<'s> {
                 match self.kind(items, depth + 1)? {
                     Kind::Text { .. } => Some(Kind::Lines),
                     Kind::Choice(choices) => Some(Kind::Choices(choices)),
-                    _ => None,
+                    Kind::Number
+                    | Kind::Flag
+                    | Kind::Choices(_)
+                    | Kind::Lines
+                    | Kind::Rows(_)
+                    | Kind::Group(_)
+                    | Kind::Map
+                    | Kind::Json => None,
                 }
             }
             "object" => match self.shape(node, depth + 1) {
