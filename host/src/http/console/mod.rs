@@ -153,9 +153,6 @@ pub fn pages() -> impl Iterator<Item = &'static Route<Desk>> {
 /// Purpose of the token with which our pages ask the API.
 const API: &str = "ask the API";
 
-/// Largest form of who is signed in, in bytes: policies have long configurations.
-const MAX_LONG_FORM: usize = 1 << 20;
-
 /// What the handlers work with.
 pub struct Console {
     server: Arc<AuthorizationServer>,

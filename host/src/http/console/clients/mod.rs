@@ -21,13 +21,13 @@ const HERE: &str = "/clients";
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
-    asks("/clients/new", || get(forms::ask_new)),
-    does("/clients/new", || post(forms::create)),
+    asks("/clients/new", || get(forms::ask_new)).fresh(),
+    does("/clients/new", || post(forms::create)).fresh(),
     shows("/clients/{id}", || get(show)),
-    asks("/clients/{id}/change", || get(forms::ask_change)),
-    does("/clients/{id}/change", || post(forms::change)),
-    asks("/clients/{id}/secret", || get(ask_secret)),
-    does("/clients/{id}/secret", || post(new_secret)),
+    asks("/clients/{id}/change", || get(forms::ask_change)).fresh(),
+    does("/clients/{id}/change", || post(forms::change)).fresh(),
+    asks("/clients/{id}/secret", || get(ask_secret)).fresh(),
+    does("/clients/{id}/secret", || post(new_secret)).fresh(),
     asks("/clients/{id}/remove", || get(ask_remove)),
     does("/clients/{id}/remove", || post(remove)),
 ];

@@ -30,8 +30,8 @@ const NEW: &str = "/keys/new";
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
-    asks(NEW, || get(ask_new)),
-    does(NEW, || post(make)),
+    asks(NEW, || get(ask_new)).fresh(),
+    does(NEW, || post(make)).fresh(),
     shows(access::PATH, || get(access::matrix)),
     shows("/keys/{name}", || get(show)),
     shows("/keys/{name}/access", || get(access::show)),
@@ -40,8 +40,8 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/keys/{name}/enable", || post(life::enable)),
     asks("/keys/{name}/disable", || get(life::ask_disable)),
     does("/keys/{name}/disable", || post(life::disable)),
-    asks("/keys/{name}/rotate", || get(life::ask_rotate)),
-    does("/keys/{name}/rotate", || post(life::rotate)),
+    asks("/keys/{name}/rotate", || get(life::ask_rotate)).fresh(),
+    does("/keys/{name}/rotate", || post(life::rotate)).fresh(),
     asks("/keys/{name}/end-earlier", || get(life::ask_end_earlier)),
     does("/keys/{name}/end-earlier", || post(life::end_earlier)),
     asks("/keys/{name}/remove", || get(life::ask_remove)),

@@ -29,8 +29,8 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     own("GET", "/me/password", || get(ask_password)),
     own("POST", "/me/password", || post(change_password)),
     own("GET", "/me/tokens", || get(tokens::list)).for_owners(),
-    own("GET", "/me/tokens/new", || get(tokens::ask_new)),
-    own("POST", "/me/tokens/new", || post(tokens::create)),
+    own("GET", "/me/tokens/new", || get(tokens::ask_new)).fresh(),
+    own("POST", "/me/tokens/new", || post(tokens::create)).fresh(),
     own("GET", "/me/tokens/{id}/revoke", || get(tokens::ask_revoke)),
     own("POST", "/me/tokens/{id}/revoke", || post(tokens::revoke)),
 ];

@@ -17,21 +17,21 @@ const HERE: &str = "/people";
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
-    asks("/people/new", || get(forms::ask_new)),
-    does("/people/new", || post(forms::create)),
+    asks("/people/new", || get(forms::ask_new)).fresh(),
+    does("/people/new", || post(forms::create)).fresh(),
     shows("/people/{id}", || get(show)),
-    asks("/people/{id}/change", || get(forms::ask_change)),
-    does("/people/{id}/change", || post(forms::change)),
-    asks("/people/{id}/password", || get(forms::ask_password)),
-    does("/people/{id}/password", || post(forms::set_password)),
-    asks("/people/{id}/password/remove", || get(ask_remove_password)),
-    does("/people/{id}/password/remove", || post(remove_password)),
-    does("/people/{id}/suspend", || post(suspend)),
-    does("/people/{id}/activate", || post(activate)),
+    asks("/people/{id}/change", || get(forms::ask_change)).fresh(),
+    does("/people/{id}/change", || post(forms::change)).fresh(),
+    asks("/people/{id}/password", || get(forms::ask_password)).fresh(),
+    does("/people/{id}/password", || post(forms::set_password)).fresh(),
+    asks("/people/{id}/password/remove", || get(ask_remove_password)).fresh(),
+    does("/people/{id}/password/remove", || post(remove_password)).fresh(),
+    does("/people/{id}/suspend", || post(suspend)).fresh(),
+    does("/people/{id}/activate", || post(activate)).fresh(),
     asks("/people/{id}/sign-out", || get(ask_sign_out)),
     does("/people/{id}/sign-out", || post(sign_out)),
-    asks("/people/{id}/remove", || get(ask_remove)),
-    does("/people/{id}/remove", || post(remove)),
+    asks("/people/{id}/remove", || get(ask_remove)).fresh(),
+    does("/people/{id}/remove", || post(remove)).fresh(),
 ];
 
 const ROLES: [(&str, &str); 5] =

@@ -25,14 +25,15 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(show)),
     shows(signing_keys::PATH, || get(signing_keys::show)),
     does(signing_keys::ROTATE, || post(signing_keys::rotate)),
-    asks("/settings/signing-keys/{id}/revoke", || get(signing_keys::confirm)).for_owners(),
-    does("/settings/signing-keys/{id}/revoke", || post(signing_keys::revoke)).for_owners(),
+    asks("/settings/signing-keys/{id}/revoke", || get(signing_keys::confirm)).for_owners().fresh(),
+    does("/settings/signing-keys/{id}/revoke", || post(signing_keys::revoke)).for_owners().fresh(),
     shows(vault::PATH, || get(vault::show)),
     does(vault::VERIFY, || post(vault::verify)),
-    does(vault::ROTATE, || post(vault::rotate)).for_owners(),
-    does(vault::REWRAP, || post(vault::rewrap)).for_owners(),
+    does(vault::ROTATE, || post(vault::rotate)).for_owners().fresh(),
+    does(vault::REWRAP, || post(vault::rewrap)).for_owners().fresh(),
     shows(store::PATH, || get(store::show)),
     asks(store::VERIFY, || get(store::verify)),
+    asks(store::BACKUP, || get(store::back_up)).for_owners().fresh(),
 ];
 
 const HERE: &str = "/settings";

@@ -3,6 +3,7 @@
 use askama::Template;
 use axum::Extension;
 use axum::extract::State;
+use axum::response::Response;
 
 use super::super::Person;
 use super::super::desk::{Answer, Desk, Head};
@@ -14,6 +15,7 @@ use crate::store::stats::{Stats, TableStats};
 
 pub(super) const PATH: &str = "/settings/store";
 pub(super) const VERIFY: &str = "/settings/store/verify";
+pub(super) const BACKUP: &str = "/settings/store/backup";
 
 #[derive(Template)]
 #[template(path = "console/store.html")]
@@ -49,6 +51,11 @@ struct VerifiedPage<'a> {
     head: Head<'a>,
     found: Verification,
     rows: u64,
+}
+
+/// Leads to the API's stream, once whoever wants it has shown lately who they are: the API would tell them so in JSON.
+pub(super) async fn back_up(State(desk): State<Desk>) -> Response {
+    desk.go("/api/v1/store/backup")
 }
 
 pub(super) async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Answer {
