@@ -25,7 +25,7 @@ mod settings;
 mod upstreams;
 
 /// A browser in which a person with this role, and that name, is signed in.
-pub async fn browser_of(gateway: &Gateway, role: &str) -> Browser {
+pub(crate) async fn browser_of(gateway: &Gateway, role: &str) -> Browser {
     person(gateway, role, role).await;
     signed_in(gateway, role).await
 }

@@ -117,7 +117,7 @@ async fn the_store_is_looked_at_checked_and_backed_up() {
     assert!(page.text().contains("users") && page.links().iter().all(|link| !link.contains("backup")), "{page}");
     let mut owner = browser_of(&gateway, "owner").await;
     let page = owner.get("/settings/store").await;
-    assert!(page.links().contains(&"/api/v1/store/backup"), "{page}");
+    assert!(page.links().contains(&"/settings/store/backup"), "{page}");
     assert!(owner.get("/settings/store/verify").await.text().contains("Indexes and tables agree"));
     // A link of a page of ours, as the browser follows it.
     let backup = owner.step("GET", "/api/v1/store/backup", "", &[("sec-fetch-site", "same-origin")]).await;

@@ -15,10 +15,10 @@ use super::at;
 use crate::cli::run_in;
 use crate::vault::{Process, free_port};
 
-pub const PASSWORD: &str = "correct horse battery";
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// Makes an account of this role, and tells its id.
-pub async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
+pub(crate) async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
     let user = json!({ "login": login, "role": role, "password": PASSWORD });
     let reply = gateway.operator("POST", "/api/v1/users", Some(user)).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
@@ -26,7 +26,7 @@ pub async fn person(gateway: &Gateway, login: &str, role: &str) -> String {
 }
 
 /// A browser in which somebody has signed in at the admin listener.
-pub async fn signed_in(gateway: &Gateway, login: &str) -> Browser {
+pub(crate) async fn signed_in(gateway: &Gateway, login: &str) -> Browser {
     let mut browser = Browser::new(gateway.admin);
     let page = browser.get("/sign-in").await;
     let page = browser.submit(&page.form("/sign-in").with("login", login).with("password", PASSWORD)).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::reload::{code, configuration, denies, policies, until_event};
 use super::{call, shipped};
-use crate::operator::cli::run_in;
+use crate::cli::run_in;
 
 const BINDINGS: &str = "/api/v1/policies/bindings";
 const GUARD: &str = "/api/v1/policies/bindings/guard";

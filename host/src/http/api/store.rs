@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::IntoResponse as _;
 use futures_util::stream;
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use utoipa::ToSchema;
 
 use super::openapi::{Described, get};
@@ -111,8 +111,13 @@ pub(super) async fn back_up(State(api): State<Arc<Api>>, Extension(operator): Ex
         let piece = backup.dump.next().await.inspect_err(|error| tracing::error!(%error, "a backup broke off"))?;
         Ok::<_, crate::store::StoreError>(piece.map(|piece| (piece, backup)))
     });
-    let headers =
-        [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        // A browser keeps it as a file.
+        (CONTENT_DISPOSITION, "attachment; filename=\"portcullis.dump\""),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 

@@ -324,6 +324,7 @@ fn every_row_that_wants_a_fresh_sign_in_is_there() {
     assert_eq!(ROUTES.iter().filter(|route| route.wants_fresh()).count(), FRESH.len(), "each once");
 }
 
+#[tokio::test]
 async fn an_api_token_makes_no_other_whatever_it_may() {
     let gate = Gate::new().await;
     let owner = gate.person("owner", Role::Owner).await;
