@@ -24,6 +24,8 @@ const PARTS = [
 /** Pages that links lead to at the least: fewer means that links are missing. */
 const FEWEST = 40;
 const WALK_MS = 120_000;
+/** Names of things that are made here or by the file, which are words of paths as well. */
+const NAMES = new Set(['ci', 'nightly', 'test', 'calendar', 'tracker', 'wiki', 'away', 'careful', 'who-may-what']);
 
 await suite('console', async (report) => {
   const port = await freePort();
@@ -104,9 +106,6 @@ function kindOf(pathname) {
   const words = pathname.split('/').map((word) => (/[0-9A-Z%:._]/.test(word) || NAMES.has(word) ? '*' : word));
   return words.join('/');
 }
-
-/** Names of things that are made here or by the file, which are words of paths as well. */
-const NAMES = new Set(['ci', 'nightly', 'test', 'calendar', 'tracker', 'wiki', 'away', 'careful', 'who-may-what']);
 
 /** Paths of this gateway that a page leads to: those that show something, and that are pages. */
 async function linksOf(page, origin) {

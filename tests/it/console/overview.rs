@@ -40,7 +40,8 @@ async fn requests_are_drawn_as_the_api_counts_them() {
     let (up, wild) = (Fixture::start().await, Fixture::start().await);
     wild.set_tools(["delete"].map(fixture::tool).into());
     let builder = Gateway::builder().http_upstream("up", &up.url).http_upstream("wild", &wild.url);
-    let gateway = builder.key("alice").key_for("bob", "[]").section(CONFIRM).start().await;
+    let abstaining = format!("[policy]\nwhen_all_abstain = \"allow\"\n{CONFIRM}");
+    let gateway = builder.key("alice").key_for("bob", "[]").section(&abstaining).start().await;
     gateway.until_upstreams_are_up().await;
     gateway.caller("alice").call("up__echo", json!({})).await;
     gateway.caller("bob").call("up__echo", json!({})).await;
