@@ -9,6 +9,8 @@ import { Visitor } from './visitor.mjs';
 
 const axe = readFileSync(installed('axe-core/axe.min.js'), 'utf8');
 const CHECK_MS = 60_000;
+/** What a picture shows of a long page, in pixels. */
+const TALLEST = 2400;
 /** Largest picture, in bytes. */
 const MAX_PICTURE = 250_000;
 
@@ -41,9 +43,9 @@ export class Walk {
 
   /**
    * Does what leads to the page with this name, which has to say what is wanted, and judges it. `scripts` are those that it
-   * may have.
+   * may have. Not every page is worth a picture.
    */
-  async seen(name, go, wanted, { scripts = 0 } = {}) {
+  async seen(name, go, wanted, { scripts = 0, pictured = true } = {}) {
     const { page, report, view } = this;
     const title = `${view.name}: ${name}`;
     const there = await report.check(`${title} is shown`, async () => {
@@ -52,11 +54,13 @@ export class Walk {
       assert.match(await page.locator('main').innerText(), wanted);
     }, { within: CHECK_MS });
     if (!there) return;
-    if (pictures !== undefined && PICTURED.includes(view.name)) {
+    if (pictures !== undefined && pictured && PICTURED.includes(view.name)) {
       const file = `${name}-${view.name}.png`;
       assert.ok(!taken.has(file), `two pages are called ${name}`);
       taken.add(file);
-      await page.screenshot({ path: path.join(pictures, file), fullPage: true, animations: 'disabled' });
+      const height = await page.evaluate(() => document.documentElement.scrollHeight);
+      const clip = { x: 0, y: 0, width: view.width, height: Math.min(height, TALLEST) };
+      await page.screenshot({ path: path.join(pictures, file), fullPage: true, clip, animations: 'disabled' });
     }
     await judge(report, page, title, scripts);
   }
@@ -97,7 +101,7 @@ async function goThrough(page) {
     document.body.tabIndex = -1;
     document.body.focus();
     document.body.removeAttribute('tabindex');
-    globalThis.__usable = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea')]
+    globalThis.__usable = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]')]
       .filter((element) => element.tabIndex >= 0 && element.checkVisibility());
     return globalThis.__usable.length;
   });

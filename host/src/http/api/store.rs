@@ -105,7 +105,7 @@ pub(super) fn operations() -> Vec<Described> {
 }
 
 /// The whole store in the format of `store::dump`. Its end tells whether everything arrived.
-pub(super) async fn back_up(State(api): State<Arc<Api>>, Extension(operator): Extension<Operator>) -> Answer {
+pub(in crate::http) async fn back_up(State(api): State<Arc<Api>>, Extension(operator): Extension<Operator>) -> Answer {
     let backup = api.control.back_up(operator.0).await?;
     let pieces = stream::try_unfold(backup, async |mut backup: Backup| {
         let piece = backup.dump.next().await.inspect_err(|error| tracing::error!(%error, "a backup broke off"))?;

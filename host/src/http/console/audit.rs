@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::decisions::{asking, stream, to_the_second};
 use super::desk::{Answer, Asked, Desk, Head};
+use super::fields::page;
 use super::{Person, Route, shows};
 use crate::http::api::trails::{self, AuditQuery, AuditView};
 use crate::http::oauth::pages::Site;
@@ -86,7 +87,7 @@ struct EntryPage<'a> {
     facts: Vec<Fact>,
     /// The entries before and after.
     before: Option<u64>,
-    after: u64,
+    after: Option<u64>,
 }
 
 impl EntryPage<'_> {
@@ -114,7 +115,7 @@ struct Fact {
 }
 
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
-    let entry = trails::audit_entry(&desk.api, &id).await?;
+    let (entry, last) = (trails::audit_entry(&desk.api, &id).await?, desk.api.tails.audit.last().await?);
     Ok(desk.page(EntryPage {
         site: desk.site(),
         head: desk.head(&person, PATH),
@@ -122,7 +123,7 @@ async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Pa
         changes: changes(&entry.detail),
         facts: facts(&entry.detail),
         before: entry.sequence.checked_sub(1).filter(|number| *number > 0),
-        after: entry.sequence + 1,
+        after: (entry.sequence < last).then(|| entry.sequence + 1),
         entry,
     }))
 }
@@ -175,7 +176,8 @@ fn page_of(member: &str, value: &str) -> Option<String> {
         "policy" => "policies/bindings",
         _ => return None,
     };
-    (!value.is_empty() && value.bytes().all(is_segment)).then(|| format!("/{area}/{value}"))
+    let is_name = !matches!(value, "" | "." | "..") && value.bytes().all(is_segment);
+    is_name.then(|| page(&format!("/{area}"), value))
 }
 
 fn said(value: &Value) -> String {

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{Console, Person, address, sign_in};
+use super::{Console, Person, address, fields, sign_in};
 use crate::audit::Actor;
 use crate::http::api::{Api, Operator, Problem, Who};
 use crate::http::oauth::csrf::{self, Fields, Form};
@@ -177,6 +177,11 @@ impl<'a> Head<'a> {
 
     pub(super) fn is_owner(&self) -> bool {
         self.role() >= Role::Owner
+    }
+
+    /// The page of one thing of a part of the console.
+    pub(super) fn page(&self, part: &str, name: impl std::fmt::Display) -> String {
+        fields::page(part, &name.to_string())
     }
 
     /// A token for the form that is sent to this path.

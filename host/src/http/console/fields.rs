@@ -27,7 +27,7 @@ pub(super) struct Paths(pub(super) String);
 
 impl Paths {
     pub(super) fn of(part: &str, id: &str) -> Self {
-        Self(format!("{part}/{}", segment(id)))
+        Self(page(part, id))
     }
 
     /// Where the thing itself is shown.
@@ -37,6 +37,16 @@ impl Paths {
 
     pub(super) fn to(&self, what: &str) -> String {
         format!("{}/{what}", self.0)
+    }
+}
+
+/// The page of one thing of a part. One that is called like a page of ours has its first letter written as its number, which is
+/// the same address to whoever reads it and another one to the table of pages.
+pub(super) fn page(part: &str, id: &str) -> String {
+    let path = format!("{part}/{}", segment(id));
+    match (super::pages().any(|row| row.path == path), id.as_bytes()) {
+        (true, [first, rest @ ..]) => format!("{part}/%{first:02X}{}", segment(&String::from_utf8_lossy(rest))),
+        _ => path,
     }
 }
 
@@ -72,6 +82,18 @@ pub(super) fn can_be_mended(problem: &Problem) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thing_that_is_called_like_a_page_has_a_page_of_its_own() {
+        assert_eq!(page("/keys", "ci"), "/keys/ci");
+        assert_eq!([page("/keys", "new"), page("/keys", "access")], ["/keys/%6Eew", "/keys/%61ccess"]);
+        assert_eq!(
+            [page("/upstreams", "import"), page("/upstreams", "access")],
+            ["/upstreams/%69mport", "/upstreams/access"]
+        );
+        assert_eq!(page("/policies/bindings", "new"), "/policies/bindings/%6Eew");
+        assert_eq!(page("/clients", "https://a.example/c"), "/clients/https%3A%2F%2Fa.example%2Fc");
+    }
 
     #[test]
     fn an_address_is_one_segment_of_a_path() {

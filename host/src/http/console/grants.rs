@@ -85,7 +85,7 @@ struct GrantsPage<'a> {
     states: Vec<Choice>,
     rows: Vec<Row>,
     older: Option<String>,
-    all: AllOfThese,
+    all: Option<AllOfThese>,
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
@@ -112,8 +112,8 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
     }))
 }
 
-/// What the button revokes that stands over the list: what one of the filters alone keeps, or all there is.
-fn all_of(asked: &Asked) -> AllOfThese {
+/// What the button revokes that stands over the list: what one of the filters alone keeps, or all there is where none does.
+fn all_of(asked: &Asked) -> Option<AllOfThese> {
     let (path, text) = match (asked.get("client"), asked.get("principal"), asked.get("kind")) {
         (Some(client), None, None) => {
             (format!("/grants/revoke/client/{}", segment(client)), "Revoke all of this client")
@@ -122,9 +122,10 @@ fn all_of(asked: &Asked) -> AllOfThese {
             (format!("/grants/revoke/principal/{}", segment(principal)), "Revoke all of this principal")
         }
         (None, None, Some(kind)) => (format!("/grants/revoke/kind/{}", segment(kind)), "Revoke all of this kind"),
-        _ => (ALL.to_owned(), "Revoke everything"),
+        (None, None, None) => (ALL.to_owned(), "Revoke everything"),
+        _ => return None,
     };
-    AllOfThese { path, text }
+    Some(AllOfThese { path, text })
 }
 
 async fn ask_one(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {

@@ -2,6 +2,7 @@
 //!
 //! Names stand between backticks, which a page shows as code.
 
+use super::super::fields::page;
 use crate::http::api::trails::{DecisionView, StepView};
 
 /// What verdicts look like. The word is said beside it, always.
@@ -170,14 +171,13 @@ fn lack(reason: &str, who: &str, decision: &DecisionView) -> String {
     }
 }
 
-/// What somebody can look at or do now.
-pub(super) fn advice(decision: &DecisionView) -> Vec<Advice> {
+/// What somebody can look at or do now; whether they may decide about approvals.
+pub(super) fn advice(decision: &DecisionView, may_decide: bool) -> Vec<Advice> {
     let upstream = decision.upstream.as_ref().map(|name| name.as_str());
-    let of_upstream =
-        |text: &str| upstream.map(|name| Advice::at(format!("/upstreams/{name}"), text.replace("{}", name)));
+    let of_upstream = |text: &str| upstream.map(|name| Advice::at(page("/upstreams", name), text.replace("{}", name)));
     let mut advice = Vec::new();
     let is_refused = decision.outcome == "refused";
-    for id in decision.approvals.iter().filter(|_| is_refused && decision.verdict == "approve") {
+    for id in decision.approvals.iter().filter(|_| may_decide && is_refused && decision.verdict == "approve") {
         advice.push(Advice::at(
             format!("/approvals/{id}"),
             "Decide about the approval that it waits for. The caller tries again then.",
@@ -189,7 +189,7 @@ pub(super) fn advice(decision: &DecisionView) -> Vec<Advice> {
             Some(rule) => format!("Look at the binding `{name}`: its rule `{}` decided.", quiet(rule)),
             None => format!("Look at the binding `{name}`: what it matches, and its configuration."),
         };
-        advice.push(Advice::at(format!("/policies/bindings/{name}"), text));
+        advice.push(Advice::at(page("/policies/bindings", name), text));
     }
     match decision.reason_code.as_deref() {
         Some("no-policy-allowed") => {
@@ -225,13 +225,10 @@ fn of_allow_list(decision: &DecisionView) -> Option<Advice> {
         _ => "a line for its upstream with the tool".to_owned(),
     };
     match kind {
-        "key" => Some(Advice::at(
-            format!("/keys/{id}"),
-            format!("Look at the allow-list of the key `{id}`: it needs {line}."),
-        )),
-        "user" => {
-            Some(Advice::at(format!("/people/{id}"), format!("Look at what this person may use: it takes {line}.")))
+        "key" => {
+            Some(Advice::at(page("/keys", id), format!("Look at the allow-list of the key `{id}`: it needs {line}.")))
         }
+        "user" => Some(Advice::at(page("/people", id), format!("Look at what this person may use: it takes {line}."))),
         _ => None,
     }
 }
@@ -282,7 +279,7 @@ mod tests {
     }
 
     fn links(decision: &DecisionView) -> Vec<String> {
-        advice(decision).into_iter().filter_map(|advice| advice.link).collect()
+        advice(decision, true).into_iter().filter_map(|advice| advice.link).collect()
     }
 
     #[test]
@@ -320,7 +317,7 @@ mod tests {
             let allowed = decision("allow", outcome, None, Vec::new());
             assert!(sentence(&allowed).contains(said), "{outcome}");
         }
-        assert_eq!(advice(&decision("allow", "result", None, Vec::new())), []);
+        assert_eq!(advice(&decision("allow", "result", None, Vec::new()), true), []);
         assert_eq!(links(&decision("allow", "error", None, Vec::new())), ["/upstreams/notes"]);
     }
 

@@ -6,10 +6,12 @@ use axum::extract::{Path, State};
 
 use super::super::Person;
 use super::super::desk::{Answer, Desk, Head};
+use super::super::fields::page;
 use super::{PATH, asking, explain, to_the_second};
 use crate::http::api::recordings;
 use crate::http::api::trails::{self, DecisionView};
 use crate::http::oauth::pages::Site;
+use crate::identity::user::Role;
 
 /// Digits of a digest that tell modules apart for people.
 const SHORT_DIGEST: usize = 12;
@@ -68,7 +70,7 @@ pub(super) async fn show(
         site: desk.site(),
         head: desk.head(&person, PATH),
         sentence: explain::sentence(&decision),
-        advice: explain::advice(&decision),
+        advice: explain::advice(&decision, person.user.role >= Role::Operator),
         of_principal: page_of(&decision.principal),
         recording_path: format!("{PATH}/{}/recording", decision.id),
         decision,
@@ -79,8 +81,8 @@ pub(super) async fn show(
 /// Where the page of a principal is.
 fn page_of(principal: &str) -> Option<String> {
     match principal.split_once(':')? {
-        ("key", name) => Some(format!("/keys/{name}")),
-        ("user", id) => Some(format!("/people/{id}")),
+        ("key", name) => Some(page("/keys", name)),
+        ("user", id) => Some(page("/people", id)),
         _ => None,
     }
 }

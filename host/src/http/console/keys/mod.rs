@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
 use super::words::{self, Badge};
-use super::{Person, Route, asks, does, shows};
+use super::{Person, Route, asks, does, fields, shows};
 use crate::http::api::keys::{self, KeyView, KeyWithSecret};
 use crate::http::api::{Paging, Problem};
 use crate::http::oauth::csrf::Fields;
@@ -48,13 +48,9 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/keys/{name}/remove", || post(life::remove)),
 ];
 
-/// The address of the page of a key. A name that another page has is written in another way.
+/// The address of the page of a key.
 fn address(name: &str) -> String {
-    match name {
-        "new" => format!("{HERE}/%6Eew"),
-        "access" => format!("{HERE}/%61ccess"),
-        name => format!("{HERE}/{name}"),
-    }
+    fields::page(HERE, name)
 }
 
 /// The address that does something to a key.

@@ -152,7 +152,7 @@ pub(super) async fn ask_revoke(
         what: &format!("The token {:?} opens nothing from then on. This cannot be taken back.", token.name),
         button: "Revoke it",
         path: &Paths::of(TOKENS, &token.id).to("revoke"),
-        back: HERE,
+        back: list_of(&person, &token),
         hidden: &[],
     };
     Ok(desk.confirm(&person, HERE, confirm))
@@ -164,6 +164,12 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
     Sent(_): Sent,
 ) -> Answer {
+    let token = api_tokens::one(&desk.api, &person.operator(), &id).await?;
     api_tokens::revoke(&desk.api, &person.operator(), &id).await?;
-    Ok(desk.done(&person, HERE, Done::Revoked))
+    Ok(desk.done(&person, list_of(&person, &token), Done::Revoked))
+}
+
+/// The page that lists a token: one's own, or everybody's.
+fn list_of(person: &Person, token: &TokenView) -> &'static str {
+    if token.user == person.user.id.as_str() { HERE } else { TOKENS }
 }

@@ -9,6 +9,7 @@ use axum::routing::get;
 
 use super::chart::Chart;
 use super::desk::{Answer, Asked, Desk, Head};
+use super::fields::page;
 use super::{Person, Route, shows};
 use crate::admin::upstreams::{State as Standing, UpstreamView};
 use crate::env::Timestamp;
@@ -163,7 +164,7 @@ fn upstream(view: &UpstreamView, now: Timestamp) -> UpstreamRow {
 
 fn expiring(view: &ExpiringView) -> ExpiringRow<'_> {
     let (kind, link, advice) = match view.kind {
-        "key" => ("Virtual key", format!("/keys/{}", view.name), "Give it another end, or make another one."),
+        "key" => ("Virtual key", page("/keys", &view.name), "Give it another end, or make another one."),
         "api_token" => ("API token", "/people".to_owned(), "Its person makes another one."),
         "certificate" => ("Certificate", "/settings".to_owned(), "Renew its file: it is read again by itself."),
         _ => ("Signing key", "/settings/signing-keys".to_owned(), "Nothing to do: the next one takes over by itself."),

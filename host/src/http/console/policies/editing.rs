@@ -20,11 +20,14 @@ use crate::http::api::policy_modules::{ModuleView, page};
 use crate::http::api::{Api, Paging, Problem};
 use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use crate::http::console::fields;
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::Site;
 use crate::ids::BindingName;
 
 pub(super) const NEW: &str = "/policies/bindings/new";
+/// What the pages of bindings stand below.
+const BINDINGS: &str = "/policies/bindings";
 
 #[derive(Template)]
 #[template(path = "console/policies/choose.html")]
@@ -70,7 +73,7 @@ struct RemovePage<'a> {
 
 impl RemovePage<'_> {
     fn path(&self) -> String {
-        format!("/policies/bindings/{}/remove", self.name)
+        format!("{}/remove", fields::page(BINDINGS, self.name.as_str()))
     }
 }
 
@@ -148,7 +151,7 @@ pub(super) async fn edit(
     let mut definition = there.definition.as_object().cloned().unwrap_or_default();
     let module = module_of(&mut definition);
     let work = Work {
-        path: format!("/policies/bindings/{name}/edit"),
+        path: format!("{}/edit", fields::page(BINDINGS, &name.to_string())),
         name,
         revision: Some(there.revision),
         module,
@@ -168,7 +171,7 @@ pub(super) async fn change(
     let seen = fields.take("revision").parse::<u64>();
     let seen = seen.map_err(|_| Problem::invalid("the form does not say which revision it is of"))?;
     let work = Work {
-        path: format!("/policies/bindings/{name}/edit"),
+        path: format!("{}/edit", fields::page(BINDINGS, &name.to_string())),
         name,
         revision: Some(seen),
         module: fields.take(MODULE),
@@ -310,7 +313,7 @@ impl Work {
                 Done::Changed
             }
         };
-        Ok(desk.done(person, &format!("/policies/bindings/{name}"), done))
+        Ok(desk.done(person, &fields::page(BINDINGS, &name.to_string()), done))
     }
 
     /// What was filled in, without the module.

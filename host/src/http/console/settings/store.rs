@@ -3,12 +3,12 @@
 use askama::Template;
 use axum::Extension;
 use axum::extract::State;
-use axum::response::Response;
 
 use super::super::Person;
 use super::super::desk::{Answer, Desk, Head};
 use super::HERE;
 use crate::admin::store::WalkError;
+use crate::http::api::store as api;
 use crate::http::oauth::pages::Site;
 use crate::store::Verification;
 use crate::store::stats::{Stats, TableStats};
@@ -53,9 +53,9 @@ struct VerifiedPage<'a> {
     rows: u64,
 }
 
-/// Leads to the API's stream, once whoever wants it has shown lately who they are: the API would tell them so in JSON.
-pub(super) async fn back_up(State(desk): State<Desk>) -> Response {
-    desk.go("/api/v1/store/backup")
+/// The API's own stream. A link to that would not be followed by whoever comes back from a provider.
+pub(super) async fn back_up(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Answer {
+    Ok(api::back_up(State(desk.api.clone()), Extension(person.operator())).await?)
 }
 
 pub(super) async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Answer {

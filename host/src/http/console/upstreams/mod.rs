@@ -30,8 +30,6 @@ mod tools;
 
 /// The part of the console that these pages belong to.
 const PART: &str = "/upstreams";
-/// What stands where an upstream of that name would have its page.
-const OWN: [&str; 3] = ["new", "import", "forget"];
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(PART, || get(list)),
@@ -57,16 +55,9 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/upstreams/{name}/tools/{id}/accept", || post(tools::accept)),
 ];
 
-/// The page of an upstream. One that is called like a page of ours has its first letter written as its number, which is the
-/// same address to whoever reads it and another one to the table of pages.
+/// The page of an upstream.
 fn page_of(name: &UpstreamName) -> String {
-    let name = name.as_str();
-    match name.as_bytes() {
-        [first, rest @ ..] if OWN.contains(&name) => {
-            format!("{PART}/%{first:02X}{}", String::from_utf8_lossy(rest))
-        }
-        _ => format!("{PART}/{name}"),
-    }
+    super::fields::page(PART, name.as_str())
 }
 
 /// An upstream on a page.
@@ -400,11 +391,5 @@ mod tests {
         let page = |name: &str| page_of(&UpstreamName::parse(name).unwrap());
         assert_eq!(page("notes"), "/upstreams/notes");
         assert_eq!(page("new"), "/upstreams/%6Eew");
-        for own in OWN {
-            let page = page(own);
-            let (decoded, _) = form_urlencoded::parse(page.as_bytes()).next().unwrap();
-            assert_eq!(decoded, format!("{PART}/{own}"));
-            assert_ne!(page, decoded);
-        }
     }
 }
