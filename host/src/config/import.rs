@@ -79,8 +79,11 @@ pub fn declarable(json: &str) -> Result<Vec<Declarable>, ImportError> {
     Ok(sections(json)?.into_iter().map(declarable).collect())
 }
 
+/// What came of each server, by what its file calls it.
+type Named = Vec<(String, Result<Section, Unusable>)>;
+
 /// Each server of a file by what the file calls it.
-fn sections(json: &str) -> Result<Vec<(String, Result<Section, Unusable>)>, ImportError> {
+fn sections(json: &str) -> Result<Named, ImportError> {
     if json.len() > LARGEST_FILE {
         return Err(ImportError::TooLarge);
     }

@@ -339,7 +339,7 @@ fn lasting(duration: Duration) -> String {
 /// A number of bytes as the file has it, such as `64KiB`.
 fn size(bytes: u64) -> Value {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let even = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    let even = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     even.map_or_else(|| json!(bytes), |(name, unit)| json!(format!("{}{name}", bytes / unit)))
 }
 

@@ -206,6 +206,9 @@ impl<T: Followed> Feed<T> {
     }
 }
 
+/// Rows with their numbers, and the number up to where that is all.
+type Portion<T> = (Vec<(u64, Arc<T>)>, u64);
+
 impl<T> Recent<T> {
     /// Nothing is kept, and what follows comes after this number.
     fn begin(&mut self, from: u64) {
@@ -236,7 +239,7 @@ impl<T> Recent<T> {
     }
 
     /// A portion of what comes after this number, and up to where that is all; nothing where that is not kept.
-    fn after(&self, seen: u64) -> Option<(Vec<(u64, Arc<T>)>, u64)> {
+    fn after(&self, seen: u64) -> Option<Portion<T>> {
         if seen < self.from || !self.is_read {
             return None;
         }

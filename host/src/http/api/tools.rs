@@ -141,7 +141,7 @@ mod tests {
     use crate::store::pins::Pin;
     use crate::upstream::catalog::ToolDefinition;
 
-    fn tool(offered: Option<Value>, agreed: Option<Value>) -> Value {
+    fn tool(offered: Option<&Value>, agreed: Option<&Value>) -> Value {
         let upstream = UpstreamName::parse("notes").unwrap();
         let parse = |value: &Value| ToolDefinition::parse(&upstream, &to_raw_value(value).unwrap()).unwrap();
         let offered = offered.as_ref().map(parse).map(Arc::new);

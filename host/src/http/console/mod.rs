@@ -301,14 +301,14 @@ fn address(request: &Request) -> Option<IpAddr> {
 }
 
 /// All of it: the doors, and the pages behind them.
-pub fn router(console: Arc<Console>, api: Arc<Api>) -> Router {
+pub fn router(console: &Arc<Console>, api: Arc<Api>) -> Router {
     let desk = Desk { console: console.clone(), api };
-    doors(console.clone()).merge(mounted(pages(), &console, desk))
+    doors(console).merge(mounted(pages(), console, desk))
 }
 
 /// What is open to everybody, and where those show who they are who are in already.
-fn doors(console: Arc<Console>) -> Router {
-    mounted(DOORS.iter().chain(again::PAGES), &console, console.clone())
+fn doors(console: &Arc<Console>) -> Router {
+    mounted(DOORS.iter().chain(again::PAGES), console, console.clone())
 }
 
 /// The rows of a table, each behind the check that it asks for.

@@ -58,7 +58,7 @@ struct Got {
 impl Browser {
     fn new(console: &Arc<Console>) -> Self {
         let home = mounted(HOME.iter(), console, console.clone());
-        Self { router: doors(console.clone()).merge(home), cookies: BTreeMap::new() }
+        Self { router: doors(console).merge(home), cookies: BTreeMap::new() }
     }
 
     async fn send(&mut self, request: http::request::Builder, body: impl Into<Body>) -> Got {

@@ -34,7 +34,7 @@ impl SentFiles {
         let parts = Multipart::from_request(request, desk).await;
         let mut parts = parts.map_err(|_| Stop::Page(pages::not_ours(desk.site(), &NotOurs::Unsupported)))?;
         let read = async {
-            let token = token(parts.next_field().await.map_err(refused)?).await?;
+            let token = token(parts.next_field().await.map_err(|error| refused(&error))?).await?;
             desk.take_token(person, &path, &token, from).await?;
             files(&mut parts).await
         };
@@ -52,7 +52,7 @@ impl SentFiles {
 async fn token(first: Option<Field<'_>>) -> Result<String, Stop> {
     let Some(mut first) = first.filter(|first| first.name() == Some(csrf::FIELD)) else { return Ok(String::new()) };
     let mut token = Vec::new();
-    while let Some(chunk) = first.chunk().await.map_err(refused)? {
+    while let Some(chunk) = first.chunk().await.map_err(|error| refused(&error))? {
         if token.len() + chunk.len() > MAX_TOKEN {
             return Ok(String::new());
         }
@@ -63,17 +63,17 @@ async fn token(first: Option<Field<'_>>) -> Result<String, Stop> {
 
 async fn files(parts: &mut Multipart) -> Result<SentFiles, Stop> {
     let mut files = BTreeMap::new();
-    while let Some(part) = parts.next_field().await.map_err(refused)? {
+    while let Some(part) = parts.next_field().await.map_err(|error| refused(&error))? {
         if files.len() >= MAX_PARTS {
             return Err(Problem::invalid("the form has too many parts").into());
         }
         let name = part.name().unwrap_or_default().to_owned();
-        let content = part.bytes().await.map_err(refused)?;
+        let content = part.bytes().await.map_err(|error| refused(&error))?;
         files.insert(name, content);
     }
     Ok(SentFiles(files))
 }
 
-fn refused(error: MultipartError) -> Stop {
+fn refused(error: &MultipartError) -> Stop {
     Problem::new(error.status(), "bad_body", error.body_text()).into()
 }

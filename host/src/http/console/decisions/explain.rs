@@ -4,6 +4,7 @@
 
 use super::super::fields::page;
 use crate::http::api::trails::{DecisionView, StepView};
+use crate::ids::UpstreamName;
 
 /// What verdicts look like. The word is said beside it, always.
 const BADGES: [(&str, &[&str]); 3] = [
@@ -173,7 +174,7 @@ fn lack(reason: &str, who: &str, decision: &DecisionView) -> String {
 
 /// What somebody can look at or do now; whether they may decide about approvals.
 pub(super) fn advice(decision: &DecisionView, may_decide: bool) -> Vec<Advice> {
-    let upstream = decision.upstream.as_ref().map(|name| name.as_str());
+    let upstream = decision.upstream.as_ref().map(UpstreamName::as_str);
     let of_upstream = |text: &str| upstream.map(|name| Advice::at(page("/upstreams", name), text.replace("{}", name)));
     let mut advice = Vec::new();
     let is_refused = decision.outcome == "refused";
