@@ -34,7 +34,7 @@ pub struct Tails {
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    #[error("{MAX_OF_ONE} tails are open already for this session or token: end one of them")]
+    #[error("{MAX_OF_ONE} tails are open already for you: end one of them")]
     OfOne,
     #[error("as many tails are open as this gateway has, which are {MAX_TAILS}")]
     Here,
