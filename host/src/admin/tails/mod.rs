@@ -19,7 +19,7 @@ pub use feed::{Feed, Followed, News, Tail};
 
 /// Tails in all.
 const MAX_TAILS: usize = 64;
-/// Tails of one session, token or other way in.
+/// Tails of one person, or of another way in.
 const MAX_OF_ONE: usize = 8;
 
 /// Both trails, for whoever follows them.
