@@ -15,6 +15,8 @@ pub const MINUTES: u64 = 24 * 60;
 /// Classes of times: the first holds what took less than a millisecond, each following one what took less than twice that.
 const CLASSES: usize = 18;
 const MINUTE_MS: u64 = 60_000;
+/// A clock that is set back by more than this was wrong before.
+const MAX_BACK: Duration = Duration::from_secs(5 * 60);
 
 /// What was counted lately.
 #[derive(Debug, Default)]
@@ -41,6 +43,11 @@ impl Traffic {
     pub fn count(&self, at: Timestamp, verdict: RecordedVerdict, outcome: RecordedOutcome, elapsed: Duration) {
         let minute = Timestamp::from_millis(at.as_millis() / MINUTE_MS * MINUTE_MS);
         let mut minutes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was ahead and was set right: what it counted is of no time.
+        let ahead = minute.after(MAX_BACK);
+        while minutes.back().is_some_and(|last| last.from > ahead) {
+            minutes.pop_back();
+        }
         // A clock that was set back counts into the last minute.
         if minutes.back().is_none_or(|last| last.from < minute) {
             minutes.push_back(Counts { from: minute, ..Counts::default() });
@@ -193,6 +200,9 @@ mod tests {
         assert_eq!(traffic.0.lock().unwrap().len(), 2, "what is older than a day is forgotten");
         count(&traffic, MINUTES, RecordedVerdict::Throttle);
         assert_eq!(traffic.lately(at(MINUTES + 1), 1, 1)[0].throttled, 2, "a clock that was set back loses nothing");
+        count(&traffic, 9 * MINUTES, RecordedVerdict::Allow);
+        count(&traffic, MINUTES + 2, RecordedVerdict::Allow);
+        assert_eq!(traffic.lately(at(MINUTES + 2), 1, 1)[0].allowed, 1, "a clock that was ahead blinds nobody");
     }
 
     #[test]

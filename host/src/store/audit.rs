@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, Revision, announce, revision};
-use super::engine::{Bounds, Direction, Table};
+use super::engine::{Bounds, Direction, Row, Table};
 use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{
@@ -75,9 +75,10 @@ pub async fn record_and_announce(
         .await
 }
 
-/// A page of the trail, newest first.
+/// A page of the trail, newest first, each of whose rows can be read.
 pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<Page<Recorded>, StoreError> {
-    list_of(store, after, limit, |_| true).await
+    let take = |row: EntryRecord| Recorded::try_from(row).map(Some);
+    store.read(move |tx| AUDIT.newest_first_of(tx, after.as_ref(), limit, take)).await
 }
 
 /// A page of the rows that `keep` keeps, newest first. It looks at a bounded number of rows: it may be short, or empty, and
@@ -86,13 +87,13 @@ pub async fn list_of(
     store: &Store,
     after: Option<Cursor>,
     limit: usize,
-    keep: impl Fn(&Recorded) -> bool + Send + 'static,
-) -> Result<Page<Recorded>, StoreError> {
-    let take = move |row| {
-        let recorded = Recorded::try_from(row)?;
-        Ok(keep(&recorded).then_some(recorded))
+    keep: impl Fn(&Found) -> bool + Send + 'static,
+) -> Result<Page<Found>, StoreError> {
+    let take = move |(key, row): &Row| {
+        let found = found(key, row)?;
+        Ok(keep(&found).then_some(found))
     };
-    store.read(move |tx| AUDIT.newest_first_of(tx, after.as_ref(), limit, &take)).await
+    store.read(move |tx| AUDIT.newest_rows_of(tx, after.as_ref(), limit, &take)).await
 }
 
 /// A row as it is found, which perhaps cannot be read.

@@ -187,6 +187,8 @@ mod tests {
         let store = Store::open(Location::Memory, clock.env()).await.unwrap();
         record(&store, 3).await;
         audit::spoil(&store, 2).await;
+        let page = audit::list_of(&store, None, 10, |_| true).await.unwrap();
+        assert_eq!(page.items.iter().map(Found::sequence).collect::<Vec<_>>(), [3, 2, 1], "in the list as well");
         let rows = appended(&store, 0, None, 10).await.unwrap().rows;
         assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(matches!(&rows[1].1, Found::Unreadable { sequence: 2, .. }), "{rows:?}");

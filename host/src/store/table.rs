@@ -171,6 +171,17 @@ impl<R: Serialize + DeserializeOwned> Typed<R> {
         page(tx, (self.table, &[]), None, after, limit, |_, (_, value)| take(self.decode(value)?))
     }
 
+    /// The same of what `take` makes of the rows as they are, of which some perhaps cannot be read.
+    pub(super) fn newest_rows_of<T>(
+        &self,
+        tx: &mut ReadTx<'_>,
+        after: Option<&Cursor>,
+        limit: usize,
+        take: impl Fn(&Row) -> Result<Option<T>, StoreError>,
+    ) -> Result<Page<T>, StoreError> {
+        page(tx, (self.table, &[]), None, after, limit, |_, row| take(row))
+    }
+
     /// A page of the records that `keep` keeps, from the largest key that begins with `prefix` down.
     pub(super) fn last_first_within(
         &self,

@@ -99,8 +99,16 @@ pub struct Feed<T> {
     store: Store,
     tasks: Tasks,
     recent: Mutex<Recent<T>>,
-    /// The number up to which the trail was read.
-    reached: watch::Sender<u64>,
+    reached: watch::Sender<Reached>,
+}
+
+/// How far a trail was read.
+#[derive(Clone, Copy, Default)]
+struct Reached {
+    /// Counts the stores that this was of: one that was put back has rows of its own under the numbers of the one before.
+    life: u64,
+    /// All up to this one.
+    number: u64,
 }
 
 /// What was read lately.
@@ -118,7 +126,7 @@ struct Recent<T> {
 impl<T: Followed> Feed<T> {
     pub(super) fn new(store: Store, tasks: Tasks) -> Arc<Self> {
         let recent = Recent { rows: VecDeque::new(), from: 0, reached: 0, tails: 0, is_read: false };
-        Arc::new(Self { store, tasks, recent: Mutex::new(recent), reached: watch::Sender::new(0) })
+        Arc::new(Self { store, tasks, recent: Mutex::new(recent), reached: watch::Sender::new(Reached::default()) })
     }
 
     /// The number of the row that was appended last.
@@ -138,7 +146,9 @@ impl<T: Followed> Feed<T> {
         let last = self.last().await?;
         self.join(last);
         let seen = after.filter(|after| *after <= last).unwrap_or(last);
-        Ok(Tail { reached: self.reached.subscribe(), feed: self.clone(), seen, near: None })
+        let reached = self.reached.subscribe();
+        let life = reached.borrow().life;
+        Ok(Tail { reached, feed: self.clone(), life, seen, near: None })
     }
 
     /// One more follows. Where nobody reads yet, reading begins behind `last`.
@@ -148,7 +158,7 @@ impl<T: Followed> Feed<T> {
         if !recent.is_read {
             recent.begin(last);
             recent.is_read = true;
-            self.reached.send_replace(last);
+            self.reached.send_modify(|reached| reached.number = last);
             self.tasks.spawn(self.clone().read());
         }
     }
@@ -194,14 +204,15 @@ impl<T: Followed> Feed<T> {
 
     /// Reads on once. Whether there was something.
     async fn step(&self, near: &mut Option<Timestamp>) -> Result<bool, StoreError> {
-        let after = *self.reached.borrow();
+        let Reached { life, number: after } = *self.reached.borrow();
         let Appended { rows, reached } = T::appended(&self.store, after, *near, STEP).await?;
         if reached == after {
             return Ok(false);
         }
         *near = rows.last().map(|(_, row)| row.at()).or(*near);
         self.recent().take(rows, reached);
-        self.reached.send_replace(reached);
+        let life = life + u64::from(reached < after);
+        self.reached.send_replace(Reached { life, number: reached });
         Ok(true)
     }
 }
@@ -253,7 +264,9 @@ impl<T> Recent<T> {
 /// Somebody who follows a trail.
 pub struct Tail<T: Followed> {
     feed: Arc<Feed<T>>,
-    reached: watch::Receiver<u64>,
+    reached: watch::Receiver<Reached>,
+    /// The one that `seen` is of.
+    life: u64,
     seen: u64,
     /// When the last row was recorded that was taken.
     near: Option<Timestamp>,
@@ -280,13 +293,13 @@ impl<T: Followed> Tail<T> {
     /// The store's. It may be asked again.
     pub async fn next(&mut self) -> Result<News<T>, StoreError> {
         loop {
-            let reached = *self.reached.borrow_and_update();
-            if reached < self.seen {
-                // The store is another one than it was.
-                (self.seen, self.near) = (reached, None);
+            let Reached { life, number } = *self.reached.borrow_and_update();
+            if life != self.life {
+                (self.life, self.seen, self.near) = (life, number, None);
             }
-            if reached > self.seen {
-                return self.advance(reached).await;
+            // Who read from the store itself may be ahead of whoever reads for all.
+            if number > self.seen {
+                return self.advance(number).await;
             }
             if self.reached.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -305,7 +318,7 @@ impl<T: Followed> Tail<T> {
             None => {
                 let Appended { rows, reached: end } =
                     T::appended(&self.feed.store, self.seen, self.near, PORTION).await?;
-                (rows.into_iter().map(|(number, row)| (number, Arc::new(row))).collect(), end)
+                (rows.into_iter().map(|(number, row)| (number, Arc::new(row))).collect(), end.max(self.seen))
             }
         };
         let missed = end.saturating_sub(self.seen).saturating_sub(rows.len() as u64);

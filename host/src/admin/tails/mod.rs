@@ -19,7 +19,7 @@ pub use feed::{Feed, Followed, News, Tail};
 
 /// Tails in all.
 const MAX_TAILS: usize = 64;
-/// Tails of one session, token or other way in.
+/// Tails of one person, or of another way in.
 const MAX_OF_ONE: usize = 8;
 
 /// Both trails, for whoever follows them.
@@ -34,7 +34,7 @@ pub struct Tails {
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    #[error("{MAX_OF_ONE} tails are open already for this session or token: end one of them")]
+    #[error("{MAX_OF_ONE} tails are open already for you: end one of them")]
     OfOne,
     #[error("as many tails are open as this gateway has, which are {MAX_TAILS}")]
     Here,

@@ -70,6 +70,23 @@ async fn a_number_of_another_life_of_the_store_means_nothing() {
 }
 
 #[tokio::test]
+async fn whoever_joins_while_others_follow_hears_nothing_twice() {
+    let (store, _tasks, tails) = scene().await;
+    record(&store, 300).await;
+    let last = tails.audit.last().await.unwrap();
+    let mut first = tails.audit.follow(None).await.unwrap();
+    record(&store, 1).await;
+    // Whoever reads for all may not have come so far yet.
+    let mut from_now = tails.audit.follow(None).await.unwrap();
+    let mut from_before = tails.audit.follow(Some(last - 250)).await.unwrap();
+    assert_eq!(heard(&mut first, 1).await, (vec![last + 1], 0));
+    record(&store, 2).await;
+    assert_eq!(heard(&mut from_before, 253).await, ((last - 249..=last + 3).collect(), 0));
+    assert_eq!(heard(&mut from_now, 2).await, (vec![last + 2, last + 3], 0));
+    assert_eq!(heard(&mut first, 2).await, (vec![last + 2, last + 3], 0));
+}
+
+#[tokio::test]
 async fn places_are_bounded_for_each_and_for_all() {
     let (_store, _tasks, tails) = scene().await;
     let mut places: Vec<Place> = Vec::new();

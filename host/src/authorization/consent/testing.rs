@@ -161,6 +161,7 @@ impl Scene {
             replaces: None,
             surface: Surface::Public,
             method: Method::Password,
+            shown: None,
             idle: Duration::from_secs(12 * 60 * 60),
             life: Duration::from_secs(7 * 24 * 60 * 60),
             agent: "test".to_owned(),

@@ -174,6 +174,7 @@ impl AuthorizationServer {
                 replaces: browser.replaces,
                 surface: browser.surface,
                 method: method.clone(),
+                shown: None,
                 idle,
                 life,
                 agent: browser.agent.clone(),

@@ -87,6 +87,8 @@ pub(super) struct Expected<'a> {
 pub(super) struct Person {
     pub(super) identity: ExternalIdentity,
     pub(super) about: About,
+    /// When they showed the provider who they are, if it says so (`auth_time`).
+    pub(super) shown: Option<Timestamp>,
 }
 
 /// What a provider tells of a person. An address only if the provider has verified it.
@@ -130,7 +132,7 @@ pub(super) fn verified(
         email: email(claims.email(), claims.email_verified()),
         groups: groups(claims.additional_claims(), groups_claim)?,
     };
-    Ok(Person { identity: identity.ok_or(TokenFault::Subject)?, about })
+    Ok(Person { identity: identity.ok_or(TokenFault::Subject)?, about, shown: shown(claims) })
 }
 
 /// Steps 2, 3, 6 to 9 and 11.
@@ -158,15 +160,21 @@ fn check_party(claims: &Claims, client: &ClientId) -> Result<(), TokenFault> {
 
 /// Steps 10 and 13.
 fn check_times(claims: &Claims, since: Option<Timestamp>, now: Timestamp) -> Result<(), TokenFault> {
-    let moment = |millis: i64| u64::try_from(millis).map(Timestamp::from_millis);
-    let issued = moment(claims.issue_time().timestamp_millis()).map_err(|_| TokenFault::IssuedAt)?;
+    let issued = moment(claims.issue_time().timestamp_millis()).ok_or(TokenFault::IssuedAt)?;
     if issued > now.after(CLOCK_SKEW) || issued < now.before(OLDEST) {
         return Err(TokenFault::IssuedAt);
     }
     let Some(since) = since else { return Ok(()) };
-    let shown = claims.auth_time().and_then(|shown| moment(shown.timestamp_millis()).ok());
-    let is_recent = shown.is_some_and(|shown| shown.after(CLOCK_SKEW) >= since);
+    let is_recent = shown(claims).is_some_and(|shown| shown.after(CLOCK_SKEW) >= since);
     if is_recent { Ok(()) } else { Err(TokenFault::AuthenticationTime) }
+}
+
+fn shown(claims: &Claims) -> Option<Timestamp> {
+    claims.auth_time().and_then(|shown| moment(shown.timestamp_millis()))
+}
+
+fn moment(millis: i64) -> Option<Timestamp> {
+    u64::try_from(millis).ok().map(Timestamp::from_millis)
 }
 
 /// The access token that came with it is the one it was issued with, if it says which (§3.1.3.8).

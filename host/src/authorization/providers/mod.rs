@@ -364,7 +364,7 @@ impl Providers {
             }
             verified => verified,
         };
-        let Person { identity, about } = match person {
+        let Person { identity, about, shown } = match person {
             Ok(person) => person,
             Err(fault) => return Ok(Err(Refused::Token(fault))),
         };
@@ -373,7 +373,7 @@ impl Providers {
             Ok(about) => about,
             Err(refused) => return Ok(Err(refused)),
         };
-        Ok(Ok(Person { identity, about }))
+        Ok(Ok(Person { identity, about, shown }))
     }
 
     async fn describe(&self, here: Here<'_>, provider: &Provider) -> Result<(IssuerUrl, Arc<Metadata>), Fault> {
@@ -487,6 +487,11 @@ async fn admit(
     browser: Browser,
     pending: Pending,
 ) -> Result<Result<SignedIn, Refused>, Fault> {
+    // An operator's sign-in is as old as the provider says, and old if it does not say: it may have asked nobody.
+    let shown = match here.surface {
+        Surface::Public => None,
+        Surface::Admin => Some(person.shown.unwrap_or(Timestamp::from_millis(0))),
+    };
     let arrival = arrival(here, provider, person);
     for _ in 0..TRIES {
         let user = match users::sign_in(here.store, arrival.clone()).await? {
@@ -512,6 +517,7 @@ async fn admit(
             replaces: browser.session,
             surface: here.surface,
             method,
+            shown,
             idle: browser.idle,
             life: browser.life,
             agent: browser.agent.clone(),
@@ -560,7 +566,7 @@ async fn renew(
 }
 
 fn arrival(here: Here<'_>, provider: &Provider, person: Person) -> Arrival {
-    let Person { identity, about: About { name, email, groups } } = person;
+    let Person { identity, about: About { name, email, groups }, shown: _ } = person;
     // Nobody becomes an operator by coming, and an account that opens nothing is not made.
     let admits = provider.admits_everyone && here.surface == Surface::Public;
     let admission = admits.then(|| Admission { id: UserId::generate(here.env), role: Role::User });

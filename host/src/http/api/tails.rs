@@ -188,8 +188,7 @@ fn whose(who: &Who) -> String {
     match who {
         Who::Socket => "socket".to_owned(),
         Who::OperatorToken => "operator token".to_owned(),
-        Who::Session { cookie, .. } => format!("session {}", cookie.to_hex()),
-        Who::ApiToken { token, .. } => format!("token {}", token.id),
+        Who::Session { user, .. } | Who::ApiToken { user, .. } => format!("user {}", user.id),
     }
 }
 

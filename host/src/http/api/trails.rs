@@ -245,10 +245,10 @@ pub(in crate::http) async fn audit_page(
 ) -> Result<(Vec<AuditView>, Option<String>), Problem> {
     let AuditQuery { limit, cursor, event, actor, subject } = query;
     let (paging, filter) = (Paging { limit, cursor }, AuditFilter { event, actor, subject });
-    let keep = move |row: &Recorded| filter.takes(&audit_view(row));
+    let keep = move |row: &Found| filter.takes(&view_of_found(row));
     let page = audit::list_of(&api.control.store, paging.cursor(api, AUDIT)?, paging.limit(), keep).await?;
     let next = next_cursor(api, AUDIT, page.next.as_ref());
-    Ok((page.items.iter().map(audit_view).collect(), next))
+    Ok((page.items.iter().map(view_of_found).collect(), next))
 }
 
 pub(super) async fn list_audit(State(api): State<Arc<Api>>, Query(query): Query<AuditQuery>) -> Answer {

@@ -21,9 +21,9 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
     shows(FLOWS, || get(flows)),
     shows("/connections/{id}", || get(show)),
-    does("/connections/{id}/reauthorise", || post(reauthorise)),
-    asks("/connections/{id}/end", || get(ask_end)),
-    does("/connections/{id}/end", || post(end)),
+    does("/connections/{id}/reauthorise", || post(reauthorise)).fresh(),
+    asks("/connections/{id}/end", || get(ask_end)).fresh(),
+    does("/connections/{id}/end", || post(end)).fresh(),
 ];
 
 /// How one can stand, as the API says it.

@@ -22,14 +22,14 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
     asks("/grants/{id}/revoke", || get(ask_one)),
     does("/grants/{id}/revoke", || post(revoke_one)),
-    asks(ALL, || get(ask_all)),
-    does(ALL, || post(revoke_all)),
-    asks("/grants/revoke/client/{id}", || get(ask_client)),
-    does("/grants/revoke/client/{id}", || post(revoke_client)),
-    asks("/grants/revoke/principal/{id}", || get(ask_principal)),
-    does("/grants/revoke/principal/{id}", || post(revoke_principal)),
-    asks("/grants/revoke/kind/{name}", || get(ask_kind)),
-    does("/grants/revoke/kind/{name}", || post(revoke_kind)),
+    asks(ALL, || get(ask_all)).fresh(),
+    does(ALL, || post(revoke_all)).fresh(),
+    asks("/grants/revoke/client/{id}", || get(ask_client)).fresh(),
+    does("/grants/revoke/client/{id}", || post(revoke_client)).fresh(),
+    asks("/grants/revoke/principal/{id}", || get(ask_principal)).fresh(),
+    does("/grants/revoke/principal/{id}", || post(revoke_principal)).fresh(),
+    asks("/grants/revoke/kind/{name}", || get(ask_kind)).fresh(),
+    does("/grants/revoke/kind/{name}", || post(revoke_kind)).fresh(),
 ];
 
 /// What is shown where nothing is said: those that count.

@@ -223,11 +223,26 @@ impl Console {
     /// Who is signed in, in the browser that sent this.
     async fn person(&self, headers: &HeaderMap) -> Result<Option<Person>, Response> {
         let Some(cookie) = self.cookie(headers) else { return Ok(None) };
-        let found =
-            self.server.signed_in_at(Surface::Admin, Some(&cookie)).await.map_err(|fault| self.fault(&fault))?;
+        let found = self.server.signed_in_at(Surface::Admin, Some(&cookie)).await;
+        self.known(cookie.digest(), found)
+    }
+
+    /// The same of a second look at one request, which does not count as use.
+    async fn person_still(&self, headers: &HeaderMap) -> Result<Option<Person>, Response> {
+        let Some(cookie) = self.cookie(headers) else { return Ok(None) };
+        let found = self.server.glance(Surface::Admin, Some(&cookie)).await;
+        self.known(cookie.digest(), found)
+    }
+
+    fn known(
+        &self,
+        cookie: Digest,
+        found: Result<Option<(BrowserSession, User)>, Fault>,
+    ) -> Result<Option<Person>, Response> {
+        let found = found.map_err(|fault| self.fault(&fault))?;
         Ok(found.map(|(session, user)| {
             let is_fresh = self.server.is_fresh(&session);
-            Person { cookie: cookie.digest(), session, user, is_fresh, done: None }
+            Person { cookie, session, user, is_fresh, done: None }
         }))
     }
 
@@ -350,9 +365,13 @@ impl Doorkeeper for Post {
     type Person = Person;
 
     /// Another role, or another password, ends the session: there is nothing to compare with who it was before.
-    async fn judge(&self, request: &Parts, _: Option<&Person>) -> Result<Person, Response> {
+    async fn judge(&self, request: &Parts, before: Option<&Person>) -> Result<Person, Response> {
         let Self { console, role, wants_fresh } = self;
-        match console.person(&request.headers).await? {
+        let person = match before {
+            None => console.person(&request.headers).await?,
+            Some(_) => console.person_still(&request.headers).await?,
+        };
+        match person {
             None => Err(console.go_by(sign_in::PATH, console.path_of(request))),
             Some(person) if person.user.role < *role => Err(console.not_admitted(*role)),
             Some(person) if *wants_fresh && !person.is_fresh => Err(console.go_by(AGAIN, console.page_before(request))),

@@ -333,6 +333,8 @@ struct Abroad {
     house: House,
     mock: Mock,
     browser: Browser,
+    /// How long ago people have shown the provider who they are.
+    shown_before: Duration,
 }
 
 impl Abroad {
@@ -352,7 +354,7 @@ impl Abroad {
         let trusted = Trusted::none().with(Trusted::parse(&format!("127.0.0.1:{}", mock.port)).unwrap());
         Arc::get_mut(&mut house.server).unwrap().fetcher = Fetcher::new(trusted);
         let console = Arc::new(Console::new(house.server.clone(), URL.to_owned()));
-        Self { browser: Browser::new(&console), house, mock }
+        Self { browser: Browser::new(&console), house, mock, shown_before: Duration::ZERO }
     }
 
     /// Somebody who has an account, and has not come yet.
@@ -387,8 +389,8 @@ impl Abroad {
             header: serde_json::json!({ "alg": "RS256", "kid": RSA.id(), "typ": "JWT" }),
             claims: serde_json::json!({
                 "iss": self.mock.address(), "aud": "portcullis", "sub": subject, "nonce": asked["nonce"], "iat": now,
-                "exp": now + 300, "auth_time": now, "name": subject, "email": format!("{subject}@corp.example"),
-                "email_verified": true,
+                "exp": now + 300, "auth_time": now - self.shown_before.as_secs(), "name": subject,
+                "email": format!("{subject}@corp.example"), "email_verified": true,
             }),
             key: &RSA,
             algorithm: jsonwebtoken::Algorithm::RS256,
@@ -446,6 +448,21 @@ async fn an_operator_signs_in_through_a_provider() {
     let (again, _) = server.signed_in_at(Surface::Admin, Some(&renewed)).await.unwrap().unwrap();
     assert_eq!(again.id, session.id);
     assert!(server.signed_in_at(Surface::Admin, Some(&cookie)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn h10_a_sign_in_is_as_old_as_the_provider_says() {
+    let mut abroad = Abroad::new().await;
+    abroad.invite("ada@corp.example", Role::Operator).await;
+    abroad.shown_before = abroad.house.server.settings().operators.step_up_after;
+    let got = abroad.sign_in("/sign-in/corp", "ada").await;
+    assert_eq!(got.status, 303, "{}", got.html);
+    assert_eq!(abroad.browser.get("/").await.status, 418);
+    assert_eq!(abroad.browser.get("/secret").await.to, "http://127.0.0.1:7401/sign-in/again?next=%2Fsecret");
+    abroad.shown_before = Duration::ZERO;
+    let got = abroad.sign_in("/sign-in/corp?again=1&next=%2Fsecret", "ada").await;
+    assert_eq!(got.status, 303, "{}", got.html);
+    assert_eq!(abroad.browser.get("/secret").await.status, 418);
 }
 
 #[tokio::test]

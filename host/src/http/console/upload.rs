@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::desk::{Desk, Stop};
-use super::{Person, address};
+use super::{Person, address, sign_in};
 use crate::http::api::Problem;
 use crate::http::oauth::csrf::{self, NotOurs};
-use crate::http::oauth::pages;
+use crate::http::oauth::pages::{self, see_other};
 
 /// Parts of one form.
 const MAX_PARTS: usize = 8;
@@ -27,7 +27,7 @@ pub(super) struct SentFiles(BTreeMap<String, Bytes>);
 impl SentFiles {
     /// Reads a form that this person was shown for the address that it is sent to, which is sent for the first time.
     pub(super) async fn read(desk: &Desk, person: &Person, request: Request) -> Result<Self, Stop> {
-        let (path, from) = (request.uri().path().to_owned(), address(&request));
+        let (path, from, shown) = (request.uri().path().to_owned(), address(&request), request.headers().clone());
         if !desk.console.is_ours(request.headers()) {
             return Err(Stop::Page(pages::not_ours(desk.site(), &NotOurs::Foreign)));
         }
@@ -39,7 +39,12 @@ impl SentFiles {
             files(&mut parts).await
         };
         let late = || Problem::new(StatusCode::REQUEST_TIMEOUT, "bad_body", "the files took too long to come");
-        tokio::time::timeout(TIMEOUT, read).await.map_err(|_| late())?
+        let sent = tokio::time::timeout(TIMEOUT, read).await.map_err(|_| late())??;
+        // The last boundary ends the form, and what the door says at the end of the body is never read.
+        match desk.console.person_still(&shown).await.map_err(Stop::Page)? {
+            Some(now) if now.user.id == person.user.id && now.user.role >= person.user.role => Ok(sent),
+            _ => Err(Stop::Page(see_other(&desk.site().address(sign_in::PATH)))),
+        }
     }
 
     /// The content of a file. Nothing where none was chosen.

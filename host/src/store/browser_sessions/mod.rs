@@ -67,6 +67,8 @@ pub struct NewSession {
     pub replaces: Option<Digest>,
     pub surface: Surface,
     pub method: Method,
+    /// When the person showed who they are, if that was not just now.
+    pub shown: Option<Timestamp>,
     pub idle: Duration,
     pub life: Duration,
     pub agent: String,
@@ -134,7 +136,7 @@ fn begin_in(tx: &mut WriteTx<'_>, new: &NewSession) -> Result<Beginning, StoreEr
         digest: new.digest,
         surface: new.surface,
         created: now,
-        authenticated: now,
+        authenticated: new.shown.map_or(now, |shown| shown.min(now)),
         method: new.method.clone(),
         last_seen: now,
         idle: new.idle.max(MIN_IDLE),

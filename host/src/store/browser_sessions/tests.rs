@@ -30,6 +30,7 @@ fn new_session(user: &User, number: usize) -> NewSession {
         replaces: None,
         surface: Surface::Public,
         method: Method::Password,
+        shown: None,
         idle: HOUR,
         life: 8 * HOUR,
         agent: "Mozilla/5.0".to_owned(),

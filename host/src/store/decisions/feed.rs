@@ -79,9 +79,10 @@ fn read(tx: &mut ReadTx<'_>, after: u64, limit: usize) -> Result<Appended<Decisi
     }
     let batches = tx.range(Table::DecisionBatches, &Bounds::after(after.to_be_bytes()), Direction::Forward, STEP)?;
     let is_all = batches.len() < STEP;
-    let batches = batches.iter().map(|(_, row)| BATCHES.decode(row)).collect::<Result<Vec<Batch>, _>>()?;
-    let end = if is_all { last } else { batches.last().map_or(last, |batch| batch.last) };
-    let numbered = batches.into_iter().flat_map(|batch| (batch.before() + 1..).zip(batch.ids));
+    let end = if is_all { last } else { batches.last().and_then(|(key, _)| number(key)).unwrap_or(last) };
+    // One that cannot be read is told by whoever verifies the store: what it appended counts as missed.
+    let batches = batches.iter().filter_map(|(_, row)| BATCHES.decode(row).ok());
+    let numbered = batches.flat_map(|batch| (batch.before() + 1..).zip(batch.ids));
     let mut numbered: Vec<(u64, String)> = numbered.filter(|(number, _)| *number > after).take(limit + 1).collect();
     let reached = match numbered.len() > limit {
         true => numbered.pop().map_or(end, |(next, _)| next - 1),
@@ -98,4 +99,9 @@ fn read(tx: &mut ReadTx<'_>, after: u64, limit: usize) -> Result<Appended<Decisi
         }
     }
     Ok(Appended { rows, reached })
+}
+
+/// The number of the last decision of a batch, which is its key.
+fn number(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_be_bytes)
 }

@@ -282,6 +282,18 @@ async fn decisions_are_told_in_the_order_in_which_they_were_appended() {
 }
 
 #[tokio::test]
+async fn a_batch_that_cannot_be_read_is_passed_over() {
+    let store = memory().await;
+    for numbers in [0..3, 3..5, 5..6] {
+        let rows: Arc<[Row]> = numbers.map(|n| DECISIONS.row(&Record::from(decision(n, n)))).collect();
+        store.write(move |tx| append(tx, &rows)).await.unwrap();
+    }
+    store.write(|tx| tx.put(Table::DecisionBatches, &5_u64.to_be_bytes(), b"\x63{}")).await.unwrap();
+    let told = followed(&store, 0, 10).await.into_iter().map(|(number, _)| number);
+    assert_eq!(told.collect::<Vec<_>>(), [1, 2, 3, 6]);
+}
+
+#[tokio::test]
 async fn a_batch_that_is_written_twice_counts_once() {
     let store = memory().await;
     let rows: Arc<[Row]> = (0..3).map(|n| DECISIONS.row(&Record::from(decision(n, n)))).collect();

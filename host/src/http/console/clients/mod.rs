@@ -28,8 +28,8 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/clients/{id}/change", || post(forms::change)).fresh(),
     asks("/clients/{id}/secret", || get(ask_secret)).fresh(),
     does("/clients/{id}/secret", || post(new_secret)).fresh(),
-    asks("/clients/{id}/remove", || get(ask_remove)),
-    does("/clients/{id}/remove", || post(remove)),
+    asks("/clients/{id}/remove", || get(ask_remove)).fresh(),
+    does("/clients/{id}/remove", || post(remove)).fresh(),
 ];
 
 const ORIGINS: [(&str, &str); 4] = [

@@ -42,10 +42,10 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/keys/{name}/disable", || post(life::disable)),
     asks("/keys/{name}/rotate", || get(life::ask_rotate)).fresh(),
     does("/keys/{name}/rotate", || post(life::rotate)).fresh(),
-    asks("/keys/{name}/end-earlier", || get(life::ask_end_earlier)),
-    does("/keys/{name}/end-earlier", || post(life::end_earlier)),
-    asks("/keys/{name}/remove", || get(life::ask_remove)),
-    does("/keys/{name}/remove", || post(life::remove)),
+    asks("/keys/{name}/end-earlier", || get(life::ask_end_earlier)).fresh(),
+    does("/keys/{name}/end-earlier", || post(life::end_earlier)).fresh(),
+    asks("/keys/{name}/remove", || get(life::ask_remove)).fresh(),
+    does("/keys/{name}/remove", || post(life::remove)).fresh(),
 ];
 
 /// The address of the page of a key.
