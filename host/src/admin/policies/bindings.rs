@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{PolicyError, TRIES, is_in, members, settings_with};
-use crate::admin::rollback::Cause;
+use crate::admin::rollback::{Cause, Generation};
 use crate::admin::upstreams::merge;
 use crate::admin::{BuildError, Control};
 use crate::audit::Actor;
@@ -200,7 +200,8 @@ impl Control {
             let before = stored::all(&self.store).await?;
             let there = before.all.iter().find(|binding| binding.name == *wish.name());
             wish.check(there)?;
-            if let Some(same) = there.filter(|there| wish.definition() == Some(&members(there))) {
+            let same = there.filter(|there| wish.definition() == Some(&members(there)));
+            if let Some(same) = same.filter(|_| self.is_in_force(before.at)) {
                 let generation = self.generation.load(Ordering::Relaxed);
                 return Ok(Altered { binding: Some(same.clone()), generation, changes: None });
             }
@@ -220,6 +221,13 @@ impl Control {
             }
         }
         Err(StoreError::Busy.into())
+    }
+
+    /// Whether the bindings as they are since this revision are what runs. Whoever calls this holds `changing`.
+    fn is_in_force(&self, at: Revision) -> bool {
+        let generations = self.generations();
+        let is_rolled_back = |newest: &Arc<Generation>| matches!(newest.cause, Cause::Rollback { .. });
+        self.bound.load().at == at && !generations.last().is_some_and(is_rolled_back)
     }
 
     /// Loads all policies as they would be.
