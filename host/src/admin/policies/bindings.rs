@@ -302,8 +302,8 @@ impl Control {
         let settings = settings_with(&self.config.load().policy, &bound)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let recorded = self.recorded(settings.replay).await;
-        let published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        // Whoever changed it has seen what it changes: nothing recorded is asked again.
+        let published = self.load_policies(settings, upstreams, Vec::new(), generation).await?;
         self.bring_into_force(published, bound, Actor::System);
         Ok(())
     }
