@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::audit::Actor;
@@ -119,6 +119,8 @@ pub struct Control {
     uploads: Semaphore,
     /// The policy bindings of the store that were put together with those of the file last. Set under `changing`.
     bound: ArcSwap<StoredBindings>,
+    /// Why they could not be followed when that was tried last.
+    bindings_not_followed: ArcSwapOption<String>,
     /// Whether each upstream was tried once, at some time.
     has_tried: AtomicBool,
     /// What operators did about policies on other gateways.
@@ -241,6 +243,7 @@ impl Control {
             rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
             uploads: Semaphore::new(policies::MAX_UPLOADS),
             bound: ArcSwap::from_pointee(bound),
+            bindings_not_followed: ArcSwapOption::empty(),
             has_tried: AtomicBool::new(false),
             asked: watch::Sender::default(),
             freshness,

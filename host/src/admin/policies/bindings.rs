@@ -275,7 +275,7 @@ impl Control {
     }
 
     /// Brings the bindings into force that somebody has changed on another gateway. While the store does not answer, that is
-    /// tried again.
+    /// tried again; what else keeps them from being followed is noted.
     pub(in crate::admin) async fn follow_bindings(&self) {
         while let Err(error) = self.try_to_follow().await {
             let reason = match error {
@@ -289,7 +289,21 @@ impl Control {
                     continue;
                 }
             };
-            return self.tell_not_followed(reason).await;
+            return self.note_not_followed(reason).await;
+        }
+        self.bindings_not_followed.store(None);
+    }
+
+    /// Why the bindings of the store are not what runs, if they could not be followed.
+    pub fn bindings_not_followed(&self) -> Option<String> {
+        self.bindings_not_followed.load().as_deref().cloned()
+    }
+
+    /// They are tried again, and the same reason is told once.
+    async fn note_not_followed(&self, reason: String) {
+        let last = self.bindings_not_followed.swap(Some(Arc::new(reason.clone())));
+        if last.as_deref() != Some(&reason) {
+            self.tell_not_followed(reason).await;
         }
     }
 
