@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::audit::Actor;
 use crate::config::{self, Config, PolicySettings};
@@ -114,7 +114,7 @@ pub struct Control {
     /// Definitions that are being resolved for operators.
     readers: Arc<Semaphore>,
     /// Policies that are being tried out for operators.
-    rehearsals: Semaphore,
+    rehearsals: Arc<Semaphore>,
     /// Modules that are being sent.
     uploads: Semaphore,
     /// The policy bindings of the store that were put together with those of the file last. Set under `changing`.
@@ -240,7 +240,7 @@ impl Control {
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
             asking_aside: Arc::new(Semaphore::new(tryout::MAX_AT_ONCE)),
             readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
-            rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
+            rehearsals: Arc::new(Semaphore::new(policies::MAX_REHEARSALS)),
             uploads: Semaphore::new(policies::MAX_UPLOADS),
             bound: ArcSwap::from_pointee(bound),
             bindings_not_followed: ArcSwapOption::empty(),
@@ -394,6 +394,8 @@ struct Loading {
     /// What is put to the new policies once more, newest first.
     recorded: Vec<PastQuestion>,
     generation: u64,
+    /// Whose turn it is, until it is done, though nobody waits for it any more.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Loading {
@@ -409,6 +411,7 @@ impl Loading {
             previous: Vec::new(),
             recorded: Vec::new(),
             generation: 1,
+            turn: None,
         }
     }
 }
@@ -422,19 +425,18 @@ async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
 async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        let Loading { settings, upstreams, engine, counters, pulled, uploaded, previous, recorded, generation } =
-            loading;
+        let Loading { settings, upstreams, engine, counters, pulled, uploaded, previous, recorded, .. } = &loading;
         let publication = Publication {
-            settings: &settings,
-            upstreams: &upstreams,
-            engine: &engine,
-            counters: &counters,
+            settings,
+            upstreams,
+            engine,
+            counters,
             builtins: &crate::builtin::module,
-            pulled: &pulled,
-            uploaded: &uploaded,
+            pulled,
+            uploaded,
             previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
-            recorded: &recorded,
-            generation,
+            recorded,
+            generation: loading.generation,
         };
         publication.run()
     };
@@ -448,7 +450,7 @@ impl Control {
         settings: PolicySettings,
         upstreams: Vec<config::Upstream>,
         recorded: Vec<PastQuestion>,
-        generation: u64,
+        (generation, turn): (u64, Option<OwnedSemaphorePermit>),
     ) -> Result<Published, BuildError> {
         let kept = self.generations();
         load(Loading {
@@ -459,6 +461,7 @@ impl Control {
             recorded,
             upstreams,
             generation,
+            turn,
             ..Loading::first(settings, &self.engine)
         })
         .await

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{PolicyError, TRIES, is_in, members, settings_with};
 use crate::admin::rollback::{Cause, Generation};
@@ -126,7 +127,7 @@ impl Control {
         name: &BindingName,
         definition: Option<Map<String, Value>>,
     ) -> Result<Changes, PolicyError> {
-        let _turn = self.rehearsals.try_acquire().map_err(|_| PolicyError::Busy)?;
+        let turn = self.rehearsals.clone().try_acquire_owned().map_err(|_| PolicyError::Busy)?;
         self.refuse_policy_of_file(name)?;
         let before = stored::all(&self.store).await?;
         let there = before.all.iter().find(|binding| binding.name == *name);
@@ -137,7 +138,7 @@ impl Control {
             (None, _) => Wish::Remove { name, seen: None },
         };
         wish.check(there)?;
-        let published = self.try_out(&wish, &before).await?;
+        let published = self.try_out(&wish, &before, Some(turn)).await?;
         Ok(published.changes.unwrap_or_default())
     }
 
@@ -205,7 +206,7 @@ impl Control {
                 let generation = self.generation.load(Ordering::Relaxed);
                 return Ok(Altered { binding: Some(same.clone()), generation, changes: None });
             }
-            let published = self.try_out(&wish, &before).await?;
+            let published = self.try_out(&wish, &before, None).await?;
             match stored::commit(&self.store, before.at, edit(&wish)?, actor).await? {
                 Committing::Done { binding, at } => {
                     let binding = binding.map(|binding| *binding);
@@ -231,7 +232,12 @@ impl Control {
     }
 
     /// Loads all policies as they would be.
-    async fn try_out(&self, wish: &Wish, before: &StoredBindings) -> Result<Published, PolicyError> {
+    async fn try_out(
+        &self,
+        wish: &Wish,
+        before: &StoredBindings,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Published, PolicyError> {
         if let Some(definition) = wish.definition() {
             // Told by their settings, while the mistakes of others are told by their names.
             definition::binding(wish.name(), definition).map_err(PolicyError::Mistakes)?;
@@ -246,7 +252,7 @@ impl Control {
         {
             recorded.extend(replay::as_if_asked(new, &recorded));
         }
-        let mut published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        let mut published = self.load_policies(settings, upstreams, recorded, (generation, turn)).await?;
         if let (Wish::Create { name, .. }, Some(changes)) = (wish, &mut published.changes) {
             // What is new and asked nothing had no say that it could lose.
             changes.dropped.remove(name);
@@ -317,7 +323,7 @@ impl Control {
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         // Whoever changed it has seen what it changes: nothing recorded is asked again.
-        let published = self.load_policies(settings, upstreams, Vec::new(), generation).await?;
+        let published = self.load_policies(settings, upstreams, Vec::new(), (generation, None)).await?;
         self.bring_into_force(published, bound, Actor::System);
         Ok(())
     }
