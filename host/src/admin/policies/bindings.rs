@@ -12,14 +12,14 @@ use super::{PolicyError, TRIES, is_in, members, settings_with};
 use crate::admin::rollback::{Cause, Generation};
 use crate::admin::upstreams::merge;
 use crate::admin::{BuildError, Control};
-use crate::audit::Actor;
+use crate::audit::{Actor, AuditEvent};
 use crate::config::definition;
 use crate::ids::BindingName;
 use crate::policy::Published;
 use crate::policy::replay::{self, Changes};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
-use crate::store::{Cursor, Page, StoreError};
+use crate::store::{Cursor, Page, StoreError, audit as trail};
 
 /// Until bindings are read again that could not be read.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ impl Control {
     }
 
     /// What would change in the recorded decisions if a binding were this, or without a definition were gone. Nothing is
-    /// saved.
+    /// saved; that recordings were read is written down.
     ///
     /// # Errors
     /// [`PolicyError`], as the change itself would give.
@@ -126,6 +126,7 @@ impl Control {
         &self,
         name: &BindingName,
         definition: Option<Map<String, Value>>,
+        actor: Actor,
     ) -> Result<Changes, PolicyError> {
         let turn = self.rehearsals.clone().try_acquire_owned().map_err(|_| PolicyError::Busy)?;
         self.refuse_policy_of_file(name)?;
@@ -139,7 +140,13 @@ impl Control {
         };
         wish.check(there)?;
         let published = self.try_out(&wish, &before, Some(turn)).await?;
-        Ok(published.changes.unwrap_or_default())
+        let changes = published.changes.unwrap_or_default();
+        if changes.questions > 0 {
+            let questions = changes.questions as u64;
+            let event = AuditEvent::RecordingsRead { policy: Some(wish.name().to_string()), hook: None, questions };
+            trail::record(&self.store, actor, event).await?;
+        }
+        Ok(changes)
     }
 
     /// Declares a binding and brings it into force.

@@ -142,14 +142,17 @@ async fn a_rehearsal_saves_nothing() {
     let replica = alone(&[]).await;
     let control = &replica.control;
     let (_, definition) = uploaded(control).await;
-    let changes = control.rehearse_binding(&name("mine"), Some(definition.clone())).await.unwrap();
+    let changes = control.rehearse_binding(&name("mine"), Some(definition.clone()), OPERATOR).await.unwrap();
     assert_eq!(changes.different, [], "nothing was recorded");
     assert!(names(control).is_empty() && control.bindings(None, 10).await.unwrap().items.is_empty());
     let wrong = object(json!({ "module": "builtin:nothing" }));
-    assert!(matches!(control.rehearse_binding(&name("mine"), Some(wrong)).await, Err(PolicyError::Mistakes(_))));
-    assert!(matches!(control.rehearse_binding(&name("mine"), None).await, Err(PolicyError::NotFound)));
+    assert!(matches!(
+        control.rehearse_binding(&name("mine"), Some(wrong), OPERATOR).await,
+        Err(PolicyError::Mistakes(_))
+    ));
+    assert!(matches!(control.rehearse_binding(&name("mine"), None, OPERATOR).await, Err(PolicyError::NotFound)));
     control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
-    control.rehearse_binding(&name("mine"), None).await.unwrap();
+    control.rehearse_binding(&name("mine"), None, OPERATOR).await.unwrap();
     assert_eq!(names(control), ["mine"]);
     replica.stop().await;
 }
