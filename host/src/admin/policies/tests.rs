@@ -188,3 +188,37 @@ async fn what_is_bound_on_one_gateway_holds_on_the_others_and_after_a_start() {
         replica.stop().await;
     }
 }
+
+#[tokio::test]
+async fn what_was_gone_back_from_can_be_declared_again() {
+    let replica = alone(&["of-the-file"]).await;
+    let control = &replica.control;
+    let (_, definition) = uploaded(control).await;
+    control.create_binding(name("mine"), definition.clone(), OPERATOR).await.unwrap();
+    control.roll_back(None, OPERATOR).await.unwrap();
+    assert_eq!(names(control), ["of-the-file"]);
+    let again = control.change_binding(&name("mine"), None, definition, OPERATOR).await.unwrap();
+    assert_eq!((again.generation, names(control).len()), (4, 2));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_goes_back_from_what_was_not_followed_yet() {
+    let (store, clock) = shared().await;
+    let patience = Duration::from_secs(10);
+    // Neither looks at what the other does before it is told to.
+    let one = Replica::new(store.as_replica(1), &clock, patience, &["of-the-file"]).await;
+    let other = Replica::new(store.as_replica(2), &clock, patience, &["of-the-file"]).await;
+    let (_, definition) = uploaded(&one.control).await;
+    one.control.create_binding(name("first"), definition.clone(), OPERATOR).await.unwrap();
+    other.control.create_binding(name("second"), definition.clone(), OPERATOR).await.unwrap();
+    one.control.roll_back(None, OPERATOR).await.unwrap();
+    one.control.follow_bindings().await;
+    assert_eq!(names(&one.control), ["of-the-file"]);
+    other.control.create_binding(name("third"), definition, OPERATOR).await.unwrap();
+    one.control.follow_bindings().await;
+    assert_eq!(names(&one.control).len(), 4, "what was bound since counts");
+    for replica in [one, other] {
+        replica.stop().await;
+    }
+}
