@@ -425,18 +425,30 @@ async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
 async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        let Loading { settings, upstreams, engine, counters, pulled, uploaded, previous, recorded, .. } = &loading;
-        let publication = Publication {
+        // The turn ends with this closure.
+        let Loading {
             settings,
             upstreams,
             engine,
             counters,
-            builtins: &crate::builtin::module,
             pulled,
             uploaded,
-            previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+            previous,
             recorded,
-            generation: loading.generation,
+            generation,
+            turn: _turn,
+        } = loading;
+        let publication = Publication {
+            settings: &settings,
+            upstreams: &upstreams,
+            engine: &engine,
+            counters: &counters,
+            builtins: &crate::builtin::module,
+            pulled: &pulled,
+            uploaded: &uploaded,
+            previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+            recorded: &recorded,
+            generation,
         };
         publication.run()
     };
