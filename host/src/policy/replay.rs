@@ -353,7 +353,7 @@ mod tests {
             "request": { "tool": { "name": "add", "title": "Add", "description": "d", "input_schema": {} },
                 "arguments": { "text": "x" }, "arguments_bytes": 12, "meta": { "a": 1 } } });
         let of = |arguments, texts, claims: &[&str]| {
-            let claims: Vec<String> = claims.iter().map(ToString::to_string).collect();
+            let claims: Vec<String> = claims.iter().map(|claim| (*claim).to_owned()).collect();
             let mut input = whole.clone();
             withhold(&mut input, Disclosure { arguments, output: Payload::None, texts }, &claims);
             input
