@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -22,6 +23,9 @@ use crate::pipeline::Snapshot;
 use crate::store::changes::{self, Change, News, PolicyAct, Revision};
 use crate::store::follower::Subscriber;
 use crate::store::{ReadTx, StoreError, audit as trail, policy_bindings, users};
+
+/// Until bindings are followed again that could not be.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// What is to be done here about policies, since an operator did it.
 pub(super) type Asked = watch::Sender<ToFollow>;
@@ -142,7 +146,14 @@ impl Control {
                 if is_act_first {
                     self.follow_bindings().await;
                 }
-                if asked.changed().await.is_err() {
+                let news = asked.changed();
+                let has_ended = if self.bindings_not_followed().is_some() {
+                    // What kept them from it may be over without anybody's doing, as where a registry could not be reached.
+                    tokio::time::timeout(RETRY, news).await.is_ok_and(|news| news.is_err())
+                } else {
+                    news.await.is_err()
+                };
+                if has_ended {
                     return;
                 }
             }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Semaphore, watch};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::audit::Actor;
 use crate::config::{self, Config, PolicySettings};
@@ -114,11 +114,13 @@ pub struct Control {
     /// Definitions that are being resolved for operators.
     readers: Arc<Semaphore>,
     /// Policies that are being tried out for operators.
-    rehearsals: Semaphore,
+    rehearsals: Arc<Semaphore>,
     /// Modules that are being sent.
     uploads: Semaphore,
     /// The policy bindings of the store that were put together with those of the file last. Set under `changing`.
     bound: ArcSwap<StoredBindings>,
+    /// Why they could not be followed when that was tried last.
+    bindings_not_followed: ArcSwapOption<String>,
     /// Whether each upstream was tried once, at some time.
     has_tried: AtomicBool,
     /// What operators did about policies on other gateways.
@@ -238,9 +240,10 @@ impl Control {
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
             asking_aside: Arc::new(Semaphore::new(tryout::MAX_AT_ONCE)),
             readers: Arc::new(Semaphore::new(upstreams::MAX_READERS)),
-            rehearsals: Semaphore::new(policies::MAX_REHEARSALS),
+            rehearsals: Arc::new(Semaphore::new(policies::MAX_REHEARSALS)),
             uploads: Semaphore::new(policies::MAX_UPLOADS),
             bound: ArcSwap::from_pointee(bound),
+            bindings_not_followed: ArcSwapOption::empty(),
             has_tried: AtomicBool::new(false),
             asked: watch::Sender::default(),
             freshness,
@@ -391,6 +394,8 @@ struct Loading {
     /// What is put to the new policies once more, newest first.
     recorded: Vec<PastQuestion>,
     generation: u64,
+    /// Whose turn it is, until it is done, though nobody waits for it any more.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Loading {
@@ -406,6 +411,7 @@ impl Loading {
             previous: Vec::new(),
             recorded: Vec::new(),
             generation: 1,
+            turn: None,
         }
     }
 }
@@ -419,8 +425,19 @@ async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
 async fn load(loading: Loading) -> Result<Published, BuildError> {
     let load = move || {
-        let Loading { settings, upstreams, engine, counters, pulled, uploaded, previous, recorded, generation } =
-            loading;
+        // The turn ends with this closure.
+        let Loading {
+            settings,
+            upstreams,
+            engine,
+            counters,
+            pulled,
+            uploaded,
+            previous,
+            recorded,
+            generation,
+            turn: _turn,
+        } = loading;
         let publication = Publication {
             settings: &settings,
             upstreams: &upstreams,
@@ -445,7 +462,7 @@ impl Control {
         settings: PolicySettings,
         upstreams: Vec<config::Upstream>,
         recorded: Vec<PastQuestion>,
-        generation: u64,
+        (generation, turn): (u64, Option<OwnedSemaphorePermit>),
     ) -> Result<Published, BuildError> {
         let kept = self.generations();
         load(Loading {
@@ -456,6 +473,7 @@ impl Control {
             recorded,
             upstreams,
             generation,
+            turn,
             ..Loading::first(settings, &self.engine)
         })
         .await

@@ -174,7 +174,7 @@ impl Control {
         let bound = policy_bindings::all(&self.store).await.map_err(BuildError::Store)?;
         let settings = policies::settings_with(&config.policy, &bound).map_err(BuildError::Policies)?;
         let recorded = self.recorded(settings.replay).await;
-        let published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        let published = self.load_policies(settings, upstreams, recorded, (generation, None)).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
         // The last things that may refuse the new configuration. What cannot be revoked stays in force.

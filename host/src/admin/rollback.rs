@@ -13,8 +13,8 @@ use super::Control;
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::policy::PolicySet;
-use crate::store::audit as trail;
 use crate::store::changes::{PolicyAct, Revision};
+use crate::store::{audit as trail, policy_bindings};
 
 /// Sets that are kept, the running one among them.
 pub const KEPT: usize = 3;
@@ -127,8 +127,19 @@ impl Control {
         let act = PolicyAct::RollBack { set: target.policies.digest().to_hex() };
         if let Some(at) = self.record_policies(actor, event, act).await {
             applied.policies = at;
+            self.go_back_from_what_was_bound(at).await;
         }
         Ok(number)
+    }
+
+    /// What was bound before a rollback of this revision is gone back from as well, though it was not followed here yet.
+    /// Whoever calls this holds `changing`.
+    async fn go_back_from_what_was_bound(&self, at: Revision) {
+        match policy_bindings::all(&self.store).await {
+            Ok(bound) if bound.at < at => self.bound.store(Arc::new(bound)),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "what was bound before the rollback may come into force again"),
+        }
     }
 
     /// Goes back to the policies with this digest, to which an operator went back on another gateway.
@@ -143,6 +154,7 @@ impl Control {
         match kept.iter().rev().find(is_wanted) {
             Some(target) if kept.last().is_some_and(|running| running.number == target.number) => {
                 tracing::info!(generation = target.number, "these are the policies that were gone back to elsewhere");
+                self.go_back_from_what_was_bound(at).await;
             }
             Some(target) => {
                 let number = self.put_into_force_again(target, Actor::System);
@@ -150,6 +162,7 @@ impl Control {
                 if let Err(error) = trail::record(&self.store, Actor::System, event).await {
                     tracing::error!(%error, "the audit trail lacks a rollback");
                 }
+                self.go_back_from_what_was_bound(at).await;
             }
             None => {
                 self.tell_not_followed("the policies that it went back to are not kept here".to_owned()).await;

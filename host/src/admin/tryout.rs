@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Control, whole_question};
 use crate::audit::Actor;
@@ -82,11 +83,11 @@ impl Control {
         variation: Option<Variation>,
         actor: Actor,
     ) -> Result<Answered, TryError> {
-        let _room = self.asking_aside.try_acquire().map_err(|_| TryError::Busy)?;
+        let room = self.asking_aside.clone().try_acquire_owned().map_err(|_| TryError::Busy)?;
         let snapshot = self.snapshot.load_full();
         match question {
-            Question::Recorded(decision) => self.try_recorded(&snapshot, &decision, variation, actor).await,
-            Question::Typed(typed) => self.try_typed(&snapshot, typed, variation).await,
+            Question::Recorded(decision) => self.try_recorded(&snapshot, &decision, variation, (actor, room)).await,
+            Question::Typed(typed) => self.try_typed(&snapshot, typed, variation, room).await,
         }
     }
 
@@ -95,7 +96,7 @@ impl Control {
         snapshot: &Arc<Snapshot>,
         decision: &str,
         variation: Option<Variation>,
-        actor: Actor,
+        (actor, room): (Actor, OwnedSemaphorePermit),
     ) -> Result<Answered, TryError> {
         let recording = self.recording(decision, actor).await?.ok_or(TryError::NoRecording)?;
         let only = variation.as_ref().map(|variation| variation.binding.clone());
@@ -110,7 +111,11 @@ impl Control {
         let whole: Vec<_> = whole.collect();
         let not_kept = count - whole.len();
         let policies = snapshot.policies.clone();
-        let ask = move || Ok::<_, NotAside>(policies.to_try(variation.as_ref())?.ask_again(&whole));
+        let ask = move || {
+            // It is not over before this, though nobody waits for it any more.
+            let _room = room;
+            Ok::<_, NotAside>(policies.to_try(variation.as_ref())?.ask_again(&whole))
+        };
         let tried = tokio::task::spawn_blocking(ask).await.map_err(|_| TryError::Interrupted)??;
         Ok(Answered { generation: snapshot.policies.generation(), tried, is_admitted: true, not_kept })
     }
@@ -120,6 +125,7 @@ impl Control {
         snapshot: &Arc<Snapshot>,
         typed: Typed,
         variation: Option<Variation>,
+        room: OwnedSemaphorePermit,
     ) -> Result<Answered, TryError> {
         let now = self.env.now();
         let caller = caller_of(snapshot, &typed, now).ok_or_else(|| TryError::NoSuchCaller(typed.principal.clone()))?;
@@ -128,8 +134,10 @@ impl Control {
         let tool = tool.ok_or_else(no_such)?;
         let is_admitted = caller.allow.permits(&typed.upstream, &typed.tool);
         let policies = snapshot.policies.clone();
-        let prepare = move || policies.to_try(variation.as_ref());
-        let aside: Aside = tokio::task::spawn_blocking(prepare).await.map_err(|_| TryError::Interrupted)??;
+        // It goes along, since what is prepared is prepared to its end though nobody waits for it any more.
+        let prepare = move || (policies.to_try(variation.as_ref()), room);
+        let (aside, _room) = tokio::task::spawn_blocking(prepare).await.map_err(|_| TryError::Interrupted)?;
+        let aside: Aside = aside?;
         let decision = DecisionId::generate(&self.env);
         let call = TypedCall { decision, caller: &caller, tool, arguments: typed.arguments, now };
         let tried = aside.ask(call).await;

@@ -87,7 +87,10 @@ impl PolicySet {
         let (bindings, when_all_abstain) = match only {
             // That one of them has no opinion is no reason to refuse.
             Some(only) => (vec![only], WhenAllAbstain::Allow),
-            None => (self.bindings.iter().map(BoundPolicy::again).collect(), self.when_all_abstain),
+            None => {
+                let aside = |bound: &BoundPolicy| bound.aside(bound.binding.clone(), bound.prepared.aside());
+                (self.bindings.iter().map(aside).collect(), self.when_all_abstain)
+            }
         };
         let entries: Vec<Entry<'_>> = bindings.iter().map(BoundPolicy::entry).collect();
         let index = Index::of(&entries, self.upstreams.keys());

@@ -154,6 +154,16 @@ impl Prepared {
         Self { inner: self.inner.clone(), timed_out: Arc::default() }
     }
 
+    /// The same to be asked aside: with instances of its own, and where it may take its time.
+    pub(super) fn aside(&self) -> Self {
+        let own = match self.inner.state {
+            State::Warm { .. } => self.warm(),
+            State::Frozen | State::Fresh { .. } => self.anew(),
+        };
+        own.note_timeout();
+        own
+    }
+
     /// Whether both are one, apart from how slow they were.
     #[cfg(test)]
     pub(super) fn is_same_as(&self, other: &Self) -> bool {

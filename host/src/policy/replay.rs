@@ -4,6 +4,7 @@
 //! a policy that asks the host for something else cannot be answered and is told as such. There is no deadline but a
 //! generous one: this is about what is decided and not about how soon. Nothing here changes anything.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::cases::{self, Difference};
 use super::decision::{Failure, Hook};
 use super::imports::{ImportCall, Imports, Transcript};
 use super::judge::{Judged, judge};
+use super::manifest::{Disclosure, Manifest, Payload};
 use super::prepared::Prepared;
 use super::rehearsal::Rehearsal;
 use super::trial;
@@ -49,6 +51,30 @@ pub struct PastQuestion {
 impl PastQuestion {
     /// What was answered and what is answered now; where both come to the same, what in them differs.
     pub fn in_words(&self, answer: &Result<Value, Failure>, differences: &[Difference]) -> (String, String) {
+        let (before, after) = self.verdicts(answer);
+        match differences.first() {
+            Some(Difference { pointer, expected, found }) if before == after => {
+                (format!("{before} with {expected} at {pointer}"), format!("{after} with {found}"))
+            }
+            _ if before == after => (before, format!("{after} with more to it")),
+            _ => (before, after),
+        }
+    }
+
+    /// The same for those who do not read recordings: where they differ and not in what, which may be a call's arguments.
+    fn without_values(&self, answer: &Result<Value, Failure>, differences: &[Difference]) -> (String, String) {
+        let (before, after) = self.verdicts(answer);
+        match differences.first() {
+            Some(Difference { pointer, .. }) if before == after => {
+                (before, format!("{after} with something else at {pointer}"))
+            }
+            _ if before == after => (before, format!("{after} with more to it")),
+            _ => (before, after),
+        }
+    }
+
+    /// What was answered comes to, and what is answered now.
+    fn verdicts(&self, answer: &Result<Value, Failure>) -> (String, String) {
         let told = |answer: &Value| {
             judge(self.hook, &self.input, answer).as_ref().map_or_else(Failure::to_string, Judged::to_string)
         };
@@ -57,13 +83,7 @@ impl PastQuestion {
             Ok(answer) => told(answer),
             Err(failure) => format!("a failure: {failure}"),
         };
-        match differences.first() {
-            Some(Difference { pointer, expected, found }) if before == after => {
-                (format!("{before} with {expected} at {pointer}"), format!("{after} with {found}"))
-            }
-            _ if before == after => (before, format!("{after} with more to it")),
-            _ => (before, after),
-        }
+        (before, after)
     }
 }
 
@@ -218,10 +238,46 @@ pub fn as_if_asked(binding: &Binding, recorded: &[PastQuestion]) -> Vec<PastQues
     asked
 }
 
+/// A question with no more in it than the policy asks for: what was recorded may have been shown to another.
+fn as_shown<'a>(question: &'a PastQuestion, manifest: &Manifest) -> Cow<'a, PastQuestion> {
+    if question.hook != Hook::ToolCall {
+        return Cow::Borrowed(question);
+    }
+    let mut shown = question.clone();
+    withhold(&mut shown.input, manifest.disclosure(Hook::ToolCall), manifest.claims(Hook::ToolCall));
+    Cow::Owned(shown)
+}
+
+/// Takes out of a question about a call what is not disclosed.
+fn withhold(input: &mut Value, disclosure: Disclosure, claims: &[String]) {
+    let mut hide = |pointer: &str, instead: Value| {
+        if let Some(place) = input.pointer_mut(pointer) {
+            *place = instead;
+        }
+    };
+    if disclosure.arguments != Payload::Full {
+        hide("/request/arguments", Value::Null);
+        hide("/request/meta", Value::Null);
+    }
+    if disclosure.arguments == Payload::None {
+        hide("/request/arguments_bytes", Value::from(0));
+    }
+    if !disclosure.texts {
+        for text in ["title", "description", "input_schema"] {
+            hide(&format!("/request/tool/{text}"), Value::Null);
+        }
+    }
+    let known = input.pointer_mut("/context/caller/claims").and_then(Value::as_object_mut);
+    if let Some(known) = known {
+        known.retain(|name, _| claims.iter().any(|wanted| wanted == "*" || wanted == name));
+    }
+}
+
 /// Puts recorded questions to policies that are not in force yet.
 pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Changes {
     let begun = Instant::now();
     let mut changes = Changes::default();
+    let mut aside: HashMap<&BindingName, Prepared> = HashMap::new();
     for question in recorded {
         if begun.elapsed() > PUBLISH_LIMIT {
             changes.is_cut = true;
@@ -236,11 +292,13 @@ pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Change
         };
         changes.questions += 1;
         // How long it takes here says nothing of how long it will take.
-        match ask_again(&bound.prepared.anew(), bound.binding().memory_bytes, question, PUBLISH_PATIENCE) {
+        let prepared = aside.entry(bound.name()).or_insert_with(|| bound.prepared.aside());
+        let put = as_shown(question, &bound.module().manifest);
+        match ask_again(prepared, bound.binding().memory_bytes, &put, PUBLISH_PATIENCE) {
             Replayed::Same { .. } => {}
             Replayed::Diverged { .. } => changes.unanswered += 1,
             Replayed::Different { answer, differences, .. } => {
-                let (before, after) = question.in_words(&answer, &differences);
+                let (before, after) = question.without_values(&answer, &differences);
                 let PastQuestion { decision, binding, hook, .. } = question;
                 changes.add(Change {
                     decision: decision.clone(),
@@ -276,6 +334,38 @@ mod tests {
     fn binding(matches: Match) -> Binding {
         let name = BindingName::parse("new").unwrap();
         Binding { matches, ..Binding::new(name, ModuleSource::Builtin("template".to_owned())) }
+    }
+
+    #[test]
+    fn values_stay_with_recordings() {
+        let question = asked_of("d1", "a", Value::Null);
+        let answer = Ok(question.answer.clone().unwrap());
+        let (expected, found) = ("\"secret\"".to_owned(), "\"other\"".to_owned());
+        let differences = [Difference { pointer: "/allow/rewrite".to_owned(), expected, found }];
+        let (before, after) = question.without_values(&answer, &differences);
+        assert!(!before.contains("secret") && !after.contains("other"), "{before} {after}");
+        assert!(after.ends_with("with something else at /allow/rewrite"), "{after}");
+    }
+
+    #[test]
+    fn a_policy_is_put_no_more_than_it_asks_for() {
+        let whole = json!({ "context": { "caller": { "claims": { "email": "a@b", "team": "x" } } },
+            "request": { "tool": { "name": "add", "title": "Add", "description": "d", "input_schema": {} },
+                "arguments": { "text": "x" }, "arguments_bytes": 12, "meta": { "a": 1 } } });
+        let of = |arguments, texts, claims: &[&str]| {
+            let claims: Vec<String> = claims.iter().map(|claim| (*claim).to_owned()).collect();
+            let mut input = whole.clone();
+            withhold(&mut input, Disclosure { arguments, output: Payload::None, texts }, &claims);
+            input
+        };
+        assert_eq!(of(Payload::Full, true, &["*"]), whole);
+        let least = of(Payload::None, false, &[]);
+        let tool = json!({ "name": "add", "title": null, "description": null, "input_schema": null });
+        let request = json!({ "tool": tool, "arguments": null, "arguments_bytes": 0, "meta": null });
+        assert_eq!(least, json!({ "context": { "caller": { "claims": {} } }, "request": request }));
+        let some = of(Payload::SizeOnly, true, &["team"]);
+        assert_eq!(some["request"]["arguments_bytes"], 12);
+        assert_eq!(some["context"]["caller"]["claims"], json!({ "team": "x" }));
     }
 
     #[test]

@@ -133,13 +133,11 @@ impl PolicySet {
         // Its answer counts here, whatever its mode is.
         let enforced = Binding { mode: Mode::Enforce, ..bound.binding().clone() };
         let only = match config {
-            None => bound.aside(enforced, bound.prepared.anew()),
+            None => bound.aside(enforced, bound.prepared.aside()),
             Some(config) => {
                 let wanted = Binding { config: config.clone(), time: DRAFT_LIMIT, reuse: Reuse::Auto, ..enforced };
                 let prepared = publish::draft_config(&self.sets, &wanted, bound.loaded())?.prepared;
-                // It takes its time, and does so where nobody waits for it.
-                prepared.note_timeout();
-                bound.aside(wanted, prepared)
+                bound.aside(wanted, prepared.aside())
             }
         };
         Ok(Aside(self.aside(Some(only))))

@@ -115,7 +115,7 @@ pub(super) async fn run(store: &Store) -> Result<Verification, StoreError> {
         let reads = kept.indexes().len() + 2;
         all.walk(store, kept.table(), reads, move |tx, row, found| kept.check(tx, row, found)).await?;
         for index in kept.indexes() {
-            all.walk(store, index, 2, move |tx, row, found| kept.check_index(tx, index, row, found)).await?;
+            all.walk(store, index, 3, move |tx, row, found| kept.check_index(tx, index, row, found)).await?;
         }
     }
     all.walk(store, Table::Expiry, 1, check_expiry).await?;

@@ -6,19 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{PolicyError, TRIES, is_in, members, settings_with};
-use crate::admin::rollback::Cause;
+use crate::admin::rollback::{Cause, Generation};
 use crate::admin::upstreams::merge;
 use crate::admin::{BuildError, Control};
-use crate::audit::Actor;
+use crate::audit::{Actor, AuditEvent};
 use crate::config::definition;
 use crate::ids::BindingName;
 use crate::policy::Published;
 use crate::policy::replay::{self, Changes};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
-use crate::store::{Cursor, Page, StoreError};
+use crate::store::{Cursor, Page, StoreError, audit as trail};
 
 /// Until bindings are read again that could not be read.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -117,7 +118,7 @@ impl Control {
     }
 
     /// What would change in the recorded decisions if a binding were this, or without a definition were gone. Nothing is
-    /// saved.
+    /// saved; that recordings were read is written down.
     ///
     /// # Errors
     /// [`PolicyError`], as the change itself would give.
@@ -125,8 +126,9 @@ impl Control {
         &self,
         name: &BindingName,
         definition: Option<Map<String, Value>>,
+        actor: Actor,
     ) -> Result<Changes, PolicyError> {
-        let _turn = self.rehearsals.try_acquire().map_err(|_| PolicyError::Busy)?;
+        let turn = self.rehearsals.clone().try_acquire_owned().map_err(|_| PolicyError::Busy)?;
         self.refuse_policy_of_file(name)?;
         let before = stored::all(&self.store).await?;
         let there = before.all.iter().find(|binding| binding.name == *name);
@@ -137,8 +139,14 @@ impl Control {
             (None, _) => Wish::Remove { name, seen: None },
         };
         wish.check(there)?;
-        let published = self.try_out(&wish, &before).await?;
-        Ok(published.changes.unwrap_or_default())
+        let published = self.try_out(&wish, &before, Some(turn)).await?;
+        let changes = published.changes.unwrap_or_default();
+        if changes.questions > 0 {
+            let questions = changes.questions as u64;
+            let event = AuditEvent::RecordingsRead { policy: Some(wish.name().to_string()), hook: None, questions };
+            trail::record(&self.store, actor, event).await?;
+        }
+        Ok(changes)
     }
 
     /// Declares a binding and brings it into force.
@@ -200,11 +208,12 @@ impl Control {
             let before = stored::all(&self.store).await?;
             let there = before.all.iter().find(|binding| binding.name == *wish.name());
             wish.check(there)?;
-            if let Some(same) = there.filter(|there| wish.definition() == Some(&members(there))) {
+            let same = there.filter(|there| wish.definition() == Some(&members(there)));
+            if let Some(same) = same.filter(|_| self.is_in_force(before.at)) {
                 let generation = self.generation.load(Ordering::Relaxed);
                 return Ok(Altered { binding: Some(same.clone()), generation, changes: None });
             }
-            let published = self.try_out(&wish, &before).await?;
+            let published = self.try_out(&wish, &before, None).await?;
             match stored::commit(&self.store, before.at, edit(&wish)?, actor).await? {
                 Committing::Done { binding, at } => {
                     let binding = binding.map(|binding| *binding);
@@ -222,8 +231,20 @@ impl Control {
         Err(StoreError::Busy.into())
     }
 
+    /// Whether the bindings as they are since this revision are what runs. Whoever calls this holds `changing`.
+    fn is_in_force(&self, at: Revision) -> bool {
+        let generations = self.generations();
+        let is_rolled_back = |newest: &Arc<Generation>| matches!(newest.cause, Cause::Rollback { .. });
+        self.bound.load().at == at && !generations.last().is_some_and(is_rolled_back)
+    }
+
     /// Loads all policies as they would be.
-    async fn try_out(&self, wish: &Wish, before: &StoredBindings) -> Result<Published, PolicyError> {
+    async fn try_out(
+        &self,
+        wish: &Wish,
+        before: &StoredBindings,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Published, PolicyError> {
         if let Some(definition) = wish.definition() {
             // Told by their settings, while the mistakes of others are told by their names.
             definition::binding(wish.name(), definition).map_err(PolicyError::Mistakes)?;
@@ -238,7 +259,7 @@ impl Control {
         {
             recorded.extend(replay::as_if_asked(new, &recorded));
         }
-        let mut published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        let mut published = self.load_policies(settings, upstreams, recorded, (generation, turn)).await?;
         if let (Wish::Create { name, .. }, Some(changes)) = (wish, &mut published.changes) {
             // What is new and asked nothing had no say that it could lose.
             changes.dropped.remove(name);
@@ -267,7 +288,7 @@ impl Control {
     }
 
     /// Brings the bindings into force that somebody has changed on another gateway. While the store does not answer, that is
-    /// tried again.
+    /// tried again; what else keeps them from being followed is noted.
     pub(in crate::admin) async fn follow_bindings(&self) {
         while let Err(error) = self.try_to_follow().await {
             let reason = match error {
@@ -281,7 +302,21 @@ impl Control {
                     continue;
                 }
             };
-            return self.tell_not_followed(reason).await;
+            return self.note_not_followed(reason).await;
+        }
+        self.bindings_not_followed.store(None);
+    }
+
+    /// Why the bindings of the store are not what runs, if they could not be followed.
+    pub fn bindings_not_followed(&self) -> Option<String> {
+        self.bindings_not_followed.load().as_deref().cloned()
+    }
+
+    /// They are tried again, and the same reason is told once.
+    async fn note_not_followed(&self, reason: String) {
+        let last = self.bindings_not_followed.swap(Some(Arc::new(reason.clone())));
+        if last.as_deref() != Some(&reason) {
+            self.tell_not_followed(reason).await;
         }
     }
 
@@ -294,8 +329,8 @@ impl Control {
         let settings = settings_with(&self.config.load().policy, &bound)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let recorded = self.recorded(settings.replay).await;
-        let published = self.load_policies(settings, upstreams, recorded, generation).await?;
+        // Whoever changed it has seen what it changes: nothing recorded is asked again.
+        let published = self.load_policies(settings, upstreams, Vec::new(), (generation, None)).await?;
         self.bring_into_force(published, bound, Actor::System);
         Ok(())
     }

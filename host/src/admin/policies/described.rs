@@ -47,9 +47,14 @@ impl Control {
         }
         let Some(name) = source.strip_prefix("builtin:") else { return Ok(None) };
         let bytes = builtin::module(name).ok_or(PolicyError::NoSuchModule)?;
-        let _turn = self.rehearsals.try_acquire().map_err(|_| PolicyError::Busy)?;
+        let turn = self.rehearsals.clone().try_acquire_owned().map_err(|_| PolicyError::Busy)?;
         let engine = self.engine.clone();
-        let loaded = tokio::task::spawn_blocking(move || Module::load(&engine, bytes)).await;
+        let load = move || {
+            // It is not over before this, though nobody waits for it any more.
+            let _turn = turn;
+            Module::load(&engine, bytes)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|_| PolicyError::Interrupted)?;
         let loaded = loaded.map_err(|error| PolicyError::Module(told(&error)))?;
         let info = loaded.info();

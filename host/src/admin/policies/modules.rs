@@ -46,9 +46,11 @@ impl Control {
         signatures: Option<String>,
         actor: Actor,
     ) -> Result<ModuleUpload, PolicyError> {
-        let _turn = self.rehearsals.try_acquire().map_err(|_| PolicyError::Busy)?;
+        let turn = self.rehearsals.clone().try_acquire_owned().map_err(|_| PolicyError::Busy)?;
         let (engine, settings) = (self.engine.clone(), self.config.load().policy.clone());
         let examine = move || {
+            // It is not over before this, though nobody waits for it any more.
+            let _turn = turn;
             let upload = Upload { module: bytes, signatures };
             policy::examine(&engine, &settings, &upload).map(|info| (info, upload))
         };

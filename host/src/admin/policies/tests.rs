@@ -142,14 +142,17 @@ async fn a_rehearsal_saves_nothing() {
     let replica = alone(&[]).await;
     let control = &replica.control;
     let (_, definition) = uploaded(control).await;
-    let changes = control.rehearse_binding(&name("mine"), Some(definition.clone())).await.unwrap();
+    let changes = control.rehearse_binding(&name("mine"), Some(definition.clone()), OPERATOR).await.unwrap();
     assert_eq!(changes.different, [], "nothing was recorded");
     assert!(names(control).is_empty() && control.bindings(None, 10).await.unwrap().items.is_empty());
     let wrong = object(json!({ "module": "builtin:nothing" }));
-    assert!(matches!(control.rehearse_binding(&name("mine"), Some(wrong)).await, Err(PolicyError::Mistakes(_))));
-    assert!(matches!(control.rehearse_binding(&name("mine"), None).await, Err(PolicyError::NotFound)));
+    assert!(matches!(
+        control.rehearse_binding(&name("mine"), Some(wrong), OPERATOR).await,
+        Err(PolicyError::Mistakes(_))
+    ));
+    assert!(matches!(control.rehearse_binding(&name("mine"), None, OPERATOR).await, Err(PolicyError::NotFound)));
     control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
-    control.rehearse_binding(&name("mine"), None).await.unwrap();
+    control.rehearse_binding(&name("mine"), None, OPERATOR).await.unwrap();
     assert_eq!(names(control), ["mine"]);
     replica.stop().await;
 }
@@ -182,6 +185,40 @@ async fn what_is_bound_on_one_gateway_holds_on_the_others_and_after_a_start() {
     other.control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
     until("it is gone there too", async || names(&one.control).len() == 1).await;
     for replica in [one, other, started] {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_gone_back_from_can_be_declared_again() {
+    let replica = alone(&["of-the-file"]).await;
+    let control = &replica.control;
+    let (_, definition) = uploaded(control).await;
+    control.create_binding(name("mine"), definition.clone(), OPERATOR).await.unwrap();
+    control.roll_back(None, OPERATOR).await.unwrap();
+    assert_eq!(names(control), ["of-the-file"]);
+    let again = control.change_binding(&name("mine"), None, definition, OPERATOR).await.unwrap();
+    assert_eq!((again.generation, names(control).len()), (4, 2));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_goes_back_from_what_was_not_followed_yet() {
+    let (store, clock) = shared().await;
+    let patience = Duration::from_secs(10);
+    // Neither looks at what the other does before it is told to.
+    let one = Replica::new(store.as_replica(1), &clock, patience, &["of-the-file"]).await;
+    let other = Replica::new(store.as_replica(2), &clock, patience, &["of-the-file"]).await;
+    let (_, definition) = uploaded(&one.control).await;
+    one.control.create_binding(name("first"), definition.clone(), OPERATOR).await.unwrap();
+    other.control.create_binding(name("second"), definition.clone(), OPERATOR).await.unwrap();
+    one.control.roll_back(None, OPERATOR).await.unwrap();
+    one.control.follow_bindings().await;
+    assert_eq!(names(&one.control), ["of-the-file"]);
+    other.control.create_binding(name("third"), definition, OPERATOR).await.unwrap();
+    one.control.follow_bindings().await;
+    assert_eq!(names(&one.control).len(), 4, "what was bound since counts");
+    for replica in [one, other] {
         replica.stop().await;
     }
 }

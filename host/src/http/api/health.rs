@@ -33,6 +33,8 @@ pub(in crate::http) struct HealthView {
     pub(in crate::http) checks: Vec<Check>,
     /// Why the last reload was refused, if it was: what ran before goes on.
     pub(in crate::http) reload_refused: Option<String>,
+    /// Why the policies of the store as they are now are not what runs, if they could not be followed: it is tried again.
+    pub(in crate::http) bindings_not_followed: Option<String>,
     /// Whether the file says something that takes effect at the next start.
     pub(in crate::http) awaits_restart: bool,
     pub(in crate::http) approvals_waiting: AmountView,
@@ -86,6 +88,7 @@ pub(in crate::http) async fn view(api: &Arc<Api>) -> Result<HealthView, Problem>
         ready: is_ready(api),
         checks: checks(api).await,
         reload_refused: api.control.last_reload().error.clone(),
+        bindings_not_followed: api.control.bindings_not_followed(),
         awaits_restart: api.control.awaits_restart(&api.control.config.load()),
         approvals_waiting: approvals_waiting(api).await?,
         connections_to_renew: connections_to_renew(api).await?,

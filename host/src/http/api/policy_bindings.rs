@@ -203,10 +203,11 @@ pub(super) async fn remove(
 /// What would be decided otherwise.
 pub(super) async fn rehearse(
     State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
     Path(name): Path,
     Json(Rehearsal { definition }): Json<Rehearsal>,
 ) -> Answer {
-    let changes = api.control.rehearse_binding(&read_name(&name)?, definition).await?;
+    let changes = api.control.rehearse_binding(&read_name(&name)?, definition, operator.0).await?;
     Ok(ok(&json!(changes_view(&changes))))
 }
 

@@ -39,8 +39,8 @@ const MAX_PIECES: usize = 256;
 const _: () = assert!((MAX_PIECES * PIECE_BYTES) as u64 == MAX_BYTES);
 /// Pieces that one transaction writes or reads.
 const STEP: usize = 4;
-/// How long a module may take to arrive.
-const ARRIVAL: Duration = Duration::from_secs(60 * 60);
+/// How long a module may take to arrive, once it was read: it is only written then.
+const ARRIVAL: Duration = Duration::from_secs(5 * 60);
 
 pub(super) const MODULES: Typed<Record> = Typed {
     table: Table::PolicyModules,
@@ -135,6 +135,7 @@ pub async fn keep(store: &Store, module: NewModule, actor: Actor) -> Result<Keep
 }
 
 /// What is known of a module that arrives.
+#[derive(Clone)]
 struct Arriving {
     digest: String,
     name: String,
@@ -166,7 +167,8 @@ fn begin(tx: &mut WriteTx<'_>, new: &Arriving, actor: Actor) -> Result<Beginning
     if bytes + new.bytes > MAX_BYTES {
         return Ok(Beginning::Over(Keeping::Full));
     }
-    // Somebody else may be about to bring the same.
+    // Somebody else may be about to bring the same, perhaps with signatures.
+    let signatures = new.signatures.clone().or_else(|| before.as_ref()?.signatures.clone());
     let started_ms = before.map_or(tx.now().as_millis(), |before| before.started_ms);
     MODULES.put(
         tx,
@@ -176,7 +178,7 @@ fn begin(tx: &mut WriteTx<'_>, new: &Arriving, actor: Actor) -> Result<Beginning
             version: new.version.clone(),
             bytes: new.bytes,
             manifest: new.manifest.clone(),
-            signatures: new.signatures.clone(),
+            signatures,
             started_ms,
             arrives_until_ms: Some(tx.now().after(ARRIVAL).as_millis()),
             uploaded_ms: tx.now().as_millis(),
@@ -221,12 +223,12 @@ fn arrive(tx: &mut WriteTx<'_>, digest: &str, started_ms: u64, actor: Actor) -> 
     Ok(Keeping::Kept(Box::new(row.try_into()?)))
 }
 
-/// Takes a module out that no binding uses.
+/// Takes a module out that no binding uses, also one that has not arrived: its room is free then.
 pub async fn remove(store: &Store, digest: &str, actor: Actor) -> Result<Removal, StoreError> {
     let digest = digest.to_owned();
     store
         .write(move |tx| {
-            let Some(row) = there(tx, &digest)? else { return Ok(Removal::NotFound) };
+            let Some(row) = known(tx, &digest)? else { return Ok(Removal::NotFound) };
             let bound = policy_bindings::using(tx, &digest)?;
             if !bound.is_empty() {
                 return Ok(Removal::Bound(bound));
@@ -250,11 +252,16 @@ pub(super) fn is_there(tx: &mut ReadTx<'_>, digest: &str) -> Result<bool, StoreE
 }
 
 fn there(tx: &mut ReadTx<'_>, digest: &str) -> Result<Option<Record>, StoreError> {
+    Ok(known(tx, digest)?.filter(Record::is_there))
+}
+
+/// The row of a module that is there or about to arrive.
+fn known(tx: &mut ReadTx<'_>, digest: &str) -> Result<Option<Record>, StoreError> {
     // Longer ones are nobody's.
     if digest.len() != DIGEST_CHARS {
         return Ok(None);
     }
-    Ok(MODULES.get(tx, digest.as_bytes())?.filter(Record::is_there))
+    MODULES.get(tx, digest.as_bytes())
 }
 
 /// What is known of a module.
@@ -334,7 +341,7 @@ impl super::kept::Kept for Kept {
     fn check(&self, tx: &mut ReadTx<'_>, row: &Row, found: &mut Found) -> Result<(), StoreError> {
         MODULES.check(tx, row, found)?;
         let Some(record) = readable(MODULES.decode(&row.1))?.filter(Record::is_there) else { return Ok(()) };
-        // The ends tell of a removal that broke off, without all bytes being read.
+        // The ends tell of a removal that broke off; whether there is all between them, the pieces tell.
         for at in [0, record.pieces().saturating_sub(1)] {
             let key = key(&record.digest, at);
             if tx.get(Table::PolicyModulePieces, &key)?.is_none() {
@@ -352,14 +359,18 @@ impl super::kept::Kept for Kept {
             }
             None => None,
         };
-        let has_it = match owner {
-            Some((owner, piece)) => {
-                readable(MODULES.decode(&owner))?.is_none_or(|owner| usize::from(piece) < owner.pieces())
-            }
-            None => false,
-        };
-        if !has_it {
+        let Some((owner, piece)) = owner else {
             found.stray(index, key);
+            return Ok(());
+        };
+        let Some(owner) = readable(MODULES.decode(&owner))? else { return Ok(()) };
+        if usize::from(piece) >= owner.pieces() {
+            found.stray(index, key);
+        }
+        let Some(before) = piece.checked_sub(1).filter(|_| owner.is_there()) else { return Ok(()) };
+        let before = self::key(&owner.digest, before.into());
+        if tx.get(index, &before)?.is_none() {
+            found.missing(index, &before);
         }
         Ok(())
     }

@@ -59,6 +59,28 @@ async fn a_module_comes_back_as_it_was_and_is_gone_with_all_pieces() {
 }
 
 #[tokio::test]
+async fn a_piece_that_is_lost_is_missed() {
+    let store = memory().await;
+    let there = kept(&store, bytes(STEP * PIECE_BYTES + 7)).await;
+    let lose = move |tx: &mut WriteTx<'_>| tx.remove(Table::PolicyModulePieces, &key(&there.digest, 2));
+    store.write(lose).await.unwrap();
+    assert!(!store.examine().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn signatures_that_arrive_stay_with_a_second_upload() {
+    let store = memory().await;
+    let NewModule { digest, name, version, manifest, content, .. } = module(bytes(9));
+    let signatures = Some("signed".to_owned());
+    let (manifest, bytes) = (manifest.to_string(), content.len() as u64);
+    let signed = Arriving { digest, name, version, bytes, manifest, signatures };
+    store.write(move |tx| begin(tx, &signed, OPERATOR).map(drop)).await.unwrap();
+    let there = keep(&store, module(content), OPERATOR).await.unwrap();
+    let Keeping::Kept(there) = there else { panic!("{there:?}") };
+    assert_eq!(there.signatures.as_deref(), Some("signed"));
+}
+
+#[tokio::test]
 async fn signatures_come_later_and_stay() {
     let store = memory().await;
     let there = kept(&store, bytes(9)).await;
@@ -83,10 +105,14 @@ async fn what_broke_off_is_found_by_nobody_and_forgotten() {
         begin(tx, &arriving, OPERATOR)?;
         tx.put(Table::PolicyModulePieces, &key(&first, 0), &content)
     };
-    store.write(broken).await.unwrap();
+    store.write(broken.clone()).await.unwrap();
     assert_eq!((get(&store, &digest).await.unwrap(), super::content(&store, &digest).await.unwrap()), (None, None));
     assert!(list(&store, None, 10).await.unwrap().items.is_empty());
     assert!(store.examine().await.unwrap().is_sound());
+    store.write(broken.clone()).await.unwrap();
+    assert_eq!(remove(&store, &digest, OPERATOR).await.unwrap(), Removal::Removed);
+    assert!(rows(&store, Table::PolicyModulePieces).await.is_empty());
+    store.write(broken).await.unwrap();
     clock.advance(ARRIVAL);
     assert_eq!(sweep(&store).await, 1);
     assert!(rows(&store, Table::PolicyModulePieces).await.is_empty());

@@ -35,6 +35,12 @@ pub(super) fn of(health: &HealthView) -> Vec<Notice> {
         let text = format!("The last reload was refused, and what ran before goes on: {}", shortened(reason));
         notices.push(Notice::remark(text, ("/settings", "Settings")));
     }
+    if let Some(reason) = &health.bindings_not_followed {
+        let reason = shortened(reason);
+        let text =
+            format!("Policies of the store have changed and cannot be followed; what ran before goes on: {reason}");
+        notices.push(Notice::remark(text, ("/policies", "Policies")));
+    }
     notices.extend(remarks);
     if health.awaits_restart {
         let text = "The configuration file says something that takes effect at the next start.".to_owned();
@@ -112,6 +118,7 @@ mod tests {
             ready: true,
             checks: vec![Check { name: "store", status: "ok", detail: None }],
             reload_refused: None,
+            bindings_not_followed: None,
             awaits_restart: false,
             approvals_waiting: none,
             connections_to_renew: none,

@@ -188,7 +188,7 @@ pub(super) async fn ask_to_remove(
 ) -> Answer {
     let name = read(&name)?;
     let there = desk.api.control.binding(&name).await?;
-    let changes = changes_view(&desk.api.control.rehearse_binding(&name, None).await?);
+    let changes = changes_view(&desk.api.control.rehearse_binding(&name, None, person.actor()).await?);
     let (site, head) = (desk.site(), desk.head(&person, HERE));
     Ok(desk.page(RemovePage { site, head, name, revision: there.revision, changes }))
 }
@@ -290,7 +290,7 @@ impl Work {
             }
         }
         let text = format!("{:#}", Value::Object(definition.clone()));
-        let changes = changes_view(&desk.api.control.rehearse_binding(name, Some(definition)).await?);
+        let changes = changes_view(&desk.api.control.rehearse_binding(name, Some(definition), person.actor()).await?);
         let (site, head) = (desk.site(), desk.head(person, HERE));
         Ok(desk.page(PreviewPage { site, head, work: self, definition: text, changes }))
     }
