@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::audit::SettingChange;
-use crate::store::table::shorten;
+use crate::store::table::{abridge, shorten};
 
 /// Most settings of one row of the trail. What is left out is counted.
 const MAX_SETTINGS: usize = 32;
@@ -88,7 +88,7 @@ fn told(name: &str, value: &Value) -> String {
 }
 
 fn plain(value: &Value) -> String {
-    shorten(&value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned), MAX_VALUE_BYTES)
+    abridge(&value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned), MAX_VALUE_BYTES)
 }
 
 /// References tell where a secret is, and not what it is.
