@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Control;
 use crate::env::Timestamp;
 use crate::identity::key::Standing;
-use crate::ids::{ApiTokenId, KeyName};
+use crate::ids::{ApiTokenId, KeyName, UserId};
 use crate::store::table::MAX_PAGE;
 use crate::store::{Cursor, StoreError, api_tokens};
 
@@ -45,15 +45,15 @@ pub enum Ending {
 }
 
 impl Control {
-    /// What ends within this time from now.
+    /// What ends within this time from now; of API tokens only those of one user, if one is given.
     ///
     /// # Errors
     /// The store's.
-    pub async fn expiring(&self, within: Duration) -> Result<Expiring, StoreError> {
+    pub async fn expiring(&self, within: Duration, whose: Option<UserId>) -> Result<Expiring, StoreError> {
         let now = self.env.now();
         let until = now.after(within);
         let mut items = self.expiring_keys(now, until);
-        let (tokens, is_whole) = self.expiring_tokens(now, until).await?;
+        let (tokens, is_whole) = self.expiring_tokens((now, until), whose).await?;
         items.extend(tokens);
         let certificates = self.certificates.expiries().filter_map(|(listener, at)| Some((listener, at?)));
         let soon = certificates.filter(|(_, at)| *at <= until);
@@ -70,11 +70,15 @@ impl Control {
     }
 
     /// Also whether these are all.
-    async fn expiring_tokens(&self, now: Timestamp, until: Timestamp) -> Result<(Vec<Expiry>, bool), StoreError> {
+    async fn expiring_tokens(
+        &self,
+        (now, until): (Timestamp, Timestamp),
+        whose: Option<UserId>,
+    ) -> Result<(Vec<Expiry>, bool), StoreError> {
         let mut found = Vec::new();
         let mut after: Option<Cursor> = None;
         for _ in 0..PAGES {
-            let page = api_tokens::list(&self.store, None, after, MAX_PAGE).await?;
+            let page = api_tokens::list(&self.store, whose.clone(), after, MAX_PAGE).await?;
             let ends = page.items.into_iter().filter_map(|token| {
                 let at = token.expires.filter(|at| now < *at && *at <= until)?;
                 Some(Expiry { what: Ending::ApiToken { id: token.id, name: token.name.to_string() }, at })

@@ -34,7 +34,7 @@ use crate::connections::provider::Voucher;
 use crate::env::Env;
 use crate::http::api::metrics::{Slow, Watched};
 pub use crate::http::api::openapi::text as openapi;
-use crate::http::api::{self as admin_api, Api, Operators, Upkeep};
+use crate::http::api::{self as admin_api, Api, Operators, Turns, Upkeep};
 use crate::http::console::Console;
 use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
@@ -417,6 +417,7 @@ impl Gateway {
             console: console.clone(),
             watched,
             tails: Arc::new(Tails::new(&store, &self.requests)),
+            access_turns: Turns::default(),
         });
 
         let edge = &config.edge;

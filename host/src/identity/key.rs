@@ -108,12 +108,22 @@ impl AllowEntry {
         let upstream = Glob::parse(upstream.as_str()).expect("a name is a pattern without a star");
         Self { upstream, tools: vec![Glob::any()] }
     }
+
+    /// Whether the line has this tool, of an upstream that it is for.
+    pub fn has(&self, tool: &str) -> bool {
+        self.tools.iter().any(|pattern| pattern.matches(tool))
+    }
 }
 
 impl AllowList {
     /// Whether the list has a line for this upstream.
     pub fn reaches(&self, upstream: &UpstreamName) -> bool {
         self.0.iter().any(|entry| entry.upstream.matches(upstream.as_str()))
+    }
+
+    /// The lines for this upstream.
+    pub fn lines_of(&self, upstream: &UpstreamName) -> Vec<&AllowEntry> {
+        self.0.iter().filter(|entry| entry.upstream.matches(upstream.as_str())).collect()
     }
 
     /// Whether the list has a line for all of this upstream: then its prompts and resources are permitted as well. A line
@@ -130,9 +140,7 @@ impl AllowList {
 
     /// The first line for this tool, counted from 0.
     pub fn line_for(&self, upstream: &UpstreamName, tool: &str) -> Option<usize> {
-        self.0.iter().position(|entry| {
-            entry.upstream.matches(upstream.as_str()) && entry.tools.iter().any(|pattern| pattern.matches(tool))
-        })
+        self.0.iter().position(|entry| entry.upstream.matches(upstream.as_str()) && entry.has(tool))
     }
 }
 
@@ -159,6 +167,8 @@ mod tests {
         let lines = allow(&[("tracker", &["*"]), ("notes", &["ad*"]), ("*", &["add", "delete"])]);
         assert_eq!((lines.line_for(&notes, "add"), lines.line_for(&notes, "delete")), (Some(1), Some(2)), "the first");
         assert_eq!(lines.line_for(&notes, "list"), None);
+        let of_notes: Vec<bool> = lines.lines_of(&notes).iter().map(|line| line.has("delete")).collect();
+        assert_eq!(of_notes, [false, true]);
         assert!(allow(&[("*", &["*"])]).permits(&notes, "delete"));
         assert!(allow(&[("notes", &["x", "*"])]).permits_items(&notes));
         assert!(!allow(&[("notes", &["ad*"]), ("tracker", &["*"])]).permits_items(&notes));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, Revision, announce, revision};
 use super::engine::{Bounds, Direction, Row, Table};
-use super::table::{Cursor, Page, Single, Typed, shorten, unreadable};
+use super::table::{Cursor, Page, Single, Typed, abridge, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{
     Actor, AuditEntry, AuditEvent, FieldChange, OperatorProof, Party, Registered, RegisteredBy, RevocationReason,
@@ -584,6 +584,7 @@ impl From<ActorRecord> for Actor {
 impl From<&AuditEvent> for EventRecord {
     fn from(event: &AuditEvent) -> Self {
         let text = |text: &str| shorten(text, MAX_TEXT_BYTES);
+        let side = |text: &str| abridge(text, MAX_TEXT_BYTES);
         let name = |name: &KeyName| name.as_str().to_owned();
         match event {
             AuditEvent::GatewayStarted { version } => Self::GatewayStarted { version: text(version) },
@@ -595,8 +596,8 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::KeyChanged { name: key, field, from, to } => Self::KeyChanged {
                 name: name(key),
                 field: text(field),
-                from: from.as_deref().map(text),
-                to: to.as_deref().map(text),
+                from: from.as_deref().map(side),
+                to: to.as_deref().map(side),
             },
             AuditEvent::KeyRotated { name: key, earlier_until, ended_earlier } => Self::KeyRotated {
                 name: name(key),
@@ -644,8 +645,8 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::ClientUpdated { client, changes } => {
                 let change = |change: &FieldChange| FieldChangeRecord {
                     field: text(&change.field),
-                    from: change.from.as_deref().map(text),
-                    to: change.to.as_deref().map(text),
+                    from: change.from.as_deref().map(side),
+                    to: change.to.as_deref().map(side),
                 };
                 Self::ClientUpdated { client: client.to_string(), changes: changes.iter().map(change).collect() }
             }
@@ -675,8 +676,8 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::UserChanged { user, field, from, to } => Self::UserChanged {
                 user: user.to_string(),
                 field: text(field),
-                from: from.as_deref().map(text),
-                to: to.as_deref().map(text),
+                from: from.as_deref().map(side),
+                to: to.as_deref().map(side),
             },
             AuditEvent::UserDeleted { user, name } => Self::UserDeleted { user: user.to_string(), name: text(name) },
             AuditEvent::IdentityLinked { user, issuer, subject } => {
@@ -753,16 +754,16 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::PolicyBound { binding, revision, definition } => Self::PolicyBound {
                 binding: binding.to_string(),
                 revision: *revision,
-                definition: shorten(definition, MAX_DEFINITION_BYTES),
+                definition: abridge(definition, MAX_DEFINITION_BYTES),
             },
             AuditEvent::PolicyBindingChanged { binding, revision, before, after } => Self::PolicyBindingChanged {
                 binding: binding.to_string(),
                 revision: *revision,
-                before: shorten(before, MAX_DEFINITION_BYTES),
-                after: shorten(after, MAX_DEFINITION_BYTES),
+                before: abridge(before, MAX_DEFINITION_BYTES),
+                after: abridge(after, MAX_DEFINITION_BYTES),
             },
             AuditEvent::PolicyUnbound { binding, before } => {
-                Self::PolicyUnbound { binding: binding.to_string(), before: shorten(before, MAX_DEFINITION_BYTES) }
+                Self::PolicyUnbound { binding: binding.to_string(), before: abridge(before, MAX_DEFINITION_BYTES) }
             }
             AuditEvent::VaultInitialized { deployment, kek } => {
                 Self::VaultInitialized { deployment: deployment.to_string(), kek: kek.to_string() }

@@ -29,10 +29,13 @@ pub async fn find(store: &Store, sequence: u64) -> Result<Option<Found>, StoreEr
         return Ok(None);
     }
     let begin = place_of(store, sequence).await?;
-    match look_for(store, begin.before(SLACK), sequence).await? {
-        Some(row) => Ok(Some(row)),
-        None => look_for(store, begin.before(WIDE_SLACK), sequence).await,
+    // In a burst there are more rows in the slack than a look goes through.
+    for begin in [begin, begin.before(SLACK), begin.before(WIDE_SLACK)] {
+        if let Some(row) = look_for(store, begin, sequence).await? {
+            return Ok(Some(row));
+        }
     }
+    Ok(None)
 }
 
 /// The row with this number, if a bounded number of rows from this moment on has it.
@@ -83,48 +86,56 @@ pub async fn appended(
     if last <= after {
         return Ok(Appended { rows: Vec::new(), reached: last });
     }
-    let begin = match near {
-        Some(near) => near,
-        None => place_of(store, after).await?,
+    let (begin, behind) = match near {
+        Some(near) => (near, after),
+        None => (place_of(store, after).await?, 0),
     };
-    // Whatever was recorded a moment ago is there too if the clock was set back before.
-    let now = store.read(|tx| Ok::<_, StoreError>(tx.now())).await?;
-    let found = look(store, begin.min(now).before(SLACK), (after, last), limit).await?;
+    // In a burst there are more rows in the slack than a look goes through.
+    let mut found = look(store, (begin, behind), (after, last), limit).await?;
+    if !is_enough(&found, (after, last), limit) {
+        // Whatever was recorded a moment ago is there too if the clock was set back before.
+        let now = store.read(|tx| Ok::<_, StoreError>(tx.now())).await?;
+        found.extend(look(store, (begin.min(now).before(SLACK), 0), (after, last), limit).await?);
+    }
     let is_cut = found.len() > limit;
     let rows: Vec<(u64, Found)> = found.into_iter().take(limit).collect();
     let reached = rows.last().filter(|_| is_cut).map_or(last, |(number, _)| *number);
     Ok(Appended { rows, reached })
 }
 
-/// The rows from a moment on whose numbers are above one and up to another, by number: all of them, or so many that
-/// `limit` are there without a gap, or what a bounded number of rows has.
+/// The rows behind a moment and number whose numbers are above one and up to another, by number: all of them, or so many
+/// that more than `limit` are there without a gap, or what a bounded number of rows has.
 async fn look(
     store: &Store,
-    begin: Timestamp,
+    begin: (Timestamp, u64),
     (above, last): (u64, u64),
     limit: usize,
 ) -> Result<BTreeMap<u64, Found>, StoreError> {
     let mut found = BTreeMap::new();
-    let mut after = (begin, 0);
+    let mut after = begin;
     for _ in 0..MAX_LOOK / STEP {
         let rows = audit::since(store, after, STEP).await?;
         let end = rows.last().filter(|_| rows.len() == STEP).map(|row| (row.at(), row.sequence()));
         let wanted = rows.into_iter().filter(|row| row.sequence() > above && row.sequence() <= last);
         found.extend(wanted.map(|row| (row.sequence(), row)));
-        let without_gap = found.keys().zip(above + 1..).take_while(|(number, expected)| *number == expected).count();
-        let is_enough = found.len() as u64 == last - above || without_gap > limit;
         match end {
-            Some(end) if !is_enough => after = end,
+            Some(end) if !is_enough(&found, (above, last), limit) => after = end,
             _ => break,
         }
     }
     Ok(found)
 }
 
+/// Whether these are all rows between the numbers, or more than `limit` without a gap.
+fn is_enough(found: &BTreeMap<u64, Found>, (above, last): (u64, u64), limit: usize) -> bool {
+    let without_gap = found.keys().zip(above + 1..).take_while(|(number, expected)| *number == expected).count();
+    found.len() as u64 == last - above || without_gap > limit
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Location;
     use super::super::tests::StandingClock;
+    use super::super::{Location, WriteTx};
     use super::*;
     use crate::audit::{Actor, AuditEvent};
 
@@ -179,6 +190,27 @@ mod tests {
             ((last + 1..=last + 5).collect(), last + 5),
             "also when the clock is set back"
         );
+    }
+
+    #[tokio::test]
+    async fn none_is_missed_where_many_are_recorded_at_once() {
+        let clock = StandingClock::at(1_000_000_000);
+        let store = Store::open(Location::Memory, clock.env()).await.unwrap();
+        for _ in 0..MAX_LOOK / STEP + 2 {
+            let many = |tx: &mut WriteTx<'_>| {
+                (0..STEP).try_for_each(|_| audit::append(tx, Actor::System, &AuditEvent::BackupTaken))
+            };
+            store.write(many).await.unwrap();
+            clock.advance(Duration::from_millis(1));
+        }
+        let last = audit::last_sequence(&store).await.unwrap();
+        let near = clock.env().now().before(Duration::from_millis(2));
+        for near in [Some(near), None] {
+            let later = appended(&store, last - 600, near, 500).await.unwrap();
+            let numbers: Vec<u64> = later.rows.iter().map(|(number, _)| *number).collect();
+            assert_eq!(numbers, (last - 599..=last - 100).collect::<Vec<_>>(), "{near:?}");
+        }
+        assert_eq!(find(&store, last - 10).await.unwrap().map(|row| row.sequence()), Some(last - 10));
     }
 
     #[tokio::test]

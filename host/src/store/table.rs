@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::StoreError;
 use super::engine::{Bounds, Direction, MAX_KEY_BYTES, MAX_RANGE, ReadTx, Row, Table, WriteTx};
 use crate::env::Timestamp;
+use crate::secret::Digest;
 
 pub(super) use super::kept::Kept;
 
@@ -375,6 +376,16 @@ pub(super) fn shorten(text: &str, max_bytes: usize) -> String {
     format!("{}…", &text[..end])
 }
 
+/// `text` if it has at most `max_bytes`, else its beginning and a digest of all of it: two that differ are told apart. Not for
+/// secrets.
+pub(super) fn abridge(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let digest = format!(" (sha256 {})", &Digest::of(text.as_bytes()).to_hex()[..16]);
+    shorten(text, max_bytes.saturating_sub(digest.len())) + &digest
+}
+
 pub(super) fn unreadable(table: Table, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Unreadable { table: table.name(), problem: problem.to_string() }
 }
@@ -399,6 +410,16 @@ mod tests {
         assert_eq!(shorten("short", 5), "short");
         assert_eq!(shorten("longer", 5), "lo…");
         assert_eq!(shorten("äöüäöü", 8), "äö…");
+    }
+
+    #[test]
+    fn long_texts_that_differ_are_told_apart() {
+        let (one, other) = (format!("{}1", "x".repeat(100)), format!("{}2", "x".repeat(100)));
+        assert_eq!(abridge(&one, 101), one);
+        let (one, other) = (abridge(&one, 100), abridge(&other, 100));
+        assert_ne!(one, other);
+        assert_eq!((one.len(), other.len()), (100, 100));
+        assert!(one.starts_with("xxx") && one.contains("x… (sha256 ") && one.ends_with(')'), "{one}");
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Operator {
     }
 
     /// The one person whose tokens somebody sees, unless they see all.
-    fn only_own(&self) -> Option<UserId> {
+    pub(super) fn only_own(&self) -> Option<UserId> {
         let own = self.1.user().filter(|_| self.1.role() < Access::Owner.role());
         own.map(|user| user.id.clone())
     }

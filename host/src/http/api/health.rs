@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::json;
@@ -12,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::metrics::{Check, checks, is_ready};
 use super::openapi::{Described, get};
-use super::{Answer, Api, Problem, ok};
+use super::{Answer, Api, Operator, Problem, ok};
 use crate::admin::expiring::{Ending, Expiry};
 use crate::connection::{Place, Standing};
 use crate::env::Timestamp;
@@ -40,7 +41,7 @@ pub(in crate::http) struct HealthView {
     pub(in crate::http) approvals_waiting: AmountView,
     /// Connections that have to be made anew before they are of use.
     pub(in crate::http) connections_to_renew: AmountView,
-    /// What ends within 14 days, the soonest first: at most 100.
+    /// What ends within 14 days, the soonest first: at most 100. Of API tokens one's own, for owners all.
     pub(in crate::http) expiring: Vec<ExpiringView>,
     /// Whether there may be more, since only so much is looked at and told.
     pub(in crate::http) expiring_more: bool,
@@ -77,13 +78,13 @@ pub(super) fn operations() -> Vec<Described> {
     vec![get("/api/v1/health", "showHealth", what).shows::<HealthView>()]
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
-    Ok(ok(&json!(view(&api).await?)))
+pub(super) async fn show(State(api): State<Arc<Api>>, Extension(operator): Extension<Operator>) -> Answer {
+    Ok(ok(&json!(view(&api, &operator).await?)))
 }
 
-/// All of it now.
-pub(in crate::http) async fn view(api: &Arc<Api>) -> Result<HealthView, Problem> {
-    let (expiring, expiring_more) = expiring(api).await?;
+/// All of it now, as far as it is this operator's business.
+pub(in crate::http) async fn view(api: &Arc<Api>, operator: &Operator) -> Result<HealthView, Problem> {
+    let (expiring, expiring_more) = expiring(api, operator).await?;
     Ok(HealthView {
         ready: is_ready(api),
         checks: checks(api).await,
@@ -112,9 +113,9 @@ async fn connections_to_renew(api: &Api) -> Result<AmountView, Problem> {
 }
 
 /// What ends soon, and whether there may be more.
-async fn expiring(api: &Api) -> Result<(Vec<ExpiringView>, bool), Problem> {
+async fn expiring(api: &Api, operator: &Operator) -> Result<(Vec<ExpiringView>, bool), Problem> {
     let now = api.control.env.now();
-    let found = api.control.expiring(SOON).await?;
+    let found = api.control.expiring(SOON, operator.only_own()).await?;
     let mut rows: Vec<(Timestamp, ExpiringView)> =
         found.items.iter().map(|item| (item.at, item_view(item, now))).collect();
     rows.extend(rotating(api, now).await?);

@@ -8,6 +8,7 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 use super::openapi::words::{ExtentWord, ReachedByWord};
@@ -25,6 +26,17 @@ const LIST: &str = "keys access";
 const TOOLS: &str = "tools of a key";
 /// Upstreams beside each key; those behind them are asked for.
 const MAX_UPSTREAMS: usize = 12;
+/// Tables that are worked out at once.
+const MAX_TURNS: usize = 2;
+
+/// Turns at working out what keys may use.
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_TURNS)))
+    }
+}
 
 /// Paging and filter in one, since a query string is flat.
 #[derive(Default, Deserialize, IntoParams)]
@@ -103,6 +115,7 @@ pub(super) fn operations() -> Vec<Described> {
         )
         .filters::<MatrixQuery>()
         .pages::<KeyAccessView>("keys")
+        .refuses(StatusCode::TOO_MANY_REQUESTS, &["busy"])
         .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"]),
         get(
             "/api/v1/keys/{name}/access",
@@ -132,7 +145,7 @@ pub(in crate::http) async fn matrix(
     let (snapshot, now) = (api.control.snapshot.load_full(), api.control.env.now());
     let names: Vec<KeyName> = page.items.into_iter().map(|key| key.name).collect();
     let rows = move || names.iter().map(|name| row(&snapshot, name, (&columns, more.as_ref()), now)).collect();
-    Ok((computed(rows).await?, next_cursor(api, LIST, page.next.as_ref())))
+    Ok((computed(&api.access_turns, rows).await?, next_cursor(api, LIST, page.next.as_ref())))
 }
 
 /// What one key may use of upstreams, with the same filter.
@@ -148,11 +161,21 @@ pub(in crate::http) async fn summary(
     if !snapshot.keys.has(&name) {
         return Err(Problem::not_found("key"));
     }
-    computed(move || row(&snapshot, &name, (&columns, more.as_ref()), now)).await
+    computed(&api.access_turns, move || row(&snapshot, &name, (&columns, more.as_ref()), now)).await
 }
 
-/// What takes long where lists are long, off the threads that serve others.
-async fn computed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+/// What takes long where lists are long, off the threads that serve others. It keeps its turn to its end, though whoever
+/// asked is gone.
+async fn computed<T: Send + 'static>(turns: &Turns, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let turn = turns.0.clone().try_acquire_owned().map_err(|_| {
+        let detail = "what keys may use is being worked out for others; ask again in a moment";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail)
+    })?;
+    let work = move || {
+        let result = work();
+        drop(turn);
+        result
+    };
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "what keys may use could not be worked out");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the gateway is stopping")
@@ -261,5 +284,21 @@ fn view(upstream: &UpstreamName, tool: &str, line: Line) -> ToolView {
             Line::Own(line) => Some(line + 1),
             Line::OfAllKeys | Line::NoPattern | Line::NoLine => None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_so_much_is_worked_out_at_once() {
+        let turns = Turns::default();
+        let held: Vec<_> = (0..MAX_TURNS).map(|_| turns.0.clone().try_acquire_owned().unwrap()).collect();
+        assert!(computed(&turns, || ()).await.is_err());
+        drop(held);
+        for _ in 0..=MAX_TURNS {
+            assert!(computed(&turns, || ()).await.is_ok(), "turns are given back");
+        }
     }
 }

@@ -75,6 +75,7 @@ use metrics::Watched;
 pub use access::Access;
 pub(super) use access::Who;
 pub use door::Operators;
+pub use key_access::Turns;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -439,6 +440,8 @@ pub struct Api {
     pub console: Option<Arc<Console>>,
     pub watched: Watched,
     pub tails: Arc<Tails>,
+    /// At working out what keys may use.
+    pub access_turns: Turns,
 }
 
 /// A row of the audit trail as operators see it.

@@ -144,7 +144,7 @@ mod tests {
     fn tool(offered: Option<&Value>, agreed: Option<&Value>) -> Value {
         let upstream = UpstreamName::parse("notes").unwrap();
         let parse = |value: &Value| ToolDefinition::parse(&upstream, &to_raw_value(value).unwrap()).unwrap();
-        let offered = offered.as_ref().map(parse).map(Arc::new);
+        let offered = offered.map(parse).map(Arc::new);
         let pin = |value: &Value| Pin {
             tool: "add".to_owned(),
             digest: parse(value).digest,
@@ -155,17 +155,17 @@ mod tests {
         let pin = PinView {
             upstream: upstream.clone(),
             tool: "add".to_owned(),
-            pinned: agreed.as_ref().map(pin),
+            pinned: agreed.map(pin),
             offered: offered.as_ref().map(|offered| offered.digest.clone()),
         };
-        json!(view(&ToolView { pin, offered, agreed: agreed.map(|agreed| agreed.to_string()) }))
+        json!(view(&ToolView { pin, offered, agreed: agreed.map(Value::to_string) }))
     }
 
     #[test]
     fn a_tool_says_what_it_was_and_what_it_is() {
         let before = json!({ "name": "add", "description": "Adds.", "inputSchema": {} });
         let now = json!({ "name": "add", "title": "Add", "inputSchema": {}, "annotations": { "readOnlyHint": true } });
-        let changed = tool(Some(now.clone()), Some(before.clone()));
+        let changed = tool(Some(&now), Some(&before));
         assert_eq!((&changed["state"], &changed["title"]), (&json!("changed"), &json!("Add")));
         assert_eq!(changed["differs_in"], json!(["annotations", "description", "title"]));
         assert_eq!((&changed["pinned_definition"], &changed["offered_definition"]), (&before, &now));
@@ -174,10 +174,10 @@ mod tests {
             json!({ "read_only": true, "destructive": false, "idempotent": false, "open_world": true })
         );
         assert_eq!(changed["description"], Value::Null, "what it said before is not what it says");
-        let gone = tool(None, Some(before));
+        let gone = tool(None, Some(&before));
         assert_eq!((&gone["state"], &gone["description"]), (&json!("gone"), &json!("Adds.")));
         assert_eq!((&gone["hints"], &gone["differs_in"]), (&Value::Null, &Value::Null));
-        let new = tool(Some(now), None);
+        let new = tool(Some(&now), None);
         assert_eq!((&new["state"], &new["pinned"]), (&json!("first-seen"), &Value::Null));
     }
 }

@@ -90,10 +90,13 @@ pub fn of_upstream(snapshot: &Snapshot, allow: &AllowList, upstream: &UpstreamNa
     if allow.permits_items(upstream) {
         return Reach { extent: Extent::All, tools, reached: tools.unwrap_or_default() };
     }
-    if !allow.reaches(upstream) {
+    // Once for all of its tools: lists and upstreams may both be long.
+    let lines = allow.lines_of(upstream);
+    if lines.is_empty() {
         return Reach { extent: Extent::None, tools, reached: 0 };
     }
-    let reached = tools_of(snapshot, upstream, None).filter(|tool| allow.permits(upstream, &tool.name)).count();
+    let is_reached = |tool: &&Tool| lines.iter().any(|line| line.has(&tool.name));
+    let reached = tools_of(snapshot, upstream, None).filter(is_reached).count();
     let extent = match tools {
         Some(_) if reached == 0 => Extent::None,
         Some(tools) if reached == tools => Extent::All,

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::super::table::shorten;
+use super::super::table::abridge;
 use crate::audit::{FieldChange, Registered};
 use crate::oauth::Client;
 use crate::oauth::client::Authentication;
@@ -53,7 +53,7 @@ fn text(value: &Value) -> String {
 }
 
 fn told(text: &str) -> String {
-    shorten(text, MAX_TOLD)
+    abridge(text, MAX_TOLD)
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(of("client_secret"), (None, None));
         let (was, is) = of("client_name");
         assert!(
-            was == Some("An app") && is.is_some_and(|name| name.len() <= MAX_TOLD && name.ends_with('…')),
+            was == Some("An app") && is.is_some_and(|name| name.len() <= MAX_TOLD && name.contains("… (sha256 ")),
             "{is:?}"
         );
         assert_eq!(super::changes(&before, &before), []);

@@ -1,14 +1,14 @@
 //! What the audit trail has of a definition: the settings that are different, before and after. Pure.
 //!
 //! The trail outlives what it tells of, and is sent to other places. Of a secret it has the reference, or that something is
-//! sealed there, and of an address no query, in which some put one.
+//! sealed there. Of an address it has no path and no query, and of a program no argument: some put one there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::audit::SettingChange;
-use crate::store::table::shorten;
+use crate::store::table::{abridge, shorten};
 
 /// Most settings of one row of the trail. What is left out is counted.
 const MAX_SETTINGS: usize = 32;
@@ -17,9 +17,13 @@ const MAX_NAME_BYTES: usize = 100;
 const MAX_VALUE_BYTES: usize = 400;
 /// What stands for a secret.
 const SEALED: &str = "sealed";
+/// What stands for what makes no sense.
+const UNTOLD: &str = "…";
 /// Tables whose members are secrets, and others that have one.
 const OF_SECRETS: [&str; 2] = ["headers", "environment"];
 const SECRETS: [&str; 2] = ["auth.client_secret", "tls.client_key"];
+/// Addresses, of which only the origin is told.
+const ADDRESSES: [&str; 2] = ["url", "auth.resource"];
 
 /// What is different between two definitions, as they are stored. `None` is none at all.
 pub(super) fn changes(before: Option<&str>, after: Option<&str>) -> Vec<SettingChange> {
@@ -31,10 +35,11 @@ pub(super) fn changes(before: Option<&str>, after: Option<&str>) -> Vec<SettingC
     };
     let names: Vec<&String> = names.into_iter().filter(|name| value(&before, name) != value(&after, name)).collect();
     let told = |setting: Option<&(Value, String)>| setting.map(|(_, told)| told.clone());
-    let change = |name: &&String| SettingChange {
-        field: shorten(name, MAX_NAME_BYTES),
-        from: told(before.get(*name)),
-        to: told(after.get(*name)),
+    let change = |name: &&String| {
+        let (from, to) = (told(before.get(*name)), told(after.get(*name)));
+        let is_told_alike = from == to;
+        let to = to.map(|to| if is_told_alike { format!("{to} (changed)") } else { to });
+        SettingChange { field: shorten(name, MAX_NAME_BYTES), from, to }
     };
     let mut changes: Vec<SettingChange> = names.iter().take(MAX_SETTINGS).map(change).collect();
     let left = names.len().saturating_sub(MAX_SETTINGS);
@@ -61,11 +66,11 @@ fn settings(definition: Option<&str>) -> BTreeMap<String, (Value, String)> {
             Value::Object(table) => settings.extend(table.into_iter().map(|(member, value)| {
                 let is_secret = OF_SECRETS.contains(&name.as_str());
                 let name = format!("{name}.{member}");
-                let told = if is_secret || SECRETS.contains(&name.as_str()) { secret(&value) } else { plain(&value) };
+                let told = if is_secret { secret(&value) } else { told(&name, &value) };
                 (name, (value, told))
             })),
             value => {
-                let told = if name == "url" { address(&value) } else { plain(&value) };
+                let told = told(&name, &value);
                 settings.insert(name, (value, told));
             }
         }
@@ -73,8 +78,17 @@ fn settings(definition: Option<&str>) -> BTreeMap<String, (Value, String)> {
     settings
 }
 
+fn told(name: &str, value: &Value) -> String {
+    match name {
+        _ if SECRETS.contains(&name) => secret(value),
+        _ if ADDRESSES.contains(&name) => address(value),
+        "command" => program(value),
+        _ => plain(value),
+    }
+}
+
 fn plain(value: &Value) -> String {
-    shorten(&value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned), MAX_VALUE_BYTES)
+    abridge(&value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned), MAX_VALUE_BYTES)
 }
 
 /// References tell where a secret is, and not what it is.
@@ -85,10 +99,24 @@ fn secret(value: &Value) -> String {
     if is_reference { plain(value) } else { SEALED.to_owned() }
 }
 
+/// The origin of an address, and whether something follows.
 fn address(value: &Value) -> String {
-    match value.as_str().and_then(|text| text.split_once('?')) {
-        Some((place, _)) => format!("{}?…", shorten(place, MAX_VALUE_BYTES)),
-        None => plain(value),
+    let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) else { return UNTOLD.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let more = if path.len() > 1 { "/…" } else { "" };
+    shorten(&format!("{scheme}://{host}"), MAX_VALUE_BYTES - more.len()) + more
+}
+
+/// The program of a command, and how many arguments it has.
+fn program(value: &Value) -> String {
+    let words = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let Some((Value::String(program), arguments)) = words.split_first() else { return UNTOLD.to_owned() };
+    let program = shorten(program, MAX_VALUE_BYTES / 2);
+    match arguments.len() {
+        0 => program,
+        1 => format!("{program} and 1 argument"),
+        count => format!("{program} and {count} arguments"),
     }
 }
 
@@ -120,7 +148,7 @@ mod tests {
                 row("auth.kind", Some("per-user-oauth"), Some("none")),
                 row("labels", Some("[\"a\"]"), Some("[\"a\",\"b\"]")),
                 row("trust", Some("low"), None),
-                row("url", Some("https://a/mcp?…"), Some("https://a/mcp?…")),
+                row("url", Some("https://a/…"), Some("https://a/… (changed)")),
             ]
         );
         assert_eq!(told(&after, &after), []);
@@ -142,10 +170,37 @@ mod tests {
                 row("auth.client_id", Some("me"), None),
                 row("auth.client_secret", Some("sealed"), None),
                 row("environment.D", Some("file:d"), Some("sealed")),
-                row("headers.a", Some("sealed"), Some("sealed")),
+                row("headers.a", Some("sealed"), Some("sealed (changed)")),
                 row("headers.b", Some("Bearer env:T"), None),
                 row("tls.client_key", Some("sealed"), None),
             ]
+        );
+    }
+
+    #[test]
+    fn of_an_address_the_origin_is_told_and_of_a_command_the_program() {
+        for (url, told) in [
+            ("https://a.example:8443", "https://a.example:8443"),
+            ("https://a.example/", "https://a.example"),
+            ("https://a.example/s/hunter2/mcp", "https://a.example/…"),
+            ("https://a.example?key=hunter2", "https://a.example/…"),
+            ("https://me:hunter2@a.example/mcp", "https://a.example/…"),
+            ("hunter2", "…"),
+        ] {
+            assert_eq!(address(&json!(url)), told);
+        }
+        for (command, told) in [
+            (json!(["npx"]), "npx"),
+            (json!(["npx", "server"]), "npx and 1 argument"),
+            (json!(["npx", "server", "--api-key=hunter2"]), "npx and 2 arguments"),
+            (json!([]), "…"),
+            (json!("npx --api-key=hunter2"), "…"),
+        ] {
+            assert_eq!(program(&command), told);
+        }
+        assert_eq!(
+            told(&json!({ "command": ["npx", "--key=a"] }), &json!({ "command": ["npx", "--key=b"] })),
+            [row("command", Some("npx and 1 argument"), Some("npx and 1 argument (changed)"))]
         );
     }
 

@@ -110,7 +110,7 @@ struct ExpiringRow<'a> {
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let api = &desk.api;
     let span = Span::asked(asked.get("span"));
-    let health = health::view(api).await?;
+    let health = health::view(api, &person.operator()).await?;
     let (minutes, each) = span.minutes();
     let traffic = traffic::view(api, minutes, each);
     let mut upstreams = upstreams(api);
