@@ -105,7 +105,7 @@ impl Control {
             Removal::Removed => Ok(()),
             Removal::NotFound => Err(PolicyError::NoSuchModule),
             Removal::Bound(names) => {
-                let names: Vec<&str> = names.iter().map(BindingName::as_str).collect();
+                let names: Vec<&str> = names.iter().map(crate::ids::BindingName::as_str).collect();
                 Err(PolicyError::ModuleInUse { by: names.join(", ") })
             }
         }

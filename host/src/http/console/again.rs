@@ -65,7 +65,7 @@ fn answer(
         head: Head::new(console, person, ""),
         problem,
         password: settings.sign_in.passwords && login.is_some(),
-        login: login.map(Login::as_str).unwrap_or_default(),
+        login: login.map(crate::identity::user::Login::as_str).unwrap_or_default(),
         providers: &settings.providers,
         next: next.map(Next::as_str).unwrap_or_default(),
         encoded: next.map_or_else(|| "%2F".to_owned(), Next::encoded),
