@@ -57,6 +57,7 @@ mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod text;
 mod upload;
 mod upstreams;
 mod words;

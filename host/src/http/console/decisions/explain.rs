@@ -2,6 +2,7 @@
 //!
 //! Names stand between backticks, which a page shows as code.
 
+use super::super::text;
 use crate::http::api::trails::{DecisionView, StepView};
 
 /// What verdicts look like. The word is said beside it, always.
@@ -68,7 +69,7 @@ fn subject(decision: &DecisionView) -> String {
 
 /// A text that others chose, without what marks code.
 fn quiet(text: &str) -> String {
-    text.replace('`', "'")
+    text::line(text).replace('`', "'")
 }
 
 /// What it came to and why.
