@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Control, catalog_of};
 use crate::audit::Actor;
 use crate::ids::UpstreamName;
+use crate::secret::Digest;
 use crate::store::StoreError;
 use crate::store::changes::Revision;
 use crate::store::pins::{self as stored, Acceptance, Definition, Forgetting, Others, Pin};
@@ -135,6 +136,16 @@ pub struct PinTexts {
     pub offered: Option<String>,
 }
 
+/// What an upstream offers to everybody.
+pub struct OnOffer {
+    /// The same for the same definitions only.
+    pub fingerprint: String,
+    /// How many tools.
+    pub tools: usize,
+    /// Those that are new or changed.
+    pub to_accept: Vec<String>,
+}
+
 /// Why a definition was not pinned.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
@@ -142,6 +153,8 @@ pub enum PinError {
     NoUpstream,
     #[error("the upstream does not offer this tool")]
     NotOffered,
+    #[error("what the upstream offers has changed since you looked: look at it again")]
+    OtherOffer,
     #[error("not everybody sees this definition: say by its digest that it is meant")]
     NoDigest,
     #[error("the definition has changed meanwhile: its digest is {digest} now")]
@@ -288,14 +301,37 @@ impl Control {
         Ok(PinView { upstream: upstream.clone(), tool: tool.to_owned(), pinned, offered })
     }
 
-    /// Pins all that an upstream offers to everybody now; how many tools that are. Where people have lists of their own,
+    /// What an upstream offers to everybody now; `None` if that is not known.
+    pub fn on_offer(&self, upstream: &UpstreamName) -> Option<OnOffer> {
+        let (definitions, _) = self.offered_by(upstream)?;
+        let pins = self.pinned.of(upstream);
+        let is_new = |definition: &&Definition| {
+            standing_of(pins.as_ref(), &definition.tool, &definition.digest) != PinStanding::Pinned
+        };
+        Some(OnOffer {
+            fingerprint: fingerprint(&definitions),
+            tools: definitions.len(),
+            to_accept: definitions.iter().filter(is_new).map(|definition| definition.tool.clone()).collect(),
+        })
+    }
+
+    /// Pins all that an upstream offers to everybody now, if it is what was `seen`, by its fingerprint; how many tools that
+    /// are. Where people have lists of their own,
     /// pins of what is not in the common one stay: some of them may see it.
     ///
     /// # Errors
     /// [`PinError`].
-    pub async fn accept_pins(&self, upstream: &UpstreamName, actor: Actor) -> Result<usize, PinError> {
+    pub async fn accept_pins(
+        &self,
+        upstream: &UpstreamName,
+        seen: Option<&str>,
+        actor: Actor,
+    ) -> Result<usize, PinError> {
         let _one_at_a_time = self.changing.lock().await;
         let (definitions, others) = self.offered_by(upstream).ok_or(PinError::NoUpstream)?;
+        if seen.is_some_and(|seen| seen != fingerprint(&definitions)) {
+            return Err(PinError::OtherOffer);
+        }
         let tools = definitions.len();
         match stored::accept_all(&self.store, upstream, definitions, others, actor).await? {
             Acceptance::Accepted | Acceptance::Unchanged => {}
@@ -426,6 +462,13 @@ fn definitions(offer: &Offer) -> Vec<Definition> {
     offer.tools.iter().map(|tool| definition(tool)).collect()
 }
 
+/// The same for the same definitions only, in whatever order they come.
+fn fingerprint(definitions: &[Definition]) -> String {
+    let mut pairs: Vec<_> = definitions.iter().map(|Definition { tool, digest, .. }| (tool, digest)).collect();
+    pairs.sort_unstable();
+    Digest::of(format!("{pairs:?}").as_bytes()).to_hex()
+}
+
 fn definition(tool: &ToolDefinition) -> Definition {
     Definition { tool: tool.name.clone(), digest: tool.digest.clone(), text: tool.text().get().to_owned() }
 }
@@ -433,6 +476,19 @@ fn definition(tool: &ToolDefinition) -> Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_definition_is_another_offer() {
+        let of = |tool: &str, digest: &str| Definition {
+            tool: tool.to_owned(),
+            digest: digest.to_owned(),
+            text: String::new(),
+        };
+        let offer = fingerprint(&[of("a", "1"), of("b", "2")]);
+        assert_eq!(offer, fingerprint(&[of("b", "2"), of("a", "1")]));
+        assert_ne!(offer, fingerprint(&[of("a", "2"), of("b", "1")]));
+        assert_ne!(offer, fingerprint(&[of("a", "1")]));
+    }
     use crate::env::Timestamp;
 
     fn pin(tool: &str, digest: &str) -> Pin {

@@ -57,6 +57,7 @@ pub fn from_mcp_servers(json: &str) -> Result<Imported, ImportError> {
 }
 
 /// A server of a file as an upstream to be declared, with its secrets in the clear where the file has them.
+#[derive(Clone)]
 pub struct Declarable {
     /// What the file calls it.
     pub original: String,

@@ -199,7 +199,7 @@ pub(super) async fn accept(
             Ok(ok(&json!(AcceptedView { accepted: 1, pin: Some(view(&pin)) })))
         }
         (None, true) if digest.is_none() => {
-            let accepted = api.control.accept_pins(&upstream, operator.0).await?;
+            let accepted = api.control.accept_pins(&upstream, None, operator.0).await?;
             Ok(ok(&json!(AcceptedView { accepted, pin: None })))
         }
         _ => Err(Problem::invalid("name one `tool`, with or without its `digest`, or say `all`")),
@@ -271,6 +271,7 @@ impl From<PinError> for Problem {
             PinError::NotOffered => Self::new(StatusCode::NOT_FOUND, "not_offered", error.to_string()),
             PinError::NoDigest => Self::invalid(error.to_string()),
             PinError::OtherDigest { .. } => Self::new(StatusCode::CONFLICT, "other_digest", error.to_string()),
+            PinError::OtherOffer => Self::new(StatusCode::CONFLICT, "changed_meanwhile", error.to_string()),
             PinError::NothingPinned => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
             PinError::InUse => Self::new(StatusCode::CONFLICT, "in_use", error.to_string()),
             PinError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_pins", error.to_string()),

@@ -45,7 +45,7 @@ struct AgainPage<'a> {
 }
 
 async fn show(State(console): State<Arc<Console>>, Extension(person): Extension<Person>, asked: Asked) -> Response {
-    let next = asked.get("next").and_then(Next::parse);
+    let next = asked.get("next").and_then(Next::of_console);
     if person.is_fresh {
         return see_other(&onward(&console, next.as_ref()));
     }
@@ -79,7 +79,7 @@ async fn submit(
     peer: Option<Extension<Peer>>,
     Sent(mut fields): Sent,
 ) -> Response {
-    let next = Next::parse(&fields.take("next"));
+    let next = Next::of_console(&fields.take("next"));
     let password = fields.take_secret("password");
     let again = |status, problem: &str| answer(&console, &person, (status, Some(problem)), next.as_ref());
     let address = peer.and_then(|Extension(peer)| peer.ip());

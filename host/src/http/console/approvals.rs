@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
 use super::words::{self, Badge};
-use super::{Person, Route, asks, does, shows};
+use super::{Person, Route, asks, does, shows, text};
 use crate::http::api::approvals::{self as api, ApprovalQuery, ApprovalView, ByView, MemoryView, NewDecision, Word};
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::Site;
@@ -46,8 +46,8 @@ fn badge(state: &str) -> Badge {
 }
 
 /// What a policy calls it; where it says nothing, what would be done.
-fn title(approval: &ApprovalView) -> &str {
-    if approval.title.trim().is_empty() { &approval.item } else { &approval.title }
+fn title(approval: &ApprovalView) -> String {
+    text::line(if approval.title.trim().is_empty() { &approval.item } else { &approval.title })
 }
 
 fn address_of(approval: &ApprovalView, verb: &str) -> String {
@@ -92,6 +92,8 @@ struct ShowPage<'a> {
     give: String,
     /// To be read by people; none where they are not kept.
     arguments: Option<String>,
+    /// Whether all of them are shown: nobody agrees to what they have not seen.
+    can_be_given: bool,
     approval: ApprovalView,
 }
 
@@ -117,7 +119,8 @@ async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Pa
         by,
         remember,
         give,
-        arguments: arguments.map(|arguments| format!("{arguments:#}")),
+        can_be_given: arguments.is_none_or(text::is_all_shown),
+        arguments: arguments.map(text::pretty),
         approval,
     }))
 }

@@ -57,6 +57,7 @@ mod settings;
 mod sign_in;
 #[cfg(test)]
 mod tests;
+mod text;
 mod upload;
 mod upstreams;
 mod words;
@@ -393,14 +394,14 @@ impl Console {
     /// Where a request wants to go, if that is a page.
     fn path_of(&self, request: &Parts) -> Option<Onward> {
         let here = request.uri.path_and_query().filter(|_| request.method.is_safe())?;
-        Onward::parse(here.as_str())
+        Onward::of_console(here.as_str())
     }
 
     /// The same, and of a form the page of ours on which it stands.
     fn page_before(&self, request: &Parts) -> Option<Onward> {
         self.path_of(request).or_else(|| {
             let page = request.headers.get(REFERER)?.to_str().ok()?;
-            Onward::parse(page.strip_prefix(self.site.url())?)
+            Onward::of_console(page.strip_prefix(self.site.url())?)
         })
     }
 }

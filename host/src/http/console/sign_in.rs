@@ -53,7 +53,7 @@ struct SignInPage<'a> {
 pub(super) async fn show(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
     let query = request.uri().query().unwrap_or_default();
     let next = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
-    let next = next.and_then(|(_, next)| Next::parse(&next));
+    let next = next.and_then(|(_, next)| Next::of_console(&next));
     if let Some(person) = console.person(request.headers()).await?
         && person.user.role >= Role::Viewer
     {
@@ -96,7 +96,7 @@ fn form(cookie: &Plaintext) -> Form<'static> {
 pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
     let (headers, address) = (request.headers().clone(), address(&request));
     let mut fields = console.read_form(request).await?;
-    let next = Next::parse(&fields.take("next"));
+    let next = Next::of_console(&fields.take("next"));
     let cookie = console.cookies.read(&headers, Kind::SignIn).ok_or_else(|| pages::stale_form(&console.site))?;
     console.take_form(&form(&cookie), &fields.take(csrf::FIELD), address).await?;
     let (login, password) = (fields.take("login"), fields.take_secret("password"));

@@ -70,7 +70,13 @@ impl Fields {
         self.0.remove(name).unwrap_or_default()
     }
 
-    /// The same of what nobody else is to read.
+    /// What stands behind `start` in the names of the fields that begin with it and are filled in.
+    pub fn starting_with(&self, start: &str) -> Vec<String> {
+        let filled = self.0.iter().filter(|(_, value)| !value.is_empty());
+        filled.filter_map(|(name, _)| name.strip_prefix(start).map(ToOwned::to_owned)).collect()
+    }
+
+    /// The value of a field that nobody else is to read.
     pub fn take_secret(&mut self, name: &str) -> Plaintext {
         Plaintext::new(self.take(name))
     }

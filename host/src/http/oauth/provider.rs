@@ -86,7 +86,10 @@ impl Entrance<'_> {
             return not_found(self.site);
         };
         let Some(mut query) = parameters(request.uri.query()) else { return unreadable(self.site) };
-        let next = query.remove("next").and_then(|next| Next::parse(&next));
+        let next = query.remove("next").and_then(|next| match self.surface {
+            Surface::Public => Next::parse(&next),
+            Surface::Admin => Next::of_console(&next),
+        });
         let next = next.as_ref().map_or(self.home, Next::as_str).to_owned();
         // `again` is what the sign-in page calls the same.
         let fresh = ["fresh", "again"].into_iter().any(|name| query.remove(name).is_some_and(|fresh| fresh == "1"));

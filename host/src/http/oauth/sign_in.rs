@@ -50,12 +50,48 @@ impl Next {
     /// The path that this is: one slash, then plain segments, then perhaps a query. The path of `public_url` is no part
     /// of it.
     pub fn parse(text: &str) -> Option<Self> {
+        Self::of_segments(text, |segment| !matches!(segment, "" | "." | "..") && segment.bytes().all(Self::is_plain))
+    }
+
+    /// The same of the console, whose segments may have bytes as `%XX`: an address can be one of them (RFC 3986 §2.1).
+    pub fn of_console(text: &str) -> Option<Self> {
+        Self::of_segments(text, Self::is_written_segment)
+    }
+
+    const fn is_plain(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':')
+    }
+
+    fn of_segments(text: &str, is_segment: impl Fn(&str) -> bool) -> Option<Self> {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
-        let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain);
         let is_path = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
-        let is_query = query.bytes().all(|byte| is_plain(byte) || b"=&%+/,;!*'()@$?".contains(&byte));
+        let is_query = query.bytes().all(|byte| Self::is_plain(byte) || b"=&%+/,;!*'()@$?".contains(&byte));
         (text.len() <= Self::MAX_LEN && is_path && is_query).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether this is one segment, even for those who decode too much of it: it does not begin with a slash, has no part
+    /// that is `.` or `..`, no control and no backslash.
+    fn is_written_segment(segment: &str) -> bool {
+        let mut decoded = Vec::with_capacity(segment.len());
+        let mut bytes = segment.bytes();
+        while let Some(byte) = bytes.next() {
+            let read = match byte {
+                b'%' => match (bytes.next().and_then(hex_digit), bytes.next().and_then(hex_digit)) {
+                    (Some(high), Some(low)) => high * 16 + low,
+                    _ => return false,
+                },
+                b'*' => byte,
+                plain if Self::is_plain(plain) => plain,
+                _ => return false,
+            };
+            if read.is_ascii_control() || read == b'\\' {
+                return false;
+            }
+            decoded.push(read);
+        }
+        let parts = decoded.split(|byte| *byte == b'/');
+        let is_there = decoded.first().is_some_and(|first| *first != b'/');
+        is_there && parts.into_iter().all(|part| part != b"." && part != b"..")
     }
 
     pub fn as_str(&self) -> &str {
@@ -66,6 +102,10 @@ impl Next {
     pub fn encoded(&self) -> String {
         form_urlencoded::byte_serialize(self.0.as_bytes()).collect()
     }
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl Default for Next {
@@ -319,6 +359,13 @@ mod tests {
             &long,
         ] {
             assert_eq!(Next::parse(bad), None, "{bad:?}");
+            assert_eq!(Next::of_console(bad), None, "{bad:?}");
+        }
+        for written in ["/keys/%6Eew", "/clients/https%3A%2F%2Fapp.example%2Fa%20b/remove", "/keys/ci?x=%2e"] {
+            assert_eq!(Next::of_console(written).as_ref().map(Next::as_str), Some(written));
+        }
+        for bad in ["/a/%2E%2e", "/a/.%2e/b", "/a/%2e%2e%2fb", "/a%5cb", "/a/%0d%0a", "/a/%zz", "/a/%2", "/%2Fa"] {
+            assert_eq!(Next::of_console(bad), None, "{bad:?}");
         }
         assert_eq!(Next::parse("/a?b=c").unwrap().encoded(), "%2Fa%3Fb%3Dc");
     }

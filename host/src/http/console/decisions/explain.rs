@@ -3,6 +3,7 @@
 //! Names stand between backticks, which a page shows as code.
 
 use super::super::fields::page;
+use super::super::text;
 use crate::http::api::trails::{DecisionView, StepView};
 use crate::ids::UpstreamName;
 
@@ -70,7 +71,7 @@ fn subject(decision: &DecisionView) -> String {
 
 /// A text that others chose, without what marks code.
 fn quiet(text: &str) -> String {
-    text.replace('`', "'")
+    text::line(text).replace('`', "'")
 }
 
 /// What it came to and why.

@@ -5,8 +5,8 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
 
-use super::super::Person;
 use super::super::desk::{Answer, Desk, Head, Sent};
+use super::super::{Person, text};
 use super::{PATH, explain};
 use crate::http::api::recordings::{self, RecordingView};
 use crate::http::oauth::pages::Site;

@@ -18,6 +18,8 @@ pub(super) struct KeyForm {
     pub(super) allow: Option<String>,
     /// Upstreams that there are: all of those that are ticked is allowed besides.
     pub(super) ticks: Vec<Tick>,
+    /// Those that are ticked and are not there any more.
+    pub(super) gone: Vec<String>,
     /// With spaces between them, as groups.
     pub(super) scopes: String,
     pub(super) groups: String,
@@ -45,7 +47,7 @@ fn field_of(upstream: &str) -> String {
 impl KeyForm {
     /// An empty one.
     pub(super) fn new(api: &Api) -> Self {
-        Self { allow: Some(String::new()), ticks: ticks(api, |_| false), ..Self::default() }
+        Self { allow: Some(String::new()), ticks: ticks(api), ..Self::default() }
     }
 
     /// What a key is now.
@@ -53,7 +55,8 @@ impl KeyForm {
         Self {
             name: key.name.to_string(),
             allow: Some(lines::write(&key.allow)).filter(|text| text.len() <= MAX_ALLOW),
-            ticks: ticks(api, |_| false),
+            ticks: ticks(api),
+            gone: Vec::new(),
             scopes: key.scopes.join(" "),
             groups: key.groups.join(" "),
             owner: key.owner.clone().unwrap_or_default(),
@@ -65,10 +68,12 @@ impl KeyForm {
     pub(super) fn read(api: &Api, fields: &mut Fields) -> Self {
         let keeps = !fields.take("keep_allow").is_empty();
         let allow = fields.take("allow");
+        let ticks = read_ticks(api, fields);
         Self {
             name: fields.take("name").trim().to_owned(),
             allow: (!keeps).then_some(allow),
-            ticks: ticks(api, |upstream| !fields.take(&field_of(upstream)).is_empty()),
+            ticks,
+            gone: fields.starting_with(&field_of("")),
             scopes: fields.take("scopes"),
             groups: fields.take("groups"),
             owner: fields.take("owner").trim().to_owned(),
@@ -106,6 +111,10 @@ impl KeyForm {
     /// The allow-list, with what is ticked at its end; none where it stays as it is.
     fn lines(&self) -> Result<Option<Vec<AllowLine>>, Problem> {
         let Some(text) = &self.allow else { return Ok(None) };
+        if !self.gone.is_empty() {
+            let gone = self.gone.join(", ");
+            return Err(Problem::invalid(format!("There is no upstream any more that was ticked: {gone}.")));
+        }
         let mut lines = lines::read(text).map_err(|wrong| Problem::invalid(format!("The allow-list: {wrong}.")))?;
         let ticked = self.ticks.iter().filter(|tick| tick.is_set);
         let whole = ticked.map(|tick| AllowLine { upstream: tick.upstream.clone(), tools: vec!["*".to_owned()] });
@@ -130,10 +139,22 @@ impl KeyForm {
     }
 }
 
-fn ticks(api: &Api, mut is_set: impl FnMut(&str) -> bool) -> Vec<Tick> {
+/// What can be ticked.
+fn ticks(api: &Api) -> Vec<Tick> {
     let snapshot = api.control.snapshot.load();
     let names = snapshot.upstreams.keys().take(MAX_TICKS);
-    names.map(|name| Tick { upstream: name.to_string(), is_set: is_set(name.as_str()) }).collect()
+    names.map(|name| Tick { upstream: name.to_string(), is_set: false }).collect()
+}
+
+/// What was ticked, among what can be ticked now: other upstreams may be the first ones meanwhile.
+fn read_ticks(api: &Api, fields: &mut Fields) -> Vec<Tick> {
+    let snapshot = api.control.snapshot.load();
+    let is_set = |upstream: &str, fields: &mut Fields| !fields.take(&field_of(upstream)).is_empty();
+    let all = snapshot.upstreams.keys().enumerate().map(|(at, name)| {
+        let tick = Tick { upstream: name.to_string(), is_set: is_set(name.as_str(), fields) };
+        (at < MAX_TICKS || tick.is_set).then_some(tick)
+    });
+    all.flatten().collect()
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -173,6 +194,7 @@ mod tests {
             name: "ci".to_owned(),
             allow: Some("notes: *".to_owned()),
             ticks: vec![Tick { upstream: "tracker".to_owned(), is_set: false }],
+            gone: Vec::new(),
             scopes: "read".to_owned(),
             groups: String::new(),
             owner: "ada".to_owned(),
@@ -198,6 +220,12 @@ mod tests {
         assert_eq!((change.owner, change.expires, change.scopes), (Some(None), Some(None), Some(Some(Vec::new()))));
         let upstreams: Vec<String> = change.allow.unwrap().unwrap().into_iter().map(|line| line.upstream).collect();
         assert_eq!(upstreams, ["notes", "tracker"]);
+    }
+
+    #[test]
+    fn what_is_ticked_and_gone_is_refused() {
+        let form = KeyForm { gone: vec!["tracker".to_owned()], ..shown() };
+        assert!(form.change(&key()).is_err_and(|problem| problem.detail.contains("tracker")));
     }
 
     #[test]

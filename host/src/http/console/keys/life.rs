@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use super::super::Person;
 use super::super::desk::{Answer, Confirm, Desk, Done, Head, Sent};
+use super::super::fields::can_be_mended;
 use super::super::words;
 use super::{HERE, address, address_of, of_store, revision, told};
 use crate::http::api::Problem;
@@ -134,7 +135,7 @@ pub(super) async fn rotate(
     };
     let rotated = match rotated {
         Ok(rotated) => rotated,
-        Err(problem) if problem.status.is_client_error() => {
+        Err(problem) if can_be_mended(&problem) => {
             return Ok(rotate_page((&desk, &person), key, (revision, &hours), Some(&problem)));
         }
         Err(problem) => return Err(problem.into()),

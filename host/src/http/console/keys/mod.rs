@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 
 use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use super::fields::can_be_mended;
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, fields, shows};
 use crate::http::api::keys::{self, KeyView, KeyWithSecret};
@@ -251,7 +252,7 @@ async fn change(
     };
     match changed {
         Ok(_) => Ok(desk.done(&person, &address(&name), Done::Changed)),
-        Err(problem) if problem.status.is_client_error() => {
+        Err(problem) if can_be_mended(&problem) => {
             Ok(change_page(&desk, &person, &form, Some(revision), Some(&problem)))
         }
         Err(problem) => Err(problem.into()),

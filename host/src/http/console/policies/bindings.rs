@@ -9,8 +9,8 @@ use super::form::{Form, Piece};
 use super::{HERE, meaning, narrowing};
 use crate::http::api::Problem;
 use crate::http::api::policies::{BindingView, binding_view};
-use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Desk, Head};
+use crate::http::console::{Person, text};
 use crate::http::oauth::pages::Site;
 
 #[derive(Template)]
@@ -48,8 +48,8 @@ pub(super) async fn show(
     Ok(desk.page(BindingPage {
         site: desk.site(),
         head,
-        title: module.manifest.title.clone(),
-        license: module.manifest.license.clone(),
+        title: text::line(&module.manifest.title),
+        license: module.manifest.license.as_deref().map(text::line),
         size_bytes: module.size_bytes,
         narrowing: narrowing(&binding.matches),
         meaning: meaning(binding.mode),

@@ -8,17 +8,15 @@ use serde_json::Value;
 use super::HERE;
 use crate::http::api::policy_modules::{ModuleView, page, view};
 use crate::http::api::{Paging, Problem};
-use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
 use crate::http::console::upload::SentFiles;
+use crate::http::console::{Person, text};
 use crate::http::oauth::pages::Site;
 use crate::policy::MAX_MODULE_BYTES;
 
 pub(super) const LIST: &str = "/policies/modules";
 /// Largest upload: a module with its signatures, and what a form is around them.
 pub(super) const MAX_UPLOAD: usize = MAX_MODULE_BYTES + (1 << 20);
-/// Longest text that a module says of itself on a page, in characters.
-const MAX_SAID: usize = 300;
 
 #[derive(Template)]
 #[template(path = "console/policies/modules.html")]
@@ -66,20 +64,20 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Answer {
     let module = desk.api.control.module(&id).await?;
-    let text = |name: &str| said(module.manifest[name].as_str().unwrap_or_default());
+    let line = |name: &str| text::line(module.manifest[name].as_str().unwrap_or_default());
     let words = |name: &str| {
         let words = module.manifest[name].as_array().into_iter().flatten().filter_map(Value::as_str);
-        said(&words.collect::<Vec<_>>().join(", "))
+        text::line(&words.collect::<Vec<_>>().join(", "))
     };
-    let json = |name: &str| format!("{:#}", module.manifest[name]);
+    let json = |name: &str| text::pretty(&module.manifest[name]);
     let snapshot = desk.api.control.snapshot.load();
     let uses_it = |digest: Option<&str>| digest == Some(module.digest.as_str());
     let bound = snapshot.policies.bindings().iter().filter(|bound| uses_it(bound.binding().module.uploaded()));
     Ok(desk.page(ModulePage {
         site: desk.site(),
         head: desk.head(&person, HERE),
-        title: text("title"),
-        license: text("license"),
+        title: line("title"),
+        license: line("license"),
         hooks: words("hooks"),
         mutates: words("mutates"),
         capabilities: words("capabilities"),
@@ -114,7 +112,7 @@ pub(super) async fn ask(
         &person,
         HERE,
         Confirm {
-            title: &format!("Remove {} {}?", said(&module.name), said(&module.version)),
+            title: &format!("Remove {} {}?", text::line(&module.name), text::line(&module.version)),
             what: "Its bytes are erased from the store. A module that a binding uses, or a set of policies that one can go \
                    back to, stays.",
             button: "Remove it",
@@ -133,9 +131,4 @@ pub(super) async fn remove(
 ) -> Answer {
     desk.api.control.remove_module(&id, person.actor()).await?;
     Ok(desk.done(&person, LIST, Done::Removed))
-}
-
-/// As much of a module's own words as stands on a page.
-fn said(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(MAX_SAID).collect()
 }

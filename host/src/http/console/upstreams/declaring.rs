@@ -16,6 +16,7 @@ use crate::http::api::Problem;
 use crate::http::api::upstreams::{self as api, TrialView};
 use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use crate::http::console::fields::can_be_mended;
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::{Site, page_of_console};
 use crate::ids::UpstreamName;
@@ -289,7 +290,11 @@ pub(super) async fn change(
             }
         }
     };
-    Ok(desk.sheet(&person, sheet, &typed, (status_of(&told), told)))
+    match told {
+        // The form would come with the same revision again.
+        Told::Problem(problem) if problem.status.is_client_error() && !can_be_mended(&problem) => Err(problem.into()),
+        told => Ok(desk.sheet(&person, sheet, &typed, (status_of(&told), told))),
+    }
 }
 
 #[cfg(test)]

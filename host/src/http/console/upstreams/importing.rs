@@ -200,7 +200,8 @@ pub(super) async fn add(
     Sent(mut fields): Sent,
 ) -> Answer {
     let now = desk.api.control.env.now();
-    let Some(Paste { mut servers, .. }) = desk.console.pasted.take(person.cookie, &fields.take("paste"), now) else {
+    let id = fields.take("paste");
+    let Some(Paste { mut servers, .. }) = desk.console.pasted.take(person.cookie, &id, now) else {
         return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
     };
     let care = care(&mut fields);
@@ -220,6 +221,9 @@ pub(super) async fn add(
         let problem = format!("Choose at least one, and at most {MOST_AT_ONCE} at once: each is tried.");
         return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
     }
+    // Whoever goes away before all are tried finds it again.
+    let whole = Paste { cookie: person.cookie, id, until: now.after(LIFE), servers: servers.clone() };
+    desk.console.pasted.keep(whole, now);
     let mut outcomes = Vec::new();
     for at in &chosen {
         outcomes.push(declare(&desk, &person, &servers[*at], care).await);

@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::desk::{Answer, Confirm, Desk, Done, Head, Sent};
-use super::{Person, Route, asks, does, shows};
+use super::{Person, Route, asks, does, shows, text};
 use crate::admin::upstreams::{Care, Change, UpstreamView};
 use crate::http::api::connections::{LinkView, link_for_gateway};
 use crate::http::api::upstreams::{self as api, TransportView, TrialView, UpstreamRow};
@@ -25,7 +25,6 @@ mod declaring;
 mod diff;
 mod fields;
 pub(super) mod importing;
-mod text;
 mod tools;
 
 /// The part of the console that these pages belong to.

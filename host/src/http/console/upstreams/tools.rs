@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::diff::{self, Line};
 use super::{PART, minute, page_of, text};
+use crate::admin::pins::{OnOffer, PinError};
 use crate::http::api::Problem;
 use crate::http::api::tools::{HintsView, ToolQuery, ToolRow, page};
 use crate::http::api::upstreams as api;
@@ -181,30 +182,43 @@ pub(super) async fn ask_to_accept(
     Path(name): Path<String>,
 ) -> Answer {
     let upstream = api::find(&desk.api, &name)?.name;
+    let offer = desk.api.control.on_offer(&upstream).ok_or(PinError::NoUpstream).map_err(Problem::from)?;
     let back = format!("{}/tools", page_of(&upstream));
     Ok(desk.confirm(
         &person,
         PART,
         Confirm {
             title: &format!("Agree to all that {upstream} offers?"),
-            what: "Every tool that it offers to everybody counts as looked at, as it is at the moment you press the button. \
-                   What it does not offer any more is forgotten, unless people have lists of their own there.",
+            what: &what_is_accepted(&offer),
             button: "Agree to all of it",
             path: &format!("{back}/accept"),
             back: &back,
-            hidden: &[],
+            hidden: &[("seen", &offer.fingerprint)],
         },
     ))
+}
+
+/// What somebody agrees to, in words.
+fn what_is_accepted(offer: &OnOffer) -> String {
+    let OnOffer { tools, to_accept, .. } = offer;
+    let names: Vec<String> = to_accept.iter().map(|tool| text::line(tool)).collect();
+    let changed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!(
+        "Every tool that it offers to everybody counts as looked at, as it is now: {tools} in all. New or changed: {changed}. \
+         Should any of them change before you press the button, nothing is agreed to. What it does not offer any more is \
+         forgotten, unless people have lists of their own there."
+    )
 }
 
 pub(super) async fn accept_all(
     State(desk): State<Desk>,
     Extension(person): Extension<Person>,
     Path(name): Path<String>,
-    Sent(_): Sent,
+    Sent(mut fields): Sent,
 ) -> Answer {
     let upstream = api::find(&desk.api, &name)?.name;
-    desk.api.control.accept_pins(&upstream, person.actor()).await?;
+    let seen = fields.take("seen");
+    desk.api.control.accept_pins(&upstream, Some(&seen), person.actor()).await?;
     Ok(desk.done(&person, &format!("{}/tools", page_of(&upstream)), Done::AgreedTo))
 }
 

@@ -65,6 +65,13 @@ pub(super) struct Field {
     pub(super) control: Control,
 }
 
+impl Field {
+    /// Whether anything is said of it besides its label.
+    pub(super) const fn is_described(&self) -> bool {
+        !self.hint.is_empty() || self.mistake.is_some()
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Control {
     Line {

@@ -8,11 +8,16 @@ use super::{EMPTY_ROWS, Entry, MAX_ROWS, Mistakes, field, member, more};
 /// Rows of all lists of one form together.
 const MAX_ROWS_IN_ALL: usize = 4000;
 
+/// Members of all objects of one form together.
+const MAX_MEMBERS_IN_ALL: usize = 50_000;
+
 /// A form that was sent.
 struct Reading<'t> {
     take: &'t mut dyn FnMut(&str) -> String,
     /// Rows that may still be read.
     rows_left: usize,
+    /// Members that may still be read; `None` once there were more.
+    members_left: Option<usize>,
     mistakes: Mistakes,
 }
 
@@ -29,7 +34,12 @@ impl Place {
 }
 
 pub(super) fn read(shape: Option<&Shape<'_>>, take: &mut dyn FnMut(&str) -> String) -> (Value, Mistakes) {
-    let mut reading = Reading { take, rows_left: MAX_ROWS_IN_ALL, mistakes: Mistakes::default() };
+    let mut reading = Reading {
+        take,
+        rows_left: MAX_ROWS_IN_ALL,
+        members_left: Some(MAX_MEMBERS_IN_ALL),
+        mistakes: Mistakes::default(),
+    };
     let root = Place { form: String::new(), config: String::new() };
     let whole = reading.json(&root);
     let config = match (whole, shape) {
@@ -60,6 +70,9 @@ impl Reading<'_> {
 
     fn shape(&mut self, shape: &Shape<'_>, place: &Place) -> Map<String, Value> {
         let mut members = Map::new();
+        if !self.has_room_for(shape, place) {
+            return members;
+        }
         for known in &shape.members {
             let at = place.member(known.name);
             let value = match self.json(&at) {
@@ -72,6 +85,17 @@ impl Reading<'_> {
         }
         self.more(shape, place, &mut members);
         members
+    }
+
+    /// Whether the members of one more object can be read. Where they cannot, that is said once.
+    fn has_room_for(&mut self, shape: &Shape<'_>, place: &Place) -> bool {
+        let Some(left) = self.members_left else { return false };
+        self.members_left = left.checked_sub(shape.members.len());
+        if self.members_left.is_none() {
+            let message = format!("there are more than {MAX_MEMBERS_IN_ALL} fields in all: write this as JSON");
+            self.mistakes.add(&place.config, &message);
+        }
+        self.members_left.is_some()
     }
 
     /// Members that the schema does not name.

@@ -163,6 +163,20 @@ fn schemas_of_strangers_make_no_endless_form() {
     assert_round_trip(&Form::of(&wide), &json!({ "m1": "a" }), "one text");
 }
 
+#[test]
+fn a_form_with_too_many_fields_is_not_read_whole() {
+    let many: serde_json::Map<String, Value> =
+        (0..300).map(|at| (format!("m{at}"), json!({ "type": "string" }))).collect();
+    let rows = json!({ "type": "array", "items": { "type": "object", "properties": many } });
+    let schema = json!({ "type": "object", "properties": { "rows": rows } });
+    let mut asked = 0;
+    let (_, mistakes) = Form::of(&schema).read(&mut |name| {
+        asked += 1;
+        if name.ends_with("rows") { MAX_ROWS.to_string() } else { "x".repeat(usize::from(name.ends_with("/m0:text"))) }
+    });
+    assert!(!mistakes.is_empty() && asked < 200_000, "{asked}");
+}
+
 /// Anything at all, by the names that schemas know and others.
 fn anything() -> impl Strategy<Value = Value> {
     let names = prop::sample::select(vec![

@@ -1,4 +1,4 @@
-//! Texts of upstreams, as an operator reads them before agreeing to them: nothing that hides itself, and nothing unsaid.
+//! Texts of strangers, as somebody reads them before agreeing to them: nothing that hides itself, and nothing unsaid.
 //! Elsewhere what cannot be seen is left out; here it is written as its number, since it is part of what is agreed to.
 
 use serde_json::Value;
@@ -22,9 +22,19 @@ pub(super) fn lines(text: &str) -> String {
     seen(text, MOST_OF_TEXT, |character| matches!(character, '\n' | '\t'))
 }
 
+/// The same, however long it is.
+pub(super) fn all_lines(text: &str) -> String {
+    seen(text, usize::MAX, |character| matches!(character, '\n' | '\t'))
+}
+
 /// A part of a definition, as it is read best.
 pub(super) fn pretty(value: &Value) -> String {
     seen(&whole(value), MOST_OF_JSON, |character| character == '\n')
+}
+
+/// Whether [`pretty`] shows all of it.
+pub(super) fn is_all_shown(value: &Value) -> bool {
+    whole(value).chars().nth(MOST_OF_JSON).is_none()
 }
 
 /// The same, however long it is.
@@ -77,5 +87,7 @@ mod tests {
         let long = "x".repeat(MOST_OF_LINE + 7);
         assert!(line(&long).ends_with("x … [cut off here: 7 characters more]"));
         assert!(!line(&long[7..]).contains('…'));
+        let json = |length| Value::from("x".repeat(length));
+        assert!(is_all_shown(&json(MOST_OF_JSON - 2)) && !is_all_shown(&json(MOST_OF_JSON)));
     }
 }
