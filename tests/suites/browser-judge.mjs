@@ -102,11 +102,20 @@ async function goThrough(page) {
     document.body.focus();
     document.body.removeAttribute('tabindex');
     globalThis.__usable = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]')]
-      .filter((element) => element.tabIndex >= 0 && element.checkVisibility());
+      .filter((element) => element.tabIndex >= 0 && element.checkVisibility())
+      // Of radio buttons that belong together, Tab leads to the chosen one, or to the first.
+      .filter((element, _, all) => {
+        if (element.type !== 'radio') return true;
+        const group = all.filter(({ type, name, form }) => type === 'radio' && name === element.name && form === element.form);
+        return element === (group.find(({ checked }) => checked) ?? group[0]);
+      });
     return globalThis.__usable.length;
   });
   for (let expected = 0; expected < all; expected += 1) {
-    await page.keyboard.press('Tab');
+    // A moment has a part for each of its numbers.
+    const before = await page.evaluateHandle(() => document.activeElement);
+    do await page.keyboard.press('Tab');
+    while (await page.evaluate((element) => element === document.activeElement && element.type === 'datetime-local', before));
     const { at, what, visible, inside } = await page.evaluate(() => {
       const element = document.activeElement;
       const style = getComputedStyle(element);
