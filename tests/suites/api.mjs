@@ -25,7 +25,7 @@ const DOCUMENT = path.join(root, 'docs/openapi/admin.json');
 const NEEDS_MORE = [
   /^GET \/api\/v1\/(approvals|recordings|connections)\/\{id\}$/, /^POST \/api\/v1\/approvals\//, /^DELETE \/api\/v1\/(connections|grants)\//,
   /^POST \/api\/v1\/connections\//, /^POST \/api\/v1\/upstreams\/\{name\}\/connect$/, /^POST \/api\/v1\/vault\/shred$/,
-  /^POST \/api\/v1\/policies\/rollback$/, /^POST \/api\/v1\/pins\/forget$/,
+  /^POST \/api\/v1\/policies\/(rollback|modules)$/, /^POST \/api\/v1\/pins\/forget$/,
 ];
 /**
  * All that need no memory of what was made before, but one: a document cannot say everything that values mean (no cursor that
@@ -65,7 +65,7 @@ await suite('api', async (report) => {
     assert.deepEqual(await answer.json(), document);
   });
 
-  await furnish(house, document);
+  await furnish(house, document, origin);
   const settings = `${BASE}
     [checks.negative_data_rejection]
     expected-statuses = [${REFUSALS.join(', ')}]
@@ -81,7 +81,7 @@ await suite('api', async (report) => {
 });
 
 /** Makes one of most things, and puts them into the document as examples. */
-async function furnish({ operate, fixture, url }, document) {
+async function furnish({ operate, operatorToken, fixture, url }, document, origin) {
   const made = async (target, body) => {
     const answer = await operate('POST', target, body);
     assert.ok([200, 201].includes(answer.status), `${target}: ${JSON.stringify(answer.body)}`);
@@ -133,6 +133,33 @@ async function furnish({ operate, fixture, url }, document) {
   body(['post', '/api/v1/api-tokens'], { name: 'another', user: viewer });
   const { id: token } = await made('/api/v1/api-tokens', { name: 'lost', user: viewer });
   example(['delete', '/api/v1/api-tokens/{id}'], 'path', 'id', token);
+
+  const upload = async (name) => {
+    const answer = await fetch(`${origin}/api/v1/policies/modules`, {
+      method: 'POST', body: readFileSync(path.join(root, `policies/prebuilt/${name}.wasm`)),
+      headers: { authorization: `Bearer ${operatorToken}`, 'content-type': 'application/wasm' },
+    });
+    assert.equal(answer.status, 201, name);
+    return (await answer.json()).digest;
+  };
+  const bound = { module: `sha256:${await upload('redact')}`, mode: 'off' };
+  const loose = await upload('rate-limit');
+  for (const [method, id] of [['get', loose], ['delete', loose]]) example([method, '/api/v1/policies/modules/{id}'], 'path', 'id', id);
+  const binding = async (name) => {
+    await made('/api/v1/policies/bindings', { name, definition: bound });
+    return name;
+  };
+  const [keptBinding, lostBinding] = [await binding('kept'), await binding('lost')];
+  const ofBinding = '/api/v1/policies/bindings/{name}';
+  for (const method of ['get', 'patch']) example([method, ofBinding], 'path', 'name', keptBinding);
+  example(['patch', ofBinding], 'header', 'If-Match', '*');
+  body(['patch', ofBinding], { definition: { priority: 7 } });
+  example(['delete', ofBinding], 'path', 'name', lostBinding);
+  example(['post', `${ofBinding}/rehearse`], 'path', 'name', keptBinding);
+  body(['post', `${ofBinding}/rehearse`], { definition: bound });
+  body(['post', '/api/v1/policies/bindings'], { name: 'another', definition: bound });
+  const [{ tool }] = (await operate('GET', '/api/v1/pins?upstream=up')).body.pins;
+  body(['post', '/api/v1/policies/try'], { call: { principal: 'key:test', upstream: 'up', tool, arguments: {} } });
 
   const rotated = await key('rotated');
   await made(`/api/v1/keys/${rotated}/rotate`, { overlap: 3600 });

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
-import { root, run, scratch } from './lib.mjs';
+import { root, run, scratch, suiteFile, toml } from './lib.mjs';
 
 /** Installed by tests/run from tests/requirements.txt. */
 const PROGRAM = path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'python/bin/schemathesis');
@@ -18,6 +18,7 @@ export const CHECKS = [
 
 /** What the settings of every run begin with. */
 export const BASE = `
+    hooks = ${toml(suiteFile('schemathesis-hooks.py'))}
     # As many events of a stream are read.
     max-stream-events = 1
     [generation]

@@ -30,7 +30,6 @@ use crate::http::mcp::{Gone, Pieces, event_stream};
 use crate::http::serve::Peer;
 use crate::store::audit::Found;
 
-const EVENT_STREAM: &str = "text/event-stream";
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks whether whoever follows would still be let in.
@@ -50,6 +49,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 #[serde(deny_unknown_fields)]
 pub(super) struct DecisionTailQuery {
     /// The id of the event after which to go on. `Last-Event-ID` goes before it.
+    #[param(value_type = Option<usize>)]
     after: Option<u64>,
     /// Such as `key:ci`.
     principal: Option<String>,
@@ -66,6 +66,7 @@ pub(super) struct DecisionTailQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditTailQuery {
     /// The id of the event after which to go on, which is a sequence. `Last-Event-ID` goes before it.
+    #[param(value_type = Option<usize>)]
     after: Option<u64>,
     /// What the name of the event begins with, such as `key` or `grant.revoked`.
     event: Option<String>,
@@ -77,9 +78,9 @@ pub(super) struct AuditTailQuery {
 
 /// What the document of the API says of these.
 pub(super) fn operations() -> Vec<Described> {
-    let full = |described: Described| {
+    let full = |described: Described, row: &str| {
         described
-            .streams(EVENT_STREAM)
+            .tells(&["begin", row, "missed", "end"])
             .refuses(StatusCode::TOO_MANY_REQUESTS, &["too_many_tails"])
             .refuses(StatusCode::SERVICE_UNAVAILABLE, &["too_many_tails"])
     };
@@ -87,10 +88,12 @@ pub(super) fn operations() -> Vec<Described> {
         full(
             get("/api/v1/decisions/tail", "tailDecisions", "Decisions as they are recorded, as server-sent events")
                 .filters::<DecisionTailQuery>(),
+            "decision",
         ),
         full(
             get("/api/v1/audit/tail", "tailAudit", "The audit trail as it grows, as server-sent events")
                 .asks::<AuditTailQuery>(),
+            "entry",
         ),
     ]
 }

@@ -20,8 +20,10 @@ const DEFAULT_SPAN: u64 = 2;
 #[serde(deny_unknown_fields)]
 pub(super) struct TrafficQuery {
     /// How far back, at most 1440; 60 if it is not said.
+    #[param(value_type = Option<usize>)]
     minutes: Option<u64>,
     /// How many minutes each row is of, at most 1440; 2 if it is not said.
+    #[param(value_type = Option<usize>)]
     span: Option<u64>,
 }
 

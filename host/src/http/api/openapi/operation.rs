@@ -183,6 +183,18 @@ impl Described {
         self.answers_with(StatusCode::OK, media_type, bytes.build().into())
     }
 
+    /// Answers 200 with a stream of events, which are called like this (HTML § 9.2).
+    pub(in crate::http::api) fn tells(self, events: &[&str]) -> Self {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let event = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("id", text())
+            .property("event", text().enum_values(Some(events.iter().copied())))
+            .property("data", text())
+            .property("retry", ObjectBuilder::new().schema_type(Type::Integer));
+        self.answers_with(StatusCode::OK, "text/event-stream", event.build().into())
+    }
+
     /// Every answer that succeeds has the revision as `ETag`, where there is one.
     pub(in crate::http::api) fn tagged(self) -> Self {
         self.with_header(
