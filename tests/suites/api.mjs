@@ -25,7 +25,7 @@ const DOCUMENT = path.join(root, 'docs/openapi/admin.json');
 const NEEDS_MORE = [
   /^GET \/api\/v1\/(approvals|recordings|connections)\/\{id\}$/, /^POST \/api\/v1\/approvals\//, /^DELETE \/api\/v1\/(connections|grants)\//,
   /^POST \/api\/v1\/connections\//, /^POST \/api\/v1\/upstreams\/\{name\}\/connect$/, /^POST \/api\/v1\/vault\/shred$/,
-  /^POST \/api\/v1\/policies\/(rollback|modules)$/, /^POST \/api\/v1\/pins\/forget$/,
+  /^POST \/api\/v1\/policies\/modules$/, /^POST \/api\/v1\/pins\/forget$/,
 ];
 /**
  * All that need no memory of what was made before, but one: a document cannot say everything that values mean (no cursor that
