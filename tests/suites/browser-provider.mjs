@@ -127,7 +127,7 @@ export async function checkProvider(report, { application }) {
     assert.equal(status, 200, JSON.stringify(body));
     await go('/sign-in', 'The works');
     await theirs.waitForURL(`http://${admin}/`);
-    assert.match(await theirs.locator('main').innerText(), /zoe of the provider/);
+    assert.match(await theirs.locator('header').first().innerText(), /zoe of the provider/);
     // As long as a sign-in is new, nobody is asked once more.
     await new Promise((done) => { setTimeout(done, 1_500); });
     await go('/sign-in/again', 'Sign in again with The works');

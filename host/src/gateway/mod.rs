@@ -449,7 +449,7 @@ impl Gateway {
                 Some(url) => guard(front)?.named("admin_url", url.origin()).map_err(StartError::Guard)?,
                 None => guard(front)?,
             };
-            let router = admin_router(api, console, guard);
+            let router = admin_router(api, &console, guard);
             sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref(), ADMIN)?, router));
         }
 

@@ -51,8 +51,8 @@ pub fn socket_router(api: Arc<api::Api>, guard: HostGuard) -> Router {
 }
 
 /// What the admin listener serves: the same, and pages.
-pub fn admin_router(api: Arc<api::Api>, console: Arc<console::Console>, guard: HostGuard) -> Router {
-    explained(api::router(api.clone()).merge(console::router(&console, api)), guard)
+pub fn admin_router(api: Arc<api::Api>, console: &Arc<console::Console>, guard: HostGuard) -> Router {
+    explained(api::router(api.clone()).merge(console::router(console, api)), guard)
 }
 
 /// Where what the API refuses is told as the API tells it.

@@ -88,7 +88,7 @@ async fn decisions_are_told_once_they_are_recorded() {
     for caller in ["alice", "bob"] {
         gateway.caller(caller).call("up__echo", json!({ "text": "hello" })).await;
     }
-    let mut told = vec![next(&mut all, "decision").await.1, next(&mut all, "decision").await.1];
+    let mut told = [next(&mut all, "decision").await.1, next(&mut all, "decision").await.1];
     told.sort_by_key(|decision| decision["principal"].to_string());
     assert_eq!((&told[0]["principal"], &told[1]["principal"]), (&json!("key:alice"), &json!("key:bob")));
     let (_, bobs) = next(&mut of_bob, "decision").await;

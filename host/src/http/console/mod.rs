@@ -224,27 +224,21 @@ impl Console {
     /// Who is signed in, in the browser that sent this.
     async fn person(&self, headers: &HeaderMap) -> Result<Option<Person>, Response> {
         let Some(cookie) = self.cookie(headers) else { return Ok(None) };
-        let found = self.server.signed_in_at(Surface::Admin, Some(&cookie)).await;
-        self.known(cookie.digest(), found)
+        let found =
+            self.server.signed_in_at(Surface::Admin, Some(&cookie)).await.map_err(|fault| self.fault(&fault))?;
+        Ok(found.map(|found| self.known(cookie.digest(), found)))
     }
 
     /// The same of a second look at one request, which does not count as use.
     async fn person_still(&self, headers: &HeaderMap) -> Result<Option<Person>, Response> {
         let Some(cookie) = self.cookie(headers) else { return Ok(None) };
-        let found = self.server.glance(Surface::Admin, Some(&cookie)).await;
-        self.known(cookie.digest(), found)
+        let found = self.server.glance(Surface::Admin, Some(&cookie)).await.map_err(|fault| self.fault(&fault))?;
+        Ok(found.map(|found| self.known(cookie.digest(), found)))
     }
 
-    fn known(
-        &self,
-        cookie: Digest,
-        found: Result<Option<(BrowserSession, User)>, Fault>,
-    ) -> Result<Option<Person>, Response> {
-        let found = found.map_err(|fault| self.fault(&fault))?;
-        Ok(found.map(|(session, user)| {
-            let is_fresh = self.server.is_fresh(&session);
-            Person { cookie, session, user, is_fresh, done: None }
-        }))
+    fn known(&self, cookie: Digest, (session, user): (BrowserSession, User)) -> Person {
+        let is_fresh = self.server.is_fresh(&session);
+        Person { cookie, session, user, is_fresh, done: None }
     }
 
     fn form_token(&self, form: &Form<'_>) -> String {
