@@ -13,7 +13,7 @@ use super::table::{Cursor, Page, Single, Typed, abridge, shorten, unreadable};
 use super::{Store, StoreError, WriteTx};
 use crate::audit::{
     Actor, AuditEntry, AuditEvent, FieldChange, OperatorProof, Party, Registered, RegisteredBy, RevocationReason,
-    Ruling, SettingChange, SigningKeyState,
+    Ruling, SigningKeyState,
 };
 use crate::env::Timestamp;
 use crate::ids::{
@@ -404,7 +404,7 @@ enum EventRecord {
         #[serde(default)]
         unchecked: bool,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        changes: Vec<SettingRecord>,
+        changes: Vec<ChangeRecord>,
     },
     UpstreamChanged {
         upstream: String,
@@ -413,12 +413,12 @@ enum EventRecord {
         #[serde(default)]
         unchecked: bool,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        changes: Vec<SettingRecord>,
+        changes: Vec<ChangeRecord>,
     },
     UpstreamWithdrawn {
         upstream: String,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        changes: Vec<SettingRecord>,
+        changes: Vec<ChangeRecord>,
     },
     PolicyModuleUploaded {
         digest: String,
@@ -463,7 +463,7 @@ enum EventRecord {
     ClientUpdated {
         client: String,
         #[serde(default)]
-        changes: Vec<FieldChangeRecord>,
+        changes: Vec<ChangeRecord>,
     },
     ClientDeleted {
         client: String,
@@ -503,25 +503,26 @@ enum EventRecord {
     },
 }
 
-/// What rows of codec version 1 have only since settings are told: those before have none.
+/// What rows of codec version 1 have only since changes are told: those before have none.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SettingRecord {
+struct ChangeRecord {
     field: String,
     from: Option<String>,
     to: Option<String>,
 }
 
-impl From<&SettingChange> for SettingRecord {
-    fn from(change: &SettingChange) -> Self {
-        let SettingChange { field, from, to } = change.clone();
-        Self { field, from, to }
+impl From<&FieldChange> for ChangeRecord {
+    fn from(change: &FieldChange) -> Self {
+        let side = |side: &String| abridge(side, MAX_TEXT_BYTES);
+        let FieldChange { field, from, to } = change;
+        Self { field: shorten(field, MAX_TEXT_BYTES), from: from.as_ref().map(side), to: to.as_ref().map(side) }
     }
 }
 
-impl From<SettingRecord> for SettingChange {
-    fn from(record: SettingRecord) -> Self {
-        let SettingRecord { field, from, to } = record;
+impl From<ChangeRecord> for FieldChange {
+    fn from(record: ChangeRecord) -> Self {
+        let ChangeRecord { field, from, to } = record;
         Self { field, from, to }
     }
 }
@@ -531,14 +532,6 @@ impl From<SettingRecord> for SettingChange {
 struct PartyRecord {
     principal: String,
     client: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FieldChangeRecord {
-    field: String,
-    from: Option<String>,
-    to: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -584,7 +577,6 @@ impl From<ActorRecord> for Actor {
 impl From<&AuditEvent> for EventRecord {
     fn from(event: &AuditEvent) -> Self {
         let text = |text: &str| shorten(text, MAX_TEXT_BYTES);
-        let side = |text: &str| abridge(text, MAX_TEXT_BYTES);
         let name = |name: &KeyName| name.as_str().to_owned();
         match event {
             AuditEvent::GatewayStarted { version } => Self::GatewayStarted { version: text(version) },
@@ -593,12 +585,10 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::KeyEnabled { name: key } => Self::KeyEnabled { name: name(key) },
             AuditEvent::KeyDisabled { name: key } => Self::KeyDisabled { name: name(key) },
             AuditEvent::KeyDeleted { name: key } => Self::KeyDeleted { name: name(key) },
-            AuditEvent::KeyChanged { name: key, field, from, to } => Self::KeyChanged {
-                name: name(key),
-                field: text(field),
-                from: from.as_deref().map(side),
-                to: to.as_deref().map(side),
-            },
+            AuditEvent::KeyChanged { name: key, change } => {
+                let ChangeRecord { field, from, to } = change.into();
+                Self::KeyChanged { name: name(key), field, from, to }
+            }
             AuditEvent::KeyRotated { name: key, earlier_until, ended_earlier } => Self::KeyRotated {
                 name: name(key),
                 earlier_until_ms: earlier_until.map(Timestamp::as_millis),
@@ -643,12 +633,7 @@ impl From<&AuditEvent> for EventRecord {
                 }
             }
             AuditEvent::ClientUpdated { client, changes } => {
-                let change = |change: &FieldChange| FieldChangeRecord {
-                    field: text(&change.field),
-                    from: change.from.as_deref().map(side),
-                    to: change.to.as_deref().map(side),
-                };
-                Self::ClientUpdated { client: client.to_string(), changes: changes.iter().map(change).collect() }
+                Self::ClientUpdated { client: client.to_string(), changes: records(changes) }
             }
             AuditEvent::ClientDeleted { client } => Self::ClientDeleted { client: client.to_string() },
             AuditEvent::ConsentGiven(party) => Self::ConsentGiven(party.into()),
@@ -673,12 +658,10 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::UserCreated { user, role, status } => {
                 Self::UserCreated { user: user.to_string(), role: text(role), status: text(status) }
             }
-            AuditEvent::UserChanged { user, field, from, to } => Self::UserChanged {
-                user: user.to_string(),
-                field: text(field),
-                from: from.as_deref().map(side),
-                to: to.as_deref().map(side),
-            },
+            AuditEvent::UserChanged { user, change } => {
+                let ChangeRecord { field, from, to } = change.into();
+                Self::UserChanged { user: user.to_string(), field, from, to }
+            }
             AuditEvent::UserDeleted { user, name } => Self::UserDeleted { user: user.to_string(), name: text(name) },
             AuditEvent::IdentityLinked { user, issuer, subject } => {
                 Self::IdentityLinked { user: user.to_string(), issuer: text(issuer), subject: text(subject) }
@@ -729,18 +712,17 @@ impl From<&AuditEvent> for EventRecord {
                 Self::FlowRefused { holder: text(holder), upstream: upstream.to_string(), check: text(check) }
             }
             AuditEvent::UpstreamDeclared { upstream, revision, unchecked, changes } => {
-                let (upstream, changes) = (upstream.to_string(), changes.iter().map(SettingRecord::from).collect());
+                let (upstream, changes) = (upstream.to_string(), records(changes));
                 Self::UpstreamDeclared { upstream, revision: *revision, unchecked: *unchecked, changes }
             }
             AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes } => {
                 let (revision, enabled, unchecked) = (*revision, *enabled, *unchecked);
-                let (upstream, changes) = (upstream.to_string(), changes.iter().map(SettingRecord::from).collect());
+                let (upstream, changes) = (upstream.to_string(), records(changes));
                 Self::UpstreamChanged { upstream, revision, enabled, unchecked, changes }
             }
-            AuditEvent::UpstreamWithdrawn { upstream, changes } => Self::UpstreamWithdrawn {
-                upstream: upstream.to_string(),
-                changes: changes.iter().map(SettingRecord::from).collect(),
-            },
+            AuditEvent::UpstreamWithdrawn { upstream, changes } => {
+                Self::UpstreamWithdrawn { upstream: upstream.to_string(), changes: records(changes) }
+            }
             AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => Self::PolicyModuleUploaded {
                 digest: digest.clone(),
                 name: name.clone(),
@@ -786,6 +768,14 @@ impl From<&AuditEvent> for EventRecord {
             }
         }
     }
+}
+
+fn records(changes: &[FieldChange]) -> Vec<ChangeRecord> {
+    changes.iter().map(ChangeRecord::from).collect()
+}
+
+fn told(records: Vec<ChangeRecord>) -> Vec<FieldChange> {
+    records.into_iter().map(FieldChange::from).collect()
 }
 
 impl From<&Party> for PartyRecord {
@@ -834,7 +824,7 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::KeyDisabled { name: key } => Self::KeyDisabled { name: name(&key)? },
             EventRecord::KeyDeleted { name: key } => Self::KeyDeleted { name: name(&key)? },
             EventRecord::KeyChanged { name: key, field, from, to } => {
-                Self::KeyChanged { name: name(&key)?, field, from, to }
+                Self::KeyChanged { name: name(&key)?, change: FieldChange { field, from, to } }
             }
             EventRecord::KeyRotated { name: key, earlier_until_ms, ended_earlier } => Self::KeyRotated {
                 name: name(&key)?,
@@ -867,8 +857,7 @@ impl TryFrom<EventRecord> for AuditEvent {
                 }
             }
             EventRecord::ClientUpdated { client: of, changes } => {
-                let change = |FieldChangeRecord { field, from, to }| FieldChange { field, from, to };
-                Self::ClientUpdated { client: client(&of)?, changes: changes.into_iter().map(change).collect() }
+                Self::ClientUpdated { client: client(&of)?, changes: told(changes) }
             }
             EventRecord::ClientDeleted { client: of } => Self::ClientDeleted { client: client(&of)? },
             EventRecord::ConsentGiven(party) => Self::ConsentGiven(party.try_into()?),
@@ -894,7 +883,7 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::UserCreated { user: id(&user, UserId::parse)?, role, status }
             }
             EventRecord::UserChanged { user, field, from, to } => {
-                Self::UserChanged { user: id(&user, UserId::parse)?, field, from, to }
+                Self::UserChanged { user: id(&user, UserId::parse)?, change: FieldChange { field, from, to } }
             }
             EventRecord::UserDeleted { user, name } => Self::UserDeleted { user: id(&user, UserId::parse)?, name },
             EventRecord::IdentityLinked { user, issuer, subject } => {
@@ -949,17 +938,15 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::FlowRefused { holder, upstream: upstream(&of)?, check }
             }
             EventRecord::UpstreamDeclared { upstream: of, revision, unchecked, changes } => {
-                let changes = changes.into_iter().map(SettingChange::from).collect();
-                Self::UpstreamDeclared { upstream: upstream(&of)?, revision, unchecked, changes }
+                Self::UpstreamDeclared { upstream: upstream(&of)?, revision, unchecked, changes: told(changes) }
             }
             EventRecord::UpstreamChanged { upstream: of, revision, enabled, unchecked, changes } => {
-                let changes = changes.into_iter().map(SettingChange::from).collect();
+                let changes = told(changes);
                 Self::UpstreamChanged { upstream: upstream(&of)?, revision, enabled, unchecked, changes }
             }
-            EventRecord::UpstreamWithdrawn { upstream: of, changes } => Self::UpstreamWithdrawn {
-                upstream: upstream(&of)?,
-                changes: changes.into_iter().map(SettingChange::from).collect(),
-            },
+            EventRecord::UpstreamWithdrawn { upstream: of, changes } => {
+                Self::UpstreamWithdrawn { upstream: upstream(&of)?, changes: told(changes) }
+            }
             EventRecord::PolicyModuleUploaded { digest, name, version, bytes } => {
                 Self::PolicyModuleUploaded { digest, name, version, bytes }
             }
@@ -1088,12 +1075,7 @@ mod tests {
             AuditEvent::KeyEnabled { name: name.clone() },
             AuditEvent::KeyDisabled { name: name.clone() },
             AuditEvent::KeyDeleted { name: name.clone() },
-            AuditEvent::KeyChanged {
-                name: name.clone(),
-                field: "owner".to_owned(),
-                from: None,
-                to: Some("ada".to_owned()),
-            },
+            AuditEvent::KeyChanged { name: name.clone(), change: change("owner", None, Some("ada")) },
             AuditEvent::KeyRotated {
                 name: name.clone(),
                 earlier_until: Some(Timestamp::from_millis(7)),
@@ -1128,12 +1110,7 @@ mod tests {
             AuditEvent::PinsForgotten { upstream: upstream.clone(), tools: 5 },
             AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
             AuditEvent::UserCreated { user: user.clone(), role: "role".to_owned(), status: "status".to_owned() },
-            AuditEvent::UserChanged {
-                user: user.clone(),
-                field: "field".to_owned(),
-                from: None,
-                to: Some("to".to_owned()),
-            },
+            AuditEvent::UserChanged { user: user.clone(), change: change("field", None, Some("to")) },
             AuditEvent::UserDeleted { user: user.clone(), name: "name".to_owned() },
             AuditEvent::IdentityLinked {
                 user: user.clone(),
@@ -1185,14 +1162,14 @@ mod tests {
                 upstream: upstream.clone(),
                 revision: 7,
                 unchecked: true,
-                changes: vec![setting(None, Some("low"))],
+                changes: vec![change("trust", None, Some("low"))],
             },
             AuditEvent::UpstreamChanged {
                 upstream: upstream.clone(),
                 revision: 7,
                 enabled: true,
                 unchecked: false,
-                changes: vec![setting(Some("low"), Some("high")), setting(None, None)],
+                changes: vec![change("trust", Some("low"), Some("high")), change("trust", None, None)],
             },
             AuditEvent::UpstreamWithdrawn { upstream: upstream.clone(), changes: Vec::new() },
             AuditEvent::PolicyModuleUploaded {
@@ -1221,8 +1198,8 @@ mod tests {
         .collect()
     }
 
-    fn setting(from: Option<&str>, to: Option<&str>) -> SettingChange {
-        SettingChange { field: "trust".to_owned(), from: from.map(str::to_owned), to: to.map(str::to_owned) }
+    fn change(field: &str, from: Option<&str>, to: Option<&str>) -> FieldChange {
+        FieldChange { field: field.to_owned(), from: from.map(str::to_owned), to: to.map(str::to_owned) }
     }
 
     #[test]
@@ -1261,11 +1238,7 @@ mod tests {
             },
             AuditEvent::ClientUpdated {
                 client: client.clone(),
-                changes: vec![FieldChange {
-                    field: "client_name".to_owned(),
-                    from: None,
-                    to: Some("An app".to_owned()),
-                }],
+                changes: vec![change("client_name", None, Some("An app"))],
             },
             AuditEvent::ClientDeleted { client: client.clone() },
             AuditEvent::ConsentGiven(party.clone()),
