@@ -1,16 +1,27 @@
-//! What the gateway listens on, and whom it may let in there.
+//! What the gateway listens on, what answers there, and whom it may let in.
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::files::make_private_dir;
+use crate::admin::Control;
+use crate::certificate::Shown;
 use crate::config::Config;
+use crate::http::api::Api;
+use crate::http::console::Console;
+use crate::http::guard::{Front, HostGuard};
+use crate::http::mcp::Mcp;
+use crate::http::oauth::OAuth;
+use crate::http::serve::{self as edge, Meter, Socket};
+use crate::http::{Router, admin_router, public_router, replica_router, socket_router};
 
 /// Sockets that are bound already.
 #[derive(Debug)]
@@ -26,10 +37,72 @@ pub struct Listeners {
 /// What `/metrics` calls the listeners.
 pub(super) const LISTENERS: [&str; 4] = ["public", "socket", "admin", "replica"];
 /// Their places among these.
-pub(super) const PUBLIC: usize = 0;
-pub(super) const SOCKET: usize = 1;
-pub(super) const ADMIN: usize = 2;
-pub(super) const REPLICA: usize = 3;
+const PUBLIC: usize = 0;
+const SOCKET: usize = 1;
+const ADMIN: usize = 2;
+const REPLICA: usize = 3;
+
+/// What answers.
+pub(super) struct Surfaces {
+    pub(super) control: Arc<Control>,
+    pub(super) mcp: Arc<Mcp>,
+    pub(super) oauth: Arc<OAuth>,
+    pub(super) api: Arc<Api>,
+    /// For the admin listener, if there is one.
+    pub(super) console: Option<Arc<Console>>,
+    /// One for each of [`LISTENERS`].
+    pub(super) meters: Vec<(&'static str, Arc<Meter>)>,
+    /// See [`edge::Listener::leaving`].
+    pub(super) leaving: CancellationToken,
+}
+
+impl Surfaces {
+    /// Each socket, and what answers there.
+    pub(super) fn behind(
+        self,
+        listeners: Listeners,
+        admin_socket: UnixListener,
+        config: &Config,
+    ) -> Result<Vec<(edge::Listener, Router)>, StartError> {
+        let Self { control, mcp, oauth, api, console, meters, leaving } = self;
+        let edge = &config.edge;
+        let guard = |front| {
+            HostGuard::new(front, config.public_url.origin(), &edge.allowed_hosts, &edge.allowed_origins)
+                .map_err(StartError::Guard)
+        };
+        let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
+        let for_replicas = replica_router(mcp.clone());
+        let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
+        let plain = |socket, counted: usize| edge::Listener {
+            leaving: leaving.clone(),
+            meter: meters[counted].1.clone(),
+            ..edge::Listener::from(socket)
+        };
+        let proxied = |socket, shown: Option<&Arc<Shown>>, counted| -> Result<_, StartError> {
+            let tls = shown.map(|shown| edge::Tls::new(shown.clone())).transpose().map_err(StartError::Tls)?;
+            let proxies = edge::Proxies::new(edge.trusted_proxies.clone());
+            Ok(edge::Listener { tls, proxies, ..plain(socket, counted) })
+        };
+        let certificates = &control.certificates;
+        let mut sockets = vec![
+            (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref(), PUBLIC)?, public),
+            (plain(Socket::Unix(admin_socket), SOCKET), socket_router(api.clone(), guard(Front::Unix)?)),
+        ];
+        if let (Some(admin), Some(console)) = (listeners.admin, console) {
+            let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
+            let guard = match &config.listen.admin_url {
+                Some(url) => guard(front)?.named("admin_url", url.origin()).map_err(StartError::Guard)?,
+                None => guard(front)?,
+            };
+            let router = admin_router(api, &console, guard);
+            sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref(), ADMIN)?, router));
+        }
+        if let Some(listener) = listeners.replica {
+            sockets.push((plain(Socket::Tcp(listener), REPLICA), for_replicas));
+        }
+        Ok(sockets)
+    }
+}
 
 /// Serves callers without a credential to this machine alone, unless an operator has said that others are meant.
 pub(super) fn refuse_strangers(config: &Config, public: &TcpListener) -> Result<(), StartError> {

@@ -12,8 +12,7 @@ use super::connections::Connections;
 use super::files::{CODE_CACHE, DEPLOYMENT_SECRET, code_cache, deployment_secret, keep_secret, make_private_dir};
 use super::place::{location, replicas, retention};
 use super::sockets::{
-    ADMIN, LISTENERS, Listeners, PUBLIC, REPLICA, SOCKET, admin_url, open_admin_socket, refuse_exposed_admin,
-    refuse_strangers,
+    LISTENERS, Listeners, Surfaces, admin_url, open_admin_socket, refuse_exposed_admin, refuse_strangers,
 };
 use super::{Gateway, OPERATOR_TOKEN, StartError};
 use crate::admin::Control;
@@ -25,19 +24,16 @@ use crate::authorization::resource::{self, ProtectedResource, Trusted};
 use crate::authorization::signing::{Rules, SigningKeys};
 use crate::authorization::standing::Standing;
 use crate::authorization::{AuthorizationServer, Parts};
-use crate::certificate::Shown;
 use crate::config::{self, Config};
 use crate::connections::provider::Voucher;
 use crate::env::Env;
 use crate::http::api::metrics::{Slow, Watched};
 use crate::http::api::{self as admin_api, Api, Operators, Turns, Upkeep};
 use crate::http::console::Console;
-use crate::http::guard::{Front, HostGuard};
 use crate::http::mcp::{self, Mcp};
 use crate::http::oauth::OAuth;
 use crate::http::oauth::cookies::Kind;
-use crate::http::serve::{self as edge, Meter, Socket};
-use crate::http::{admin_router, public_router, replica_router, socket_router};
+use crate::http::serve::{self as edge, Meter};
 use crate::ids::ReplicaId;
 use crate::outbound::{Fetcher, Outbound};
 use crate::pipeline::elicitations::Elicitations;
@@ -59,7 +55,7 @@ const VAULT_TIDY_INTERVAL: Duration = Duration::from_secs(15);
 impl Gateway {
     pub(super) async fn start(
         &mut self,
-        listeners: Listeners,
+        mut listeners: Listeners,
         config: Config,
         env: Env,
         supervisor: &Supervisor,
@@ -164,7 +160,7 @@ impl Gateway {
             clients,
         }));
         let oauth = Arc::new(OAuth::new(server.clone()).with_pages_of(connections.pages(&config, secret())));
-        let admin_socket = match listeners.admin_socket {
+        let admin_socket = match listeners.admin_socket.take() {
             Some(inherited) => inherited,
             None => {
                 let path = &config.listen.admin_socket;
@@ -241,42 +237,9 @@ impl Gateway {
             access_turns: Turns::default(),
         });
 
-        let edge = &config.edge;
-        let guard = |front| {
-            HostGuard::new(front, config.public_url.origin(), &edge.allowed_hosts, &edge.allowed_origins)
-                .map_err(StartError::Guard)
-        };
-        let public_front = Front::Tcp(listeners.public.local_addr().map_err(StartError::Listener)?);
-        let for_replicas = replica_router(mcp.clone());
-        let public = public_router(mcp, oauth, control.clone(), guard(public_front)?);
-        let plain = |socket, counted: usize| edge::Listener {
-            leaving: self.leaving.clone(),
-            meter: meters[counted].1.clone(),
-            ..edge::Listener::from(socket)
-        };
-        let proxied = |socket, shown: Option<&Arc<Shown>>, counted| -> Result<_, StartError> {
-            let tls = shown.map(|shown| edge::Tls::new(shown.clone())).transpose().map_err(StartError::Tls)?;
-            let proxies = edge::Proxies::new(edge.trusted_proxies.clone());
-            Ok(edge::Listener { tls, proxies, ..plain(socket, counted) })
-        };
-        let certificates = &control.certificates;
-        let mut sockets = vec![
-            (proxied(Socket::Tcp(listeners.public), certificates.public.as_ref(), PUBLIC)?, public),
-            (plain(Socket::Unix(admin_socket), SOCKET), socket_router(api.clone(), guard(Front::Unix)?)),
-        ];
-        if let (Some(admin), Some(console)) = (listeners.admin, console) {
-            let front = Front::Tcp(admin.local_addr().map_err(StartError::Listener)?);
-            let guard = match &config.listen.admin_url {
-                Some(url) => guard(front)?.named("admin_url", url.origin()).map_err(StartError::Guard)?,
-                None => guard(front)?,
-            };
-            let router = admin_router(api, &console, guard);
-            sockets.push((proxied(Socket::Tcp(admin), certificates.admin.as_ref(), ADMIN)?, router));
-        }
-
-        if let Some(listener) = listeners.replica {
-            sockets.push((plain(Socket::Tcp(listener), REPLICA), for_replicas));
-        }
+        let surfaces =
+            Surfaces { control: control.clone(), mcp, oauth, api, console, meters, leaving: self.leaving.clone() };
+        let sockets = surfaces.behind(listeners, admin_socket, &config)?;
         if store.is_shared() {
             replicas.renew().await.map_err(StartError::Store)?;
         }
@@ -297,7 +260,12 @@ impl Gateway {
         let hangups = signal(SignalKind::hangup()).map_err(StartError::Signal)?;
         self.background.spawn(reload_on_hangup(hangups, control, self.background.stopping().clone()));
         for (socket, router) in sockets {
-            self.edges.spawn(edge::serve(socket, router, edge::Limits::from(edge), self.edges.stopping().clone()));
+            self.edges.spawn(edge::serve(
+                socket,
+                router,
+                edge::Limits::from(&config.edge),
+                self.edges.stopping().clone(),
+            ));
         }
         tracing::info!(public = %config.listen.public, admin_socket = %config.listen.admin_socket.display(), public_url = config.public_url.as_str(), "serving");
         Ok(())
