@@ -164,6 +164,20 @@ fn rows_from_before_settings_were_told_stay_readable() {
     }
 }
 
+#[test]
+fn a_change_is_one_thing_outside_and_stored_as_it_was_before() {
+    let user = "0b".repeat(12);
+    let key = r#"{"key_changed":{"name":"ci","field":"owner","from":null,"to":"ada"}}"#.to_owned();
+    let user = format!(r#"{{"user_changed":{{"user":"{user}","field":"role","from":"user","to":"viewer"}}}}"#);
+    let changes = r#""changes":[{"field":"trust","from":"low","to":null}]"#;
+    let client = format!(r#"{{"client_updated":{{"client":"app",{changes}}}}}"#);
+    let upstream = format!(r#"{{"upstream_withdrawn":{{"upstream":"notes",{changes}}}}}"#);
+    for stored in [key, user, client, upstream] {
+        let event = AuditEvent::try_from(serde_json::from_str::<EventRecord>(&stored).unwrap()).unwrap();
+        assert_eq!(serde_json::to_string(&EventRecord::from(&event)).unwrap(), stored);
+    }
+}
+
 fn oauth_events() -> Vec<AuditEvent> {
     let client = ClientId::parse("https://app.example/client.json").unwrap();
     let grant = GrantId::parse(&"0b".repeat(12)).unwrap();
