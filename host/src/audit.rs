@@ -82,15 +82,6 @@ impl Actor {
     }
 }
 
-/// A setting before and after: a text as it is, and anything else as JSON. `None` is where it was not said. Secrets are not in
-/// it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SettingChange {
-    pub field: String,
-    pub from: Option<String>,
-    pub to: Option<String>,
-}
-
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditEvent {
@@ -113,9 +104,7 @@ pub enum AuditEvent {
     /// One field of a key.
     KeyChanged {
         name: KeyName,
-        field: String,
-        from: Option<String>,
-        to: Option<String>,
+        change: FieldChange,
     },
     /// A key has another secret.
     KeyRotated {
@@ -222,9 +211,7 @@ pub enum AuditEvent {
     /// One field of an account. What a password was and is stays unsaid.
     UserChanged {
         user: UserId,
-        field: String,
-        from: Option<String>,
-        to: Option<String>,
+        change: FieldChange,
     },
     UserDeleted {
         user: UserId,
@@ -317,18 +304,18 @@ pub enum AuditEvent {
         upstream: UpstreamName,
         revision: u64,
         unchecked: bool,
-        changes: Vec<SettingChange>,
+        changes: Vec<FieldChange>,
     },
     UpstreamChanged {
         upstream: UpstreamName,
         revision: u64,
         enabled: bool,
         unchecked: bool,
-        changes: Vec<SettingChange>,
+        changes: Vec<FieldChange>,
     },
     UpstreamWithdrawn {
         upstream: UpstreamName,
-        changes: Vec<SettingChange>,
+        changes: Vec<FieldChange>,
     },
     PolicyModuleUploaded {
         /// Lower-case hex SHA-256.
@@ -437,7 +424,8 @@ pub struct Registered {
     pub grant_types: Vec<String>,
 }
 
-/// What changed of something, before and after. Of a secret neither is told.
+/// A field of something before and after: a text as it is, and anything else as text. `None` is where it was not said. Of a
+/// secret neither is told, only that it is another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldChange {
     pub field: String,

@@ -112,6 +112,8 @@ async fn t13_the_store_stays_bounded_and_what_is_used_stays() {
     let scene = Scene::new().await;
     scene.set(|auth| (auth.clients.max_registered, auth.clients.registrations_per_minute) = (20, 100_000));
     let first = scene.register(HTTPS).await.client;
+    // The clock stands still, and of those of one moment any may go first.
+    scene.clock.advance(Duration::from_millis(1));
     let operated =
         operators::add(&scene.server, members(&json!({ "redirect_uris": [HTTPS] })), OnReuse::default(), OPERATOR);
     let (operated, _) = operated.await.unwrap().unwrap();

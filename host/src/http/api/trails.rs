@@ -12,7 +12,6 @@ use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
 use crate::audit::{
     AuditEntry, AuditEvent, DecisionRecord, DecisionStep, FieldChange, Party, RecordedVerdict, Registered, Ruling,
-    SettingChange,
 };
 use crate::env::Timestamp;
 use crate::ids::{ApprovalId, BindingName, Principal, UpstreamName};
@@ -360,9 +359,9 @@ fn ruling_view(ruling: &Ruling) -> Value {
     })
 }
 
-/// Settings before and after.
-fn settings_view(changes: &[SettingChange]) -> Vec<Value> {
-    let change = |SettingChange { field, from, to }: &SettingChange| json!({ "field": field, "from": from, "to": to });
+/// Fields before and after.
+fn changes_view(changes: &[FieldChange]) -> Vec<Value> {
+    let change = |FieldChange { field, from, to }: &FieldChange| json!({ "field": field, "from": from, "to": to });
     changes.iter().map(change).collect()
 }
 
@@ -376,7 +375,7 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         | AuditEvent::KeyDisabled { name }
         | AuditEvent::KeyDeleted { name }
         | AuditEvent::KeyEarlierEnded { name } => json!({ "key": name }),
-        AuditEvent::KeyChanged { name, field, from, to } => {
+        AuditEvent::KeyChanged { name, change: FieldChange { field, from, to } } => {
             json!({ "key": name, "field": field, "from": from, "to": to })
         }
         AuditEvent::KeyRotated { name, earlier_until, ended_earlier } => json!({
@@ -416,9 +415,7 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
             })
         }
         AuditEvent::ClientUpdated { client, changes } => {
-            let change =
-                |FieldChange { field, from, to }: &FieldChange| json!({ "field": field, "from": from, "to": to });
-            json!({ "client": client.as_str(), "changes": changes.iter().map(change).collect::<Vec<_>>() })
+            json!({ "client": client.as_str(), "changes": changes_view(changes) })
         }
         AuditEvent::ClientDeleted { client } | AuditEvent::ConsentRefused { client } => {
             json!({ "client": client.as_str() })
@@ -444,7 +441,7 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
             json!({ "key": key, "algorithm": algorithm, "state": state.as_str() })
         }
         AuditEvent::UserCreated { user, role, status } => json!({ "user": user, "role": role, "status": status }),
-        AuditEvent::UserChanged { user, field, from, to } => {
+        AuditEvent::UserChanged { user, change: FieldChange { field, from, to } } => {
             json!({ "user": user, "field": field, "from": from, "to": to })
         }
         AuditEvent::UserDeleted { user, name } => json!({ "user": user, "name": name }),
@@ -481,17 +478,17 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
             json!({ "holder": holder, "upstream": upstream, "check": check })
         }
         AuditEvent::UpstreamDeclared { upstream, revision, unchecked, changes } => json!({
-            "upstream": upstream, "revision": revision, "unchecked": unchecked, "changes": settings_view(changes),
+            "upstream": upstream, "revision": revision, "unchecked": unchecked, "changes": changes_view(changes),
         }),
         AuditEvent::UpstreamChanged { upstream, revision, enabled, unchecked, changes } => json!({
             "upstream": upstream,
             "revision": revision,
             "enabled": enabled,
             "unchecked": unchecked,
-            "changes": settings_view(changes),
+            "changes": changes_view(changes),
         }),
         AuditEvent::UpstreamWithdrawn { upstream, changes } => {
-            json!({ "upstream": upstream, "changes": settings_view(changes) })
+            json!({ "upstream": upstream, "changes": changes_view(changes) })
         }
         AuditEvent::PolicyModuleUploaded { digest, name, version, bytes } => {
             json!({ "digest": digest, "name": name, "version": version, "bytes": bytes })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::record::{AllowRecord, EarlierRecord, KeyRecord};
 use super::{KEYS, tell_standing};
-use crate::audit::{Actor, AuditEvent};
+use crate::audit::{Actor, AuditEvent, FieldChange};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::identity::key::{AllowList, Earlier, Standing, VirtualKey};
@@ -108,8 +108,8 @@ fn change_in(
     }
     KEYS.put(tx, &after)?;
     for (field, from, to) in differences {
-        let (name, field) = (name.clone(), field.to_owned());
-        audit::append(tx, actor, &AuditEvent::KeyChanged { name, field, from, to })?;
+        let change = FieldChange { field: field.to_owned(), from, to };
+        audit::append(tx, actor, &AuditEvent::KeyChanged { name: name.clone(), change })?;
     }
     if is_other_standing {
         tell_standing(tx, name, after.standing, actor)?;

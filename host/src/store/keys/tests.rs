@@ -11,7 +11,7 @@ use super::super::users::tests::{anybody, data_key};
 use super::super::verify::DiscrepancyKind;
 use super::super::{flows, grants};
 use super::*;
-use crate::audit::OperatorProof;
+use crate::audit::{FieldChange, OperatorProof};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::identity::TokenList;
@@ -316,7 +316,7 @@ async fn the_present_form_of_a_key_is_read_as_it_was_written() {
 /// What the trail has of changes, oldest first.
 async fn changes(store: &Store) -> Vec<(String, Option<String>, Option<String>)> {
     let of_change = |event| match event {
-        AuditEvent::KeyChanged { field, from, to, .. } => Some((field, from, to)),
+        AuditEvent::KeyChanged { change: FieldChange { field, from, to }, .. } => Some((field, from, to)),
         _ => None,
     };
     events(store).await.into_iter().filter_map(of_change).collect()

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::audit::SettingChange;
+use crate::audit::FieldChange;
 use crate::store::table::{abridge, shorten};
 
 /// Most settings of one row of the trail. What is left out is counted.
@@ -26,7 +26,7 @@ const SECRETS: [&str; 2] = ["auth.client_secret", "tls.client_key"];
 const ADDRESSES: [&str; 2] = ["url", "auth.resource"];
 
 /// What is different between two definitions, as they are stored. `None` is none at all.
-pub(super) fn changes(before: Option<&str>, after: Option<&str>) -> Vec<SettingChange> {
+pub(super) fn changes(before: Option<&str>, after: Option<&str>) -> Vec<FieldChange> {
     let (before, after) = (settings(before), settings(after));
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     // What is the same when it is told may be another secret.
@@ -39,21 +39,21 @@ pub(super) fn changes(before: Option<&str>, after: Option<&str>) -> Vec<SettingC
         let (from, to) = (told(before.get(*name)), told(after.get(*name)));
         let is_told_alike = from == to;
         let to = to.map(|to| if is_told_alike { format!("{to} (changed)") } else { to });
-        SettingChange { field: shorten(name, MAX_NAME_BYTES), from, to }
+        FieldChange { field: shorten(name, MAX_NAME_BYTES), from, to }
     };
-    let mut changes: Vec<SettingChange> = names.iter().take(MAX_SETTINGS).map(change).collect();
+    let mut changes: Vec<FieldChange> = names.iter().take(MAX_SETTINGS).map(change).collect();
     let left = names.len().saturating_sub(MAX_SETTINGS);
     if left > 0 {
         let field = "…".to_owned();
-        changes.push(SettingChange { field, from: None, to: Some(format!("{left} settings more")) });
+        changes.push(FieldChange { field, from: None, to: Some(format!("{left} settings more")) });
     }
     changes
 }
 
 /// What is told of one that is put to use, or out of it.
-pub(super) fn switched(before: bool, after: bool) -> Option<SettingChange> {
+pub(super) fn switched(before: bool, after: bool) -> Option<FieldChange> {
     let field = "enabled".to_owned();
-    (before != after).then(|| SettingChange { field, from: Some(before.to_string()), to: Some(after.to_string()) })
+    (before != after).then(|| FieldChange { field, from: Some(before.to_string()), to: Some(after.to_string()) })
 }
 
 /// The settings of a definition by name, such as `auth.kind`: each as it is, and as it is told.
@@ -129,7 +129,7 @@ mod tests {
     fn told(before: &Value, after: &Value) -> Vec<(String, Option<String>, Option<String>)> {
         let text = |value: &Value| (!value.is_null()).then(|| value.to_string());
         let changes = changes(text(before).as_deref(), text(after).as_deref());
-        changes.into_iter().map(|SettingChange { field, from, to }| (field, from, to)).collect()
+        changes.into_iter().map(|FieldChange { field, from, to }| (field, from, to)).collect()
     }
 
     fn row(field: &str, from: Option<&str>, to: Option<&str>) -> (String, Option<String>, Option<String>) {

@@ -7,7 +7,7 @@
 use super::engine::Table;
 use super::table::{Cursor, Index, Page, Single, Typed};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, browser_sessions, changes, guests, revocations};
-use crate::audit::{Actor, AuditEvent, RevocationReason};
+use crate::audit::{Actor, AuditEvent, FieldChange, RevocationReason};
 use crate::identity::TokenList;
 use crate::identity::user::{DisplayName, Email, ExternalIdentity, Login, PasswordHash, Role, Status, User};
 use crate::ids::{Principal, UserId};
@@ -249,8 +249,8 @@ fn put_changed(tx: &mut WriteTx<'_>, before: &User, after: User, actor: Actor) -
     let after = User { revision: before.revision + 1, ..after };
     USERS.put(tx, &Record::from(&after))?;
     for (field, from, to) in differences(before, &after) {
-        let field = field.to_owned();
-        audit::append(tx, actor, &AuditEvent::UserChanged { user: after.id.clone(), field, from, to })?;
+        let change = FieldChange { field: field.to_owned(), from, to };
+        audit::append(tx, actor, &AuditEvent::UserChanged { user: after.id.clone(), change })?;
     }
     let opens_other = before.role != after.role || before.status != after.status || before.password != after.password;
     if opens_other {

@@ -123,7 +123,7 @@ async fn an_account_changes_as_a_whole_and_tells_of_each_field(store: Store) {
         .await
         .into_iter()
         .filter_map(|event| match event {
-            AuditEvent::UserChanged { field, from, to, .. } => Some((field, from, to)),
+            AuditEvent::UserChanged { change: FieldChange { field, from, to }, .. } => Some((field, from, to)),
             _ => None,
         })
         .collect();

@@ -6,197 +6,30 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
 
-use super::if_match::{IfMatch, is_other, tagged};
-use super::openapi::words::{RoleWord, UserStatusWord};
+use super::if_match::{IfMatch, tagged};
 use super::openapi::{Described, delete, get, patch, post};
-use super::{Access, Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
 use crate::admin::users::UserError;
 use crate::authorization::passwords;
-use crate::identity::TokenList;
-use crate::identity::browser::BrowserSession;
-use crate::identity::user::{DisplayName, Email, ExternalIdentity, Login, PasswordHash, Role, Status, User};
+use crate::identity::user::{DisplayName, Login, PasswordHash, Role, Status};
 use crate::ids::UserId;
 use crate::secret::Plaintext;
 use crate::store::users::{Edit, Filter, NewUser};
 
+mod request;
+mod touching;
+mod view;
+
+pub(in crate::http) use request::{UserChange, UserQuery, UserRequest, read_role};
+use request::{kept, read_email, read_groups, read_id, read_login, read_status};
+pub(in crate::http) use touching::may_touch;
+use touching::{to_touch, touched, touching};
+use view::EndedView;
+pub(in crate::http) use view::{SessionView, UserView};
+
 const LIST: &str = "users";
-
-#[derive(Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct UserQuery {
-    pub(in crate::http) limit: Option<usize>,
-    pub(in crate::http) cursor: Option<String>,
-    /// Exactly this one.
-    pub(in crate::http) login: Option<String>,
-    #[param(inline, value_type = Option<RoleWord>)]
-    pub(in crate::http) role: Option<String>,
-    #[param(inline, value_type = Option<UserStatusWord>)]
-    pub(in crate::http) status: Option<String>,
-    /// Part of the name, the login or the address.
-    pub(in crate::http) q: Option<String>,
-}
-
-/// An account to be.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct UserRequest {
-    pub(in crate::http) login: Option<String>,
-    pub(in crate::http) name: Option<String>,
-    pub(in crate::http) email: Option<String>,
-    #[schema(value_type = Option<RoleWord>)]
-    pub(in crate::http) role: Option<String>,
-    #[serde(default)]
-    pub(in crate::http) groups: Vec<String>,
-    /// Without it, the account waits for an identity provider to vouch for its person.
-    pub(in crate::http) password: Option<String>,
-    /// `active` where there is a password, or else `invited`.
-    #[schema(value_type = Option<UserStatusWord>)]
-    pub(in crate::http) status: Option<String>,
-}
-
-/// A merge patch (RFC 7396): what is left out stays, `null` takes away, a list is another list.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct UserChange {
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::http) name: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::http) login: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::http) email: Option<Option<String>>,
-    /// Nobody is without one.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = RoleWord, required = false)]
-    pub(in crate::http) role: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::http) groups: Option<Option<Vec<String>>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::http) password: Option<Option<String>>,
-    /// `active` or `suspended`.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = UserStatusWord, required = false)]
-    pub(in crate::http) status: Option<Option<String>>,
-    /// Only the account of this revision, as If-Match says it too (409 here, 412 there).
-    pub(in crate::http) revision: Option<u64>,
-}
-
-/// What a person cannot be without.
-fn kept<T>(member: &str, value: Option<Option<T>>) -> Result<Option<T>, Problem> {
-    value.map(|value| value.ok_or_else(|| Problem::invalid(format!("`{member}` cannot be taken away")))).transpose()
-}
-
-/// Somebody's account.
-#[derive(Serialize, ToSchema)]
-#[schema(as = User)]
-pub(in crate::http) struct UserView {
-    pub(in crate::http) id: String,
-    pub(in crate::http) revision: u64,
-    pub(in crate::http) login: Option<String>,
-    pub(in crate::http) name: String,
-    pub(in crate::http) email: Option<String>,
-    #[schema(value_type = RoleWord)]
-    pub(in crate::http) role: &'static str,
-    pub(in crate::http) groups: Vec<String>,
-    #[schema(value_type = UserStatusWord)]
-    pub(in crate::http) status: &'static str,
-    pub(in crate::http) has_password: bool,
-    #[schema(format = DateTime)]
-    pub(in crate::http) created: String,
-    #[schema(format = DateTime)]
-    pub(in crate::http) last_sign_in: Option<String>,
-    /// How identity providers know the person. Told of one account only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::http) identities: Option<Vec<IdentityView>>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Identity)]
-pub(in crate::http) struct IdentityView {
-    pub(in crate::http) issuer: String,
-    pub(in crate::http) subject: String,
-}
-
-impl UserView {
-    /// What people call whose account it is: by the name, or by what is there instead.
-    pub(in crate::http) fn called(&self) -> &str {
-        let login = self.login.as_deref().or(self.email.as_deref()).unwrap_or(&self.id);
-        if self.name.is_empty() { login } else { &self.name }
-    }
-
-    fn of(user: &User) -> Self {
-        let User { id, revision, login, name, email, role, groups, status, password, created, last_sign_in } = user;
-        Self {
-            id: id.to_string(),
-            revision: *revision,
-            login: login.as_ref().map(Login::to_string),
-            name: name.to_string(),
-            email: email.as_ref().map(Email::to_string),
-            role: role.as_str(),
-            groups: groups.to_vec(),
-            status: status.as_str(),
-            has_password: password.is_some(),
-            created: created.to_string(),
-            last_sign_in: last_sign_in.map(|at| at.to_string()),
-            identities: None,
-        }
-    }
-
-    fn with(self, identities: &[ExternalIdentity]) -> Self {
-        let view = |identity: &ExternalIdentity| IdentityView {
-            issuer: identity.issuer().to_owned(),
-            subject: identity.subject().to_owned(),
-        };
-        Self { identities: Some(identities.iter().map(view).collect()), ..self }
-    }
-}
-
-/// A browser in which somebody is signed in.
-#[derive(Serialize, ToSchema)]
-#[schema(as = BrowserSession)]
-pub(in crate::http) struct SessionView {
-    pub(in crate::http) id: String,
-    /// `public` or `admin`.
-    pub(in crate::http) surface: &'static str,
-    /// How the person has shown who they are.
-    pub(in crate::http) method: &'static str,
-    #[schema(format = DateTime)]
-    pub(in crate::http) created: String,
-    #[schema(format = DateTime)]
-    pub(in crate::http) authenticated: String,
-    #[schema(format = DateTime)]
-    pub(in crate::http) last_seen: String,
-    #[schema(format = DateTime)]
-    pub(in crate::http) expires: String,
-    /// What the browser says it is.
-    pub(in crate::http) agent: String,
-}
-
-impl SessionView {
-    fn of(session: &BrowserSession) -> Self {
-        Self {
-            id: session.id.as_str().to_owned(),
-            surface: session.surface.as_str(),
-            method: session.method.as_str(),
-            created: session.created.to_string(),
-            authenticated: session.authenticated.to_string(),
-            last_seen: session.last_seen.to_string(),
-            expires: session.expires().to_string(),
-            agent: session.agent.clone(),
-        }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = EndedSessions)]
-struct EndedView {
-    /// How many.
-    ended: usize,
-}
 
 /// What the document of the API says of these.
 pub(super) fn operations() -> Vec<Described> {
@@ -436,90 +269,10 @@ pub(in crate::http) async fn account_to_touch(api: &Api, operator: &Operator, id
     if user.status == Status::Deleted { Err(UserError::NotFound.into()) } else { Ok(UserView::of(&user)) }
 }
 
-/// Whether somebody may make an account of this role, or touch one.
-pub(in crate::http) fn may_touch(operator: &Operator, role: Role) -> bool {
-    operator.needs(to_touch(role)).is_ok()
-}
-
-/// Who may make an account of a role, or change one.
-const fn to_touch(role: Role) -> Access {
-    match role {
-        Role::User => Access::Operator,
-        Role::Viewer | Role::Operator | Role::Owner => Access::Owner,
-    }
-}
-
-/// The revision of an account that somebody may touch only as it is now: who is no owner, while it has no role.
-async fn touched(api: &Api, operator: &Operator, id: &UserId) -> Result<Option<u64>, Problem> {
-    if operator.needs(Access::Owner).is_ok() {
-        return Ok(None);
-    }
-    let user = api.control.user(id).await?;
-    operator.needs(to_touch(user.role))?;
-    Ok(Some(user.revision))
-}
-
-/// The revision that an account has to be of: what If-Match says, or what [`touched`] says.
-struct Known {
-    revision: Option<u64>,
-    is_said: bool,
-}
-
-impl Known {
-    /// Why nothing changed, told to who said a revision in If-Match or did not.
-    fn refused(&self, error: UserError) -> Problem {
-        match error {
-            UserError::Conflict(revision) if self.is_said => is_other(error.to_string(), revision),
-            error => error.into(),
-        }
-    }
-}
-
-async fn touching(api: &Api, operator: &Operator, id: &UserId, seen: Option<Vec<u64>>) -> Result<Known, Problem> {
-    let touched = touched(api, operator, id).await?;
-    let Some(revisions) = seen else { return Ok(Known { revision: touched, is_said: false }) };
-    let revision = match touched {
-        Some(revision) => revision,
-        None => api.control.user(id).await?.revision,
-    };
-    if revisions.contains(&revision) {
-        Ok(Known { revision: Some(revision), is_said: true })
-    } else {
-        Err(is_other(UserError::Conflict(revision).to_string(), revision))
-    }
-}
-
 async fn hash(api: &Api, password: String, login: Option<&Login>) -> Result<PasswordHash, Problem> {
     let password = Plaintext::new(password);
     passwords::check_rules(&password, login).map_err(|weak| Problem::invalid(weak.to_string()))?;
     api.server.passwords.hash(password).await.map_err(Problem::from)
-}
-
-fn read_id(id: &str) -> Result<UserId, Problem> {
-    UserId::parse(id).ok_or_else(|| Problem::not_found("user"))
-}
-
-fn read_login(login: &str) -> Result<Login, Problem> {
-    let rule = format!("a login has 1 to {} printable ASCII characters and no spaces", Login::MAX_LEN);
-    Login::parse(login).ok_or_else(|| Problem::invalid(rule))
-}
-
-fn read_email(email: &str) -> Result<Email, Problem> {
-    Email::parse(email).ok_or_else(|| Problem::invalid("`email` is no e-mail address"))
-}
-
-pub(in crate::http) fn read_role(role: &str) -> Result<Role, Problem> {
-    Role::parse(role).ok_or_else(|| Problem::invalid("roles are `user`, `viewer`, `operator` and `owner`"))
-}
-
-fn read_status(status: &str) -> Result<Status, Problem> {
-    let rule = "the status is `invited`, `active`, `suspended` or `deleted`";
-    Status::parse(status).ok_or_else(|| Problem::invalid(rule))
-}
-
-fn read_groups(groups: Vec<String>) -> Result<TokenList, Problem> {
-    TokenList::parse(groups)
-        .map_err(|(position, error)| Problem::invalid(format!("entry {position} of `groups` {error}")))
 }
 
 impl From<UserError> for Problem {
