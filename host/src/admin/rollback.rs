@@ -10,8 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Control;
 use super::changing::Turn;
+use super::{Applied, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::policy::PolicySet;
@@ -128,11 +128,11 @@ impl Control {
     /// [`RollbackError`]; what runs stays then.
     pub async fn roll_back(self: &Arc<Self>, to: Option<u64>, actor: Actor) -> Result<u64, RollbackError> {
         let control = self.clone();
-        let rolled_back = self.to_its_end(async move |turn: Turn| control.roll_back_now(to, actor, turn).await).await;
-        rolled_back.unwrap_or(Err(RollbackError::Interrupted))
+        let roll_back = async move |mut turn: Turn| control.roll_back_now(to, actor, &mut turn).await;
+        self.to_its_end(roll_back).await.unwrap_or(Err(RollbackError::Interrupted))
     }
 
-    async fn roll_back_now(&self, to: Option<u64>, actor: Actor, mut applied: Turn) -> Result<u64, RollbackError> {
+    async fn roll_back_now(&self, to: Option<u64>, actor: Actor, applied: &mut Applied) -> Result<u64, RollbackError> {
         let kept = self.generations();
         let target = target(&kept, to)?;
         let number = self.put_into_force_again(&target, actor);
