@@ -166,7 +166,7 @@ pub(in crate::http) struct GenerationView {
     #[schema(format = DateTime)]
     pub(in crate::http) at: String,
     pub(in crate::http) actor: String,
-    /// `start`, `reload` or `rollback`.
+    /// `start`, `reload`, `binding` or `rollback`.
     pub(in crate::http) cause: &'static str,
     /// The generation that one went back to.
     pub(in crate::http) of: Option<u64>,
@@ -203,11 +203,14 @@ pub(super) fn operations() -> Vec<Described> {
         post(
             "/api/v1/policies/rollback",
             "rollBackPolicies",
-            "Puts the policies of an earlier generation into force again",
+            "Puts the policies of an earlier generation into force again, and changes nothing that is written: what the file and \
+             the store say counts again from the next reload or start on, and what the store says from the next change of any \
+             binding on",
         )
         .takes::<WayBack>()
         .lists::<GenerationView>("generations")
-        .conflicts(&["nothing_before", "not_kept", "running"]),
+        .conflicts(&["nothing_before", "not_kept", "running"])
+        .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"]),
     ]
 }
 
@@ -249,12 +252,13 @@ pub(super) async fn roll_back(
 
 impl From<RollbackError> for Problem {
     fn from(error: RollbackError) -> Self {
-        let code = match error {
-            RollbackError::NothingBefore => "nothing_before",
-            RollbackError::NotKept { .. } => "not_kept",
-            RollbackError::Running { .. } => "running",
+        let (status, code) = match error {
+            RollbackError::NothingBefore => (StatusCode::CONFLICT, "nothing_before"),
+            RollbackError::NotKept { .. } => (StatusCode::CONFLICT, "not_kept"),
+            RollbackError::Running { .. } => (StatusCode::CONFLICT, "running"),
+            RollbackError::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
-        Self::new(StatusCode::CONFLICT, code, error.to_string())
+        Self::new(status, code, error.to_string())
     }
 }
 
