@@ -26,7 +26,7 @@ mod remote;
 mod replay;
 mod run;
 mod sign;
-mod stored;
+pub(super) mod stored;
 mod test;
 
 use super::WithConfig;
@@ -121,7 +121,7 @@ impl OneModule {
 }
 
 /// The bytes of a module in a file, or of one that comes with the binary.
-fn read_module(module: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_module(module: &Path) -> anyhow::Result<Vec<u8>> {
     if let Some(name) = module.to_str().and_then(|text| text.strip_prefix("builtin:")) {
         let Some(bytes) = builtin::module(name) else {
             bail!("there is no builtin policy {name:?}; there are {}", builtin::names().collect::<Vec<_>>().join(", "));
