@@ -19,6 +19,7 @@ use crate::policy::{Engine, Hook, MAX_MODULE_BYTES};
 mod bench;
 mod build;
 pub(super) mod explain;
+mod in_force;
 mod inspect;
 mod lint;
 mod new;

@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::super::admin::{Paged, ask, ask_if, segment, send, table, text};
-use super::super::output::{Refused, tell};
+use super::super::output::{is_not_found, tell};
 use super::super::{ConfigFile, WithConfig};
 use super::{read_at_most, read_json, read_module};
 use crate::policy::signature::{MAX_SIGNATURES_BYTES, file_beside};
@@ -179,10 +179,8 @@ impl Bind {
     fn there(&self, path: &str) -> anyhow::Result<Option<Value>> {
         match ask(&self.with, Method::GET, path, None) {
             Ok(there) => Ok(Some(there)),
-            Err(error) => match error.downcast_ref::<Refused>() {
-                Some(Refused(problem)) if problem["code"] == "not_found" => Ok(None),
-                _ => Err(error),
-            },
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
