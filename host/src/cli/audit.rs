@@ -59,7 +59,8 @@ impl AuditCommand {
             let (earlier, stream) = (list.at(PATH)?, list.at(TAIL)?);
             let (member, event) = ("entries", "entry");
             let trail = Trail { with: &list.with, list: &earlier, member, stream: &stream, event, id: "sequence" };
-            let line = |entry: &Value| list.wants(entry).then(|| row(entry).join("  "));
+            // The gateway leaves out what else is not wanted, and tells of each row that it cannot read.
+            let line = |entry: &Value| (!list.is_before(entry)).then(|| row(entry).join("  "));
             return trail.follow(usize::try_from(list.limit)?, line);
         }
         let head = ["SEQUENCE", "AT", "ACTOR", "EVENT", "DETAIL"];

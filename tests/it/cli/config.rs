@@ -171,7 +171,10 @@ async fn a_policy_that_cannot_be_stored_stops_the_rest() {
         (own, "policy filed is in the gateway's own configuration file"),
         ("[[policies]]\nname = \"new\"\nmodule = \"new.wasm\"\n", "new.wasm"),
         ("[[policies]]\nname = \"new\"\nmodule = \"builtin:redact\"\ntests = \"a.json\"\n", "tests is a path"),
-        ("[[policies]]\nname = \"new\"\nmodule = \"wanted.toml\"\ndigest = \"sha256:00\"\n", "not the one that is said"),
+        (
+            "[[policies]]\nname = \"new\"\nmodule = \"wanted.toml\"\ndigest = \"sha256:00\"\n",
+            "not the one that is said",
+        ),
         ("[[policies]]\nmodule = \"builtin:redact\"\n", "has no name"),
     ] {
         let complaint = apply(entry, &[]).await.complaint();
