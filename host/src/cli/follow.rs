@@ -24,7 +24,8 @@ use crate::outbound::{Listening, OutboundError, listen_to_socket};
 const QUIET: Duration = Duration::from_secs(45);
 /// Between two tries to go on, where the stream does not say.
 const RETRY: Duration = Duration::from_secs(2);
-/// Longest that a stream may have us wait.
+/// Shortest and longest that a stream may have us wait.
+const MIN_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// How long a gateway may be away.
 const MAX_AWAY: Duration = Duration::from_secs(60);
@@ -217,7 +218,7 @@ impl Place {
         if let Some(id) = reader.last_event_id() {
             self.last = Some(id.to_owned());
         }
-        self.retry = reader.retry().map_or(self.retry, |retry| retry.min(MAX_RETRY));
+        self.retry = reader.retry().map_or(self.retry, |retry| retry.clamp(MIN_RETRY, MAX_RETRY));
     }
 }
 
