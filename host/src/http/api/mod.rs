@@ -232,6 +232,12 @@ pub const ROUTES: &[Route] = &[
     },
     Route { method: "GET", path: "/api/v1/policies", access: Access::Viewer, handler: || get(policies::list) },
     Route {
+        method: "GET",
+        path: "/api/v1/policies/in-force/{name}",
+        access: Access::Operator,
+        handler: || get(policies::show),
+    },
+    Route {
         method: "POST",
         path: "/api/v1/policies/reload",
         access: Access::Operator,

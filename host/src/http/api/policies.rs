@@ -6,12 +6,12 @@ use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
-use super::{Answer, Api, Json, Operator, Problem, ok};
+use super::{Answer, Api, Json, Operator, Path, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
@@ -129,6 +129,19 @@ pub(in crate::http) struct LimitsView {
     pub(in crate::http) reuse: &'static str,
 }
 
+/// A binding in force, with all that it works with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BindingInForce)]
+struct InForceView {
+    #[serde(flatten)]
+    binding: BindingView,
+    /// What the module was configured with.
+    #[schema(value_type = Object)]
+    config: Value,
+    /// The set that it is part of.
+    generation: u64,
+}
+
 /// What a policy in shadow would have done.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShadowTally)]
@@ -190,6 +203,12 @@ pub(in crate::http) struct EarlierPolicy {
 pub(super) fn operations() -> Vec<Described> {
     vec![
         get("/api/v1/policies", "listPolicies", "What is bound, and how the last reload went").shows::<PoliciesView>(),
+        get(
+            "/api/v1/policies/in-force/{name}",
+            "showPolicyInForce",
+            "One binding in force, of the file or of the store, with its configuration",
+        )
+        .shows::<InForceView>(),
         post(
             "/api/v1/policies/reload",
             "reloadPolicies",
@@ -216,6 +235,15 @@ pub(super) fn operations() -> Vec<Described> {
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
     Ok(ok(&json!(view(&api))))
+}
+
+/// One binding in force. What stands in the file may be for those only who see the file: not for viewers.
+pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
+    let snapshot = api.control.snapshot.load();
+    let bound = snapshot.policies.bindings().iter().find(|bound| bound.name().as_str() == name);
+    let bound = bound.ok_or_else(|| Problem::not_found("policy in force"))?;
+    let (binding, config) = (binding_view(bound), bound.binding().config.clone());
+    Ok(ok(&json!(InForceView { binding, config, generation: snapshot.policies.generation() })))
 }
 
 /// Reads the configuration and all modules again. 422 with every reason if they cannot be used; the running ones stay.
