@@ -405,7 +405,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
-/// (`security.md` row H10).
+/// (`docs/threat-model.md` row H10).
 const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/keys"),
     ("POST", "/api/v1/keys/{name}/rotate"),
