@@ -398,10 +398,11 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/api/v1/set-up-link", access: Access::Owner, handler: || post(set_up_link::create) },
 ];
 
-/// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
-/// (`security.md` row H10).
+/// The rows that show or make a secret, say what callers may or what programs run, or cannot be undone: a person in a browser
+/// has to have shown lately who they are (`security.md` row H10). Programs have tokens, and are not asked.
 const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/keys"),
+    ("PATCH", "/api/v1/keys/{name}"),
     ("POST", "/api/v1/keys/{name}/rotate"),
     ("DELETE", "/api/v1/keys/{name}"),
     ("DELETE", "/api/v1/keys/{name}/earlier"),
@@ -409,11 +410,18 @@ const FRESH: &[(&str, &str)] = &[
     ("PATCH", "/api/v1/clients/{id}"),
     ("DELETE", "/api/v1/clients/{id}"),
     ("POST", "/api/v1/grants/revoke"),
+    ("POST", "/api/v1/upstreams"),
+    ("POST", "/api/v1/upstreams/try"),
     ("PATCH", "/api/v1/upstreams/{name}"),
     ("DELETE", "/api/v1/upstreams/{name}"),
     ("POST", "/api/v1/upstreams/{name}/connect"),
     ("POST", "/api/v1/connections/{id}/reauthorise"),
     ("DELETE", "/api/v1/connections/{id}"),
+    ("POST", "/api/v1/policies/modules"),
+    ("DELETE", "/api/v1/policies/modules/{id}"),
+    ("POST", "/api/v1/policies/bindings"),
+    ("PATCH", "/api/v1/policies/bindings/{name}"),
+    ("DELETE", "/api/v1/policies/bindings/{name}"),
     ("POST", "/api/v1/signing-keys/{id}/revoke"),
     ("POST", "/api/v1/users"),
     ("PATCH", "/api/v1/users/{id}"),
@@ -423,6 +431,7 @@ const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/vault/shred"),
     ("GET", "/api/v1/store/backup"),
     ("POST", "/api/v1/api-tokens"),
+    ("DELETE", "/api/v1/api-tokens/{id}"),
     ("POST", "/api/v1/set-up-link"),
 ];
 

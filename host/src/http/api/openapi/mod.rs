@@ -30,7 +30,8 @@ use operation::BEARER;
 const ABOUT: &str = "What operators do, for programs and scripts. It is served where `listen.admin` says, with a bearer token, \
     and on the admin socket, which needs none: who may open the socket as the gateway's own user or root is an owner. \
     Each operation takes a role, viewer, operator or owner, and whoever has less is answered 403. \
-    What shows or makes a secret or cannot be undone takes, of a person in a browser, a sign-in that is not old. \
+    What shows or makes a secret, says what callers may or what programs run, or cannot be undone takes, of a person in a \
+    browser, a sign-in that is not old. \
     Errors are problem documents (RFC 9457) with a stable `code`. Lists come in pages: `limit` is at most 200, \
     more is read as 200, and `cursor` is the `next_cursor` of the page before. Changes are merge patches (RFC 7396): what is \
     left out stays, `null` takes away, a list takes the place of the list. What is not known here is refused, in bodies and \
