@@ -38,6 +38,7 @@ pub mod api_tokens;
 pub mod approvals;
 pub mod audit_export;
 pub mod certificates;
+mod connection_links;
 pub mod counters;
 pub mod expiring;
 mod follow;

@@ -335,7 +335,7 @@ async fn connect(
 ) -> Answer {
     let upstream = api::find(&desk.api, &name)?.name;
     let scope = Some(fields.take("scope")).filter(|scope| !scope.trim().is_empty());
-    let link = link_for_gateway(&desk.api, &name, scope, person.actor())?;
+    let link = link_for_gateway(&desk.api, &name, scope, person.actor()).await?;
     let back = page_of(&upstream);
     let (head, until) = (desk.head(&person, PART), minute(&link.expires));
     Ok(desk.page(LinkPage { site: desk.site(), head, name: upstream, back, link, until }))
