@@ -94,6 +94,25 @@ fn an_operation_says_what_its_handler_can_answer() {
 }
 
 #[test]
+fn no_body_has_members_that_the_document_does_not_know() {
+    let document = described();
+    let mut bodies = 0;
+    for ((method, path), operation) in by_row(&document) {
+        for (media_type, media) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+            let is_json = media_type.ends_with("json");
+            bodies += usize::from(is_json);
+            let schema = resolved(&document, &media["schema"]);
+            assert!(!is_json || schema["additionalProperties"] == false, "{method} {path}: {schema}");
+        }
+    }
+    assert!(bodies > 20, "{bodies}");
+    let change = &document["components"]["schemas"]["ClientChange"]["properties"];
+    for member in ["new_secret", "on_reuse", "client_name", "jwks", "redirect_uris"] {
+        assert!(change[member].is_object(), "{member}: {change}");
+    }
+}
+
+#[test]
 fn the_document_in_the_repository_is_this_one() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi/admin.json");
     let is_same = fs::read_to_string(file).unwrap_or_default() == text();
