@@ -91,6 +91,7 @@ pub enum AuditEvent {
     GatewayStopped,
     KeyCreated {
         name: KeyName,
+        changes: Vec<FieldChange>,
     },
     KeyEnabled {
         name: KeyName,
@@ -100,6 +101,7 @@ pub enum AuditEvent {
     },
     KeyDeleted {
         name: KeyName,
+        changes: Vec<FieldChange>,
     },
     /// One field of a key.
     KeyChanged {
@@ -203,10 +205,12 @@ pub enum AuditEvent {
     PoliciesNotFollowed {
         reason: String,
     },
+    /// What else there is to say of the account is told as changes from nothing.
     UserCreated {
         user: UserId,
         role: String,
         status: String,
+        changes: Vec<FieldChange>,
     },
     /// One field of an account. What a password was and is stays unsaid.
     UserChanged {
@@ -248,6 +252,7 @@ pub enum AuditEvent {
         user: UserId,
         name: String,
         role: String,
+        changes: Vec<FieldChange>,
     },
     ApiTokenRevoked {
         token: ApiTokenId,
@@ -255,6 +260,12 @@ pub enum AuditEvent {
     },
     /// An operator had a link made with which the first owner makes their account.
     SetUpLinkMade,
+    /// An operator had a link made with which its holder's credential for an upstream is made, or made anew.
+    ConnectionLinkMade {
+        holder: String,
+        upstream: UpstreamName,
+        expires: Timestamp,
+    },
     /// A holder's credential for an upstream was made or replaced.
     ConnectionStored {
         holder: String,
@@ -364,6 +375,7 @@ pub enum AuditEvent {
     },
     ClientDeleted {
         client: ClientId,
+        changes: Vec<FieldChange>,
     },
     /// Somebody agreed to what a client asked for.
     ConsentGiven(Party),
@@ -422,6 +434,8 @@ pub struct Registered {
     pub name: Option<String>,
     pub redirect_uris: Vec<String>,
     pub grant_types: Vec<String>,
+    /// What else it is described by, from nothing.
+    pub changes: Vec<FieldChange>,
 }
 
 /// A field of something before and after: a text as it is, and anything else as text. `None` is where it was not said. Of a
@@ -498,6 +512,7 @@ impl AuditEvent {
             Self::ApiTokenCreated { .. } => "api_token.created",
             Self::ApiTokenRevoked { .. } => "api_token.revoked",
             Self::SetUpLinkMade => "set_up_link.made",
+            Self::ConnectionLinkMade { .. } => "connection_link.made",
             Self::ConnectionStored { .. } => "connection.stored",
             Self::ConnectionFailed { .. } => "connection.failed",
             Self::ConnectionOrphaned { .. } => "connection.orphaned",

@@ -28,6 +28,7 @@ pub mod mcp;
 pub mod oauth;
 pub mod oci;
 pub mod outbound;
+pub mod patch;
 pub mod pipeline;
 pub mod policy;
 pub mod secret;

@@ -153,8 +153,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "authorization",
         &[
-            "audit", "config", "env", "identity", "ids", "oauth", "outbound", "pipeline", "policy", "secret", "store",
-            "tasks", "vault",
+            "audit", "config", "env", "identity", "ids", "oauth", "outbound", "patch", "pipeline", "policy", "secret",
+            "store", "tasks", "vault",
         ],
     ),
     // Secrets that are replayed, sealed in the store by keys that may be elsewhere.
@@ -183,6 +183,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "oauth",
             "oci",
             "outbound",
+            "patch",
             "secret",
         ],
     ),
@@ -196,6 +197,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("certificate", &["env", "secret"]),
     ("supervisor", &[]),
     ("oci", &[]),
+    ("patch", &[]),
     ("words", &[]),
     ("tasks", &[]),
     ("ids", &["env", "secret"]),

@@ -104,7 +104,7 @@ async function furnish({ operate, operatorToken, fixture, url }, document, origi
     parameter.example = value;
   };
   const body = (operation, value) => {
-    document.paths[operation[1]][operation[0]].requestBody.content['application/json'].example = value;
+    for (const media of Object.values(document.paths[operation[1]][operation[0]].requestBody.content)) media.example = value;
   };
   for (const [area, name, make, patched] of [
     ['keys', 'name', key, { disabled: false }],

@@ -39,6 +39,7 @@ pub mod approvals;
 pub mod audit_export;
 pub mod certificates;
 mod changing;
+mod connection_links;
 pub mod counters;
 pub mod expiring;
 mod follow;

@@ -19,7 +19,7 @@ pub(super) fn run(with: &WithConfig) -> anyhow::Result<()> {
     let get = |path: &str| ask(with, Method::GET, path, None);
     let answer = json!({
         "status": get("/api/v1/status")?,
-        "upstreams": get("/api/v1/upstreams")?["upstreams"].take(),
+        "upstreams": every_page(with, "/api/v1/upstreams", "upstreams")?,
         "policies": get("/api/v1/policies")?,
         "signing_keys": get("/api/v1/signing-keys")?["signing_keys"].take(),
         "keys": every_page(with, "/api/v1/keys", "keys")?,

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin::{Whole, ask, ask_if, filtered, mistake, segment, table, text};
+use super::admin::{Paged, ask, ask_if, filtered, mistake, segment, table, text};
 use super::output::{Format, tell};
 use super::{WithConfig, import};
 
@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Subcommand)]
 pub(super) enum UpstreamCommand {
     /// List the upstreams of the running gateway and their health.
-    List(Whole),
+    List(Paged),
     /// Show one upstream with its definition. Secrets are not shown.
     Show(OneUpstream),
     /// Declare an upstream: an address, or a program and its arguments after `--`.
@@ -187,7 +187,7 @@ fn patch_of(settings: &[String]) -> anyhow::Result<Map<String, Value>> {
 impl UpstreamCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List(whole) => whole.tell("/api/v1/upstreams", "upstreams", listed),
+            Self::List(page) => page.tell("/api/v1/upstreams", "upstreams", listed),
             Self::Show(one) => {
                 let answer = ask(&one.with, Method::GET, &one.path()?, None)?;
                 tell(&one.with, &answer, |answer| format!("{answer:#}"))

@@ -10,11 +10,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::mistake::Found;
+use super::mistake::{Found, did_you_mean};
+use super::names;
 use super::reference::{Reference, Secrets};
 use super::written::{Nulls, bare_or_quoted, inline, quoted};
 use super::{Binding, Upstream, resolve};
 use crate::ids::{BindingName, UpstreamName};
+use crate::patch::{self, Unknown};
 use crate::secret::Plaintext;
 
 /// What a definition's references lead to.
@@ -52,6 +54,32 @@ pub fn upstream(
     let Sources { base_dir, environment, sealed } = sources;
     let secrets = Secrets { base_dir, environment, sealed: Some(sealed) };
     resolve::upstream(&section.text, secrets).map_err(|found| section.misfits(found, "is no upstream"))
+}
+
+/// An upstream's definition after a merge patch (RFC 7396), or the names in the patch that no setting has. One that is new
+/// is a patch of nothing.
+pub fn upstream_with(
+    definition: &Map<String, Value>,
+    patch: Map<String, Value>,
+) -> Result<Map<String, Value>, Vec<Misfit>> {
+    patch::merged(definition, patch, &names::UPSTREAM).map_err(unknown)
+}
+
+/// The same of a policy binding.
+pub fn binding_with(
+    definition: &Map<String, Value>,
+    patch: Map<String, Value>,
+) -> Result<Map<String, Value>, Vec<Misfit>> {
+    patch::merged(definition, patch, &names::BINDING).map_err(unknown)
+}
+
+/// In the words for what a file says.
+fn unknown(names: Vec<Unknown<'_>>) -> Vec<Misfit> {
+    let misfit = |Unknown { path, name, known }: Unknown<'_>| {
+        let hint = did_you_mean(&name, known.into_iter());
+        Misfit { hint, ..Misfit::of(&path, format!("unknown key `{name}`")) }
+    };
+    names.into_iter().map(misfit).collect()
 }
 
 /// The policy binding that a definition describes, or everything that is wrong with it.

@@ -26,6 +26,7 @@ pub mod resolve;
 
 mod listener_tls;
 mod mistake;
+mod names;
 mod places;
 mod policy;
 mod reference;

@@ -99,12 +99,17 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), UnsupportedEncoding> {
 /// Whether the body is declared as JSON: one `Content-Type` of `application/json`, with any parameters, of which a
 /// `charset` must be UTF-8 (RFC 8259 §8.1).
 pub fn is_json(headers: &HeaderMap) -> bool {
+    is_of_type(headers, "application/json")
+}
+
+/// The same for another type that is JSON.
+pub fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let Ok(value) = value.to_str() else { return false };
     let mut parts = value.split(';');
     let essence = parts.next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json") && parts.all(is_harmless_parameter)
+    essence.eq_ignore_ascii_case(media_type) && parts.all(is_harmless_parameter)
 }
 
 fn is_harmless_parameter(parameter: &str) -> bool {

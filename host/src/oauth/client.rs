@@ -211,8 +211,9 @@ impl Metadata {
 impl Client {
     /// Tells one description of the client from another, for who changes it. What a program reads as a number is one.
     pub fn revision(&self) -> u64 {
-        let described = serde_json::Value::Object(describe(&self.metadata, &self.authentication)).to_string();
-        let digest = Digest::of(described.as_bytes());
+        let mut described = describe(&self.metadata, &self.authentication);
+        described.insert("on_reuse".to_owned(), self.on_reuse.as_str().into());
+        let digest = Digest::of(serde_json::Value::Object(described).to_string().as_bytes());
         let leading = digest.as_bytes()[..8].try_into().expect("a digest is longer");
         u64::from_be_bytes(leading) >> EXACT_BITS
     }

@@ -65,6 +65,16 @@ pub enum OnReuse {
     Reject,
 }
 
+impl OnReuse {
+    /// As the configuration file has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RevokeFamily => "revoke-family",
+            Self::Reject => "reject",
+        }
+    }
+}
+
 /// Why a grant, a code or a token counts no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {

@@ -151,6 +151,14 @@ async fn an_operator_has_a_connection_of_a_key_made_anew_by_a_link() {
     assert_eq!(gateway.operator("GET", &path, None).await.json(), before);
     let reply = gateway.operator("POST", &format!("{path}/reauthorise"), None).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+    let trail = gateway.operator("GET", "/api/v1/audit?limit=1", None).await.json();
+    let made = &trail["entries"][0];
+    assert_eq!(
+        (&made["event"], &made["actor"]),
+        (&json!("connection_link.made"), &json!("operator:socket")),
+        "{trail}"
+    );
+    assert_eq!((&made["detail"]["holder"], &made["detail"]["expires"]), (&json!("key:ci"), &reply.json()["expires"]));
     by_link(&gateway, reply.json()["url"].as_str().unwrap()).await;
     assert_eq!(only(&gateway).await["id"], before["id"], "it is the same one");
     assert!(whoami(&call(&ci).await).contains("right-of-ci"));

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use portcullis::http::api::ROUTES;
 use portcullis::http::console::pages;
-use portcullis_tests::Gateway;
 use portcullis_tests::oauth::Browser;
+use portcullis_tests::{Caller, Gateway};
 use serde_json::{Value, json};
 
 use super::browser_of;
@@ -70,6 +71,28 @@ async fn h10_every_page_about_a_secret_asks_whose_sign_in_is_old() {
     assert!(page.find("/sign-in").is_some() && page.find("/sign-in/again").is_none(), "{page}");
     let bare = owner.step("POST", "/sign-in/again", "", &[("sec-fetch-site", "same-origin")]).await;
     assert_eq!(bare.status, StatusCode::FORBIDDEN, "a form that no page of ours has shown");
+}
+
+#[tokio::test]
+async fn h10_the_api_asks_a_browser_the_same_and_no_program() {
+    let gateway = Gateway::builder().start().await;
+    let mut owner = browser_of(&gateway, "owner").await;
+    let token = std::fs::read_to_string(gateway.dir.path().join("data/operator-token")).unwrap();
+    let program = Caller::new(gateway.admin, Some(token.trim().to_owned()));
+    gateway.clock.advance(OLD);
+    let same = ("sec-fetch-site", "same-origin");
+    let me = owner.step("GET", "/api/v1/me", "", &[same]).await.json();
+    let (origin, csrf) = (owner.origin.clone(), me["csrf_token"].as_str().unwrap().to_owned());
+    let headers = [same, ("origin", &origin[..]), ("x-portcullis-csrf", &csrf), ("content-type", "application/json")];
+    for row in ROUTES.iter().filter(|row| row.method != "GET") {
+        let path = row.path.replace("{name}", "none").replace("{id}", "none");
+        let what = format!("{} {path}", row.method);
+        let reply = owner.step(row.method, &path, "{\"zz\":1}", &headers).await;
+        let is_asked = !reply.status.is_success() && reply.json()["code"] == "step_up_required";
+        assert_eq!(is_asked, row.wants_fresh(), "{what}: {}", reply.text());
+        let reply = program.send(row.method, &path, "{\"zz\":1}").await;
+        assert!(reply.status.is_success() || reply.json()["code"] != "step_up_required", "{what}: {}", reply.text());
+    }
 }
 
 #[tokio::test]

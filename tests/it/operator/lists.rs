@@ -10,7 +10,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 /// Lists that the configuration bounds, documents that are no lists, and streams.
-const WHOLE: [&str; 17] = [
+const WHOLE: [&str; 16] = [
     "/api/v1/openapi.json",
     "/api/v1/me",
     "/api/v1/status",
@@ -21,7 +21,6 @@ const WHOLE: [&str; 17] = [
     "/api/v1/store/backup",
     "/api/v1/store/stats",
     "/api/v1/store/verify",
-    "/api/v1/upstreams",
     "/api/v1/policies",
     "/api/v1/policies/generations",
     "/api/v1/pins/definition",
@@ -41,6 +40,7 @@ async fn filled() -> (Fixture, Gateway) {
     let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").key("bob").section(policy).start().await;
     let viewer = json!({ "login": "viewer", "role": "viewer", "password": "correct horse battery" });
     let viewer = gateway.operator("POST", "/api/v1/users", Some(viewer)).await.json();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for number in 0..5 {
         let token = json!({ "name": format!("token-{number}"), "user": viewer["id"] });
         assert_eq!(gateway.operator("POST", "/api/v1/api-tokens", Some(token)).await.status, StatusCode::CREATED);
@@ -51,6 +51,14 @@ async fn filled() -> (Fixture, Gateway) {
         let client =
             json!({ "client_name": "app", "redirect_uris": [format!("https://app-{number}.example/callback")] });
         assert_eq!(gateway.operator("POST", "/api/v1/clients", Some(client)).await.status, StatusCode::CREATED);
+        // One that is off stays as it is while the list is read.
+        let upstream =
+            json!({ "name": format!("spare-{number}"), "definition": { "url": format!("http://{nobody}/mcp") } });
+        let made = gateway.operator("POST", "/api/v1/upstreams?unchecked=true", Some(upstream)).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+        let path = format!("/api/v1/upstreams/spare-{number}");
+        let off = super::with_token(&gateway).with("if-match", "*").send("PATCH", &path, r#"{"enabled":false}"#).await;
+        assert_eq!(off.status, StatusCode::OK, "{}", off.text());
         gateway.caller("alice").call("up__delete", json!({ "id": number })).await;
         let module = crate::policy::reload::denies(&format!("no{number}"));
         assert_eq!(gateway.upload(&module).await.status, StatusCode::CREATED);

@@ -6,6 +6,7 @@ use portcullis_tests::{Caller, Gateway};
 
 mod access;
 mod approvals;
+mod clients;
 mod decisions;
 mod keys;
 mod lifecycle;

@@ -169,6 +169,11 @@ async fn a_mistake_names_its_setting_and_a_trial_its_stage() {
     for wrong in [json!({ "name": "other" }), json!({ "definition": null }), json!({ "enabled": null })] {
         assert_eq!(refusal(&patch(&gateway, "notes", 1, wrong.clone()).await).0, 422, "{wrong}");
     }
+    for (definition, field) in [(json!({ "zz": null }), "zz"), (json!({ "auth": { "kimd": null } }), "auth.kimd")] {
+        let refused = patch(&gateway, "notes", 1, json!({ "definition": definition })).await;
+        assert_eq!(refusal(&refused), (422, "invalid_definition".to_owned()), "{definition}");
+        assert_eq!(refused.json()["mistakes"][0]["field"], field, "{}", refused.text());
+    }
     let operator = with_token(&gateway).with("if-match", "\"7\"");
     let kept = operator.send("DELETE", "/api/v1/upstreams/notes", "").await;
     assert_eq!((refusal(&kept), &kept.json()["revision"]), ((412, "precondition_failed".to_owned()), &json!(1)));

@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use portcullis_tests::upstreams::fixture::Fixture;
-use portcullis_tests::{Gateway, Reply};
+use portcullis_tests::{Caller, Gateway, Reply};
 use serde_json::{Value, json};
 
 use super::reload::{code, configuration, denies, generation, policies, until_after, until_event};
@@ -123,6 +123,10 @@ async fn what_cannot_be_used_changes_nothing_and_says_why() {
     let patch = json!({ "definition": { "mode": "off" } });
     let reply = gateway.operator("PATCH", GUARD, Some(patch)).await;
     assert_eq!(problem(&reply), (428, json!("precondition_required")));
+    let token = std::fs::read_to_string(gateway.dir.path().join("data/operator-token")).unwrap();
+    let operator = Caller::new(gateway.admin, Some(token.trim().to_owned())).with("if-match", "*");
+    let reply = operator.send("PATCH", GUARD, r#"{"definition":{"zz":null}}"#).await;
+    assert_eq!(problem(&reply), (422, json!("invalid_definition")), "it names what no policy has");
     let text = configuration(&gateway);
     let taken = format!("{text}\n[[policies]]\nname = \"guard\"\nmodule = \"builtin:allow-tools\"\n");
     gateway.replace("portcullis.toml", taken.as_bytes());

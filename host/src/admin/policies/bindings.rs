@@ -14,7 +14,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{PolicyError, TRIES, is_in, members, settings_with};
 use crate::admin::changing::Turn;
 use crate::admin::rollback::{Cause, Generation};
-use crate::admin::upstreams::merge;
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::config::{PolicySettings, definition};
@@ -97,10 +96,11 @@ impl Wish {
 }
 
 /// A definition with a merge patch (RFC 7396) applied.
-pub fn merged(binding: &StoredBinding, patch: Map<String, Value>) -> Map<String, Value> {
-    let mut definition = members(binding);
-    merge(&mut definition, patch);
-    definition
+///
+/// # Errors
+/// [`PolicyError::Mistakes`] where it names what no policy has.
+pub fn merged(binding: &StoredBinding, patch: Map<String, Value>) -> Result<Map<String, Value>, PolicyError> {
+    definition::binding_with(&members(binding), patch).map_err(PolicyError::Mistakes)
 }
 
 impl Control {

@@ -34,8 +34,7 @@ pub(super) fn draft(
     let mut patch = keep_what_is_sealed(stored, patch)?;
     let mut mentioned = BTreeSet::new();
     each_secret(&mut patch, |field, _| _ = mentioned.insert(field.to_owned()));
-    let mut definition = stored.clone();
-    merge(&mut definition, patch);
+    let mut definition = definition::upstream_with(stored, patch)?;
     let misfits = carried_elsewhere(stored, &definition, &mentioned);
     if !misfits.is_empty() {
         return Err(misfits);
@@ -153,29 +152,6 @@ fn keep_what_is_sealed(
     if misfits.is_empty() { Ok(patch) } else { Err(misfits) }
 }
 
-/// RFC 7396 §2, of two objects.
-pub(in crate::admin) fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
-    for (key, value) in patch {
-        match value {
-            Value::Null => {
-                target.remove(&key);
-            }
-            Value::Object(patch) => {
-                let member = target.entry(key).or_insert(Value::Null);
-                if !member.is_object() {
-                    *member = Value::Object(Map::new());
-                }
-                if let Value::Object(member) = member {
-                    merge(member, patch);
-                }
-            }
-            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                target.insert(key, value);
-            }
-        }
-    }
-}
-
 /// The ids of the sealed secrets that a definition refers to.
 pub(super) fn sealed_ids(definition: &Map<String, Value>) -> BTreeSet<String> {
     sealed_in(definition).into_iter().map(|(_, id)| id).collect()
@@ -222,28 +198,6 @@ mod tests {
 
     fn drafted(stored: Value, patch: Value) -> Draft {
         draft(&object(stored), object(patch), || "id".to_owned()).unwrap()
-    }
-
-    #[test]
-    fn a_patch_is_merged_as_rfc_7396_says() {
-        // Of the test cases of RFC 7396, appendix A, those of two objects.
-        for (target, patch, result) in [
-            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
-            (json!({"a":"b"}), json!({"a":null}), json!({})),
-            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
-            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
-            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
-            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
-            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
-            (json!({"a":"foo"}), json!({"a":{"b":1}}), json!({"a":{"b":1}})),
-        ] {
-            let mut merged = object(target.clone());
-            merge(&mut merged, object(patch.clone()));
-            assert_eq!(Value::Object(merged), result, "{target} and {patch}");
-        }
     }
 
     #[test]
@@ -296,6 +250,24 @@ mod tests {
             let refused = draft(&object(stored.clone()), object(patch.clone()), String::new).unwrap_err();
             assert!(refused[0].field.is_some(), "{patch}");
         }
+    }
+
+    #[test]
+    fn a_name_that_no_setting_has_is_refused_though_it_is_taken_away() {
+        for (patch, field) in [
+            (json!({ "zz": null }), "zz"),
+            (json!({ "trust": "low", "auth": { "kimd": null } }), "auth.kimd"),
+            (json!({ "tls": { "ca_fil": "a" } }), "tls.ca_fil"),
+        ] {
+            let refused =
+                draft(&object(json!({ "url": "https://a" })), object(patch.clone()), String::new).unwrap_err();
+            let fields: Vec<_> = refused.iter().map(|misfit| misfit.field.as_deref()).collect();
+            assert_eq!(fields, [Some(field)], "{patch}");
+        }
+        let stored = json!({ "url": "https://a", "headers": { "x-any": "b" }, "environment": { "ANY": "c" } });
+        let patch = json!({ "headers": { "x-any": null }, "environment": { "ANY": null }, "tls": null });
+        let taken = drafted(stored, patch).definition;
+        assert_eq!(Value::Object(taken), json!({ "url": "https://a", "headers": {}, "environment": {} }));
     }
 
     #[test]

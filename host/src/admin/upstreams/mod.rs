@@ -35,7 +35,6 @@ use declared::{LATE, OPENING, Surroundings, Which, is_same, members, open};
 use draft::{Draft, draft};
 use running::LeftOut;
 
-pub(super) use draft::merge;
 pub use draft::{SEALED, is_for_owners};
 
 /// `/api/v1/upstreams/try` is where definitions are tried, and no upstream's.

@@ -12,6 +12,7 @@ use crate::ids::{ClientId, Principal};
 use crate::oauth::client::{Client, KnownClient, Source};
 use crate::oauth::grant::OnReuse;
 use crate::oauth::registration::{Unacceptable, describe};
+use crate::patch::{self, Names, Unknown};
 use crate::pipeline::renewal::Presenter;
 use crate::policy;
 use crate::policy::authority::ClientSource;
@@ -68,6 +69,8 @@ pub enum Listed {
 pub struct Change {
     /// Members of its metadata; null takes one away.
     pub members: Map<String, Value>,
+    /// `None` where it stays.
+    pub on_reuse: Option<OnReuse>,
     /// Whether it gets another secret.
     pub new_secret: bool,
     /// Only a client of one of these revisions.
@@ -204,13 +207,12 @@ pub async fn change(
         Ok(revision) => revision,
         Err(refused) => return Ok(Err(refused)),
     };
-    let mut members = describe(&client.metadata, &client.authentication);
-    for (name, value) in change.members {
-        match value {
-            Value::Null => _ = members.remove(&name),
-            value => _ = members.insert(name, value),
-        }
-    }
+    let names = Names::of(MEMBERS);
+    let told = describe(&client.metadata, &client.authentication);
+    let mut members = match patch::merged(&told, change.members, &names) {
+        Ok(members) => members,
+        Err(unknown) => return Ok(Err(Refused::of(&unknown))),
+    };
     // Follows from the grant types, unless somebody says otherwise.
     if members.get("response_types").is_some_and(|types| types.as_array().is_some_and(Vec::is_empty)) {
         members.remove("response_types");
@@ -229,7 +231,7 @@ pub async fn change(
         // It has none, and none is kept.
         Source::Operator => Digest::of(b""),
     };
-    let changed = Changed { metadata: described.metadata, authentication, token };
+    let changed = Changed { metadata: described.metadata, authentication, on_reuse: change.on_reuse, token };
     let authority = Authority::OperatorWhoSaw(revision);
     let updated = stored::update(&server.store, &client.id, authority, changed, actor).await?;
     server.clients.forget(&client.id);
@@ -290,8 +292,10 @@ async fn described(
     server: &AuthorizationServer,
     members: &Map<String, Value>,
 ) -> Result<crate::oauth::registration::Described, Refused> {
-    if let Some(unknown) = members.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
-        return Err(Refused::UnknownMember(unknown.clone()));
+    let names = Names::of(MEMBERS);
+    let unknown = names.unknown_in(members);
+    if !unknown.is_empty() {
+        return Err(Refused::of(&unknown));
     }
     let snapshot = server.snapshot.load_full();
     let caller = Caller::new(Principal::Gateway, std::sync::Arc::new(AllowList::default()));
@@ -300,6 +304,13 @@ async fn described(
         .map_err(|error| Unacceptable::Metadata { member: "the request", reason: error.to_string() })?;
     let rules = rules(&snapshot.auth, Author::Operator);
     Ok(judged(server, &snapshot, &presenter, ClientSource::Admin, (&body, &rules)).await?)
+}
+
+impl Refused {
+    /// Who names something that no client has is told of the first.
+    fn of(unknown: &[Unknown<'_>]) -> Self {
+        Self::UnknownMember(unknown.first().map(|unknown| unknown.name.clone()).unwrap_or_default())
+    }
 }
 
 impl Listed {

@@ -149,7 +149,7 @@ pub async fn update(
     };
     let next = mint(&server.env, mint::REGISTRATION);
     let (authentication, secret) = authentication(&server.env, described.method, secret_of(&client));
-    let changed = Changed { metadata: described.metadata, authentication, token: next.digest() };
+    let changed = Changed { metadata: described.metadata, authentication, on_reuse: None, token: next.digest() };
     let authority = Authority::Client(token.digest());
     let updated = stored::update(&server.store, &client.id, authority, changed, Actor::System).await?;
     server.clients.forget(&client.id);

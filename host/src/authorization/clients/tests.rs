@@ -356,15 +356,15 @@ async fn operators_add_change_list_and_delete_clients() {
     let found = find(&scene, &client.id).await.unwrap();
     assert!(found.is_verified());
     let change = async |members: Value, new_secret| {
-        let change = Change { members: self::members(&members), new_secret, seen: None };
+        let change = Change { members: self::members(&members), new_secret, ..Change::default() };
         operators::change(&scene.server, client.id.as_str(), change, OPERATOR).await.unwrap()
     };
     let (changed, new) =
         change(json!({ "client_name": "Other", "contacts": ["ops@client.example"] }), false).await.unwrap();
     assert!(new.is_none());
     let of_earlier = || Some(vec![client.revision()]);
-    let late =
-        Change { members: self::members(&json!({ "client_name": "Late" })), new_secret: false, seen: of_earlier() };
+    let late = self::members(&json!({ "client_name": "Late" }));
+    let late = Change { members: late, seen: of_earlier(), ..Change::default() };
     let refused = operators::change(&scene.server, client.id.as_str(), late, OPERATOR).await.unwrap();
     assert!(matches!(refused, Err(operators::Refused::Conflict(revision)) if revision == changed.revision()));
     let seen = of_earlier();

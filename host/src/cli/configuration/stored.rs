@@ -38,9 +38,7 @@ const OF_KEYS: [&str; 6] = ["allow", "disabled", "expires", "groups", "owner", "
 impl Stored {
     pub(super) fn of(with: &ConfigFile) -> anyhow::Result<Self> {
         let mut stored = Self::default();
-        let mut listed = ask(with, Method::GET, "/api/v1/upstreams", None)?;
-        let Value::Array(listed) = listed["upstreams"].take() else { anyhow::bail!("the gateway shows no upstreams") };
-        for upstream in listed {
+        for upstream in every_page(with, "/api/v1/upstreams", "upstreams")? {
             let name = text(&upstream["name"]).to_owned();
             let upstream = match upstream["managed_by"] == "store" {
                 true => ask(with, Method::GET, &format!("/api/v1/upstreams/{}", segment(&name)?), None)?,

@@ -185,7 +185,9 @@ async fn declared(subject: &Subject) -> Vec<Site> {
     if subject.living.is_none() {
         return Vec::new();
     }
-    let Ok(answer) = subject.ask(Method::GET, "/api/v1/upstreams").await else { return Vec::new() };
+    // A page has room for as many as are looked at.
+    let page = format!("/api/v1/upstreams?limit={MAX_UPSTREAMS}");
+    let Ok(answer) = subject.ask(Method::GET, &page).await else { return Vec::new() };
     let stored = answer["upstreams"].as_array().into_iter().flatten().filter(|one| one["managed_by"] == "store");
     let mut sites = Vec::new();
     for upstream in stored.take(MAX_UPSTREAMS) {

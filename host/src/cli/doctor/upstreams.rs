@@ -35,7 +35,9 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
         let upstreams = subject.config.upstreams.iter().take(MAX_TRIED);
         return stream::iter(upstreams).map(|upstream| reach(subject, upstream)).buffered(AT_ONCE).collect().await;
     }
-    let upstreams = match subject.ask(Method::GET, "/api/v1/upstreams").await {
+    // A page has room for as many as are tried.
+    let page = format!("/api/v1/upstreams?limit={MAX_TRIED}");
+    let upstreams = match subject.ask(Method::GET, &page).await {
         Ok(mut answer) => answer["upstreams"].take(),
         Err(error) => {
             let finding = format!("the gateway says nothing of them: {error:#}");

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::if_match::{IfMatch, is_other, tagged};
 use super::openapi::words::{ClientOriginWord, ManagedByWord};
 use super::openapi::{Described, delete, get, patch, post};
-use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
+use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::authorization::clients::operators::{self, Change, Listed, Origin, Refused};
 use crate::oauth::client::Client;
 use crate::oauth::grant::OnReuse;
@@ -43,13 +43,22 @@ enum OnReuseWord {
     Reject,
 }
 
+impl From<OnReuseWord> for OnReuse {
+    fn from(word: OnReuseWord) -> Self {
+        match word {
+            OnReuseWord::RevokeFamily => Self::RevokeFamily,
+            OnReuseWord::Reject => Self::Reject,
+        }
+    }
+}
+
 /// A client: the words of RFC 7591 §2, and our own. The verb refuses members that it does not know.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ClientRequest {
     #[serde(default)]
     on_reuse: Option<OnReuseWord>,
     #[serde(flatten)]
-    #[schema(value_type = ClientMetadata)]
+    #[schema(ignore)]
     members: Map<String, Value>,
 }
 
@@ -59,8 +68,11 @@ pub(super) struct ClientChange {
     /// Whether the client gets another secret.
     #[serde(default)]
     new_secret: bool,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<OnReuseWord>)]
+    on_reuse: Option<Option<OnReuseWord>>,
     #[serde(flatten)]
-    #[schema(value_type = ClientMetadata)]
+    #[schema(ignore)]
     members: Map<String, Value>,
 }
 
@@ -123,13 +135,13 @@ pub(super) fn operations() -> Vec<Described> {
             .refuses(StatusCode::SERVICE_UNAVAILABLE, &["policy_undecided"])
     };
     let add = post("/api/v1/clients", "addClient", "Adds a client. Its secret, if it has one, is told this once")
-        .takes::<ClientRequest>()
+        .takes_both::<ClientRequest, ClientMetadata>()
         .gives::<ClientView>(StatusCode::CREATED)
         .tagged()
         .conflicts(&["too_many_clients"]);
     let change = patch("/api/v1/clients/{id}", "changeClient", "Changes a client")
         .if_match()
-        .takes::<ClientChange>()
+        .takes_both::<ClientChange, ClientMetadata>()
         .shows::<ClientView>()
         .tagged()
         .conflicts(&["managed_by_file", "no_secret", "changed_meanwhile"]);
@@ -182,11 +194,7 @@ pub(super) async fn add(
     Extension(operator): Extension<Operator>,
     Json(ClientRequest { on_reuse, members }): Json<ClientRequest>,
 ) -> Answer {
-    let on_reuse = match on_reuse {
-        None => OnReuse::default(),
-        Some(OnReuseWord::RevokeFamily) => OnReuse::RevokeFamily,
-        Some(OnReuseWord::Reject) => OnReuse::Reject,
-    };
+    let on_reuse = on_reuse.map(OnReuse::from).unwrap_or_default();
     let (client, secret) = make(&api, &operator, members, on_reuse).await?;
     Ok(shown(StatusCode::CREATED, &client, secret))
 }
@@ -207,9 +215,11 @@ pub(super) async fn change(
     Extension(operator): Extension<Operator>,
     Path(id): Path,
     condition: IfMatch,
-    Json(ClientChange { new_secret, members }): Json<ClientChange>,
+    Json(ClientChange { new_secret, on_reuse, members }): Json<ClientChange>,
 ) -> Answer {
-    let change = Change { members, new_secret, seen: condition.said() };
+    // Whoever takes away what was said has what holds where nothing is said.
+    let on_reuse = on_reuse.map(|word| word.map(OnReuse::from).unwrap_or_default());
+    let change = Change { members, on_reuse, new_secret, seen: condition.said() };
     let (client, secret) = edit(&api, &operator, &id, change).await?;
     Ok(shown(StatusCode::OK, &client, secret))
 }
@@ -278,13 +288,7 @@ pub(in crate::http) fn view(client: &Listed) -> Value {
     let mut view = describe(metadata, authentication);
     let mut say = |name: &str, value: Value| _ = view.insert(name.to_owned(), value);
     say("client_id", json!(client.id().as_str()));
-    say(
-        "on_reuse",
-        json!(match on_reuse {
-            OnReuse::RevokeFamily => "revoke-family",
-            OnReuse::Reject => "reject",
-        }),
-    );
+    say("on_reuse", json!(on_reuse.as_str()));
     say("origin", json!(client.origin().as_str()));
     match client {
         Listed::Configured(client) => {

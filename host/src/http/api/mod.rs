@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
@@ -82,6 +83,8 @@ const MAX_BODY: usize = 1 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The type of a problem document.
 const PROBLEM: &str = "application/problem+json";
+/// The type of a merge patch (RFC 7396 §4), which `application/json` stands for as well.
+const MERGE_PATCH: &str = "application/merge-patch+json";
 /// Rows on a page, unless asked for fewer or more; at most as many as the store gives.
 const DEFAULT_PAGE: usize = 50;
 
@@ -404,10 +407,11 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: "/api/v1/set-up-link", access: Access::Owner, handler: || post(set_up_link::create) },
 ];
 
-/// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
-/// (`docs/threat-model.md` row H10).
+/// The rows that show or make a secret, say what callers may or what programs run, or cannot be undone: a person in a browser
+/// has to have shown lately who they are (`docs/threat-model.md` row H10). Programs have tokens, and are not asked.
 const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/keys"),
+    ("PATCH", "/api/v1/keys/{name}"),
     ("POST", "/api/v1/keys/{name}/rotate"),
     ("DELETE", "/api/v1/keys/{name}"),
     ("DELETE", "/api/v1/keys/{name}/earlier"),
@@ -415,11 +419,18 @@ const FRESH: &[(&str, &str)] = &[
     ("PATCH", "/api/v1/clients/{id}"),
     ("DELETE", "/api/v1/clients/{id}"),
     ("POST", "/api/v1/grants/revoke"),
+    ("POST", "/api/v1/upstreams"),
+    ("POST", "/api/v1/upstreams/try"),
     ("PATCH", "/api/v1/upstreams/{name}"),
     ("DELETE", "/api/v1/upstreams/{name}"),
     ("POST", "/api/v1/upstreams/{name}/connect"),
     ("POST", "/api/v1/connections/{id}/reauthorise"),
     ("DELETE", "/api/v1/connections/{id}"),
+    ("POST", "/api/v1/policies/modules"),
+    ("DELETE", "/api/v1/policies/modules/{id}"),
+    ("POST", "/api/v1/policies/bindings"),
+    ("PATCH", "/api/v1/policies/bindings/{name}"),
+    ("DELETE", "/api/v1/policies/bindings/{name}"),
     ("POST", "/api/v1/signing-keys/{id}/revoke"),
     ("POST", "/api/v1/users"),
     ("PATCH", "/api/v1/users/{id}"),
@@ -429,6 +440,7 @@ const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/vault/shred"),
     ("GET", "/api/v1/store/backup"),
     ("POST", "/api/v1/api-tokens"),
+    ("DELETE", "/api/v1/api-tokens/{id}"),
     ("POST", "/api/v1/set-up-link"),
 ];
 
@@ -469,11 +481,16 @@ pub struct Upkeep {
 
 /// The routes, each behind the check that its row asks for.
 pub fn router(api: Arc<Api>) -> Router {
-    let without_query = openapi::without_query();
+    let (without_query, without_body) = (openapi::without_query(), openapi::without_body());
     let rows = ROUTES.iter().fold(Router::new(), |router, route| {
         let handler = (route.handler)();
         let handler = if without_query.contains(&(route.method, route.path)) {
             handler.route_layer(middleware::from_fn(refuse_query))
+        } else {
+            handler
+        };
+        let handler = if without_body.contains(&(route.method, route.path)) {
+            handler.route_layer(middleware::from_fn(refuse_body))
         } else {
             handler
         };
@@ -495,6 +512,25 @@ async fn refuse_query(request: Request, next: Next) -> Response {
             Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail).into_response()
         }
     }
+}
+
+/// Refuses what is said in the body of what takes none. Nothing, `null`, and an object without members say nothing.
+async fn refuse_body(request: Request, next: Next) -> Response {
+    let (parts, content) = request.into_parts();
+    let content = match read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await {
+        Ok(content) => content,
+        Err(error) => return Problem::new(error.status(), "bad_body", error.to_string()).into_response(),
+    };
+    if !says_nothing(&content) {
+        return Problem::invalid("nothing can be said in the body here").into_response();
+    }
+    next.run(Request::from_parts(parts, Body::empty())).await
+}
+
+fn says_nothing(content: &[u8]) -> bool {
+    let content = content.trim_ascii();
+    let inside = content.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}"));
+    content.is_empty() || content == b"null" || inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
 /// Whether the API answers for a path.
@@ -648,8 +684,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, content) = request.into_parts();
-        if !body::is_json(&parts.headers) || body::check_encoding(&parts.headers).is_err() {
-            let detail = "Content-Type must be application/json, without Content-Encoding";
+        let is_patch = parts.method == Method::PATCH && body::is_of_type(&parts.headers, MERGE_PATCH);
+        if !(is_patch || body::is_json(&parts.headers)) || body::check_encoding(&parts.headers).is_err() {
+            let detail = "Content-Type must be application/json, or for a change application/merge-patch+json, \
+                          without Content-Encoding";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;

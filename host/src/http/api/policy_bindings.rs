@@ -186,7 +186,7 @@ pub(super) async fn change(
     }
     // What the patch is of is what has to be there still.
     let seen = Some(vec![there.revision]);
-    let altered = api.control.change_binding(&name, seen, merged(&there, patch), operator.0).await?;
+    let altered = api.control.change_binding(&name, seen, merged(&there, patch)?, operator.0).await?;
     Ok(shown(StatusCode::OK, altered))
 }
 

@@ -317,6 +317,16 @@ async fn whoever_is_shut_out_while_a_body_arrives_is_not_heard() {
 }
 
 #[test]
+fn a_body_says_something_or_nothing() {
+    for nothing in ["", " ", "null", "{}", " { \n} "] {
+        assert!(says_nothing(nothing.as_bytes()), "{nothing:?}");
+    }
+    for something in ["x", "[]", "0", "{\"x\":null}", "{}{}", "{", "\"\""] {
+        assert!(!says_nothing(something.as_bytes()), "{something:?}");
+    }
+}
+
+#[test]
 fn every_row_that_wants_a_fresh_sign_in_is_there() {
     for (method, path) in FRESH {
         assert!(ROUTES.iter().any(|route| (route.method, route.path) == (*method, *path)), "{method} {path}");

@@ -370,11 +370,12 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
     let detail = match event {
         AuditEvent::GatewayStarted { version } => json!({ "version": version }),
         AuditEvent::GatewayStopped => json!({}),
-        AuditEvent::KeyCreated { name }
-        | AuditEvent::KeyEnabled { name }
-        | AuditEvent::KeyDisabled { name }
-        | AuditEvent::KeyDeleted { name }
-        | AuditEvent::KeyEarlierEnded { name } => json!({ "key": name }),
+        AuditEvent::KeyCreated { name, changes } | AuditEvent::KeyDeleted { name, changes } => {
+            json!({ "key": name, "changes": changes_view(changes) })
+        }
+        AuditEvent::KeyEnabled { name } | AuditEvent::KeyDisabled { name } | AuditEvent::KeyEarlierEnded { name } => {
+            json!({ "key": name })
+        }
         AuditEvent::KeyChanged { name, change: FieldChange { field, from, to } } => {
             json!({ "key": name, "field": field, "from": from, "to": to })
         }
@@ -404,7 +405,7 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
             json!({ "policy": policy, "hook": hook, "questions": questions })
         }
         AuditEvent::ClientRegistered { client, by, evicted, as_what } => {
-            let Registered { name, redirect_uris, grant_types } = as_what;
+            let Registered { name, redirect_uris, grant_types, changes } = as_what;
             json!({
                 "client": client.as_str(),
                 "by": by.as_str(),
@@ -412,14 +413,13 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
                 "name": name,
                 "redirect_uris": redirect_uris,
                 "grant_types": grant_types,
+                "changes": changes_view(changes),
             })
         }
-        AuditEvent::ClientUpdated { client, changes } => {
+        AuditEvent::ClientUpdated { client, changes } | AuditEvent::ClientDeleted { client, changes } => {
             json!({ "client": client.as_str(), "changes": changes_view(changes) })
         }
-        AuditEvent::ClientDeleted { client } | AuditEvent::ConsentRefused { client } => {
-            json!({ "client": client.as_str() })
-        }
+        AuditEvent::ConsentRefused { client } => json!({ "client": client.as_str() }),
         AuditEvent::ConsentGiven(party) | AuditEvent::ConsentForgotten(party) | AuditEvent::CodeBurned(party) => {
             let Party { principal, client } = party;
             json!({ "principal": principal.to_string(), "client": client.as_str() })
@@ -440,7 +440,9 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         AuditEvent::SigningKeyChanged { key, algorithm, state } => {
             json!({ "key": key, "algorithm": algorithm, "state": state.as_str() })
         }
-        AuditEvent::UserCreated { user, role, status } => json!({ "user": user, "role": role, "status": status }),
+        AuditEvent::UserCreated { user, role, status, changes } => {
+            json!({ "user": user, "role": role, "status": status, "changes": changes_view(changes) })
+        }
         AuditEvent::UserChanged { user, change: FieldChange { field, from, to } } => {
             json!({ "user": user, "field": field, "from": from, "to": to })
         }
@@ -455,8 +457,11 @@ pub(super) fn audit_view(recorded: &Recorded) -> AuditView {
         AuditEvent::SessionRenewed { user, session } => json!({ "user": user, "session": session }),
         AuditEvent::SignedOut { user, sessions } => json!({ "user": user, "sessions": sessions }),
         AuditEvent::EverybodySignedOut | AuditEvent::SetUpLinkMade => json!({}),
-        AuditEvent::ApiTokenCreated { token, user, name, role } => {
-            json!({ "token": token, "user": user, "name": name, "role": role })
+        AuditEvent::ApiTokenCreated { token, user, name, role, changes } => {
+            json!({ "token": token, "user": user, "name": name, "role": role, "changes": changes_view(changes) })
+        }
+        AuditEvent::ConnectionLinkMade { holder, upstream, expires } => {
+            json!({ "holder": holder, "upstream": upstream, "expires": expires.to_string() })
         }
         AuditEvent::ApiTokenRevoked { token, user } => json!({ "token": token, "user": user }),
         AuditEvent::ConnectionStored { holder, upstream, kind } => {

@@ -17,13 +17,16 @@ use utoipa::{IntoParams, ToSchema};
 use super::if_match::{IfMatch, is_other, tagged};
 use super::openapi::words::{ManagedByWord, TrialOutcomeWord, TrialStageWord, UpstreamStateWord};
 use super::openapi::{Described, delete, get, patch, post};
-use super::{Access, Answer, Api, Json, Operator, Path, Problem, Query, given, ok, respond};
+use super::{Access, Answer, Api, Json, Operator, Paging, Path, Problem, Query, given, next_cursor, ok, respond};
 use crate::admin::upstreams::{Care, Change, State as Standing, UpstreamError, UpstreamView, is_for_owners};
 use crate::config::definition::Misfit;
 use crate::config::{self, UpstreamTransport};
 use crate::env::Timestamp;
 use crate::ids::UpstreamName;
+use crate::store::Cursor;
 use crate::upstream::{Failure, Health, Tried, Upstream};
+
+const LIST: &str = "upstreams";
 
 /// An upstream to be, or to be tried.
 #[derive(Deserialize, ToSchema)]
@@ -220,7 +223,9 @@ pub(super) fn operations() -> Vec<Described> {
         .says(StatusCode::NO_CONTENT)
         .conflicts(&["managed_by_file"]);
     vec![
-        get("/api/v1/upstreams", "listUpstreams", "All upstreams, and how they fare").lists::<UpstreamRow>("upstreams"),
+        get("/api/v1/upstreams", "listUpstreams", "Upstreams by name, and how they fare")
+            .asks::<Paging>()
+            .pages::<UpstreamRow>(LIST),
         saved(create),
         tried(post("/api/v1/upstreams/try", "tryDefinition", "Tries a definition, and saves nothing"))
             .takes::<UpstreamRequest>()
@@ -237,8 +242,24 @@ pub(super) fn operations() -> Vec<Described> {
     ]
 }
 
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
-    Ok(ok(&json!({ "upstreams": all(&api) })))
+pub(super) async fn list(State(api): State<Arc<Api>>, Query(paging): Query<Paging>) -> Answer {
+    let (upstreams, next) = page(&api, &paging)?;
+    Ok(ok(&json!({ "upstreams": upstreams, "next_cursor": next })))
+}
+
+/// A page of them by name, and the cursor of the next one.
+fn page(api: &Api, paging: &Paging) -> Result<(Vec<UpstreamRow>, Option<String>), Problem> {
+    let after = paging.cursor(api, LIST)?;
+    let now = api.control.env.now();
+    let all = api.control.upstream_views();
+    let is_behind = |upstream: &&UpstreamView| {
+        after.as_ref().is_none_or(|after| upstream.name.as_str().as_bytes() > after.as_bytes())
+    };
+    let mut behind = all.iter().filter(is_behind);
+    let rows: Vec<UpstreamRow> = behind.by_ref().take(paging.limit()).map(|upstream| view(upstream, now)).collect();
+    let last = rows.last().filter(|_| behind.next().is_some());
+    let next = last.and_then(|last| Cursor::from_bytes(last.name.as_str().as_bytes().to_vec()));
+    Ok((rows, next_cursor(api, LIST, next.as_ref())))
 }
 
 /// All of them, by name.

@@ -135,6 +135,9 @@ fn changes(detail: &Value) -> Vec<Changed> {
         let field = detail.get("field").and_then(Value::as_str).unwrap_or("value");
         changes.push(Changed { field: field.to_owned(), from: said(&detail["from"]), to: said(&detail["to"]) });
     }
+    for change in detail["changes"].as_array().into_iter().flatten() {
+        changes.push(Changed { field: said(&change["field"]), from: said(&change["from"]), to: said(&change["to"]) });
+    }
     let (before, after) = (detail["before"].as_object(), detail["after"].as_object());
     let mut fields: Vec<&String> = before.into_iter().chain(after).flat_map(serde_json::Map::keys).collect();
     fields.sort_unstable();
@@ -153,7 +156,7 @@ fn changes(detail: &Value) -> Vec<Changed> {
 
 /// What else a detail says.
 fn facts(detail: &Value) -> Vec<Fact> {
-    const TOLD_AS_CHANGES: [&str; 5] = ["field", "from", "to", "before", "after"];
+    const TOLD_AS_CHANGES: [&str; 6] = ["field", "from", "to", "before", "after", "changes"];
     let members = detail.as_object().into_iter().flatten();
     let others = members.filter(|(name, value)| !TOLD_AS_CHANGES.contains(&name.as_str()) && !value.is_null());
     let fact = |(name, value): (&String, &Value)| Fact {
@@ -217,6 +220,8 @@ mod tests {
         assert_eq!(changes(&one), [changed("owner", "", "ada")]);
         let states = json!({ "before": { "a": 1, "b": [2], "c": true }, "after": { "a": 1, "b": [3], "d": "x" } });
         assert_eq!(changes(&states), [changed("b", "[2]", "[3]"), changed("c", "true", ""), changed("d", "", "x")]);
+        let several = json!({ "key": "ci", "changes": [{ "field": "owner", "from": null, "to": "ada" }] });
+        assert_eq!(changes(&several), [changed("owner", "", "ada")]);
         assert_eq!(changes(&json!({ "key": "ci" })), []);
     }
 

@@ -11,7 +11,7 @@ use super::changes::{self, Change};
 use super::engine::Table;
 use super::table::{Cursor, Index, Page, Typed, unreadable};
 use super::{ReadTx, Store, StoreError, WriteTx, audit, users};
-use crate::audit::{Actor, AuditEvent};
+use crate::audit::{Actor, AuditEvent, FieldChange};
 use crate::env::Timestamp;
 use crate::identity::TokenList;
 use crate::identity::api_token::ApiToken;
@@ -106,9 +106,19 @@ fn create_in(tx: &mut WriteTx<'_>, new: &NewToken, actor: Actor) -> Result<Creat
     };
     TOKENS.put(tx, &Record::from(&token))?;
     let (role, name) = (ceiling.to_string(), name.to_string());
-    audit::append(tx, actor, &AuditEvent::ApiTokenCreated { token: id.clone(), user: user.clone(), name, role })?;
+    let changes = told(&token);
+    let event = AuditEvent::ApiTokenCreated { token: id.clone(), user: user.clone(), name, role, changes };
+    audit::append(tx, actor, &event)?;
     changes::announce(tx, Change::ApiTokens)?;
     Ok(Creation::Created(Box::new(token)))
+}
+
+/// What the audit trail tells of a new token besides, from nothing: what it is for and when it ends, where that is said.
+fn told(token: &ApiToken) -> Vec<FieldChange> {
+    let scopes = Some(token.scopes.join(" ")).filter(|scopes| !scopes.is_empty());
+    let fields = [("scopes", scopes), ("expires", token.expires.map(|expires| expires.to_string()))];
+    let fields = fields.into_iter().filter(|(_, to)| to.is_some());
+    fields.map(|(field, to)| FieldChange { field: field.to_owned(), from: None, to }).collect()
 }
 
 fn of_user(tx: &mut ReadTx<'_>, user: &UserId) -> Result<Vec<Record>, StoreError> {

@@ -47,10 +47,14 @@ impl TryFrom<EventRecord> for AuditEvent {
         Ok(match record {
             EventRecord::GatewayStarted { version } => Self::GatewayStarted { version },
             EventRecord::GatewayStopped {} => Self::GatewayStopped,
-            EventRecord::KeyCreated { name: key } => Self::KeyCreated { name: name(&key)? },
+            EventRecord::KeyCreated { name: key, changes } => {
+                Self::KeyCreated { name: name(&key)?, changes: told(changes) }
+            }
             EventRecord::KeyEnabled { name: key } => Self::KeyEnabled { name: name(&key)? },
             EventRecord::KeyDisabled { name: key } => Self::KeyDisabled { name: name(&key)? },
-            EventRecord::KeyDeleted { name: key } => Self::KeyDeleted { name: name(&key)? },
+            EventRecord::KeyDeleted { name: key, changes } => {
+                Self::KeyDeleted { name: name(&key)?, changes: told(changes) }
+            }
             EventRecord::KeyChanged { name: key, field, from, to } => {
                 Self::KeyChanged { name: name(&key)?, change: FieldChange { field, from, to } }
             }
@@ -76,18 +80,20 @@ impl TryFrom<EventRecord> for AuditEvent {
                 Self::PinsForgotten { upstream: upstream(&of)?, tools }
             }
             EventRecord::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason },
-            EventRecord::ClientRegistered { client: of, by, evicted, name, redirect_uris, grant_types } => {
+            EventRecord::ClientRegistered { client: of, by, evicted, name, redirect_uris, grant_types, changes } => {
                 Self::ClientRegistered {
                     client: client(&of)?,
                     by: RegisteredBy::parse(&by).ok_or_else(|| none("who registered a client"))?,
                     evicted,
-                    as_what: Registered { name, redirect_uris, grant_types },
+                    as_what: Registered { name, redirect_uris, grant_types, changes: told(changes) },
                 }
             }
             EventRecord::ClientUpdated { client: of, changes } => {
                 Self::ClientUpdated { client: client(&of)?, changes: told(changes) }
             }
-            EventRecord::ClientDeleted { client: of } => Self::ClientDeleted { client: client(&of)? },
+            EventRecord::ClientDeleted { client: of, changes } => {
+                Self::ClientDeleted { client: client(&of)?, changes: told(changes) }
+            }
             EventRecord::ConsentGiven(party) => Self::ConsentGiven(party.try_into()?),
             EventRecord::ConsentRefused { client: of } => Self::ConsentRefused { client: client(&of)? },
             EventRecord::ConsentForgotten(party) => Self::ConsentForgotten(party.try_into()?),
@@ -107,8 +113,8 @@ impl TryFrom<EventRecord> for AuditEvent {
                 algorithm,
                 state: SigningKeyState::parse(&state).ok_or_else(|| none("a state of a signing key"))?,
             },
-            EventRecord::UserCreated { user, role, status } => {
-                Self::UserCreated { user: id(&user, UserId::parse)?, role, status }
+            EventRecord::UserCreated { user, role, status, changes } => {
+                Self::UserCreated { user: id(&user, UserId::parse)?, role, status, changes: told(changes) }
             }
             EventRecord::UserChanged { user, field, from, to } => {
                 Self::UserChanged { user: id(&user, UserId::parse)?, change: FieldChange { field, from, to } }
@@ -132,11 +138,17 @@ impl TryFrom<EventRecord> for AuditEvent {
             EventRecord::SignedOut { user, sessions } => Self::SignedOut { user: id(&user, UserId::parse)?, sessions },
             EventRecord::EverybodySignedOut {} => Self::EverybodySignedOut,
             EventRecord::SetUpLinkMade {} => Self::SetUpLinkMade,
-            EventRecord::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
+            EventRecord::ConnectionLinkMade { holder, upstream: of, expires_ms } => Self::ConnectionLinkMade {
+                holder,
+                upstream: upstream(&of)?,
+                expires: Timestamp::from_millis(expires_ms),
+            },
+            EventRecord::ApiTokenCreated { token, user, name, role, changes } => Self::ApiTokenCreated {
                 token: id(&token, ApiTokenId::parse)?,
                 user: id(&user, UserId::parse)?,
                 name,
                 role,
+                changes: told(changes),
             },
             EventRecord::ApiTokenRevoked { token, user } => {
                 Self::ApiTokenRevoked { token: id(&token, ApiTokenId::parse)?, user: id(&user, UserId::parse)? }

@@ -35,6 +35,8 @@ pub(super) enum EventRecord {
     GatewayStopped {},
     KeyCreated {
         name: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     KeyEnabled {
         name: String,
@@ -44,6 +46,8 @@ pub(super) enum EventRecord {
     },
     KeyDeleted {
         name: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     KeyChanged {
         name: String,
@@ -132,6 +136,8 @@ pub(super) enum EventRecord {
         user: String,
         role: String,
         status: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     UserChanged {
         user: String,
@@ -172,12 +178,19 @@ pub(super) enum EventRecord {
         user: String,
         name: String,
         role: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     ApiTokenRevoked {
         token: String,
         user: String,
     },
     SetUpLinkMade {},
+    ConnectionLinkMade {
+        holder: String,
+        upstream: String,
+        expires_ms: u64,
+    },
     ConnectionStored {
         holder: String,
         upstream: String,
@@ -276,6 +289,8 @@ pub(super) enum EventRecord {
         redirect_uris: Vec<String>,
         #[serde(default)]
         grant_types: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     ClientUpdated {
         client: String,
@@ -284,6 +299,8 @@ pub(super) enum EventRecord {
     },
     ClientDeleted {
         client: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeRecord>,
     },
     ConsentGiven(PartyRecord),
     ConsentRefused {

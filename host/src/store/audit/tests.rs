@@ -31,10 +31,10 @@ fn every_event() -> Vec<AuditEvent> {
     vec![
         AuditEvent::GatewayStarted { version: "0.1.0".to_owned() },
         AuditEvent::GatewayStopped,
-        AuditEvent::KeyCreated { name: name.clone() },
+        AuditEvent::KeyCreated { name: name.clone(), changes: vec![change("owner", None, Some("ada"))] },
         AuditEvent::KeyEnabled { name: name.clone() },
         AuditEvent::KeyDisabled { name: name.clone() },
-        AuditEvent::KeyDeleted { name: name.clone() },
+        AuditEvent::KeyDeleted { name: name.clone(), changes: vec![change("owner", Some("ada"), None)] },
         AuditEvent::KeyChanged { name: name.clone(), change: change("owner", None, Some("ada")) },
         AuditEvent::KeyRotated {
             name: name.clone(),
@@ -69,7 +69,12 @@ fn every_event() -> Vec<AuditEvent> {
         },
         AuditEvent::PinsForgotten { upstream: upstream.clone(), tools: 5 },
         AuditEvent::PoliciesNotFollowed { reason: "it is not kept".to_owned() },
-        AuditEvent::UserCreated { user: user.clone(), role: "role".to_owned(), status: "status".to_owned() },
+        AuditEvent::UserCreated {
+            user: user.clone(),
+            role: "role".to_owned(),
+            status: "status".to_owned(),
+            changes: vec![change("login", None, Some("ada"))],
+        },
         AuditEvent::UserChanged { user: user.clone(), change: change("field", None, Some("to")) },
         AuditEvent::UserDeleted { user: user.clone(), name: "name".to_owned() },
         AuditEvent::IdentityLinked { user: user.clone(), issuer: "issuer".to_owned(), subject: "subject".to_owned() },
@@ -79,11 +84,17 @@ fn every_event() -> Vec<AuditEvent> {
         AuditEvent::SignedOut { user: user.clone(), sessions: 7 },
         AuditEvent::EverybodySignedOut,
         AuditEvent::SetUpLinkMade,
+        AuditEvent::ConnectionLinkMade {
+            holder: "gateway".to_owned(),
+            upstream: upstream.clone(),
+            expires: Timestamp::from_millis(7),
+        },
         AuditEvent::ApiTokenCreated {
             token: token.clone(),
             user: user.clone(),
             name: "name".to_owned(),
             role: "role".to_owned(),
+            changes: vec![change("scopes", None, Some("read"))],
         },
         AuditEvent::ApiTokenRevoked { token: token.clone(), user: user.clone() },
         AuditEvent::ConnectionStored {
@@ -158,6 +169,9 @@ fn rows_from_before_settings_were_told_stay_readable() {
             r#"{"upstream_changed":{"upstream":"notes","revision":7,"enabled":true,"unchecked":true}}"#,
         ),
         (r#"{"upstream_withdrawn":{"upstream":"notes"}}"#, r#"{"upstream_withdrawn":{"upstream":"notes"}}"#),
+        (r#"{"key_created":{"name":"ci"}}"#, r#"{"key_created":{"name":"ci"}}"#),
+        (r#"{"key_deleted":{"name":"ci"}}"#, r#"{"key_deleted":{"name":"ci"}}"#),
+        (r#"{"client_deleted":{"client":"app"}}"#, r#"{"client_deleted":{"client":"app"}}"#),
     ] {
         let event = AuditEvent::try_from(serde_json::from_str::<EventRecord>(text).unwrap()).unwrap();
         assert_eq!(serde_json::to_string(&EventRecord::from(&event)).unwrap(), expected);
@@ -192,13 +206,14 @@ fn oauth_events() -> Vec<AuditEvent> {
                 name: Some("An app".to_owned()),
                 redirect_uris: vec!["https://app.example/callback".to_owned()],
                 grant_types: vec!["authorization_code".to_owned()],
+                changes: vec![change("scope", None, Some("read"))],
             },
         },
         AuditEvent::ClientUpdated {
             client: client.clone(),
             changes: vec![change("client_name", None, Some("An app"))],
         },
-        AuditEvent::ClientDeleted { client: client.clone() },
+        AuditEvent::ClientDeleted { client: client.clone(), changes: vec![change("scope", Some("read"), None)] },
         AuditEvent::ConsentGiven(party.clone()),
         AuditEvent::ConsentRefused { client },
         AuditEvent::ConsentForgotten(party.clone()),

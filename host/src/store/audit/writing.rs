@@ -32,10 +32,14 @@ impl From<&AuditEvent> for EventRecord {
         match event {
             AuditEvent::GatewayStarted { version } => Self::GatewayStarted { version: text(version) },
             AuditEvent::GatewayStopped => Self::GatewayStopped {},
-            AuditEvent::KeyCreated { name: key } => Self::KeyCreated { name: name(key) },
+            AuditEvent::KeyCreated { name: key, changes } => {
+                Self::KeyCreated { name: name(key), changes: records(changes) }
+            }
             AuditEvent::KeyEnabled { name: key } => Self::KeyEnabled { name: name(key) },
             AuditEvent::KeyDisabled { name: key } => Self::KeyDisabled { name: name(key) },
-            AuditEvent::KeyDeleted { name: key } => Self::KeyDeleted { name: name(key) },
+            AuditEvent::KeyDeleted { name: key, changes } => {
+                Self::KeyDeleted { name: name(key), changes: records(changes) }
+            }
             AuditEvent::KeyChanged { name: key, change } => {
                 let ChangeRecord { field, from, to } = change.into();
                 Self::KeyChanged { name: name(key), field, from, to }
@@ -73,7 +77,7 @@ impl From<&AuditEvent> for EventRecord {
             }
             AuditEvent::PoliciesNotFollowed { reason } => Self::PoliciesNotFollowed { reason: text(reason) },
             AuditEvent::ClientRegistered { client, by, evicted, as_what } => {
-                let Registered { name, redirect_uris, grant_types } = as_what;
+                let Registered { name, redirect_uris, grant_types, changes } = as_what;
                 Self::ClientRegistered {
                     client: client.to_string(),
                     by: by.to_string(),
@@ -81,12 +85,15 @@ impl From<&AuditEvent> for EventRecord {
                     name: name.as_deref().map(text),
                     redirect_uris: redirect_uris.iter().map(|uri| text(uri)).collect(),
                     grant_types: grant_types.clone(),
+                    changes: records(changes),
                 }
             }
             AuditEvent::ClientUpdated { client, changes } => {
                 Self::ClientUpdated { client: client.to_string(), changes: records(changes) }
             }
-            AuditEvent::ClientDeleted { client } => Self::ClientDeleted { client: client.to_string() },
+            AuditEvent::ClientDeleted { client, changes } => {
+                Self::ClientDeleted { client: client.to_string(), changes: records(changes) }
+            }
             AuditEvent::ConsentGiven(party) => Self::ConsentGiven(party.into()),
             AuditEvent::ConsentRefused { client } => Self::ConsentRefused { client: client.to_string() },
             AuditEvent::ConsentForgotten(party) => Self::ConsentForgotten(party.into()),
@@ -106,9 +113,12 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::SigningKeyChanged { key, algorithm, state } => {
                 Self::SigningKeyChanged { key: text(key), algorithm: text(algorithm), state: state.to_string() }
             }
-            AuditEvent::UserCreated { user, role, status } => {
-                Self::UserCreated { user: user.to_string(), role: text(role), status: text(status) }
-            }
+            AuditEvent::UserCreated { user, role, status, changes } => Self::UserCreated {
+                user: user.to_string(),
+                role: text(role),
+                status: text(status),
+                changes: records(changes),
+            },
             AuditEvent::UserChanged { user, change } => {
                 let ChangeRecord { field, from, to } = change.into();
                 Self::UserChanged { user: user.to_string(), field, from, to }
@@ -129,11 +139,17 @@ impl From<&AuditEvent> for EventRecord {
             AuditEvent::SignedOut { user, sessions } => Self::SignedOut { user: user.to_string(), sessions: *sessions },
             AuditEvent::EverybodySignedOut => Self::EverybodySignedOut {},
             AuditEvent::SetUpLinkMade => Self::SetUpLinkMade {},
-            AuditEvent::ApiTokenCreated { token, user, name, role } => Self::ApiTokenCreated {
+            AuditEvent::ConnectionLinkMade { holder, upstream, expires } => Self::ConnectionLinkMade {
+                holder: text(holder),
+                upstream: upstream.to_string(),
+                expires_ms: expires.as_millis(),
+            },
+            AuditEvent::ApiTokenCreated { token, user, name, role, changes } => Self::ApiTokenCreated {
                 token: token.to_string(),
                 user: user.to_string(),
                 name: text(name),
                 role: text(role),
+                changes: records(changes),
             },
             AuditEvent::ApiTokenRevoked { token, user } => {
                 Self::ApiTokenRevoked { token: token.to_string(), user: user.to_string() }

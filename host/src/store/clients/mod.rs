@@ -17,6 +17,7 @@ use crate::env::Timestamp;
 use crate::ids::ClientId;
 use crate::oauth::Client;
 use crate::oauth::client::{Authentication, Metadata, Source, TooLarge};
+use crate::oauth::grant::OnReuse;
 use crate::secret::Digest;
 
 mod record;
@@ -97,6 +98,8 @@ pub enum Authority {
 pub struct Changed {
     pub metadata: Metadata,
     pub authentication: Authentication,
+    /// `None` where it stays.
+    pub on_reuse: Option<OnReuse>,
     /// The digest of the registration token from now on, where the client has one.
     pub token: Digest,
 }
@@ -140,14 +143,14 @@ fn make_room(tx: &mut WriteTx<'_>, most: u64, actor: Actor) -> Result<Option<u64
     for (_, id) in tx.range(Table::ClientsByUse, &unused, Direction::Forward, step)? {
         if let Some(client) = CLIENTS.remove(tx, &id)? {
             announce(tx, Change::Client { id: client.id.clone() })?;
-            evicted.push(client.id);
+            evicted.push(client);
         }
     }
     if CLIENTS.len(tx)? < most {
         return Ok(Some(evicted.len() as u64));
     }
-    for id in evicted {
-        audit::append(tx, actor, &AuditEvent::ClientDeleted { client: super::record::client(Table::Clients, &id)? })?;
+    for client in evicted {
+        tell_deleted(tx, &client.try_into()?, actor)?;
     }
     Ok(None)
 }
@@ -157,7 +160,8 @@ fn has_room_for_operators(tx: &mut ReadTx<'_>) -> Result<bool, StoreError> {
     Ok(tx.range(Table::ClientsByUse, &added, Direction::Forward, MAX_OF_OPERATORS)?.len() < MAX_OF_OPERATORS)
 }
 
-/// Changes what a client says of itself, and gives it a new registration token (RFC 7592 §2.2).
+/// Changes what a client says of itself, and gives it a new registration token (RFC 7592 §2.2). Where nothing is different,
+/// nothing is written.
 pub async fn update(
     store: &Store,
     id: &ClientId,
@@ -182,12 +186,16 @@ fn update_in(
     if let Some(revision) = is_other(&before, authority) {
         return Ok(Update::Other(revision));
     }
-    let Changed { metadata, authentication, token } = changed.clone();
+    let Changed { metadata, authentication, on_reuse, token } = changed.clone();
     let source = match before.source {
         Source::Registered { token: _, lives } => Source::Registered { token, lives },
         Source::Operator => Source::Operator,
     };
-    let client = Client { source, metadata, authentication, ..before.clone() };
+    let on_reuse = on_reuse.unwrap_or(before.on_reuse);
+    let client = Client { source, metadata, authentication, on_reuse, ..before.clone() };
+    if client == before {
+        return Ok(Update::Updated(Box::new(before)));
+    }
     if let Err(failure) = client.check() {
         return Ok(Update::TooLarge(failure));
     }
@@ -213,9 +221,14 @@ fn delete_in(tx: &mut WriteTx<'_>, id: &ClientId, authority: &Authority, actor: 
     }
     CLIENTS.remove(tx, id.as_str().as_bytes())?;
     revocations::revoke_all_in(tx, &Whose::Client(id.clone()), RevocationReason::ClientDeleted, actor)?;
-    audit::append(tx, actor, &AuditEvent::ClientDeleted { client: id.clone() })?;
+    tell_deleted(tx, &client, actor)?;
     announce(tx, Change::Client { id: id.to_string() })?;
     Ok(Deletion::Deleted)
+}
+
+fn tell_deleted(tx: &mut WriteTx<'_>, client: &Client, actor: Actor) -> Result<(), StoreError> {
+    let changes = told::deleted(client);
+    audit::append(tx, actor, &AuditEvent::ClientDeleted { client: client.id.clone(), changes })
 }
 
 fn has_say(client: &Client, authority: &Authority) -> bool {

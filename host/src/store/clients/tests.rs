@@ -27,6 +27,7 @@ fn changed(token: &str) -> Changed {
     Changed {
         metadata: Metadata { name: Some("Another name".to_owned()), ..Metadata::default() },
         authentication: Authentication::PrivateKey(KeySource::Address("https://app.example/jwks".to_owned())),
+        on_reuse: None,
         token: digest(token),
     }
 }

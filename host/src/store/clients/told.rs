@@ -12,15 +12,32 @@ use crate::secret::Digest;
 
 /// Longest text that is told of one field, in bytes. A client's own bounds are far above it.
 const MAX_TOLD: usize = 512;
+const ON_REUSE: &str = "on_reuse";
+/// What the event of a registration has members of its own for.
+const TOLD_APART: [&str; 3] = ["client_name", "redirect_uris", "grant_types"];
 
 /// What a client is registered as.
 pub(super) fn registered(client: &Client) -> Registered {
     let metadata = &client.metadata;
+    let others = described(client).filter(|(field, _)| !TOLD_APART.contains(&field.as_str()));
     Registered {
         name: metadata.name.as_deref().map(told),
         redirect_uris: metadata.redirect_uris.iter().map(|uri| told(uri)).collect(),
         grant_types: metadata.grant_types.iter().map(|known| known.as_str().to_owned()).collect(),
+        changes: others.map(|(field, to)| FieldChange { field, from: None, to: Some(to) }).collect(),
     }
+}
+
+/// What a client was described by that is no more.
+pub(super) fn deleted(client: &Client) -> Vec<FieldChange> {
+    described(client).map(|(field, from)| FieldChange { field, from: Some(from), to: None }).collect()
+}
+
+/// All that a client is described by, in the words of RFC 7591 §2 and our own.
+fn described(client: &Client) -> impl Iterator<Item = (String, String)> {
+    let members = describe(&client.metadata, &client.authentication).into_iter();
+    let on_reuse = (ON_REUSE.to_owned(), client.on_reuse.as_str().to_owned());
+    members.map(|(field, value)| (field, text(&value))).chain([on_reuse])
 }
 
 /// What is different, field by field, in the words of RFC 7591 §2.
@@ -32,6 +49,10 @@ pub(super) fn changes(before: &Client, after: &Client) -> Vec<FieldChange> {
     let change =
         |name: &String| FieldChange { field: name.clone(), from: from.get(name).map(text), to: to.get(name).map(text) };
     let mut changes: Vec<FieldChange> = changed.map(change).collect();
+    if before.on_reuse != after.on_reuse {
+        let told = |client: &Client| Some(client.on_reuse.as_str().to_owned());
+        changes.push(FieldChange { field: ON_REUSE.to_owned(), from: told(before), to: told(after) });
+    }
     if secret(before) != secret(after) {
         changes.push(FieldChange { field: "client_secret".to_owned(), from: None, to: None });
     }
@@ -92,13 +113,24 @@ mod tests {
         let public = Client { authentication: Authentication::Public, ..before.clone() };
         let fields: Vec<String> = super::changes(&before, &public).into_iter().map(|change| change.field).collect();
         assert_eq!(fields, ["token_endpoint_auth_method", "client_secret"]);
+        let Registered { name, redirect_uris, grant_types, changes } = registered(&before);
         assert_eq!(
-            registered(&before),
-            Registered {
-                name: Some("An app".to_owned()),
-                redirect_uris: vec!["https://app.example/callback".to_owned()],
-                grant_types: vec!["authorization_code".to_owned(), "refresh_token".to_owned()],
-            }
+            (name.as_deref(), redirect_uris, grant_types),
+            (
+                Some("An app"),
+                vec!["https://app.example/callback".to_owned()],
+                vec!["authorization_code".to_owned(), "refresh_token".to_owned()]
+            )
         );
+        let contacts = changes.iter().find(|change| change.field == "contacts").unwrap();
+        assert_eq!((contacts.from.as_deref(), contacts.to.as_deref()), (None, Some(r#"["ops@app.example"]"#)));
+        assert!(changes.iter().all(|change| !TOLD_APART.contains(&change.field.as_str())), "{changes:?}");
+        let gone = deleted(&before);
+        assert!(gone.iter().any(|change| change.field == "client_name" && change.to.is_none()), "{gone:?}");
+        let other = Client { on_reuse: crate::oauth::grant::OnReuse::Reject, ..before.clone() };
+        let changed = super::changes(&before, &other);
+        let [change] = changed.as_slice() else { panic!("{changed:?}") };
+        let told = (change.field.as_str(), change.from.as_deref(), change.to.as_deref());
+        assert_eq!(told, (ON_REUSE, Some("revoke-family"), Some("reject")));
     }
 }

@@ -150,19 +150,37 @@ fn edited(before: &KeyRecord, edit: &Edit) -> KeyRecord {
 type Difference = (&'static str, Option<String>, Option<String>);
 
 fn differences(before: &KeyRecord, after: &KeyRecord) -> Vec<Difference> {
-    let words = |key: &KeyRecord| {
-        [
-            ("allow", Some(told(&key.allow.iter().flat_map(AllowRecord::words).collect::<Vec<_>>()))),
-            ("scopes", Some(key.scopes.join(" "))),
-            ("groups", Some(key.groups.join(" "))),
-            ("owner", key.owner.clone()),
-            ("expires", key.expires_ms.map(|expires| Timestamp::from_millis(expires).to_string())),
-        ]
-    };
     let pairs = words(before).into_iter().zip(words(after));
     let told =
         pairs.filter(|((field, from), (_, to))| from != to || (*field == "allow" && before.allow != after.allow));
     told.map(|((field, from), (_, to))| (field, from, to)).collect()
+}
+
+/// The fields of a key as the audit trail tells them. No secret is one.
+fn words(key: &KeyRecord) -> [(&'static str, Option<String>); 5] {
+    [
+        ("allow", Some(told(&key.allow.iter().flat_map(AllowRecord::words).collect::<Vec<_>>()))),
+        ("scopes", Some(key.scopes.join(" "))),
+        ("groups", Some(key.groups.join(" "))),
+        ("owner", key.owner.clone()),
+        ("expires", key.expires_ms.map(|expires| Timestamp::from_millis(expires).to_string())),
+    ]
+}
+
+/// What a key has, each field with its value; of what it has none of, nothing.
+fn filled(key: &KeyRecord) -> impl Iterator<Item = (String, Option<String>)> {
+    let has_some = |(_, value): &(_, Option<String>)| value.as_ref().is_some_and(|value| !value.is_empty());
+    words(key).into_iter().filter(has_some).map(|(field, value)| (field.to_owned(), value))
+}
+
+/// What a new key has, from nothing.
+pub(super) fn created(key: &KeyRecord) -> Vec<FieldChange> {
+    filled(key).map(|(field, to)| FieldChange { field, from: None, to }).collect()
+}
+
+/// What a key had that is no more.
+pub(super) fn deleted(key: &KeyRecord) -> Vec<FieldChange> {
+    filled(key).map(|(field, from)| FieldChange { field, from, to: None }).collect()
 }
 
 /// Words for the audit trail: of many, the first ones, and how many more there are.

@@ -98,7 +98,7 @@ fn create_in(tx: &mut WriteTx<'_>, name: &KeyName, record: &KeyRecord, actor: Ac
     }
     let revision = DELETED.get(tx)?.unwrap_or(0) + record.revision;
     KEYS.put(tx, &KeyRecord { revision, ..record.clone() })?;
-    audit::append(tx, actor, &AuditEvent::KeyCreated { name: name.clone() })?;
+    audit::append(tx, actor, &AuditEvent::KeyCreated { name: name.clone(), changes: changing::created(record) })?;
     announce(tx, Change::Keys)?;
     Ok(Creation::Created { revision })
 }
@@ -181,7 +181,7 @@ fn delete_in(
     KEYS.remove(tx, name.as_str().as_bytes())?;
     let highest = DELETED.get(tx)?.unwrap_or(0).max(record.revision);
     DELETED.put(tx, &highest)?;
-    audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone() })?;
+    audit::append(tx, actor, &AuditEvent::KeyDeleted { name: name.clone(), changes: changing::deleted(&record) })?;
     revoke_granted(tx, name, actor)?;
     // Nobody can open what is sealed for the key from here on.
     data_keys::shred_in(tx, &Owner::Principal(Principal::Key(name.clone())), actor)?;

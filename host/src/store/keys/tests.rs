@@ -70,7 +70,8 @@ async fn a_name_and_a_secret_are_taken_once() {
     let same_secret = VirtualKey { name: name("other"), ..key("ci", 6) };
     assert_eq!(create(&store, same_secret, ACTOR).await.unwrap(), Creation::SecretTaken);
     assert_eq!(all(&store).await.unwrap(), [key("ci", 5)]);
-    assert_eq!(events(&store).await, [AuditEvent::KeyCreated { name: name("ci") }]);
+    let changes = changing::created(&KeyRecord::from(&key("ci", 5)));
+    assert_eq!(events(&store).await, [AuditEvent::KeyCreated { name: name("ci"), changes }]);
 }
 
 #[tokio::test]
@@ -109,14 +110,24 @@ async fn every_change_and_nothing_else_is_in_the_audit_trail() {
     assert_eq!(by_digest(&store, Digest::of(b"ci")).await.unwrap(), None);
     let revoked =
         AuditEvent::GrantsRevoked { of: "principal:key:ci".to_owned(), reason: RevocationReason::PrincipalGone };
+    let was = KeyRecord::from(&key("ci", 5));
+    let (created, deleted) = (changing::created(&was), changing::deleted(&was));
+    let allow = |from: Option<&str>, to: Option<&str>| FieldChange {
+        field: "allow".to_owned(),
+        from: from.map(str::to_owned),
+        to: to.map(str::to_owned),
+    };
+    let words = Some("notes/read_* notes/add");
+    assert_eq!((&created[0], &deleted[0]), (&allow(None, words), &allow(words, None)));
+    assert_eq!(created.len(), 4, "it has no owner: {created:?}");
     assert_eq!(
         events(&store).await,
         [
-            AuditEvent::KeyCreated { name: ci.clone() },
+            AuditEvent::KeyCreated { name: ci.clone(), changes: created },
             AuditEvent::KeyDisabled { name: ci.clone() },
             revoked.clone(),
             AuditEvent::KeyEnabled { name: ci.clone() },
-            AuditEvent::KeyDeleted { name: ci.clone() },
+            AuditEvent::KeyDeleted { name: ci.clone(), changes: deleted },
             revoked,
         ]
     );

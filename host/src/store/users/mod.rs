@@ -185,7 +185,8 @@ fn add(tx: &mut WriteTx<'_>, user: &User, actor: Actor) -> Result<bool, StoreErr
     LIVING.put(tx, &(living + 1))?;
     USERS.put(tx, &Record::from(user))?;
     let (role, status) = (user.role.to_string(), user.status.to_string());
-    audit::append(tx, actor, &AuditEvent::UserCreated { user: user.id.clone(), role, status })?;
+    let changes = from_nothing(user);
+    audit::append(tx, actor, &AuditEvent::UserCreated { user: user.id.clone(), role, status, changes })?;
     tell(tx, &user.id)?;
     Ok(true)
 }
@@ -286,16 +287,6 @@ pub(super) fn is_gone_in(tx: &mut ReadTx<'_>, principal: &Principal) -> Result<b
 
 /// What is different, as the audit trail tells it.
 fn differences(before: &User, after: &User) -> Vec<(&'static str, Option<String>, Option<String>)> {
-    let words = |user: &User| {
-        [
-            ("name", Some(user.name.to_string())),
-            ("login", user.login.as_ref().map(Login::to_string)),
-            ("email", user.email.as_ref().map(Email::to_string)),
-            ("role", Some(user.role.to_string())),
-            ("groups", Some(user.groups.join(" "))),
-            ("status", Some(user.status.to_string())),
-        ]
-    };
     let pairs = words(before).into_iter().zip(words(after));
     let mut found: Vec<_> =
         pairs.filter(|(from, to)| from != to).map(|((field, from), (_, to))| (field, from, to)).collect();
@@ -303,6 +294,29 @@ fn differences(before: &User, after: &User) -> Vec<(&'static str, Option<String>
         found.push(("password", None, None));
     }
     found
+}
+
+/// The fields of an account as the audit trail tells them.
+fn words(user: &User) -> [(&'static str, Option<String>); 6] {
+    [
+        ("name", Some(user.name.to_string())),
+        ("login", user.login.as_ref().map(Login::to_string)),
+        ("email", user.email.as_ref().map(Email::to_string)),
+        ("role", Some(user.role.to_string())),
+        ("groups", Some(user.groups.join(" "))),
+        ("status", Some(user.status.to_string())),
+    ]
+}
+
+/// What a new account has besides the role and the status, which its event tells itself. Of a password, that there is one.
+fn from_nothing(user: &User) -> Vec<FieldChange> {
+    let is_told = |field: &str, value: &Option<String>| {
+        !matches!(field, "role" | "status") && value.as_ref().is_some_and(|value| !value.is_empty())
+    };
+    let fields = words(user).into_iter().filter(|(field, value)| is_told(field, value));
+    let password = user.password.is_some().then_some(("password", None));
+    let change = |(field, to): (&str, Option<String>)| FieldChange { field: field.to_owned(), from: None, to };
+    fields.chain(password).map(change).collect()
 }
 
 /// Whether there is an active owner besides this one.

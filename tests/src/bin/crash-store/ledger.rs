@@ -122,7 +122,7 @@ async fn check_trail(store: &Store) -> anyhow::Result<()> {
     for event in newest.iter().map(|recorded| &recorded.entry.event) {
         match event {
             AuditEvent::KeyCreated { .. } | AuditEvent::GrantsRevoked { .. } => {}
-            AuditEvent::KeyDisabled { name } | AuditEvent::KeyDeleted { name } => {
+            AuditEvent::KeyDisabled { name } | AuditEvent::KeyDeleted { name, .. } => {
                 let of_key = format!("principal:key:{name}");
                 let is_whole = matches!(later, Some(AuditEvent::GrantsRevoked { of, .. }) if *of == of_key);
                 ensure!(is_whole, "{event:?} is in the audit trail without what was revoked with it");

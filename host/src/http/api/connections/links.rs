@@ -33,18 +33,18 @@ pub(in super::super) async fn connect(
     Path(name): Path,
     Query(ConnectQuery { scope }): Query<ConnectQuery>,
 ) -> Answer {
-    Ok(ok(&json!(link_for_gateway(&api, &name, scope, operator.0)?)))
+    Ok(ok(&json!(link_for_gateway(&api, &name, scope, operator.0).await?)))
 }
 
 /// A link by which an operator connects an upstream for the gateway itself, with scopes besides those that are asked for
 /// anyway.
-pub(in crate::http) fn link_for_gateway(
+pub(in crate::http) async fn link_for_gateway(
     api: &Api,
     name: &str,
     scope: Option<String>,
     by: Actor,
 ) -> Result<LinkView, Problem> {
-    let snapshot = api.control.snapshot.load();
+    let snapshot = api.control.snapshot.load_full();
     let upstream = UpstreamName::parse(name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
     if upstream.wanted(&Principal::Gateway).is_none() {
@@ -52,7 +52,7 @@ pub(in crate::http) fn link_for_gateway(
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
     }
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    Ok(link(api, (Principal::Gateway, upstream.name().clone()), scopes.unwrap_or_default(), by))
+    link(api, (Principal::Gateway, upstream.name().clone()), scopes.unwrap_or_default(), by).await
 }
 
 /// Scopes that an operator wants asked for.
@@ -91,7 +91,7 @@ pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str, by: Actor)
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    Ok(link(api, (principal, connection.place.upstream), TokenList::default(), by))
+    link(api, (principal, connection.place.upstream), TokenList::default(), by).await
 }
 
 /// Why an operator cannot have a connection made anew.
@@ -131,8 +131,16 @@ pub(super) fn reauthorises(connection: &Connection, standing: Standing) -> Resul
     }
 }
 
-fn link(api: &Api, (principal, upstream): (Principal, UpstreamName), scopes: TokenList, by: Actor) -> LinkView {
-    let link = Link::new(&api.control.env, principal, upstream).asking_for(scopes).on_behalf_of(by.to_string());
+/// Nobody is handed a link that is not in the audit trail.
+async fn link(
+    api: &Api,
+    (principal, upstream): (Principal, UpstreamName),
+    scopes: TokenList,
+    by: Actor,
+) -> Result<LinkView, Problem> {
+    let link = Link::new(&api.control.env, principal, upstream);
+    let link = link.asking_for(scopes).on_behalf_of(by.to_string());
+    api.control.made_connection_link(&link.principal, link.upstream.clone(), link.expires, by).await?;
     let url = link.url(&api.services.public_url, &api.services.secret);
-    LinkView { url, expires: link.expires.to_string() }
+    Ok(LinkView { url, expires: link.expires.to_string() })
 }

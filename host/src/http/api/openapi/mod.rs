@@ -30,11 +30,12 @@ use operation::BEARER;
 const ABOUT: &str = "What operators do, for programs and scripts. It is served where `listen.admin` says, with a bearer token, \
     and on the admin socket, which needs none: who may open the socket as the gateway's own user or root is an owner. \
     Each operation takes a role, viewer, operator or owner, and whoever has less is answered 403. \
-    What shows or makes a secret or cannot be undone takes, of a person in a browser, a sign-in that is not old. \
+    What shows or makes a secret, says what callers may or what programs run, or cannot be undone takes, of a person in a \
+    browser, a sign-in that is not old. \
     Errors are problem documents (RFC 9457) with a stable `code`. Lists come in pages: `limit` is at most 200, \
     more is read as 200, and `cursor` is the `next_cursor` of the page before. Changes are merge patches (RFC 7396): what is \
     left out stays, `null` takes away, a list takes the place of the list. What is not known here is refused, in bodies and \
-    in query strings. Beside what stands here, every path answers HEAD like GET without a body, another method with 405 and \
+    in query strings; so is whatever is said in the body of a change that takes none. Beside what stands here, every path answers HEAD like GET without a body, another method with 405 and \
     `Allow`, and a request that is not HTTP as it should be with 400, 408, 413, 414 or 431 and no content.";
 
 /// What areas are about, in the order of the document.
@@ -125,12 +126,20 @@ pub(super) fn operations() -> Vec<Described> {
     ]
     .into_iter()
     .flatten()
+    .map(Described::with_body_refused)
     .collect()
 }
 
 /// Methods and paths of what knows no name in a query string.
 pub(super) fn without_query() -> BTreeSet<(&'static str, &'static str)> {
     let silent = operations().into_iter().filter(|operation| !operation.takes_query());
+    silent.map(|operation| (word(&operation.method), operation.path)).collect()
+}
+
+/// Methods and paths of what changes something and takes no body. What is read has none that anybody would look at (RFC 9110
+/// §9.3.1).
+pub(super) fn without_body() -> BTreeSet<(&'static str, &'static str)> {
+    let silent = operations().into_iter().filter(Described::refuses_body);
     silent.map(|operation| (word(&operation.method), operation.path)).collect()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Every operation can be refused by the listener (400, 403), to whoever is not let in (401, 403, 429), and by a store that
 //! does not answer (503). One with a parameter in its path can miss what it names (404); one with a body can be sent one that
-//! is late, too large, of another type or wrong (400, 408, 413, 415, 422). Whatever else it refuses it says itself, with the
+//! is late, too large, of another type or wrong (400, 408, 413, 415, 422), and one that changes something without a body can be
+//! sent one all the same. Whatever else it refuses it says itself, with the
 //! codes of the problem documents.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,15 @@ use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{AllOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, AllOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{KnownFormat, Ref, RefOr, Required};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::word;
-use crate::http::api::FRESH;
+use crate::http::api::{FRESH, MERGE_PATCH};
 
 /// The one security scheme.
 pub(super) const BEARER: &str = "bearer";
@@ -108,9 +111,28 @@ impl Described {
 
     /// With a JSON object as the body.
     pub(in crate::http::api) fn takes<T: ToSchema>(mut self) -> Self {
-        let content = Content::new(Some(self.refer::<T>()));
-        self.body =
-            Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build());
+        let schema = self.refer::<T>();
+        self.reads(schema)
+    }
+
+    /// With a JSON object as the body that has the members of both, and no others. It is called like the first one.
+    pub(in crate::http::api) fn takes_both<T: ToSchema, M: ToSchema>(mut self) -> Self {
+        T::schemas(&mut self.schemas);
+        M::schemas(&mut self.schemas);
+        self.schemas
+            .push((T::name().into_owned(), closed(<T as PartialSchema>::schema(), <M as PartialSchema>::schema())));
+        self.reads(Ref::from_schema_name(T::name()).into())
+    }
+
+    /// A merge patch has a type of its own besides (RFC 7396 §4).
+    fn reads(mut self, schema: RefOr<Schema>) -> Self {
+        let content = || Content::new(Some(schema.clone()));
+        let body = RequestBodyBuilder::new().content("application/json", content()).required(Some(Required::True));
+        let body = match self.method {
+            HttpMethod::Patch => body.content(MERGE_PATCH, content()),
+            _ => body,
+        };
+        self.body = Some(body.build());
         self.refuses(StatusCode::BAD_REQUEST, &["bad_body"])
             .refuses(StatusCode::REQUEST_TIMEOUT, &["bad_body"])
             .refuses(StatusCode::PAYLOAD_TOO_LARGE, &["bad_body"])
@@ -234,6 +256,22 @@ impl Described {
         self.parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Query)
     }
 
+    /// Whether it changes something, and nothing can be said in its body.
+    pub(super) fn refuses_body(&self) -> bool {
+        self.body.is_none() && self.method != HttpMethod::Get
+    }
+
+    /// The same with what it refuses because of its body.
+    pub(super) fn with_body_refused(self) -> Self {
+        if !self.refuses_body() {
+            return self;
+        }
+        self.refuses(StatusCode::BAD_REQUEST, &["bad_body"])
+            .refuses(StatusCode::REQUEST_TIMEOUT, &["bad_body"])
+            .refuses(StatusCode::PAYLOAD_TOO_LARGE, &["bad_body"])
+            .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["invalid"])
+    }
+
     /// Names of the problems that it answers with, and what they are.
     pub(super) fn problems(&self) -> Vec<(String, Response)> {
         let named = |(status, codes): (&u16, _)| (name_of(*status, codes), problem(*status, codes));
@@ -294,6 +332,19 @@ impl Described {
         self.parameters.push(parameter.build());
         self.refuses(StatusCode::BAD_REQUEST, &["invalid_if_match"])
             .refuses(StatusCode::PRECONDITION_FAILED, &["precondition_failed"])
+    }
+}
+
+/// The members of two objects as one, which has no others.
+fn closed(one: RefOr<Schema>, other: RefOr<Schema>) -> RefOr<Schema> {
+    match (one, other) {
+        (RefOr::T(Schema::Object(mut one)), RefOr::T(Schema::Object(other))) => {
+            one.properties.extend(other.properties);
+            one.required.extend(other.required);
+            one.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+            RefOr::T(Schema::Object(one))
+        }
+        (one, other) => Schema::from(AllOfBuilder::new().item(one).item(other)).into(),
     }
 }
 

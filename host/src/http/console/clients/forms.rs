@@ -108,6 +108,10 @@ impl Typed {
         Self::with(&mut member, kinds)
     }
 
+    fn on_reuse(&self) -> OnReuse {
+        if self.on_reuse == OnReuse::Reject.as_str() { OnReuse::Reject } else { OnReuse::RevokeFamily }
+    }
+
     /// The members that it says, null where it says nothing.
     fn members(&self) -> Result<Map<String, Value>, Problem> {
         let text = |text: &str| given(text).map_or(Value::Null, Value::String);
@@ -198,9 +202,8 @@ pub(super) async fn create(
     Sent(mut fields): Sent,
 ) -> Answer {
     let typed = Typed::read(&mut fields);
-    let on_reuse = if typed.on_reuse == "reject" { OnReuse::Reject } else { OnReuse::RevokeFamily };
     let made = match typed.members() {
-        Ok(members) => clients::make(&desk.api, &person.operator(), members, on_reuse).await,
+        Ok(members) => clients::make(&desk.api, &person.operator(), members, typed.on_reuse()).await,
         Err(problem) => Err(problem),
     };
     match made {
@@ -229,7 +232,8 @@ pub(super) async fn change(
     let (revision, typed, paths) = (seen(&mut fields)?, Typed::read(&mut fields), Paths::of(HERE, &id));
     let changed = match typed.members() {
         Ok(members) => {
-            let change = Change { members, new_secret: false, seen: Some(vec![revision]) };
+            let on_reuse = Some(typed.on_reuse());
+            let change = Change { members, on_reuse, new_secret: false, seen: Some(vec![revision]) };
             clients::edit(&desk.api, &person.operator(), &id, change).await
         }
         Err(problem) => Err(problem),

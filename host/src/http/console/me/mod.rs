@@ -31,8 +31,8 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     own("GET", "/me/tokens", || get(tokens::list)).for_owners(),
     own("GET", "/me/tokens/new", || get(tokens::ask_new)).fresh(),
     own("POST", "/me/tokens/new", || post(tokens::create)).fresh(),
-    own("GET", "/me/tokens/{id}/revoke", || get(tokens::ask_revoke)),
-    own("POST", "/me/tokens/{id}/revoke", || post(tokens::revoke)),
+    own("GET", "/me/tokens/{id}/revoke", || get(tokens::ask_revoke)).fresh(),
+    own("POST", "/me/tokens/{id}/revoke", || post(tokens::revoke)).fresh(),
 ];
 
 /// Row about whoever is signed in, whatever their role.

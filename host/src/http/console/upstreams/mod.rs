@@ -32,17 +32,17 @@ const PART: &str = "/upstreams";
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(PART, || get(list)),
-    asks("/upstreams/new", || get(declaring::ask)),
-    does("/upstreams/new", || post(declaring::declare)),
-    asks("/upstreams/import", || get(importing::ask)),
-    does("/upstreams/import", || post(importing::look)),
-    does("/upstreams/import/add", || post(importing::add)),
+    asks("/upstreams/new", || get(declaring::ask)).fresh(),
+    does("/upstreams/new", || post(declaring::declare)).fresh(),
+    asks("/upstreams/import", || get(importing::ask)).fresh(),
+    does("/upstreams/import", || post(importing::look)).fresh(),
+    does("/upstreams/import/add", || post(importing::add)).fresh(),
     does("/upstreams/forget", || post(tools::forget)),
     shows("/upstreams/{name}", || get(show)),
     asks("/upstreams/{name}/edit", || get(declaring::ask_to_change)).fresh(),
     does("/upstreams/{name}/edit", || post(declaring::change)).fresh(),
-    does("/upstreams/{name}/enable", || post(enable)),
-    does("/upstreams/{name}/disable", || post(disable)),
+    does("/upstreams/{name}/enable", || post(enable)).fresh(),
+    does("/upstreams/{name}/disable", || post(disable)).fresh(),
     does("/upstreams/{name}/try", || post(try_it)),
     does("/upstreams/{name}/refresh", || post(refresh)),
     does("/upstreams/{name}/connect", || post(connect)).fresh(),
@@ -335,7 +335,7 @@ async fn connect(
 ) -> Answer {
     let upstream = api::find(&desk.api, &name)?.name;
     let scope = Some(fields.take("scope")).filter(|scope| !scope.trim().is_empty());
-    let link = link_for_gateway(&desk.api, &name, scope, person.actor())?;
+    let link = link_for_gateway(&desk.api, &name, scope, person.actor()).await?;
     let back = page_of(&upstream);
     let (head, until) = (desk.head(&person, PART), minute(&link.expires));
     Ok(desk.page(LinkPage { site: desk.site(), head, name: upstream, back, link, until }))

@@ -1,0 +1,24 @@
+//! Links by which connections are made: whoever has one acts for its holder, so that each is written down when it is made.
+
+use super::Control;
+use crate::audit::{Actor, AuditEvent};
+use crate::env::Timestamp;
+use crate::ids::{Principal, UpstreamName};
+use crate::store::{StoreError, audit};
+
+impl Control {
+    /// Writes down that a link was made with which a principal's credential for an upstream is made.
+    ///
+    /// # Errors
+    /// The store's; nobody may be handed the link then.
+    pub async fn made_connection_link(
+        &self,
+        principal: &Principal,
+        upstream: UpstreamName,
+        expires: Timestamp,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
+        let event = AuditEvent::ConnectionLinkMade { holder: principal.to_string(), upstream, expires };
+        audit::record(&self.store, actor, event).await
+    }
+}
