@@ -34,13 +34,14 @@ fn script(shell: Shell) -> anyhow::Result<String> {
 
 #[derive(clap::Args)]
 pub(super) struct Man {
-    /// Where the pages go, such as /usr/local/share/man/man1. It has to be there.
+    /// Where the pages go, such as /usr/local/share/man/man1. It is made if it is not there.
     dir: PathBuf,
 }
 
 impl Man {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let pages = pages()?;
+        fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
         for (name, page) in &pages {
             let path = self.dir.join(name);
             fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
