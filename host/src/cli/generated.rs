@@ -142,6 +142,29 @@ mod tests {
     }
 
     #[test]
+    fn what_asks_the_gateway_prints_json_but_for_what_the_documents_name() {
+        // These read a configuration and ask nobody.
+        const ALONE: &[&str] = &["serve", "check"];
+        let documents = include_str!("../../../docs/cli.md");
+        let begins = "Commands that ask the gateway and do without are ";
+        let (_, named) = documents.split_once(begins).expect("the exceptions are named");
+        let (named, _) = named.split_once(". ").expect("the sentence ends");
+        let mut without = 0;
+        let Ok(()) = each_command(&mut |path, command| {
+            // Of policy modules there is another `--config`, which has no letter.
+            let reads = command.get_arguments().any(|argument| argument.get_short() == Some('c'));
+            let prints = command.get_arguments().any(|argument| argument.get_long() == Some("output"));
+            let name = path[1..].join(" ");
+            if reads && !prints && !ALONE.contains(&name.as_str()) {
+                without += 1;
+                assert!(named.contains(&format!("`{name}`")), "{name} has no --output");
+            }
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(named.matches('`').count(), without * 2, "docs/cli.md names what has --output: {named}");
+    }
+
+    #[test]
     fn every_command_is_in_the_documents() {
         let documents = include_str!("../../../docs/cli.md");
         let row = |(command, about): &(String, String)| format!("| `{command}` | {} |", about.trim_end_matches('.'));

@@ -102,7 +102,7 @@ pub(super) struct SetUser {
     #[arg(long)]
     no_name: bool,
     /// What the person types to sign in from now on.
-    #[arg(long = "new-login", value_name = "LOGIN")]
+    #[arg(long, value_name = "LOGIN")]
     new_login: Option<String>,
     /// An e-mail address, by which an identity provider's person finds an account that is invited.
     #[arg(long, conflicts_with = "no_email")]

@@ -34,7 +34,8 @@ async fn an_account_is_changed_and_keeps_what_was_not_named() {
     let ada = document(&gateway, &["user", "show", "ada"]).await;
     assert_eq!((&ada["role"], &ada["groups"]), (&json!("operator"), &json!(["dev", "oncall"])));
     assert_eq!((&ada["name"], &ada["email"]), (&json!("Ada"), &json!("ada@example.com")));
-    let told = document(&gateway, &["user", "set", "ada", "--no-email", "--no-groups", "--new-login", "lovelace"]).await;
+    let told =
+        document(&gateway, &["user", "set", "ada", "--no-email", "--no-groups", "--new-login", "lovelace"]).await;
     assert_eq!((&told["login"], &told["email"], &told["groups"]), (&json!("lovelace"), &Value::Null, &json!([])));
     for (arguments, part) in [
         (&["ada", "--role", "user"][..], "nobody has the login"),

@@ -26,12 +26,12 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
     let config = &subject.config;
     let is_behind = !config.edge.trusted_proxies.is_empty();
     let listeners = [
-        ("public", config.tls.public.as_ref(), Some(&config.public_url), is_behind),
-        ("admin", config.tls.admin.as_ref(), config.listen.admin_url.as_ref(), is_behind),
+        ("public", &config.tls.public, Some(&config.public_url)),
+        ("admin", &config.tls.admin, config.listen.admin_url.as_ref()),
     ];
-    let speaking = listeners.into_iter().filter_map(|(name, tls, url, is_behind)| Some((name, tls?, url, is_behind)));
     let mut checks = Vec::new();
-    for (name, tls, url, is_behind) in speaking {
+    for (name, tls, url) in listeners {
+        let Some(tls) = tls else { continue };
         checks.push(expiry(name, tls.pair.not_after(), subject.env.now()));
         checks.extend(url.and_then(|url| names(name, tls, url.as_str(), is_behind)));
         checks.extend(openness(tls));

@@ -75,19 +75,20 @@ impl Backup {
         let (Some(header), Some(summary)) = (told.header, told.summary) else { bail!("the gateway sent nothing") };
         let name = output.finish()?;
         let taken = told_time(header.taken_ms);
-        match self.with.output {
-            Format::Json if !is_standard(&self.file) => {
-                let digest = summary.digest.to_hex();
-                let taken = taken.to_string();
-                let done = json!({ "file": name, "rows": summary.rows, "bytes": told.bytes, "digest": digest, "taken": taken });
-                print(&format!("{done:#}"))
+        let (format, digest) = (self.with.output, summary.digest.to_hex());
+        let line = match format {
+            Format::Table => format!("{name}: {} of {taken}", told_summary(&summary)),
+            Format::Json => {
+                let (rows, bytes, taken) = (summary.rows, told.bytes, taken.to_string());
+                let told = json!({ "file": name, "rows": rows, "bytes": bytes, "digest": digest, "taken": taken });
+                format!("{told:#}")
             }
-            // Not to standard output, where the backup may be.
-            Format::Json | Format::Table => {
-                let line = format!("{name}: {} of {taken}", told_summary(&summary));
-                writeln!(io::stderr(), "{line}").context("cannot write to standard error")
-            }
+        };
+        if format == Format::Json && !is_standard(&self.file) {
+            return print(&line);
         }
+        // Not to standard output, where the backup may be.
+        writeln!(io::stderr(), "{line}").context("cannot write to standard error")
     }
 }
 
