@@ -17,6 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "cli",
         &[
             "builtin",
+            // For what `doctor` says of the listeners' own.
+            "certificate",
             "config",
             "env",
             "gateway",

@@ -3,14 +3,10 @@
 //! Which listeners speak TLS is settled at the start; a listener that does always has a certificate to show.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::certificate::Shown;
+use crate::certificate::{EXPIRES_SOON, Shown};
 use crate::config::{ListenerTls, ListenersTls};
 use crate::env::{Env, Timestamp};
-
-/// A certificate that expires sooner than this is told of in the log, since whoever renews it should have by then.
-const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Of each listener that was started with TLS.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ fn tell(tls: &ListenersTls, env: &Env) {
             Some(at) if at <= env.now() => {
                 tracing::warn!(setting, %certificate, not_after = %at, "this certificate has expired");
             }
-            Some(at) if at <= env.now().after(SOON) => {
+            Some(at) if at <= env.now().after(EXPIRES_SOON) => {
                 tracing::warn!(setting, %certificate, not_after = %at, "this certificate expires soon");
             }
             Some(_) | None => {}

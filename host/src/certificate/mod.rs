@@ -6,12 +6,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_cert::der::Decode as _;
 
@@ -20,6 +22,9 @@ use crate::secret::Plaintext;
 
 /// Most certificates of one chain. More is the file of an authority and not that of a listener.
 const LONGEST_CHAIN: usize = 16;
+
+/// A certificate that expires sooner than this is told of, since whoever renews it should have by then.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A chain of certificates with the private key of its first one.
 #[derive(Clone)]
@@ -67,6 +72,13 @@ impl Certificate {
     /// The last moment at which it counts, if it says one that can be told.
     pub const fn not_after(&self) -> Option<Timestamp> {
         self.not_after
+    }
+
+    /// Whether it is for this host, a name or an address, as whoever connects compares them (RFC 9525).
+    pub fn is_for(&self, host: &str) -> bool {
+        let Ok(name) = ServerName::try_from(host) else { return false };
+        let first = self.key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
+        first.is_some_and(|first| verify_server_name(&first, &name).is_ok())
     }
 }
 
@@ -126,6 +138,16 @@ mod tests {
         {
             let pair = read(&chain, key).unwrap();
             assert_eq!(pair.not_after().unwrap().to_string(), "2126-10-29T06:23:22.000Z");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_for_the_hosts_that_it_names() {
+        let pair = read(CHAIN, KEY).unwrap();
+        for (host, expected) in
+            [("127.0.0.1", true), ("127.0.0.2", false), ("::1", false), ("server", false), ("", false), ("a b", false)]
+        {
+            assert_eq!(pair.is_for(host), expected, "{host}");
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::output::{Refused, rows, tell};
+use super::output::{Progress, Reached, Refused, rows, tell};
 pub(super) use super::output::{mistake, table, text, words};
 use super::{ConfigFile, WithConfig, load, on_runtime};
 use crate::outbound::{OutboundError, Sent, ask_socket_if, send_to_socket};
@@ -119,9 +119,17 @@ pub(super) fn send(
     gateway.answered(on_runtime(async { Ok(exchange.await) })?)
 }
 
-/// Asks the running gateway for what may take minutes.
-pub(super) fn ask_patiently(with: &ConfigFile, path: &str, patience: Duration) -> anyhow::Result<Value> {
-    Running { patience, ..Running::of(with)? }.ask(Method::GET, path, None)
+/// Asks the running gateway for what may take minutes, and shows that it does `what`.
+pub(super) fn ask_patiently(
+    with: &WithConfig,
+    path: &str,
+    patience: Duration,
+    what: &'static str,
+) -> anyhow::Result<Value> {
+    let gateway = Running { patience, ..Running::of(with)? };
+    let exchange = ask_socket_if(&gateway.socket, Method::GET, path, None, None, gateway.patience);
+    let progress = Progress::begin(with.output);
+    gateway.answered(on_runtime(async { Ok(progress.beside(|| (what, Reached::Unknown), exchange).await) })?)
 }
 
 /// Longest wait for what is done at once.

@@ -34,13 +34,14 @@ fn script(shell: Shell) -> anyhow::Result<String> {
 
 #[derive(clap::Args)]
 pub(super) struct Man {
-    /// Where the pages go, such as /usr/local/share/man/man1. It has to be there.
+    /// Where the pages go, such as /usr/local/share/man/man1. It is made if it is not there.
     dir: PathBuf,
 }
 
 impl Man {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let pages = pages()?;
+        fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
         for (name, page) in &pages {
             let path = self.dir.join(name);
             fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
@@ -138,6 +139,29 @@ mod tests {
             Ok::<_, Infallible>(())
         });
         assert!(count > 15, "{count}");
+    }
+
+    #[test]
+    fn what_asks_the_gateway_prints_json_but_for_what_the_documents_name() {
+        // These read a configuration and ask nobody.
+        const ALONE: &[&str] = &["serve", "check"];
+        let documents = include_str!("../../../docs/cli.md");
+        let begins = "Commands that ask the gateway and do without are ";
+        let (_, named) = documents.split_once(begins).expect("the exceptions are named");
+        let (named, _) = named.split_once(". ").expect("the sentence ends");
+        let mut without = 0;
+        let Ok(()) = each_command(&mut |path, command| {
+            // Of policy modules there is another `--config`, which has no letter.
+            let reads = command.get_arguments().any(|argument| argument.get_short() == Some('c'));
+            let prints = command.get_arguments().any(|argument| argument.get_long() == Some("output"));
+            let name = path[1..].join(" ");
+            if reads && !prints && !ALONE.contains(&name.as_str()) {
+                without += 1;
+                assert!(named.contains(&format!("`{name}`")), "{name} has no --output");
+            }
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(named.matches('`').count(), without * 2, "docs/cli.md names what has --output: {named}");
     }
 
     #[test]

@@ -80,10 +80,10 @@ enum Command {
     /// Look after virtual keys of the running gateway: make, list, change, rotate, disable, delete them.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Add, list, show and remove OAuth clients of the running gateway.
+    /// Add, list, show, change and remove OAuth clients of the running gateway.
     #[command(subcommand)]
     Client(client::ClientCommand),
-    /// Look after people's accounts: make, list, suspend, delete them, give passwords.
+    /// Look after people's accounts: make, list, change, suspend, delete them, give passwords.
     #[command(subcommand)]
     User(user::UserCommand),
     /// Look after API tokens, with which programs act for people: make, list, revoke them.

@@ -5,10 +5,10 @@ use std::io::{self, Read as _};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::WithConfig;
-use super::admin::{Paged, ask, segment, table, text, words};
+use super::admin::{Paged, ask, filtered, segment, table, text, words};
 use super::output;
 use crate::env::Env;
 use crate::secret::Plaintext;
@@ -44,9 +44,23 @@ pub(super) enum UserCommand {
         with: WithConfig,
     },
     /// List accounts, newest first.
-    List(Paged),
+    List {
+        /// Only those that may do this.
+        #[arg(long, value_enum)]
+        role: Option<RoleName>,
+        /// Only those that are invited, active, suspended or deleted.
+        #[arg(long)]
+        status: Option<String>,
+        /// Only those with this in their name, their login or their address.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+        #[command(flatten)]
+        page: Paged,
+    },
     /// Show one account, with how identity providers know its person and where they are signed in.
     Show(OneUser),
+    /// Change what an account is called, may do and belongs to. What is not given stays; what is given takes the place of what was.
+    Set(Box<SetUser>),
     /// Let an account open nothing until it is activated; its grants are revoked and its browsers signed out.
     Suspend(OneUser),
     /// Let an account open what it may.
@@ -78,6 +92,33 @@ pub(super) struct OneUser {
     login: String,
     #[command(flatten)]
     with: WithConfig,
+}
+
+#[derive(clap::Args)]
+pub(super) struct SetUser {
+    /// The name that is shown.
+    #[arg(long, conflicts_with = "no_name")]
+    name: Option<String>,
+    #[arg(long)]
+    no_name: bool,
+    /// What the person types to sign in from now on.
+    #[arg(long, value_name = "LOGIN")]
+    new_login: Option<String>,
+    /// An e-mail address, by which an identity provider's person finds an account that is invited.
+    #[arg(long, conflicts_with = "no_email")]
+    email: Option<String>,
+    #[arg(long)]
+    no_email: bool,
+    /// What it may do here. One that opens less than before is signed out.
+    #[arg(long, value_enum)]
+    role: Option<RoleName>,
+    /// A group, for policies to read, in the place of those that there are. May be given several times.
+    #[arg(long = "group", value_name = "GROUP", conflicts_with = "no_groups")]
+    groups: Vec<String>,
+    #[arg(long)]
+    no_groups: bool,
+    #[command(flatten)]
+    user: OneUser,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,8 +153,16 @@ impl UserCommand {
                 let done = format!("{} is {}", text(&user["login"]), text(&user["status"]));
                 tell(&with, user, &done, password.as_ref())
             }
-            Self::List(page) => list(&page),
+            Self::List { role, status, search, page } => {
+                let role = role.map(|role| role.word().to_owned());
+                list(&page, &filtered("/api/v1/users", &[("role", role), ("status", status), ("q", search)])?)
+            }
             Self::Show(one) => show(&one),
+            Self::Set(set) => {
+                let (patch, one) = (set.patch()?, &set.user);
+                let answer = ask(&one.with, Method::PATCH, &one.path()?, Some(patch))?;
+                output::tell(&one.with, &answer, |_| format!("{} is changed", one.login))
+            }
             Self::Suspend(one) => set_status(&one, "suspended"),
             Self::Activate(one) => set_status(&one, "active"),
             Self::SetPassword { password_stdin, user } => {
@@ -184,6 +233,31 @@ impl OneUser {
     }
 }
 
+impl SetUser {
+    /// What is to be otherwise, as a merge patch.
+    fn patch(&self) -> anyhow::Result<Value> {
+        let Self { name, no_name, new_login, email, no_email, role, groups, no_groups, user: _ } = self;
+        let mut patch = Map::new();
+        for (member, value, is_none) in
+            [("name", name, *no_name), ("login", new_login, false), ("email", email, *no_email)]
+        {
+            if is_none || value.is_some() {
+                patch.insert(member.to_owned(), json!(value));
+            }
+        }
+        if let Some(role) = role {
+            patch.insert("role".to_owned(), json!(role.word()));
+        }
+        if *no_groups || !groups.is_empty() {
+            patch.insert("groups".to_owned(), json!(groups));
+        }
+        if patch.is_empty() {
+            bail!("nothing to change: say what, such as --role, --group or --email");
+        }
+        Ok(Value::Object(patch))
+    }
+}
+
 /// The id of whoever has this login, or this id.
 pub(super) fn id_of(with: &WithConfig, login: &str) -> anyhow::Result<String> {
     let answer = ask(with, Method::GET, &format!("/api/v1/users?login={}", segment(login)?), None)?;
@@ -202,7 +276,7 @@ fn set_status(one: &OneUser, status: &str) -> anyhow::Result<()> {
     output::tell(&one.with, &answer, |_| format!("{} is {status}", one.login))
 }
 
-fn list(page: &Paged) -> anyhow::Result<()> {
+fn list(page: &Paged, path: &str) -> anyhow::Result<()> {
     let row = |user: &Value| {
         let cell = |name: &str| text(&user[name]).to_owned();
         let last = user["last_sign_in"].as_str().unwrap_or("never").to_owned();
@@ -218,7 +292,7 @@ fn list(page: &Paged) -> anyhow::Result<()> {
         ]
     };
     let head = ["LOGIN", "NAME", "E-MAIL", "ROLE", "STATUS", "GROUPS", "LAST SIGN-IN", "ID"];
-    page.tell("/api/v1/users", "users", |users| table(&head, users.iter().map(row)))
+    page.tell(path, "users", |users| table(&head, users.iter().map(row)))
 }
 
 fn show(one: &OneUser) -> anyhow::Result<()> {
@@ -251,8 +325,38 @@ fn in_full(user: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
     use crate::authorization::passwords::check_rules;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: UserCommand,
+    }
+
+    fn patch(arguments: &[&str]) -> anyhow::Result<Value> {
+        let line = Line::try_parse_from(["user", "set", "ada"].iter().chain(arguments))?;
+        let UserCommand::Set(set) = line.command else { panic!("another command") };
+        set.patch()
+    }
+
+    #[test]
+    fn what_is_given_changes_and_nothing_else() {
+        for (arguments, expected) in [
+            (&["--role", "operator"][..], json!({ "role": "operator" })),
+            (&["--group", "ops", "--group", "dev"], json!({ "groups": ["ops", "dev"] })),
+            (&["--no-groups", "--name", "Ada"], json!({ "groups": [], "name": "Ada" })),
+            (&["--email", "ada@example.com", "--no-name"], json!({ "email": "ada@example.com", "name": null })),
+            (&["--no-email", "--new-login", "lovelace"], json!({ "email": null, "login": "lovelace" })),
+        ] {
+            assert_eq!(patch(arguments).unwrap(), expected, "{arguments:?}");
+        }
+        for wrong in [&[][..], &["--role", "king"], &["--group", "ops", "--no-groups"], &["--name", "A", "--no-name"]] {
+            assert!(patch(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_drawn_password_will_do_and_is_another_one_each_time() {

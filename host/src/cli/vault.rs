@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::admin::{ask, table, text};
-use super::output::{Format, plain, tell};
+use super::output::{Format, Progress, Reached, plain, tell};
 use super::{WithConfig, print};
 use crate::env::Env;
 use crate::vault::make_key_file;
@@ -101,9 +101,15 @@ fn standing(answer: &Value) -> String {
 
 /// Asks for step after step until all is done.
 fn rewrap(with: &WithConfig) -> anyhow::Result<()> {
+    let mut line = Progress::begin(with.output);
+    // Nobody needs to know where nobody sees it.
+    let of = if line.is_shown() { to_be_wrapped(&ask(with, Method::GET, "/api/v1/vault", None)?) } else { None };
     loop {
         let step = ask(with, Method::POST, "/api/v1/vault/rewrap", Some(json!({})))?;
+        let done = ["rewrapped", "unreadable", "unreachable"].iter().filter_map(|name| step[name].as_u64()).sum();
+        line.show("wrapping", Reached::Things { done, of, name: "data keys" });
         if step["done"] == true {
+            drop(line);
             tell(with, &step, progress)?;
             if step["unreadable"] != 0 {
                 bail!("{} data keys cannot be unwrapped: see `portcullis vault verify`", step["unreadable"]);
@@ -119,6 +125,19 @@ fn rewrap(with: &WithConfig) -> anyhow::Result<()> {
     }
 }
 
+/// How many data keys there are to wrap anew, with those that a run that is under way has wrapped already. Nothing where
+/// not all were counted.
+fn to_be_wrapped(vault: &Value) -> Option<u64> {
+    let keys = vault["keys"].as_array()?;
+    let others = || keys.iter().filter(|key| key["current"] != true);
+    if others().any(|key| key["more_data_keys"] == true) {
+        return None;
+    }
+    let under_way = &vault["rewrapping"];
+    let done = if under_way["done"] == false { under_way["rewrapped"].as_u64()? } else { 0 };
+    Some(done + others().filter_map(|key| key["data_keys"].as_u64()).sum::<u64>())
+}
+
 fn progress(step: &Value) -> String {
     let state = if step["done"] == true { "done" } else { "under way: go on with `portcullis vault rewrap`" };
     format!("{} data keys were wrapped anew by {}, {state}", step["rewrapped"], text(&step["to"]))
@@ -128,6 +147,7 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
     let (mut data_keys, mut fields, mut shredded, mut unreachable, mut bad) = (0, 0, 0, 0, Vec::new());
     let count = |step: &Value, name: &str| step[name].as_u64().unwrap_or_default();
     let mut cursor = Value::Null;
+    let mut line = Progress::begin(with.output);
     loop {
         let mut step = ask(with, Method::POST, "/api/v1/vault/verify", Some(json!({ "cursor": cursor })))?;
         data_keys += count(&step, "data_keys");
@@ -137,11 +157,13 @@ fn verify(with: &WithConfig) -> anyhow::Result<()> {
         if let Value::Array(mut unreadable) = step["unreadable"].take() {
             bad.append(&mut unreadable);
         }
+        line.show("opening what is sealed", Reached::Things { done: data_keys + fields, of: None, name: "records" });
         cursor = step["next_cursor"].take();
         if cursor.is_null() {
             break;
         }
     }
+    drop(line);
     // All steps in one.
     let whole = json!({
         "data_keys": data_keys, "sealed_fields": fields, "shredded_fields": shredded, "unreachable": unreachable,
@@ -183,6 +205,23 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_to_be_wrapped_is_counted_where_it_can_be() {
+        let vault = |more: bool, rewrapping: Value| {
+            let key = |current: bool, data_keys: u64, more: bool| json!({ "current": current, "data_keys": data_keys, "more_data_keys": more });
+            json!({ "keys": [key(true, 900, true), key(false, 40, more), key(false, 2, false)], "rewrapping": rewrapping })
+        };
+        let under_way = |done: bool| json!({ "rewrapped": 100, "done": done });
+        for (more, rewrapping, expected) in [
+            (false, Value::Null, Some(42)),
+            (false, under_way(true), Some(42)),
+            (false, under_way(false), Some(142)),
+            (true, Value::Null, None),
+        ] {
+            assert_eq!(to_be_wrapped(&vault(more, rewrapping.clone())), expected, "{more} {rewrapping}");
+        }
+    }
 
     #[test]
     fn a_key_stays_in_its_cell() {

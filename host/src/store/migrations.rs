@@ -295,7 +295,7 @@ mod tests {
             assert_eq!(super::super::dump::summary(&store).await.unwrap().rows, rows);
             store.close().await;
             let copy = Location::File(directory.path().join("copy"));
-            super::super::dump::restore::migrate(&here, &copy, &clock.env()).await.unwrap();
+            super::super::dump::restore::migrate(&here, &copy, &clock.env(), &|_| {}).await.unwrap();
             let env = clock.env();
             let refused = restore(b"".as_slice(), &here, Present::Keep, &env).await;
             assert!(matches!(refused, Err(RestoreError::NotEmpty { .. })), "{refused:?}");

@@ -101,3 +101,42 @@ async fn redirect_addresses_are_those_that_the_gateway_uses() {
     let nothing: TempDir = dir_with(&[("portcullis.toml", "data_dir = \"data\"\n")]);
     assert_eq!(run_in(nothing.path(), &["redirect-uris"]).await.printed(), "there is nothing to register\n");
 }
+
+#[tokio::test]
+async fn what_listeners_show_over_tls_is_looked_at() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = |host: &str, key: &str| {
+        let tls = format!("public_tls = {{ certificate = \"chain.pem\", key = \"{key}\" }}");
+        format!("data_dir = \"data\"\npublic_url = \"https://{host}:{}\"\n[listen]\n{tls}\n", nobody.port())
+    };
+    let dir = dir_with(&[
+        ("portcullis.toml", &config("127.0.0.1", "key.pem")),
+        ("chain.pem", include_str!("../../fixtures/tls/one.pem")),
+        ("key.pem", include_str!("../../fixtures/tls/one.key")),
+        ("other.pem", include_str!("../../fixtures/tls/other.key")),
+    ]);
+    let mode = |mode| fs::set_permissions(dir.path().join("key.pem"), Permissions::from_mode(mode)).unwrap();
+    mode(0o600);
+    let (_, told) = doctor(dir.path()).await;
+    assert_eq!(problems(&told, "TLS"), Vec::<String>::new(), "{told:#}");
+    let is_ok = |check: &Value| {
+        let finding = check["finding"].as_str().unwrap();
+        check["area"] == "TLS" && check["result"] == "ok" && finding.contains("until 2126-10-29T06:23:22.000Z")
+    };
+    assert!(told["checks"].as_array().unwrap().iter().any(is_ok), "{told:#}");
+
+    mode(0o644);
+    fs::write(dir.path().join("portcullis.toml"), config("localhost", "key.pem")).unwrap();
+    let (code, told) = doctor(dir.path()).await;
+    let found = problems(&told, "TLS");
+    assert_eq!((code, found.len()), (Some(1), 2), "{told:#}");
+    for part in ["is not for localhost", "every user of this machine can read"] {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part:?} is not in {found:?}");
+    }
+
+    fs::write(dir.path().join("portcullis.toml"), config("127.0.0.1", "other.pem")).unwrap();
+    let (_, told) = doctor(dir.path()).await;
+    let found = problems(&told, "TLS");
+    assert!(found.len() == 1 && found[0].contains("the private key is not that of the first certificate"), "{told:#}");
+    assert!(!told.to_string().contains("PRIVATE KEY"), "no secret is told");
+}

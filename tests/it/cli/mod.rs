@@ -13,6 +13,7 @@ use portcullis_tests::{Caller, Gateway, program, repository};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod accounts;
 mod config;
 mod doctor;
 mod follow;

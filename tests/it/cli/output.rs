@@ -78,6 +78,45 @@ async fn what_is_shown_or_done_is_told_in_json_as_the_api_tells_it() {
 }
 
 #[tokio::test]
+async fn a_backup_tells_in_json_what_it_holds_and_never_into_itself() {
+    let gateway = Gateway::builder().on_disk().start().await;
+    let config = gateway.file.to_str().unwrap();
+    let take = async |file: &str| {
+        run_in(gateway.dir.path(), &["backup", file, "--force", "--output", "json", "--config", config]).await
+    };
+    let taken = take("store.dump").await;
+    assert_eq!((taken.code, taken.stderr.as_str()), (Some(0), ""), "nothing but the document: {}", taken.stderr);
+    let told = document(&taken.stdout);
+    let length = fs::metadata(gateway.dir.path().join("store.dump")).unwrap().len();
+    assert_eq!((&told["file"], &told["bytes"]), (&json!("store.dump"), &json!(length)));
+    assert!(told["rows"].as_u64().unwrap() > 0 && told["digest"].as_str().unwrap().len() == 64, "{told}");
+    assert!(told["taken"].as_str().unwrap().ends_with('Z'), "{told}");
+    let refused = run_in(gateway.dir.path(), &["backup", "store.dump", "--output", "json", "--config", config]).await;
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert!(document(&refused.stderr)["detail"].as_str().unwrap().contains("is there already"));
+}
+
+#[tokio::test]
+async fn work_without_a_terminal_shows_no_progress() {
+    let home = Gateway::builder().on_disk().start().await.stop().await;
+    let verified = run_in(home.path(), &["store", "verify"]).await;
+    assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""));
+    let compacted = run_in(home.path(), &["store", "compact", "--output", "json"]).await;
+    assert_eq!((compacted.code, compacted.stderr.as_str()), (Some(0), ""));
+    let told = document(&compacted.stdout);
+    assert!(told["bytes"].as_u64().unwrap() <= told["bytes_before"].as_u64().unwrap(), "{told}");
+}
+
+#[tokio::test]
+async fn man_pages_go_where_nothing_was() {
+    let dir = TempDir::new().unwrap();
+    let there = dir.path().join("share/man/man1");
+    run(&["man", there.to_str().unwrap()]).await.printed();
+    let page = fs::read_to_string(there.join("portcullis-client-set.1")).unwrap();
+    assert!(page.contains("new\\-secret"), "{page}");
+}
+
+#[tokio::test]
 async fn an_error_is_a_problem_document_where_json_is_asked_for() {
     let gateway = Gateway::builder().start().await;
     let config = gateway.file.to_str().unwrap();

@@ -173,6 +173,11 @@ async fn certificates_are_replaced_while_the_gateway_serves() {
     for address in [public, admin] {
         assert_eq!(shown(address).await, leaf(ONE));
     }
+    let figures = send_unix(&dir.path().join("data/admin.sock"), "GET", "/metrics", None).await.unwrap();
+    for listener in ["public", "admin"] {
+        let line = format!("portcullis_certificate_expiry_timestamp_seconds{{listener=\"{listener}\"}} 4948928602\n");
+        assert!(figures.text().contains(&line), "{}", figures.text());
+    }
     let answer = get(connect(public).await.unwrap(), &public.to_string(), "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     for (host, code) in [(format!("ops.example:{port}"), "401"), ("other.example".to_owned(), "403")] {

@@ -31,6 +31,7 @@ mod providers;
 mod redirects;
 mod replicas;
 mod store;
+mod tls;
 mod upstreams;
 mod vault;
 
@@ -60,6 +61,7 @@ type Look = for<'a> fn(&'a Subject) -> BoxFuture<'a, Vec<Check>>;
 const AREAS: &[(&str, Look)] = &[
     ("public URL", |subject| address::look(subject).boxed()),
     ("listeners", |subject| listeners::look(subject).boxed()),
+    ("TLS", |subject| tls::look(subject).boxed()),
     ("files", |subject| files::look(subject).boxed()),
     ("disk", |subject| disk::look(subject).boxed()),
     ("store", |subject| store::look(subject).boxed()),
@@ -126,7 +128,8 @@ impl Subject {
                 let told = |mistake: &Mistake| {
                     let line = mistake.line.map(|line| format!("line {line}: ")).unwrap_or_default();
                     let mend = mistake.hint.clone().unwrap_or_else(|| "see docs/configuration.md".to_owned());
-                    Check::problem(AREA, format!("{line}{}", mistake.message), mend)
+                    let area = if tls::is_about(&mistake.message) { tls::AREA } else { AREA };
+                    Check::problem(area, format!("{line}{}", mistake.message), mend)
                 };
                 checks.extend(mistakes.iter().map(told));
                 Err(mistakes.into())

@@ -15,7 +15,7 @@ use super::{WithConfig, print};
 mod progress;
 mod table;
 
-pub(super) use progress::Progress;
+pub(super) use progress::{Progress, Reached};
 pub(super) use table::table;
 
 /// How answers are printed.

@@ -1,6 +1,7 @@
 //! `portcullis backup`, `restore` and `store`: the store as a whole, of a running gateway through its admin socket, or one
 //! that no gateway has open.
 
+use std::cell::Cell;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncSeekExt as _};
 
 use super::admin::{ask_patiently, table, text};
-use super::output::{Progress, Refused, tell};
-use super::{ConfigFile, WithConfig, load, on_runtime, print};
+use super::output::{Format, Progress, Reached, Refused, tell};
+use super::{WithConfig, load, on_runtime, print};
 use crate::config::{self, StoreUrl};
 use crate::env::{Env, Timestamp};
 use crate::gateway;
@@ -23,8 +24,10 @@ use crate::store::dump::restore::{Present, Restored, migrate, restore};
 use crate::store::dump::{Decoder, Header, Item, Summary};
 use crate::store::{self, Location, Store, export};
 
+mod input;
 mod output;
 
+use input::Counted;
 use output::Output;
 
 /// Longest walk through the store of a running gateway: as long as it holds one state for a backup, and some more for the
@@ -39,7 +42,7 @@ pub(super) struct Backup {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    with: ConfigFile,
+    with: WithConfig,
 }
 
 impl Backup {
@@ -48,14 +51,15 @@ impl Backup {
         let mut output = Output::open(&self.file, self.force)?;
         let mut decoder = Decoder::default();
         let mut told = Told::default();
-        let mut progress = Progress::begin();
+        let mut progress = Progress::begin(self.with.output);
         let taken = on_runtime(async {
             let take = async |piece: Bytes| -> anyhow::Result<()> {
                 decoder.add(&piece);
                 while let Some(item) = decoder.item().context("what the gateway sent is not a whole backup")? {
                     told.note(item);
                 }
-                progress.add(piece.len(), told.rows);
+                told.bytes += piece.len() as u64;
+                progress.show("backing up", Reached::Bytes { done: told.bytes, of: None });
                 output.write(&piece)
             };
             let asked = stream_from_socket(&socket, "/api/v1/store/backup", WALK_PATIENCE, take).await;
@@ -70,8 +74,20 @@ impl Backup {
         decoder.finish().context("what the gateway sent is not a whole backup")?;
         let (Some(header), Some(summary)) = (told.header, told.summary) else { bail!("the gateway sent nothing") };
         let name = output.finish()?;
+        let taken = told_time(header.taken_ms);
+        let (format, digest) = (self.with.output, summary.digest.to_hex());
+        let line = match format {
+            Format::Table => format!("{name}: {} of {taken}", told_summary(&summary)),
+            Format::Json => {
+                let (rows, bytes, taken) = (summary.rows, told.bytes, taken.to_string());
+                let told = json!({ "file": name, "rows": rows, "bytes": bytes, "digest": digest, "taken": taken });
+                format!("{told:#}")
+            }
+        };
+        if format == Format::Json && !is_standard(&self.file) {
+            return print(&line);
+        }
         // Not to standard output, where the backup may be.
-        let line = format!("{name}: {} of {}", told_summary(&summary), told_time(header.taken_ms));
         writeln!(io::stderr(), "{line}").context("cannot write to standard error")
     }
 }
@@ -79,7 +95,7 @@ impl Backup {
 #[derive(Default)]
 struct Told {
     header: Option<Header>,
-    rows: u64,
+    bytes: u64,
     summary: Option<Summary>,
 }
 
@@ -87,7 +103,7 @@ impl Told {
     fn note(&mut self, item: Item) {
         match item {
             Item::Header(header) => self.header = Some(header),
-            Item::Row(..) => self.rows += 1,
+            Item::Row(..) => {}
             Item::End(summary) => self.summary = Some(summary),
         }
     }
@@ -118,22 +134,34 @@ impl Restore {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let place = place(&self.into)?;
         let present = if self.replace { Present::MoveAside } else { Present::Keep };
-        let restored = on_runtime(async {
+        let (read, length) = (Cell::new(0), Cell::new(None));
+        let look = || match length.get() {
+            Some(length) if read.get() >= length => ("reading back what was written", Reached::Unknown),
+            of => ("restoring", Reached::Bytes { done: read.get(), of }),
+        };
+        let work = async {
             let from: Box<dyn AsyncRead + Unpin> = if is_standard(&self.file) {
                 Box::new(tokio::io::stdin())
             } else {
                 let file = tokio::fs::File::open(&self.file).await;
                 let mut file = file.with_context(|| format!("cannot read {}", self.file.display()))?;
+                let about = file.metadata().await?;
+                length.set(about.is_file().then_some(about.len()));
                 // Into a file beside the present one it can go as it comes. Elsewhere it would have to be taken out again.
-                if !matches!(place, Location::File(_)) && file.metadata().await?.is_file() {
-                    check(&mut file).await.with_context(|| format!("nothing was restored into {}", self.into))?;
+                if !matches!(place, Location::File(_)) && about.is_file() {
+                    // Read twice.
+                    length.set(Some(about.len().saturating_mul(2)));
+                    check(Counted { from: &mut file, read: &read })
+                        .await
+                        .with_context(|| format!("nothing was restored into {}", self.into))?;
                     file.rewind().await?;
                 }
                 Box::new(file)
             };
-            let restored = restore(from, &place, present, &Env::system()).await;
+            let restored = restore(Counted { from, read: &read }, &place, present, &Env::system()).await;
             restored.with_context(|| format!("nothing was restored into {}", self.into))
-        })?;
+        };
+        let restored = on_runtime(Progress::begin(Format::Table).beside(look, work))?;
         let Restored { header, summary, epoch, aside } = restored;
         if let Some(aside) = aside {
             print(&format!("the store that was there is now {}", aside.display()))?;
@@ -189,7 +217,11 @@ impl StoreCommand {
             Self::Migrate { from, to } => {
                 let (source, target) = (place(&from)?, place(&to)?);
                 must_be_there(&source)?;
-                let copied = on_runtime(async { Ok(migrate(&source, &target, &Env::system()).await?) });
+                let rows = Cell::new(0);
+                let look = || ("copying", Reached::Things { done: rows.get(), of: None, name: "rows" });
+                let work =
+                    async { anyhow::Ok(migrate(&source, &target, &Env::system(), &|copied| rows.set(copied)).await?) };
+                let copied = on_runtime(Progress::begin(Format::Table).beside(look, work));
                 let copied = copied.with_context(|| format!("{from} was not copied to {to}"))?;
                 print(&format!("{to} holds what {from} holds: {}", told_summary(&copied)))
             }
@@ -199,9 +231,13 @@ impl StoreCommand {
 
 impl Which {
     /// Asks the running gateway, or does it here where none runs.
-    fn ask(&self, path: &str, offline: impl AsyncFnOnce(Store) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
+    fn ask(
+        &self,
+        (path, what): (&str, &'static str),
+        offline: impl AsyncFnOnce(Store) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<Value> {
         if self.url.is_none() {
-            match ask_patiently(&self.with, path, WALK_PATIENCE) {
+            match ask_patiently(&self.with, path, WALK_PATIENCE, what) {
                 Err(error) if is_not_running(&error) => {}
                 answered => return answered,
             }
@@ -210,7 +246,8 @@ impl Which {
         must_be_there(&place)?;
         on_runtime(async {
             let store = Store::open_existing(place, Env::system()).await?;
-            let answer = offline(store.clone()).await;
+            let progress = Progress::begin(self.with.output);
+            let answer = progress.beside(|| (what, Reached::Unknown), offline(store.clone())).await;
             store.close().await;
             answer
         })
@@ -255,7 +292,8 @@ fn must_be_there(place: &Location) -> anyhow::Result<()> {
 }
 
 fn verify(which: &Which) -> anyhow::Result<()> {
-    let answer = which.ask("/api/v1/store/verify", async |store| Ok(store.examine().await?.to_json()))?;
+    let answer = which
+        .ask(("/api/v1/store/verify", "comparing every index"), async |store| Ok(store.examine().await?.to_json()))?;
     let found = answer["discrepancies"].as_array().context("the gateway's answer has no discrepancies")?;
     let untold = answer["untold"].as_u64().unwrap_or_default();
     let told = |_: &Value| {
@@ -275,7 +313,8 @@ fn verify(which: &Which) -> anyhow::Result<()> {
 }
 
 fn stats(which: &Which) -> anyhow::Result<()> {
-    let answer = which.ask("/api/v1/store/stats", async |store| Ok(serde_json::to_value(store.stats().await?)?))?;
+    let answer = which
+        .ask(("/api/v1/store/stats", "counting"), async |store| Ok(serde_json::to_value(store.stats().await?)?))?;
     tell(&which.with, &answer, stats_in_full)
 }
 
@@ -314,6 +353,11 @@ fn compact(which: &Which) -> anyhow::Result<()> {
     let place = which.place()?;
     must_be_there(&place)?;
     let Location::File(path) = place else { bail!("only a file can be compacted") };
-    let (before, after) = on_runtime(async { Ok(store::compact(&path).await?) })?;
-    print(&format!("{} had {before} bytes and has {after}", path.display()))
+    let progress = Progress::begin(which.with.output);
+    let work = async { anyhow::Ok(store::compact(&path).await?) };
+    let (before, after) = on_runtime(progress.beside(|| ("compacting", Reached::Unknown), work))?;
+    let path = path.display().to_string();
+    tell(&which.with, &json!({ "file": path, "bytes_before": before, "bytes": after }), |_| {
+        format!("{path} had {before} bytes and has {after}")
+    })
 }

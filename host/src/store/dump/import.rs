@@ -183,18 +183,21 @@ async fn empty(store: &Store) -> Result<(), DumpError> {
 }
 
 /// Puts everything that `from` holds into `into`, which is empty. Nobody works with either.
-pub(super) async fn copy(from: &Store, into: &Store) -> Result<Summary, DumpError> {
+/// `told` hears how many rows have been copied.
+pub(super) async fn copy(from: &Store, into: &Store, told: &dyn Fn(u64)) -> Result<Summary, DumpError> {
     must_be_alone(from).await?;
     let mut export = from.export_within(None).await?;
     let mut import = Import::begin(into).await?;
-    let mut copied_meta = Vec::new();
+    let (mut copied_meta, mut rows) = (Vec::new(), 0);
     while let Some(batch) = export.next().await? {
         if batch.table == Table::Meta && copied_meta.len() < MAX_RANGE {
             copied_meta.extend_from_slice(&batch.rows);
         }
+        rows += batch.rows.len() as u64;
         for (key, value) in batch.rows {
             import.row(batch.table, key.into(), value.into()).await?;
         }
+        told(rows);
     }
     let copied = import.read_back().await?;
     must_be_alone(from).await?;

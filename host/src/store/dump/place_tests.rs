@@ -155,7 +155,7 @@ async fn an_import_that_broke_off_is_begun_anew() {
         assert!(matches!(opened, Err(StoreError::Incomplete)), "{opened:?}");
     }
     let target = Store::open_to_fill(at(), env()).await.unwrap();
-    assert_eq!(copy(&from, &target).await.unwrap(), whole);
+    assert_eq!(copy(&from, &target, &|_| {}).await.unwrap(), whole);
     target.close().await;
     assert_eq!(dump(&file(&path).await).await.len(), bytes.len());
 }
@@ -180,7 +180,7 @@ async fn an_import_that_was_taken_over_can_do_nothing_more() {
     abandon(&first).await.unwrap();
     assert!(is_empty(&target).await.unwrap() && !target.read(is_incomplete).await.unwrap());
     assert!(matches!(abandon(&first).await, Err(DumpError::TakenOver)), "there is nothing to take out");
-    copy(&from, &second).await.unwrap();
+    copy(&from, &second, &|_| {}).await.unwrap();
     assert!(matches!(abandon(&second).await, Err(DumpError::TakenOver)), "it is a store now");
     assert!(!is_empty(&target).await.unwrap());
 }
@@ -211,7 +211,7 @@ async fn what_a_newer_version_has_put_beside_is_never_left_out() {
     assert!(matches!(Import::begin(&store).await, Err(DumpError::Store(error)) if unknown(&error)));
     store.close().await;
     let (from, to) = (Location::File(path.clone()), Location::File(directory.path().join("copy")));
-    assert!(matches!(migrate(&from, &to, &env()).await, Err(DumpError::Store(error)) if unknown(&error)));
+    assert!(matches!(migrate(&from, &to, &env(), &|_| {}).await, Err(DumpError::Store(error)) if unknown(&error)));
 }
 
 async fn use_token(store: &Store, token: &str, next: &str) -> Refresh {

@@ -97,11 +97,12 @@ pub async fn restore(
 }
 
 /// Copies the store at `from` into the empty store at `to`, and compares what both hold then. Nothing else is changed.
-pub async fn migrate(from: &Location, to: &Location, env: &Env) -> Result<Summary, DumpError> {
+/// `told` hears how many rows have been copied.
+pub async fn migrate(from: &Location, to: &Location, env: &Env, told: &dyn Fn(u64)) -> Result<Summary, DumpError> {
     let source = Store::open_existing(from.clone(), env.clone()).await?;
     let copied = async {
         let target = Store::open_to_fill(to.clone(), env.clone()).await?;
-        let copied = copy(&source, &target).await;
+        let copied = copy(&source, &target, told).await;
         if copied.is_err() {
             undo(&target).await;
         }

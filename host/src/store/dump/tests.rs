@@ -104,7 +104,7 @@ async fn only_an_empty_store_is_filled() {
     assert!(!is_empty(&store).await.unwrap());
     let refused = load(dump(&store).await.as_slice(), &store).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
-    let refused = copy(&memory().await, &store).await;
+    let refused = copy(&memory().await, &store, &|_| {}).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
     assert_eq!(summary(&store).await.unwrap(), before);
 }
@@ -323,9 +323,9 @@ async fn a_migration_copies_everything_and_changes_nothing() {
     let before = summary(&store).await.unwrap();
     store.close().await;
     for (from, to) in [("one", "two"), ("two", "three")] {
-        assert_eq!(migrate(&at(from), &at(to), &env()).await.unwrap(), before);
+        assert_eq!(migrate(&at(from), &at(to), &env(), &|_| {}).await.unwrap(), before);
     }
-    let refused = migrate(&at("one"), &at("three"), &env()).await;
+    let refused = migrate(&at("one"), &at("three"), &env(), &|_| {}).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
     for name in ["one", "two", "three"] {
         assert_eq!(summary(&file(&directory.path().join(name)).await).await.unwrap(), before);

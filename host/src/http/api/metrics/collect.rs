@@ -45,6 +45,11 @@ fn listeners(text: &mut Exposition, api: &Api) {
             text.put(&n::RESPONSES, &[listener, class], count);
         }
     }
+    for (listener, not_after) in api.control.certificates.expiries() {
+        if let Some(at) = not_after {
+            text.put(&n::CERTIFICATE_ENDS, &[listener], seconds(at.as_millis()));
+        }
+    }
 }
 
 fn requests(text: &mut Exposition, api: &Api) {

@@ -26,6 +26,7 @@ metrics! {
     OPEN: Gauge "portcullis_connections" ["listener"] "Connections that are open.";
     CONNECTIONS: Counter "portcullis_connections_total" ["listener", "fate"] "Connections that were accepted, refused because all places were taken, or cut for being slow.";
     RESPONSES: Counter "portcullis_http_responses_total" ["listener", "class"] "HTTP responses by class of status.";
+    CERTIFICATE_ENDS: Gauge "portcullis_certificate_expiry_timestamp_seconds" ["listener"] "Until when the certificate counts that a listener shows, in seconds since the epoch; only where it speaks TLS.";
 
     REQUESTS: Counter "portcullis_requests_total" ["method", "outcome", "era"] "MCP requests by method, what came of them and the era of the caller's protocol revision.";
     REQUEST_TIME: Histogram "portcullis_request_seconds" ["method"] "From when an MCP request was understood to its answer.";

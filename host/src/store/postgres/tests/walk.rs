@@ -36,9 +36,9 @@ async fn a_store_moves_into_a_database_and_back_with_the_same_digest() {
     store.close().await;
 
     let target = Location::Postgres(there.clone());
-    assert_eq!(migrate(&at("first"), &target, &env).await.unwrap(), expected);
-    assert_eq!(migrate(&target, &at("second"), &env).await.unwrap(), expected);
-    let refused = migrate(&at("first"), &target, &env).await;
+    assert_eq!(migrate(&at("first"), &target, &env, &|_| {}).await.unwrap(), expected);
+    assert_eq!(migrate(&target, &at("second"), &env, &|_| {}).await.unwrap(), expected);
+    let refused = migrate(&at("first"), &target, &env, &|_| {}).await;
     assert!(matches!(refused, Err(DumpError::NotEmpty)), "{refused:?}");
 
     let moved = open(&there).await;
@@ -138,12 +138,12 @@ async fn a_store_that_gateways_work_with_is_not_copied() {
     let directory = tempfile::tempdir().unwrap();
     let (from, to) = (Location::Postgres(database), Location::File(directory.path().join("copy")));
     let env = StandingClock::at(1_000).env();
-    match migrate(&from, &to, &env).await {
+    match migrate(&from, &to, &env, &|_| {}).await {
         Err(DumpError::InUse { gateways }) => assert_eq!(gateways, [format!("{} at 10.0.0.5:7402", gateway.id)]),
         other => panic!("{other:?}"),
     }
     replicas::leave(&store, gateway.id).await.unwrap();
-    assert_eq!(migrate(&from, &to, &env).await.unwrap(), summary(&store).await.unwrap());
+    assert_eq!(migrate(&from, &to, &env, &|_| {}).await.unwrap(), summary(&store).await.unwrap());
     store.close().await;
 }
 
