@@ -1,6 +1,7 @@
 // The admin API as `docs/openapi/admin.json` describes it: schemathesis makes requests from the document, right ones and wrong
 // ones, with the operator token, and holds each answer against it: status, type, headers and body, no fault, 401 without the
-// token, 405 with `Allow` for other methods. Before that, every operation is asked without a credential.
+// token, 405 with `Allow` for other methods. Before that, every operation is asked without a credential, and every read as a viewer;
+// after that it walks from answers to further requests.
 //
 //   node api.mjs [--seed N] [--examples N]
 //
@@ -27,15 +28,19 @@ const NEEDS_MORE = [
   /^POST \/api\/v1\/connections\//, /^POST \/api\/v1\/upstreams\/\{name\}\/connect$/, /^POST \/api\/v1\/vault\/shred$/,
   /^POST \/api\/v1\/policies\/modules$/, /^POST \/api\/v1\/pins\/forget$/,
 ];
-/**
- * All that need no memory of what was made before, but one: a document cannot say everything that values mean (no cursor that
- * is made up is one of ours), so that what it allows may well be refused.
- */
-const ALL = [...CHECKS, 'missing_required_header'];
+/** What reads, and is not for viewers. */
+const NOT_FOR_VIEWERS = [/^GET \/api\/v1\/(recordings|store\/backup|store\/verify)$/];
+const ALL = [...CHECKS, 'missing_required_header', 'positive_data_acceptance', 'use_after_free', 'ensure_resource_availability'];
 /** Statuses that refuse what is wrong. */
 const REFUSALS = [400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 428, 429];
-/** The suite has three minutes. */
-const RUN_MS = 160_000;
+/**
+ * How long walks from answers to further requests go on, and how many of the ways that schemathesis sees in the document they have
+ * gone at least. Most of the others begin at an answer that is never given here.
+ */
+const WALK_SECONDS = 30;
+const WAYS = 10;
+/** Longest run of schemathesis: with ten examples the suite has four minutes. */
+const RUN_MS = 80_000 + 10_000 * Number(options.examples);
 
 await suite('api', async (report) => {
   const port = await freePort();
@@ -65,22 +70,57 @@ await suite('api', async (report) => {
     assert.deepEqual(await answer.json(), document);
   });
 
-  await furnish(house, document, origin);
-  const settings = `${BASE}
+  const viewer = await furnish(house, document, origin);
+  const settings = (token, refusals = []) => `${BASE}
     [checks.negative_data_rejection]
     expected-statuses = [${REFUSALS.join(', ')}]
     [checks.missing_required_header]
     # What the file declares, or nobody, is told so first.
     expected-statuses = [404, 409, 428]
     [auth.openapi.bearer]
-    bearer = ${toml(house.operatorToken)}
+    bearer = ${toml(token)}
+    ${valuesThatMayBeRefused(document, refusals)}
   `;
-  const found = await explore({ document, origin, settings, checks: ALL, within: RUN_MS, ...options });
+  const asked = { document, origin, checks: ALL, within: RUN_MS, ...options };
+  // First, while all that there is is there.
+  const { status, body: token } = await house.operate('POST', '/api/v1/api-tokens', { name: 'reads', user: viewer, role: 'viewer' });
+  assert.equal(status, 201, JSON.stringify(token));
+  const asViewer = await explore({ ...asked, settings: settings(token.secret, [403]), method: 'GET', phases: 'examples,coverage' });
+  await compare(report, asViewer, [...NEEDS_MORE, ...NOT_FOR_VIEWERS], 'a viewer ');
+
+  const found = await explore({ ...asked, settings: settings(house.operatorToken) });
   await compare(report, found, NEEDS_MORE);
+
+  const walked = await explore({ ...asked, settings: settings(house.operatorToken), phases: 'stateful', seconds: WALK_SECONDS });
+  await report.check(`what answers name is there, and what was deleted is not (${walked.ways} ways)`, () => {
+    assert.deepEqual([...walked.judged].filter(([, why]) => why !== undefined), []);
+    assert.ok(walked.ways >= WAYS, 'too few ways');
+  });
   await report.check('the gateway is still there', () => house.gateway.assertRunning());
 });
 
-/** Makes one of most things, and puts them into the document as examples. */
+/**
+ * What a document cannot say of values, so that what it allows may be refused: that a cursor is one of ours, that nobody has changed
+ * a thing meanwhile, that values go together and name what there is. Of an optional `If-Match`, schemathesis makes up values that
+ * its pattern does not allow.
+ */
+function valuesThatMayBeRefused(document, others) {
+  return Object.entries(document.paths).flatMap(([at, item]) => operationsOf(item).map(([method, { parameters = [], requestBody }]) => {
+    const has = (place, name) => parameters.some((one) => one.in === place && (name === undefined || one.name === name));
+    const refusals = [
+      ...(has('query', 'cursor') || has('header', 'If-Match') || at === '/api/v1/vault/verify' ? [400] : []),
+      ...(has('header', 'If-Match') ? [412] : []),
+      ...(has('query') || requestBody !== undefined ? [422] : []),
+    ];
+    return `
+    [[operations]]
+    include-name = ${toml(`${method.toUpperCase()} ${at}`)}
+    checks.positive_data_acceptance.expected-statuses = ${toml(['2xx', 404, 409, ...others, ...refusals])}
+    `;
+  })).join('');
+}
+
+/** Makes one of most things, and puts them into the document as examples. The id of a viewer. */
 async function furnish({ operate, operatorToken, fixture, url }, document, origin) {
   const made = async (target, body) => {
     const answer = await operate('POST', target, body);
@@ -175,6 +215,7 @@ async function furnish({ operate, operatorToken, fixture, url }, document, origi
   body(['post', '/api/v1/pins/accept'], { upstream: 'up', tool: pin.tool });
   const { kid } = await made('/api/v1/signing-keys/rotate', { now: false });
   example(['post', '/api/v1/signing-keys/{id}/revoke'], 'path', 'id', kid);
+  return viewer;
 }
 
 /** A list that has something on it, before long. */

@@ -11,6 +11,7 @@ mod decisions;
 mod keys;
 mod lifecycle;
 mod lists;
+mod mistakes;
 mod pins;
 mod recordings;
 mod replicas;
