@@ -58,7 +58,7 @@ export async function explore(options) {
     '--phases', phases, '--checks', checks.join(','), '--continue-on-failure', '--no-shrink',
     ...(method === undefined ? [] : ['--include-method', method]), ...(seconds === undefined ? [] : ['--max-time', String(seconds)]),
     '--report', 'junit,har', '--report-junit-path', results, '--report-har-path', traffic, '--request-timeout', '20', '--warnings', 'off',
-  ], { within, cwd: dir });
+  ], { within, cwd: dir, env: { PYTHONDONTWRITEBYTECODE: '1' } });
   console.log(said.stdout);
   assert.ok(existsSync(results), `schemathesis left no results (${said.code}): ${said.stderr}`);
   const operations = namesOf(document).filter((name) => method === undefined || name.startsWith(`${method} `));
