@@ -3,8 +3,10 @@
 // What a fenced block is, a comment in the line above it says:
 //
 //   <!-- session -->            commands with what they print; all of a page are run in one shell, in an empty home
-//   <!-- session: terminal -->  one command that goes on, in a terminal of its own; what it prints first
+//   <!-- session: terminal -->  one command that goes on, in a terminal of its own; what it prints first;
+//                               a gateway takes the place of the one that runs
 //   <!-- session: person -->    commands of which one sends somebody to a browser, who signs in as the page said before
+//   <!-- session: owner -->     commands after somebody made the first owner's account by the link that was printed last
 //   <!-- session: connect -->   commands after somebody followed the link that was printed last, and gave a value there
 //   <!-- file: NAME -->         a file that the reader writes at this place of the session
 //   <!-- more: NAME -->         lines that the reader adds to it

@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { appendFileSync, mkdirSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
 import path from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
@@ -13,6 +15,8 @@ import { Visitor } from './visitor.mjs';
 /** Where the pages say that the reader is. */
 const READERS_PLACE = '/home/ada/gateway';
 const ORIGIN = 'http://127.0.0.1:7400';
+/** Where operators are. */
+const ADMIN_ORIGIN = 'http://127.0.0.1:7401';
 /** Longest time for one command; a policy in the dev profile takes long to compile. */
 export const COMMAND_MS = 60_000;
 /** A first start makes keys; a policy that comes first is compiled. */
@@ -47,6 +51,7 @@ function plain(text, dir) {
     .replaceAll(/pk_[A-Za-z0-9_-]{43}/g, 'pk_…')
     .replaceAll(/\b[a-z0-9]{5}(-[a-z0-9]{5}){3}\b/g, 'PASSWORD')
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+    .replaceAll(/\/setup#psu_[A-Za-z0-9_-]+/g, '/setup#LINK')
     .replaceAll(/\/connect\/link#[A-Za-z0-9_-]+/g, '/connect/link#LINK')
     .replaceAll(/\b\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT/g, 'TIME')
     .replaceAll(/\b([0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{24})\b/g, 'ID')
@@ -59,13 +64,30 @@ function plain(text, dir) {
     .trimEnd();
 }
 
+/** Whether a gateway is ready, whoever vouches for its certificate. */
+function isReady(origin) {
+  const { get } = origin.startsWith('https:') ? https : http;
+  return new Promise((resolve) => {
+    const asked = get(`${origin}/readyz`, { rejectUnauthorized: false }, (response) => {
+      response.resume();
+      resolve(response.statusCode === 200);
+    });
+    asked.on('error', () => resolve(false));
+  });
+}
+
 /** A reader: an empty home, the programs on the way, and a shell. */
 class Reader {
   #output = '';
   #terminals = [];
+  /** The one in which the gateway runs. */
+  #gateway;
+  #endings = [];
   #password;
   /** Where connections are made, as it was printed last. */
   link;
+  /** Where the first owner's account is made, as it was printed last. */
+  setUpLink;
 
   constructor(page) {
     this.page = page;
@@ -97,13 +119,19 @@ class Reader {
     });
     assert.ok(visited, `it sent nobody to a browser:\n${printed}`);
     this.link = /http\S+\/connect\/link#[A-Za-z0-9_-]+/.exec(printed)?.[0] ?? this.link;
+    this.setUpLink = /http\S+\/setup#psu_[A-Za-z0-9_-]+/.exec(printed)?.[0] ?? this.setUpLink;
     this.#password = /\b[a-z0-9]{5}(?:-[a-z0-9]{5}){3}\b/.exec(printed)?.[0] ?? this.#password;
     return printed;
   }
 
-  /** Begins what goes on in another terminal, and returns once it has printed as much as `output`. */
+  /** Begins what goes on in another terminal, and returns once it has printed as much as `output`. A gateway is stopped before another one begins. */
   async open(command, output) {
-    const running = start(`${this.name}-${this.#terminals.length}`, ['bash', '-c', `exec ${command}`], { cwd: this.dir, env: this.env });
+    const isGateway = command.startsWith('portcullis serve');
+    if (isGateway && this.#gateway !== undefined) {
+      this.#terminals = this.#terminals.filter((terminal) => terminal !== this.#gateway);
+      this.#endings.push(await this.#gateway.stop());
+    }
+    const running = start(`${this.name}-${this.#terminals.length + this.#endings.length}`, ['bash', '-c', `exec ${command}`], { cwd: this.dir, env: this.env });
     this.#terminals.push(running);
     const said = () => readFileSync(running.logFile, 'utf8');
     const lines = output.trimEnd().split('\n').length;
@@ -111,8 +139,10 @@ class Reader {
       running.assertRunning();
       return said().split('\n').length > lines;
     }, TERMINAL_MS);
-    if (command.startsWith('portcullis serve')) {
-      await until('the gateway is ready', async () => (await fetch(`${ORIGIN}/readyz`)).ok, TERMINAL_MS);
+    if (isGateway) {
+      this.#gateway = running;
+      const [, origin] = /"public_url":"(https?:[^"]+)"/.exec(said()) ?? [];
+      await until('the gateway is ready', () => isReady(origin ?? ORIGIN), TERMINAL_MS);
     }
     return said().split('\n').slice(0, lines).join('\n');
   }
@@ -121,7 +151,7 @@ class Reader {
   async leave() {
     this.shell.stdio[3].end('kill $(jobs -p) 2>/dev/null; wait\0');
     const ended = new Promise((resolve) => this.shell.once('close', resolve));
-    const endings = [];
+    const endings = this.#endings;
     for (const terminal of this.#terminals.reverse()) endings.push(await terminal.stop());
     await Promise.race([ended, wait(15_000).then(() => this.shell.kill('SIGKILL'))]);
     return endings;
@@ -145,6 +175,22 @@ async function visit(address, password) {
   const visitor = await Visitor.arrive({ origin: ORIGIN });
   try {
     await visitor.consent(address, { login: 'ada', password });
+    visitor.assertUntroubled();
+  } finally {
+    await visitor.leave();
+  }
+}
+
+/** Opens the link with which the first owner makes their account, and makes it. */
+async function own(link) {
+  const visitor = await Visitor.arrive({ origin: ADMIN_ORIGIN });
+  try {
+    await visitor.page.goto(link);
+    for (const [name, value] of [['login', 'grace'], ['name', 'Grace'], ['password', 'a few words that nobody else says']]) {
+      await visitor.page.locator(`input[name=${name}]`).fill(value);
+    }
+    await visitor.page.locator('form[action$="/setup"] button').click();
+    await visitor.page.locator('a[href="/me"]').first().waitFor();
     visitor.assertUntroubled();
   } finally {
     await visitor.leave();
@@ -180,6 +226,7 @@ export async function checkSession(report, page, writes) {
       write(path.join(reader.dir, of), text);
       continue;
     }
+    if (of === 'owner') await report.check(`${page}:${line} somebody becomes the first owner by the link`, () => own(reader.setUpLink));
     if (of === 'connect') await report.check(`${page}:${line} somebody connects by the link`, () => connect(reader.link));
     const printed = [];
     for (const { command, output } of commands(text)) {

@@ -39,6 +39,11 @@ fn screen(answer: &Value, now: Timestamp) -> String {
     for listener in rows(status, "listeners") {
         lines.push(("listens at", format!("{} ({})", text(&listener["address"]), text(&listener["for"]))));
     }
+    for (listener, certificate) in status["tls"].as_object().into_iter().flatten() {
+        if let Some(until) = certificate["not_after"].as_str() {
+            lines.push(("certificate", format!("of the {listener} listener, until {until}")));
+        }
+    }
     lines.push(("upstreams", upstreams(rows(answer, "upstreams"), &status["tools"])));
     lines.push(("policies", policies(&answer["policies"])));
     lines.push(("store", store(&status["store"])));
@@ -163,6 +168,7 @@ mod tests {
                 "version": "1", "started": "2027-01-01T00:00:00.000Z", "ready": false, "not_ready": "the store is away",
                 "public_url": "https://mcp.example", "tools": 7, "decisions_dropped": 3, "recordings_dropped": 0,
                 "listeners": [{ "for": "callers", "address": "127.0.0.1:7400" }],
+                "tls": { "public": { "not_after": "2027-03-01T00:00:00.000Z" } },
                 "store": { "shared": true, "stale": true, "sweeping": 4, "deployment": "d1" },
                 "replica": { "id": "r1", "others": [{ "same_configuration": false }] },
             },
@@ -184,6 +190,7 @@ mod tests {
             "up              1day 1h (since 2027-01-01T00:00:00.000Z)",
             "ready           no: the store is away",
             "listens at      127.0.0.1:7400 (callers)",
+            "certificate     of the public listener, until 2027-03-01T00:00:00.000Z",
             "upstreams       2 up, 1 down (7 tools): wiki",
             "policies        1 enforce (generation 3); degraded: guard; the last reload was refused",
             "store           shared, deployment d1, out of date, swept from here",
