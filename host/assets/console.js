@@ -56,12 +56,21 @@ function told(entry) {
   };
 }
 
+/** What hides itself in a text: controls, marks of direction, what has no shape. The pages write the same as numbers. */
+const HIDDEN = new RegExp(
+  "[\\p{Cc}\\u{ad}\\u{34f}\\u{61c}\\u{115f}\\u{1160}\\u{17b4}\\u{17b5}\\u{180b}-\\u{180f}\\u{200b}-\\u{200f}" +
+    "\\u{2028}-\\u{202e}\\u{2060}-\\u{206f}\\u{3164}\\u{e000}-\\u{f8ff}\\u{fe00}-\\u{fe0f}\\u{feff}\\u{ffa0}" +
+    "\\u{fff0}-\\u{fffb}\\u{1d173}-\\u{1d17a}\\u{e0000}-\\u{e0fff}\\u{f0000}-\\u{10ffff}]",
+  "gu",
+);
+const visible = (text) => String(text).replace(HIDDEN, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
+
 /** The row of a template for an entry. What stands in it is text, whoever chose it. */
 function rowOf(template, entry, badges) {
   const row = template.content.firstElementChild.cloneNode(true);
   const fields = told(entry);
   for (const place of row.querySelectorAll("[data-field]")) {
-    place.textContent = fields[place.dataset.field] ?? "";
+    place.textContent = visible(fields[place.dataset.field] ?? "");
     const badge = badges[fields[place.dataset.field]];
     if (place.classList.contains("badge") && badge) place.classList.add(badge);
     if (place instanceof HTMLTimeElement) place.dateTime = entry.at;

@@ -677,6 +677,8 @@ words! {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -689,6 +691,28 @@ mod tests {
         }
         assert_eq!(RecordedVerdict::parse("Allow"), None);
         assert_eq!(RecordedOutcome::parse(""), None);
+    }
+
+    /// The names that [`AuditEvent::name`] has, as they are written there.
+    fn names() -> BTreeSet<&'static str> {
+        let (_, body) = include_str!("audit.rs").split_once("pub const fn name(&self)").unwrap();
+        let (body, _) = body.split_once("\n    }\n").unwrap();
+        let arms = body.lines().filter_map(|line| line.trim().strip_prefix("Self::"));
+        arms.map(|arm| arm.split('"').nth(1).unwrap_or_else(|| panic!("{arm} is written in another way"))).collect()
+    }
+
+    #[test]
+    fn every_event_is_in_the_documentation_and_nothing_else() {
+        let names = names();
+        assert!(names.len() > 70, "{names:?}");
+        let page = include_str!("../../docs/observability.md");
+        let (_, section) = page.split_once("## The audit trail").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        let explained: Vec<&str> =
+            cells.flat_map(|cell| cell.split("`, `")).map(|name| name.trim_matches('`')).collect();
+        assert_eq!(names, explained.iter().copied().collect());
+        assert_eq!(names.len(), explained.len(), "each stands there once");
     }
 
     #[test]

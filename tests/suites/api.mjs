@@ -156,6 +156,7 @@ async function furnish({ operate, operatorToken, fixture, url }, document, origi
   body(['patch', ofBinding], { definition: { priority: 7 } });
   example(['delete', ofBinding], 'path', 'name', lostBinding);
   example(['post', `${ofBinding}/rehearse`], 'path', 'name', keptBinding);
+  example(['get', '/api/v1/policies/in-force/{name}'], 'path', 'name', keptBinding);
   body(['post', `${ofBinding}/rehearse`], { definition: bound });
   body(['post', '/api/v1/policies/bindings'], { name: 'another', definition: bound });
   const [{ tool }] = (await operate('GET', '/api/v1/pins?upstream=up')).body.pins;

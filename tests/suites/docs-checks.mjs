@@ -221,10 +221,16 @@ export function checkCommands(report, all) {
 
 // ---- tests -------------------------------------------------------------------------------------------------------
 
+/** The Rust sources below a folder: `file` and `text`. */
+function sources(folder) {
+  return readdirSync(path.join(root, folder), { recursive: true }).filter((file) => file.endsWith('.rs'))
+    .map((file) => ({ file, text: readFileSync(path.join(root, folder, file), 'utf8') }));
+}
+
 /** Every function of the Rust sources below a folder, with its file. */
 function functions(folder) {
-  return readdirSync(path.join(root, folder), { recursive: true }).filter((file) => file.endsWith('.rs')).flatMap((file) => (
-    [...readFileSync(path.join(root, folder, file), 'utf8').matchAll(/\bfn ([a-z0-9_]+)/g)].map(([, name]) => ({ file: `/${file.replace(/\.rs$/, '')}/`, name }))
+  return sources(folder).flatMap(({ file, text }) => (
+    [...text.matchAll(/\bfn ([a-z0-9_]+)/g)].map(([, name]) => ({ file: `/${file.replace(/\.rs$/, '')}/`, name }))
   ));
 }
 
@@ -251,6 +257,28 @@ export function checkTests(report) {
     assert.ok(isMissing({ name: 'it::oauth::consent::a1_an_address_', more: '…' }), 'it was found in another module');
     assert.ok(isMissing({ name: 'it::oauth::consents', more: '' }), 'a module was found that is not there');
     assert.deepEqual(named.filter(isMissing).map(({ page, name, more }) => `${page} ${name}${more}`), []);
+  });
+}
+
+/** The ids of threats that a text cites: in comments after "row" or "rows", and as beginnings of the names of tests. */
+function cited(text) {
+  const oneLine = text.replaceAll(/\n *\/\/[/!]? ?/g, ' ');
+  const rows = [...oneLine.matchAll(/\brows? ((?:[A-Z]\d+(?:, (?=[A-Z]\d)| and (?=[A-Z]\d)| to (?=[A-Z]\d))?)+)/g)].flatMap(([, ids]) => ids.match(/[A-Z]\d+/g));
+  const tests = [...text.matchAll(/\bfn ([ahmtu]\d+)_/g)].map(([, id]) => id.toUpperCase());
+  return [...rows, ...tests];
+}
+
+export function checkCitations(report) {
+  return report.check('what the code cites is in the repository', () => {
+    const all = ['host/src', 'tests/it', 'tests/src'].flatMap((folder) => sources(folder).map(({ file, text }) => ({ file: `${folder}/${file}`, text })));
+    const threats = new Set([...read('docs/threat-model.md').matchAll(/^\| ([A-Z]\d+(?:, [A-Z]\d+)*) \|/gm)].flatMap(([, ids]) => ids.split(', ')));
+    const found = all.flatMap(({ file, text }) => cited(text).map((id) => ({ file, id })));
+    console.log(`${found.length} citations of ${threats.size} threats`);
+    assert.ok(threats.size > 50 && found.length > 200, 'hardly anything was found');
+    assert.deepEqual(cited('//! One (`docs/threat-model.md` rows A1,\n//! T2 and U3), and row H4.\nfn a5_holds() {}'), ['A1', 'T2', 'U3', 'H4', 'A5']);
+    assert.deepEqual(found.filter(({ id }) => !threats.has(id)), []);
+    const pages = all.flatMap(({ file, text }) => [...text.matchAll(/\bdocs\/[\w./-]+\.(?:md|json)\b/g)].map(([page]) => ({ file, page })));
+    assert.deepEqual(pages.filter(({ page }) => !existsSync(path.join(root, page))), []);
   });
 }
 

@@ -10,7 +10,7 @@
 import assert from 'node:assert/strict';
 
 import {
-  checkCommands, checkConfiguration, checkContents, checkDiagrams,
+  checkCitations, checkCommands, checkConfiguration, checkContents, checkDiagrams,
   checkJson, checkLinks, checkReference, checkTests,
 } from './docs-checks.mjs';
 import { blocks, pages, place } from './docs-pages.mjs';
@@ -26,6 +26,7 @@ await suite('docs', async (report) => {
     await checkLinks(report, all);
     await checkContents(report, all);
     await checkTests(report);
+    await checkCitations(report);
     await checkJson(report, all);
     await checkDiagrams(report, all);
     await checkReference(report);

@@ -17,11 +17,11 @@ use crate::config::{self, Config, PolicySettings};
 use crate::connection::lending::Later;
 use crate::env::{Env, Timestamp};
 use crate::ids::UpstreamName;
-use crate::oci::Pulled;
+use crate::oci::{self, Pulled};
 use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::pipeline::Snapshot;
 use crate::policy::replay::PastQuestion;
-use crate::policy::{self, Counters, Hook, ImportCall, PolicySet, Publication, Published, Uploaded, signature};
+use crate::policy::{self, Counters, Hook, ImportCall, OfFile, PolicySet, Publication, Published, Uploaded, signature};
 use crate::secret::DeploymentSecret;
 use crate::store::changes::{self, Revision};
 use crate::store::follower::Freshness;
@@ -38,6 +38,7 @@ pub mod api_tokens;
 pub mod approvals;
 pub mod audit_export;
 pub mod certificates;
+mod changing;
 pub mod counters;
 pub mod expiring;
 mod follow;
@@ -101,8 +102,8 @@ pub struct Control {
     pub lists_told: Arc<Told>,
     /// Owns the upstreams' tasks.
     tasks: Tasks,
-    /// One change at a time.
-    changing: Mutex<Applied>,
+    /// One change at a time ([`Self::to_its_end`]).
+    changing: Arc<Mutex<Applied>>,
     /// What the published keys are made of. Locked after `running`, where both are.
     known_keys: std::sync::Mutex<keys::KnownKeys>,
     /// What the published upstreams are made of.
@@ -177,7 +178,7 @@ impl Control {
         let outbound = Outbound::new();
         let lender = Arc::<Later>::default();
         let depot = Depot::new(outbound.clone(), &config.data_dir);
-        let pulled = pull(&depot, &config.policy).await;
+        let pulled = pull(&depot, OfFile::Read.references(&config.policy)).await;
         crate::upstream::forget_trials(&config.data_dir).await;
         let nothing = AllDeclared::new();
         let around = Surroundings::of(&config);
@@ -234,7 +235,7 @@ impl Control {
             pinned,
             lists_told: Arc::default(),
             tasks,
-            changing: Mutex::new(Applied { policies: began }),
+            changing: Arc::new(Mutex::new(Applied { policies: began })),
             known_keys: std::sync::Mutex::new(known_keys),
             running: std::sync::Mutex::new(running),
             trials: Arc::new(Semaphore::new(trial::MAX_TRIALS)),
@@ -385,6 +386,8 @@ struct Loading {
     upstreams: Vec<config::Upstream>,
     engine: policy::Engine,
     counters: Counters,
+    /// What becomes of the bindings of the file.
+    of_file: OfFile,
     /// What came from registries.
     pulled: Pulled,
     /// What operators uploaded.
@@ -406,6 +409,7 @@ impl Loading {
             upstreams: Vec::new(),
             engine: engine.clone(),
             counters: Counters::default(),
+            of_file: OfFile::Read,
             pulled: Pulled::new(),
             uploaded: Uploaded::new(),
             previous: Vec::new(),
@@ -417,9 +421,9 @@ impl Loading {
 }
 
 /// Gets the modules that are in registries.
-async fn pull(depot: &Depot, settings: &PolicySettings) -> Pulled {
+async fn pull(depot: &Depot, references: Vec<oci::Reference>) -> Pulled {
     let max = MaxSizes { module: policy::MAX_MODULE_BYTES, signatures: signature::MAX_SIGNATURES_BYTES };
-    depot.fetch(settings.references(), max).await
+    depot.fetch(references, max).await
 }
 
 /// Compiles and tries the policies, on one thread, away from those that serve requests.
@@ -431,6 +435,7 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
             upstreams,
             engine,
             counters,
+            of_file,
             pulled,
             uploaded,
             previous,
@@ -444,6 +449,7 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
             engine: &engine,
             counters: &counters,
             builtins: &crate::builtin::module,
+            of_file: &of_file,
             pulled: &pulled,
             uploaded: &uploaded,
             previous: &previous.iter().map(Arc::as_ref).collect::<Vec<_>>(),
@@ -456,10 +462,11 @@ async fn load(loading: Loading) -> Result<Published, BuildError> {
 }
 
 impl Control {
-    /// Loads policies beside these upstreams, with what is compiled already, and puts these questions to them.
+    /// Loads policies beside these upstreams, with what is compiled already, and puts these questions to them. The settings are
+    /// what comes of those of the file, which are read or stay, with the bindings of the store.
     async fn load_policies(
         &self,
-        settings: PolicySettings,
+        (settings, of_file): (PolicySettings, OfFile),
         upstreams: Vec<config::Upstream>,
         recorded: Vec<PastQuestion>,
         (generation, turn): (u64, Option<OwnedSemaphorePermit>),
@@ -467,9 +474,10 @@ impl Control {
         let kept = self.generations();
         load(Loading {
             counters: self.counters.clone(),
-            pulled: pull(&self.depot, &settings).await,
+            pulled: pull(&self.depot, of_file.references(&settings)).await,
             uploaded: policies::uploaded(&self.store, &settings).await?,
             previous: kept.iter().rev().map(|generation| generation.policies.clone()).collect(),
+            of_file,
             recorded,
             upstreams,
             generation,

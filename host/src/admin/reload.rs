@@ -16,6 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::changing::Turn;
 use super::policies;
 use super::rollback::Cause;
 use super::upstreams::declared::Which;
@@ -26,6 +27,7 @@ use crate::config::{self, Auth, Config, ListenerTls, ListenersTls, Mistakes};
 use crate::env::Timestamp;
 use crate::identity::key::{Standing, VirtualKey};
 use crate::ids::{ClientId, KeyName, Principal};
+use crate::policy::OfFile;
 use crate::policy::replay::Changes;
 use crate::secret::Digest;
 use crate::store::changes::{PolicyAct, Revision};
@@ -94,10 +96,13 @@ impl Control {
     /// # Errors
     /// [`ReloadError`]; the running state is then unchanged.
     pub async fn reload(self: &Arc<Self>, actor: Actor) -> Result<u64, ReloadError> {
-        let mut applied = self.changing.lock().await;
-        let (reloaded, at) = self.reload_now(actor).await;
-        applied.policies = at.unwrap_or(applied.policies);
-        reloaded
+        let control = self.clone();
+        let reload = async move |mut applied: Turn| {
+            let (reloaded, at) = control.reload_now(actor).await;
+            applied.policies = at.unwrap_or(applied.policies);
+            reloaded
+        };
+        self.to_its_end(reload).await?
     }
 
     /// Reads the files of this gateway again, since an operator had another one read its own.
@@ -112,7 +117,7 @@ impl Control {
         }
     }
 
-    /// One change at a time: whoever calls this holds `changing`. Also the revision in which others are told.
+    /// One change at a time: whoever calls this has the turn. Also the revision in which others are told.
     async fn reload_now(self: &Arc<Self>, actor: Actor) -> (Result<u64, ReloadError>, Option<Revision>) {
         let _told = self.supervisor.get().map(Supervisor::reloading);
         // Taken before anything is read: what changes while it is read counts as not seen.
@@ -174,7 +179,8 @@ impl Control {
         let bound = policy_bindings::all(&self.store).await.map_err(BuildError::Store)?;
         let settings = policies::settings_with(&config.policy, &bound).map_err(BuildError::Policies)?;
         let recorded = self.recorded(settings.replay).await;
-        let published = self.load_policies(settings, upstreams, recorded, (generation, None)).await?;
+        let all = (settings, OfFile::Read);
+        let published = self.load_policies(all, upstreams, recorded, (generation, None)).await?;
         let policies = Arc::new(published.policies);
         let (stored, at) = stored_keys::all_at(&self.store).await.map_err(BuildError::Store)?;
         // The last things that may refuse the new configuration. What cannot be revoked stays in force.

@@ -2,14 +2,16 @@
 //!
 //! The last [`KEPT`] sets that differ from each other stay compiled and configured, so that going back takes no longer than
 //! a swap and cannot fail on what has happened to a file meanwhile. What is kept is code; slots for instances go to
-//! whoever runs. The configuration file and the bindings of the store are left alone: the next change of a watched file
-//! or of a binding, reload or start brings into force what is written there.
+//! whoever runs. The configuration file and the bindings of the store are left alone. What the file says comes into force
+//! again with the next reload, which a change of a watched file is too, or start; what the store says with these, and with the
+//! next change of any binding there. Whoever wants a rollback to last changes what is written.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Control;
+use super::changing::Turn;
+use super::{Applied, Control};
 use crate::audit::{Actor, AuditEvent};
 use crate::env::Timestamp;
 use crate::policy::PolicySet;
@@ -63,6 +65,8 @@ pub enum RollbackError {
     NotKept { wanted: u64, kept: Vec<u64> },
     /// The generation that is wanted is the running one.
     Running { generation: u64 },
+    /// The gateway is stopping.
+    Interrupted,
 }
 
 impl fmt::Display for RollbackError {
@@ -74,6 +78,7 @@ impl fmt::Display for RollbackError {
                 write!(f, "generation {wanted} is not kept; there are {}", kept.join(", "))
             }
             Self::Running { generation } => write!(f, "generation {generation} is the running one"),
+            Self::Interrupted => f.write_str("the gateway is stopping"),
         }
     }
 }
@@ -118,8 +123,16 @@ impl Control {
 
     /// Puts the policies of an earlier generation into force again, as a new generation: of `to`, or of the newest that
     /// is kept besides the running one. Its number.
-    pub async fn roll_back(&self, to: Option<u64>, actor: Actor) -> Result<u64, RollbackError> {
-        let mut applied = self.changing.lock().await;
+    ///
+    /// # Errors
+    /// [`RollbackError`]; what runs stays then.
+    pub async fn roll_back(self: &Arc<Self>, to: Option<u64>, actor: Actor) -> Result<u64, RollbackError> {
+        let control = self.clone();
+        let roll_back = async move |mut turn: Turn| control.roll_back_now(to, actor, &mut turn).await;
+        self.to_its_end(roll_back).await.unwrap_or(Err(RollbackError::Interrupted))
+    }
+
+    async fn roll_back_now(&self, to: Option<u64>, actor: Actor, applied: &mut Applied) -> Result<u64, RollbackError> {
         let kept = self.generations();
         let target = target(&kept, to)?;
         let number = self.put_into_force_again(&target, actor);
@@ -133,7 +146,7 @@ impl Control {
     }
 
     /// What was bound before a rollback of this revision is gone back from as well, though it was not followed here yet.
-    /// Whoever calls this holds `changing`.
+    /// Whoever calls this has the turn.
     async fn go_back_from_what_was_bound(&self, at: Revision) {
         match policy_bindings::all(&self.store).await {
             Ok(bound) if bound.at < at => self.bound.store(Arc::new(bound)),
@@ -182,7 +195,8 @@ impl Control {
         tracing::warn!(
             generation = number,
             of = target.number,
-            "policies rolled back; the configuration file still says otherwise and counts again from the next reload on"
+            "policies rolled back; what is written stays: the configuration file counts again from the next reload or start on, \
+             bindings of the store from the next change of one of them, too"
         );
         number
     }

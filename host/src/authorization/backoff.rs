@@ -1,4 +1,4 @@
-//! How often somebody may try to sign in: for each login and for each address (`security.md` row T20).
+//! How often somebody may try to sign in: for each login and for each address (`docs/threat-model.md` row T20).
 //!
 //! A login has a few tries from each network; after those each try that fails doubles the wait, up to a bound, so that
 //! guessing is hopeless and whoever is really meant gets in a minute later. The tries of all networks together are counted

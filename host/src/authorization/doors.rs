@@ -1,5 +1,5 @@
-//! How often strangers may knock, for each network: a door that is tried too often stays shut for a while (`security.md`
-//! row T20).
+//! How often strangers may knock, for each network: a door that is tried too often stays shut for a while
+//! (`docs/threat-model.md` row T20).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const PROVIDERS: u32 = 60;
 const CONNECTIONS: u32 = 60;
 /// Virtual keys that are presented on a page, at once and a minute.
 const KEYS: u32 = 10;
-/// Guests an hour (design §13.26).
+/// Guests an hour.
 const GUESTS: u32 = 10;
 /// Devices that begin to wait, at once and a minute. There is a place for a bounded number of them.
 const DEVICES: u32 = 30;

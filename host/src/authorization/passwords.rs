@@ -1,8 +1,8 @@
 //! Local passwords: which will do, how they are kept, and that checking them costs no more than the gateway has.
 //!
 //! They are kept as Argon2id (RFC 9106) in PHC form. Each computation takes 19 MiB and a core for a while, so that as many run
-//! at once as there are cores, some wait, and whoever comes then is told to come again (`security.md` row T20). Somebody
-//! whom nobody knows costs as much as somebody who mistypes (row T19).
+//! at once as there are cores, some wait, and whoever comes then is told to come again (`docs/threat-model.md` row T20).
+//! Somebody whom nobody knows costs as much as somebody who mistypes (row T19).
 
 use std::sync::Arc;
 

@@ -300,7 +300,7 @@ impl ProtectedResource {
         }
     }
 
-    /// Counts a key from this address that opened nothing (`security.md` row T20).
+    /// Counts a key from this address that opened nothing (`docs/threat-model.md` row T20).
     ///
     /// # Errors
     /// How long to wait before the next one.

@@ -11,6 +11,8 @@ use super::follow::Trail;
 use super::output::{rows, tell};
 
 const PATH: &str = "/api/v1/audit";
+/// The same as a stream.
+const TAIL: &str = "/api/v1/audit/tail";
 /// Pages that are read to find what is asked for.
 const MAX_PAGES: usize = 1_000;
 
@@ -54,8 +56,11 @@ impl AuditCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self::List(list) = self;
         if list.follow {
-            let trail = Trail { with: &list.with, path: &list.path()?, member: "entries", id: "sequence" };
-            let line = |entry: &Value| list.wants(entry).then(|| row(entry).join("  "));
+            let (earlier, stream) = (list.at(PATH)?, list.at(TAIL)?);
+            let (member, event) = ("entries", "entry");
+            let trail = Trail { with: &list.with, list: &earlier, member, stream: &stream, event, id: "sequence" };
+            // The gateway leaves out what else is not wanted, and tells of each row that it cannot read.
+            let line = |entry: &Value| (!list.is_before(entry)).then(|| row(entry).join("  "));
             return trail.follow(usize::try_from(list.limit)?, line);
         }
         let head = ["SEQUENCE", "AT", "ACTOR", "EVENT", "DETAIL"];
@@ -76,17 +81,17 @@ impl List {
         self.since.as_deref().is_some_and(|since| text(&entry["at"]) < since)
     }
 
-    /// The list of what is wanted.
-    fn path(&self) -> anyhow::Result<String> {
+    /// The address with what is wanted in its query.
+    fn at(&self, path: &str) -> anyhow::Result<String> {
         let Self { event, actor, subject, .. } = self;
-        filtered(PATH, &[("event", event.clone()), ("actor", actor.clone()), ("subject", subject.clone())])
+        filtered(path, &[("event", event.clone()), ("actor", actor.clone()), ("subject", subject.clone())])
     }
 
     /// As much of the trail as is wanted. The gateway looks through a part of it at a time.
     fn find(&self) -> anyhow::Result<Value> {
         let mut found: Vec<Value> = Vec::new();
         let mut cursor: Option<String> = None;
-        let path = self.path()?;
+        let path = self.at(PATH)?;
         for _ in 0..MAX_PAGES {
             let mut answer = ask(&self.with, Method::GET, &page(&path, PAGE, cursor.as_deref()), None)?;
             cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);

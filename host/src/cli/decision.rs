@@ -10,6 +10,10 @@ use super::follow::Trail;
 use super::output::{rows, tell};
 use super::policy::explain;
 
+const PATH: &str = "/api/v1/decisions";
+/// The same as a stream.
+const TAIL: &str = "/api/v1/decisions/tail";
+
 #[derive(Subcommand)]
 pub(super) enum DecisionCommand {
     /// List decisions, newest first.
@@ -67,10 +71,11 @@ pub(super) struct Which {
 }
 
 impl Which {
-    fn path(self) -> anyhow::Result<String> {
+    /// The address with these in its query.
+    fn at(&self, path: &str) -> anyhow::Result<String> {
         let Self { principal, upstream, tool, verdict } = self;
         let filters = [("principal", principal), ("upstream", upstream), ("tool", tool), ("verdict", verdict)];
-        filtered("/api/v1/decisions", &filters)
+        filtered(path, &filters.map(|(name, value)| (name, value.clone())))
     }
 }
 
@@ -83,7 +88,9 @@ impl DecisionCommand {
                 tell(&with, &decision, explain::in_full)
             }
             Self::Follow { which, last, with } => {
-                let trail = Trail { with: &with, path: &which.path()?, member: "decisions", id: "id" };
+                let (list, stream) = (which.at(PATH)?, which.at(TAIL)?);
+                let (member, event) = ("decisions", "decision");
+                let trail = Trail { with: &with, list: &list, member, stream: &stream, event, id: "id" };
                 trail.follow(usize::try_from(last)?, |decision| Some(row(decision).join("  ")))
             }
         }
@@ -93,7 +100,7 @@ impl DecisionCommand {
 impl List {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { which, since, until, limit, with } = self;
-        let path = filtered(&which.path()?, &[("since", since), ("until", until)])?;
+        let path = filtered(&which.at(PATH)?, &[("since", since), ("until", until)])?;
         let answer = pages(&with, &path, "decisions", Some(limit))?;
         let head = ["ID", "AT", "PRINCIPAL", "OPERATION", "TOOL", "VERDICT", "OUTCOME", "TOOK", "POLICIES"];
         tell(&with, &answer, |answer| table(&head, rows(answer, "decisions").iter().map(row)))

@@ -1,29 +1,80 @@
-//! A trail as it grows: what is new in a list whose newest rows come first, asked for again and again.
+//! A trail as it grows: the rows before, and then the stream of server-sent events in which the gateway tells each new one.
+//!
+//! A stream that breaks or ends is gone on with behind the last event that came, so that no row is told twice and none is left
+//! out. What the gateway itself leaves out, since it was too much, is told by its number.
 
 use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Method;
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::admin::{PAGE, ask, page};
-use super::output::{Format, plain, print_on, rows};
-use super::{WithConfig, on_runtime};
+use super::output::{Format, Refused, plain, print_on, problem_of, rows};
+use super::{WithConfig, load, on_runtime};
+use crate::mcp::sse::Reader;
+use crate::outbound::{Listening, OutboundError, listen_to_socket};
 
-/// Between two questions.
-const POLL: Duration = Duration::from_secs(1);
-/// Pages that are read to find the last row that was seen. What is beyond them is left out, and that is told.
-const MAX_PAGES: usize = 50;
+/// Longest time without any sign of life: three of those that a stream gives.
+const QUIET: Duration = Duration::from_secs(45);
+/// Between two tries to go on, where the stream does not say.
+const RETRY: Duration = Duration::from_secs(2);
+/// Shortest and longest that a stream may have us wait.
+const MIN_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(10);
+/// How long a gateway may be away.
+const MAX_AWAY: Duration = Duration::from_secs(60);
+/// Largest event, in bytes.
+const MAX_EVENT: usize = 4 << 20;
 
-/// A list that is followed.
+/// A trail that is followed.
 pub(super) struct Trail<'a> {
     pub(super) with: &'a WithConfig,
-    /// Its address, perhaps with a query.
-    pub(super) path: &'a str,
-    /// The member of the answer that has the rows.
+    /// The address of its list, perhaps with a query.
+    pub(super) list: &'a str,
+    /// The member of a list that has the rows.
     pub(super) member: &'a str,
+    /// The address of its stream, with the same query.
+    pub(super) stream: &'a str,
+    /// What a row is called in the stream.
+    pub(super) event: &'a str,
     /// The member of a row that no other row has alike.
     pub(super) id: &'a str,
+}
+
+/// How far a stream was read.
+struct Place {
+    socket: PathBuf,
+    last: Option<String>,
+    retry: Duration,
+    /// When something came last.
+    heard: Instant,
+}
+
+/// Why a stream is not read on.
+#[derive(Debug)]
+enum Over {
+    /// Nobody wants more of it.
+    Enough,
+    /// It can be gone on with.
+    Ended(anyhow::Error),
+}
+
+/// What stops reading: the way to the gateway, or what came.
+enum Broken {
+    Way(OutboundError),
+    Else(anyhow::Error),
+}
+
+impl From<OutboundError> for Broken {
+    fn from(error: OutboundError) -> Self {
+        Self::Way(error)
+    }
 }
 
 impl Trail<'_> {
@@ -31,91 +82,147 @@ impl Trail<'_> {
     /// people, or nothing where it is not wanted; JSON is a document on each line.
     ///
     /// # Errors
-    /// When the gateway does not answer.
+    /// When the gateway refuses, or does not answer for a minute.
     pub(super) fn follow(&self, shown: usize, line: impl Fn(&Value) -> Option<String>) -> anyhow::Result<()> {
-        let mut seen = Seen::default();
-        let begun = self.ask(None)?;
-        let wanted: Vec<&Value> = rows(&begun, self.member).iter().filter(|row| line(row).is_some()).collect();
-        let mut goes_on = self.print(wanted.into_iter().take(shown).rev(), &line)?;
-        seen.only(rows(&begun, self.member).iter().map(|row| row[self.id].to_string()));
-        while goes_on {
+        let socket = load(self.with)?.listen.admin_socket;
+        let mut place = Place { socket, last: None, retry: RETRY, heard: Instant::now() };
+        // First where the stream is: what is appended while the rows before it are read comes after them.
+        if let Over::Ended(error) = self.listen(&mut place, &mut |event, _| Ok(event != "begin"))? {
+            return Err(error);
+        }
+        let Some(mut told) = self.print_earlier(shown, &line)? else { return Ok(()) };
+        let mut take = |event: &str, data: &Value| match event {
+            event if event == self.event && !told.remove(&data[self.id].to_string()) => self.print(data, &line),
+            "missed" => self.remark(&format!("{} rows are left out: there were too many to tell", data["count"])),
+            _ => Ok(true),
+        };
+        loop {
+            let Over::Ended(error) = self.listen(&mut place, &mut take)? else { return Ok(()) };
+            if place.heard.elapsed() > MAX_AWAY {
+                return Err(error);
+            }
             on_runtime(async {
-                tokio::time::sleep(POLL).await;
+                tokio::time::sleep(place.retry).await;
                 Ok(())
             })?;
-            let (new, is_whole) = self.news(&mut seen)?;
-            if !is_whole {
-                goes_on = self.say_that_some_are_left_out()?;
+        }
+    }
+
+    /// The ids of the rows before that were printed, or nothing if nobody reads.
+    fn print_earlier(
+        &self,
+        shown: usize,
+        line: &impl Fn(&Value) -> Option<String>,
+    ) -> anyhow::Result<Option<HashSet<String>>> {
+        let mut told = HashSet::new();
+        if shown == 0 {
+            return Ok(Some(told));
+        }
+        let answer = ask(self.with, Method::GET, &page(self.list, PAGE, None), None)?;
+        let wanted: Vec<&Value> = rows(&answer, self.member).iter().filter(|row| line(row).is_some()).collect();
+        for row in wanted.into_iter().take(shown).rev() {
+            told.insert(row[self.id].to_string());
+            if !self.print(row, line)? {
+                return Ok(None);
             }
-            goes_on = goes_on && self.print(new.iter(), &line)?;
+        }
+        Ok(Some(told))
+    }
+
+    /// Reads the stream on from its place, and gives each event to `take` until that says `false`.
+    fn listen(
+        &self,
+        place: &mut Place,
+        take: &mut impl FnMut(&str, &Value) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<Over> {
+        let (socket, from) = (place.socket.clone(), place.last.clone());
+        let listening = Listening { path: self.stream, last_event_id: from.as_deref(), quiet: QUIET };
+        let (mut reader, mut is_enough) = (Reader::new(MAX_EVENT), false);
+        let each = async |piece: Bytes| {
+            let goes_on = self.events(&mut reader, &piece, place, take).map_err(Broken::Else)?;
+            is_enough = !goes_on;
+            Ok(goes_on)
+        };
+        let heard = on_runtime(async { Ok(listen_to_socket(&socket, listening, each).await) })?;
+        match heard {
+            Err(Broken::Else(error)) => Err(error),
+            Err(Broken::Way(error)) => {
+                let asked = format!("cannot ask the gateway at {}: is it running?", socket.display());
+                Ok(Over::Ended(anyhow::Error::new(error).context(asked)))
+            }
+            Ok((status, _)) if status.is_success() && is_enough => Ok(Over::Enough),
+            Ok((status, _)) if status.is_success() => Ok(Over::Ended(anyhow!("the stream has ended"))),
+            Ok((status, refusal)) => {
+                let refused = Refused(serde_json::from_slice(&refusal).unwrap_or_default()).into();
+                if may_pass(status) { Ok(Over::Ended(refused)) } else { Err(refused) }
+            }
+        }
+    }
+
+    /// The events that a piece completes. Whether more are wanted.
+    fn events(
+        &self,
+        reader: &mut Reader,
+        piece: &[u8],
+        place: &mut Place,
+        take: &mut impl FnMut(&str, &Value) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
+        place.heard = Instant::now();
+        reader.feed(piece);
+        while let Some(event) = reader.next_named()? {
+            let data = serde_json::from_slice(&event.data).context("an event of the gateway is not JSON")?;
+            let name = event.name.as_deref().unwrap_or_default();
+            if name == "begin" {
+                self.compare(place.last.as_deref(), &data)?;
+            }
+            let goes_on = take(name, &data)?;
+            place.note(reader);
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        place.note(reader);
+        Ok(true)
+    }
+
+    /// Says so where a stream does not begin where the one before ended: the store is another one.
+    fn compare(&self, last: Option<&str>, begin: &Value) -> anyhow::Result<()> {
+        if last.is_some_and(|last| begin["after"].to_string() != last) {
+            self.remark("this is another trail than before: rows may be left out")?;
         }
         Ok(())
     }
 
-    /// Rows that were not seen, oldest first, and whether these are all.
-    fn news(&self, seen: &mut Seen) -> anyhow::Result<(Vec<Value>, bool)> {
-        let (mut found, mut cursor, mut is_whole) = (Vec::new(), None, false);
-        for _ in 0..MAX_PAGES {
-            let mut answer = self.ask(cursor.as_deref())?;
-            cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
-            let Value::Array(page) = answer[self.member].take() else { break };
-            let reaches_back = page.iter().any(|row| seen.has(&row[self.id].to_string()));
-            found.extend(page);
-            if reaches_back || cursor.is_none() {
-                is_whole = true;
-                break;
-            }
-        }
-        let ids: Vec<String> = found.iter().map(|row| row[self.id].to_string()).collect();
-        let mut new: Vec<Value> = found.into_iter().filter(|row| !seen.has(&row[self.id].to_string())).collect();
-        new.reverse();
-        // Where there is nothing any more, what was seen stays seen.
-        if !ids.is_empty() {
-            seen.only(ids);
-        }
-        Ok((new, is_whole))
+    fn print(&self, row: &Value, line: &impl Fn(&Value) -> Option<String>) -> anyhow::Result<bool> {
+        let Some(told) = line(row) else { return Ok(true) };
+        print_on(&match self.with.output {
+            Format::Table => plain(&told.replace('\n', " ")),
+            Format::Json => row.to_string(),
+        })
     }
 
-    fn ask(&self, cursor: Option<&str>) -> anyhow::Result<Value> {
-        ask(self.with, Method::GET, &page(self.path, PAGE, cursor), None)
-    }
-
-    fn print<'r>(
-        &self,
-        rows: impl Iterator<Item = &'r Value>,
-        line: &impl Fn(&Value) -> Option<String>,
-    ) -> anyhow::Result<bool> {
-        for row in rows {
-            let Some(told) = line(row) else { continue };
-            let told = match self.with.output {
-                Format::Table => plain(&told.replace('\n', " ")),
-                Format::Json => row.to_string(),
-            };
-            if !print_on(&told)? {
-                return Ok(false);
-            }
-        }
+    /// Beside the rows, which scripts read.
+    fn remark(&self, text: &str) -> anyhow::Result<bool> {
+        let told = match self.with.output {
+            Format::Table => format!("note: {text}"),
+            Format::Json => problem_of("rows_left_out", text).to_string(),
+        };
+        writeln!(io::stderr(), "{told}").context("cannot write to standard error")?;
         Ok(true)
-    }
-
-    fn say_that_some_are_left_out(&self) -> anyhow::Result<bool> {
-        match self.with.output {
-            Format::Table => print_on("… more than can be read at once: some are left out"),
-            Format::Json => Ok(true),
-        }
     }
 }
 
-/// What the last look saw.
-#[derive(Default)]
-struct Seen(HashSet<String>);
-
-impl Seen {
-    fn has(&self, id: &str) -> bool {
-        self.0.contains(id)
+impl Place {
+    /// As far as events have come whole.
+    fn note(&mut self, reader: &Reader) {
+        if let Some(id) = reader.last_event_id() {
+            self.last = Some(id.to_owned());
+        }
+        self.retry = reader.retry().map_or(self.retry, |retry| retry.clamp(MIN_RETRY, MAX_RETRY));
     }
+}
 
-    fn only(&mut self, ids: impl IntoIterator<Item = String>) {
-        self.0 = ids.into_iter().collect();
-    }
+/// Whether what was refused may be granted soon: there are too many streams, or the gateway is leaving.
+fn may_pass(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -17,7 +17,7 @@ use crate::gateway::{self, Listeners};
 use crate::oci::Pulled;
 use crate::outbound::{Depot, MaxSizes, Outbound};
 use crate::policy::signature::MAX_SIGNATURES_BYTES;
-use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, Publication, Uploaded};
+use crate::policy::{Counters, Engine, MAX_MODULE_BYTES, OfFile, Publication, Uploaded};
 use crate::supervisor::Supervisor;
 
 mod activation;
@@ -303,6 +303,7 @@ fn check(with: &ConfigFile) -> anyhow::Result<()> {
         engine: &engine,
         counters: &Counters::default(),
         builtins: &crate::builtin::module,
+        of_file: &OfFile::Read,
         pulled: &pulled(&config)?,
         // Those of the store are tried out when they are bound.
         uploaded: &Uploaded::new(),

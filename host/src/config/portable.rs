@@ -19,6 +19,8 @@ pub type ByName = BTreeMap<String, Map<String, Value>>;
 pub struct Sections {
     pub upstreams: Option<ByName>,
     pub keys: Option<ByName>,
+    /// Entries of `[[policies]]`, without their names.
+    pub policies: Option<ByName>,
     /// Names of other settings, which are a gateway's own.
     pub others: Vec<String>,
 }
@@ -32,6 +34,12 @@ pub enum Unreadable {
     NotToml { line: usize, problem: String },
     #[error("`{0}` is no table of tables")]
     NotNamed(String),
+    #[error("`{0}` is no list of tables")]
+    NotListed(String),
+    #[error("entry {number} of `{section}` has no name")]
+    Nameless { section: String, number: usize },
+    #[error("`{section}` has two entries that are called {name:?}")]
+    Twice { section: String, name: String },
     #[error("`{0}` has a number that cannot be told in JSON")]
     Number(String),
 }
@@ -53,6 +61,7 @@ pub fn read(text: &str) -> Result<Sections, Unreadable> {
         match name.as_str() {
             "upstreams" => sections.upstreams = Some(by_name(&name, value)?),
             "keys" => sections.keys = Some(by_name(&name, value)?),
+            "policies" => sections.policies = Some(listed(&name, value)?),
             _ => sections.others.push(name),
         }
     }
@@ -72,6 +81,26 @@ fn by_name(section: &str, value: toml::Value) -> Result<ByName, Unreadable> {
     named.into_iter().map(one).collect()
 }
 
+/// A list of tables, each of which says its name.
+fn listed(section: &str, value: toml::Value) -> Result<ByName, Unreadable> {
+    let not_listed = || Unreadable::NotListed(section.to_owned());
+    let toml::Value::Array(entries) = value else { return Err(not_listed()) };
+    let mut by_name = ByName::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let path = || format!("{section}[{index}]");
+        let Value::Object(mut body) = to_json(entry).ok_or_else(|| Unreadable::Number(path()))? else {
+            return Err(not_listed());
+        };
+        let Some(Value::String(name)) = body.remove("name") else {
+            return Err(Unreadable::Nameless { section: section.to_owned(), number: index + 1 });
+        };
+        if by_name.insert(name.clone(), body).is_some() {
+            return Err(Unreadable::Twice { section: section.to_owned(), name });
+        }
+    }
+    Ok(by_name)
+}
+
 /// `None` where a number is none in JSON.
 fn to_json(value: toml::Value) -> Option<Value> {
     Some(match value {
@@ -86,6 +115,14 @@ fn to_json(value: toml::Value) -> Option<Value> {
             Value::Object(members.into_iter().map(member).collect::<Option<_>>()?)
         }
     })
+}
+
+/// One entry of a list of a file, with its name.
+pub fn write_entry(list: &str, name: &str, body: &Map<String, Value>) -> String {
+    let mut named = body.clone();
+    named.insert("name".to_owned(), name.into());
+    // Tables in it belong to the entry above them.
+    format!("[{}", write(&[list], &named).replacen(']', "]]", 1))
 }
 
 /// A section of a file: tables in it are sections of their own behind it. Members that are null are left out.
@@ -139,9 +176,33 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_a_list_have_names() {
+        let guard = object(json!({ "module": "builtin:a", "config": { "b": { "c": [1.5] } }, "match": {} }));
+        let plain = object(json!({ "module": "sha256:ab", "priority": -7 }));
+        let text =
+            format!("{}\n{}", write_entry("policies", "guard", &guard), write_entry("policies", "plain", &plain));
+        let expected: ByName = [("guard".to_owned(), guard), ("plain".to_owned(), plain)].into();
+        assert_eq!(read(&text).unwrap().policies, Some(expected), "{text}");
+        assert_eq!(read("policies = []").unwrap().policies, Some(ByName::new()));
+        for (text, wrong) in [
+            ("policies = 7", "`policies` is no list of tables"),
+            ("policies = [7]", "`policies` is no list of tables"),
+            ("[policies.guard]", "`policies` is no list of tables"),
+            ("[[policies]]\nname = \"a\"\n[[policies]]\nmodule = \"b\"", "entry 2 of `policies` has no name"),
+            (
+                "[[policies]]\nname = \"a\"\n[[policies]]\nname = \"a\"",
+                "`policies` has two entries that are called \"a\"",
+            ),
+            ("[[policies]]\nname = \"a\"\nconfig.b = nan", "`policies[0]` has a number that cannot be told in JSON"),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), wrong, "{text}");
+        }
+    }
+
+    #[test]
     fn a_file_is_taken_apart() {
         let sections = read("public_url = \"x\"\n[keys]\n[policy]\nrecord = true\n").unwrap();
-        assert_eq!((sections.upstreams, sections.keys), (None, Some(ByName::new())));
+        assert_eq!((sections.upstreams, sections.keys, sections.policies), (None, Some(ByName::new()), None));
         assert_eq!(sections.others, ["policy", "public_url"]);
         let moment = read("[keys.ci]\nexpires = 2027-01-31T00:00:00Z\n").unwrap();
         assert_eq!(moment.keys.unwrap()["ci"]["expires"], "2027-01-31T00:00:00Z");

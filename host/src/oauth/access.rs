@@ -89,7 +89,7 @@ impl Deref for IdentitySet {
 }
 
 /// Everything that a remembered consent was given for: it counts for exactly these terms and for no others
-/// (`security.md` row A8).
+/// (`docs/threat-model.md` row A8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub redirect_host: String,

@@ -1,8 +1,8 @@
 //! What a client signs to prove who it is, `private_key_jwt` (RFC 7523 §3, OpenID Connect Core §9).
 //!
 //! The audience is the issuer and nothing else: who takes the address of an endpoint there can be made to sign for another
-//! server (`security.md` row T4). A key has one algorithm, whatever a header says, and no header brings or names a key but by
-//! its `kid` among those that the client registered.
+//! server (`docs/threat-model.md` row T4). A key has one algorithm, whatever a header says, and no header brings or names a
+//! key but by its `kid` among those that the client registered.
 
 use std::time::Duration;
 

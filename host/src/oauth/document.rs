@@ -1,5 +1,5 @@
 //! Client ID Metadata Documents: a client whose id is the https address of what it says of itself
-//! (draft-ietf-oauth-client-id-metadata-document; `security.md` row T15).
+//! (draft-ietf-oauth-client-id-metadata-document; `docs/threat-model.md` row T15).
 //!
 //! Pure: what an address may look like, what a document has to say, and how long it counts. It is fetched elsewhere.
 

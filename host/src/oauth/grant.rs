@@ -1,7 +1,7 @@
 //! A grant: what a consent gave to a client, and the family of refresh tokens that follows from it (RFC 9700 §4.14).
 //!
-//! The state machine of a refresh token is `security.md` §2 with design §13.23: a token is used once; if it comes back
-//! within its grace, the same successor is answered again; if it comes back later, somebody has a copy and the family ends.
+//! The state machine of a refresh token (`docs/authorization.md`): a token is used once; if it comes back within its grace, the
+//! newest of its family is answered; if it comes back later, somebody has a copy and the family ends.
 
 use std::time::Duration;
 
@@ -194,7 +194,7 @@ impl Grace {
 }
 
 impl Default for Grace {
-    /// 30 seconds and 64 times: so many processes may share one token (`security.md` §2).
+    /// 30 seconds and 64 times: so many processes may share one token.
     fn default() -> Self {
         Self { window: Duration::from_secs(30), replays: 64 }
     }

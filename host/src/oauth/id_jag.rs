@@ -2,8 +2,8 @@
 //! acts for that person there (Identity Assertion JWT Authorization Grant, "ID-JAG"; MCP's enterprise-managed authorization).
 //!
 //! It is a grant and no sign-in: only its own type counts, so that no ID token and no access token of the same provider is
-//! taken for one (`security.md` row T17). Everything that it is about is in it: whom it is for, which client may use it, which
-//! resources and scopes it is good for. It counts once. Pure: keys and marks are somebody else's.
+//! taken for one (`docs/threat-model.md` row T17). Everything that it is about is in it: whom it is for, which client may use
+//! it, which resources and scopes it is good for. It counts once. Pure: keys and marks are somebody else's.
 
 use std::time::Duration;
 

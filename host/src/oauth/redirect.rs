@@ -143,7 +143,8 @@ impl<'a> RedirectUri<'a> {
     }
 
     /// Whether any program on the person's machine may be at the other end (RFC 8252 §8.6): what is asked for then is never
-    /// given without a person. https does not change that where the host is the machine itself (`security.md` row T13).
+    /// given without a person. https does not change that where the host is the machine itself (`docs/threat-model.md` row
+    /// T13).
     pub fn is_on_own_machine(&self) -> bool {
         match self.kind {
             Kind::Https { host } => leads_home(host),
@@ -265,7 +266,7 @@ mod tests {
         }
     }
 
-    /// `security.md` rows A1 and A3.
+    /// `docs/threat-model.md` rows A1 and A3.
     #[test]
     fn what_can_be_read_in_two_ways_is_refused() {
         use InvalidRedirect::{Authority, Character, Fragment, Length, NotLoopback, Path, Scheme, SchemeRefused};
@@ -334,7 +335,7 @@ mod tests {
         assert_eq!(RedirectUri::parse("javascript:x", &["javascript".to_owned()]).err(), Some(SchemeRefused));
     }
 
-    /// `security.md` row A2.
+    /// `docs/threat-model.md` row A2.
     #[test]
     fn only_the_port_of_the_own_machine_may_differ() {
         let registered = "http://localhost:3000/callback?a=1";

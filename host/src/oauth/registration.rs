@@ -16,7 +16,7 @@ use super::client::{Authentication, Client, GrantType, KeySource, Metadata, Sour
 use super::redirect::{InvalidRedirect, RedirectUri};
 use crate::identity::TokenList;
 
-/// Largest registration, in bytes (`security.md` row T13).
+/// Largest registration, in bytes (`docs/threat-model.md` row T13).
 pub const MAX_BYTES: usize = 16 * 1024;
 /// Longest name of a client, in characters (row A12).
 pub const MAX_NAME_CHARS: usize = 100;
@@ -54,9 +54,9 @@ pub struct Rules {
 /// Who may have a secret that we know as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Secrets {
-    /// Clients all of whose redirect URIs are https and lead to another machine than the person's (`security.md` row T13).
-    /// Whoever runs on a person's machine hands its secret to everybody there (RFC 8252 §8.5), and is a public client here
-    /// whatever it asks for.
+    /// Clients all of whose redirect URIs are https and lead to another machine than the person's (`docs/threat-model.md` row
+    /// T13). Whoever runs on a person's machine hands its secret to everybody there (RFC 8252 §8.5), and is a public client
+    /// here whatever it asks for.
     #[default]
     OverHttps,
     /// Whoever the operator says.
@@ -259,7 +259,7 @@ fn method(wish: Option<&str>, jwks_uri: Option<String>, jwks: Option<Value>) -> 
 }
 
 /// A name as people may be shown it: one line, without what cannot be seen or turns the direction of what follows
-/// (`security.md` row A12), and not too long.
+/// (`docs/threat-model.md` row A12), and not too long.
 fn readable(name: &str) -> Option<String> {
     let is_invisible = |c: char| {
         matches!(c,
@@ -809,7 +809,7 @@ mod tests {
         assert!(of(Secrets::OverHttps).unwrap_err().to_string().contains("prove who they are"));
     }
 
-    /// `security.md` row A12.
+    /// `docs/threat-model.md` row A12.
     #[test]
     fn a_name_is_one_line_that_shows_what_it_is() {
         for (name, expected) in [

@@ -46,7 +46,7 @@ pub struct AuthorizationRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
     pub principal: Principal,
-    /// Who was signed in when it was chosen: with somebody else, the choice is made again (`security.md` row A15).
+    /// Who was signed in when it was chosen: with somebody else, the choice is made again (`docs/threat-model.md` row A15).
     pub session: Option<BrowserSessionId>,
     /// What was revoked of the principal since then revokes the choice too.
     pub at: Timestamp,

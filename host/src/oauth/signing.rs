@@ -1,7 +1,7 @@
 //! Keys that sign access tokens, and the states that they pass: announced, active, retired, gone.
 //!
 //! A key is published before it signs and after it has signed, so that nobody who verifies ever meets one that they could
-//! not have fetched (`security.md` row T11). At most one key of an algorithm is active.
+//! not have fetched (`docs/threat-model.md` row T11). At most one key of an algorithm is active.
 
 use crate::audit::SigningKeyState;
 use crate::env::Timestamp;

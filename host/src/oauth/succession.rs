@@ -1,4 +1,4 @@
-//! How a refresh token's successor is kept for whoever comes back with the token a moment later (`security.md` §2).
+//! How a refresh token's successor is kept for whoever comes back with the token a moment later.
 //!
 //! The successor is sealed under a key that comes of the token before it, and of nothing else: we keep digests of tokens, so
 //! that neither the store nor its backups open anything. Each sealed successor opens with the token before it, and so a

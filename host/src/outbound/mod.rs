@@ -4,7 +4,8 @@
 //! goes through the pooled client, [`Outbound`], with the [`Tls`] that it is configured with. What was discovered or came from a client (authorization metadata,
 //! client documents, key sets, token endpoints) goes through the guarded [`Fetcher`], which judges every address before
 //! it connects. Policy modules from registries ([`Depot`]) take both: the registry is the operator's, what it points at is not.
-//! [`ask_socket`], [`ask_socket_patiently`], [`ask_socket_if`], [`send_to_socket`] and [`stream_from_socket`] speak to our own admin socket.
+//! [`ask_socket`], [`ask_socket_patiently`], [`ask_socket_if`], [`send_to_socket`], [`stream_from_socket`] and
+//! [`listen_to_socket`] speak to our own admin socket.
 //!
 //! Redirects are never followed: an upstream that moved is for its operator to correct, and a credential must not
 //! travel elsewhere. No proxy is taken from the environment. Everything is bounded: connecting, waiting for headers,
@@ -29,7 +30,10 @@ pub(crate) use guarded::tests::DocumentHost;
 pub use guarded::{Fetch, FetchError, Fetched, Fetcher, Limits, Resolve, UrlFault, is_passing};
 pub use pool::{Outbound, OutboundError, Pieces, read_all};
 pub use registry::{MaxSizes, PullError};
-pub use socket::{Sent, ask_socket, ask_socket_if, ask_socket_patiently, send_to_socket, stream_from_socket};
+pub use socket::{
+    Listening, Sent, ask_socket, ask_socket_if, ask_socket_patiently, listen_to_socket, send_to_socket,
+    stream_from_socket,
+};
 pub use tls::{Tls, TlsError, TlsSettings};
 pub use trust::{TrustError, Trusted, TrustedEntry};
 

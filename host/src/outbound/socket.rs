@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, IF_MATCH};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, IF_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::pool::{OutboundError, Pieces, read_all};
@@ -86,9 +88,7 @@ async fn exchange(
     request: Request<Full<Bytes>>,
     patience: Duration,
 ) -> Result<(StatusCode, Bytes), OutboundError> {
-    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = connect(socket).await?;
     let deadline = Instant::now() + patience;
     // The connection runs until the exchange lets go of its sender.
     let exchange = async move {
@@ -111,9 +111,7 @@ pub async fn stream_from_socket<E>(
 where
     E: From<OutboundError>,
 {
-    let broken = |error: hyper::Error| OutboundError::Broken(error.into());
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = connect(socket).await?;
     let request = Request::get(path).header(HOST, "localhost").body(Full::new(Bytes::new()));
     let request = request.map_err(|error| OutboundError::Broken(error.into()))?;
     let deadline = Instant::now() + patience;
@@ -131,4 +129,67 @@ where
     };
     let both = async { tokio::join!(exchange, connection).0 };
     tokio::time::timeout_at(deadline, both).await.map_err(|_| OutboundError::TimedOut)?
+}
+
+/// A stream of events that is read on for as long as it lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening<'a> {
+    pub path: &'a str,
+    /// Where to go on, if it was read before.
+    pub last_event_id: Option<&'a str>,
+    /// Longest time without any sign of life.
+    pub quiet: Duration,
+}
+
+/// Reads a stream of a gateway's admin socket until it ends, or until `take` wants no more of it, which it says by `false`.
+/// The status, and the body if it is not a success.
+pub async fn listen_to_socket<E>(
+    socket: &Path,
+    Listening { path, last_event_id, quiet }: Listening<'_>,
+    mut take: impl AsyncFnMut(Bytes) -> Result<bool, E>,
+) -> Result<(StatusCode, Bytes), E>
+where
+    E: From<OutboundError>,
+{
+    let (mut sender, connection) = connect(socket).await?;
+    let request = Request::get(path).header(HOST, "localhost").header(ACCEPT, "text/event-stream");
+    let request = last_event_id.into_iter().fold(request, |request, id| request.header("last-event-id", id));
+    let request = request.body(Full::new(Bytes::new())).map_err(|error| OutboundError::Broken(error.into()))?;
+    let exchange = async move {
+        let response = tokio::time::timeout(quiet, sender.send_request(request)).await;
+        let response = response.map_err(|_| OutboundError::TimedOut)?.map_err(broken)?;
+        let status = response.status();
+        let deadline = Instant::now() + quiet;
+        if !status.is_success() {
+            return Ok((status, read_all(response.into_body(), MAX_ADMIN_ANSWER, deadline).await?));
+        }
+        let mut pieces = Pieces::new(response.into_body(), deadline);
+        while let Some(piece) = pieces.next().await? {
+            if !take(piece).await? {
+                break;
+            }
+            pieces.set_deadline(Instant::now() + quiet);
+        }
+        Ok((status, Bytes::new()))
+    };
+    // What the connection has to say of its end the exchange hears as well; nothing waits for it once that is over.
+    let driven = async {
+        _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        heard = exchange => heard,
+        never = driven => never,
+    }
+}
+
+async fn connect(
+    socket: &Path,
+) -> Result<(SendRequest<Full<Bytes>>, Connection<TokioIo<UnixStream>, Full<Bytes>>), OutboundError> {
+    let stream = UnixStream::connect(socket).await.map_err(OutboundError::NoSocket)?;
+    http1::handshake(TokioIo::new(stream)).await.map_err(broken)
+}
+
+fn broken(error: hyper::Error) -> OutboundError {
+    OutboundError::Broken(error.into())
 }

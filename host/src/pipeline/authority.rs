@@ -2,7 +2,7 @@
 //! in the decision trail.
 //!
 //! A policy that wants an approval is asked again once it is there, as for a call; what an operator has agreed to holds for
-//! the same principal, client and scopes (design §13.26). One that wants the person to show again who they are is asked
+//! the same principal, client and scopes. One that wants the person to show again who they are is asked
 //! again if they have.
 
 use std::net::IpAddr;

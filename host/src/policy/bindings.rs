@@ -285,7 +285,8 @@ impl BoundPolicy {
         }
     }
 
-    fn again(&self) -> Self {
+    /// The same for another generation. How it has fared is forgotten.
+    pub(super) fn again(&self) -> Self {
         let prepared = self.prepared.anew();
         Self { prepared, health: Arc::default(), asked: Arc::default(), shadow: Arc::default(), ..self.same() }
     }

@@ -76,6 +76,12 @@ pub enum LoadError {
     Signature(#[from] SignatureError),
     #[error(transparent)]
     Module(#[from] ModuleError),
+    #[error("the module {} cannot be used", path.display())]
+    UnusableFile {
+        path: PathBuf,
+        #[source]
+        source: ModuleError,
+    },
     #[error(
         "it wants {}, which the binding does not grant; if it should have that, write grants = [{}]",
         names(missing).join(" and "),
@@ -134,7 +140,7 @@ impl LoadError {
             Self::NoSuchBuiltin { .. } | Self::NotUploaded { .. } | Self::NotPulled { .. } => "read",
             Self::DigestMismatch { .. } => "digest",
             Self::Signature(_) => "signature",
-            Self::Module(_) => "module",
+            Self::Module(_) | Self::UnusableFile { .. } => "module",
             Self::NotGranted { .. } => "grants",
             Self::ConfigNoObject | Self::ConfigTooLarge { .. } | Self::SchemaUnusable { .. } | Self::DoesNotFit(_) => {
                 "schema"

@@ -16,9 +16,10 @@
 //! Then questions that were recorded are put to the new policies ([`super::replay`]), and the caller publishes the set by
 //! one swap. A set is loaded whole or not at all. Loading blocks and belongs on a thread where that harms nobody. A module
 //! whose bytes did not change is not compiled again, and one whose configuration did not change either is not frozen again.
+//! What the file binds goes through no step where it stays what it is in force ([`OfFile`]).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -31,7 +32,8 @@ use super::counters::Counters;
 use super::decision::Hook;
 use super::engine::Engine;
 use super::load_error::{BindingError, LoadError, LoadErrors, Problem};
-use super::module::{self, Module, ModuleInfo};
+use super::module::{self, Module, ModuleError, ModuleInfo};
+use super::of_file::OfFile;
 use super::prepared::{Preparation, PrepareError, Ready};
 use super::replay::{self, Changes, PastQuestion};
 use super::schema::Schema;
@@ -56,6 +58,8 @@ pub struct Publication<'a> {
     pub counters: &'a Counters,
     /// The bytes of a module that comes with the binary.
     pub builtins: &'a dyn Fn(&str) -> Option<&'static [u8]>,
+    /// What becomes of the bindings of the file.
+    pub of_file: &'a OfFile,
     /// What the registries delivered, for every module that is in one.
     pub pulled: &'a Pulled,
     /// Modules of the store, by digest: every one that is named.
@@ -93,12 +97,16 @@ impl Publication<'_> {
         let mut bindings = Vec::with_capacity(self.settings.bindings.len());
         let mut errors = Vec::new();
         for binding in &self.settings.bindings {
-            match self.bind(binding, &mut modules) {
+            let bound = match self.of_file.standing(binding) {
+                Some(standing) => Ok(standing),
+                None => self.bind(binding, &mut modules),
+            };
+            match bound {
                 Ok(bound) => bindings.push(bound),
                 Err(error) => errors.push(BindingError { binding: Some(binding.name.clone()), error }),
             }
         }
-        let components = modules.in_use(&bindings);
+        let components = different_modules(&bindings);
         if components > self.settings.max_components {
             let error = LoadError::TooManyComponents { components, max: self.settings.max_components };
             errors.push(BindingError { binding: None, error });
@@ -116,7 +124,7 @@ impl Publication<'_> {
         let bytes = self.fetch(binding)?;
         let digest = check_digest(binding, &bytes)?;
         let signed_by = self.check_signature(binding, &digest)?;
-        let (module, is_known) = modules.get(self.engine, &digest, &bytes)?;
+        let (module, is_known) = modules.get(self.engine, &digest, &bytes).map_err(|error| unusable(binding, error))?;
         check_grants(binding, &module)?;
         check_limits(binding, &module)?;
         let mut warnings = check_rewrites(binding, &module)?;
@@ -226,6 +234,7 @@ impl PolicySet {
             engine,
             counters: &Counters::default(),
             builtins,
+            of_file: &OfFile::Read,
             pulled: &Pulled::new(),
             uploaded: &Uploaded::new(),
             previous: previous.as_slice(),
@@ -247,7 +256,7 @@ impl Modules {
     }
 
     /// The module of these bytes, and whether a set that is known has it.
-    fn get(&mut self, engine: &Engine, digest: &Arc<str>, bytes: &[u8]) -> Result<(Arc<Module>, bool), LoadError> {
+    fn get(&mut self, engine: &Engine, digest: &Arc<str>, bytes: &[u8]) -> Result<(Arc<Module>, bool), ModuleError> {
         if let Some(module) = self.0.get(digest) {
             return Ok((module.clone(), true));
         }
@@ -255,10 +264,17 @@ impl Modules {
         self.0.insert(digest.clone(), module.clone());
         Ok((module, false))
     }
+}
 
-    fn in_use(&self, bindings: &[BoundPolicy]) -> usize {
-        let used = |module: &&Arc<Module>| bindings.iter().any(|bound| Arc::ptr_eq(bound.loaded(), module));
-        self.0.values().filter(used).count()
+fn different_modules(bindings: &[BoundPolicy]) -> usize {
+    bindings.iter().map(|bound| bound.loaded().digest()).collect::<HashSet<_>>().len()
+}
+
+/// A module that was read and is none: told with the file that it was read from.
+fn unusable(binding: &Binding, error: ModuleError) -> LoadError {
+    match binding.module.file() {
+        Some(path) => LoadError::UnusableFile { path: path.to_owned(), source: error },
+        None => error.into(),
     }
 }
 

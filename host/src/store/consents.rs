@@ -1,4 +1,4 @@
-//! Remembered consents: who need not be asked again for exactly the same (`security.md` row A8).
+//! Remembered consents: who need not be asked again for exactly the same (`docs/threat-model.md` row A8).
 //!
 //! A consent is found by the digest of everything that it was given for; anything else is another consent. What was given
 //! before a watermark of its principal or client does not count ([`super::revocations`]). Whether a consent may be

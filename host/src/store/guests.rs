@@ -1,5 +1,5 @@
 //! Guests: those who consented without naming themselves. How many there are is bounded, and none is kept for longer than
-//! something rests on them (design §13.26).
+//! something rests on them.
 //!
 //! A guest is made for one authorization request and lives with it, then with the code and the grant that come of it. The
 //! sweeper looks whether anything counts still; a guest on whom nothing rests is forgotten with everything that is sealed

@@ -1,4 +1,4 @@
-//! What was revoked while access tokens for it may still live (design §13.24).
+//! What was revoked while access tokens for it may still live.
 //!
 //! A grant or a single access token that is revoked is an entry here, for as long as an access token can live. All that was
 //! granted to a client, a principal, a kind of principal or anybody is revoked by one *watermark*: what was granted up to

@@ -13,6 +13,12 @@ use portcullis_tests::{Caller, Gateway, program, repository};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod config;
+mod doctor;
+mod follow;
+mod output;
+mod policies;
+
 /// What a command did.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,

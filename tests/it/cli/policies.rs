@@ -299,22 +299,35 @@ async fn a_decision_is_explained_and_put_to_another_module() {
     // The module is another one by now; the old one is still about.
     fs::write(dir.join("old.wasm"), denies("one")).unwrap();
     gateway.replace("guard.wasm", &denies("two"));
+    gateway.until("/api/v1/policies", |view| view["generation"] == 2).await;
     let printed = explain(&id, &[]).await.printed();
-    assert!(printed.contains("guard at tool-call: not asked again") && printed.contains("--module"), "{printed}");
-    let printed = explain(&id, &["--module", "old.wasm"]).await.printed();
-    assert!(printed.contains("guard at tool-call: same"), "{printed}");
+    for part in [
+        "(generation 2):\nguard at tool-call: diverged: deny then, deny two now\n",
+        "its module was another one then: --module FILE asks that one, sha256:",
+        "by these it would be refused: deny (policy guard says deny two)",
+    ] {
+        assert!(printed.contains(part), "{part:?} is not in\n{printed}");
+    }
+    let printed = explain(&id, &["--module", "old.wasm", "--module", "guard.wasm"]).await.printed();
+    let (_, asked) = printed.split_once("\nold.wasm (sha256:").expect("what each module says");
+    assert!(asked.contains("):\nguard at tool-call: same\n"), "{asked}");
+    assert!(asked.ends_with("):\nit was not asked then\n"), "{asked}");
 
     let replay = async |more: &[&str]| {
         let asked = ["policy", "replay", "--binding", "guard", "--config", config];
         run_in(dir, &[&asked, more].concat()).await
     };
     let printed = replay(&["--against", "guard.wasm"]).await.printed();
-    for part in [&format!("{id} tool-call: deny one → deny two"), "/deny/reason/code was \"one\" and is \"two\""] {
+    for part in [
+        "configured as in generation 2, of the configuration file\n",
+        &format!("{id} tool-call: deny one → deny two"),
+        "/deny/reason/code was \"one\" and is \"two\"",
+    ] {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     assert!(printed.ends_with("0 same, 1 different, 0 could not be asked again\n"), "{printed}");
     let printed = replay(&["--against", "old.wasm", "--last", "5"]).await.printed();
-    assert_eq!(printed, "1 same, 0 different, 0 could not be asked again\n");
+    assert!(printed.ends_with("file\n1 same, 0 different, 0 could not be asked again\n"), "{printed}");
     fs::write(dir.join("odd.json"), "[]").unwrap();
     for (more, part) in [
         (&["--against", "missing.wasm"][..], "missing.wasm"),
@@ -326,4 +339,55 @@ async fn a_decision_is_explained_and_put_to_another_module() {
     let other = ["policy", "replay", "--binding", "other", "--against", "guard.wasm", "--config", config];
     let complaint = run_in(dir, &other).await.complaint();
     assert!(complaint.contains("no policy \"other\"; it has guard"), "{complaint}");
+}
+
+#[tokio::test]
+async fn what_is_in_force_counts_and_not_what_the_file_says() {
+    let up = Fixture::start().await;
+    let builder = Gateway::builder().http_upstream("up", &up.url).key("ci").section("[policy]\nrecord = true\n");
+    let gateway = builder.start().await;
+    gateway.until_upstreams_are_up().await;
+    let definition = |code: &str| {
+        let rules = json!([{ "tools": ["*/echo"], "action": "deny", "code": code }]);
+        let config = json!({ "rules": rules, "otherwise": "allow" });
+        json!({ "module": "builtin:allow-tools", "config": config, "limits": { "time": "1s" } })
+    };
+    let new = json!({ "name": "guard", "definition": definition("first") });
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/bindings", Some(new)).await.status, 201);
+    gateway.caller("ci").call("up__echo", json!({})).await;
+    let is_recorded = |view: &Value| !view["questions"].as_array().unwrap().is_empty();
+    let view = gateway.until("/api/v1/recordings?policy=guard&hook=tool-call", is_recorded).await;
+    let id = view["questions"][0]["decision"].as_str().unwrap().to_owned();
+    let (dir, config) = (gateway.dir.path(), gateway.file.to_str().unwrap());
+    let policy = async |more: &[&str]| run_in(dir, &[&["policy"], more, &["--config", config]].concat()).await;
+    let replay = ["replay", "--binding", "guard", "--against", "builtin:allow-tools"];
+
+    let printed = policy(&["explain", &id]).await.printed();
+    assert!(printed.contains("guard at tool-call: same\n"), "{printed}");
+    let printed = policy(&replay).await.printed();
+    assert!(printed.starts_with("configured as in generation 2, of the store\n"), "{printed}");
+    assert!(printed.contains(" 0 different, 0 could not be asked again"), "{printed}");
+
+    fs::write(dir.join("guard.json"), definition("second").to_string()).unwrap();
+    policy(&["bind", "guard", "--definition", "guard.json"]).await.printed();
+    let printed = policy(&["explain", &id]).await.printed();
+    assert!(printed.contains("guard at tool-call: diverged: deny then, deny second now\n"), "{printed}");
+    let printed = policy(&replay).await.printed();
+    assert!(printed.contains(&format!("{id} tool-call: deny first → deny second")), "{printed}");
+
+    // The store says `second` still, and `first` is in force.
+    policy(&["rollback"]).await.printed();
+    let in_force = gateway.operator("GET", "/api/v1/policies/in-force/guard", None).await.json();
+    assert_eq!((&in_force["managed_by"], &in_force["generation"]), (&json!("store"), &json!(4)), "{in_force}");
+    assert_eq!(in_force["config"]["rules"][0]["code"], "first");
+    let printed = policy(&["explain", &id]).await.printed();
+    assert!(printed.contains("guard at tool-call: same\n"), "{printed}");
+    let printed = policy(&replay).await.printed();
+    assert!(printed.contains("generation 4, of the store\n") && printed.contains(" 0 different,"), "{printed}");
+
+    policy(&["unbind", "guard"]).await.printed();
+    let printed = policy(&["explain", &id]).await.printed();
+    assert!(printed.contains("guard: asked no more\n"), "{printed}");
+    let complaint = policy(&replay).await.complaint();
+    assert!(complaint.contains("no policy \"guard\", and no other"), "{complaint}");
 }

@@ -110,6 +110,21 @@ async fn a_refusal_is_explained_with_what_to_do_next() {
 }
 
 #[tokio::test]
+async fn what_hides_itself_in_the_words_of_a_policy_is_shown() {
+    let up = Fixture::start().await;
+    let section = GUARD.replace("code = \"too-slow\"", "code = \"too-slow\"\nname = \"no\\u200Bslow\"");
+    assert_ne!(section, GUARD);
+    let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").section(&section).start().await;
+    gateway.caller("alice").call("up__slow", json!({})).await;
+    let view = gateway.until("/api/v1/decisions", |view| !view["decisions"].as_array().unwrap().is_empty()).await;
+    let slow = of(view["decisions"].as_array().unwrap(), "slow").to_owned();
+    let steps = view["decisions"][0]["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|step| step["rule"] == "no\u{200b}slow"), "the API tells it as it is: {steps:?}");
+    let text = browser_of(&gateway, "viewer").await.get(&format!("/decisions/{slow}")).await.text();
+    assert!(text.contains("no\\u{200b}slow") && !text.contains('\u{200b}'), "{text}");
+}
+
+#[tokio::test]
 async fn a_recording_is_read_by_operators_and_that_is_written_down() {
     let (_up, gateway, decisions) = scene().await;
     let echo = of(&decisions, "echo");

@@ -100,7 +100,7 @@ async fn a9_every_cookie_is_for_the_gateway_alone() {
             "{name}: {cookie:?}"
         );
         assert!(cookie.attribute("samesite").eq_ignore_ascii_case("lax"), "{name}: {cookie:?}");
-        // On loopback cookies are shared by all ports (§13.25).
+        // On loopback cookies are shared by all ports.
         assert!(name.contains(&port) && !name.starts_with("__Host-"), "{name}");
         assert!(cookie.value.len() >= 43, "{name} can be guessed: {cookie:?}");
     }

@@ -30,7 +30,7 @@ async fn everybody_signs_in_and_calls() {
     }
 }
 
-/// RFC 9068 § 2, and what §3.2 of the design asks for besides.
+/// RFC 9068 § 2, and what is asked for besides.
 #[tokio::test]
 async fn an_access_token_says_what_it_is() {
     let (_up, gateway) = scene().await;

@@ -1,4 +1,4 @@
-//! Refresh tokens: the state machine of `security.md` §2 with §13.23, from outside.
+//! Refresh tokens: the state machine that `docs/authorization.md` tells, from outside.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -62,7 +62,7 @@ async fn a_token_whose_answer_was_lost_is_given_again_within_the_grace() {
     let second = Tokens::of(&client.refresh(&first.refresh).await);
     gateway.clock.advance(Duration::from_secs(29));
     assert_eq!(Tokens::of(&client.refresh(&first.refresh).await).refresh, second.refresh);
-    // §13.23: any ancestor whose own grace runs leads to the head.
+    // Any ancestor whose own grace runs leads to the head.
     let third = Tokens::of(&client.refresh(&second.refresh).await);
     assert_eq!(Tokens::of(&client.refresh(&first.refresh).await).refresh, third.refresh);
     assert_eq!(Tokens::of(&client.refresh(&second.refresh).await).refresh, third.refresh);
@@ -104,7 +104,7 @@ async fn a_grace_has_a_number_of_replays() {
     assert_eq!(refusal(&client.refresh(&first.refresh).await), invalid_grant());
 }
 
-/// What does not fit changes nothing (§2, last row): nobody ends a grant with a token that is not theirs.
+/// What does not fit changes nothing: nobody ends a grant with a token that is not theirs.
 #[tokio::test]
 async fn what_does_not_fit_is_refused_and_changes_nothing() {
     let (_up, gateway) = scene().await;

@@ -41,7 +41,7 @@ async fn guarded() -> (Fixture, Gateway) {
 }
 
 /// Under which code a call is denied now.
-pub(super) async fn code(gateway: &Gateway) -> Value {
+pub(crate) async fn code(gateway: &Gateway) -> Value {
     refusal(&call(&gateway.caller("ci"), "up__echo", json!({})).await).1["code"].clone()
 }
 

@@ -6,8 +6,8 @@ use portcullis_tests::upstreams::fixture::Fixture;
 use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
-use super::reload::{code, configuration, denies, policies, until_event};
-use super::{call, shipped};
+use super::reload::{code, configuration, denies, generation, policies, until_after, until_event};
+use super::{binding, call, shipped};
 use crate::cli::run_in;
 
 const BINDINGS: &str = "/api/v1/policies/bindings";
@@ -157,4 +157,67 @@ async fn a_change_is_rehearsed_on_what_was_recorded() {
     let changes = rehearse("guard", Value::Null).await;
     assert_eq!(changes["dropped"][0]["policy"], "guard", "{changes}");
     assert_eq!(code(&gateway).await, "first", "nothing has changed");
+}
+
+/// A module of the file that denies under `one`, and `guard` of the store beside it, which is off.
+async fn beside_a_file() -> (Fixture, Gateway) {
+    let up = Fixture::start().await;
+    let builder = Gateway::builder().http_upstream("up", &up.url).key("ci");
+    let gateway = builder.section(&binding("door", "door.wasm", "")).file("door.wasm", &denies("one")).start().await;
+    bound(&gateway, json!({ "module": "builtin:allow-tools", "mode": "off" })).await;
+    (up, gateway)
+}
+
+#[tokio::test]
+async fn what_has_become_of_a_file_keeps_nobody_from_changing_the_store() {
+    let (_up, gateway) = beside_a_file().await;
+    let before = policies(&gateway).await["bindings"][0].clone();
+    assert_eq!((&before["name"], code(&gateway).await), (&json!("door"), json!("one")));
+    gateway.replace("door.wasm", b"rubbish");
+    gateway.until("/api/v1/policies", |view| view["last_reload"]["ok"] == false).await;
+    run_in(gateway.dir.path(), &["policy", "bind", "guard", "--mode", "shadow"]).await.printed();
+    assert_eq!(code(&gateway).await, "one");
+    run_in(gateway.dir.path(), &["policy", "unbind", "guard"]).await.printed();
+    let view = policies(&gateway).await;
+    assert_eq!((view["bindings"].as_array().unwrap().len(), &view["bindings"][0]["digest"]), (1, &before["digest"]));
+    assert_eq!(code(&gateway).await, "one", "what the file had brought goes on");
+
+    let reply = gateway.operator("POST", "/api/v1/policies/reload", None).await;
+    assert_eq!(problem(&reply), (422, json!("reload_refused")));
+    let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("policy door: module: ") && detail.contains("door.wasm"), "{detail}");
+    assert_eq!(code(&gateway).await, "one");
+}
+
+#[tokio::test]
+async fn a_module_that_no_reload_has_taken_does_not_come_with_a_change_of_the_store() {
+    let (_up, gateway) = beside_a_file().await;
+    let text = configuration(&gateway);
+    gateway.replace("portcullis.toml", format!("{text}\n[[[").as_bytes());
+    gateway.until("/api/v1/policies", |view| view["last_reload"]["ok"] == false).await;
+    gateway.replace("door.wasm", &denies("two"));
+    let reply = gateway.operator("DELETE", GUARD, None).await;
+    assert_eq!(reply.status, StatusCode::NO_CONTENT, "{}", reply.text());
+    assert_eq!(policies(&gateway).await["bindings"].as_array().unwrap().len(), 1);
+    assert_eq!(code(&gateway).await, "one");
+    let before = generation(&gateway).await;
+    gateway.replace("portcullis.toml", text.as_bytes());
+    until_after(&gateway, before).await;
+    assert_eq!(code(&gateway).await, "two", "a reload brings it");
+}
+
+#[tokio::test]
+async fn what_the_file_was_rolled_back_to_stays_while_the_store_changes() {
+    let (_up, gateway) = beside_a_file().await;
+    let before = generation(&gateway).await;
+    gateway.replace("door.wasm", &denies("two"));
+    until_after(&gateway, before).await;
+    assert_eq!(code(&gateway).await, "two");
+    let printed = run_in(gateway.dir.path(), &["policy", "rollback"]).await.printed();
+    assert!(printed.contains("unbind what is wrong in the store"), "{printed}");
+    assert_eq!(code(&gateway).await, "one");
+    run_in(gateway.dir.path(), &["policy", "unbind", "guard"]).await.printed();
+    assert_eq!(code(&gateway).await, "one", "the store has nothing to do with it");
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, StatusCode::OK);
+    assert_eq!(code(&gateway).await, "two", "the file counts again");
 }

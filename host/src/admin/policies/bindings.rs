@@ -1,5 +1,8 @@
 //! Bindings of the store: rehearsed, declared, changed and removed. Each change is tried out with all other policies, then
-//! written, then published, under the lock that reloads hold as well.
+//! written, then published, in a turn of its own among reloads and other changes.
+//!
+//! What the file binds stays what it is in force meanwhile, be it that of an earlier generation: its files are read by
+//! reloads and starts alone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,14 +12,15 @@ use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{PolicyError, TRIES, is_in, members, settings_with};
+use crate::admin::changing::Turn;
 use crate::admin::rollback::{Cause, Generation};
 use crate::admin::upstreams::merge;
 use crate::admin::{BuildError, Control};
 use crate::audit::{Actor, AuditEvent};
-use crate::config::definition;
+use crate::config::{PolicySettings, definition};
 use crate::ids::BindingName;
-use crate::policy::Published;
 use crate::policy::replay::{self, Changes};
+use crate::policy::{LoadErrors, OfFile, Published};
 use crate::store::changes::Revision;
 use crate::store::policy_bindings::{self as stored, Committing, Edit, StoredBinding, StoredBindings};
 use crate::store::{Cursor, Page, StoreError, audit as trail};
@@ -154,7 +158,7 @@ impl Control {
     /// # Errors
     /// [`PolicyError`]; what runs stays then, and nothing is saved.
     pub async fn create_binding(
-        &self,
+        self: &Arc<Self>,
         name: BindingName,
         definition: Map<String, Value>,
         actor: Actor,
@@ -170,7 +174,7 @@ impl Control {
     /// # Errors
     /// [`PolicyError`]; what runs stays then, and nothing is saved.
     pub async fn change_binding(
-        &self,
+        self: &Arc<Self>,
         name: &BindingName,
         seen: Option<Vec<u64>>,
         definition: Map<String, Value>,
@@ -185,7 +189,7 @@ impl Control {
     /// # Errors
     /// [`PolicyError`]; what runs stays then, and nothing is saved.
     pub async fn remove_binding(
-        &self,
+        self: &Arc<Self>,
         name: &BindingName,
         seen: Option<Vec<u64>>,
         actor: Actor,
@@ -202,8 +206,13 @@ impl Control {
         if self.is_policy_of_file(name) { Err(PolicyError::ManagedByFile) } else { Ok(()) }
     }
 
-    async fn alter(&self, wish: Wish, actor: Actor) -> Result<Altered, PolicyError> {
-        let _one_at_a_time = self.changing.lock().await;
+    async fn alter(self: &Arc<Self>, wish: Wish, actor: Actor) -> Result<Altered, PolicyError> {
+        let control = self.clone();
+        self.to_its_end(async move |_turn: Turn| control.alter_now(&wish, actor).await).await?
+    }
+
+    /// One change at a time: whoever calls this has the turn.
+    async fn alter_now(&self, wish: &Wish, actor: Actor) -> Result<Altered, PolicyError> {
         for _ in 0..TRIES {
             let before = stored::all(&self.store).await?;
             let there = before.all.iter().find(|binding| binding.name == *wish.name());
@@ -213,11 +222,11 @@ impl Control {
                 let generation = self.generation.load(Ordering::Relaxed);
                 return Ok(Altered { binding: Some(same.clone()), generation, changes: None });
             }
-            let published = self.try_out(&wish, &before, None).await?;
-            match stored::commit(&self.store, before.at, edit(&wish)?, actor).await? {
+            let published = self.try_out(wish, &before, None).await?;
+            match stored::commit(&self.store, &before, edit(wish)?, actor).await? {
                 Committing::Done { binding, at } => {
                     let binding = binding.map(|binding| *binding);
-                    let bound = after(&wish, before, binding.clone(), at);
+                    let bound = after(wish, before, binding.clone(), at);
                     let changes = published.changes.clone().map(Arc::new);
                     let generation = self.bring_into_force(published, bound, actor);
                     return Ok(Altered { binding, generation, changes });
@@ -231,11 +240,18 @@ impl Control {
         Err(StoreError::Busy.into())
     }
 
-    /// Whether the bindings as they are since this revision are what runs. Whoever calls this holds `changing`.
+    /// Whether the bindings as they are since this revision are what runs. Whoever calls this has the turn.
     fn is_in_force(&self, at: Revision) -> bool {
         let generations = self.generations();
         let is_rolled_back = |newest: &Arc<Generation>| matches!(newest.cause, Cause::Rollback { .. });
         self.bound.load().at == at && !generations.last().is_some_and(is_rolled_back)
+    }
+
+    /// What all policies are to be with these of the store: what the file binds is what it is in force.
+    fn settings_beside(&self, stored: &StoredBindings) -> Result<(PolicySettings, OfFile), LoadErrors> {
+        let of_file = OfFile::InForce(self.snapshot.load().policies.clone());
+        let settings = settings_with(&of_file.settings(&self.config.load().policy), stored)?;
+        Ok((settings, of_file))
     }
 
     /// Loads all policies as they would be.
@@ -249,8 +265,7 @@ impl Control {
             // Told by their settings, while the mistakes of others are told by their names.
             definition::binding(wish.name(), definition).map_err(PolicyError::Mistakes)?;
         }
-        let settings =
-            settings_with(&self.config.load().policy, &wish.granted(before)).map_err(PolicyError::Refused)?;
+        let (settings, of_file) = self.settings_beside(&wish.granted(before)).map_err(PolicyError::Refused)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         let mut recorded = self.recorded(settings.replay).await;
@@ -259,7 +274,7 @@ impl Control {
         {
             recorded.extend(replay::as_if_asked(new, &recorded));
         }
-        let mut published = self.load_policies(settings, upstreams, recorded, (generation, turn)).await?;
+        let mut published = self.load_policies((settings, of_file), upstreams, recorded, (generation, turn)).await?;
         if let (Wish::Create { name, .. }, Some(changes)) = (wish, &mut published.changes) {
             // What is new and asked nothing had no say that it could lose.
             changes.dropped.remove(name);
@@ -267,7 +282,7 @@ impl Control {
         Ok(published)
     }
 
-    /// Publishes policies that were put together with these bindings. Whoever calls this holds `changing`.
+    /// Publishes policies that were put together with these bindings. Whoever calls this has the turn.
     fn bring_into_force(&self, published: Published, bound: StoredBindings, actor: Actor) -> u64 {
         let generation = published.policies.generation();
         // Within the lock, so that no other upstreams come into force meanwhile.
@@ -326,11 +341,11 @@ impl Control {
         if bound.at == self.bound.load().at {
             return Ok(());
         }
-        let settings = settings_with(&self.config.load().policy, &bound)?;
+        let all = self.settings_beside(&bound)?;
         let upstreams = self.running().settings();
         let generation = self.generation.load(Ordering::Relaxed) + 1;
         // Whoever changed it has seen what it changes: nothing recorded is asked again.
-        let published = self.load_policies(settings, upstreams, Vec::new(), (generation, None)).await?;
+        let published = self.load_policies(all, upstreams, Vec::new(), (generation, None)).await?;
         self.bring_into_force(published, bound, Actor::System);
         Ok(())
     }

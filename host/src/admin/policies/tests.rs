@@ -1,8 +1,10 @@
 //! Policies of the store, over a store in memory: they stand among those of the file, come into force whole, and hold on all
 //! gateways.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::poll;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -26,6 +28,24 @@ fn object(value: Value) -> Map<String, Value> {
 /// The names in force, in the order in which they are asked.
 fn names(control: &Control) -> Vec<String> {
     control.snapshot.load().policies.bindings().iter().map(|bound| bound.name().to_string()).collect()
+}
+
+/// Of the modules in force, in the order in which they are asked.
+fn digests(control: &Control) -> Vec<String> {
+    let policies = control.snapshot.load().policies.clone();
+    policies.bindings().iter().map(|bound| bound.module().digest.to_string()).collect()
+}
+
+/// A module in a file, and a section that binds it as `guard`.
+fn guarded(dir: &Path, module: &[u8]) -> (PathBuf, String) {
+    let path = dir.join("guard.wasm");
+    std::fs::write(&path, module).unwrap();
+    let section = format!("[[policies]]\nname = \"guard\"\nmodule = {path:?}\n");
+    (path, section)
+}
+
+fn builtin(name: &str) -> &'static [u8] {
+    crate::builtin::module(name).unwrap()
 }
 
 /// An uploaded module, and a definition that binds it.
@@ -221,4 +241,94 @@ async fn a_rollback_goes_back_from_what_was_not_followed_yet() {
     for replica in [one, other] {
         replica.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_change_of_the_store_reads_no_files() {
+    let (dir, (store, clock)) = (tempfile::tempdir().unwrap(), shared().await);
+    let (path, section) = guarded(dir.path(), builtin("template"));
+    let patience = Duration::from_secs(10);
+    let one = Replica::configured(store.as_replica(1), &clock, patience, (&[], &section)).await;
+    let other = Replica::configured(store.as_replica(2), &clock, patience, (&[], &section)).await;
+    let control = &one.control;
+    let before = digests(control);
+
+    // Another module that nobody has asked for yet, then none at all.
+    std::fs::write(&path, builtin("allow-tools")).unwrap();
+    let definition = object(json!({ "module": "builtin:template", "priority": 5000 }));
+    control.create_binding(name("mine"), definition, OPERATOR).await.unwrap();
+    assert_eq!((names(control), &digests(control)[0]), (vec!["guard".to_owned(), "mine".to_owned()], &before[0]));
+    std::fs::write(&path, b"rubbish").unwrap();
+    other.control.follow_bindings().await;
+    assert_eq!((names(&other.control), other.control.bindings_not_followed()), (names(control), None));
+    std::fs::remove_file(&path).unwrap();
+    control.rehearse_binding(&name("mine"), None, OPERATOR).await.unwrap();
+    control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
+    assert_eq!(digests(control), before);
+
+    std::fs::write(&path, b"rubbish").unwrap();
+    let refused = control.reload(OPERATOR).await.unwrap_err().explain();
+    assert!(refused.contains("policy guard: module: ") && refused.contains("guard.wasm"), "{refused}");
+    std::fs::write(&path, builtin("allow-tools")).unwrap();
+    control.reload(OPERATOR).await.unwrap();
+    assert_ne!(digests(control), before, "who asks for it has it");
+    for replica in [one, other] {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_the_store_leaves_what_the_file_was_rolled_back_to() {
+    let (dir, (store, clock)) = (tempfile::tempdir().unwrap(), shared().await);
+    let (path, section) = guarded(dir.path(), builtin("template"));
+    let replica = Replica::configured(store, &clock, Duration::from_secs(10), (&[], &section)).await;
+    let control = &replica.control;
+    let first = digests(control);
+    let definition = object(json!({ "module": "builtin:template", "priority": 5000 }));
+    control.create_binding(name("mine"), definition.clone(), OPERATOR).await.unwrap();
+    std::fs::write(&path, builtin("allow-tools")).unwrap();
+    control.reload(OPERATOR).await.unwrap();
+    let second = digests(control);
+    assert_ne!(second[0], first[0]);
+
+    // From before there was anything in the store: what it has comes back with any change, and the file's does not.
+    control.roll_back(Some(1), OPERATOR).await.unwrap();
+    assert_eq!((names(control), digests(control)), (vec!["guard".to_owned()], first.clone()));
+    control.create_binding(name("another"), definition, OPERATOR).await.unwrap();
+    assert_eq!(
+        (names(control), &digests(control)[0]),
+        (["guard", "another", "mine"].map(str::to_owned).to_vec(), &first[0])
+    );
+    control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
+    control.remove_binding(&name("another"), None, OPERATOR).await.unwrap();
+    assert_eq!(digests(control), first);
+    control.reload(OPERATOR).await.unwrap();
+    assert_eq!(digests(control), second[..1], "the file counts again");
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_has_begun_goes_on_though_nobody_waits_for_it() {
+    let replica = alone(&["of-the-file"]).await;
+    let control = &replica.control;
+    let definition = object(json!({ "module": "builtin:allow-tools" }));
+    {
+        let mut change = std::pin::pin!(control.create_binding(name("mine"), definition, OPERATOR));
+        assert!(poll!(&mut change).is_pending());
+    }
+    assert!(control.changing.try_lock().is_err(), "nobody else changes anything meanwhile");
+    control.reload(OPERATOR).await.unwrap();
+    assert_eq!((names(control).len(), control.bindings(None, 10).await.unwrap().items.len()), (2, 1));
+    assert_eq!(control.generations().iter().map(|one| one.number).collect::<Vec<_>>(), [1, 3], "one after the other");
+    {
+        let mut reload = std::pin::pin!(control.reload(OPERATOR));
+        assert!(poll!(&mut reload).is_pending());
+    }
+    {
+        let mut rollback = std::pin::pin!(control.roll_back(None, OPERATOR));
+        assert!(poll!(&mut rollback).is_pending(), "who waits for a turn may give up");
+    }
+    control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
+    assert_eq!(control.snapshot.load().policies.generation(), 5);
+    replica.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The endpoint's answers, check by check (`security.md` §3.1).
+//! The endpoint's answers, check by check (`docs/threat-model.md` rows A1 to A20).
 
 use super::*;
 use crate::authorization::consent::testing::{ISSUER, Scene, client, parameter, query};

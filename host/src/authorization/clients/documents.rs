@@ -1,5 +1,5 @@
 //! Clients that describe themselves at the address that is their id: fetched, judged, and kept for a while
-//! (draft-ietf-oauth-client-id-metadata-document; `security.md` row T15).
+//! (draft-ietf-oauth-client-id-metadata-document; `docs/threat-model.md` row T15).
 //!
 //! Addresses come from strangers, so they are fetched by the guarded fetcher and under a rate for each host. Whoever asks
 //! for the same address at once waits for one fetch. What does not describe a client is not remembered. A copy counts as

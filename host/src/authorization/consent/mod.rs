@@ -1,8 +1,8 @@
 //! What a person sees and does about a client's request: as whom, for which services, yes or no.
 //!
-//! Everything happens in the browser that brought the request, whose secret each verb asks for (`security.md` row A9). The
-//! person chooses an identity; the policies say what the client may get in its name; the person finishes, goes back or
-//! cancels. Nothing is kept between the steps but who was chosen: each step looks at everything anew, so that somebody who
+//! Everything happens in the browser that brought the request, whose secret each verb asks for (`docs/threat-model.md` row
+//! A9). The person chooses an identity; the policies say what the client may get in its name; the person finishes, goes back
+//! or cancels. Nothing is kept between the steps but who was chosen: each step looks at everything anew, so that somebody who
 //! signs out, a key that is disabled, a client that is deleted and a policy that changes its mind count at once.
 
 use std::net::IpAddr;
@@ -101,7 +101,7 @@ pub async fn chosen(
     Ok(Ok(caller.map(|caller| caller.principal)))
 }
 
-/// Gives a request more time, since a connection was made on its way that took some (design §13.26). A request that is over
+/// Gives a request more time, since a connection was made on its way that took some. A request that is over
 /// stays so.
 pub async fn extend(server: &AuthorizationServer, visit: Visit<'_>) -> Result<(), Fault> {
     authorizations::extend(&server.store, visit.request, visit.browser, CONSENT_LIFE).await?.ok();

@@ -1,4 +1,4 @@
-//! The steps of a consent, and what they withstand (`security.md` rows A8 to A15).
+//! The steps of a consent, and what they withstand (`docs/threat-model.md` rows A8 to A15).
 
 use std::time::Duration;
 

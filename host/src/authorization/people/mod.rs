@@ -1,7 +1,7 @@
 //! How people sign in with a password, how a browser stays signed in, and how either ends.
 //!
-//! A browser gets a new cookie whenever somebody signs in, and the one before is dead (`security.md` row A14). Whether a
-//! login is unknown, suspended, without a password or mistyped is told to nobody and takes as long (row T19).
+//! A browser gets a new cookie whenever somebody signs in, and the one before is dead (`docs/threat-model.md` row A14).
+//! Whether a login is unknown, suspended, without a password or mistyped is told to nobody and takes as long (row T19).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -229,7 +229,7 @@ impl AuthorizationServer {
     }
 
     /// Whether somebody has shown so lately who they are that they may do what shows or makes a secret, or cannot be undone
-    /// (`security.md` row H10).
+    /// (`docs/threat-model.md` row H10).
     pub fn is_fresh(&self, session: &BrowserSession) -> bool {
         self.env.now() < session.authenticated.after(self.settings().operators.step_up_after)
     }

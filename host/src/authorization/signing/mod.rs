@@ -1,4 +1,4 @@
-//! The keys that sign access tokens: made, published, used, rotated (`security.md` rows T11 and T12).
+//! The keys that sign access tokens: made, published, used, rotated (`docs/threat-model.md` rows T11 and T12).
 //!
 //! [`SigningKeys`] publishes an immutable set: what signs, what verifies, and the document for others to verify by. It is
 //! read again whenever the set in the store has changed, so that a key that another gateway has announced, retired or

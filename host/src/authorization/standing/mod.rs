@@ -1,4 +1,4 @@
-//! What was revoked and who people are now, in memory, so that a request asks nothing of the store (design §13.24).
+//! What was revoked and who people are now, in memory, so that a request asks nothing of the store.
 //!
 //! Deny entries and watermarks are all here: loaded before anything is answered, and followed from then on. What was revoked
 //! through this gateway is felt by the next request, since [`Standing::is_current`] waits until that was taken in; what was

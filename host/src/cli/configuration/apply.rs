@@ -1,7 +1,7 @@
 //! Makes what is stored what a file says, by the API's own verbs. What was changed by somebody else meanwhile is not.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -9,10 +9,13 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::plan::{Kind, Plan, Step, new_keys};
+use super::policies::Policies;
 use super::stored::Stored;
 use crate::cli::admin::{ask, ask_if, segment, text};
 use crate::cli::output::{Format, plain, tell};
+use crate::cli::policy::{read_module, stored as modules};
 use crate::cli::{WithConfig, print};
+use crate::policy::module_digest;
 
 /// Exit code of a dry run that found differences.
 const DIFFERS: u8 = 2;
@@ -40,7 +43,9 @@ pub(in crate::cli) struct Apply {
 impl Apply {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let sections = super::read(&self.file)?;
-        let plan = Plan::of(&sections, &Stored::of(&self.with)?, self.prune);
+        let directory = self.file.parent().unwrap_or(Path::new(""));
+        let policies = Policies::of(sections.policies.as_ref(), directory);
+        let plan = Plan::of(&sections, &policies, &Stored::of(&self.with)?, self.prune);
         if !plan.conflicts.is_empty() {
             bail!("nothing was changed:\n{}", plain(&plan.conflicts.join("\n")));
         }
@@ -49,7 +54,8 @@ impl Apply {
         }
         if self.dry_run {
             let lines = plan.lines();
-            tell(&self.with, &json!({ "changes": lines }), |_| match lines.is_empty() {
+            let answer = json!({ "changes": lines, "left": plan.left, "not_applied": sections.others });
+            tell(&self.with, &answer, |_| match lines.is_empty() {
                 true => "nothing to change".to_owned(),
                 false => lines.join("\n"),
             })?;
@@ -62,7 +68,7 @@ impl Apply {
                 "nothing was changed: {keys} would be made, and nobody would know their secrets; --show-secrets prints them"
             );
         }
-        self.carry_out(&plan)?;
+        self.carry_out(&plan, &sections.others)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -83,7 +89,7 @@ impl Apply {
 
     /// One step after the other. The first that fails ends it; what was done stays done and is told, and applying again goes
     /// on.
-    fn carry_out(&self, plan: &Plan) -> anyhow::Result<()> {
+    fn carry_out(&self, plan: &Plan, others: &[String]) -> anyhow::Result<()> {
         let mut done = Vec::new();
         let ended = plan.steps.iter().try_for_each(|step| self.carry_out_one(step, &mut done));
         let told = match (self.with.output, done.is_empty()) {
@@ -91,52 +97,74 @@ impl Apply {
             (Format::Table, _) => Ok(()),
             // An error alone is what says that nothing was done.
             (Format::Json, true) if ended.is_err() => Ok(()),
-            (Format::Json, _) => tell(&self.with, &json!({ "changed": done }), |_| String::new()),
+            (Format::Json, _) => {
+                let answer = json!({ "changed": done, "left": plan.left, "not_applied": others });
+                tell(&self.with, &answer, |_| String::new())
+            }
         };
         ended.and(told)
     }
 
     /// Notes what is done as soon as it is: the secret of a key is shown once, whatever fails after it.
     fn carry_out_one(&self, step: &Step, done: &mut Vec<Value>) -> anyhow::Result<()> {
-        let (mark, kind, name) = match step {
-            Step::Create { kind, name, .. } => ('+', kind, name),
-            Step::Change { kind, name, .. } => ('~', kind, name),
-            Step::Remove { kind, name, .. } => ('-', kind, name),
+        let line = match step {
+            Step::Upload { digest, .. } => format!("+ module sha256:{digest}"),
+            Step::Create { kind, name, .. } => format!("+ {} {name}", kind.word()),
+            Step::Change { kind, name, .. } => format!("~ {} {name}", kind.word()),
+            Step::Remove { kind, name, .. } => format!("- {} {name}", kind.word()),
         };
-        let line = format!("{mark} {} {name}", kind.word());
-        let secret = self.step(step).with_context(|| format!("{line} failed, and what follows was not done"))?;
-        done.push(json!({ "change": line, "secret": secret }));
+        let Came { secret, otherwise } =
+            self.step(step).with_context(|| format!("{line} failed, and what follows was not done"))?;
+        done.push(json!({ "change": line, "secret": secret, "decisions": otherwise }));
         if self.with.output == Format::Table {
             print(&plain(&line))?;
             if let Some(secret) = &secret {
                 print(&format!("    {secret}\n    This is shown once."))?;
             }
+            if let Some(otherwise) = &otherwise {
+                print(&plain(&format!("    {otherwise}")))?;
+            }
         }
         self.settle(step).with_context(|| format!("{line} is there, and not yet disabled; what follows was not done"))
     }
 
-    /// The secret of a key that was made.
-    fn step(&self, step: &Step) -> anyhow::Result<Option<String>> {
-        match step {
+    fn step(&self, step: &Step) -> anyhow::Result<Came> {
+        let answer = match step {
+            Step::Upload { digest, file } => return self.upload(digest, file),
             Step::Create { kind: Kind::Upstream, name, body } => {
                 let path = format!("/api/v1/upstreams{}", self.care());
-                self.ask(Method::POST, &path, json!({ "name": name, "definition": body }))?;
+                self.ask(Method::POST, &path, json!({ "name": name, "definition": body }))?
             }
-            Step::Create { kind: Kind::Key, name, body } => return self.make_key(name, body).map(Some),
+            Step::Create { kind: Kind::Policy, name, body } => {
+                self.ask(Method::POST, "/api/v1/policies/bindings", json!({ "name": name, "definition": body }))?
+            }
+            Step::Create { kind: Kind::Key, name, body } => {
+                return Ok(Came { secret: Some(self.make_key(name, body)?), ..Came::default() });
+            }
             Step::Change { kind, name, patch, revision, .. } => {
                 let (path, patch) = match kind {
                     Kind::Upstream => {
                         (format!("{}{}", path(*kind, name)?, self.care()), json!({ "definition": patch }))
                     }
+                    Kind::Policy => (path(*kind, name)?, json!({ "definition": patch })),
                     Kind::Key => (path(*kind, name)?, for_key(patch)),
                 };
-                ask_if(&self.with, Method::PATCH, &path, Some(patch), *revision)?;
+                ask_if(&self.with, Method::PATCH, &path, Some(patch), *revision)?
             }
             Step::Remove { kind, name, revision } => {
-                ask_if(&self.with, Method::DELETE, &path(*kind, name)?, None, *revision)?;
+                ask_if(&self.with, Method::DELETE, &path(*kind, name)?, None, *revision)?
             }
+        };
+        Ok(Came { otherwise: answer["changes"]["summary"].as_str().map(ToOwned::to_owned), ..Came::default() })
+    }
+
+    fn upload(&self, digest: &str, file: &Path) -> anyhow::Result<Came> {
+        let module = read_module(file)?;
+        if *module_digest(&module) != *digest {
+            bail!("{} has changed meanwhile", file.display());
         }
-        Ok(None)
+        modules::upload(&self.with, file, module)?;
+        Ok(Came::default())
     }
 
     fn make_key(&self, name: &str, body: &Map<String, Value>) -> anyhow::Result<String> {
@@ -165,10 +193,20 @@ impl Apply {
     }
 }
 
+/// What came of a step.
+#[derive(Default)]
+struct Came {
+    /// Of a key that was made.
+    secret: Option<String>,
+    /// What policies say of earlier decisions now, where any were recorded.
+    otherwise: Option<String>,
+}
+
 fn path(kind: Kind, name: &str) -> anyhow::Result<String> {
     let list = match kind {
         Kind::Upstream => "upstreams",
         Kind::Key => "keys",
+        Kind::Policy => "policies/bindings",
     };
     Ok(format!("/api/v1/{list}/{}", segment(name)?))
 }

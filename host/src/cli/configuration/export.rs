@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::stored::Stored;
 use crate::config::definition::each_secret;
-use crate::config::portable::write;
+use crate::config::portable::{write, write_entry};
 
 /// What the API shows in place of a sealed secret.
 pub(super) const SEALED: &str = "sealed";
@@ -58,8 +58,8 @@ fn reference(upstream: &str, field: &str) -> String {
 pub(super) fn text(stored: &Stored, clients: &[Value]) -> String {
     let mut out = format!("{HEAD}\n\n");
     out.push_str(&things(stored));
-    for (name, definition) in &stored.policies {
-        out.push_str(&of_binding(name, definition));
+    for (name, thing) in stored.policies.iter().filter(|(_, thing)| !thing.is_of_file) {
+        out.push_str(&of_binding(name, &thing.body, &stored.modules));
         out.push('\n');
     }
     for client in clients.iter().filter(|client| client["origin"] == "operator") {
@@ -96,15 +96,20 @@ fn things(stored: &Stored) -> String {
     out
 }
 
-fn of_binding(name: &str, definition: &Map<String, Value>) -> String {
-    let mut body = definition.clone();
-    body.insert("name".to_owned(), name.into());
-    let is_uploaded = body.get("module").and_then(Value::as_str).is_some_and(|module| module.starts_with("sha256:"));
-    let comment =
-        if is_uploaded { "# its module was uploaded: a file needs a path, and this as `digest`\n" } else { "" };
-    // One of a list, and not a table by itself.
-    format!("{comment}[{}", write(&["policies"], &body).replacen(']', "]]", 1))
+fn of_binding(name: &str, definition: &Map<String, Value>, modules: &BTreeMap<String, String>) -> String {
+    let digest = definition.get("module").and_then(Value::as_str).and_then(|module| module.strip_prefix("sha256:"));
+    let comment = digest.map_or_else(String::new, |digest| {
+        let called = modules.get(&digest.to_ascii_lowercase()).map_or("its module", String::as_str);
+        format!(
+            "# {called} was uploaded, and is not in here: where it is not uploaded, `module` has to be its path, and this \
+             its `digest`\n"
+        )
+    });
+    format!("{comment}{}", write_entry("policies", name, definition))
 }
+
+/// What is said of what `apply` does not make.
+const OF_FILE_ALONE: &str = "# for a gateway's own file: `portcullis config apply` leaves clients alone\n";
 
 /// What a client is called in the API, and in a file.
 const OF_CLIENTS: [(&str, &str); 4] = [
@@ -121,13 +126,13 @@ fn of_client(client: &Value) -> String {
     }
     let scopes = client["scope"].as_str().map(|scopes| scopes.split(' ').map(Value::from).collect());
     body.insert("scopes".to_owned(), scopes.map_or(Value::Null, Value::Array));
-    let comment = match client["token_endpoint_auth_method"].as_str() {
+    let secret = match client["token_endpoint_auth_method"].as_str() {
         None | Some("none") => "",
         Some("private_key_jwt") => "# put the file with its keys into `jwks`\n",
         Some(_) => "# its secret cannot be exported: a file needs `secret` besides\n",
     };
     let id = client["client_id"].as_str().unwrap_or_default();
-    format!("{comment}{}", write(&["auth", "clients", "known", id], &body))
+    format!("{OF_FILE_ALONE}{secret}{}", write(&["auth", "clients", "known", id], &body))
 }
 
 #[cfg(test)]
@@ -155,7 +160,11 @@ mod tests {
         });
         stored.keys.insert("ci".to_owned(), Thing::key(&key));
         let definition = json!({ "module": "sha256:ab", "priority": 7, "config": { "rules": [{ "a": 1 }] } });
-        stored.policies.insert("guard".to_owned(), definition.as_object().unwrap().clone());
+        let guard = Thing::policy(&json!({ "managed_by": "store", "definition": definition, "revision": 2 }));
+        stored.policies.insert("guard".to_owned(), guard);
+        let of_file = Thing::policy(&json!({ "managed_by": "file", "name": "of-the-file" }));
+        stored.policies.insert("of-the-file".to_owned(), of_file);
+        stored.modules.insert("ab".to_owned(), "paths 1.0.0".to_owned());
         let client = json!({
             "origin": "operator", "client_id": "0a1b", "client_name": "An app", "redirect_uris": ["http://127.0.0.1/cb"],
             "token_endpoint_auth_method": "client_secret_basic", "grant_types": ["authorization_code"], "scope": "a b",
@@ -172,18 +181,19 @@ mod tests {
             "client_secret = \"env:PORTCULLIS_NOTES_2_AUTH_CLIENT_SECRET\"",
             "[keys.ci]",
             "allow = [{ tools = [\"*\"], upstream = \"*\" }]",
-            "# its module was uploaded: a file needs a path, and this as `digest`",
+            "# paths 1.0.0 was uploaded, and is not in here: where it is not uploaded, `module` has to be its path, and this its `digest`",
             "[[policies]]",
             "name = \"guard\"",
             "[policies.config]",
             "rules = [{ a = 1 }]",
+            "# for a gateway's own file: `portcullis config apply` leaves clients alone",
             "[auth.clients.known.0a1b]",
             "scopes = [\"a\", \"b\"]",
             "# its secret cannot be exported: a file needs `secret` besides",
         ] {
             assert!(text.lines().any(|told| told == line), "{line:?} is not in\n{text}");
         }
-        for absent in ["mail", "registered-one", "\"sealed\"", "owner", "disabled"] {
+        for absent in ["mail", "registered-one", "of-the-file", "\"sealed\"", "owner", "disabled"] {
             assert!(!text.contains(absent), "{absent} is in\n{text}");
         }
     }

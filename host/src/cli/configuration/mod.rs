@@ -13,7 +13,9 @@ use crate::config;
 
 mod apply;
 mod export;
+mod patch;
 mod plan;
+mod policies;
 mod reference;
 mod stored;
 
@@ -37,9 +39,10 @@ pub(super) enum ConfigCommand {
     /// No sealed secret is in it: those become references to environment variables, which comments name; url and command stand
     /// as they were declared. Secrets of virtual keys and of clients are known by their digests alone and cannot be exported.
     Export(ConfigFile),
-    /// Make what is stored what the sections [upstreams] and [keys] of a file say.
+    /// Make what is stored what the sections [upstreams], [keys] and [[policies]] of a file say.
     ///
     /// A section that the file does not have at all is left alone, and so is what it does not name, unless --prune is given.
+    /// Policy modules that the file names by their paths are uploaded where they are not yet.
     /// With --dry-run the exit code is 0 if there is nothing to change and 2 if there is.
     Apply(apply::Apply),
 }

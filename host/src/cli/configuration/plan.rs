@@ -1,10 +1,13 @@
 //! What has to be done so that what is stored is what a file says. Pure.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
 use super::export::{References, SEALED, references};
+use super::patch::{lines, patch};
+use super::policies::{Policies, uploaded};
 use super::stored::{Stored, Thing};
 use crate::config::definition::each_secret;
 use crate::config::portable::Sections;
@@ -14,6 +17,7 @@ use crate::config::portable::Sections;
 pub(super) enum Kind {
     Upstream,
     Key,
+    Policy,
 }
 
 impl Kind {
@@ -21,6 +25,7 @@ impl Kind {
         match self {
             Self::Upstream => "upstream",
             Self::Key => "key",
+            Self::Policy => "policy",
         }
     }
 }
@@ -28,6 +33,11 @@ impl Kind {
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
+    /// A module that policies name.
+    Upload {
+        digest: String,
+        file: PathBuf,
+    },
     Create {
         kind: Kind,
         name: String,
@@ -58,27 +68,6 @@ pub(super) struct Plan {
     pub(super) conflicts: Vec<String>,
 }
 
-/// Settings whose values are no secrets and hold none.
-const SHOWN: [&str; 17] = [
-    "allow",
-    "allow_on_all_keys",
-    "auth.kind",
-    "auth.scopes",
-    "call_timeout",
-    "disabled",
-    "expires",
-    "groups",
-    "labels",
-    "memory_limit",
-    "owner",
-    "prefix",
-    "process_limit",
-    "protocol",
-    "scopes",
-    "sync_interval",
-    "transport",
-];
-
 /// What a file may say of a key besides what is applied: the secret is the file's own.
 const OF_FILE_ALONE: [&str; 2] = ["secret", "sha256"];
 /// What is applied of a key.
@@ -87,10 +76,17 @@ const OF_KEYS: [&str; 6] = ["allow", "disabled", "expires", "groups", "owner", "
 impl Plan {
     /// From what is stored to what the file says. `prunes` removes what is stored and not in the file, as far as the file has
     /// a section for it.
-    pub(super) fn of(file: &Sections, stored: &Stored, prunes: bool) -> Self {
-        let mut plan = Self::default();
+    ///
+    /// Policies come before what they guard, and go after it.
+    pub(super) fn of(file: &Sections, policies: &Policies, stored: &Stored, prunes: bool) -> Self {
+        let mut plan = Self { conflicts: policies.wrong.clone(), ..Self::default() };
+        plan.upload(policies, stored);
         let references = references(stored);
-        let kinds = [(Kind::Upstream, &file.upstreams, &stored.upstreams), (Kind::Key, &file.keys, &stored.keys)];
+        let kinds = [
+            (Kind::Policy, &policies.by_name, &stored.policies),
+            (Kind::Upstream, &file.upstreams, &stored.upstreams),
+            (Kind::Key, &file.keys, &stored.keys),
+        ];
         for (kind, wanted, stored) in kinds {
             let Some(wanted) = wanted else { continue };
             for (name, body) in wanted {
@@ -100,7 +96,28 @@ impl Plan {
                 plan.absent(kind, name, thing, prunes);
             }
         }
+        // Stable: the others stay as they are.
+        plan.steps.sort_by_key(|step| matches!(step, Step::Remove { kind: Kind::Policy, .. }));
         plan
+    }
+
+    /// The modules that policies name and that are not there yet.
+    fn upload(&mut self, policies: &Policies, stored: &Stored) {
+        let mut missing: BTreeMap<String, &str> = BTreeMap::new();
+        for (name, body) in policies.by_name.iter().flatten() {
+            if let Some(digest) = uploaded(body).filter(|digest| !stored.modules.contains_key(digest)) {
+                missing.entry(digest).or_insert(name);
+            }
+        }
+        for (digest, name) in missing {
+            match policies.files.get(&digest) {
+                Some(file) => self.steps.push(Step::Upload { digest, file: file.clone() }),
+                None => self.conflicts.push(format!(
+                    "policy {name}: its module sha256:{digest} is not uploaded: `portcullis policy upload FILE` does that, or \
+                     put the path of the file into `module`, and this into `digest`"
+                )),
+            }
+        }
     }
 
     fn one(
@@ -113,6 +130,7 @@ impl Plan {
         let word = kind.word();
         let body = match kind {
             Kind::Upstream => keep_sealed(body.clone(), references.get(name)),
+            Kind::Policy => body.clone(),
             Kind::Key => match of_key(body) {
                 Ok(body) => body,
                 Err(unknown) => {
@@ -151,6 +169,7 @@ impl Plan {
     /// Each change on a line, with each setting that changes below it. No secret is in them.
     pub(super) fn lines(&self) -> Vec<String> {
         let told = |step: &Step| match step {
+            Step::Upload { digest, file } => vec![format!("+ module sha256:{digest} ({})", file.display())],
             Step::Create { kind, name, .. } => vec![format!("+ {} {name}", kind.word())],
             Step::Remove { kind, name, .. } => vec![format!("- {} {name}", kind.word())],
             Step::Change { kind, name, lines, .. } => {
@@ -194,80 +213,27 @@ fn keep_sealed(mut body: Map<String, Value>, references: Option<&BTreeMap<String
     body
 }
 
-/// The merge patch (RFC 7396) that makes one of the other.
-fn patch(from: &Map<String, Value>, to: &Map<String, Value>) -> Map<String, Value> {
-    let mut out = Map::new();
-    for name in from.keys().filter(|name| !to.contains_key(*name)) {
-        out.insert(name.clone(), Value::Null);
-    }
-    for (name, wanted) in to {
-        match (from.get(name), wanted) {
-            (Some(there), wanted) if there == wanted => {}
-            (Some(Value::Object(there)), Value::Object(wanted)) => {
-                out.insert(name.clone(), Value::Object(patch(there, wanted)));
-            }
-            _ => {
-                out.insert(name.clone(), wanted.clone());
-            }
-        }
-    }
-    out
-}
-
-/// Each setting that a patch changes. Values are shown of those alone that hold no secret.
-fn lines(from: &Map<String, Value>, patch: &Map<String, Value>) -> Vec<String> {
-    let mut out = Vec::new();
-    each_leaf("", from, patch, &mut |field, before, after| {
-        let mark = match (before.is_null(), after.is_null()) {
-            (true, _) => '+',
-            (false, true) => '-',
-            (false, false) => '~',
-        };
-        let values = match (SHOWN.contains(&field), before.is_null(), after.is_null()) {
-            (false, ..) => String::new(),
-            (true, true, _) => format!(" {after}"),
-            (true, false, true) => format!(" {before}"),
-            (true, false, false) => format!(" {before} → {after}"),
-        };
-        out.push(format!("{mark} {field}{values}"));
-    });
-    out
-}
-
-fn each_leaf(
-    path: &str,
-    from: &Map<String, Value>,
-    patch: &Map<String, Value>,
-    visit: &mut impl FnMut(&str, &Value, &Value),
-) {
-    for (name, after) in patch {
-        let field = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let before = from.get(name).unwrap_or(&Value::Null);
-        let nothing = Map::new();
-        match after {
-            Value::Object(after) => each_leaf(&field, before.as_object().unwrap_or(&nothing), after, visit),
-            after => visit(&field, before, after),
-        }
-    }
-}
-
 /// Keys that would be made, whose secrets somebody has to take.
 pub(super) fn new_keys(plan: &Plan) -> Vec<&str> {
     let new = plan.steps.iter().filter_map(|step| match step {
         Step::Create { kind: Kind::Key, name, .. } => Some(name.as_str()),
-        Step::Create { .. } | Step::Change { .. } | Step::Remove { .. } => None,
+        Step::Upload { .. } | Step::Create { .. } | Step::Change { .. } | Step::Remove { .. } => None,
     });
     new.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::json;
+
+    use std::path::Path;
 
     use super::super::export;
     use super::*;
     use crate::config::portable;
+
+    /// Of a digest.
+    const A: &str = "a";
 
     fn stored() -> Stored {
         let upstream = json!({
@@ -281,6 +247,13 @@ mod tests {
             "managed_by": "store", "name": "ci", "allow": [{ "upstream": "*", "tools": ["a", "b"] }], "scopes": ["s"],
             "groups": [], "owner": "ada", "expires": "2027-01-31T00:00:00.000Z", "disabled": true, "revision": 7,
         });
+        let guard = json!({
+            "managed_by": "store", "revision": 9,
+            "definition": {
+                "module": format!("sha256:{}", A.repeat(64)), "priority": 7, "match": { "tools": ["rm_*"] },
+                "config": { "roots": ["/srv/hunter2"], "depth": 2.0 },
+            },
+        });
         Stored {
             upstreams: [
                 ("notes".to_owned(), Thing::upstream(&upstream)),
@@ -288,12 +261,19 @@ mod tests {
             ]
             .into(),
             keys: [("ci".to_owned(), Thing::key(&key))].into(),
-            ..Stored::default()
+            policies: [
+                ("guard".to_owned(), Thing::policy(&guard)),
+                ("of-the-file".to_owned(), Thing::policy(&json!({ "managed_by": "file" }))),
+            ]
+            .into(),
+            modules: [(A.repeat(64), "paths 1.0.0".to_owned())].into(),
         }
     }
 
     fn of(text: &str, prunes: bool) -> Plan {
-        Plan::of(&portable::read(text).unwrap(), &stored(), prunes)
+        let sections = portable::read(text).unwrap();
+        let policies = Policies::of(sections.policies.as_ref(), Path::new("/nowhere"));
+        Plan::of(&sections, &policies, &stored(), prunes)
     }
 
     #[test]
@@ -352,43 +332,62 @@ mod tests {
     }
 
     #[test]
+    fn policies_come_first_and_go_last() {
+        let text = format!(
+            r#"
+            [upstreams]
+            [keys]
+            [[policies]]
+            name = "another"
+            module = "sha256:{}"
+            "#,
+            A.repeat(64)
+        );
+        assert_eq!(of(&text, true).lines(), ["+ policy another", "- upstream notes", "- key ci", "- policy guard"]);
+        assert_eq!(of("policies = []", false).left, ["policy guard"]);
+    }
+
+    #[test]
+    fn what_a_policy_is_configured_with_is_not_shown() {
+        let text = format!(
+            r#"
+            [[policies]]
+            name = "guard"
+            module = "sha256:{}"
+            mode = "shadow"
+            priority = 8
+            config = {{ roots = ["/srv/hunter3"], depth = 2.0 }}
+            "#,
+            A.repeat(64)
+        );
+        let lines =
+            ["~ policy guard", "    ~ config.roots", "    - match", "    + mode \"shadow\"", "    ~ priority 7 → 8"];
+        assert_eq!(of(&text, false).lines(), lines);
+    }
+
+    #[test]
+    fn a_module_has_to_be_there_or_to_come_along() {
+        let digest = "b".repeat(64);
+        let sections = portable::read(&format!(
+            "[[policies]]\nname = \"one\"\nmodule = \"sha256:{digest}\"\n[[policies]]\nname = \"two\"\nmodule = \"sha256:{digest}\"\n"
+        ))
+        .unwrap();
+        let mut policies = Policies::of(sections.policies.as_ref(), Path::new("/nowhere"));
+        let without = Plan::of(&sections, &policies, &stored(), false);
+        assert!(without.conflicts.len() == 1 && without.conflicts[0].contains("is not uploaded"), "{without:?}");
+        policies.files.insert(digest.clone(), "guard.wasm".into());
+        let with = Plan::of(&sections, &policies, &stored(), false);
+        let upload = format!("+ module sha256:{digest} (guard.wasm)");
+        assert_eq!(with.lines(), [upload.as_str(), "+ policy one", "+ policy two"], "once, and before it is named");
+    }
+
+    #[test]
     fn what_the_gateways_file_has_is_not_changed_here() {
         let plan = of("[upstreams.mail]\nurl = \"https://mail.example\"\n[keys.ci]\ncolour = 1\n[keys.new]\n", false);
         assert_eq!(plan.conflicts.len(), 2, "{plan:?}");
         assert!(plan.conflicts[1].contains("colour"));
         assert_eq!(new_keys(&plan), ["new"]);
-    }
-
-    /// RFC 7396 §2.
-    fn merged(mut target: Map<String, Value>, patch: &Map<String, Value>) -> Map<String, Value> {
-        for (name, value) in patch {
-            match (value, target.remove(name)) {
-                (Value::Null, _) => {}
-                (Value::Object(patch), Some(Value::Object(inner))) => {
-                    target.insert(name.clone(), Value::Object(merged(inner, patch)));
-                }
-                (value, _) => {
-                    target.insert(name.clone(), value.clone());
-                }
-            }
-        }
-        target
-    }
-
-    fn bodies() -> impl Strategy<Value = Map<String, Value>> {
-        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
-        let table = prop::collection::btree_map("[a-c]", leaf.clone(), 0..3)
-            .prop_map(|table| Value::Object(table.into_iter().collect()));
-        let members = prop::collection::btree_map("[a-d]", prop_oneof![leaf, table], 0..4);
-        members.prop_map(|members| members.into_iter().collect())
-    }
-
-    proptest! {
-        #[test]
-        fn a_patch_leads_from_one_to_the_other(from in bodies(), to in bodies()) {
-            let patch = patch(&from, &to);
-            prop_assert_eq!(merged(from.clone(), &patch), to.clone());
-            prop_assert_eq!(patch.is_empty(), from == to);
-        }
+        let plan = of("[[policies]]\nname = \"of-the-file\"\nmodule = \"builtin:redact\"\n", true);
+        assert_eq!(plan.conflicts, ["policy of-the-file is in the gateway's own configuration file: change it there"]);
     }
 }

@@ -7,14 +7,16 @@ use serde_json::{Map, Value};
 
 use crate::cli::ConfigFile;
 use crate::cli::admin::{ask, every_page, segment, text};
+use crate::cli::output::rows;
 
-/// Upstreams and virtual keys of the running gateway, and the policy bindings of its store.
+/// Upstreams, virtual keys and policy bindings of the running gateway, and the policy modules that were uploaded to it.
 #[derive(Default)]
 pub(super) struct Stored {
     pub(super) upstreams: BTreeMap<String, Thing>,
     pub(super) keys: BTreeMap<String, Thing>,
-    /// Definitions of policy bindings.
-    pub(super) policies: BTreeMap<String, Map<String, Value>>,
+    pub(super) policies: BTreeMap<String, Thing>,
+    /// What uploaded modules are called, by their digests.
+    pub(super) modules: BTreeMap<String, String>,
 }
 
 /// One of them.
@@ -49,9 +51,16 @@ impl Stored {
         for key in every_page(with, "/api/v1/keys", "keys")? {
             stored.keys.insert(text(&key["name"]).to_owned(), Thing::key(&key));
         }
+        let in_force = ask(with, Method::GET, "/api/v1/policies", None)?;
+        for binding in rows(&in_force, "bindings").iter().filter(|binding| binding["managed_by"] == "file") {
+            stored.policies.insert(text(&binding["name"]).to_owned(), Thing::policy(binding));
+        }
         for binding in every_page(with, "/api/v1/policies/bindings", "bindings")? {
-            let definition = binding["definition"].as_object().cloned().unwrap_or_default();
-            stored.policies.insert(text(&binding["name"]).to_owned(), definition);
+            stored.policies.insert(text(&binding["name"]).to_owned(), Thing::policy(&binding));
+        }
+        for module in every_page(with, "/api/v1/policies/modules", "modules")? {
+            let called = format!("{} {}", text(&module["name"]), text(&module["version"]));
+            stored.modules.insert(text(&module["digest"]).to_owned(), called);
         }
         Ok(stored)
     }
@@ -63,6 +72,15 @@ impl Thing {
             is_of_file: view["managed_by"] == "file",
             revision: view["definition_revision"].as_u64().unwrap_or_default(),
             is_disabled: view["enabled"] == false,
+            body: view["definition"].as_object().cloned().unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn policy(view: &Value) -> Self {
+        Self {
+            is_of_file: view["managed_by"] == "file",
+            revision: view["revision"].as_u64().unwrap_or_default(),
+            is_disabled: false,
             body: view["definition"].as_object().cloned().unwrap_or_default(),
         }
     }

@@ -77,6 +77,11 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// Whether the gateway said that there is no such thing.
+pub(super) fn is_not_found(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Refused>(), Some(Refused(problem)) if problem["code"] == "not_found")
+}
+
 /// An error as a problem document: the gateway's own, or one about this command.
 pub(super) fn problem(error: &anyhow::Error, explained: &str) -> Value {
     let refused = error.chain().find_map(|cause| cause.downcast_ref::<Refused>());

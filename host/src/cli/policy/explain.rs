@@ -1,30 +1,32 @@
-//! Why a decision was made as it was: the chain of policies, and what each of them says of the same question today.
+//! Why a decision was made as it was: the chain of policies, and what those in force say of the same questions.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::admin::{ask, segment, table, text};
-use super::super::output::plain;
-use super::super::{ConfigFile, load, print, pulled};
+use super::super::output::{is_not_found, plain, rows};
+use super::super::{ConfigFile, print};
+use super::in_force::InForce;
 use super::replay::{question, tell_differences};
-use crate::config::{Binding, Config, Reuse};
+use crate::config::Reuse;
 use crate::policy::replay::{PastQuestion, Replayed};
 use crate::policy::workbench::Workbench;
 use crate::policy::{Engine, module_digest};
 
 /// Show how a decision came about: which policies were asked, and what each said.
 ///
-/// If the decision was recorded (record = true in [policy]), each policy is put the same question once more, with the same
-/// answers of the host and without a deadline, and it is told whether it says the same.
+/// If the decision was recorded (record = true in [policy]), the running gateway puts the same questions, with the same
+/// answers of the host, to the policies that it has in force, and it is told whether they say the same. Nothing comes of it.
+/// Policies that were not asked then are not asked now.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Explain {
     /// The decision's id, as `portcullis decision list` and errors show it.
     id: String,
-    /// Where to find a module that is not in the configuration any more. May be given several times.
+    /// A module that was asked then and is in force no more: what it says with the configuration that its policy has now, and
+    /// without a deadline. May be given several times.
     #[arg(long, value_name = "FILE")]
     module: Vec<PathBuf>,
     #[command(flatten)]
@@ -36,81 +38,101 @@ impl Explain {
         let id = segment(&self.id)?;
         let decision = ask(&self.with, Method::GET, &format!("/api/v1/decisions/{id}"), None)?;
         print(&plain(&in_full(&decision)))?;
-        let recording = match ask(&self.with, Method::GET, &format!("/api/v1/recordings/{id}"), None) {
-            Ok(recording) => recording,
-            Err(error) => {
-                return print(&format!(
-                    "\nit cannot be made again: {error}; record = true in [policy] records decisions"
-                ));
+        let question = json!({ "decision": self.id });
+        let tried = match ask(&self.with, Method::POST, "/api/v1/policies/try", Some(question)) {
+            Err(error) if is_not_found(&error) => {
+                return print(
+                    "\nit cannot be asked again: it was not recorded; record = true in [policy] records decisions",
+                );
             }
+            tried => tried.context("it cannot be asked again")?,
         };
-        let config = load(&self.with)?;
-        let modules = self.modules(&config)?;
+        print(&plain(&asked_again(&decision, &tried)))?;
+        if self.module.is_empty() { Ok(()) } else { self.ask_modules(&id) }
+    }
+
+    /// Puts what each of the modules was asked then to it once more.
+    fn ask_modules(&self, id: &str) -> anyhow::Result<()> {
+        let recording = ask(&self.with, Method::GET, &format!("/api/v1/recordings/{id}"), None)?;
         let engine = Engine::start(1)?;
-        print("")?;
-        for recorded in recording["questions"].as_array().into_iter().flatten() {
-            let (name, hook) = (text(&recorded["policy"]), text(&recorded["hook"]));
-            let again = again(&engine, &config, &modules, recorded);
-            match again {
-                Err(error) => print(&format!("{name} at {hook}: not asked again: {error:#}"))?,
-                Ok((question, replayed)) => tell(name, &question, &replayed)?,
+        for file in &self.module {
+            let bytes = super::read_module(file)?;
+            let digest = module_digest(&bytes);
+            let asked = rows(&recording, "questions").iter().filter(|asked| text(&asked["module_digest"]) == &*digest);
+            let asked: Vec<&Value> = asked.collect();
+            print(&format!("\n{} (sha256:{digest}):", file.display()))?;
+            if asked.is_empty() {
+                print("it was not asked then")?;
+                continue;
+            }
+            let bench = Workbench::load(&engine, &bytes);
+            let bench = bench.with_context(|| format!("{} cannot be used", file.display()))?;
+            for recorded in asked {
+                let (name, hook) = (text(&recorded["policy"]), text(&recorded["hook"]));
+                match self.ask_module(&bench, recorded) {
+                    Err(error) => print(&plain(&format!("{name} at {hook}: not asked: {error:#}")))?,
+                    Ok((question, replayed)) => tell(name, &question, &replayed)?,
+                }
             }
         }
         Ok(())
     }
 
-    /// Modules by their digests: those of the configuration, and those that were named.
-    fn modules(&self, config: &Config) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        let mut modules = BTreeMap::new();
-        for binding in &config.policy.bindings {
-            // One that is gone is told where it is missed.
-            if binding.module.reference().is_none()
-                && let Ok(bytes) = super::read_module(&source(binding))
-            {
-                modules.insert(module_digest(&bytes).to_string(), bytes);
-            }
-        }
-        for artifact in pulled(config)?.into_values().flatten() {
-            modules.insert(module_digest(&artifact.module).to_string(), artifact.module.to_vec());
-        }
-        for file in &self.module {
-            let bytes = super::read_module(file)?;
-            modules.insert(module_digest(&bytes).to_string(), bytes);
-        }
-        Ok(modules)
+    fn ask_module(&self, bench: &Workbench, recorded: &Value) -> anyhow::Result<(PastQuestion, Replayed)> {
+        let question = question(recorded)?;
+        let policy = InForce::of(&self.with, question.binding.as_str())?;
+        let replayed = bench.configure(&policy.config, Reuse::Fresh)?.replay(&question);
+        Ok((question, replayed))
     }
 }
 
-/// How a module is named on the command line.
-fn source(binding: &Binding) -> PathBuf {
-    binding.module.file().map_or_else(|| binding.module.to_string().into(), ToOwned::to_owned)
+/// What the policies in force said of a recorded decision.
+fn asked_again(decision: &Value, tried: &Value) -> String {
+    let mut out = vec![format!(
+        "\nthe same, put to those of the policies in force that were asked then (generation {}):",
+        tried["generation"]
+    )];
+    for step in rows(tried, "steps") {
+        out.push(step_again(step));
+        out.extend(step["failure"].as_str().map(|failure| format!("    it fails: {failure}")));
+        if step["before"]["same"] != true {
+            let answer = step["answer"].as_str().unwrap_or_default();
+            out.extend(answer.lines().map(|line| format!("    {line}")));
+        }
+        if let Some(then) = digest_then(decision, step).filter(|then| *then != text(&step["module_digest"])) {
+            out.push(format!("    its module was another one then: --module FILE asks that one, sha256:{then}"));
+        }
+    }
+    out.extend(tried["gone"].as_array().into_iter().flatten().map(|gone| format!("{}: asked no more", text(gone))));
+    if let Some(count) = tried["not_kept"].as_u64().filter(|count| *count > 0) {
+        out.push(format!("{count} of its questions were too long to be kept, and are not asked"));
+    }
+    if tried["complete"] != true {
+        out.push("there was not enough time for all questions".to_owned());
+    }
+    let end = &tried["end"];
+    out.push(match (end["passes"] == true, end["message"].as_str()) {
+        (true, _) => "by these it would pass".to_owned(),
+        (false, Some(message)) => format!("by these it would be refused: {} ({message})", text(&end["check"])),
+        (false, None) => format!("by these it would be refused: {}", text(&end["check"])),
+    });
+    out.join("\n")
 }
 
-/// The binding of this name in the configuration.
-pub(super) fn binding<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Binding> {
-    let bindings = &config.policy.bindings;
-    bindings.iter().find(|binding| binding.name.as_str() == name).with_context(|| {
-        let names: Vec<&str> = bindings.iter().map(|binding| binding.name.as_str()).collect();
-        format!("the configuration has no policy {name:?}; it has {}", names.join(", "))
-    })
+fn step_again(step: &Value) -> String {
+    let (name, hook) = (text(&step["policy"]), text(&step["hook"]));
+    if step["before"]["same"] == true {
+        return format!("{name} at {hook}: same");
+    }
+    let code = step["code"].as_str().map(|code| format!(" {code}")).unwrap_or_default();
+    let (before, now) = (text(&step["before"]["verdict"]), text(&step["verdict"]));
+    format!("{name} at {hook}: diverged: {before} then, {now}{code} now")
 }
 
-fn again(
-    engine: &Engine,
-    config: &Config,
-    modules: &BTreeMap<String, Vec<u8>>,
-    recorded: &Value,
-) -> anyhow::Result<(PastQuestion, Replayed)> {
-    let question = question(recorded)?;
-    let digest = text(&recorded["module_digest"]);
-    let Some(bytes) = modules.get(digest) else {
-        bail!("the module of that time, sha256:{digest}, is not in the configuration; name it with --module FILE");
-    };
-    let binding = binding(config, question.binding.as_str())?;
-    let bench = Workbench::load(engine, bytes)?;
-    let configured = bench.configure(&binding.config, Reuse::Fresh)?;
-    let replayed = configured.replay(&question);
-    Ok((question, replayed))
+/// The module that was asked then what this step is about.
+fn digest_then<'a>(decision: &'a Value, step: &Value) -> Option<&'a str> {
+    let is_it = |then: &&Value| then["policy"] == step["policy"] && then["hook"] == step["hook"];
+    rows(decision, "steps").iter().find(is_it)?["module_digest"].as_str()
 }
 
 fn tell(name: &str, question: &PastQuestion, replayed: &Replayed) -> anyhow::Result<()> {
@@ -174,4 +196,42 @@ fn row(step: &Value) -> Vec<String> {
         format!("{} µs", step["micros"]),
         notes.collect::<Vec<_>>().join(" "),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_now_stands_beside_what_was_said_then() {
+        let decision = json!({ "steps": [
+            { "policy": "guard", "hook": "tool-call", "module_digest": "aa" },
+            { "policy": "other", "hook": "tool-call", "module_digest": "bb" },
+        ] });
+        let tried = json!({
+            "generation": 7, "gone": ["former"], "not_kept": 1, "complete": false,
+            "steps": [
+                { "policy": "guard", "hook": "tool-call", "module_digest": "aa", "verdict": "allow", "answer": "{}",
+                  "before": { "verdict": "allow", "same": true } },
+                { "policy": "other", "hook": "tool-call", "module_digest": "cc", "verdict": "deny", "code": "two",
+                  "answer": "{\n  \"deny\": 1\n}", "failure": null, "before": { "verdict": "deny", "same": false } },
+            ],
+            "end": { "passes": false, "check": "deny", "message": "policy other says deny two" },
+        });
+        assert_eq!(
+            asked_again(&decision, &tried).lines().skip(2).collect::<Vec<_>>(),
+            [
+                "guard at tool-call: same",
+                "other at tool-call: diverged: deny then, deny two now",
+                "    {",
+                "      \"deny\": 1",
+                "    }",
+                "    its module was another one then: --module FILE asks that one, sha256:bb",
+                "former: asked no more",
+                "1 of its questions were too long to be kept, and are not asked",
+                "there was not enough time for all questions",
+                "by these it would be refused: deny (policy other says deny two)",
+            ]
+        );
+    }
 }

@@ -19,6 +19,7 @@ use crate::policy::{Engine, Hook, MAX_MODULE_BYTES};
 mod bench;
 mod build;
 pub(super) mod explain;
+mod in_force;
 mod inspect;
 mod lint;
 mod new;
@@ -26,7 +27,7 @@ mod remote;
 mod replay;
 mod run;
 mod sign;
-mod stored;
+pub(super) mod stored;
 mod test;
 
 use super::WithConfig;
@@ -121,7 +122,7 @@ impl OneModule {
 }
 
 /// The bytes of a module in a file, or of one that comes with the binary.
-fn read_module(module: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_module(module: &Path) -> anyhow::Result<Vec<u8>> {
     if let Some(name) = module.to_str().and_then(|text| text.strip_prefix("builtin:")) {
         let Some(bytes) = builtin::module(name) else {
             bail!("there is no builtin policy {name:?}; there are {}", builtin::names().collect::<Vec<_>>().join(", "));

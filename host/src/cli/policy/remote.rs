@@ -15,10 +15,15 @@ pub(super) fn reload(with: &WithConfig) -> anyhow::Result<()> {
     tell(with, &ask(with, Method::POST, "/api/v1/policies/reload", None)?, standing)
 }
 
+/// What is to be done so that a rollback lasts.
+const LASTS: &str = "what is written stays: mend the configuration file before the next reload, or change or unbind what is \
+                     wrong in the store before another binding there changes";
+
 /// Put the policies of an earlier generation into force again.
 ///
-/// The configuration file is not touched: what it says counts again from the next reload on, and one comes with the next
-/// change of a watched file.
+/// Nothing that is written is touched. What the configuration file says counts again from the next reload or start on, and a
+/// reload comes with the next change of a watched file. What the store says counts again from then on, too, and from the next
+/// change of any binding there on.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Rollback {
     /// Which generation, of those that `generations` shows; without it, the one before the running one.
@@ -34,7 +39,7 @@ impl Rollback {
         let answer = ask(&self.with, Method::POST, "/api/v1/policies/rollback", Some(body))?;
         let told = |answer: &Value| {
             let generations = generations_of(answer);
-            format!("{generations}\nthe configuration file still says otherwise: mend it before the next reload")
+            format!("{generations}\n{LASTS}")
         };
         tell(&self.with, &answer, told)
     }

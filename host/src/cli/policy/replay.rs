@@ -7,8 +7,8 @@ use http::Method;
 use serde_json::Value;
 
 use super::super::admin::{ask, segment, text};
-use super::super::{ConfigFile, load, print};
-use super::explain::binding;
+use super::super::{ConfigFile, print};
+use super::in_force::InForce;
 use crate::config::Reuse;
 use crate::ids::BindingName;
 use crate::policy::cases::Difference;
@@ -18,7 +18,8 @@ use crate::policy::{Engine, Failure, Hook, ImportCall};
 
 /// Put recorded decisions to another module, and tell what it would have decided otherwise.
 ///
-/// Decisions are recorded where [policy] has record = true.
+/// Decisions are recorded where [policy] has record = true. The module is asked on this machine, without a deadline; which
+/// configuration it is asked with is told first.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Replay {
     /// The module: a file, or builtin:NAME.
@@ -30,7 +31,7 @@ pub(in crate::cli) struct Replay {
     /// How many of its questions, the newest first.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=200))]
     last: u16,
-    /// The module's configuration, a JSON object; without it, that of the policy in the configuration file.
+    /// The module's configuration, a JSON object; without it, that which the policy has in force at the running gateway.
     #[arg(long, value_name = "FILE")]
     policy_config: Option<PathBuf>,
     #[command(flatten)]
@@ -39,12 +40,7 @@ pub(in crate::cli) struct Replay {
 
 impl Replay {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let config = load(&self.with)?;
-        let binding = binding(&config, &self.binding)?;
-        let policy_config = match &self.policy_config {
-            Some(file) => super::read_json(file)?,
-            None => binding.config.clone(),
-        };
+        let (policy_config, origin) = self.configuration()?;
         let bytes = super::read_module(&self.against)?;
         let engine = Engine::start(1)?;
         let module = self.against.display();
@@ -56,6 +52,7 @@ impl Replay {
         if recorded.is_empty() {
             bail!("nothing is recorded of {}; record = true in [policy] records decisions", self.binding);
         }
+        print(&format!("configured as in {origin}"))?;
         let (mut same, mut different, mut unanswered) = (0, 0, 0);
         for (decision, question) in &recorded {
             if !bench.info().manifest.hooks.contains(&question.hook) {
@@ -78,6 +75,18 @@ impl Replay {
             }
         }
         print(&format!("{same} same, {different} different, {unanswered} could not be asked again"))
+    }
+
+    /// What the module is configured with, and where that is from.
+    fn configuration(&self) -> anyhow::Result<(Value, String)> {
+        match &self.policy_config {
+            Some(file) => Ok((super::read_json(file)?, file.display().to_string())),
+            None => {
+                let policy = InForce::of(&self.with, &self.binding)?;
+                let origin = policy.origin();
+                Ok((policy.config, origin))
+            }
+        }
     }
 
     /// What was recorded of the policy, with the decisions' ids, newest first.

@@ -10,9 +10,9 @@ use clap::ValueEnum;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::super::WithConfig;
 use super::super::admin::{Paged, ask, ask_if, segment, send, table, text};
-use super::super::output::{Refused, tell};
+use super::super::output::{is_not_found, tell};
+use super::super::{ConfigFile, WithConfig};
 use super::{read_at_most, read_json, read_module};
 use crate::policy::signature::{MAX_SIGNATURES_BYTES, file_beside};
 
@@ -32,11 +32,7 @@ pub(in crate::cli) struct Upload {
 
 impl Upload {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let module = read_module(&self.file)?;
-        let signatures = signatures_beside(&self.file)?.map(|text| STANDARD.encode(text));
-        let headers: Vec<(&str, String)> =
-            signatures.into_iter().map(|encoded| ("portcullis-signatures", encoded)).collect();
-        let answer = send(&self.with, MODULES, ("application/wasm", module), &headers)?;
+        let answer = upload(&self.with, &self.file, read_module(&self.file)?)?;
         let told = |answer: &Value| {
             format!(
                 "{} {}, {} bytes\nsha256:{}",
@@ -48,6 +44,14 @@ impl Upload {
         };
         tell(&self.with, &answer, told)
     }
+}
+
+/// Sends a module, and the signatures beside its file.
+pub(in crate::cli) fn upload(with: &ConfigFile, file: &Path, module: Vec<u8>) -> anyhow::Result<Value> {
+    let signatures = signatures_beside(file)?.map(|text| STANDARD.encode(text));
+    let headers: Vec<(&str, String)> =
+        signatures.into_iter().map(|encoded| ("portcullis-signatures", encoded)).collect();
+    send(with, MODULES, ("application/wasm", module), &headers)
 }
 
 fn signatures_beside(module: &Path) -> anyhow::Result<Option<Vec<u8>>> {
@@ -175,10 +179,8 @@ impl Bind {
     fn there(&self, path: &str) -> anyhow::Result<Option<Value>> {
         match ask(&self.with, Method::GET, path, None) {
             Ok(there) => Ok(Some(there)),
-            Err(error) => match error.downcast_ref::<Refused>() {
-                Some(Refused(problem)) if problem["code"] == "not_found" => Ok(None),
-                _ => Err(error),
-            },
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What comes back from an authorization server: checked, exchanged, sealed and stored.
 //!
-//! The checks of the person come first (`security.md` row U4), then those of the server (U2, U3); only then is the code
-//! shown to anybody. From there on the work comes to its end though the browser may go, so that no token is lost on the way.
+//! The checks of the person come first (`docs/threat-model.md` row U4), then those of the server (U2, U3); only then is the
+//! code shown to anybody. From there on the work comes to its end though the browser may go, so that no token is lost on the
+//! way.
 
 use std::sync::Arc;
 use std::time::Duration;

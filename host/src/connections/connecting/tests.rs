@@ -1,4 +1,4 @@
-//! Ways to connections: those that end in one, and everything that comes in between (`security.md` rows U2 to U4).
+//! Ways to connections: those that end in one, and everything that comes in between (`docs/threat-model.md` rows U2 to U4).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Authorization servers that fail are left alone for a while (`security.md` row U8).
+//! Authorization servers that fail are left alone for a while (`docs/threat-model.md` row U8).
 //!
 //! What is counted is of a server and in memory: that one connection failed is in the store, and pauses it alone. After some
 //! failures in a row nobody asks the server until a pause is over, which doubles each time; then one asks, and what comes of

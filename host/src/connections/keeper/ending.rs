@@ -1,5 +1,5 @@
-//! Disconnecting: erased here at once, and revoked at the authorization server as soon as that can be told (`security.md` row
-//! U10).
+//! Disconnecting: erased here at once, and revoked at the authorization server as soon as that can be told
+//! (`docs/threat-model.md` row U10).
 //!
 //! What is to be revoked waits in the store, each with a pause of its own; one gateway tells the servers for all.
 

@@ -1,7 +1,7 @@
 //! Credentials in memory: unsealed, for a while, and never longer than what they were read from stands.
 //!
 //! Whoever reads one from the store asks for the [`Generation`] of its place first, and keeps it under that: if its place was
-//! told of in between, what was read may be what was there before, and is not kept (design §13.4). What goes out of use is
+//! told of in between, what was read may be what was there before, and is not kept. What goes out of use is
 //! overwritten, since header values are made of memory that is.
 
 use std::hash::{BuildHasher as _, RandomState};

@@ -1,7 +1,7 @@
 //! From what is stored to what can be lent.
 //!
 //! A secret that does not open where it is found was put there by somebody else, or is damaged: it is marked and told
-//! (`security.md` row U12). A vault that is out of reach says nothing of any secret.
+//! (`docs/threat-model.md` row U12). A vault that is out of reach says nothing of any secret.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What an upstream would not have (`security.md` row U9).
+//! What an upstream would not have (`docs/threat-model.md` row U9).
 //!
 //! A token that was refused is renewed once, whatever its end. If the upstream refuses one that is a minute old at most, asking
 //! for more of them is of no use: the connection is marked, and its person has to connect anew. So refusals cost one refresh

@@ -1,4 +1,4 @@
-//! Renewing: one refresh at a time for each connection, here and across gateways (`security.md` rows U7 and U8).
+//! Renewing: one refresh at a time for each connection, here and across gateways (`docs/threat-model.md` rows U7 and U8).
 //!
 //! Here, whoever wants the secrets of one revision renewed waits for one flight. Across gateways the lease in
 //! [`crate::store::connections`] decides who asks, and its fence whose answer counts. From the moment in which the refresh token

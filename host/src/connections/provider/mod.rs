@@ -2,8 +2,8 @@
 //!
 //! [`Provider`] is [`Issuer`] over the network. What it reads and writes there is `oauth::upstream`'s; [`finding`] says which
 //! server an upstream has, [`clients`] what we are there, [`exchanging`] vouches for people, [`asking`] is the way out. A way, and a client, is of one context:
-//! this deployment, one upstream, one issuer (`security.md` rows U2, U3, U5 and U8). No word of a server's reaches a page, an
-//! address or a log.
+//! this deployment, one upstream, one issuer (`docs/threat-model.md` rows U2, U3, U5 and U8). No word of a server's reaches a
+//! page, an address or a log.
 
 mod asking;
 mod clients;

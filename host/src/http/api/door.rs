@@ -2,8 +2,9 @@
 //!
 //! Somebody is known by the admin socket, the operator token, an API token, or the cookie of the admin listener, in this order,
 //! and by one of them only: a credential that is wrong is not made up for by another one. What is wrong is counted
-//! (`security.md` rows H2 and T20). A cookie comes with every request that a page somewhere has a browser send, so that it counts only
-//! where the browser says that the page is ours; and for what changes something only with the token that our pages are given.
+//! (`docs/threat-model.md` rows H2 and T20). A cookie comes with every request that a page somewhere has a browser send, so
+//! that it counts only where the browser says that the page is ours; and for what changes something only with the token that
+//! our pages are given.
 
 use std::sync::Arc;
 use std::time::Duration;

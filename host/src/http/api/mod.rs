@@ -232,6 +232,12 @@ pub const ROUTES: &[Route] = &[
     },
     Route { method: "GET", path: "/api/v1/policies", access: Access::Viewer, handler: || get(policies::list) },
     Route {
+        method: "GET",
+        path: "/api/v1/policies/in-force/{name}",
+        access: Access::Operator,
+        handler: || get(policies::show),
+    },
+    Route {
         method: "POST",
         path: "/api/v1/policies/reload",
         access: Access::Operator,
@@ -399,7 +405,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The rows that show or make a secret, or cannot be undone: a person in a browser has to have shown lately who they are
-/// (`security.md` row H10).
+/// (`docs/threat-model.md` row H10).
 const FRESH: &[(&str, &str)] = &[
     ("POST", "/api/v1/keys"),
     ("POST", "/api/v1/keys/{name}/rotate"),

@@ -6,12 +6,12 @@ use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
-use super::{Answer, Api, Json, Operator, Problem, ok};
+use super::{Answer, Api, Json, Operator, Path, Problem, ok};
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
@@ -129,6 +129,19 @@ pub(in crate::http) struct LimitsView {
     pub(in crate::http) reuse: &'static str,
 }
 
+/// A binding in force, with all that it works with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BindingInForce)]
+struct InForceView {
+    #[serde(flatten)]
+    binding: BindingView,
+    /// What the module was configured with.
+    #[schema(value_type = Object)]
+    config: Value,
+    /// The set that it is part of.
+    generation: u64,
+}
+
 /// What a policy in shadow would have done.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShadowTally)]
@@ -166,7 +179,7 @@ pub(in crate::http) struct GenerationView {
     #[schema(format = DateTime)]
     pub(in crate::http) at: String,
     pub(in crate::http) actor: String,
-    /// `start`, `reload` or `rollback`.
+    /// `start`, `reload`, `binding` or `rollback`.
     pub(in crate::http) cause: &'static str,
     /// The generation that one went back to.
     pub(in crate::http) of: Option<u64>,
@@ -190,6 +203,12 @@ pub(in crate::http) struct EarlierPolicy {
 pub(super) fn operations() -> Vec<Described> {
     vec![
         get("/api/v1/policies", "listPolicies", "What is bound, and how the last reload went").shows::<PoliciesView>(),
+        get(
+            "/api/v1/policies/in-force/{name}",
+            "showPolicyInForce",
+            "One binding in force, of the file or of the store, with its configuration",
+        )
+        .shows::<InForceView>(),
         post(
             "/api/v1/policies/reload",
             "reloadPolicies",
@@ -203,16 +222,28 @@ pub(super) fn operations() -> Vec<Described> {
         post(
             "/api/v1/policies/rollback",
             "rollBackPolicies",
-            "Puts the policies of an earlier generation into force again",
+            "Puts the policies of an earlier generation into force again, and changes nothing that is written: what the file and \
+             the store say counts again from the next reload or start on, and what the store says from the next change of any \
+             binding on",
         )
         .takes::<WayBack>()
         .lists::<GenerationView>("generations")
-        .conflicts(&["nothing_before", "not_kept", "running"]),
+        .conflicts(&["nothing_before", "not_kept", "running"])
+        .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"]),
     ]
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Answer {
     Ok(ok(&json!(view(&api))))
+}
+
+/// One binding in force. What stands in the file may be for those only who see the file: not for viewers.
+pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answer {
+    let snapshot = api.control.snapshot.load();
+    let bound = snapshot.policies.bindings().iter().find(|bound| bound.name().as_str() == name);
+    let bound = bound.ok_or_else(|| Problem::not_found("policy in force"))?;
+    let (binding, config) = (binding_view(bound), bound.binding().config.clone());
+    Ok(ok(&json!(InForceView { binding, config, generation: snapshot.policies.generation() })))
 }
 
 /// Reads the configuration and all modules again. 422 with every reason if they cannot be used; the running ones stay.
@@ -249,12 +280,13 @@ pub(super) async fn roll_back(
 
 impl From<RollbackError> for Problem {
     fn from(error: RollbackError) -> Self {
-        let code = match error {
-            RollbackError::NothingBefore => "nothing_before",
-            RollbackError::NotKept { .. } => "not_kept",
-            RollbackError::Running { .. } => "running",
+        let (status, code) = match error {
+            RollbackError::NothingBefore => (StatusCode::CONFLICT, "nothing_before"),
+            RollbackError::NotKept { .. } => (StatusCode::CONFLICT, "not_kept"),
+            RollbackError::Running { .. } => (StatusCode::CONFLICT, "running"),
+            RollbackError::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
-        Self::new(StatusCode::CONFLICT, code, error.to_string())
+        Self::new(status, code, error.to_string())
     }
 }
 

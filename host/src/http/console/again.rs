@@ -1,5 +1,5 @@
 //! `/sign-in/again`: where somebody who is signed in shows once more who they are, before what shows or makes a secret or
-//! cannot be undone (`security.md` row H10).
+//! cannot be undone (`docs/threat-model.md` row H10).
 //!
 //! Their session stays the same one, and its cookie is a new one. It is the same person, or nobody: another one signs out first.
 //! Who has just done so goes on at once.

@@ -319,7 +319,7 @@ done! {
     AgreedTo => "agreed_to": "What it offers is agreed to.",
     Forgotten => "forgotten": "What was agreed to is forgotten.",
     Reloaded => "reloaded": "The configuration and all modules were read again and are in force.",
-    RolledBack => "rolled-back": "The earlier policies are in force again.",
+    RolledBack => "rolled-back": "The earlier policies are in force again. To make that last, mend the configuration file, or change or remove what is wrong in the store.",
 }
 
 impl Done {

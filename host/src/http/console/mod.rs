@@ -115,8 +115,8 @@ impl<S> Route<S> {
         self
     }
 
-    /// The same row for those who have shown lately who they are: it shows or makes a secret, or cannot be undone (`security.md`
-    /// row H10).
+    /// The same row for those who have shown lately who they are: it shows or makes a secret, or cannot be undone
+    /// (`docs/threat-model.md` row H10).
     const fn fresh(mut self) -> Self {
         self.wants_fresh = true;
         self

@@ -1,8 +1,8 @@
 //! `/sign-in` and `/sign-out` of the admin listener, for people whose role is viewer or above.
 //!
-//! As at the public listener, the form is bound to a cookie that opens nothing (`security.md` row A14), and a refusal says the
-//! same whatever its reason (row T19). The way by an identity provider is that of the public listener as well, from an
-//! [`Entrance`] of its own.
+//! As at the public listener, the form is bound to a cookie that opens nothing (`docs/threat-model.md` row A14), and a
+//! refusal says the same whatever its reason (row T19). The way by an identity provider is that of the public listener as
+//! well, from an [`Entrance`] of its own.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -196,8 +196,8 @@ fn is_loopback(authority: &str) -> bool {
         || host.parse::<Ipv6Addr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// What a client would have to ask for that lacks scopes: all of it at once, and where (RFC 6750 §3.1, `security.md` row T8).
-/// The scopes of a key are the operator's business: nobody who presents one is sent into a sign-in.
+/// What a client would have to ask for that lacks scopes: all of it at once, and where (RFC 6750 §3.1, `docs/threat-model.md`
+/// row T8). The scopes of a key are the operator's business: nobody who presents one is sent into a sign-in.
 pub(super) struct StepsUp {
     presents_key: bool,
     upstream: Option<UpstreamName>,

@@ -1,4 +1,4 @@
-//! The consent pages: as whom, for what, yes or no (`security.md` rows A8 to A15).
+//! The consent pages: as whom, for what, yes or no (`docs/threat-model.md` rows A8 to A15).
 //!
 //! A form that comes from elsewhere, twice, or from another browser than the one that brought the request changes nothing.
 //! What is shown is in [`super::consent_pages`].

@@ -1,7 +1,7 @@
 //! What the consent pages show.
 //!
 //! Whatever a client says of itself is a stranger's word: it is shown as one line, escaped and bounded, beside what cannot be
-//! made up, which is where its answer goes (`security.md` rows A12 and A13).
+//! made up, which is where its answer goes (`docs/threat-model.md` rows A12 and A13).
 
 use askama::Template;
 use axum::response::Response;

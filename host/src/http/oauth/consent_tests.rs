@@ -1,4 +1,4 @@
-//! The whole walk through the pages, and what does not get through them (`security.md` §3.1).
+//! The whole walk through the pages, and what does not get through them (`docs/threat-model.md` rows A1 to A20).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! The cookies of the public and of the admin listener: what they are called, how they are set, how they are read (design
-//! §13.25).
+//! The cookies of the public and of the admin listener: what they are called, how they are set, how they are read.
 //!
 //! A name begins with `__Host-`, so that a browser keeps it only over TLS, for this host alone and for all of its paths
 //! (RFC 6265bis §4.1.3.2). Where `public_url` is plain HTTP on loopback there is no such thing; and since browsers
@@ -97,7 +96,7 @@ impl Cookies {
     }
 
     /// The secret that a browser has for an authorization request: none that somebody knew before, and none that is of use
-    /// once the request is over (`security.md` rows A9 and A14). Each is a cookie of its own, so that what one tab is
+    /// once the request is over (`docs/threat-model.md` rows A9 and A14). Each is a cookie of its own, so that what one tab is
     /// answered takes nothing from another one.
     pub fn read_request(&self, headers: &HeaderMap, request: &RequestId) -> Option<Plaintext> {
         read(headers, &self.request_name(request))

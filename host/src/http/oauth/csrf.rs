@@ -1,4 +1,4 @@
-//! Whether a form that arrives is one of ours, sent by the person who was shown it (`security.md` rows A10 and A14).
+//! Whether a form that arrives is one of ours, sent by the person who was shown it (`docs/threat-model.md` rows A10 and A14).
 //!
 //! Three checks, each of which would do on its own on a good day: the browser says that a page of ours sent it
 //! (`Origin`, and `Sec-Fetch-Site` where it is sent); the form has a token that only we make, for this browser, this form

@@ -199,7 +199,7 @@ impl IntoResponse for OAuthError {
     }
 }
 
-/// An answer that nobody keeps (`security.md` row T21).
+/// An answer that nobody keeps (`docs/threat-model.md` row T21).
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;

@@ -225,7 +225,7 @@ fn respond(status: StatusCode, body: &Map<String, Value>) -> Response {
     private(super::super::error::json_response(status, Value::Object(body.clone()).to_string()))
 }
 
-/// Answers hold secrets, and errors are about one request (`security.md` row T21).
+/// Answers hold secrets, and errors are about one request (`docs/threat-model.md` row T21).
 fn private(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

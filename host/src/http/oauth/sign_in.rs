@@ -1,7 +1,7 @@
 //! `/sign-in` and `/sign-out`: how people come and go in a browser.
 //!
 //! Before anybody is signed in, the browser has a cookie that opens nothing and that the form is bound to, so that no
-//! other site signs somebody in as somebody else (`security.md` row A14). A refusal says the same whatever its reason.
+//! other site signs somebody in as somebody else (`docs/threat-model.md` row A14). A refusal says the same whatever its reason.
 
 use std::net::IpAddr;
 use std::sync::Arc;

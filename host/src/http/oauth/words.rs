@@ -1,5 +1,5 @@
-//! Texts of strangers, as people are shown them: one line that reads as it stands (`security.md` row A12). That they are
-//! escaped is the templates' matter.
+//! Texts of strangers, as people are shown them: one line that reads as it stands (`docs/threat-model.md` row A12). That they
+//! are escaped is the templates' matter.
 
 /// What can be shown of a text, at most so many characters of it.
 pub(in crate::http) fn shown(text: &str, most: usize) -> String {

@@ -82,7 +82,7 @@ impl fmt::Debug for Address {
 }
 
 /// The addresses that an operator wrote for an upstream: its own, and its issuer's. They may be plain http, and so may what
-/// is at the same origin; where they are on this machine, so may everything that is (`security.md` row U2).
+/// is at the same origin; where they are on this machine, so may everything that is (`docs/threat-model.md` row U2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vouched(Vec<Address>);
 

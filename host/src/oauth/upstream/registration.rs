@@ -2,7 +2,7 @@
 //! Metadata Documents).
 //!
 //! Either is of one context: one redirect URI, so that no client of ours brings an answer to another's
-//! (`security.md` row U3).
+//! (`docs/threat-model.md` row U3).
 
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Tokens: what is asked for with a code or a refresh token, and what the answer means (RFC 6749 §4.1.3, §5 and §6).
 //!
-//! An answer is one of three things (`security.md` row U8): tokens, a refusal that asking again does not change, or anything
-//! else, after which what we have is as good as before.
+//! An answer is one of three things (`docs/threat-model.md` row U8): tokens, a refusal that asking again does not change, or
+//! anything else, after which what we have is as good as before.
 
 use std::fmt;
 use std::time::Duration;

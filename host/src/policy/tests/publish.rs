@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::guest::{Guest, deny};
 use super::scene::{call, caller, context, engine, tool, upstream};
 use crate::config::{self, Binding, Grant, ModuleSource, PolicySettings, Reuse, Signatures, TrustedKey};
+use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::oci::Pulled;
 use crate::policy::contract;
@@ -18,7 +19,7 @@ use crate::policy::replay::PastQuestion;
 use crate::policy::signature::{SignatureFile, SigningKey, file_beside};
 use crate::policy::workbench::Workbench;
 use crate::policy::{
-    Counters, Hook, ImportCall, InstanceMode, LoadErrors, PolicySet, Publication, Published, Uploaded,
+    Counters, Hook, ImportCall, InstanceMode, LoadErrors, OfFile, PolicySet, Publication, Published, Uploaded,
 };
 use crate::secret::Digest;
 
@@ -130,13 +131,23 @@ impl Scene {
     }
 
     fn try_publish(&mut self, recorded: &[PastQuestion]) -> Result<Published, LoadErrors> {
+        self.try_publish_with(&self.settings, &OfFile::Read, recorded)
+    }
+
+    fn try_publish_with(
+        &self,
+        settings: &PolicySettings,
+        of_file: &OfFile,
+        recorded: &[PastQuestion],
+    ) -> Result<Published, LoadErrors> {
         let generation = self.kept.len() as u64 + 1;
         let publication = Publication {
-            settings: &self.settings,
+            settings,
             upstreams: &[upstream("notes")],
             engine: engine(),
             counters: &self.counters,
             builtins: &|_| None,
+            of_file,
             pulled: &Pulled::new(),
             uploaded: &Uploaded::new(),
             previous: &self.kept.iter().map(Arc::as_ref).collect::<Vec<_>>(),
@@ -211,6 +222,42 @@ fn each_step_refuses_what_it_is_there_for() {
     refused(&mut scene, "configure", &["/rules/0: too long"]);
     scene.guard().config = json!({});
     scene.publish();
+}
+
+#[test]
+fn what_the_file_binds_stays_what_it_is_where_nothing_is_read() {
+    let mut scene = Scene::new(&dynamic(&description(&json!({})), &denial("one"), 1000));
+    scene.guard().config = json!({ "first": true });
+    let set = scene.publish();
+    let stored = |module: PathBuf| Binding {
+        managed_by: ManagedBy::Store,
+        ..Binding::new(BindingName::parse("stored").unwrap(), ModuleSource::File(module))
+    };
+    let module = scene.write("stored.wasm", &dynamic(&description(&json!({})), &denial("two"), 1000));
+    let path = scene.write("guard.wasm", b"no module");
+    // What was loaded otherwise since, or says otherwise, is not what is in force.
+    scene.guard().config = json!({ "second": true });
+    scene.settings.record = true;
+
+    let of_file = OfFile::InForce(set.clone());
+    let settings = of_file.settings(&scene.settings).with([stored(module.clone())]);
+    assert!(!settings.record && of_file.references(&settings).is_empty());
+    let beside = scene.try_publish_with(&settings, &of_file, &[]).unwrap().policies;
+    let [guard, other] = beside.bindings() else { panic!("{:?}", beside.bindings()) };
+    assert!(
+        Arc::ptr_eq(guard.loaded(), set.bindings()[0].loaded())
+            && guard.prepared.is_same_as(&set.bindings()[0].prepared)
+    );
+    assert_eq!((&guard.binding().config, other.name().as_str()), (&json!({ "first": true }), "stored"));
+
+    // One of the store does not stay for having been there.
+    scene.write("stored.wasm", b"no module");
+    let again = OfFile::InForce(Arc::new(beside));
+    let settings = again.settings(&scene.settings);
+    assert_eq!(settings.bindings.len(), 1);
+    let told = scene.try_publish_with(&settings.with([stored(module)]), &again, &[]).unwrap_err().to_string();
+    assert!(told.contains("policy stored: module: ") && !told.contains("guard"), "{told}");
+    refused(&mut scene, "module", &[&path.display().to_string(), "no WebAssembly"]);
 }
 
 #[test]

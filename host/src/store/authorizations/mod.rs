@@ -1,9 +1,10 @@
 //! Authorization requests in progress, from the browser that brings one to the code that the client redeems.
 //!
 //! A request belongs to one browser, by the digest of a cookie; every verb asks for it, and who comes with another changes
-//! nothing (`security.md` row A9). Somebody chooses as whom to go on before anything is approved, and may choose again;
-//! a guest lives as long as the request for which it was made, or the grant that came of it ([`super::guests`]). Approving a request takes it away and leaves a code in the same transaction, so there is
-//! one code for a consent; refusing takes it away too. What is opened by strangers is counted, and bounded.
+//! nothing (`docs/threat-model.md` row A9). Somebody chooses as whom to go on before anything is approved, and may choose
+//! again; a guest lives as long as the request for which it was made, or the grant that came of it ([`super::guests`]).
+//! Approving a request takes it away and leaves a code in the same transaction, so there is one code for a consent; refusing
+//! takes it away too. What is opened by strangers is counted, and bounded.
 
 use std::time::Duration;
 

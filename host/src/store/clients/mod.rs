@@ -1,8 +1,8 @@
 //! Registered OAuth clients.
 //!
 //! Anybody may register a client, so their number is bounded: one that nobody has used makes room for the next, the oldest
-//! first (`security.md` row T13). A client that was used goes with its last use and a long time, one that nobody used with
-//! its registration and a short one. Deleting a client revokes what was granted to it in the same transaction.
+//! first (`docs/threat-model.md` row T13). A client that was used goes with its last use and a long time, one that nobody
+//! used with its registration and a short one. Deleting a client revokes what was granted to it in the same transaction.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Device authorizations (RFC 8628): a device polls with one code, a person enters the other.
 //!
-//! Codes a person types are short, so that guessing is counted: per whoever guesses, and over all (`security.md` row T16).
-//! Only [`look_up`] takes one; whoever decides names the device that was found.
-//! The poll that finds the approval makes the grant in its own transaction.
+//! Codes a person types are short, so that guessing is counted: per whoever guesses, and over all (`docs/threat-model.md` row
+//! T16). Only [`look_up`] takes one; whoever decides names the device that was found. The poll that finds the approval makes
+//! the grant in its own transaction.
 
 use std::time::Duration;
 

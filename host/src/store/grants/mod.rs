@@ -1,7 +1,7 @@
 //! Grants, and their refresh tokens.
 //!
 //! A grant is a family of refresh tokens with at most one *head*, the token that was not used. [`refresh`] is the state
-//! machine of `security.md` §2 with design §13.23. A token that was used stays as a tombstone, so that a copy is recognised;
+//! machine that `docs/authorization.md` tells. A token that was used stays as a tombstone, so that a copy is recognised;
 //! its successor stays sealed under the token itself while its grace lasts, in a table of its own whose rows the sweeper
 //! takes out. A refresh changes no rights and has no line in the audit trail; one that is replayed or refused has.
 //!

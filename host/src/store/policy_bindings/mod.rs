@@ -116,15 +116,21 @@ pub async fn list(store: &Store, after: Option<Cursor>, limit: usize) -> Result<
     store.read(move |tx| BINDINGS.newest_first(tx, after.as_ref(), limit, |_| true)?.try_map(TryFrom::try_from)).await
 }
 
-/// Writes what was tried out with the bindings as they were since this revision.
-pub async fn commit(store: &Store, tried_with: Revision, edit: Edit, actor: Actor) -> Result<Committing, StoreError> {
+/// Writes what was tried out with these bindings, if they are all that there are.
+pub async fn commit(
+    store: &Store,
+    tried_with: &StoredBindings,
+    edit: Edit,
+    actor: Actor,
+) -> Result<Committing, StoreError> {
+    let (at, count) = (tried_with.at, tried_with.all.len());
     let commit = move |tx: &mut WriteTx<'_>| {
-        if changed_at(tx)? != tried_with {
+        if changed_at(tx)? != at {
             return Ok(Committing::Moved);
         }
         let binding = match &edit {
             Edit::Put { name, definition, module } => {
-                match put(tx, name, (&definition.to_string(), module.as_ref()), actor)? {
+                match put(tx, (name, count), (&definition.to_string(), module.as_ref()), actor)? {
                     Ok(record) => Some(Box::new(record.try_into()?)),
                     Err(refused) => return Ok(refused),
                 }
@@ -144,9 +150,10 @@ pub async fn commit(store: &Store, tried_with: Revision, edit: Edit, actor: Acto
     store.write(commit).await
 }
 
+/// The binding of this name, where there are so many now.
 fn put(
     tx: &mut WriteTx<'_>,
-    name: &BindingName,
+    (name, count): (&BindingName, usize),
     (definition, module): (&str, Option<&String>),
     actor: Actor,
 ) -> Result<Result<Record, Committing>, StoreError> {
@@ -159,7 +166,7 @@ fn put(
         return Ok(Err(Committing::NoModule));
     }
     let before = BINDINGS.get(tx, name.as_str().as_bytes())?;
-    if before.is_none() && BINDINGS.count(tx, MAX_BINDINGS)? >= MAX_BINDINGS {
+    if before.is_none() && count >= MAX_BINDINGS {
         return Ok(Err(Committing::TooMany));
     }
     let (now_ms, by) = (tx.now().as_millis(), ActorRecord::from(actor));

@@ -17,8 +17,8 @@ fn put(of: &str, definition: Value) -> Edit {
 }
 
 async fn done(store: &Store, edit: Edit) -> Option<StoredBinding> {
-    let at = all(store).await.unwrap().at;
-    match commit(store, at, edit, OPERATOR).await.unwrap() {
+    let before = all(store).await.unwrap();
+    match commit(store, &before, edit, OPERATOR).await.unwrap() {
         Committing::Done { binding, .. } => binding.map(|binding| *binding),
         other => panic!("{other:?}"),
     }
@@ -55,13 +55,13 @@ async fn revisions_go_on_over_removals_and_every_change_is_told() {
 #[tokio::test]
 async fn what_was_tried_with_other_bindings_is_not_written() {
     let store = memory().await;
-    let before = all(&store).await.unwrap().at;
+    let before = all(&store).await.unwrap();
     done(&store, put("a", json!({}))).await;
-    assert_eq!(commit(&store, before, put("b", json!({})), OPERATOR).await.unwrap(), Committing::Moved);
-    assert_eq!(commit(&store, before, Edit::Remove { name: name("a") }, OPERATOR).await.unwrap(), Committing::Moved);
+    assert_eq!(commit(&store, &before, put("b", json!({})), OPERATOR).await.unwrap(), Committing::Moved);
+    assert_eq!(commit(&store, &before, Edit::Remove { name: name("a") }, OPERATOR).await.unwrap(), Committing::Moved);
     let large = put("b", json!("x".repeat(MAX_DEFINITION_BYTES)));
     let now = all(&store).await.unwrap();
-    assert_eq!(commit(&store, now.at, large, OPERATOR).await.unwrap(), Committing::TooLarge);
+    assert_eq!(commit(&store, &now, large, OPERATOR).await.unwrap(), Committing::TooLarge);
     assert_eq!(all(&store).await.unwrap(), now);
 }
 
@@ -71,7 +71,9 @@ async fn there_is_room_for_so_many() {
     for count in 0..MAX_BINDINGS {
         done(&store, put(&format!("b{count}"), json!({}))).await;
     }
-    let at = all(&store).await.unwrap().at;
-    assert_eq!(commit(&store, at, put("more", json!({})), OPERATOR).await.unwrap(), Committing::TooMany);
+    let full = all(&store).await.unwrap();
+    assert_eq!(commit(&store, &full, put("more", json!({})), OPERATOR).await.unwrap(), Committing::TooMany);
     done(&store, put("b7", json!({ "mode": "off" }))).await;
+    done(&store, Edit::Remove { name: name("b8") }).await;
+    done(&store, put("more", json!({}))).await;
 }

@@ -152,12 +152,13 @@ async fn what_is_bound_stays_and_what_is_gone_cannot_be_bound() {
         definition: json!({ "module": format!("sha256:{digest}") }),
         module: Some(digest.to_owned()),
     };
-    let at = policy_bindings::all(&store).await.unwrap().at;
-    let gone = commit(&store, at, put(&"0".repeat(64)), OPERATOR).await.unwrap();
+    let before = policy_bindings::all(&store).await.unwrap();
+    let gone = commit(&store, &before, put(&"0".repeat(64)), OPERATOR).await.unwrap();
     assert_eq!(gone, policy_bindings::Committing::NoModule);
-    let bound = commit(&store, at, put(&there.digest), OPERATOR).await.unwrap();
-    let policy_bindings::Committing::Done { at, .. } = bound else { panic!("{bound:?}") };
+    let bound = commit(&store, &before, put(&there.digest), OPERATOR).await.unwrap();
+    assert!(matches!(bound, policy_bindings::Committing::Done { .. }), "{bound:?}");
+    let before = policy_bindings::all(&store).await.unwrap();
     assert_eq!(remove(&store, &there.digest, OPERATOR).await.unwrap(), Removal::Bound(vec![name.clone()]));
-    commit(&store, at, Edit::Remove { name }, OPERATOR).await.unwrap();
+    commit(&store, &before, Edit::Remove { name }, OPERATOR).await.unwrap();
     assert_eq!(remove(&store, &there.digest, OPERATOR).await.unwrap(), Removal::Removed);
 }

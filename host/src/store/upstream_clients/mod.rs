@@ -1,8 +1,8 @@
 //! What authorization servers of upstreams know us as: registrations that we made there ourselves.
 //!
 //! One is of an upstream, an issuer and a redirect URI, which names this deployment, so that it is never used for another
-//! (`security.md` rows U3 and U5). Of several who register at once the first one's stays. An upstream has few: one that names
-//! ever new issuers loses its own.
+//! (`docs/threat-model.md` rows U3 and U5). Of several who register at once the first one's stays. An upstream has few: one
+//! that names ever new issuers loses its own.
 
 use serde::{Deserialize, Serialize};
 

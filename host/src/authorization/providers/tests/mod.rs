@@ -1,4 +1,5 @@
-//! Sign-in against a provider on loopback: what is asked of it, and what of its answers is believed (`security.md` row A16).
+//! Sign-in against a provider on loopback: what is asked of it, and what of its answers is believed (`docs/threat-model.md`
+//! row A16).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

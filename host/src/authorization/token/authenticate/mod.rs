@@ -78,7 +78,7 @@ async fn named(server: &AuthorizationServer, client: &str) -> Result<Option<Arc<
     }
 }
 
-/// The client, if this is its secret. Without one there is something to compare with as well (`security.md` row T19).
+/// The client, if this is its secret. Without one there is something to compare with as well (`docs/threat-model.md` row T19).
 fn with_secret(
     server: &AuthorizationServer,
     known: Option<Arc<KnownClient>>,

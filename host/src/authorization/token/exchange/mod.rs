@@ -1,8 +1,8 @@
 //! A code for tokens, `authorization_code` (RFC 6749 §4.1.3, RFC 7636 §4.5).
 //!
 //! A code is good once. Who brings it a second time is the client that had it stolen or the thief, and what the first one got
-//! ends (`security.md` row T1); who is another client changes nothing. The access token is signed before the code is redeemed:
-//! a key that does not sign must not cost the client its code.
+//! ends (`docs/threat-model.md` row T1); who is another client changes nothing. The access token is signed before the code is
+//! redeemed: a key that does not sign must not cost the client its code.
 
 use super::super::{AuthorizationServer, Fault};
 use super::access::audience;

@@ -3,7 +3,7 @@
 //!
 //! The operator trusts the issuer (`[[auth.grants.identity_assertions]]`): its assertion stands for a sign-in and for a consent,
 //! to exactly what it names. The person is found as at a sign-in with that issuer, and nobody gets an account who has none and
-//! was not invited. There is no refresh token: who may come again is for the issuer to say (`security.md` row T17).
+//! was not invited. There is no refresh token: who may come again is for the issuer to say (`docs/threat-model.md` row T17).
 
 use super::super::key_sets::issuer_keys;
 use super::super::{AuthorizationServer, Fault};

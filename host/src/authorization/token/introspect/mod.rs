@@ -1,6 +1,7 @@
 //! What is known of a token (RFC 7662), for a client that has shown who it is and that the token is its own, or addressed to it.
 //!
-//! Everybody else gets the answer that there is for a token that counts no more: it is no oracle (`security.md` row T10).
+//! Everybody else gets the answer that there is for a token that counts no more: it is no oracle (`docs/threat-model.md` row
+//! T10).
 
 use super::super::{AuthorizationServer, Fault};
 use crate::env::Timestamp;

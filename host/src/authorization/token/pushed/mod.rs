@@ -16,7 +16,7 @@ use crate::store::authorizations::{Push, push};
 
 /// What every reference begins with (RFC 9126 §2.2). Behind it are 256 random bits.
 pub const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
-/// How long a reference can be used (`security.md` row A20).
+/// How long a reference can be used (`docs/threat-model.md` row A20).
 pub const LIFE: Duration = Duration::from_secs(60);
 /// Most requests that wait.
 const MAX_WAITING: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! A refresh token for the next one, `refresh_token` (RFC 6749 §6): the state machine of `security.md` §2 with design §13.23.
+//! A refresh token for the next one, `refresh_token` (RFC 6749 §6): the state machine that `docs/authorization.md` tells.
 //!
 //! The successor is made first and sealed under the token that is presented, and the access token is signed; then one
 //! transaction of the store says whether they are handed out. A token that comes back in its grace gets the head of its

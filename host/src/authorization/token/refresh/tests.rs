@@ -1,4 +1,4 @@
-//! The use of refresh tokens, from the client's side: `security.md` §2 with design §13.23.
+//! The use of refresh tokens, from the client's side, as `docs/authorization.md` tells it.
 
 use serde_json::json;
 use tokio::task::JoinSet;

@@ -1,7 +1,7 @@
 //! The end of a token at the wish of the client that has it (RFC 7009).
 //!
 //! A refresh token takes its family with it, an access token itself alone. What is another client's, or nothing that we
-//! know, is left as it is, and nobody is told (`security.md` row T9).
+//! know, is left as it is, and nobody is told (`docs/threat-model.md` row T9).
 
 use super::super::{AuthorizationServer, Fault};
 use crate::audit::Actor;

@@ -3,8 +3,8 @@
 //!
 //! What is exchanged is a token of ours that counts, by the client that has it or that it is addressed to, which has shown who
 //! it is. The new one follows from the same grant and is that grant's client's, so that it ends with it; who has exchanged it
-//! besides stands in `act`, with whoever did so before (RFC 8693 §4.1). Off unless an operator turns it on (`security.md` row
-//! T17).
+//! besides stands in `act`, with whoever did so before (RFC 8693 §4.1). Off unless an operator turns it on
+//! (`docs/threat-model.md` row T17).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

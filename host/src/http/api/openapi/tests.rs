@@ -119,8 +119,8 @@ fn references(value: &Value) -> Vec<&str> {
     }
 }
 
-#[test]
-fn every_code_of_a_problem_is_in_the_document() {
+/// Statuses and codes of all problems that there are.
+fn codes() -> BTreeSet<(u16, String)> {
     let document = described();
     let mut told: BTreeSet<(u16, String)> = BTreeSet::new();
     for operation in by_row(&document).into_values() {
@@ -133,6 +133,34 @@ fn every_code_of_a_problem_is_in_the_document() {
     }
     // Whatever is no operation is answered so.
     told.insert((405, "method_not_allowed".to_owned()));
+    told
+}
+
+#[test]
+fn every_code_of_a_problem_is_explained_and_no_other() {
+    let page = include_str!("../../../../../docs/api.md");
+    let (_, section) = page.split_once("## Errors").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap_or((section, ""));
+    let mut explained: BTreeSet<(u16, String)> = BTreeSet::new();
+    for row in section.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        let [code, statuses, meaning, remedy] = cells[..] else { panic!("{row}: it has other columns") };
+        assert!(!meaning.is_empty() && !remedy.is_empty(), "{row}");
+        for status in statuses.split(", ") {
+            let is_new = explained.insert((status.parse().unwrap(), code.trim_end_matches('`').to_owned()));
+            assert!(is_new, "{row}: it stands there twice");
+        }
+    }
+    let codes = codes();
+    let missing: Vec<_> = codes.difference(&explained).collect();
+    assert!(missing.is_empty(), "docs/api.md lacks {missing:?}");
+    let strange: Vec<_> = explained.difference(&codes).collect();
+    assert!(strange.is_empty(), "docs/api.md has what is not answered: {strange:?}");
+}
+
+#[test]
+fn every_code_of_a_problem_is_in_the_document() {
+    let told = codes();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/api");
     let mut found = 0;
     for file in fs::read_dir(folder).unwrap() {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Desk, Head};
-use super::{Person, Route, does, shows};
+use super::{Person, Route, does, shows, text};
 use crate::http::api::Api;
 use crate::http::api::trails::{self, DecisionQuery, DecisionView};
 use crate::http::oauth::pages::Site;

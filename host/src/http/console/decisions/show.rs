@@ -4,9 +4,9 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
 
-use super::super::Person;
 use super::super::desk::{Answer, Desk, Head};
 use super::super::fields::page;
+use super::super::{Person, text};
 use super::{PATH, asking, explain, to_the_second};
 use crate::http::api::recordings;
 use crate::http::api::trails::{self, DecisionView};

@@ -77,8 +77,10 @@ pub(super) async fn ask(
         HERE,
         Confirm {
             title: &format!("Go back to generation {number}?"),
-            what: "Its policies come into force again at once, as a new generation. The configuration file stays as it is: \
-                   when it changes, or everything is read again, what is written there comes into force.",
+            what: "Its policies come into force again at once, as a new generation. What is written stays as it is: what the \
+                   configuration file says comes back when it changes, when everything is read again and with the next start, \
+                   and so does what the store says, which any change of a policy there brings back as well. To make it last, \
+                   mend the file, and change or remove what is wrong in the store.",
             button: "Go back to it",
             path: &format!("{LIST}/{number}/rollback"),
             back: LIST,

@@ -3,7 +3,7 @@
 //! A connection is made for whoever the browser can show to be: the identity that was chosen in the consent request that
 //! it brought, whoever a link that it opened is for, or the person who is signed in. None of that comes from a query: `next`
 //! says which of them is meant, and is one of a few paths of ours. What an authorization server says of an error is never
-//! shown (`security.md` rows U2 to U4).
+//! shown (`docs/threat-model.md` rows U2 to U4).
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Browsers on the way to a connection, and what does not get through (`security.md` rows U2 to U4).
+//! Browsers on the way to a connection, and what does not get through (`docs/threat-model.md` rows U2 to U4).
 
 use std::sync::Arc;
 

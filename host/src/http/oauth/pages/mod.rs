@@ -1,8 +1,8 @@
 //! What people see in a browser: how a page is answered, the stylesheet, and the pages that tell what went wrong.
 //!
-//! Every answer with HTML goes through [`page`], which sets the headers of `security.md` row A11. Pages are templates in
-//! `host/templates` that extend `layout.html` and have a [`Site`] called `site`; askama escapes what stands in them. There
-//! is no script but one of ours ([`page_with_script`], [`page_of_console`]), and nothing comes from elsewhere.
+//! Every answer with HTML goes through [`page`], which sets the headers of `docs/threat-model.md` row A11. Pages are
+//! templates in `host/templates` that extend `layout.html` and have a [`Site`] called `site`; askama escapes what stands in
+//! them. There is no script but one of ours ([`page_with_script`], [`page_of_console`]), and nothing comes from elsewhere.
 
 use std::sync::LazyLock;
 
