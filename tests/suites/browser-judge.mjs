@@ -11,7 +11,7 @@ import { Visitor } from './visitor.mjs';
 const axe = readFileSync(installed('axe-core/axe.min.js'), 'utf8');
 const CHECK_MS = 60_000;
 /** What a picture shows of a long page, in pixels. */
-const TALLEST = 2400;
+const TALLEST = 1600;
 /** Largest picture, in bytes. */
 const MAX_PICTURE = 250_000;
 
