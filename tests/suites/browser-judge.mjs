@@ -148,7 +148,8 @@ function whereTabIs() {
 
 /** Which pictures there are to be: those of this folder that the documentation shows. Makes room for them. */
 export function beginPictures(folder) {
-  wanted = new Set(shownBy(path.join(root, 'docs')).filter((file) => path.dirname(file) === folder).map((file) => path.basename(file)));
+  const shown = shownBy(path.join(root, 'docs')).filter((file) => path.dirname(file) === folder);
+  wanted = new Set(shown.map((file) => path.basename(file)));
   if (pictures === undefined) return;
   mkdirSync(pictures, { recursive: true });
   for (const old of readdirSync(pictures).filter((name) => name.endsWith('.png'))) rmSync(path.join(pictures, old));

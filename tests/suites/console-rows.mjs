@@ -23,7 +23,8 @@ const NO_PAGES = {
 
 /** What is shown: `{ path, asks }`, where `asks` holds of a form before something is done. */
 export function readRows() {
-  const files = readdirSync(SOURCES, { recursive: true }).filter((file) => file.endsWith('.rs') && path.basename(file) !== 'tests.rs');
+  const files = readdirSync(SOURCES, { recursive: true })
+    .filter((file) => file.endsWith('.rs') && path.basename(file) !== 'tests.rs');
   const rows = files.flatMap((file) => {
     const text = readFileSync(path.join(SOURCES, file), 'utf8');
     return [...text.matchAll(TABLE)].flatMap(([, table]) => rowsOf(table, path.join(SOURCES, file)));
@@ -49,7 +50,8 @@ function rowsOf(table, file) {
 function constant(name, file) {
   const words = name.split('::');
   const own = words.pop();
-  const places = words.length === 0 ? [file] : ['.rs', '/mod.rs'].map((end) => path.join(path.dirname(file), `${words.join('/')}${end}`));
+  const module = path.join(path.dirname(file), ...words);
+  const places = words.length === 0 ? [file] : [`${module}.rs`, `${module}/mod.rs`];
   const text = readFileSync(places.find(existsSync), 'utf8');
   const [, value] = new RegExp(`const ${own}: &str = "([^"]+)";`).exec(text) ?? assert.fail(`${name} in ${file}`);
   return value;

@@ -27,7 +27,8 @@ export const PASTED = JSON.stringify({
 export async function beginScene() {
   const [port, upstreamPort, issuerPort] = [await freePort(), await freePort(), await freePort()];
   const elsewhere = `http://127.0.0.1:${upstreamPort}`;
-  const server = start('console-protected', [process.execPath, suiteFile('protected.mjs'), String(upstreamPort), String(issuerPort)]);
+  const command = [process.execPath, suiteFile('protected.mjs'), String(upstreamPort), String(issuerPort)];
+  const server = start('console-protected', command);
   await until('the protected upstream listens', async () => {
     server.assertRunning();
     return (await fetch(`${elsewhere}/tokens/nobody`)).ok;
@@ -72,7 +73,9 @@ export async function beginScene() {
     `,
   });
   const people = {};
-  for (const role of ROLES) people[role] = await addPerson(house.operate, { login: role, name: role, password: PASSWORD, role });
+  for (const role of ROLES) {
+    people[role] = await addPerson(house.operate, { login: role, name: role, password: PASSWORD, role });
+  }
   await until('what there is to call is known', async () => {
     const { upstreams } = (await house.operate('GET', '/api/v1/upstreams')).body;
     return upstreams.filter(({ state }) => state === 'up').length === 4;
@@ -114,13 +117,16 @@ async function declare(scene) {
   await made('/api/v1/upstreams', { name: 'wiki', definition: { transport: 'streamable-http', url: scene.fixture } });
   await made('/api/v1/clients', { client_name: 'Reports <b>', redirect_uris: ['https://reports.example/callback'] });
   const confidential = await made('/api/v1/clients', {
-    client_name: 'Payroll', redirect_uris: ['https://payroll.example/callback'], token_endpoint_auth_method: 'client_secret_basic',
+    client_name: 'Payroll', redirect_uris: ['https://payroll.example/callback'],
+    token_endpoint_auth_method: 'client_secret_basic',
   });
   await made('/api/v1/policies/bindings', {
     name: 'limits',
     definition: {
       module: 'builtin:rate-limit', grants: ['counters'], limits: { time: '1s' },
-      config: { rules: [{ name: 'whoami', tools: ['calendar/whoami'], limit: 2, period: '1h', message: 'Ask again in an hour.' }] },
+      config: {
+        rules: [{ name: 'whoami', tools: ['calendar/whoami'], limit: 2, period: '1h', message: 'Ask again in an hour.' }],
+      },
     },
   });
   await made('/api/v1/policies/bindings', {
@@ -153,7 +159,8 @@ async function callAll(scene) {
     return body.approvals.length === 3 && body.approvals;
   });
   for (const [index, decision] of ['approve', 'deny'].entries()) {
-    const { status, body } = await operate('POST', `/api/v1/approvals/${approvals[index].id}/decision`, { decision, note: 'as agreed' });
+    const { id } = approvals[index];
+    const { status, body } = await operate('POST', `/api/v1/approvals/${id}/decision`, { decision, note: 'as agreed' });
     assert.equal(status, 200, JSON.stringify(body));
   }
   const denied = await until('the calls are recorded', async () => {

@@ -1,6 +1,6 @@
-// The console in Chromium: every page that its tables have, as an owner sees it on a desk and on a phone, light and dark, by the
-// rules for all pages (see browser-judge.mjs); what its forms lead to; all of it without scripts; what a viewer is not offered;
-// and what scripts add. What each form does is tried by the tests in tests/it/console.
+// The console in Chromium: every page that its tables have, as an owner sees it on a desk and on a phone, light and dark, by
+// the rules for all pages (see browser-judge.mjs); what its forms lead to; all of it without scripts; what a viewer is not
+// offered; and what scripts add. What each form does is tried by the tests in tests/it/console.
 //
 //   node console.mjs                       the suite
 //   node console.mjs --screenshots DIR     writes the pictures as well that the documentation shows (docs/screenshots/console)
@@ -16,11 +16,12 @@ import { suite, until } from './lib.mjs';
 import { closeChromium } from './visitor.mjs';
 
 /** How it is looked at, and at how many pages of one kind: the second one tells whether the first was a lucky one. */
-const LOOKS = VIEWS.flatMap((view) => ({ desktop: [{ ...view, ofAKind: 2 }], 'phone-dark': [{ ...view, ofAKind: 1 }] }[view.name] ?? []));
+const OF_A_KIND = { desktop: 2, 'phone-dark': 1 };
+const LOOKS = VIEWS.filter(({ name }) => OF_A_KIND[name] !== undefined);
 /** What leads on at once whoever is signed in. */
 const DOORS = ['/setup', '/sign-in', '/sign-in/again'];
-/** Longest time for all pages, without judging them. */
-const WALK_MS = 120_000;
+/** Longest time for all pages, without judging them and with that. */
+const [WALK_MS, LOOK_MS] = [120_000, 480_000];
 
 const rows = readRows();
 
@@ -59,8 +60,8 @@ function beginnings({ client, confidential, connection, denied, module, people, 
     'decisions-denied': '/decisions?verdict=deny', 'decision-denied': `/decisions/${denied}`, 'decisions-no-id': '/decisions?id=nothing',
     'approvals-all': '/approvals?state=all', approval: `/approvals/${waiting}`,
     connection: `/connections/${connection}`, flows: '/connections/flows',
-    key: '/keys/ci', 'key-form': '/keys/new', 'keys-access': '/keys/access', upstream: '/upstreams/wiki', person: `/people/${people.viewer.id}`, 'person-signed-in': `/people/${people.owner.id}`,
-    client: `/clients/${confidential}`,
+    key: '/keys/ci', 'key-form': '/keys/new', 'keys-access': '/keys/access', upstream: '/upstreams/wiki',
+    person: `/people/${people.viewer.id}`, 'person-signed-in': `/people/${people.owner.id}`, client: `/clients/${confidential}`,
     'grants-of-a-client': `/grants?client=${encodeURIComponent(client)}`,
     'grants-of-somebody': `/grants?principal=${encodeURIComponent(principal)}`, 'grants-of-a-kind': '/grants?kind=key',
     'policy-stored': '/policies/bindings/limits', 'policy-form': '/policies/bindings/limits/edit',
@@ -117,7 +118,8 @@ async function open(page, origin, address) {
 function firstOfQuestions() {
   let seen = 0;
   return async (page) => {
-    const questions = page.locator('main .card.narrow form:has(button.danger):not(:has(input:not([type=hidden]), select, textarea))');
+    const form = 'main .card.narrow form:has(button.danger)';
+    const questions = page.locator(`${form}:not(:has(input:not([type=hidden]), select, textarea))`);
     return await questions.count() === 1 && (seen += 1) > 1;
   };
 }
@@ -129,12 +131,12 @@ async function checkPages(report, scene) {
     const { page } = walk;
     const brief = firstOfQuestions();
     await report.check(`${view.name}: all links lead somewhere`, async () => {
-      const found = await walkThrough(scene, page, view.ofAKind, async (name, address) => {
+      const found = await walkThrough(scene, page, OF_A_KIND[view.name], async (name, address) => {
         await walk.seen(name, () => open(page, scene.origin, address), /./, { scripts: 1, brief });
       });
       opened = new Map([...found, ...opened]);
       checkRows(found.values());
-    }, { within: 2 * WALK_MS });
+    }, { within: LOOK_MS });
     for (const [index, [name, go, said]] of results(scene, view.name).entries()) {
       await walk.seen(name, () => go(page), said, { scripts: 1 });
       // So that there are calls of more than one minute.
