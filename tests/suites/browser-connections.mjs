@@ -85,7 +85,7 @@ export async function checkConnections(report, { application }) {
 // ---- what somebody does ---------------------------------------------------------------------------------------
 
 /** Somebody with a browser that gets nowhere but here: the provider's pages ask for a font from elsewhere. */
-async function arrive(options = {}) {
+export async function arrive(options = {}) {
   return await keepHere(await Visitor.arrive(options));
 }
 
@@ -112,7 +112,7 @@ async function finish({ client }, visitor, begun) {
 }
 
 /** Goes from the page of an upstream to its provider. */
-async function leaveFor(page, upstream) {
+export async function leaveFor(page, upstream) {
   await page.locator(`form[action$="/connect/${upstream}"] button`).click();
   await page.waitForURL(/\/interaction\//);
 }
@@ -131,7 +131,7 @@ async function agree(page, name) {
 }
 
 /** Gives values for headers. */
-async function give(page, values) {
+export async function give(page, values) {
   for (const [name, value] of Object.entries(values)) await page.locator(`input[name="header-${name}"]`).fill(value);
   await page.locator('form[action*="/connect/"] button').click();
 }
@@ -148,7 +148,7 @@ function caller(result) {
 }
 
 /** What a call lacked, with the address to go to. */
-function lacked(result) {
+export function lacked(result) {
   assert.equal(result.isError, true, JSON.stringify(result));
   const [lack, ...others] = result._meta['portcullis/connections'];
   assert.deepEqual(others, []);

@@ -1,16 +1,17 @@
-// What holds for every page, whoever looks at it and on what; and the pictures of them all.
+// What holds for every page, whoever looks at it and on what; and pictures of those that the documentation shows.
 
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 
-import { installed } from './lib.mjs';
+import { misfits } from './browser-layout.mjs';
+import { installed, root } from './lib.mjs';
 import { Visitor } from './visitor.mjs';
 
 const axe = readFileSync(installed('axe-core/axe.min.js'), 'utf8');
 const CHECK_MS = 60_000;
 /** What a picture shows of a long page, in pixels. */
-const TALLEST = 2400;
+const TALLEST = 1600;
 /** Largest picture, in bytes. */
 const MAX_PICTURE = 250_000;
 
@@ -20,12 +21,12 @@ export const VIEWS = [
   { name: 'phone', width: 320, height: 640, scheme: 'light' },
   { name: 'phone-dark', width: 320, height: 640, scheme: 'dark' },
 ];
-/** Of which there are pictures in the documentation. */
-export const PICTURED = ['desktop', 'phone-dark'];
 
 const picturesAt = process.argv.indexOf('--screenshots');
 const pictures = picturesAt === -1 ? undefined : path.resolve(process.argv[picturesAt + 1]);
-const taken = new Set();
+/** Pictures that the documentation shows, and those of them whose page was seen. */
+let wanted = new Set();
+const seen = new Set();
 
 /** Goes from page to page at one size and in one scheme, and judges each. */
 export class Walk {
@@ -43,26 +44,33 @@ export class Walk {
 
   /**
    * Does what leads to the page with this name, which has to say what is wanted, and judges it. `scripts` are those that it
-   * may have. Not every page is worth a picture.
+   * may have. `brief` says of a page that is there, by its document, whether its like was judged before in this walk: then
+   * only how it fits is looked at.
    */
-  async seen(name, go, wanted, { scripts = 0, pictured = true } = {}) {
+  async seen(name, go, said, { scripts = 0, brief = () => false } = {}) {
     const { page, report, view } = this;
     const title = `${view.name}: ${name}`;
     const there = await report.check(`${title} is shown`, async () => {
       await go();
       await page.waitForLoadState();
-      assert.match(await page.locator('main').innerText(), wanted);
+      assert.match(await page.locator('main').innerText(), said);
     }, { within: CHECK_MS });
-    if (!there) return;
-    if (pictures !== undefined && pictured && PICTURED.includes(view.name)) {
-      const file = `${name}-${view.name}.png`;
-      assert.ok(!taken.has(file), `two pages are called ${name}`);
-      taken.add(file);
-      const height = await page.evaluate(() => document.documentElement.scrollHeight);
-      const clip = { x: 0, y: 0, width: view.width, height: Math.min(height, TALLEST) };
-      await page.screenshot({ path: path.join(pictures, file), fullPage: true, clip, animations: 'disabled' });
-    }
-    await judge(report, page, title, scripts);
+    if (!there) return false;
+    await this.#picture(`${name}-${view.name}.png`);
+    await judge(report, page, title, scripts, await brief(page));
+    return true;
+  }
+
+  /** Takes a picture if the documentation shows it. */
+  async #picture(file) {
+    const { page, view } = this;
+    if (!wanted.has(file)) return;
+    assert.ok(!seen.has(file), `there are two pages for ${file}`);
+    seen.add(file);
+    if (pictures === undefined) return;
+    const height = await page.evaluate(() => document.documentElement.scrollHeight);
+    const clip = { x: 0, y: 0, width: view.width, height: Math.min(height, TALLEST) };
+    await page.screenshot({ path: path.join(pictures, file), fullPage: true, clip, animations: 'disabled' });
   }
 
   async end() {
@@ -71,7 +79,7 @@ export class Walk {
   }
 }
 
-async function judge(report, page, title, scripts) {
+async function judge(report, page, title, scripts, isBrief) {
   await report.check(`${title} fits, and says what it is`, async () => {
     const facts = await page.evaluate(() => ({
       wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
@@ -82,7 +90,9 @@ async function judge(report, page, title, scripts) {
     assert.ok(facts.wide <= 0, `it is ${facts.wide} px too wide`);
     assert.match(facts.title, /Portcullis/);
     assert.deepEqual([facts.lang, facts.headings, facts.scripts, facts.small], ['en', 1, scripts, 0]);
+    assert.deepEqual(await page.evaluate(misfits), []);
   });
+  if (isBrief) return;
   await report.check(`${title} can be used by everybody (axe)`, async () => {
     await page.evaluate(axe);
     const { violations } = await page.evaluate(() => globalThis.axe.run(document, {
@@ -112,38 +122,58 @@ async function goThrough(page) {
     return globalThis.__usable.length;
   });
   for (let expected = 0; expected < all; expected += 1) {
-    // A moment has a part for each of its numbers.
-    const before = await page.evaluateHandle(() => document.activeElement);
-    do await page.keyboard.press('Tab');
-    while (await page.evaluate((element) => element === document.activeElement && element.type === 'datetime-local', before));
-    const { at, what, visible, inside } = await page.evaluate(() => {
-      const element = document.activeElement;
-      const style = getComputedStyle(element);
-      const { top, bottom, left, right } = element.getBoundingClientRect();
-      return {
-        at: globalThis.__usable.indexOf(element), what: element.outerHTML.slice(0, 200),
-        visible: (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0) || style.boxShadow !== 'none',
-        inside: bottom > 0 && right > 0 && top < innerHeight && left < innerWidth,
-      };
-    });
+    let now;
+    do {
+      await page.keyboard.press('Tab');
+      now = await page.evaluate(whereTabIs);
+      // A moment has a part for each of its numbers.
+    } while (now.isMoment && now.at === expected - 1);
+    const { at, what, visible, inside } = now;
     assert.equal(at, expected, `Tab leads to ${what}`);
     assert.ok(visible && inside, `one cannot see that this has the focus: ${what}`);
   }
 }
 
-/** Makes room for new pictures. */
-export function clearPictures() {
+/** What has the focus. It runs in the page. */
+function whereTabIs() {
+  const element = document.activeElement;
+  const style = getComputedStyle(element);
+  const { top, bottom, left, right } = element.getBoundingClientRect();
+  return {
+    at: globalThis.__usable.indexOf(element), what: element.outerHTML.slice(0, 200), isMoment: element.type === 'datetime-local',
+    visible: (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0) || style.boxShadow !== 'none',
+    inside: bottom > 0 && right > 0 && top < innerHeight && left < innerWidth,
+  };
+}
+
+/** Which pictures there are to be: those of this folder that the documentation shows. Makes room for them. */
+export function beginPictures(folder) {
+  const shown = shownBy(path.join(root, 'docs')).filter((file) => path.dirname(file) === folder);
+  wanted = new Set(shown.map((file) => path.basename(file)));
   if (pictures === undefined) return;
   mkdirSync(pictures, { recursive: true });
   for (const old of readdirSync(pictures).filter((name) => name.endsWith('.png'))) rmSync(path.join(pictures, old));
 }
 
-/** `fewest`: how many there are at the least. */
-export async function checkPictures(report, fewest) {
+/** The pictures of pages that the chapters in a folder show. */
+function shownBy(folder) {
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.md'))
+    .flatMap(({ parentPath, name }) => {
+      const links = readFileSync(path.join(parentPath, name), 'utf8').matchAll(/!\[[^\]]*\]\(([^)\s]+\.png)\)/g);
+      return [...links].map(([, link]) => path.relative(root, path.join(parentPath, link)));
+    });
+}
+
+export async function checkPictures(report) {
+  await report.check('every page whose picture the documentation shows is there', () => {
+    assert.ok(wanted.size > 0);
+    assert.deepEqual([...wanted].filter((file) => !seen.has(file)), []);
+  });
   if (pictures === undefined) return;
-  await report.check('there are pictures, and they are small', () => {
-    assert.ok(taken.size >= fewest, String(taken.size));
-    for (const name of taken) assert.ok(statSync(path.join(pictures, name)).size < MAX_PICTURE, name);
+  await report.check('pictures are small', () => {
+    const large = [...seen].filter((file) => statSync(path.join(pictures, file)).size > MAX_PICTURE);
+    assert.deepEqual(large, []);
   });
 }
 

@@ -2,12 +2,12 @@
 // desk, by day and by night; and what strangers' texts and pages can do to them, which is nothing.
 //
 //   node browser.mjs                       the suite
-//   node browser.mjs --screenshots DIR     writes a picture of every page as well (docs/screenshots)
+//   node browser.mjs --screenshots DIR     writes the pictures as well that the documentation shows (docs/screenshots)
 
 import assert from 'node:assert/strict';
 
 import { checkConnections } from './browser-connections.mjs';
-import { at, checkPictures, clearPictures } from './browser-judge.mjs';
+import { at, beginPictures, checkPictures } from './browser-judge.mjs';
 import { checkPages, checkRuled, checkTroubled } from './browser-pages.mjs';
 import { checkProvider } from './browser-provider.mjs';
 import { checkForeignPages, checkStrangers } from './browser-strangers.mjs';
@@ -32,7 +32,7 @@ await suite('browser', async (report) => {
       registrations_per_minute = 10000
     `,
   });
-  clearPictures();
+  beginPictures('docs/screenshots');
   await checkPages(report, { origin, application, operate });
   await checkRuled(report, { application });
   await checkTroubled(report, { application });
@@ -44,7 +44,7 @@ await suite('browser', async (report) => {
   await checkGoingBack(report, { origin, client });
   await checkProvider(report, { application });
   await checkConnections(report, { application });
-  await checkPictures(report, 80);
+  await checkPictures(report);
   await closeChromium();
   await gateway.stop();
 });

@@ -1,185 +1,182 @@
-// The console in Chromium: every page that its links lead to, as an owner sees it on a desk and on a phone, light and dark, by
-// the rules for all pages (see browser-judge.mjs); all of them without scripts; what a viewer is not offered; and what scripts
-// add. What each form does is tried by the tests in tests/it/console.
+// The console in Chromium: every page that its tables have, as an owner sees it on a desk and on a phone, light and dark, by
+// the rules for all pages (see browser-judge.mjs); what its forms lead to; all of it without scripts; what a viewer is not
+// offered; and what scripts add. What each form does is tried by the tests in tests/it/console.
 //
 //   node console.mjs                       the suite
-//   node console.mjs --screenshots DIR     writes a picture of every page as well (docs/screenshots/console)
+//   node console.mjs --screenshots DIR     writes the pictures as well that the documentation shows (docs/screenshots/console)
 
 import assert from 'node:assert/strict';
 
-import { PICTURED, VIEWS, Walk, checkPictures, clearPictures } from './browser-judge.mjs';
-import { KEY, addPerson, newClient, startGatekeeper } from './gatekeeper.mjs';
-import { freePort, suite, toml, until } from './lib.mjs';
-import { connectV1 } from './peers.mjs';
-import { Visitor, closeChromium } from './visitor.mjs';
+import { VIEWS, Walk, beginPictures, checkPictures } from './browser-judge.mjs';
+import { checkDoors } from './console-doors.mjs';
+import { results } from './console-forms.mjs';
+import { leadsElsewhere, readRows, rowOf } from './console-rows.mjs';
+import { arrive, beginScene } from './console-scene.mjs';
+import { suite, until } from './lib.mjs';
+import { closeChromium } from './visitor.mjs';
 
-const PASSWORD = 'correct horse battery staple';
-/** Pages of one kind that are looked at: the second one tells whether the first was a lucky one. */
-const OF_A_KIND = 2;
-/** The parts of the console: each has to be there. */
-const PARTS = [
-  '/', '/upstreams', '/keys', '/people', '/clients', '/grants', '/connections', '/approvals', '/policies', '/decisions',
-  '/audit', '/settings',
-];
-/** Kinds of pages that are pictured besides. */
-const PICTURED_TOO = ['/decisions/*', '/keys/access', '/keys/new', '/policies/try', '/upstreams/*/tools', '/upstreams/new'];
-/** Pages that links lead to at the least: fewer means that links are missing. */
-const FEWEST = 40;
-const WALK_MS = 120_000;
-/** Links that lead to a file, which a browser keeps. */
-const FILES = ['/settings/store/backup'];
-/** Names of things that are made here or by the file, which are words of paths as well. */
-const NAMES = new Set(['ci', 'nightly', 'test', 'calendar', 'tracker', 'wiki', 'away', 'careful', 'who-may-what']);
+/** How it is looked at, and at how many pages of one kind: the second one tells whether the first was a lucky one. */
+const OF_A_KIND = { desktop: 2, 'phone-dark': 1 };
+const LOOKS = VIEWS.filter(({ name }) => OF_A_KIND[name] !== undefined);
+/** What leads on at once whoever is signed in. */
+const DOORS = ['/setup', '/sign-in', '/sign-in/again'];
+/** Longest time for all pages, without judging them and with that. */
+const [WALK_MS, LOOK_MS] = [120_000, 480_000];
+
+const rows = readRows();
 
 await suite('console', async (report) => {
-  const port = await freePort();
-  const house = await startGatekeeper('console', {
-    admin: `127.0.0.1:${port}`, upstreams: ['calendar', 'tracker'],
-    settings: `
-      [[policies]]
-      name = "who-may-what"
-      module = "builtin:allow-tools"
-      [policies.config]
-      otherwise = "allow"
-      [[policies.config.rules]]
-      tools = ["tracker/echo"]
-      action = "deny"
-      [[policies]]
-      name = "careful"
-      module = "builtin:confirm-destructive"
-      mode = "shadow"
-      [upstreams.away]
-      transport = "streamable-http"
-      url = ${toml(`http://127.0.0.1:${await freePort()}/mcp`)}
-    `,
-  });
-  const origin = `http://127.0.0.1:${port}`;
-  const call = await furnish(house);
-  clearPictures();
-  for (const role of ['viewer', 'operator', 'owner']) {
-    await addPerson(house.operate, { login: role, name: role, password: PASSWORD, role });
-  }
-  const found = await checkPages(report, origin);
-  await checkWithoutScripts(report, origin, found);
-  await checkViewer(report, origin, found);
-  await checkScripts(report, origin, call);
-  await checkPictures(report, PICTURED.length * PARTS.length);
-  await report.check('the gateway is still there', () => house.gateway.assertRunning());
+  const scene = await beginScene();
+  beginPictures('docs/screenshots/console');
+  const opened = await checkPages(report, scene);
+  await checkWithoutScripts(report, scene, opened);
+  await checkViewer(report, scene.origin, opened);
+  await checkScripts(report, scene);
+  const behindDoors = await checkDoors(report, LOOKS);
+  await report.check('no page of the console was left out', () => checkRows([...opened.values(), ...behindDoors], () => true));
+  await checkPictures(report);
+  await report.check('the gateway is still there', () => scene.gateway.assertRunning());
   await closeChromium();
-  await house.gateway.stop();
+  await scene.gateway.stop();
 });
 
-/** Makes some of most things, so that pages have something to show. Returns how a tool is called. */
-async function furnish({ operate, origin, url, fixture }) {
-  const made = async (target, body) => {
-    const answer = await operate('POST', target, body);
-    assert.ok([200, 201].includes(answer.status), `${target}: ${JSON.stringify(answer.body)}`);
-    return answer.body;
-  };
-  const soon = new Date(Date.now() + 3 * 24 * 3600 * 1000).toISOString().replace(/\.\d+Z$/, 'Z');
-  await made('/api/v1/keys', { name: 'ci', allow: [{ upstream: 'calendar', tools: ['e*', 'a*'] }], expires: soon });
-  await made('/api/v1/keys', { name: 'nightly', allow: [], groups: ['editors'], owner: 'ann' });
-  await made('/api/v1/upstreams', { name: 'wiki', definition: { transport: 'streamable-http', url: fixture } });
-  await made('/api/v1/clients', { client_name: 'Reports <b>', redirect_uris: ['https://reports.example/callback'] });
-  await newClient(origin, 'http://127.0.0.1:8123/callback', { client_name: 'Claude Code' });
-  const client = await connectV1(url, { authorization: `Bearer ${KEY}` });
-  const names = (await client.tools()).map(({ name }) => name);
-  const call = async (upstream) => {
-    const name = names.find((one) => one.startsWith(upstream) && one.endsWith('echo'));
-    return await client.call(name, { text: 'hello', message: 'hello' }).catch((error) => error);
-  };
-  for (const upstream of ['calendar', 'tracker', 'calendar', 'calendar']) await call(upstream);
-  await until('the calls are recorded', async () => {
-    const { body } = await operate('GET', '/api/v1/decisions?limit=10');
-    return body.decisions.filter(({ operation }) => operation === 'tools/call').length >= 3;
-  });
-  return call;
+/** The path of an address of ours. */
+function pathOf(address) {
+  return address.split('?')[0];
 }
 
-/** Signs in as somebody, in a browser of this kind. */
-async function arrive(origin, login, view = {}) {
-  const visitor = await Visitor.arrive({ ...view, origin });
-  await visitor.page.goto(`${origin}/sign-in`);
-  await visitor.signIn(login, PASSWORD);
-  await visitor.page.waitForURL(`${origin}/`);
-  return visitor;
+/** Fails where a page was not opened that a table has; those before the doors are on no way of somebody who is in. */
+function checkRows(addresses, isMeant = (path) => !DOORS.includes(path)) {
+  const seen = new Set([...addresses].map((address) => rowOf(rows, pathOf(address))?.path));
+  assert.deepEqual(rows.map(({ path }) => path).filter((path) => isMeant(path) && !seen.has(path)), []);
 }
 
-/** A page by what it is about: what stands for a thing is a star. */
-function kindOf(pathname) {
-  const words = pathname.split('/').map((word) => (/[0-9A-Z%:._]/.test(word) || NAMES.has(word) ? '*' : word));
-  return words.join('/');
+/** Where a walk begins: pages that have more to show than others of their kind, and those that no link leads to. By their names. */
+function beginnings({ client, confidential, connection, denied, module, people, principal, waiting }) {
+  return new Map(Object.entries({
+    overview: '/', 'overview-of-a-day': '/?span=day', upstreams: '/upstreams', keys: '/keys', people: '/people', clients: '/clients',
+    grants: '/grants', connections: '/connections', approvals: '/approvals', policies: '/policies', decisions: '/decisions',
+    audit: '/audit', settings: '/settings',
+    'decisions-denied': '/decisions?verdict=deny', 'decision-denied': `/decisions/${denied}`, 'decisions-no-id': '/decisions?id=nothing',
+    'approvals-all': '/approvals?state=all', approval: `/approvals/${waiting}`,
+    connection: `/connections/${connection}`, flows: '/connections/flows',
+    key: '/keys/ci', 'key-form': '/keys/new', 'keys-access': '/keys/access', upstream: '/upstreams/wiki',
+    person: `/people/${people.viewer.id}`, 'person-signed-in': `/people/${people.owner.id}`, client: `/clients/${confidential}`,
+    'grants-of-a-client': `/grants?client=${encodeURIComponent(client)}`,
+    'grants-of-somebody': `/grants?principal=${encodeURIComponent(principal)}`, 'grants-of-a-kind': '/grants?kind=key',
+    'policy-stored': '/policies/bindings/limits', 'policy-form': '/policies/bindings/limits/edit',
+    'policy-json': '/policies/bindings/limits/edit?as=json', 'policy-new': '/policies/bindings/new?module=builtin:allow-tools',
+    module: `/policies/modules/${module}`, generations: '/policies/generations?from=1&to=2',
+    'try-again': `/policies/try?decision=${denied}`, 'upstream-json': '/upstreams/new?as=json', 'audit-of-keys': '/audit?event=key',
+  }));
 }
 
-/** Paths of this gateway that a page leads to: those that show something, and that are pages. */
+/** Paths of this gateway that a page leads to: those that show something. */
 async function linksOf(page, origin) {
   const links = await page.locator('a[href]').evaluateAll((all) => all.map(({ href }) => href));
-  const ours = links.map((link) => new URL(link)).filter((url) => url.origin === origin && !FILES.includes(url.pathname));
-  return [...new Set(ours.map((url) => url.pathname))];
+  const ours = links.map((link) => new URL(link)).filter((url) => url.origin === origin);
+  return [...new Set(ours.map(({ pathname }) => pathname))];
 }
 
-/** Follows all links from the overview, and looks at some of each kind. The paths. */
-async function walkThrough(origin, page, look) {
-  const seen = new Map();
-  const paths = [...PARTS];
+/** A name for a page that only links lead to: what stands for a thing is "one". */
+function nameOf(pattern, before) {
+  const words = pattern.split('/').filter(Boolean).map((word) => (word.startsWith('{') ? 'one' : word));
+  return `at-${words.join('-')}${before === 0 ? '' : '-again'}`;
+}
+
+/** Looks at what a walk begins with, and follows all links from there: some of each kind. The addresses, by their names. */
+async function walkThrough(scene, page, ofAKind, look) {
+  const opened = beginnings(scene);
+  const paths = [];
+  const kinds = new Map();
+  const visit = async (name, address, row) => {
+    kinds.set(row.path, (kinds.get(row.path) ?? 0) + 1);
+    await look(name, address, row);
+    for (const link of await linksOf(page, scene.origin)) if (!paths.includes(link)) paths.push(link);
+  };
+  for (const [name, address] of [...opened]) await visit(name, address, rowOf(rows, pathOf(address)));
+  const begun = new Set([...opened.values()]);
   for (const path of paths) {
-    const kind = kindOf(path);
-    const before = seen.get(kind) ?? [];
-    if (before.includes(path) || before.length >= OF_A_KIND) continue;
-    seen.set(kind, [...before, path]);
-    await look(path, kind, before.length);
-    for (const link of await linksOf(page, origin)) if (!paths.includes(link)) paths.push(link);
+    const row = rowOf(rows, path);
+    if (row === undefined) assert.ok(leadsElsewhere(path), `a link leads to ${path}, which no table has`);
+    const before = kinds.get(row?.path) ?? 0;
+    if (row === undefined || begun.has(path) || before >= (row.asks ? 1 : ofAKind)) continue;
+    const name = nameOf(row.path, before);
+    opened.set(name, path);
+    await visit(name, path, row);
   }
-  return [...seen.values()].flat();
+  return opened;
 }
 
 /** Opens a page that has to be there. */
-async function open(page, origin, path) {
-  const answer = await page.goto(`${origin}${path}`);
-  assert.equal(answer.status(), 200, path);
+async function open(page, origin, address) {
+  const answer = await page.goto(`${origin}${address}`);
+  assert.equal(answer.status(), 200, address);
 }
 
-async function checkPages(report, origin) {
-  let found = [];
-  for (const view of VIEWS.filter(({ name }) => PICTURED.includes(name))) {
-    const walk = new Walk(report, view, await arrive(origin, 'owner', view));
-    const look = async (path, kind, before) => {
-      const name = `${kind.split('/').filter(Boolean).join('-').replaceAll('*', 'one') || 'overview'}${before === 0 ? '' : '-again'}`;
-      const pictured = before === 0 && [...PARTS, ...PICTURED_TOO].includes(kind);
-      await walk.seen(name, () => open(walk.page, origin, path), /./, { scripts: 1, pictured });
-    };
-    found = await walkThrough(origin, walk.page, look);
-    await report.check(`${view.name}: links lead everywhere`, () => {
-      assert.ok(found.length >= FEWEST, `${found.length}: ${found.join(' ')}`);
-      for (const part of PARTS) assert.ok(found.includes(part), part);
-    });
+/** Says of a page that only asks whether something is to be done whether it is the first of them. */
+function firstOfQuestions() {
+  let seen = 0;
+  return async (page) => {
+    const form = 'main .card.narrow form:has(button.danger)';
+    const questions = page.locator(`${form}:not(:has(input:not([type=hidden]), select, textarea))`);
+    return await questions.count() === 1 && (seen += 1) > 1;
+  };
+}
+
+async function checkPages(report, scene) {
+  let opened = new Map();
+  for (const view of LOOKS) {
+    const walk = new Walk(report, view, await arrive(scene.origin, 'owner', view));
+    const { page } = walk;
+    const brief = firstOfQuestions();
+    await report.check(`${view.name}: all links lead somewhere`, async () => {
+      const found = await walkThrough(scene, page, OF_A_KIND[view.name], async (name, address) => {
+        await walk.seen(name, () => open(page, scene.origin, address), /./, { scripts: 1, brief });
+      });
+      opened = new Map([...found, ...opened]);
+      checkRows(found.values());
+    }, { within: LOOK_MS });
+    for (const [index, [name, go, said]] of results(scene, view.name).entries()) {
+      await walk.seen(name, () => go(page), said, { scripts: 1 });
+      // So that there are calls of more than one minute.
+      if (index % 5 === 0) await scene.callSome();
+    }
+    await walk.seen('overview-after-calls', () => open(page, scene.origin, '/'), /traffic/i, { scripts: 1 });
     await walk.end();
   }
-  return found;
+  return opened;
 }
 
-async function checkWithoutScripts(report, origin, found) {
+async function checkWithoutScripts(report, scene, opened) {
+  const visitor = await arrive(scene.origin, 'owner', { scripts: false });
+  const { page } = visitor;
   await report.check('without scripts the same pages are there, and lead to each other', async () => {
-    const visitor = await arrive(origin, 'owner', { scripts: false });
-    const again = await walkThrough(origin, visitor.page, async (path) => {
-      await open(visitor.page, origin, path);
-      assert.equal(await visitor.page.locator('h1').count(), 1, path);
+    const again = await walkThrough(scene, page, 1, async (_, address) => {
+      await open(page, scene.origin, address);
+      assert.equal(await page.locator('h1').count(), 1, address);
     });
-    const kinds = new Set(again.map(kindOf));
-    assert.deepEqual(found.filter((path) => !kinds.has(kindOf(path))), []);
+    assert.deepEqual([...again.keys()].filter((name) => !opened.has(name)), []);
+    checkRows(again.values());
+  }, { within: WALK_MS });
+  await report.check('without scripts forms lead to the same', async () => {
+    for (const [name, go, said] of results(scene, 'by-hand')) {
+      await go(page);
+      assert.match(await page.locator('main').innerText(), said, name);
+    }
     visitor.assertUntroubled();
     await visitor.leave();
   }, { within: WALK_MS });
   for (const scripts of [true, false]) {
     await report.check(`${scripts ? 'with' : 'without'} scripts an operator makes a key, looks at it and deletes it`, async () => {
-      const visitor = await arrive(origin, 'operator', { scripts });
+      const visitor = await arrive(scene.origin, 'operator', { scripts });
       const { page } = visitor;
       const name = scripts ? 'by-script' : 'by-hand';
-      await page.goto(`${origin}/keys/new`);
+      await page.goto(`${scene.origin}/keys/new`);
       await page.locator('input[name=name]').fill(name);
       await page.locator('form[action="/keys/new"] button[type=submit]').last().click();
       assert.match(await page.locator('main').innerText(), /pk_[A-Za-z0-9_-]{40,}/);
-      await page.goto(`${origin}/keys/${name}`);
+      await page.goto(`${scene.origin}/keys/${name}`);
       assert.doesNotMatch(await page.locator('main').innerText(), /pk_[A-Za-z0-9_-]{40,}/, 'a secret is told once');
       await page.locator(`a[href="/keys/${name}/remove"]`).click();
       await page.locator(`form[action="/keys/${name}/remove"] button`).click();
@@ -193,10 +190,11 @@ async function checkWithoutScripts(report, origin, found) {
 }
 
 /** Who only looks is offered nothing that changes anything. */
-async function checkViewer(report, origin, found) {
+async function checkViewer(report, origin, opened) {
   await report.check('a viewer is offered no form but for looking, for their own account and for signing out', async () => {
     const visitor = await arrive(origin, 'viewer');
-    for (const path of found) {
+    // A token of somebody else is not there for them.
+    for (const path of [...opened.values()].filter((address) => !address.startsWith('/me/tokens/'))) {
       const answer = await visitor.page.goto(`${origin}${path}`);
       assert.ok([200, 403].includes(answer.status()), `${path}: ${answer.status()}`);
       const forms = await visitor.page.locator('form').evaluateAll((all) => all.map((form) => [form.method, new URL(form.action).pathname]));
@@ -209,7 +207,7 @@ async function checkViewer(report, origin, found) {
 }
 
 /** What scripts add. */
-async function checkScripts(report, origin, call) {
+async function checkScripts(report, { origin, call }) {
   await report.check('decisions come while one looks', async () => {
     const visitor = await arrive(origin, 'viewer');
     const { page } = visitor;
@@ -217,7 +215,7 @@ async function checkScripts(report, origin, call) {
     const rows = page.locator('main tbody tr');
     const first = await rows.first().innerText();
     await until('a new decision stands on top', async () => {
-      await call('tracker');
+      await call('tracker__echo');
       await page.waitForTimeout(500);
       return (await rows.first().innerText()) !== first;
     });
