@@ -107,7 +107,8 @@ async fn the_trail_has_what_was_made_and_what_is_gone_without_secrets() {
         let found = told(&gateway, event).await;
         assert!(has(&found[at], &expected), "{event}: {found:?}");
     }
-    let trail = gateway.operator("GET", "/api/v1/audit?limit=100", None).await.text();
+    let trail = gateway.operator("GET", "/api/v1/audit?limit=100", None).await;
+    let trail = trail.text();
     for secret in [&client["client_secret"], &key["secret"], &token["secret"], &json!("correct horse battery")] {
         assert!(!trail.contains(secret.as_str().unwrap()), "{trail}");
     }
