@@ -187,7 +187,8 @@ impl Trail<'_> {
 
     /// Says so where a stream does not begin where the one before ended: the store is another one.
     fn compare(&self, last: Option<&str>, begin: &Value) -> anyhow::Result<()> {
-        if last.is_some_and(|last| begin["after"].to_string() != last) {
+        let begins_at = begin["after"].to_string();
+        if last.is_some_and(|last| begins_at != last) {
             self.remark("this is another trail than before: rows may be left out")?;
         }
         Ok(())

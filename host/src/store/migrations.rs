@@ -148,13 +148,14 @@ mod tests {
     use crate::secret::DeploymentSecret;
 
     /// What earlier versions wrote, and last what this one writes.
-    const FIXTURES: [(u32, &str); 6] = [
+    const FIXTURES: [(u32, &str); 7] = [
         (1, include_str!("../../../tests/fixtures/store/schema-1.txt")),
         (2, include_str!("../../../tests/fixtures/store/schema-2.txt")),
         (2, include_str!("../../../tests/fixtures/store/schema-2b.txt")),
         (2, include_str!("../../../tests/fixtures/store/schema-2c.txt")),
         (2, include_str!("../../../tests/fixtures/store/schema-2d.txt")),
         (2, include_str!("../../../tests/fixtures/store/schema-2e.txt")),
+        (2, include_str!("../../../tests/fixtures/store/schema-2f.txt")),
     ];
     const PRESENT: &str = FIXTURES[FIXTURES.len() - 1].1;
 

@@ -265,7 +265,7 @@ async fn one_goes_back_from_the_command_line() {
     let view = gateway.until("/api/v1/policies", |view| view["bindings"][0]["module_name"] == "rubbish").await;
     let before = view["generation"].as_u64().unwrap();
     let printed = policy(&["rollback"]).await.printed();
-    for part in ["rollback to 1", "deny-destructive", "rubbish", "running", "mend it"] {
+    for part in ["rollback to 1", "deny-destructive", "rubbish", "running", "mend the configuration file"] {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     let printed = policy(&["list"]).await.printed();
@@ -373,7 +373,10 @@ async fn what_is_in_force_counts_and_not_what_the_file_says() {
     let printed = policy(&["explain", &id]).await.printed();
     assert!(printed.contains("guard at tool-call: diverged: deny then, deny second now\n"), "{printed}");
     let printed = policy(&replay).await.printed();
-    assert!(printed.contains(&format!("{id} tool-call: deny first → deny second")), "{printed}");
+    assert!(
+        printed.contains(&format!("{id} tool-call: deny first (rule rules/0) → deny second (rule rules/0)")),
+        "{printed}"
+    );
 
     // The store says `second` still, and `first` is in force.
     policy(&["rollback"]).await.printed();

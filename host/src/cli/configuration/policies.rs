@@ -97,7 +97,7 @@ mod tests {
 
     const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
-    fn of(definition: Value) -> (Policies, Option<Map<String, Value>>) {
+    fn of(definition: &Value) -> (Policies, Option<Map<String, Value>>) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("guard.wasm"), "test").unwrap();
         let sections: ByName = [("guard".to_owned(), definition.as_object().unwrap().clone())].into();
@@ -113,13 +113,13 @@ mod tests {
             json!({ "module": "guard.wasm", "priority": 7, "digest": format!("sha256:{DIGEST}") }),
             json!({ "module": "guard.wasm", "priority": 7, "digest": format!("sha256:{}", DIGEST.to_uppercase()) }),
         ] {
-            let (policies, body) = of(definition);
+            let (policies, body) = of(&definition);
             let expected = json!({ "module": format!("sha256:{DIGEST}"), "priority": 7 });
             assert_eq!((policies.wrong, body.map(Value::Object)), (vec![], Some(expected)));
             assert!(policies.files[DIGEST].ends_with("guard.wasm"));
         }
         let named = json!({ "module": format!("sha256:{DIGEST}"), "digest": format!("sha256:{DIGEST}") });
-        let (policies, body) = of(named.clone());
+        let (policies, body) = of(&named);
         assert_eq!((body.map(Value::Object), policies.files.len()), (Some(named), 0), "it stays as it is said");
         assert_eq!(Policies::of(None, Path::new("/")), Policies::default());
     }
@@ -134,7 +134,7 @@ mod tests {
             (json!({ "module": "oci://registry.example/a@sha256:00" }), "neither a policy that comes with the gateway"),
             (json!({ "priority": 7 }), "needs a module"),
         ] {
-            let (policies, _) = of(definition.clone());
+            let (policies, _) = of(&definition);
             assert_eq!(policies.wrong.len(), 1, "{definition}: {:?}", policies.wrong);
             let wrong = &policies.wrong[0];
             assert!(wrong.starts_with("policy guard: ") && wrong.contains(part), "{definition}: {wrong}");

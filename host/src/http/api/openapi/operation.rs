@@ -112,7 +112,7 @@ impl Described {
     /// With a JSON object as the body.
     pub(in crate::http::api) fn takes<T: ToSchema>(mut self) -> Self {
         let schema = self.refer::<T>();
-        self.reads(schema)
+        self.reads(&schema)
     }
 
     /// With a JSON object as the body that has the members of both, and no others. It is called like the first one.
@@ -121,11 +121,11 @@ impl Described {
         M::schemas(&mut self.schemas);
         self.schemas
             .push((T::name().into_owned(), closed(<T as PartialSchema>::schema(), <M as PartialSchema>::schema())));
-        self.reads(Ref::from_schema_name(T::name()).into())
+        self.reads(&Ref::from_schema_name(T::name()).into())
     }
 
     /// A merge patch has a type of its own besides (RFC 7396 §4).
-    fn reads(mut self, schema: RefOr<Schema>) -> Self {
+    fn reads(mut self, schema: &RefOr<Schema>) -> Self {
         let content = || Content::new(Some(schema.clone()));
         let body = RequestBodyBuilder::new().content("application/json", content()).required(Some(Required::True));
         let body = match self.method {
