@@ -29,7 +29,7 @@ const NEEDS_MORE = [
   /^POST \/api\/v1\/policies\/modules$/, /^POST \/api\/v1\/pins\/forget$/,
 ];
 /** What reads, and is not for viewers. */
-const NOT_FOR_VIEWERS = [/^GET \/api\/v1\/(recordings|store\/backup|store\/verify)$/];
+const NOT_FOR_VIEWERS = [/^GET \/api\/v1\/(recordings|store\/backup|store\/verify|policies\/in-force\/\{name\})$/];
 const ALL = [...CHECKS, 'missing_required_header', 'positive_data_acceptance', 'use_after_free', 'ensure_resource_availability'];
 /** Statuses that refuse what is wrong. */
 const REFUSALS = [400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 428, 429];
