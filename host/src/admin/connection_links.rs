@@ -2,23 +2,22 @@
 
 use super::Control;
 use crate::audit::{Actor, AuditEvent};
+use crate::connection::Place;
 use crate::env::Timestamp;
-use crate::ids::{Principal, UpstreamName};
 use crate::store::{StoreError, audit};
 
 impl Control {
-    /// Writes down that a link was made with which a principal's credential for an upstream is made.
+    /// Writes down that a link was made with which a holder's credential for an upstream is made.
     ///
     /// # Errors
     /// The store's; nobody may be handed the link then.
     pub async fn made_connection_link(
         &self,
-        principal: &Principal,
-        upstream: UpstreamName,
+        Place { holder, upstream }: Place,
         expires: Timestamp,
         actor: Actor,
     ) -> Result<(), StoreError> {
-        let event = AuditEvent::ConnectionLinkMade { holder: principal.to_string(), upstream, expires };
+        let event = AuditEvent::ConnectionLinkMade { holder: holder.to_string(), upstream, expires };
         audit::record(&self.store, actor, event).await
     }
 }

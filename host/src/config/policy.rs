@@ -54,6 +54,11 @@ pub struct PolicySettings {
 }
 
 impl PolicySettings {
+    /// Whether there is a binding of this name.
+    pub fn binds(&self, name: &BindingName) -> bool {
+        self.bindings.iter().any(|binding| binding.name == *name)
+    }
+
     /// The modules that have to be pulled.
     pub fn references(&self) -> impl Iterator<Item = oci::Reference> {
         self.bindings.iter().filter_map(|binding| binding.module.reference().cloned())

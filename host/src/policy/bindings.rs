@@ -291,6 +291,11 @@ impl BoundPolicy {
         Self { prepared, health: Arc::default(), asked: Arc::default(), shadow: Arc::default(), ..self.same() }
     }
 
+    /// The same policy for another generation, by a binding that says the same of it.
+    pub(super) fn bound_by(&self, binding: Binding) -> Self {
+        Self { binding, ..self.again() }
+    }
+
     /// The same policy, bound and prepared otherwise, to be asked aside.
     pub(super) fn aside(&self, binding: Binding, prepared: Prepared) -> Self {
         Self { binding, prepared, ..self.again() }

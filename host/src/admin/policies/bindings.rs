@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{PolicyError, TRIES, is_in, members, settings_with};
+use super::{PolicyError, TRIES, members, settings_with};
 use crate::admin::changing::Turn;
 use crate::admin::rollback::{Cause, Generation};
 use crate::admin::{BuildError, Control};
@@ -199,7 +199,7 @@ impl Control {
     }
 
     fn is_policy_of_file(&self, name: &BindingName) -> bool {
-        is_in(&self.config.load().policy, name)
+        self.config.load().policy.binds(name)
     }
 
     fn refuse_policy_of_file(&self, name: &BindingName) -> Result<(), PolicyError> {
@@ -250,7 +250,8 @@ impl Control {
     /// What all policies are to be with these of the store: what the file binds is what it is in force.
     fn settings_beside(&self, stored: &StoredBindings) -> Result<(PolicySettings, OfFile), LoadErrors> {
         let of_file = OfFile::InForce(self.snapshot.load().policies.clone());
-        let settings = settings_with(&of_file.settings(&self.config.load().policy), stored)?;
+        let is_stored = |name: &BindingName| stored.all.iter().any(|binding| binding.name == *name);
+        let settings = settings_with(&of_file.settings(&self.config.load().policy, is_stored), stored)?;
         Ok((settings, of_file))
     }
 

@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use super::BuildError;
 use crate::config::definition::{self, Misfit};
 use crate::config::{Binding, PolicySettings};
-use crate::ids::BindingName;
 use crate::policy::{BindingError, LoadError, LoadErrors, Uploaded, UploadedModule};
 use crate::store::policy_bindings::{self as stored, StoredBinding, StoredBindings};
 use crate::store::{Store, StoreError, policy_modules};
@@ -100,18 +99,13 @@ pub(super) fn settings_with(file: &PolicySettings, stored: &StoredBindings) -> R
 }
 
 fn with_file(file: &PolicySettings, stored: &StoredBinding) -> Result<Binding, LoadError> {
-    if is_in(file, &stored.name) {
+    if file.binds(&stored.name) {
         return Err(LoadError::NameTaken);
     }
     definition::binding(&stored.name, &members(stored)).map_err(|misfits| {
         let messages: Vec<String> = misfits.into_iter().map(|misfit| misfit.message).collect();
         LoadError::Definition(messages.join("; "))
     })
-}
-
-/// Whether the file has a binding of this name.
-fn is_in(file: &PolicySettings, name: &BindingName) -> bool {
-    file.bindings.iter().any(|binding| binding.name == *name)
 }
 
 /// What a stored definition says; nothing where it is no object, which none is.

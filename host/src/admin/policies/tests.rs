@@ -13,6 +13,7 @@ use crate::admin::rollback::Cause;
 use crate::admin::testing::{Replica, shared, until};
 use crate::audit::{Actor, OperatorProof};
 use crate::identity::key::ManagedBy;
+use crate::ids::BindingName;
 
 const OPERATOR: Actor = Actor::Operator(OperatorProof::Socket);
 
@@ -331,4 +332,35 @@ async fn a_change_that_has_begun_goes_on_though_nobody_waits_for_it() {
     control.remove_binding(&name("mine"), None, OPERATOR).await.unwrap();
     assert_eq!(control.snapshot.load().policies.generation(), 5);
     replica.stop().await;
+}
+
+/// Names move between the file and the store; whoever goes back to a set from before finds them where they were.
+#[tokio::test]
+async fn whose_a_name_is_now_counts_after_a_rollback() {
+    let to_the_file = alone(&[]).await;
+    let control = &to_the_file.control;
+    let (_, definition) = uploaded(control).await;
+    control.create_binding(name("guard"), definition.clone(), OPERATOR).await.unwrap();
+    let was_stored = control.generations().last().unwrap().number;
+    control.remove_binding(&name("guard"), None, OPERATOR).await.unwrap();
+    to_the_file.configure(&["guard"]);
+    control.reload(OPERATOR).await.unwrap();
+    control.roll_back(Some(was_stored), OPERATOR).await.unwrap();
+    control.create_binding(name("other"), definition.clone(), OPERATOR).await.unwrap();
+    assert_eq!(names(control).len(), 2, "the file's is not lost: {:?}", names(control));
+    let guard = control.binding(&name("guard")).await.unwrap_err();
+    assert!(matches!(guard, PolicyError::ManagedByFile), "{guard}");
+    to_the_file.stop().await;
+
+    let to_the_store = alone(&["guard"]).await;
+    let control = &to_the_store.control;
+    let (digest, _) = uploaded(control).await;
+    to_the_store.configure(&[]);
+    control.reload(OPERATOR).await.unwrap();
+    control.create_binding(name("guard"), definition.clone(), OPERATOR).await.unwrap();
+    control.roll_back(Some(1), OPERATOR).await.unwrap();
+    assert_ne!(digests(control), [digest.clone()]);
+    control.create_binding(name("other"), definition, OPERATOR).await.unwrap();
+    assert_eq!(digests(control), [digest.clone(), digest], "what the store has of this name is in force");
+    to_the_store.stop().await;
 }

@@ -68,6 +68,7 @@ pub(super) struct ClientChange {
     /// Whether the client gets another secret.
     #[serde(default)]
     new_secret: bool,
+    /// What is granted from then on goes by it; grants that there are keep what they were made with.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<OnReuseWord>)]
     on_reuse: Option<Option<OnReuseWord>>,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::openapi::words::{BindingModeWord, ManagedByWord};
 use super::openapi::{Described, get, post};
 use super::{Answer, Api, Json, Operator, Path, Problem, ok};
+use crate::admin::BuildError;
 use crate::admin::reload::ReloadError;
 use crate::admin::rollback::{Cause, Generation, RollbackError};
 use crate::config::{Binding, Grant, Hint, Match, Mode};
@@ -20,6 +21,7 @@ use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
+use crate::vault::{OpenError, RingError};
 
 /// The policies in force.
 #[derive(Serialize, ToSchema)]
@@ -216,7 +218,8 @@ pub(super) fn operations() -> Vec<Described> {
         )
         .shows::<PoliciesView>()
         .conflicts(&["no_file"])
-        .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["reload_refused"]),
+        .refuses(StatusCode::UNPROCESSABLE_ENTITY, &["reload_refused"])
+        .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping", "vault_unavailable"]),
         get("/api/v1/policies/generations", "listGenerations", "The sets that were in force last, newest first")
             .lists::<GenerationView>("generations"),
         post(
@@ -246,12 +249,31 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Path(name): Path) -> Answe
     Ok(ok(&json!(InForceView { binding, config, generation: snapshot.policies.generation() })))
 }
 
-/// Reads the configuration and all modules again. 422 with every reason if they cannot be used; the running ones stay.
+/// Reads the configuration and all modules again. 422 with every reason if they cannot be used, 503 where nobody can say
+/// now; the running ones stay.
 pub(super) async fn reload(State(api): State<Arc<Api>>, Extension(operator): Extension<Operator>) -> Answer {
-    match api.control.reload(operator.0).await {
-        Ok(_) => Ok(ok(&json!(view(&api)))),
-        Err(error @ ReloadError::NoFile) => Err(Problem::new(StatusCode::CONFLICT, "no_file", error.to_string())),
-        Err(error) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "reload_refused", error.explain())),
+    api.control.reload(operator.0).await?;
+    Ok(ok(&json!(view(&api))))
+}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        let (status, code) = match &error {
+            ReloadError::NoFile => (StatusCode::CONFLICT, "no_file"),
+            // Nothing is wrong with what was read.
+            ReloadError::Build(BuildError::Store(_) | BuildError::Vault(OpenError::Store(_))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+            }
+            ReloadError::Build(BuildError::Vault(OpenError::Ring(RingError::Unavailable { .. }))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable")
+            }
+            ReloadError::Build(BuildError::Interrupted) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            ReloadError::Configuration(_)
+            | ReloadError::Build(BuildError::Policies(_) | BuildError::Vault(OpenError::Ring(_))) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "reload_refused")
+            }
+        };
+        Self::new(status, code, error.explain())
     }
 }
 

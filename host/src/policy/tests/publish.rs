@@ -240,7 +240,7 @@ fn what_the_file_binds_stays_what_it_is_where_nothing_is_read() {
     scene.settings.record = true;
 
     let of_file = OfFile::InForce(set.clone());
-    let settings = of_file.settings(&scene.settings).with([stored(module.clone())]);
+    let settings = of_file.settings(&scene.settings, |_| false).with([stored(module.clone())]);
     assert!(!settings.record && of_file.references(&settings).is_empty());
     let beside = scene.try_publish_with(&settings, &of_file, &[]).unwrap().policies;
     let [guard, other] = beside.bindings() else { panic!("{:?}", beside.bindings()) };
@@ -253,7 +253,7 @@ fn what_the_file_binds_stays_what_it_is_where_nothing_is_read() {
     // One of the store does not stay for having been there.
     scene.write("stored.wasm", b"no module");
     let again = OfFile::InForce(Arc::new(beside));
-    let settings = again.settings(&scene.settings);
+    let settings = again.settings(&scene.settings, |_| false);
     assert_eq!(settings.bindings.len(), 1);
     let told = scene.try_publish_with(&settings.with([stored(module)]), &again, &[]).unwrap_err().to_string();
     assert!(told.contains("policy stored: module: ") && !told.contains("guard"), "{told}");

@@ -15,7 +15,7 @@ use super::{find, stands};
 use crate::audit::Actor;
 use crate::config::UpstreamAuth;
 use crate::connection::link::Link;
-use crate::connection::{Connection, Holder, Standing};
+use crate::connection::{Connection, Holder, Place, Standing};
 use crate::identity::TokenList;
 use crate::ids::{Principal, UpstreamName};
 
@@ -47,12 +47,12 @@ pub(in crate::http) async fn link_for_gateway(
     let snapshot = api.control.snapshot.load_full();
     let upstream = UpstreamName::parse(name).ok().and_then(|name| snapshot.upstreams.get(&name));
     let upstream = upstream.ok_or_else(|| Problem::not_found("upstream"))?;
-    if upstream.wanted(&Principal::Gateway).is_none() {
+    let wanted = upstream.wanted(&Principal::Gateway).ok_or_else(|| {
         let detail = "this upstream is not used with anybody's account: it has no `auth` to connect";
-        return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail));
-    }
+        Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
+    })?;
     let scopes = scope.map(|scope| read_scopes(&scope, &upstream.settings().auth)).transpose()?;
-    link(api, (Principal::Gateway, upstream.name().clone()), scopes.unwrap_or_default(), by).await
+    link(api, Principal::Gateway, wanted.place, scopes.unwrap_or_default(), by).await
 }
 
 /// Scopes that an operator wants asked for.
@@ -91,7 +91,7 @@ pub(in crate::http) async fn link_to_reauthorise(api: &Api, id: &str, by: Actor)
             Problem::new(StatusCode::CONFLICT, "nothing_to_connect", detail)
         }
     })?;
-    link(api, (principal, connection.place.upstream), TokenList::default(), by).await
+    link(api, principal, connection.place, TokenList::default(), by).await
 }
 
 /// Why an operator cannot have a connection made anew.
@@ -131,16 +131,18 @@ pub(super) fn reauthorises(connection: &Connection, standing: Standing) -> Resul
     }
 }
 
-/// Nobody is handed a link that is not in the audit trail.
+/// A link by which somebody connects as a principal what is kept in a place. Nobody is handed one that is not in the audit
+/// trail.
 async fn link(
     api: &Api,
-    (principal, upstream): (Principal, UpstreamName),
+    principal: Principal,
+    place: Place,
     scopes: TokenList,
     by: Actor,
 ) -> Result<LinkView, Problem> {
-    let link = Link::new(&api.control.env, principal, upstream);
+    let link = Link::new(&api.control.env, principal, place.upstream.clone());
     let link = link.asking_for(scopes).on_behalf_of(by.to_string());
-    api.control.made_connection_link(&link.principal, link.upstream.clone(), link.expires, by).await?;
+    api.control.made_connection_link(place, link.expires, by).await?;
     let url = link.url(&api.services.public_url, &api.services.secret);
     Ok(LinkView { url, expires: link.expires.to_string() })
 }

@@ -19,8 +19,8 @@ use crate::store::{audit, audit_feed, decisions};
 
 mod view;
 
-pub(in crate::http::api) use view::{decision_view, view_of_found};
 pub(in crate::http) use view::{AuditView, DecisionView, StepView};
+pub(in crate::http::api) use view::{decision_view, view_of_found};
 
 const DECISIONS: &str = "decisions";
 const AUDIT: &str = "audit";
@@ -152,7 +152,10 @@ pub(in crate::http) async fn decisions_page(
     Ok((page.items.iter().map(decision_view).collect(), next))
 }
 
-pub(in crate::http::api) async fn list_decisions(State(api): State<Arc<Api>>, Query(query): Query<DecisionQuery>) -> Answer {
+pub(in crate::http::api) async fn list_decisions(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<DecisionQuery>,
+) -> Answer {
     let (rows, next) = decisions_page(&api, query).await?;
     Ok(ok(&json!({ "decisions": rows, "next_cursor": next })))
 }

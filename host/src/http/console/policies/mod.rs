@@ -5,11 +5,10 @@ use axum::Extension;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use http::StatusCode;
 
 use super::desk::{Answer, Desk, Done, Head, Sent};
 use super::{Person, Route, asks, does, shows};
-use crate::admin::reload::ReloadError;
+use crate::http::api::Problem;
 use crate::http::api::policies::{self as api, MatchView, PoliciesView};
 use crate::http::oauth::pages::{Site, moment};
 
@@ -78,11 +77,8 @@ async fn reload(State(desk): State<Desk>, Extension(person): Extension<Person>, 
     match desk.api.control.reload(person.actor()).await {
         Ok(_) => Ok(desk.done(&person, HERE, Done::Reloaded)),
         Err(error) => {
-            let status = match error {
-                ReloadError::NoFile => StatusCode::CONFLICT,
-                ReloadError::Configuration(_) | ReloadError::Build(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            };
-            let mut response = desk.page(page(&desk, &person, Some(error.explain())));
+            let Problem { status, detail, .. } = error.into();
+            let mut response = desk.page(page(&desk, &person, Some(detail)));
             *response.status_mut() = status;
             Ok(response)
         }
