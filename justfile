@@ -24,7 +24,7 @@ policies:
 
 # What decisions and calls cost.
 bench:
-    cargo bench -p portcullis-tests --bench policy
+    cargo bench -p portcullis --bench policy
     cargo build --release -p portcullis -p portcullis-tests --bins
     target/release/load
 

@@ -21,7 +21,7 @@ const LOOKS = VIEWS.filter(({ name }) => OF_A_KIND[name] !== undefined);
 /** What leads on at once whoever is signed in. */
 const DOORS = ['/setup', '/sign-in', '/sign-in/again'];
 /** Longest time for all pages, without judging them and with that. */
-const [WALK_MS, LOOK_MS] = [120_000, 480_000];
+const [WALK_MS, LOOK_MS] = [300_000, 600_000];
 
 const rows = readRows();
 

@@ -10,7 +10,7 @@ import { chromium } from 'playwright-core';
 /** Debian's; another one by `CHROMIUM`. */
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 /** Longest wait for a page or an element. */
-const PAGE_MS = 15_000;
+const PAGE_MS = 30_000;
 
 let browser;
 

@@ -52,6 +52,7 @@ async fn a_list_that_is_none_costs_itself_and_nothing_else() {
         let began = Instant::now();
         let gateway = builder.start().await;
         assert!(began.elapsed() < BOUND, "{manner:?}: ready after {:?}", began.elapsed());
+        gateway.until_upstreams_are_up().await;
         let caller = gateway.caller("ci");
         let tools = listed(&caller, LISTS[0]).await;
         for (at, answer) in answers.iter().enumerate() {
@@ -132,7 +133,6 @@ async fn what_an_upstream_says_of_itself_may_be_rubbish() {
     assert_eq!(caller.call("bad-00__t", json!({})).await.json()["error"]["code"], -32_602);
     let refused = caller.initialize("2025-11-25").await.request("prompts/get", json!({ "name": "bad-01__p" })).await;
     assert_eq!(refused.json()["error"]["code"], -32_602);
-    assert_ne!(view, Value::Null);
 }
 
 #[tokio::test]

@@ -44,10 +44,10 @@ fn hostile(behaviour: StdioBehaviour, arguments: &[&str], mark: &str) -> String 
     let patience = match behaviour {
         // They have much to say first.
         StdioBehaviour::HugeLine | StdioBehaviour::Chatters => "30s",
-        _ => "1s",
+        _ => "3s",
     };
     format!(
-        "[upstreams.{}]\ncommand = {}\ncall_timeout = \"{patience}\"\nstart_timeout = \"2s\"\nenvironment = {{ MARK = \"{mark}\" }}",
+        "[upstreams.{}]\ncommand = {}\ncall_timeout = \"{patience}\"\nstart_timeout = \"10s\"\nenvironment = {{ MARK = \"{mark}\" }}",
         name(behaviour),
         command("hostile-stdio", &arguments)
     )
@@ -195,6 +195,7 @@ async fn until_counted(caller: &Caller, what: &str, wanted: u64) {
 #[tokio::test]
 async fn a_call_whose_time_is_up_is_cancelled_in_the_child() {
     let gateway = with_fixture("call_timeout = \"1s\"").start().await;
+    gateway.until_upstreams_are_up().await;
     let caller = gateway.caller("ci");
     assert_eq!(failure(&caller.call("child__slow", json!({ "ms": 60_000 })).await), "timed_out");
     until_counted(&caller, "cancelled", 1).await;
@@ -267,6 +268,9 @@ async fn a_child_that_misbehaves_fails_its_own_calls_only() {
     let caller = gateway.caller("ci");
     let listable: Vec<StdioBehaviour> =
         StdioBehaviour::ALL.iter().copied().filter(|behaviour| *behaviour != StdioBehaviour::ExitsAtOnce).collect();
+    for behaviour in &listable {
+        until_state(&gateway, &name(*behaviour), "up").await;
+    }
     let calls = join_all(listable.iter().map(async |behaviour| {
         let began = Instant::now();
         (*behaviour, caller.call(&exposed(*behaviour), json!({})).await, began.elapsed())
@@ -415,6 +419,7 @@ async fn a_child_that_never_starts_is_tried_less_and_less_often() {
 async fn a_child_that_is_killed_is_noticed_although_its_own_child_keeps_its_output_open() {
     let mark = mark();
     let gateway = Gateway::builder().section(&hostile(StdioBehaviour::LeavesChild, &[], &mark)).key("ci").start().await;
+    gateway.until_upstreams_are_up().await;
     let caller = gateway.caller("ci");
     let grandchild: u32 = text(&caller.call("leaves-child__leaves_child", json!({})).await).parse().unwrap();
     let processes = until_marked(&mark, |found| found.len() == 2).await;
@@ -432,6 +437,7 @@ async fn a_child_that_is_killed_is_noticed_although_its_own_child_keeps_its_outp
 async fn a_child_whose_upstream_is_taken_out_of_the_file_ends_with_its_group() {
     let mark = mark();
     let gateway = with_fixture("").section(&hostile(StdioBehaviour::LeavesChild, &[], &mark)).start().await;
+    gateway.until_upstreams_are_up().await;
     gateway.caller("ci").call("leaves-child__leaves_child", json!({})).await;
     until_marked(&mark, |found| found.len() == 2).await;
     let file = std::fs::read_to_string(&gateway.file).unwrap();
