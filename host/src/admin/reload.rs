@@ -40,6 +40,24 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Files are looked at this often even where no change is announced, as on network file systems.
 const POLL: Duration = Duration::from_secs(5);
 
+/// What of the configuration a reload leaves as it was begun with ([`Control::awaits_restart`]).
+pub(super) const AT_THE_NEXT_START: [&str; 14] = [
+    "public_url",
+    "data_dir",
+    "vault.allow_core_dumps",
+    "policy.max_components",
+    "[listen]",
+    "[store]",
+    "[replica]",
+    "[edge]",
+    "[limits]",
+    "[mcp]",
+    "[outbound]",
+    "[metrics]",
+    "[telemetry]",
+    "[audit]",
+];
+
 /// How the last reload went.
 #[derive(Clone, Debug)]
 pub struct LastReload {
@@ -168,9 +186,7 @@ impl Control {
         let new = watched.iter().filter(|path| !seen.contains_key(*path)).cloned().collect();
         seen.extend(digests(new).await);
         if self.awaits_restart(&config) {
-            tracing::warn!(
-                "changes of public_url, data_dir, vault.allow_core_dumps, policy.max_components, [listen], [replica], [store], [edge], [limits], [mcp] and [outbound] take effect at the next start"
-            );
+            tracing::warn!("changes of {} take effect at the next start", AT_THE_NEXT_START.join(", "));
         }
         warn_of_strangers(&running.auth, &config.auth);
         let declared = self.read_declared(&config, Which::All).await.map_err(BuildError::Store)?;

@@ -65,6 +65,8 @@ pub enum RollbackError {
     NotKept { wanted: u64, kept: Vec<u64> },
     /// The generation that is wanted is the running one.
     Running { generation: u64 },
+    /// No generation was named, and what would have been gone back from never came into force: its reload was refused.
+    StillRunning { generation: u64, before: Vec<u64> },
     /// The gateway is stopping.
     Interrupted,
 }
@@ -73,14 +75,21 @@ impl fmt::Display for RollbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NothingBefore => f.write_str("no other policies were in force since the gateway started"),
-            Self::NotKept { wanted, kept } => {
-                let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
-                write!(f, "generation {wanted} is not kept; there are {}", kept.join(", "))
-            }
+            Self::NotKept { wanted, kept } => write!(f, "generation {wanted} is not kept; there are {}", listed(kept)),
+            Self::StillRunning { generation, before } => write!(
+                f,
+                "the last reload was refused, so that generation {generation} still runs: there is nothing to go back from. \
+                 Whoever wants to go further back names a generation: {}",
+                listed(before)
+            ),
             Self::Running { generation } => write!(f, "generation {generation} is the running one"),
             Self::Interrupted => f.write_str("the gateway is stopping"),
         }
     }
+}
+
+fn listed(generations: &[u64]) -> String {
+    generations.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl std::error::Error for RollbackError {}
@@ -122,7 +131,7 @@ impl Control {
     }
 
     /// Puts the policies of an earlier generation into force again, as a new generation: of `to`, or of the newest that
-    /// is kept besides the running one. Its number.
+    /// is kept besides the running one, unless a reload was refused since that came into force. Its number.
     ///
     /// # Errors
     /// [`RollbackError`]; what runs stays then.
@@ -135,6 +144,9 @@ impl Control {
     async fn roll_back_now(&self, to: Option<u64>, actor: Actor, applied: &mut Applied) -> Result<u64, RollbackError> {
         let kept = self.generations();
         let target = target(&kept, to)?;
+        if to.is_none() {
+            self.refuse_after_refusal(&kept)?;
+        }
         let number = self.put_into_force_again(&target, actor);
         let event = AuditEvent::PoliciesRolledBack { generation: number, to: target.number };
         let act = PolicyAct::RollBack { set: target.policies.digest().to_hex() };
@@ -143,6 +155,18 @@ impl Control {
             self.go_back_from_what_was_bound(at).await;
         }
         Ok(number)
+    }
+
+    /// Whoever sees that a reload was refused may want the good policies back, which run.
+    fn refuse_after_refusal(&self, kept: &[Arc<Generation>]) -> Result<(), RollbackError> {
+        let last = self.last_reload();
+        match kept.split_last() {
+            Some((running, before)) if last.error.is_some() && last.at >= running.at => {
+                let before = before.iter().map(|generation| generation.number).collect();
+                Err(RollbackError::StillRunning { generation: running.number, before })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What was bound before a rollback of this revision is gone back from as well, though it was not followed here yet.

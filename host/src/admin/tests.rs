@@ -412,3 +412,15 @@ async fn what_was_granted_in_the_name_of_a_key_of_the_file_goes_with_it() {
     }
     replica.stop().await;
 }
+
+#[test]
+fn what_counts_from_the_next_start_is_told_alike() {
+    let page = include_str!("../../../docs/configuration.md").replace('\n', " ");
+    let (_, after) = page.split_once("comes into force as a whole or not at all. Changes of ").unwrap();
+    let (told, _) = after.split_once(" take effect at the next start").unwrap();
+    let mut told: Vec<&str> = told.split('`').skip(1).step_by(2).collect();
+    let mut known = super::reload::AT_THE_NEXT_START;
+    told.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(told, known);
+}

@@ -272,7 +272,15 @@ impl ProtectedResource {
         match presented {
             Presented::Nothing => Ok(self.anonymous(settings).ok_or(Refusal::Nothing)?),
             Presented::Key(_) if settings.mcp == AuthMode::Oauth => Err(Refusal::KeyNotTaken.into()),
-            Presented::Key(secret) => Ok(snapshot.keys.caller(&secret, now).ok_or(Refusal::Key)?),
+            Presented::Key(secret) => {
+                let caller = snapshot.keys.caller(&secret, now);
+                if caller.is_none()
+                    && let Some((key, why)) = snapshot.keys.closed(&secret, now)
+                {
+                    tracing::info!(%key, ?why, "refused a key that was one");
+                }
+                Ok(caller.ok_or(Refusal::Key)?)
+            }
             Presented::Token(sent) | Presented::BoundToken(sent) => {
                 // Whoever has none of ours waits for nothing.
                 let before = self.verified(&sent, now).map_err(Refusal::from)?;

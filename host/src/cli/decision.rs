@@ -20,7 +20,7 @@ pub(super) enum DecisionCommand {
     List(List),
     /// Show one decision, with each policy that was asked and what it said.
     Show {
-        /// Its id, as the list and errors show it.
+        /// Its id, as the list, the log and the console show it.
         id: String,
         #[command(flatten)]
         with: WithConfig,
@@ -68,13 +68,22 @@ pub(super) struct Which {
     /// Only with this verdict: allow, deny, hidden, error, …
     #[arg(long)]
     verdict: Option<String>,
+    /// Only those that ended so: result, tool_error, error, refused or cancelled.
+    #[arg(long)]
+    outcome: Option<String>,
 }
 
 impl Which {
     /// The address with these in its query.
     fn at(&self, path: &str) -> anyhow::Result<String> {
-        let Self { principal, upstream, tool, verdict } = self;
-        let filters = [("principal", principal), ("upstream", upstream), ("tool", tool), ("verdict", verdict)];
+        let Self { principal, upstream, tool, verdict, outcome } = self;
+        let filters = [
+            ("principal", principal),
+            ("upstream", upstream),
+            ("tool", tool),
+            ("verdict", verdict),
+            ("outcome", outcome),
+        ];
         filtered(path, &filters.map(|(name, value)| (name, value.clone())))
     }
 }

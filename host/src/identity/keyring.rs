@@ -5,11 +5,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::caller::Caller;
-use super::key::{AllowEntry, AllowList, VirtualKey};
+use super::key::{AllowEntry, AllowList, Standing, VirtualKey};
 use super::user::Login;
 use crate::env::Timestamp;
 use crate::ids::{KeyName, Principal, UpstreamName};
 use crate::secret::{Digest, Plaintext};
+
+/// Why a secret that was a key's opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    Disabled,
+    Expired,
+    /// The key was rotated, and the time of this secret is over.
+    Rotated,
+}
 
 /// The keys that open the gateway.
 #[derive(Debug, Default)]
@@ -104,6 +113,19 @@ impl Keyring {
         Some(entry.as_ref()).filter(|entry| entry.key.is_valid(now))
     }
 
+    /// The name of the key that has this secret and is not opened by it any more: for the log of the gateway, and never for who
+    /// presents it.
+    pub fn closed(&self, presented: &Plaintext, now: Timestamp) -> Option<(&KeyName, Closed)> {
+        let digest = presented.digest();
+        let key = &self.by_digest.get(digest.as_bytes())?.key;
+        let why = match key.standing {
+            Standing::Disabled => Closed::Disabled,
+            Standing::Enabled if key.is_valid(now) => Closed::Rotated,
+            Standing::Enabled => Closed::Expired,
+        };
+        (!key.is_opened_by(&digest, now)).then_some((&key.name, why))
+    }
+
     /// The caller that a secret stands for. Unknown, disabled and expired keys, and secrets that have ended, take the same
     /// path; the table is keyed by a digest, so that how long a look-up takes says nothing about any key.
     pub fn caller(&self, presented: &Plaintext, now: Timestamp) -> Option<Caller> {
@@ -118,7 +140,7 @@ impl Keyring {
 mod tests {
     use super::*;
     use crate::identity::TokenList;
-    use crate::identity::key::{Earlier, ManagedBy, Standing};
+    use crate::identity::key::{Earlier, ManagedBy};
 
     fn key(name: &str, secret: &str) -> VirtualKey {
         VirtualKey {
@@ -161,6 +183,14 @@ mod tests {
         assert_eq!(open("pk_b", 9), None);
         assert_eq!(open("pk_c", 9), None, "a second key of the same name does not count");
         assert_eq!(open("", 9), None);
+        let closed = |secret: &str, at| {
+            let why = ring.closed(&Plaintext::new(secret), Timestamp::from_millis(at));
+            why.map(|(name, why)| (name.to_string(), why))
+        };
+        assert_eq!(closed("pk_a", 9), None);
+        assert_eq!(closed("pk_a", 10), Some(("a".to_owned(), Closed::Expired)));
+        assert_eq!(closed("pk_b", 9), Some(("b".to_owned(), Closed::Disabled)));
+        assert_eq!(closed("pk_c", 9), None);
     }
 
     #[test]
@@ -176,6 +206,8 @@ mod tests {
         assert_eq!(open(&ring, "pk_new", 4).as_deref(), Some("key:a"));
         let ring = Keyring::new([rotated]);
         assert_eq!([4, 5].map(|at| open(&ring, "pk_old", at)), [Some("key:a".to_owned()), None]);
+        let closed = ring.closed(&Plaintext::new("pk_old"), Timestamp::from_millis(5));
+        assert_eq!(closed.map(|(_, why)| why), Some(Closed::Rotated));
         assert_eq!([4, 5].map(|at| open(&ring, "pk_new", at)), ["key:a", "key:a"].map(|name| Some(name.to_owned())));
         let principal = Principal::Key(KeyName::parse("a").unwrap());
         let witness = |ring: &Keyring, at| ring.witness(&principal, Timestamp::from_millis(at)).unwrap();

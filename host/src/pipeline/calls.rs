@@ -35,7 +35,7 @@ async fn life(
     name: &str,
     params: Params,
 ) -> Result<Outcome, Refusal> {
-    let (call, carried) = resolve(snapshot, services, origin, name, params)?;
+    let (call, carried) = resolve(snapshot, services, origin, recording, name, params)?;
     let tool = call.tool.clone();
     recording.about(Some(&tool.upstream), &tool.name);
 
@@ -57,16 +57,23 @@ async fn life(
     tasks::expose(snapshot, services, origin, recording, &tool, outcome).await
 }
 
-/// The tool that the caller means, if the allow-list has it, and what the caller brings back to it.
+/// The tool that the caller means, if the allow-list has it, and what the caller brings back to it. That there is one that the
+/// caller may not use is told to operators alone.
 fn resolve(
     snapshot: &Snapshot,
     services: &Services,
     origin: &Origin,
+    recording: &mut Recording,
     name: &str,
     mut params: Params,
 ) -> Result<(Call, Carried), Refusal> {
-    let tool = view(snapshot, origin).and_then(|view| view.tool(name)).filter(|tool| is_within_reach(origin, tool));
-    let Some(tool) = tool.cloned() else { return Err(Refusal::UnknownTool { name: name.to_owned() }) };
+    let unknown = || Refusal::UnknownTool { name: name.to_owned() };
+    let tool = view(snapshot, origin).and_then(|view| view.tool(name)).cloned().ok_or_else(unknown)?;
+    if !is_within_reach(origin, &tool) {
+        recording.about(Some(&tool.upstream), &tool.name);
+        recording.out_of_reach();
+        return Err(unknown());
+    }
     if !origin.revision.is_legacy() {
         let arguments = params.members.get("arguments");
         param_headers::check(&tool.param_headers, arguments, &origin.param_headers).map_err(Refusal::HeaderMismatch)?;

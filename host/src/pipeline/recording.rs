@@ -26,6 +26,8 @@ pub(super) struct Recording {
     upstream: Option<UpstreamName>,
     /// The upstream's own name for the tool or item, or what the caller asked for if there is no such thing.
     item: Option<String>,
+    /// There is such a thing, and the caller may not use it.
+    is_out_of_reach: bool,
     started: Instant,
     steps: Vec<Step>,
     shadows: Vec<Shadow>,
@@ -49,6 +51,7 @@ impl Recording {
             operation,
             upstream: None,
             item: None,
+            is_out_of_reach: false,
             started: Instant::now(),
             steps: Vec::new(),
             shadows: Vec::new(),
@@ -72,6 +75,11 @@ impl Recording {
     pub(super) fn about(&mut self, upstream: Option<&UpstreamName>, item: &str) {
         self.upstream = upstream.cloned();
         self.item = Some(item.to_owned());
+    }
+
+    /// What it is about is there, beyond the allow-list, the scopes or the endpoint of whoever asks.
+    pub(super) fn out_of_reach(&mut self) {
+        self.is_out_of_reach = true;
     }
 
     /// Takes note of what policies said.
@@ -179,9 +187,9 @@ impl Recording {
         }
     }
 
-    /// Ends a request for something that there is not.
+    /// Ends a request for something that there is not, or not for whoever asks.
     pub(super) fn unknown(self, snapshot: &Snapshot, services: &Services, origin: &Origin, reason: &str) {
-        let reason = Some(reason.to_owned());
+        let reason = Some(if self.is_out_of_reach { "not-allowed" } else { reason }.to_owned());
         self.end(snapshot, services, origin, RecordedVerdict::Hidden, reason, RecordedOutcome::Refused);
     }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use portcullis_tests::Gateway;
 use portcullis_tests::gateway::Builder;
 use portcullis_tests::upstreams::fixture::Fixture;
 use portcullis_tests::upstreams::hostile::{Behaviour, Hostile};
+use portcullis_tests::{Gateway, Reply};
 use serde_json::{Value, json};
 
 /// A policy that allows `echo` and what begins with `test_`, denies `slow`, and hides the rest.
@@ -109,6 +109,23 @@ async fn every_ending_has_its_words() {
         }
         assert_eq!(verdict == "allow", newest["reason_code"].is_null(), "a refusal has a reason: {newest:#}");
     }
+}
+
+/// The caller is told as little of it as of what there is not; operators are told which it is.
+#[tokio::test]
+async fn what_is_beyond_an_allow_list_is_found_by_its_own_name() {
+    let few = r#"[{ upstream = "up", tools = ["echo"] }]"#;
+    let (_up, gateway) = scene(|builder| builder.key_for("bob", few)).await;
+    let bob = gateway.caller("bob");
+    let [beyond, none] = [bob.call("up__slow", json!({})).await, bob.call("up__none", json!({})).await];
+    let error = |reply: &Reply, name: &str| reply.json()["error"].to_string().replace(name, "NAME");
+    assert_eq!(error(&beyond, "up__slow"), error(&none, "up__none"));
+    let found = decisions(&gateway, "?principal=key:bob&upstream=up&tool=slow&outcome=refused", 1).await;
+    assert_eq!((&found[0]["verdict"], &found[0]["reason_code"]), (&json!("hidden"), &json!("not-allowed")));
+    assert_eq!(decisions(&gateway, "?principal=key:bob&outcome=refused", 2).await.len(), 2);
+    assert!(decisions(&gateway, "?outcome=cancelled", 0).await.is_empty());
+    let wrong = gateway.operator("GET", "/api/v1/decisions?outcome=gone", None).await;
+    assert_eq!(wrong.json()["code"], "invalid", "{}", wrong.text());
 }
 
 #[tokio::test]

@@ -96,6 +96,27 @@ async fn reloads_that_change_nothing_use_up_no_way_back() {
     assert_eq!(code(&gateway).await, "one");
 }
 
+/// Whoever wants the good policies back after a reload that was refused has them.
+#[tokio::test]
+async fn after_a_refused_reload_there_is_nothing_to_go_back_from() {
+    let (_up, gateway) = guarded("").await;
+    swap(&gateway, "two").await;
+    gateway.replace("guard.wasm", b"rubbish");
+    gateway.until("/api/v1/policies", |view| view["last_reload"]["ok"] == false).await;
+    let back = async |body: Value| gateway.operator("POST", "/api/v1/policies/rollback", Some(body)).await;
+    let refused = back(json!({})).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["code"]),
+        (409, &json!("still_running")),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.json()["detail"].as_str().unwrap().ends_with("names a generation: 1"), "{}", refused.text());
+    assert_eq!(code(&gateway).await, "two");
+    assert_eq!(back(json!({ "to": 1 })).await.status, 200);
+    assert_eq!(code(&gateway).await, "one");
+}
+
 #[tokio::test]
 async fn a_module_that_fails_the_operators_cases_does_not_come_into_force() {
     let up = Fixture::start().await;

@@ -23,7 +23,7 @@ use crate::policy::{Engine, module_digest};
 /// Policies that were not asked then are not asked now.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Explain {
-    /// The decision's id, as `portcullis decision list` and errors show it.
+    /// The decision's id, as `portcullis decision list` and the log show it.
     id: String,
     /// A module that was asked then and is in force no more: what it says with the configuration that its policy has now, and
     /// without a deadline. May be given several times.

@@ -231,7 +231,7 @@ pub(super) fn operations() -> Vec<Described> {
         )
         .takes::<WayBack>()
         .lists::<GenerationView>("generations")
-        .conflicts(&["nothing_before", "not_kept", "running"])
+        .conflicts(&["nothing_before", "not_kept", "running", "still_running"])
         .refuses(StatusCode::SERVICE_UNAVAILABLE, &["stopping"]),
     ]
 }
@@ -285,7 +285,7 @@ pub(super) async fn generations(State(api): State<Arc<Api>>) -> Answer {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WayBack {
-    /// Which generation; without it, the one before the running one.
+    /// Which generation; without it, the one before the running one, unless a reload was refused since that came into force.
     #[serde(default)]
     to: Option<u64>,
 }
@@ -306,6 +306,7 @@ impl From<RollbackError> for Problem {
             RollbackError::NothingBefore => (StatusCode::CONFLICT, "nothing_before"),
             RollbackError::NotKept { .. } => (StatusCode::CONFLICT, "not_kept"),
             RollbackError::Running { .. } => (StatusCode::CONFLICT, "running"),
+            RollbackError::StillRunning { .. } => (StatusCode::CONFLICT, "still_running"),
             RollbackError::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         Self::new(status, code, error.to_string())

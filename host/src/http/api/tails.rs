@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::door::Admission;
-use super::openapi::words::VerdictWord;
+use super::openapi::words::{OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::trails::{AuditFilter, DecisionQuery, decision_view, view_of_found};
 use super::{Answer, Api, Operator, Problem, Query, Who};
@@ -58,6 +58,8 @@ pub(super) struct DecisionTailQuery {
     tool: Option<String>,
     #[param(inline, value_type = Option<VerdictWord>)]
     verdict: Option<String>,
+    #[param(inline, value_type = Option<OutcomeWord>)]
+    outcome: Option<String>,
 }
 
 /// What of the audit trail, and from where on.
@@ -106,8 +108,8 @@ pub(super) async fn decisions(
     asker: Asker,
     Query(query): Query<DecisionTailQuery>,
 ) -> Answer {
-    let DecisionTailQuery { after, principal, upstream, tool, verdict } = query;
-    let filter = DecisionQuery { principal, upstream, tool, verdict, ..DecisionQuery::default() }.filter()?;
+    let DecisionTailQuery { after, principal, upstream, tool, verdict, outcome } = query;
+    let filter = DecisionQuery { principal, upstream, tool, verdict, outcome, ..DecisionQuery::default() }.filter()?;
     let opened = Opened::by(&api, asker, "decisions", after)?;
     let tail = api.tails.decisions.follow(opened.after).await?;
     let tell = move |decision: &DecisionRecord| filter.takes(decision).then(|| text(&decision_view(decision)));

@@ -8,7 +8,7 @@ use super::engine::{Bounds, Direction, MAX_KEY_BYTES, Row, Table};
 use super::table::{Cursor, Page, Single, Typed};
 use super::trail::{self, Trail};
 use super::{Store, StoreError, WriteTx};
-use crate::audit::{DecisionRecord, RecordedVerdict};
+use crate::audit::{DecisionRecord, RecordedOutcome, RecordedVerdict};
 use crate::env::Timestamp;
 use crate::ids::{Principal, UpstreamName};
 
@@ -100,6 +100,7 @@ pub struct Filter {
     /// The upstream's own name for the tool.
     pub tool: Option<String>,
     pub verdict: Option<RecordedVerdict>,
+    pub outcome: Option<RecordedOutcome>,
     /// Of requests that began then or later.
     pub since: Option<Timestamp>,
     /// Of requests that began before.
@@ -109,11 +110,12 @@ pub struct Filter {
 impl Filter {
     /// Whether a decision is one of these.
     pub fn takes(&self, decision: &DecisionRecord) -> bool {
-        let Self { principal, upstream, tool, verdict, since, until } = self;
+        let Self { principal, upstream, tool, verdict, outcome, since, until } = self;
         principal.as_ref().is_none_or(|principal| decision.principal == *principal)
             && (upstream.is_none() || decision.upstream == *upstream)
             && (tool.is_none() || decision.tool == *tool)
             && verdict.is_none_or(|verdict| decision.verdict == verdict)
+            && outcome.is_none_or(|outcome| decision.outcome == outcome)
             && since.is_none_or(|since| decision.at >= since)
             && until.is_none_or(|until| decision.at < until)
     }
@@ -124,6 +126,7 @@ impl Filter {
             && self.upstream.as_ref().is_none_or(|upstream| record.upstream.as_deref() == Some(upstream.as_str()))
             && (self.tool.is_none() || record.tool == self.tool)
             && self.verdict.is_none_or(|verdict| record.verdict == verdict.as_str())
+            && self.outcome.is_none_or(|outcome| record.outcome == outcome.as_str())
     }
 
     /// Where a list begins that goes on after this.

@@ -41,7 +41,7 @@ pub(in crate::store) struct Record {
     steps: Vec<StepRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<String>,
-    outcome: String,
+    pub(super) outcome: String,
     elapsed_ms: u64,
 }
 

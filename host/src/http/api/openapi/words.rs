@@ -55,7 +55,7 @@ words! {
     ClientOriginWord: "file" "operator" "registered";
     ModeWord: "enforce" "shadow";
     BindingModeWord: "enforce" "shadow" "off";
-    OutcomeWord: "result" "tool_error" "error" "refused";
+    OutcomeWord: "result" "tool_error" "error" "refused" "cancelled";
     /// What a policy said, or all together; of one in shadow, what it would have said.
     VerdictWord: "abstain" "allow" "release" "consent" "deny" "hidden" "step-up" "approve" "throttle" "show" "hide" "filter"
         "pass" "redact" "block" "error" "would_abstain" "would_release" "would_consent" "would_allow" "would_deny"

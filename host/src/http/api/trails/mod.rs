@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
-use super::openapi::words::VerdictWord;
+use super::openapi::words::{OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::RecordedVerdict;
+use crate::audit::{RecordedOutcome, RecordedVerdict};
 use crate::env::Timestamp;
 use crate::ids::{Principal, UpstreamName};
 use crate::store::audit::Found;
@@ -40,6 +40,9 @@ pub(in crate::http) struct DecisionQuery {
     pub(in crate::http) tool: Option<String>,
     #[param(inline, value_type = Option<VerdictWord>)]
     pub(in crate::http) verdict: Option<String>,
+    /// How the request ended: `refused` is whatever was not let through, whoever refused it.
+    #[param(inline, value_type = Option<OutcomeWord>)]
+    pub(in crate::http) outcome: Option<String>,
     /// Of requests that began then or later, such as `2027-01-31T00:00:00Z`.
     #[param(format = DateTime)]
     pub(in crate::http) since: Option<String>,
@@ -112,7 +115,7 @@ pub(in crate::http::api) fn operations() -> Vec<Described> {
 impl DecisionQuery {
     /// What is wanted.
     pub(in crate::http::api) fn filter(&self) -> Result<Filter, Problem> {
-        let Self { limit: _, cursor: _, principal, upstream, tool, verdict, since, until } = self;
+        let Self { limit: _, cursor: _, principal, upstream, tool, verdict, outcome, since, until } = self;
         let read_principal = |text: &String| {
             Principal::parse(text).ok_or_else(|| {
                 Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`")
@@ -122,11 +125,14 @@ impl DecisionQuery {
             |name: &String| UpstreamName::parse(name).map_err(|_| Problem::invalid("`upstream` is no name"));
         let read_verdict =
             |word: &String| RecordedVerdict::parse(word).ok_or_else(|| Problem::invalid("there is no such verdict"));
+        let read_outcome =
+            |word: &String| RecordedOutcome::parse(word).ok_or_else(|| Problem::invalid("there is no such outcome"));
         Ok(Filter {
             principal: principal.as_ref().map(read_principal).transpose()?,
             upstream: upstream.as_ref().map(read_upstream).transpose()?,
             tool: tool.clone(),
             verdict: verdict.as_ref().map(read_verdict).transpose()?,
+            outcome: outcome.as_ref().map(read_outcome).transpose()?,
             since: since.as_ref().map(|text| read_time("since", text)).transpose()?,
             until: until.as_ref().map(|text| read_time("until", text)).transpose()?,
         })

@@ -154,6 +154,9 @@ fn unknown(reason: &str, who: &str, subject: &str) -> String {
             "Refused: what the client brought back from an earlier round is not from here, or it is over.".to_owned()
         }
         "unknown-task" => format!("Refused: `{who}` has no such task, or it is over."),
+        "not-allowed" => format!(
+            "Refused: there is `{subject}`, and not for `{who}`. Their allow-list does not have it, or the client asked for less."
+        ),
         _ => format!(
             "Refused: for `{who}` there is no `{subject}`. No upstream offers it, their allow-list does not have it, or the \
              client asked for less."
@@ -197,6 +200,7 @@ pub(super) fn advice(decision: &DecisionView, may_decide: bool) -> Vec<Advice> {
         Some("no-policy-allowed") => {
             advice.push(Advice::at("/policies", "Look which policies are bound to this: one of them has to allow it."));
         }
+        Some("not-allowed") if is_refused => advice.extend(of_allow_list(decision)),
         Some("unknown-tool" | "unknown-item") if is_refused => {
             advice.extend(of_upstream("Look whether `{}` offers it, and whether it is up."));
             advice.extend(of_allow_list(decision));
@@ -303,6 +307,9 @@ mod tests {
         let unknown = decision("hidden", "refused", Some("unknown-tool"), Vec::new());
         assert!(sentence(&unknown).starts_with("Refused: for `key:ci` there is no `notes/add`."));
         assert_eq!(links(&unknown), ["/upstreams/notes", "/keys/ci"]);
+        let kept = decision("hidden", "refused", Some("not-allowed"), Vec::new());
+        assert!(sentence(&kept).starts_with("Refused: there is `notes/add`, and not for `key:ci`."));
+        assert_eq!(links(&kept), ["/keys/ci"]);
         let lacks = decision("allow", "refused", Some("not_connected"), Vec::new());
         assert_eq!(sentence(&lacks), "Allowed by policies, and not sent: `key:ci` is not connected to `notes` yet.");
         assert_eq!(links(&lacks), ["/connections", "/upstreams/notes"]);

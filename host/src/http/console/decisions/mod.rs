@@ -23,7 +23,8 @@ const TAIL: &str = "/api/v1/decisions/tail";
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
 /// What a list can be narrowed to by the stream as well.
-const FILTERS: [&str; 4] = ["principal", "upstream", "tool", "verdict"];
+const FILTERS: [&str; 5] = ["principal", "upstream", "tool", "verdict", "outcome"];
+const OUTCOMES: [&str; 5] = ["result", "tool_error", "error", "refused", "cancelled"];
 /// The verdicts that a whole decision can have.
 const VERDICTS: [&str; 7] = ["allow", "deny", "hidden", "step-up", "approve", "throttle", "error"];
 
@@ -40,6 +41,7 @@ struct ListPage<'a> {
     head: Head<'a>,
     asked: &'a Asked,
     verdicts: &'a [&'a str],
+    outcomes: &'a [&'a str],
     rows: Vec<DecisionView>,
     older: Option<String>,
     /// The stream of what comes after these, where they are the newest.
@@ -83,6 +85,7 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         upstream: asked.take("upstream"),
         tool: asked.take("tool"),
         verdict: asked.take("verdict"),
+        outcome: asked.take("outcome"),
         since: asked.get("since").map(as_utc),
         until: asked.get("until").map(as_utc),
     };
@@ -93,6 +96,7 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         older: next.map(|cursor| asked.with(PATH, "cursor", &cursor)),
         asked: &asked,
         verdicts: &VERDICTS,
+        outcomes: &OUTCOMES,
         rows,
         tail,
         is_no_id: id.is_some(),
