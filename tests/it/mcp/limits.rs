@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use http::StatusCode;
 use portcullis_tests::gateway::SOON;
 use portcullis_tests::upstreams::fixture::{Eras, Fixture, Settings};
