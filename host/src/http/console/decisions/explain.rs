@@ -51,12 +51,6 @@ impl Advice {
     }
 }
 
-/// A text by its parts, and whether each is code.
-pub(super) fn parts(text: &str) -> Vec<(bool, &str)> {
-    let parts = text.split('`').enumerate().map(|(at, part)| (at % 2 == 1, part));
-    parts.filter(|(_, part)| !part.is_empty()).collect()
-}
-
 /// The step that decided a refusal: the last one that counts and has something against it.
 fn decided_by(decision: &DecisionView) -> Option<&StepView> {
     const AGAINST: [&str; 7] = ["deny", "hide", "block", "error", "throttle", "step-up", "approve"];
@@ -246,6 +240,7 @@ fn of_allow_list(decision: &DecisionView) -> Option<Advice> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::words::parts;
     use super::*;
     use crate::ids::{BindingName, UpstreamName};
 
@@ -352,7 +347,6 @@ mod tests {
         odd.tool = Some("a`b".to_owned());
         let sentence = sentence(&odd, "key:ci");
         assert!(parts(&sentence).contains(&(true, "notes/a'b")), "{sentence}");
-        assert_eq!(parts("plain `code`."), [(false, "plain "), (true, "code"), (false, ".")]);
     }
 
     #[test]

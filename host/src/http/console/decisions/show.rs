@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use super::super::desk::{Answer, Desk, Head};
 use super::super::fields::page;
 use super::super::known::Named;
-use super::super::{Person, text};
+use super::super::{Person, text, words};
 use super::{PATH, asking, explain, to_the_second};
 use crate::http::api::recordings;
 use crate::http::api::trails::{self, DecisionView};
@@ -49,7 +49,7 @@ impl ShowPage<'_> {
     }
 
     fn parts<'t>(&self, text: &'t str) -> Vec<(bool, &'t str)> {
-        explain::parts(text)
+        words::parts(text)
     }
 
     fn at(&self, at: &str) -> String {
