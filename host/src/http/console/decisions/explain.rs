@@ -308,7 +308,7 @@ mod tests {
         assert!(sentence(&unknown, "key:ci").starts_with("Refused: for `key:ci` there is no `notes/add`."));
         assert_eq!(links(&unknown), ["/upstreams/notes", "/keys/ci"]);
         let kept = decision("hidden", "refused", Some("not-allowed"), Vec::new());
-        assert!(sentence(&kept).starts_with("Refused: there is `notes/add`, and not for `key:ci`."));
+        assert!(sentence(&kept, "key:ci").starts_with("Refused: there is `notes/add`, and not for `key:ci`."));
         assert_eq!(links(&kept), ["/keys/ci"]);
         let lacks = decision("allow", "refused", Some("not_connected"), Vec::new());
         assert_eq!(
