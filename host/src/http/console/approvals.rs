@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 
 use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
-use super::fields::Paths;
+use super::fields::page;
 use super::known::Known;
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows, text};
@@ -160,7 +160,7 @@ async fn client_of(desk: &Desk, approval: &ApprovalView) -> Result<Option<(Strin
         Ok(found) => {
             let client = clients::view(&found);
             let name = client["client_name"].as_str().unwrap_or(&approval.client).to_owned();
-            Ok(Some((name, Paths::of("/clients", &approval.client).own().to_owned())))
+            Ok(Some((name, page("/clients", &approval.client))))
         }
         Err(problem) if problem.status == StatusCode::NOT_FOUND => Ok(None),
         Err(problem) => Err(problem),

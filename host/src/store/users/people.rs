@@ -47,7 +47,7 @@ pub async fn people_of(store: &Store, ids: Vec<UserId>) -> Result<Vec<(UserId, O
 
 /// What these people are called, deleted ones included as long as they are remembered.
 pub async fn called(store: &Store, ids: BTreeSet<UserId>) -> Result<HashMap<UserId, String>, StoreError> {
-    let (ids, mut called) = (Vec::from_iter(ids), HashMap::new());
+    let (ids, mut called): (Vec<UserId>, _) = (ids.into_iter().collect(), HashMap::new());
     for some in ids.chunks(STEP) {
         let some = some.to_vec();
         let read = store.read(move |tx| {
