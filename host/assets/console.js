@@ -65,10 +65,10 @@ const HIDDEN = new RegExp(
 );
 const visible = (text) => String(text).replace(HIDDEN, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
 
-/** The row of a template for an entry. What stands in it is text, whoever chose it. */
-function rowOf(template, entry, badges) {
+/** The row of a template for an entry, with people by the names that the page knows. What stands in it is text, whoever chose it. */
+function rowOf(template, entry, badges, names) {
   const row = template.content.firstElementChild.cloneNode(true);
-  const fields = told(entry);
+  const fields = { ...told(entry), principal: names.get(entry.principal) ?? entry.principal };
   for (const place of row.querySelectorAll("[data-field]")) {
     place.textContent = visible(fields[place.dataset.field] ?? "");
     const badge = badges[fields[place.dataset.field]];
@@ -84,10 +84,11 @@ function rowOf(template, entry, badges) {
 
 /** A list that grows: `data-tail` is a stream of events, `data-tail-row` the template of a row. It rests while nobody looks. */
 function followTail(part) {
-  const { tail, tailEvent, tailRows, tailRow, tailBadges } = part.dataset;
+  const { tail, tailEvent, tailRows, tailRow, tailBadges, tailNames } = part.dataset;
   const rows = document.getElementById(tailRows);
   const template = document.getElementById(tailRow);
   const badges = JSON.parse(tailBadges ?? "{}");
+  const names = new Map(Object.entries(JSON.parse(tailNames ?? "{}")));
   const [state, button] = [part.querySelector("[data-tail-state]"), part.querySelector("[data-tail-button]")];
   const seen = new Set([...rows.children].map((row) => row.dataset.id));
   let [source, after, isPaused] = [null, null, false];
@@ -96,7 +97,7 @@ function followTail(part) {
     const id = String(entry.id ?? entry.sequence);
     if (seen.has(id)) return;
     seen.add(id);
-    rows.prepend(rowOf(template, entry, badges));
+    rows.prepend(rowOf(template, entry, badges, names));
     rows.closest(".table").hidden = false;
     for (const empty of part.querySelectorAll("[data-tail-empty]")) empty.hidden = true;
     while (rows.children.length > MAX_ROWS) {

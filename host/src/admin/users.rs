@@ -1,5 +1,7 @@
 //! Operator verbs on people's accounts. Passwords come hashed: that is `authorization::passwords`.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::Control;
 use crate::audit::Actor;
 use crate::connection::{End, Holder};
@@ -91,6 +93,11 @@ impl Control {
     /// The user with this id.
     pub async fn user(&self, id: &UserId) -> Result<User, UserError> {
         stored::get(&self.store, id).await?.ok_or(UserError::NotFound)
+    }
+
+    /// What these people are called, deleted ones included as long as they are remembered.
+    pub async fn users_called(&self, ids: BTreeSet<UserId>) -> Result<HashMap<UserId, String>, StoreError> {
+        stored::called(&self.store, ids).await
     }
 
     /// The user with this login, if there is one.

@@ -62,6 +62,13 @@ impl User {
         self.status == Status::Active
     }
 
+    /// What people call whose account it is: by the name, or by what is there instead.
+    pub fn called(&self) -> &str {
+        let login = self.login.as_ref().map(Login::as_str).or(self.email.as_ref().map(Email::as_str));
+        let name = Some(self.name.as_str()).filter(|name| !name.is_empty());
+        name.or(login).unwrap_or(self.id.as_str())
+    }
+
     /// Whether it is one of those of whom there must always be one.
     pub fn keeps_the_house(&self) -> bool {
         self.role == Role::Owner && self.is_active()

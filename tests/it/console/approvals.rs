@@ -43,9 +43,15 @@ async fn what_waits_is_given_with_its_arguments_in_sight_and_goes_once() {
     for words in ["key:alice", "delete", "confirm", "\"id\": 7", "<spring>", "it counts for one call"] {
         assert!(page.text().contains(words), "{words}: {page}");
     }
+    for link in ["/keys/alice", "/upstreams/up", "/policies/bindings/confirm"] {
+        assert!(page.links().contains(&link), "{link}: {page}");
+    }
     let form = page.form("/give").with("note", "as you like");
     let page = operator.submit(&form).await;
     assert!(page.text().contains("It is given") && page.text().contains("as you like"), "{page}");
+    let users = gateway.operator("GET", "/api/v1/users?login=operator", None).await.json();
+    let account = format!("/people/{}", users["users"][0]["id"].as_str().unwrap());
+    assert!(page.text().contains("by operator") && page.links().contains(&account.as_str()), "by name: {page}");
     assert!(page.find("/give").is_none() && page.find("/refuse").is_none(), "it is said: {page}");
     let given = approval(&gateway, &id).await;
     assert_eq!((&given["state"], &given["decided"]["note"]), (&json!("approved"), &json!("as you like")));

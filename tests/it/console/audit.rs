@@ -33,6 +33,11 @@ async fn the_list_is_narrowed_and_leads_to_each_entry() {
     let page = viewer.get(&format!("/audit/{sequence}")).await;
     assert!(page.text().contains("key.created"), "{}", page.text());
     assert!(page.links().iter().any(|link| link.ends_with("/keys/first")));
+    let deleted = gateway.operator("DELETE", "/api/v1/keys/first", None).await;
+    assert!(deleted.status.is_success(), "{}", deleted.text());
+    let page = viewer.get(&format!("/audit/{sequence}")).await;
+    assert!(page.text().contains("first"), "{}", page.text());
+    assert!(!page.links().iter().any(|link| link.ends_with("/keys/first")), "it is gone: {page}");
     assert_eq!(viewer.get("/audit/999999").await.status(), 404);
     assert_eq!(viewer.get("/audit/none").await.status(), 404);
 }

@@ -30,6 +30,10 @@ async fn a_client_is_added_changed_and_deleted() {
     let again = refused.form(new);
     assert_eq!(again.field("client_name"), Some("An <app>"));
     assert_eq!(again.field("grant-refresh_token"), Some("on"));
+    let odd = operator.submit(&again.with("jwks", "{")).await;
+    let is_open = odd.elements.iter().any(|element| element.name == "details" && element.attribute("open").is_some());
+    assert!(odd.status() == 422 && is_open, "what was filled in is in sight: {odd}");
+    let again = odd.form(new).with("jwks", "");
     let uris = "https://app.example/callback\nhttps://app.example/other";
     let made = operator.submit(&again.with("redirect_uris", uris)).await;
     let first = secret(&made);

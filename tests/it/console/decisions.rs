@@ -1,8 +1,8 @@
 //! `/decisions`: the list, what narrows it, and one decision explained.
 
 use http::StatusCode;
-use portcullis_tests::Gateway;
 use portcullis_tests::upstreams::fixture::Fixture;
+use portcullis_tests::{Caller, Gateway};
 use serde_json::{Value, json};
 
 use super::browser_of;
@@ -101,12 +101,42 @@ async fn a_refusal_is_explained_with_what_to_do_next() {
         assert!(links.iter().any(|shown| shown.ends_with(link)), "{link}: {links:?}");
     }
     // Whoever may try policies is led there.
+    gateway.until(&format!("/api/v1/recordings/{slow}"), |view| view["questions"].is_array()).await;
     let try_again = format!("/policies/try?decision={slow}");
     assert!(!links.contains(&try_again.as_str()), "{links:?}");
     let page = browser_of(&gateway, "operator").await.get(&format!("/decisions/{slow}")).await;
     assert!(page.links().contains(&try_again.as_str()), "{:?}", page.links());
     let allowed = viewer.get(&format!("/decisions/{}", of(&decisions, "echo"))).await;
     assert!(allowed.text().contains("Allowed, and answered."), "{}", allowed.text());
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_recorded_is_typed_again_and_what_is_gone_is_not_linked() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().http_upstream("up", &up.url).start().await;
+    gateway.until_upstreams_are_up().await;
+    let key = json!({ "name": "ci", "allow": [{ "upstream": "*", "tools": ["*"] }] });
+    let made = gateway.operator("POST", "/api/v1/keys", Some(key)).await.json();
+    let ci = Caller::new(gateway.public, Some(made["secret"].as_str().unwrap().to_owned()));
+    ci.call("up__echo", json!({ "text": "a" })).await;
+    let told = |view: &Value| view["decisions"].as_array().is_some_and(|decisions| !decisions.is_empty());
+    let view = gateway.until("/api/v1/decisions", told).await;
+    let path = format!("/decisions/{}", of(view["decisions"].as_array().unwrap(), "echo"));
+    let mut operator = browser_of(&gateway, "operator").await;
+    let page = operator.get(&path).await;
+    assert!(page.links().contains(&"/keys/ci") && page.text().contains("Try a call like this"), "{page}");
+    let links = page.links();
+    let trial = links.iter().find(|link| link.starts_with("/policies/try")).unwrap_or_else(|| panic!("{page}"));
+    let trial = operator.get(trial).await;
+    let forms = trial.forms();
+    let form = forms.iter().find(|form| form.field("tool").is_some()).unwrap_or_else(|| panic!("{trial}"));
+    let typed = ["principal", "upstream", "tool"].map(|name| form.field(name));
+    assert_eq!(typed, [Some("key:ci"), Some("up"), Some("echo")]);
+
+    let deleted = gateway.operator("DELETE", "/api/v1/keys/ci", None).await;
+    assert!(deleted.status.is_success(), "{}", deleted.text());
+    let page = operator.get(&path).await;
+    assert!(page.text().contains("key:ci") && !page.links().contains(&"/keys/ci"), "{page}");
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ async fn a_key_is_made_with_a_form_and_its_secret_is_on_one_page() {
     let told = secret(&page);
     assert!(told.starts_with("pk_") && page.text().contains(&format!("Authorization: Bearer {told}")), "{page}");
     assert!(page.text().contains(&gateway.url()), "{page}");
+    let slips = page.text().contains("There is no upstream \"other\" so far.");
+    assert!(slips && !page.text().contains("There is no upstream \"notes\""), "{page}");
     let made = key(&gateway, "ci").await;
     assert_eq!(
         made["allow"],
@@ -83,6 +85,18 @@ async fn a_key_is_made_with_a_form_and_its_secret_is_on_one_page() {
     let taken = operator.get("/keys/new").await.form("/keys/new").with("name", "ci").with("all-notes", "yes");
     let taken = operator.submit(&taken).await;
     assert_eq!(taken.status(), 409, "{taken}");
+}
+
+#[tokio::test]
+async fn an_owner_who_is_nobody_is_told_of() {
+    let gateway = Gateway::builder().start().await;
+    let mut viewer = browser_of(&gateway, "viewer").await;
+    for (name, owner, is_nobody) in [("one", "viewer", false), ("other", "viewr", true)] {
+        let key = json!({ "name": name, "owner": owner });
+        make(&gateway, key).await;
+        let page = viewer.get(&format!("/keys/{name}")).await;
+        assert_eq!(page.text().contains("Nobody has the login of its owner so far"), is_nobody, "{page}");
+    }
 }
 
 #[tokio::test]

@@ -44,7 +44,10 @@ async fn h11_a_token_is_made_shown_once_and_revoked() {
     let revoke = format!("/me/tokens/{}/revoke", token["id"].as_str().unwrap());
     assert_eq!(operator.get(&revoke).await.status(), 404, "it is not told that there is one");
     assert_eq!(viewer.get("/me/tokens").await.status(), 403);
-    assert!(owner.get("/me/tokens").await.links().contains(&revoke.as_str()), "owners see everybody's");
+    let everybody = owner.get("/me/tokens").await;
+    assert!(everybody.links().contains(&revoke.as_str()), "owners see everybody's");
+    let theirs = owner.get(&format!("/me/tokens?user={}", token["user"].as_str().unwrap())).await;
+    assert!(theirs.text().contains("API tokens of viewer"), "{theirs}");
     let form = viewer.get(&revoke).await.form(&revoke);
     let page = viewer.submit(&form).await;
     assert!(page.status() == 200 && page.text().contains("It counts no more."), "{page}");

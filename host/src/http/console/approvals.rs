@@ -4,11 +4,15 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
+use http::StatusCode;
 
 use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use super::fields::page;
+use super::known::Known;
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows, text};
 use crate::http::api::approvals::{self as api, ApprovalQuery, ApprovalView, ByView, MemoryView, NewDecision, Word};
+use crate::http::api::{Problem, clients};
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::Site;
 
@@ -62,7 +66,14 @@ struct ListPage<'a> {
     state: &'a str,
     states: &'static [(&'static str, &'static str)],
     approvals: Vec<ApprovalView>,
+    known: Known,
     older: Option<String>,
+}
+
+/// Whom an approval tells of: who asks, and who has said something.
+fn people_of(approval: &ApprovalView) -> impl Iterator<Item = &str> {
+    let said = approval.decided.as_ref().map(|said| said.by.as_str());
+    said.into_iter().chain([approval.principal.as_str()])
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
@@ -70,12 +81,15 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
     let wanted = (state != ALL).then(|| state.to_owned());
     let query = ApprovalQuery { limit: None, cursor: asked.take("cursor"), state: wanted };
     let (approvals, next) = api::page(&desk.api, query).await?;
+    let people: Vec<&str> = approvals.iter().flat_map(people_of).collect();
+    let known = desk.known(&people).await?;
     Ok(desk.page(ListPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
         state,
         states: &STATES,
         approvals,
+        known,
         older: next.map(|next| asked.with(HERE, "cursor", &next)),
     }))
 }
@@ -86,6 +100,12 @@ struct ShowPage<'a> {
     site: &'a Site,
     head: Head<'a>,
     badge: Badge,
+    known: Known,
+    /// What the client is called, and where its page is, if it is registered here.
+    client: Option<(String, String)>,
+    /// Where the pages are of what is still there.
+    upstream_page: Option<String>,
+    policy_page: Option<String>,
     by: String,
     remember: String,
     /// What the button says that gives it.
@@ -112,10 +132,16 @@ async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Pa
         ByView::Listed(names) => format!("{}, and operators", words::listed(names)),
     };
     let arguments = approval.arguments.as_ref().filter(|arguments| !arguments.is_null());
+    let people: Vec<&str> = people_of(&approval).collect();
+    let (known, client) = (desk.known(&people).await?, client_of(&desk, &approval).await?);
     Ok(desk.page(ShowPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
         badge: badge(approval.state),
+        known,
+        client,
+        upstream_page: desk.page_of_upstream(approval.upstream.as_str()),
+        policy_page: desk.page_of_policy(approval.policy.as_str()),
         by,
         remember,
         give,
@@ -123,6 +149,22 @@ async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Pa
         arguments: arguments.map(text::pretty),
         approval,
     }))
+}
+
+/// What the client is called that asks, and where its page is.
+async fn client_of(desk: &Desk, approval: &ApprovalView) -> Result<Option<(String, String)>, Problem> {
+    if approval.client.is_empty() {
+        return Ok(None);
+    }
+    match clients::one(&desk.api, &approval.client).await {
+        Ok(found) => {
+            let client = clients::view(&found);
+            let name = client["client_name"].as_str().unwrap_or(&approval.client).to_owned();
+            Ok(Some((name, page("/clients", &approval.client))))
+        }
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => Ok(None),
+        Err(problem) => Err(problem),
+    }
 }
 
 async fn give(

@@ -4,14 +4,18 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::routing::get;
+use http::StatusCode;
 use serde_json::Value;
 
 use super::decisions::{asking, stream, to_the_second};
 use super::desk::{Answer, Asked, Desk, Head};
 use super::fields::page;
+use super::known::Named;
 use super::{Person, Route, shows};
 use crate::http::api::trails::{self, AuditQuery, AuditView};
+use crate::http::api::{Problem, approvals, keys};
 use crate::http::oauth::pages::Site;
+use crate::identity::user::Role;
 
 const PATH: &str = "/audit";
 /// Where the stream of new entries is.
@@ -82,6 +86,7 @@ struct EntryPage<'a> {
     site: &'a Site,
     head: Head<'a>,
     entry: AuditView,
+    actor: Named,
     at: String,
     changes: Vec<Changed>,
     facts: Vec<Fact>,
@@ -116,12 +121,20 @@ struct Fact {
 
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
     let (entry, last) = (trails::audit_entry(&desk.api, &id).await?, desk.api.tails.audit.last().await?);
+    let actor = desk.known(&[&entry.actor]).await?.who(&entry.actor);
+    let mut facts = facts(&entry.detail);
+    for fact in &mut facts {
+        if fact.link.is_some() && !is_there((&desk, &person), &fact.name, &fact.value).await? {
+            fact.link = None;
+        }
+    }
     Ok(desk.page(EntryPage {
         site: desk.site(),
         head: desk.head(&person, PATH),
         at: to_the_second(&entry.at),
         changes: changes(&entry.detail),
-        facts: facts(&entry.detail),
+        facts,
+        actor,
         before: entry.sequence.checked_sub(1).filter(|number| *number > 0),
         after: (entry.sequence < last).then(|| entry.sequence + 1),
         entry,
@@ -181,6 +194,25 @@ fn page_of(member: &str, value: &str) -> Option<String> {
     };
     let is_name = !matches!(value, "" | "." | "..") && value.bytes().all(is_segment);
     is_name.then(|| page(&format!("/{area}"), value))
+}
+
+/// Whether the page is still there that is about what a member names, for whoever looks.
+async fn is_there((desk, person): (&Desk, &Person), member: &str, value: &str) -> Result<bool, Problem> {
+    let found = match member {
+        "key" => keys::find(&desk.api, value).await.map(drop),
+        "approval" if person.user.role < Role::Operator => return Ok(false),
+        "approval" => approvals::one(&desk.api, value).await.map(drop),
+        "decision" => trails::decision(&desk.api, value).await.map(drop),
+        "user" => return Ok(desk.known_accounts(&[value]).await?.account(value).page.is_some()),
+        "upstream" => return Ok(desk.page_of_upstream(value).is_some()),
+        "policy" => return Ok(desk.page_of_policy(value).is_some()),
+        _ => return Ok(true),
+    };
+    match found {
+        Ok(()) => Ok(true),
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => Ok(false),
+        Err(problem) => Err(problem),
+    }
 }
 
 fn said(value: &Value) -> String {

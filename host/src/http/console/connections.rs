@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
+use super::known::{Known, Named};
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows};
 use crate::http::api::connections::{
@@ -109,6 +110,7 @@ struct ListPage<'a> {
     state: &'a str,
     states: &'static [(&'static str, Badge)],
     connections: Vec<ConnectionView>,
+    known: Known,
     older: Option<String>,
 }
 
@@ -121,6 +123,8 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         state: asked.take("state"),
     };
     let (connections, next) = api::page(&desk.api, query).await?;
+    let holders: Vec<&str> = connections.iter().map(|connection| connection.holder.as_str()).collect();
+    let known = desk.known(&holders).await?;
     Ok(desk.page(ListPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
@@ -129,6 +133,7 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         state: asked.get("state").unwrap_or_default(),
         states: &STATES,
         connections,
+        known,
         older: next.map(|next| asked.with(HERE, "cursor", &next)),
     }))
 }
@@ -140,17 +145,21 @@ struct FlowsPage<'a> {
     head: Head<'a>,
     holder: &'a str,
     flows: Vec<FlowView>,
+    known: Known,
     older: Option<String>,
 }
 
 async fn flows(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let query = FlowQuery { limit: None, cursor: asked.take("cursor"), holder: asked.take("holder") };
     let (flows, next) = api::page_of_flows(&desk.api, query).await?;
+    let holders: Vec<&str> = flows.iter().map(|flow| flow.holder.as_str()).collect();
+    let known = desk.known(&holders).await?;
     Ok(desk.page(FlowsPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
         holder: asked.get("holder").unwrap_or_default(),
         flows,
+        known,
         older: next.map(|next| asked.with(FLOWS, "cursor", &next)),
     }))
 }
@@ -161,15 +170,21 @@ struct ShowPage<'a> {
     site: &'a Site,
     head: Head<'a>,
     badge: Badge,
+    holder: Named,
+    /// Where the page of the upstream is, if it is still there.
+    upstream_page: Option<String>,
     connection: ConnectionView,
 }
 
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
     let connection = api::one(&desk.api, &id).await?;
+    let known = desk.known(&[&connection.holder]).await?;
     Ok(desk.page(ShowPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
         badge: badge(connection.state),
+        holder: known.who(&connection.holder),
+        upstream_page: desk.page_of_upstream(connection.upstream.as_str()),
         connection,
     }))
 }
@@ -202,8 +217,9 @@ async fn reauthorise(
 
 async fn ask_end(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
     let connection = api::one(&desk.api, &id).await?;
+    let holder = desk.known(&[&connection.holder]).await?.who(&connection.holder);
     Ok(desk.confirm(&person, HERE, Confirm {
-        title: &format!("End the connection of {} at {}?", connection.holder, connection.upstream),
+        title: &format!("End the connection of {} at {}?", holder.name, connection.upstream),
         what: "It is erased at once, and its tokens are revoked where they came from. Whoever needs it connects again.",
         button: "End it",
         path: &address_of(&connection, "end"),

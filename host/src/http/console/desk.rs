@@ -18,7 +18,7 @@ use crate::audit::Actor;
 use crate::http::api::{Api, Operator, Problem, Who};
 use crate::http::oauth::csrf::{self, Fields, Form};
 use crate::http::oauth::pages::{Site, page_of_console, retry_after, see_other};
-use crate::identity::user::{Login, Role};
+use crate::identity::user::Role;
 
 /// Purpose of the forms of pages; what they do is their address.
 const PURPOSE: &str = "form of the console";
@@ -148,9 +148,7 @@ impl<'a> Head<'a> {
     }
 
     pub(super) fn name(&self) -> &str {
-        let user = &self.person.user;
-        let login = user.login.as_ref().map_or(user.id.as_str(), Login::as_str);
-        if user.name.as_str().is_empty() { login } else { user.name.as_str() }
+        self.person.user.called()
     }
 
     pub(super) fn role(&self) -> Role {

@@ -48,6 +48,7 @@ mod desk;
 mod fields;
 mod grants;
 mod keys;
+mod known;
 mod me;
 mod overview;
 mod people;

@@ -38,9 +38,31 @@ pub(super) fn listed(words: &[String]) -> String {
     words.join(", ")
 }
 
+/// A text in which names of code stand between backticks, by its parts, and whether each is code. A backtick that nothing
+/// answers stays what it is.
+pub(super) fn parts(text: &str) -> Vec<(bool, &str)> {
+    let (mut parts, mut rest) = (Vec::new(), text);
+    while let Some((before, (code, after))) =
+        rest.split_once('`').and_then(|(before, behind)| Some((before, behind.split_once('`')?)))
+    {
+        parts.extend([(false, before), (true, code)]);
+        rest = after;
+    }
+    parts.push((false, rest));
+    parts.retain(|(_, part)| !part.is_empty());
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_stands_between_backticks() {
+        assert_eq!(parts("plain `code`."), [(false, "plain "), (true, "code"), (false, ".")]);
+        assert_eq!(parts("`a` or `b"), [(true, "a"), (false, " or `b")]);
+        assert!(parts("").is_empty());
+    }
 
     #[test]
     fn moments_are_told_to_the_minute() {

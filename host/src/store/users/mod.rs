@@ -21,7 +21,7 @@ mod removal;
 pub(super) mod tests;
 
 pub use arrival::{Admission, Arrival, Arrived, Linking, Unlinking, link, sign_in, unlink};
-pub use people::{people, people_of};
+pub use people::{called, people, people_of};
 use record::{IdentityRecord, Record, of_email, of_identity, of_login, of_role};
 pub use removal::{Deletion, Leavings, delete, delete_at};
 

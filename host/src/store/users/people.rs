@@ -1,5 +1,7 @@
 //! What is kept in memory of all people: see [`People`].
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::{USERS, get_in};
 use crate::identity::user::User;
 use crate::identity::{People, Person};
@@ -7,7 +9,7 @@ use crate::ids::UserId;
 use crate::store::engine::{Bounds, Direction, MAX_RANGE, Table};
 use crate::store::{Store, StoreError};
 
-/// Most people whom [`people_of`] reads in one transaction.
+/// Most people who are read in one transaction where it is known who.
 const STEP: usize = 500;
 
 /// Everybody with an account. Read in steps: whoever wants to know of later changes follows them from before this began.
@@ -41,4 +43,19 @@ pub async fn people_of(store: &Store, ids: Vec<UserId>) -> Result<Vec<(UserId, O
         found.extend(read.await?);
     }
     Ok(found)
+}
+
+/// What these people are called, deleted ones included as long as they are remembered.
+pub async fn called(store: &Store, ids: BTreeSet<UserId>) -> Result<HashMap<UserId, String>, StoreError> {
+    let (ids, mut called): (Vec<UserId>, _) = (ids.into_iter().collect(), HashMap::new());
+    for some in ids.chunks(STEP) {
+        let some = some.to_vec();
+        let read = store.read(move |tx| {
+            tx.prefetch(USERS.table, some.iter().map(|id| id.as_str().as_bytes()));
+            let person = |id: &UserId| Ok(get_in(tx, id)?.map(|user| (id.clone(), user.called().to_owned())));
+            some.iter().map(person).collect::<Result<Vec<_>, StoreError>>()
+        });
+        called.extend(read.await?.into_iter().flatten());
+    }
+    Ok(called)
 }

@@ -71,6 +71,18 @@ async fn a_deleted_user_leaves_no_data_key() {
     assert!(events(&store).await.contains(&AuditEvent::VaultShredded { owner }));
 }
 
+#[tokio::test]
+async fn people_are_called_by_name_or_login_and_known_when_they_are_gone() {
+    let store = memory().await;
+    created(&store, new(1, Role::Owner)).await;
+    created(&store, NewUser { name: DisplayName::of(""), ..new(2, Role::User) }).await;
+    created(&store, new(3, Role::User)).await;
+    assert!(matches!(delete(&store, &id(3), ACTOR).await.unwrap(), Deletion::Deleted(_)));
+    let found = called(&store, (1..=4).map(id).collect()).await.unwrap();
+    let names = (1..=4).map(|number| found.get(&id(number)).map(String::as_str)).collect::<Vec<_>>();
+    assert_eq!(names, [Some("User 1"), Some("user2"), Some("User 3"), None]);
+}
+
 async fn edit(store: &Store, number: usize, edit: Edit) -> Change {
     change(store, &id(number), None, vec![edit], ACTOR).await.unwrap()
 }

@@ -108,6 +108,12 @@ impl Typed {
         Self::with(&mut member, kinds)
     }
 
+    /// Whether anything is filled in of what is folded away.
+    fn says_more(&self) -> bool {
+        let folded = self.texts.iter().map(|text| &text.value).chain([&self.contacts, &self.jwks]);
+        folded.into_iter().any(|text| given(text).is_some())
+    }
+
     fn on_reuse(&self) -> OnReuse {
         if self.on_reuse == OnReuse::Reject.as_str() { OnReuse::Reject } else { OnReuse::RevokeFamily }
     }

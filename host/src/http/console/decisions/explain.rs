@@ -41,15 +41,14 @@ impl Advice {
         Self { text: text.into(), link: None }
     }
 
+    /// The same, as a plain text where its link leads to nothing any more.
+    pub(super) fn that_leads(self, is_there: impl Fn(&str) -> bool) -> Self {
+        Self { link: self.link.filter(|link| is_there(link)), ..self }
+    }
+
     fn at(link: impl Into<String>, text: impl Into<String>) -> Self {
         Self { text: text.into(), link: Some(link.into()) }
     }
-}
-
-/// A text by its parts, and whether each is code.
-pub(super) fn parts(text: &str) -> Vec<(bool, &str)> {
-    let parts = text.split('`').enumerate().map(|(at, part)| (at % 2 == 1, part));
-    parts.filter(|(_, part)| !part.is_empty()).collect()
 }
 
 /// The step that decided a refusal: the last one that counts and has something against it.
@@ -74,11 +73,11 @@ fn quiet(text: &str) -> String {
     text::line(text).replace('`', "'")
 }
 
-/// What it came to and why.
-pub(super) fn sentence(decision: &DecisionView) -> String {
+/// What it came to and why, for whoever is called this.
+pub(super) fn sentence(decision: &DecisionView, who: &str) -> String {
     let reason = decision.reason_code.as_deref().unwrap_or_default();
     match decision.outcome {
-        "refused" => refusal(decision, reason),
+        "refused" => refusal(decision, who, reason),
         "cancelled" => "Allowed, and taken back by the caller before there was an answer.".to_owned(),
         "tool_error" => format!("Allowed. `{}` itself answered with an error.", subject(decision)),
         "error" if decision.verdict == "error" => "Not decided: the store of the gateway failed meanwhile.".to_owned(),
@@ -88,8 +87,8 @@ pub(super) fn sentence(decision: &DecisionView) -> String {
     }
 }
 
-fn refusal(decision: &DecisionView, reason: &str) -> String {
-    let (who, subject) = (quiet(&decision.principal), subject(decision));
+fn refusal(decision: &DecisionView, who: &str, reason: &str) -> String {
+    let (who, subject) = (quiet(who), subject(decision));
     if decision.verdict == "allow" {
         return format!("Allowed by policies, and not sent: {}", lack(reason, &who, decision));
     }
@@ -241,6 +240,7 @@ fn of_allow_list(decision: &DecisionView) -> Option<Advice> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::words::parts;
     use super::*;
     use crate::ids::{BindingName, UpstreamName};
 
@@ -296,25 +296,28 @@ mod tests {
             step("polite", "enforce", "abstain", None),
         ];
         let denied = decision("deny", "refused", Some("frozen"), steps);
-        assert_eq!(sentence(&denied), "Refused by `freeze-guard` at tools/call: `frozen`.");
+        assert_eq!(sentence(&denied, "key:ci"), "Refused by `freeze-guard` at tools/call: `frozen`.");
         assert_eq!(links(&denied), ["/policies/bindings/freeze-guard"]);
         let hidden = decision("hidden", "refused", Some("x"), vec![step("guard", "enforce", "hide", None)]);
-        assert!(sentence(&hidden).contains("the policy `guard` hides `notes/add` from `key:ci`"));
+        assert!(sentence(&hidden, "key:ci").contains("the policy `guard` hides `notes/add` from `key:ci`"));
     }
 
     #[test]
     fn what_nobody_decided_leads_to_allow_list_and_upstream() {
         let unknown = decision("hidden", "refused", Some("unknown-tool"), Vec::new());
-        assert!(sentence(&unknown).starts_with("Refused: for `key:ci` there is no `notes/add`."));
+        assert!(sentence(&unknown, "key:ci").starts_with("Refused: for `key:ci` there is no `notes/add`."));
         assert_eq!(links(&unknown), ["/upstreams/notes", "/keys/ci"]);
         let kept = decision("hidden", "refused", Some("not-allowed"), Vec::new());
-        assert!(sentence(&kept).starts_with("Refused: there is `notes/add`, and not for `key:ci`."));
+        assert!(sentence(&kept, "key:ci").starts_with("Refused: there is `notes/add`, and not for `key:ci`."));
         assert_eq!(links(&kept), ["/keys/ci"]);
         let lacks = decision("allow", "refused", Some("not_connected"), Vec::new());
-        assert_eq!(sentence(&lacks), "Allowed by policies, and not sent: `key:ci` is not connected to `notes` yet.");
+        assert_eq!(
+            sentence(&lacks, "key:ci"),
+            "Allowed by policies, and not sent: `key:ci` is not connected to `notes` yet."
+        );
         assert_eq!(links(&lacks), ["/connections", "/upstreams/notes"]);
         let none = decision("deny", "refused", Some("no-policy-allowed"), Vec::new());
-        assert!(sentence(&none).contains("none of them allowed it"));
+        assert!(sentence(&none, "key:ci").contains("none of them allowed it"));
         assert_eq!(links(&none), ["/policies"]);
     }
 
@@ -324,19 +327,26 @@ mod tests {
             [("result", "answered"), ("tool_error", "itself"), ("error", "upstream"), ("cancelled", "taken back")]
         {
             let allowed = decision("allow", outcome, None, Vec::new());
-            assert!(sentence(&allowed).contains(said), "{outcome}");
+            assert!(sentence(&allowed, "key:ci").contains(said), "{outcome}");
         }
         assert_eq!(advice(&decision("allow", "result", None, Vec::new()), true), []);
         assert_eq!(links(&decision("allow", "error", None, Vec::new())), ["/upstreams/notes"]);
     }
 
     #[test]
+    fn what_is_gone_is_named_and_not_linked() {
+        let unknown = decision("hidden", "refused", Some("unknown-tool"), Vec::new());
+        let left = advice(&unknown, true).into_iter().map(|advice| advice.that_leads(|link| link == "/keys/ci"));
+        let links: Vec<Option<String>> = left.map(|advice| advice.link).collect();
+        assert_eq!(links, [None, Some("/keys/ci".to_owned())]);
+    }
+
+    #[test]
     fn names_are_code_whatever_callers_choose() {
         let mut odd = decision("hidden", "refused", Some("unknown-tool"), Vec::new());
         odd.tool = Some("a`b".to_owned());
-        let sentence = sentence(&odd);
+        let sentence = sentence(&odd, "key:ci");
         assert!(parts(&sentence).contains(&(true, "notes/a'b")), "{sentence}");
-        assert_eq!(parts("plain `code`."), [(false, "plain "), (true, "code"), (false, ".")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Desk, Head};
+use super::known::Known;
 use super::{Person, Route, does, shows, text};
 use crate::http::api::Api;
 use crate::http::api::trails::{self, DecisionQuery, DecisionView};
@@ -43,6 +44,7 @@ struct ListPage<'a> {
     verdicts: &'a [&'a str],
     outcomes: &'a [&'a str],
     rows: Vec<DecisionView>,
+    known: Known,
     older: Option<String>,
     /// The stream of what comes after these, where they are the newest.
     tail: Option<String>,
@@ -90,6 +92,8 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         until: asked.get("until").map(as_utc),
     };
     let (rows, next) = trails::decisions_page(&desk.api, query).await?;
+    let principals: Vec<&str> = rows.iter().map(|row| row.principal.as_str()).collect();
+    let known = desk.known(&principals).await?;
     Ok(desk.page(ListPage {
         site: desk.site(),
         head: desk.head(&person, PATH),
@@ -98,6 +102,7 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         verdicts: &VERDICTS,
         outcomes: &OUTCOMES,
         rows,
+        known,
         tail,
         is_no_id: id.is_some(),
     }))

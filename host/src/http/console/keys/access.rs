@@ -30,6 +30,14 @@ fn cell(reach: &ReachView) -> String {
     }
 }
 
+/// The same in a word, and what is to be said besides where there is no room for it.
+fn short(reach: &ReachView) -> (String, Option<&'static str>) {
+    match (reach.reach, reach.tools) {
+        ("all" | "none", _) | (_, Some(_)) => (cell(reach), None),
+        (_, None) => ("some".to_owned(), Some("its tools are not known yet")),
+    }
+}
+
 fn mark(reach: &str) -> &'static str {
     match reach {
         "all" => "good",

@@ -148,7 +148,7 @@ pub(super) async fn rotate(
     if rotated.ended_earlier {
         earlier.push_str(" The one before that has ended now.");
     }
-    Ok(told(&desk, &person, ("The key has another secret", &key, &secret), Some(earlier)))
+    Ok(told(&desk, &person, ("The key has another secret", &key, &secret), Some(earlier)).await)
 }
 
 /// Hours that somebody types, in seconds.

@@ -3,6 +3,8 @@
 //!
 //! A secret is on the page that answers the form with which it was made, and nowhere else.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -14,10 +16,14 @@ use super::desk::{Answer, Asked, Desk, Done, Head, Sent};
 use super::fields::can_be_mended;
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, fields, shows};
+use crate::glob::Glob;
 use crate::http::api::keys::{self, KeyView, KeyWithSecret};
 use crate::http::api::{Paging, Problem};
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::{Site, page_of_console};
+use crate::identity::user::Login;
+use crate::ids::UpstreamName;
+use crate::store::StoreError;
 
 mod access;
 mod form;
@@ -28,6 +34,8 @@ use form::KeyForm;
 
 const HERE: &str = "/keys";
 const NEW: &str = "/keys/new";
+/// Most lines of an allow-list of which it is told that they allow nothing.
+const MOST_SLIPS: usize = 5;
 
 pub(super) const PAGES: &[Route<Desk>] = &[
     shows(HERE, || get(list)),
@@ -106,17 +114,21 @@ struct ShowPage<'a> {
     badge: Badge,
     key: KeyView,
     allow: String,
+    /// What of it does nothing as things are.
+    slips: Vec<String>,
     /// Whoever sees it may change it, and it can be changed here.
     changes: bool,
 }
 
 async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(name): Path<String>) -> Answer {
     let key = keys::find(&desk.api, &name).await?;
+    let slips = slips(&desk, &key).await?;
     let head = desk.head(&person, HERE);
     Ok(desk.page(ShowPage {
         site: desk.site(),
         badge: badge(&key, &desk.api.control.env.now().to_string()),
         allow: lines::write(&key.allow),
+        slips,
         changes: head.is_operator() && key.revision.is_some(),
         head,
         key,
@@ -169,6 +181,8 @@ struct SecretPage<'a> {
     name: String,
     back: String,
     secret: &'a str,
+    /// What of the key does nothing as things are.
+    slips: Vec<String>,
     /// What became of the secret before, if there was one.
     earlier: Option<String>,
     /// Where clients connect to.
@@ -182,19 +196,40 @@ async fn make(State(desk): State<Desk>, Extension(person): Extension<Person>, Se
         Err(problem) => Err(problem),
     };
     match made {
-        Ok(KeyWithSecret { key, secret }) => Ok(told(&desk, &person, ("The key is made", &key, &secret), None)),
+        Ok(KeyWithSecret { key, secret }) => Ok(told(&desk, &person, ("The key is made", &key, &secret), None).await),
         Err(problem) if problem.status.is_client_error() => Ok(new_page(&desk, &person, &form, Some(&problem))),
         Err(problem) => Err(problem.into()),
     }
 }
 
+/// What of a key does nothing as things are, which is often a slip of the pen.
+async fn slips(desk: &Desk, key: &KeyView) -> Result<Vec<String>, StoreError> {
+    let upstreams: Vec<UpstreamName> =
+        desk.api.control.upstream_views().into_iter().map(|upstream| upstream.name).collect();
+    let is_of_none = |pattern: &str| {
+        Glob::parse(pattern).is_some_and(|glob| !upstreams.iter().any(|upstream| glob.matches(upstream.as_str())))
+    };
+    let patterns: BTreeSet<&str> = key.allow.iter().map(|line| line.upstream.as_str()).collect();
+    let idle = patterns.into_iter().filter(|pattern| is_of_none(pattern)).take(MOST_SLIPS);
+    let mut slips: Vec<String> = idle.map(|pattern| format!("There is no upstream {pattern:?} so far.")).collect();
+    if let Some(owner) = &key.owner
+        && let Some(login) = Login::parse(owner)
+        && desk.api.control.user_with_login(&login).await?.is_none()
+    {
+        slips.push(format!("Nobody has the login of its owner so far: {owner:?}."));
+    }
+    Ok(slips)
+}
+
 /// The page with a secret.
-fn told(
+async fn told(
     desk: &Desk,
     person: &Person,
     (title, key, secret): (&str, &KeyView, &str),
     earlier: Option<String>,
 ) -> Response {
+    // The secret is told whatever else can be.
+    let slips = slips(desk, key).await.unwrap_or_default();
     desk.page(SecretPage {
         site: desk.site(),
         head: desk.head(person, HERE),
@@ -202,6 +237,7 @@ fn told(
         name: key.name.to_string(),
         back: address(key.name.as_str()),
         secret,
+        slips,
         earlier,
         url: format!("{}/mcp", desk.api.services.public_url),
     })

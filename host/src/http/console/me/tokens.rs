@@ -12,6 +12,7 @@ use crate::http::api::api_tokens::{self, TokenQuery, TokenRequest, TokenView};
 use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent, Stop};
 use crate::http::console::fields::{Choice, Paths, can_be_mended, choices, given};
+use crate::http::console::known::Known;
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::{Site, page_of_console};
 use crate::identity::user::{DisplayName, Role};
@@ -30,17 +31,22 @@ struct TokensPage<'a> {
     /// Whose are shown, if only somebody's.
     user: &'a str,
     tokens: Vec<TokenView>,
+    known: Known,
     older: Option<String>,
 }
 
 pub(super) async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let query = TokenQuery { cursor: asked.take("cursor"), user: asked.take("user"), ..TokenQuery::default() };
     let (tokens, next) = api_tokens::page(&desk.api, &person.operator(), query).await?;
+    let user = asked.get("user").unwrap_or_default();
+    let holders: Vec<&str> = tokens.iter().map(|token| token.user.as_str()).chain([user]).collect();
+    let known = desk.known_accounts(&holders).await?;
     Ok(desk.page(TokensPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
-        user: asked.get("user").unwrap_or_default(),
+        user,
         tokens,
+        known,
         older: next.map(|next| asked.with(TOKENS, "cursor", &next)),
     }))
 }

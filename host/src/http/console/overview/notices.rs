@@ -55,8 +55,9 @@ pub(super) fn of(health: &HealthView) -> Vec<Notice> {
     notices
 }
 
-fn of_check(check: &Check) -> Notice {
-    let (what, link) = match check.name {
+/// What a check is about, and where something can be done about it.
+fn subject(check: &Check) -> (&'static str, (&'static str, &'static str)) {
+    match check.name {
         "store" => ("Store", ("/settings", "Settings")),
         "staleness" => ("Other gateways", ("/settings", "Settings")),
         "start" => ("Start", ("/upstreams", "Upstreams")),
@@ -67,7 +68,25 @@ fn of_check(check: &Check) -> Notice {
         "upstreams" => ("Upstreams", ("/upstreams", "Upstreams")),
         "audit-export" => ("Audit trail", ("/settings", "Settings")),
         name => (name, ("/settings", "Settings")),
-    };
+    }
+}
+
+/// What a check is about, in a word or two.
+pub(super) fn called(check: &Check) -> &'static str {
+    subject(check).0
+}
+
+/// What came of a check, in a word or two.
+pub(super) fn stands(check: &Check) -> &'static str {
+    match check.name {
+        "start" if check.is_ok() => "done",
+        "draining" if check.is_ok() => "not asked for",
+        _ => check.status,
+    }
+}
+
+fn of_check(check: &Check) -> Notice {
+    let (what, link) = subject(check);
     let detail = check.detail.as_deref().unwrap_or(check.status);
     Notice { is_urgent: check.has_failed(), text: format!("{what}: {}.", shortened(detail)), link }
 }
@@ -158,6 +177,18 @@ mod tests {
         ];
         assert_eq!(texts(&health), expected);
         assert_eq!(of(&health).iter().filter(|notice| notice.is_urgent).count(), 1);
+    }
+
+    #[test]
+    fn what_came_of_a_check_is_said_in_words_of_people() {
+        let said = |name, status| {
+            let check = Check { name, status, detail: None };
+            (called(&check), stands(&check))
+        };
+        assert_eq!(said("start", "ok"), ("Start", "done"));
+        assert_eq!(said("draining", "ok"), ("Stop", "not asked for"));
+        assert_eq!(said("draining", "failed"), ("Stop", "failed"));
+        assert_eq!(said("signing-keys", "ok"), ("Signing keys", "ok"));
     }
 
     #[test]

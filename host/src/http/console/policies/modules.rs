@@ -9,6 +9,7 @@ use super::HERE;
 use crate::http::api::policy_modules::{ModuleView, page, view};
 use crate::http::api::{Paging, Problem};
 use crate::http::console::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
+use crate::http::console::known::{Known, Named};
 use crate::http::console::upload::SentFiles;
 use crate::http::console::{Person, text};
 use crate::http::oauth::pages::Site;
@@ -24,6 +25,7 @@ struct ModulesPage<'a> {
     site: &'a Site,
     head: Head<'a>,
     modules: Vec<ModuleView>,
+    known: Known,
     builtins: Vec<String>,
     older: Option<String>,
     max_mebibytes: usize,
@@ -35,6 +37,8 @@ struct ModulePage<'a> {
     site: &'a Site,
     head: Head<'a>,
     module: ModuleView,
+    /// Who has uploaded it.
+    by: Named,
     title: String,
     license: String,
     hooks: String,
@@ -48,10 +52,13 @@ struct ModulePage<'a> {
 pub(super) async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let paging = Paging { limit: None, cursor: asked.take("cursor") };
     let (modules, next) = page(&desk.api, &paging).await?;
+    let uploaders: Vec<&str> = modules.iter().map(|module| module.uploaded_by.as_str()).collect();
+    let known = desk.known(&uploaders).await?;
     Ok(desk.page(ModulesPage {
         site: desk.site(),
         head: desk.head(&person, HERE),
         modules,
+        known,
         builtins: desk.api.control.builtin_modules(),
         older: next.map(|cursor| asked.with(LIST, "cursor", &cursor)),
         max_mebibytes: MAX_MODULE_BYTES >> 20,
@@ -64,6 +71,8 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Answer {
     let module = desk.api.control.module(&id).await?;
+    let by = module.uploaded_by.to_string();
+    let by = desk.known(&[&by]).await?.who(&by);
     let line = |name: &str| text::line(module.manifest[name].as_str().unwrap_or_default());
     let words = |name: &str| {
         let words = module.manifest[name].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -76,6 +85,7 @@ pub(super) async fn show(
     Ok(desk.page(ModulePage {
         site: desk.site(),
         head: desk.head(&person, HERE),
+        by,
         title: line("title"),
         license: line("license"),
         hooks: words("hooks"),

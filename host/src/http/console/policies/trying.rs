@@ -48,7 +48,9 @@ pub(super) async fn show(State(desk): State<Desk>, Extension(person): Extension<
     let text = |name: &str| asked.get(name).unwrap_or_default().to_owned();
     let (decision, policy) = (text("decision"), text("policy"));
     let config = configuration_of(&desk, &policy);
-    let typed = Typed { is_call: decision.is_empty(), decision, policy, config, ..Typed::default() };
+    let call =
+        Typed { principal: text("principal"), upstream: text("upstream"), tool: text("tool"), ..Typed::default() };
+    let typed = Typed { is_call: decision.is_empty(), decision, policy, config, ..call };
     desk.page(page(&desk, &person, typed))
 }
 

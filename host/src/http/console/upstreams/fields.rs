@@ -16,15 +16,15 @@ pub(super) const AGAIN: &str = "(give it again)";
 /// The kind of upstream whose people give values for variables; all others give them for headers.
 const WITH_VARIABLES: &str = "per-user-environment";
 
-/// The kinds of credential, each with what it means.
+/// The kinds of credential, each with what it means in so few words that a narrow page shows all of them.
 pub(super) const KINDS: [(&str, &str); 7] = [
-    ("none", "none, or what the headers or the environment have"),
-    ("static-headers", "what the headers have, and no less"),
-    ("shared-oauth", "one OAuth connection that an operator makes for everybody"),
-    ("per-user-oauth", "everybody's own OAuth connection"),
-    ("per-user-headers", "header values of everybody's own"),
-    (WITH_VARIABLES, "values of everybody's own for a program"),
-    ("token-exchange", "tokens for people whom the gateway vouches for"),
+    ("none", "only what stands above"),
+    ("static-headers", "the headers above"),
+    ("shared-oauth", "one for everybody"),
+    ("per-user-oauth", "one for each"),
+    ("per-user-headers", "values of each"),
+    (WITH_VARIABLES, "values of each"),
+    ("token-exchange", "the gateway vouches"),
 ];
 
 /// What somebody types, secrets among it. A list has one thing on a line.
