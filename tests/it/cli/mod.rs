@@ -44,7 +44,12 @@ impl Ran {
 
 pub(super) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program("portcullis"));
-    command.args(arguments).env_remove("PORTCULLIS_CONFIG").env_remove("PORTCULLIS_LOG").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env_remove("PORTCULLIS_CONFIG")
+        .env_remove("PORTCULLIS_SOCKET")
+        .env_remove("PORTCULLIS_LOG")
+        .stdin(Stdio::null());
     command
 }
 
@@ -307,6 +312,43 @@ async fn without_a_gateway_a_command_says_so() {
         let complaint = run_in(dir.path(), arguments).await.complaint();
         assert!(complaint.contains("is it running?") && complaint.contains("admin.sock"), "{complaint}");
     }
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_file_keeps_nobody_from_asking() {
+    let gateway = Gateway::builder().key("alice").start().await;
+    let dir = gateway.dir.path();
+    let text = fs::read_to_string(&gateway.file).unwrap();
+    let more = |more: &str| format!("{text}\n{more}\n");
+    let file = dir.join("asked.toml");
+    let asked = async |arguments: &[&str]| run_in(dir, &[arguments, &["-c", "asked.toml"]].concat()).await;
+    for mistaken in [
+        more("[[policies]]\nname = \"gone\"\nmodule = \"gone.wasm\""),
+        more("[limits]\ncolour = \"blue\""),
+        format!("colour = \"blue\"\n{text}"),
+        more("[keys.ci]\nallow = []\nsecret = \"env:PORTCULLIS_NOT_SET_ANYWHERE\""),
+    ] {
+        fs::write(&file, mistaken).unwrap();
+        assert_eq!(asked(&["check"]).await.code, Some(1), "there is a mistake");
+        for arguments in
+            [&["status"][..], &["policy", "generations"], &["audit", "list"], &["backup", "store.backup", "--force"]]
+        {
+            asked(arguments).await.printed();
+        }
+        assert!(asked(&["key", "list"]).await.printed().contains("alice"));
+    }
+
+    // Where not even that can be read, the socket is named.
+    fs::write(&file, more("[limits\n")).unwrap();
+    let complaint = asked(&["status"]).await.complaint();
+    assert!(complaint.contains("--socket PATH") && complaint.contains("asked.toml:"), "{complaint}");
+    fs::remove_file(&file).unwrap();
+    let complaint = asked(&["key", "list"]).await.complaint();
+    assert!(complaint.contains("--socket PATH") && complaint.contains("does not exist"), "{complaint}");
+    let listed = asked(&["key", "list", "--socket", "data/admin.sock"]).await.printed();
+    assert!(listed.contains("alice"), "{listed}");
+    let complaint = asked(&["key", "list", "--socket", "nowhere.sock"]).await.complaint();
+    assert!(complaint.contains("nowhere.sock") && complaint.contains("is it running?"), "{complaint}");
 }
 
 /// A served gateway, killed if a test does not end it.

@@ -47,7 +47,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let socket = load(&self.with)?.listen.admin_socket;
+        let socket = self.with.path()?;
         let mut output = Output::open(&self.file, self.force)?;
         let mut decoder = Decoder::default();
         let mut told = Told::default();

@@ -58,13 +58,42 @@ const UNNAMED: &str = "portcullis.toml";
 
 /// The configuration in the file at `path`. Keys that it declares were created `now`.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Config, Mistakes> {
-    let name = path.display().to_string();
-    let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
-    // Absolute, so that a later change of the working directory moves nothing.
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
+    let Given { name, text, file, base_dir } = Given::read(path)?;
     let config = resolve(&name, &text, &base_dir, environment, now)?;
     Ok(Config { file: Some(file), ..config })
+}
+
+/// The admin socket of the configuration in the file at `path`. What else that says is not looked at, and may be wrong.
+pub fn admin_socket(path: &Path) -> Result<PathBuf, Mistakes> {
+    let Given { name, text, base_dir, .. } = Given::read(path)?;
+    let mistakes = |found| Mistakes::in_text(&name, &text, found);
+    let raw::Places { data_dir, listen } = shape::places(&text).map_err(mistakes)?;
+    let secrets = Secrets { base_dir: &base_dir, environment: &|_| None, sealed: None };
+    // Nothing of a path is a matter of time.
+    let now = Timestamp::from_millis(0);
+    let mut checks = Checks { secrets, now, found: Vec::new(), damaged: BTreeSet::new() };
+    let data_dir = data_directory(&mut checks, &data_dir);
+    let socket = socket_path(&mut checks, &listen.admin_socket, &data_dir);
+    if checks.found.is_empty() { Ok(socket) } else { Err(mistakes(checks.found)) }
+}
+
+/// A file as it was given.
+struct Given {
+    name: String,
+    text: String,
+    /// Absolute, so that a later change of the working directory moves nothing.
+    file: PathBuf,
+    base_dir: PathBuf,
+}
+
+impl Given {
+    fn read(path: &Path) -> Result<Self, Mistakes> {
+        let name = path.display().to_string();
+        let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { name, text, file, base_dir })
+    }
 }
 
 /// The configuration in `text`, whose relative paths start at `base_dir`.
@@ -120,7 +149,7 @@ fn fingerprint(text: &str) -> Digest {
 }
 
 fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint: Digest) -> Config {
-    let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
+    let data_dir = data_directory(checks, &file.data_dir);
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
     strangers(checks, &file.auth, &listen);
@@ -151,6 +180,14 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     }
 }
 
+fn data_directory(checks: &mut Checks<'_>, raw: &Setting<String>) -> PathBuf {
+    checks.path("data_dir", raw).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR))
+}
+
+fn socket_path(checks: &mut Checks<'_>, raw: &Setting<String>, data_dir: &Path) -> PathBuf {
+    checks.path("listen.admin_socket", raw).unwrap_or_else(|| data_dir.join("admin.sock"))
+}
+
 fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen {
     let raw = &file.listen;
     let public = address(checks, "listen.public", &raw.public, defaults::LISTEN_PUBLIC);
@@ -160,8 +197,7 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
     if admin.is_some_and(|admin| collide(public, admin)) {
         checks.mistake(admin_place, Fault::new("listen.public and listen.admin must differ"));
     }
-    let admin_socket = checks.path("listen.admin_socket", &raw.admin_socket);
-    let admin_socket = admin_socket.unwrap_or_else(|| data_dir.join("admin.sock"));
+    let admin_socket = socket_path(checks, &raw.admin_socket, data_dir);
     if admin_socket.as_os_str().len() > LONGEST_SOCKET_PATH {
         let place = raw.admin_socket.get().or(file.data_dir.get()).map_or(0..0, At::place);
         let message = format!("the path of the admin socket is longer than {LONGEST_SOCKET_PATH} bytes");

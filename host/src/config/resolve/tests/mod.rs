@@ -724,6 +724,30 @@ fn a_file_is_loaded_with_its_own_directory_as_base() {
 }
 
 #[test]
+fn the_admin_socket_is_read_whatever_else_is_wrong() {
+    let dir = base_dir();
+    let path = dir.path().join("gate.toml");
+    let socket = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        admin_socket(&path).map_err(|mistakes| mistakes.to_string())
+    };
+    let told = |place: &str, message: &str| Err(format!("{}:{place}: {message}", path.display()));
+    for (text, expected) in [
+        ("", "portcullis-data/admin.sock"),
+        ("data_dir = 'd'\ncolour = 1\npublic_url = 'x'", "d/admin.sock"),
+        ("data_dir = 'd'\n[listen]\npublic = 7\nadmin_socket = 'a.sock'\ncolour = 1", "a.sock"),
+        ("[keys.ci]\nsecret = 'env:NO_SUCH'\n[[policies]]\nmodule = 'gone.wasm'", "portcullis-data/admin.sock"),
+    ] {
+        assert_eq!(socket(text), Ok(dir.path().join(expected)), "{text}");
+    }
+    assert_eq!(socket("\ndata_dir = 7"), told("2:12", "what says where to ask must be a string, not a whole number"));
+    assert_eq!(socket("data_dir = ''"), told("1:12", "data_dir is not a path"));
+    assert!(socket("[edge").is_err_and(|told| told.contains(":1:")));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(admin_socket(&path).unwrap_err().to_string(), format!("{}: does not exist", path.display()));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_one_mistake() {
     let dir = base_dir();
     std::fs::write(dir.path().join("binary"), [0xff, 0xfe]).unwrap();
