@@ -16,7 +16,9 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
+use super::{
+    Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, StoreUrl, Upkeep, Upstream, value,
+};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::secret::Digest;
@@ -155,11 +157,13 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     strangers(checks, &file.auth, &listen);
     serving::exposed_admin(checks, file, &listen);
     upstream_auth::vouched_by_a_server(checks, file);
+    let store = database::resolve(checks, &file.store, &data_dir);
+    shared_without_keys(checks, file, &store);
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),
         tls: serving::tls(checks, &file.listen),
-        store: database::resolve(checks, &file.store, &data_dir),
+        store,
         upkeep: upkeep(checks, &file.store),
         vault: vault::resolve(checks, &file.vault, &data_dir),
         replica: replica(checks, &file.replica, &listen),
@@ -205,6 +209,14 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
     }
     let listen = Listen { public, admin, admin_url: None, admin_socket };
     Listen { admin_url: serving::admin_url(checks, raw, &listen), ..listen }
+}
+
+/// A key that a gateway makes by itself is its own: others on the same store could open nothing.
+fn shared_without_keys(checks: &mut Checks<'_>, raw: &raw::File, store: &StoreUrl) {
+    if let (StoreUrl::Postgres(_), Some(at), true) = (store, raw.store.url.get(), raw.vault.keys.is_empty()) {
+        let fault = Fault::new("store.url is a store that gateways share, so that it needs keys in [[vault.keys]]");
+        checks.missing("vault", at.place(), fault.hint("`portcullis vault keygen` makes one"));
+    }
 }
 
 /// Callers without a credential are served to this machine alone, unless others are meant.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamAuth, UpstreamTransport, raw::schema};
+use crate::config::{PolicySettings, Protocol, Upstream, UpstreamAuth, UpstreamTransport, raw::schema};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
@@ -468,7 +468,16 @@ fn mistakes_of_addresses_and_paths() {
         ("[store]\nurl = 'redb:'", &["2: store.url is not a store"]),
         ("[store]\nurl = 'postgres://me:hunter2@x'", &["2: store.url names no database"]),
         ("[store]\nurl = 'postgres://me:hunter2@x/y'", &["2: store.url has a password in it"]),
-        ("[store]\nurl = 'postgres://me@x/y'\npassword = 'hunter2'", &["3: store.password must be a reference"]),
+        (
+            "[store]\nurl = 'postgres://me@x/y'\npassword = 'hunter2'",
+            &["2: store.url is a store that gateways share", "3: store.password must be a reference"],
+        ),
+        (
+            "[vault]\ncache_ttl = '5m'\n[store]\nurl = 'env:DATABASE_URL'",
+            &["4: store.url is a store that gateways share"],
+        ),
+        // What may be a key is not missed besides.
+        ("[store]\nurl = 'env:DATABASE_URL'\n[vault]\nkey = []", &["4: unknown key `key`"]),
         ("[store]\npassword = 'env:TOKEN'", &["2: store.password is for a store in PostgreSQL only"]),
         ("[store]\nurl = 'env:DATABASE_URL'\npassword = 'env:TOKEN'", &["3: store.url has a password already"]),
         ("[store]\nurl = 'memory:x'", &["2: store.url is not a store"]),
@@ -523,7 +532,8 @@ fn what_is_kept_is_kept_as_long_as_the_file_says() {
 fn a_database_gets_its_password_by_reference() {
     for text in ["[store]\nurl = 'postgres://me@db/store'\npassword = 'env:TOKEN'", "[store]\nurl = 'env:DATABASE_URL'"]
     {
-        let config = parsed(text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let text = format!("{text}\n[[vault.keys]]\nkid = 'a'\nsource = 'file'\npath = 'a.key'\n");
+        let config = parsed(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let StoreUrl::Postgres(database) = &config.store else { panic!("{:?}", config.store) };
         assert_eq!(database.password.as_ref().map(Plaintext::expose), Some("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
