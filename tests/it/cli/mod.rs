@@ -302,7 +302,7 @@ async fn the_running_gateway_is_shown_from_the_command_line() {
     }
     let complaint =
         run_in(gateway.dir.path(), &["decisions", "--verdict", "maybe", "--config", config]).await.complaint();
-    assert!(complaint.contains("verdict"), "{complaint}");
+    assert!(complaint.contains("`verdict` is `allow`, `deny`, `hidden`, `step-up`"), "{complaint}");
 }
 
 #[tokio::test]
@@ -349,6 +349,49 @@ async fn a_mistake_in_the_file_keeps_nobody_from_asking() {
     assert!(listed.contains("alice"), "{listed}");
     let complaint = asked(&["key", "list", "--socket", "nowhere.sock"]).await.complaint();
     assert!(complaint.contains("nowhere.sock") && complaint.contains("is it running?"), "{complaint}");
+}
+
+#[tokio::test]
+async fn what_counts_from_the_next_start_is_not_shown_as_if_it_held() {
+    let gateway = Gateway::builder().start().await;
+    let dir = gateway.dir.path();
+    let awaited = "awaited: the file has other settings that count from the next start";
+    assert!(!run_in(dir, &["status"]).await.printed().contains(awaited));
+    let text = fs::read_to_string(&gateway.file).unwrap();
+    let (url, admin) = (gateway.url(), gateway.admin.to_string());
+    let other = text
+        .replace(&format!("public_url = \"http://{}\"", gateway.public), "public_url = \"https://gate.example\"")
+        .replace(&format!("admin = \"{admin}\""), "admin = \"127.0.0.1:1\"");
+    assert!(other.contains("gate.example") && other.contains("127.0.0.1:1\""), "{other}");
+    gateway.replace("portcullis.toml", other.as_bytes());
+    let reloaded = run_in(dir, &["policy", "reload"]).await.printed();
+    assert!(reloaded.contains(&format!("restart {awaited}")), "{reloaded}");
+    let printed = run_in(dir, &["status"]).await.printed();
+    let told = |start: &str, part: &str| printed.lines().any(|line| line.starts_with(start) && line.contains(part));
+    assert!(told("restart", awaited), "{printed}");
+    assert!(told("listens at", &admin) && !printed.contains("gate.example"), "{printed}");
+    assert!(told("public URL", url.trim_end_matches("/mcp")), "{printed}");
+}
+
+#[tokio::test]
+async fn quickstart_writes_nothing_where_it_cannot_listen() {
+    let dir = TempDir::new().unwrap();
+    // Three ports from one that is taken.
+    let (_taken, port) = loop {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        if port < 65_000 {
+            break (taken, port.to_string());
+        }
+    };
+    let complaint = run_in(dir.path(), &["quickstart", "--dir", "new", "--port", &port]).await.complaint();
+    assert!(complaint.contains(&format!("127.0.0.1:{port}")) && complaint.contains("--port"), "{complaint}");
+    assert!(!dir.path().join("new").exists(), "nothing is made");
+
+    fs::create_dir(dir.path().join("old")).unwrap();
+    fs::write(dir.path().join("old/portcullis.toml"), "data_dir = \"data\"\n").unwrap();
+    let complaint = run_in(dir.path(), &["quickstart", "--dir", "old", "--port", &port]).await.complaint();
+    assert!(complaint.contains("the ports are in old/portcullis.toml; --port counts for a new"), "{complaint}");
 }
 
 /// A served gateway, killed if a test does not end it.
