@@ -316,7 +316,7 @@ async fn without_a_gateway_a_command_says_so() {
 
 #[tokio::test]
 async fn a_mistake_in_the_file_keeps_nobody_from_asking() {
-    let gateway = Gateway::builder().key("alice").start().await;
+    let gateway = Gateway::builder().on_disk().key("alice").start().await;
     let dir = gateway.dir.path();
     let text = fs::read_to_string(&gateway.file).unwrap();
     let more = |more: &str| format!("{text}\n{more}\n");
@@ -369,6 +369,8 @@ async fn what_counts_from_the_next_start_is_not_shown_as_if_it_held() {
     let printed = run_in(dir, &["status"]).await.printed();
     let told = |start: &str, part: &str| printed.lines().any(|line| line.starts_with(start) && line.contains(part));
     assert!(told("restart", awaited), "{printed}");
+    let doctor = run_in(dir, &["doctor"]).await.stdout;
+    assert!(doctor.contains("was started with other settings than the file has now"), "{doctor}");
     assert!(told("listens at", &admin) && !printed.contains("gate.example"), "{printed}");
     assert!(told("public URL", url.trim_end_matches("/mcp")), "{printed}");
 }
