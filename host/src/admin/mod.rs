@@ -214,7 +214,7 @@ impl Control {
         let (started, config) = (env.now(), Arc::new(config));
         let control = Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started)),
+            last_reload: ArcSwap::from_pointee(reload::LastReload::loaded(started, policies.generation())),
             seen: ArcSwap::from_pointee(seen),
             started,
             env,

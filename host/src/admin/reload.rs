@@ -62,6 +62,8 @@ pub(super) const AT_THE_NEXT_START: [&str; 14] = [
 #[derive(Clone, Debug)]
 pub struct LastReload {
     pub at: Timestamp,
+    /// The set that was in force after it. Where another one is now, that came later.
+    pub generation: u64,
     /// Why the running state was kept, in words for an operator.
     pub error: Option<String>,
     /// What the policies that it brought say of earlier decisions. `None` where none were recorded or it was refused.
@@ -69,8 +71,8 @@ pub struct LastReload {
 }
 
 impl LastReload {
-    pub(super) fn loaded(at: Timestamp) -> Self {
-        Self { at, error: None, changes: None }
+    pub(super) fn loaded(at: Timestamp, generation: u64) -> Self {
+        Self { at, generation, error: None, changes: None }
     }
 }
 
@@ -150,13 +152,14 @@ impl Control {
                     tracing::warn!(generation, %changes, "the new policies decide differently");
                 }
                 let event = AuditEvent::PoliciesReloaded { generation: *generation };
-                (event, LastReload { at, error: None, changes: changes.clone() }, false)
+                (event, LastReload { at, generation: *generation, error: None, changes: changes.clone() }, false)
             }
             Err(error) => {
                 let reason = error.explain();
                 tracing::error!(%reason, "reload refused, the running policies stay");
                 let event = AuditEvent::PolicyReloadRefused { reason: reason.clone() };
-                (event, LastReload { at, error: Some(reason), changes: None }, true)
+                let generation = self.snapshot.load().policies.generation();
+                (event, LastReload { at, generation, error: Some(reason), changes: None }, true)
             }
         };
         self.last_reload.store(Arc::new(last));

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::output::{Progress, Reached, Refused, rows, tell};
 pub(super) use super::output::{mistake, table, text, words};
-use super::{ConfigFile, WithConfig, load, on_runtime};
+use super::{AdminSocket, WithConfig, on_runtime};
 use crate::outbound::{OutboundError, Sent, ask_socket_if, send_to_socket};
 
 /// Rows of a page that is asked for: as many as the gateway gives.
@@ -56,7 +56,7 @@ impl Whole {
 }
 
 /// All rows of a paged list; `path` may have a query.
-pub(super) fn every_page(with: &ConfigFile, path: &str, member: &str) -> anyhow::Result<Vec<Value>> {
+pub(super) fn every_page(with: &AdminSocket, path: &str, member: &str) -> anyhow::Result<Vec<Value>> {
     let mut answer = pages(with, path, member, None)?;
     Ok(match answer[member].take() {
         Value::Array(rows) => rows,
@@ -65,7 +65,7 @@ pub(super) fn every_page(with: &ConfigFile, path: &str, member: &str) -> anyhow:
 }
 
 /// A paged list as one answer: with `limit` rows at most, and with the cursor for what follows them, if something does.
-pub(super) fn pages(with: &ConfigFile, path: &str, member: &str, limit: Option<u64>) -> anyhow::Result<Value> {
+pub(super) fn pages(with: &AdminSocket, path: &str, member: &str, limit: Option<u64>) -> anyhow::Result<Value> {
     let gateway = Running::of(with)?;
     let mut all: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
@@ -91,13 +91,13 @@ pub(super) fn page(path: &str, limit: u64, cursor: Option<&str>) -> String {
 }
 
 /// Asks the running gateway. An error tells what it answered.
-pub(super) fn ask(with: &ConfigFile, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+pub(super) fn ask(with: &AdminSocket, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
     Running::of(with)?.ask(method, path, body)
 }
 
 /// Asks the running gateway for what is done only if a thing still has this revision.
 pub(super) fn ask_if(
-    with: &ConfigFile,
+    with: &AdminSocket,
     method: Method,
     path: &str,
     body: Option<Value>,
@@ -108,7 +108,7 @@ pub(super) fn ask_if(
 
 /// Sends the running gateway bytes of this type, with more headers.
 pub(super) fn send(
-    with: &ConfigFile,
+    with: &AdminSocket,
     path: &str,
     (media_type, content): (&str, Vec<u8>),
     headers: &[(&str, String)],
@@ -144,9 +144,8 @@ struct Running {
 }
 
 impl Running {
-    /// That of this configuration.
-    fn of(with: &ConfigFile) -> anyhow::Result<Self> {
-        Ok(Self { socket: load(with)?.listen.admin_socket, patience: PATIENCE })
+    fn of(with: &AdminSocket) -> anyhow::Result<Self> {
+        Ok(Self { socket: with.path()?, patience: PATIENCE })
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {

@@ -65,7 +65,7 @@ pub(super) struct Which {
     /// Only of this tool, by the upstream's own name for it.
     #[arg(long)]
     tool: Option<String>,
-    /// Only with this verdict: allow, deny, hidden, error, …
+    /// Only with this verdict: allow, deny, hidden, step-up, approve, throttle, consent or error.
     #[arg(long)]
     verdict: Option<String>,
     /// Only those that ended so: result, tool_error, error, refused or cancelled.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::admin::{PAGE, ask, page};
 use super::output::{Format, Refused, plain, print_on, problem_of, rows};
-use super::{WithConfig, load, on_runtime};
+use super::{WithConfig, on_runtime};
 use crate::mcp::sse::Reader;
 use crate::outbound::{Listening, OutboundError, listen_to_socket};
 
@@ -84,7 +84,7 @@ impl Trail<'_> {
     /// # Errors
     /// When the gateway refuses, or does not answer for a minute.
     pub(super) fn follow(&self, shown: usize, line: impl Fn(&Value) -> Option<String>) -> anyhow::Result<()> {
-        let socket = load(self.with)?.listen.admin_socket;
+        let socket = self.with.path()?;
         let mut place = Place { socket, last: None, retry: RETRY, heard: Instant::now() };
         // First where the stream is: what is appended while the rows before it are read comes after them.
         if let Over::Ended(error) = self.listen(&mut place, &mut |event, _| Ok(event != "begin"))? {

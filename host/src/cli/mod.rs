@@ -154,19 +154,48 @@ struct ConfigFile {
 
 // Of what asks the running gateway. No doc comment: it would become what commands say of themselves.
 #[derive(clap::Args)]
-struct WithConfig {
+struct AdminSocket {
     #[command(flatten)]
     file: ConfigFile,
+    /// The admin socket of the gateway to ask. Without it, the one that the configuration names.
+    #[arg(long, value_name = "PATH", env = "PORTCULLIS_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl AdminSocket {
+    /// Where to ask. Of the configuration only what says that is read, so that a mistake elsewhere in it, or what it refers to
+    /// and is not there for this command, is in nobody's way.
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => config::admin_socket(&self.file.config).context("cannot tell where to ask (--socket PATH says it)"),
+        }
+    }
+}
+
+impl std::ops::Deref for AdminSocket {
+    type Target = ConfigFile;
+
+    fn deref(&self) -> &ConfigFile {
+        &self.file
+    }
+}
+
+// The same, of what prints its answer.
+#[derive(clap::Args)]
+struct WithConfig {
+    #[command(flatten)]
+    gateway: AdminSocket,
     /// How the answer is printed: as a table, or as the API gave it.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     output: Format,
 }
 
 impl std::ops::Deref for WithConfig {
-    type Target = ConfigFile;
+    type Target = AdminSocket;
 
-    fn deref(&self) -> &ConfigFile {
-        &self.file
+    fn deref(&self) -> &AdminSocket {
+        &self.gateway
     }
 }
 

@@ -32,22 +32,33 @@ pub(super) struct Quickstart {
     /// Where configuration, policies and data go.
     #[arg(long, value_name = "DIR", default_value = "portcullis-quickstart")]
     dir: PathBuf,
-    /// First of three loopback ports: gateway, admin API, notes server. Used when the directory is new.
-    #[arg(long, default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..65533))]
-    port: u16,
+    /// First of three loopback ports: gateway, admin API, notes server. For a directory that is new; 7400 if it is not said.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..65533))]
+    port: Option<u16>,
 }
+
+/// First port, if none is said.
+const PORT: u16 = 7400;
 
 impl Quickstart {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let file = self.dir.join("portcullis.toml");
+        if !file.exists() {
+            // Before anything is written: the ports stand in the file, and what is there is left alone.
+            self.ports_must_be_free()?;
+        }
         self.write_files(&file)?;
         let env = Env::system();
         let config = config::load(&file, &config::process_environment, env.now())?;
+        if self.port.is_some_and(|port| port != config.listen.public.port()) {
+            bail!("the ports are in {}; --port counts for a new directory", file.display());
+        }
         let key = fs::read_to_string(self.dir.join("quickstart.key")).context("cannot read quickstart.key")?;
         start_quiet_logging()?;
         close_process(&config)?;
         on_runtime(async {
-            let listeners = bind(&config, Inherited::default()).await?;
+            let listeners = bind(&config, Inherited::default()).await;
+            let listeners = listeners.with_context(|| format!("the ports are in {}", file.display()))?;
             let mut notes = start_notes(&config).await?;
             let stop = stop_signal()?;
             let (told_to_stop, stopping) = tokio::sync::oneshot::channel::<()>();
@@ -76,6 +87,19 @@ impl Quickstart {
         })
     }
 
+    fn first_port(&self) -> u16 {
+        self.port.unwrap_or(PORT)
+    }
+
+    fn ports_must_be_free(&self) -> anyhow::Result<()> {
+        let first = self.first_port();
+        for port in first..=first + 2 {
+            std::net::TcpListener::bind(("127.0.0.1", port))
+                .with_context(|| format!("cannot listen on 127.0.0.1:{port} (--port chooses others)"))?;
+        }
+        Ok(())
+    }
+
     /// Writes what is not there yet.
     fn write_files(&self, file: &Path) -> anyhow::Result<()> {
         let dir = |path: PathBuf| {
@@ -98,7 +122,8 @@ impl Quickstart {
     }
 
     fn configuration(&self, program: &str) -> String {
-        let (gateway, admin, notes) = (self.port, self.port + 1, self.port + 2);
+        let gateway = self.first_port();
+        let (admin, notes) = (gateway + 1, gateway + 2);
         let program = crate::mcp::json::quote(program);
         format!(
             r#"# Written by `portcullis quickstart`; edit it while the gateway runs and it is read again.

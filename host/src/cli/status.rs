@@ -15,6 +15,9 @@ const SOON: u64 = 14 * 24 * 60 * 60 * 1_000;
 /// Keys that are named; of more there is the number.
 const MAX_NAMED: usize = 5;
 
+/// Why a restart is awaited.
+pub(super) const AWAITED: &str = "awaited: the file has other settings that count from the next start";
+
 pub(super) fn run(with: &WithConfig) -> anyhow::Result<()> {
     let get = |path: &str| ask(with, Method::GET, path, None);
     let answer = json!({
@@ -36,6 +39,9 @@ fn screen(answer: &Value, now: Timestamp) -> String {
         ("ready", ready(status)),
         ("public URL", text(&status["public_url"]).to_owned()),
     ];
+    if status["awaits_restart"] == true {
+        lines.push(("restart", AWAITED.to_owned()));
+    }
     for listener in rows(status, "listeners") {
         lines.push(("listens at", format!("{} ({})", text(&listener["address"]), text(&listener["for"]))));
     }
@@ -166,7 +172,7 @@ mod tests {
         let answer = json!({
             "status": {
                 "version": "1", "started": "2027-01-01T00:00:00.000Z", "ready": false, "not_ready": "the store is away",
-                "public_url": "https://mcp.example", "tools": 7, "decisions_dropped": 3, "recordings_dropped": 0,
+                "public_url": "https://mcp.example", "awaits_restart": true, "tools": 7, "decisions_dropped": 3, "recordings_dropped": 0,
                 "listeners": [{ "for": "callers", "address": "127.0.0.1:7400" }],
                 "tls": { "public": { "not_after": "2027-03-01T00:00:00.000Z" } },
                 "store": { "shared": true, "stale": true, "sweeping": 4, "deployment": "d1" },
@@ -189,6 +195,7 @@ mod tests {
         for line in [
             "up              1day 1h (since 2027-01-01T00:00:00.000Z)",
             "ready           no: the store is away",
+            "restart         awaited: the file has other settings that count from the next start",
             "listens at      127.0.0.1:7400 (callers)",
             "certificate     of the public listener, until 2027-03-01T00:00:00.000Z",
             "upstreams       2 up, 1 down (7 tools): wiki",

@@ -1,5 +1,7 @@
 //! `portcullis token`: API tokens, with which programs act for people; and `portcullis setup-link`.
 
+use std::io::{self, IsTerminal as _};
+
 use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
@@ -116,12 +118,11 @@ pub(super) fn set_up_link(with: &WithConfig) -> anyhow::Result<()> {
     tell(with, &answer, |answer| text(&answer["link"]).to_owned())
 }
 
-/// Shows the link of the start to whoever sees it. It is a secret, and stands in no log.
-pub(super) fn print_set_up_link(link: &Plaintext) {
-    let told = format!("Nobody is an owner yet. Make the account of the first one here, once:\n{}", link.expose());
-    if let Err(error) = print(&told) {
-        tracing::warn!(%error, "the set-up link was not printed: `portcullis setup-link` prints another");
-    }
+/// Shows the link of the start to whoever sees it, and tells whether anybody does. It is a secret, and what is no terminal may
+/// be a log.
+pub(super) fn print_set_up_link(link: &Plaintext) -> bool {
+    let told = || format!("Nobody is an owner yet. Make the account of the first one here, once:\n{}", link.expose());
+    io::stdout().is_terminal() && print(&told()).is_ok()
 }
 
 #[cfg(test)]

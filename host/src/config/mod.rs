@@ -49,7 +49,7 @@ pub use policy::{
 };
 pub use raw::schema;
 pub use reference::read_secret;
-pub use resolve::{load, parse};
+pub use resolve::{admin_socket, load, parse};
 pub use sets::Sets;
 pub use upstream_auth::{
     ClientCredentials, OAuthClient, SubjectOf, TokenExchange, UpstreamAuth, VouchedClaim, connection_context,

@@ -57,6 +57,19 @@ pub(super) fn read(text: &str) -> Result<Shape, Vec<Found>> {
     Err(found)
 }
 
+/// Reads of a document only what says where its gateway is asked. Fails where that has the wrong shape, or the text is not
+/// TOML.
+pub(super) fn places(text: &str) -> Result<raw::Places, Vec<Found>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(syntax_mistakes(text, &errors));
+    }
+    raw::Places::deserialize(Deserializer::from(Spanned::new(0..text.len(), document.into_inner()))).map_err(|error| {
+        let place = error.span().unwrap_or(0..text.len());
+        vec![Found { place, fault: explain("what says where to ask", error.message()) }]
+    })
+}
+
 /// One mistake for each line: after the first one of a line, a parser guesses.
 fn syntax_mistakes(text: &str, errors: &[Error]) -> Vec<Found> {
     let mut lines = BTreeSet::new();

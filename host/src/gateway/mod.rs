@@ -115,11 +115,11 @@ pub async fn serve(
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    serve_under(Supervisor::none(), listeners, config, env, shutdown, None::<fn(&Plaintext)>).await
+    serve_under(Supervisor::none(), listeners, config, env, shutdown, None::<fn(&Plaintext) -> bool>).await
 }
 
 /// The same, and tells a supervisor how it goes. Where nobody is an owner yet, `tell` is told the link with which the first one
-/// makes their account: a secret, for whoever sees the start.
+/// makes their account: a secret, for whoever sees the start. It says whether anybody does.
 ///
 /// # Errors
 /// As [`serve`].
@@ -129,7 +129,7 @@ pub async fn serve_under(
     config: Config,
     env: Env,
     shutdown: impl Future<Output = ()>,
-    tell: Option<impl FnOnce(&Plaintext)>,
+    tell: Option<impl FnOnce(&Plaintext) -> bool>,
 ) -> Result<(), StartError> {
     // It is heard of from the start to the end, however long the end takes.
     let alive = Tasks::new();
@@ -238,16 +238,16 @@ impl Gateway {
     }
 }
 
-/// Tells the link with which the first owner makes their account, if nobody is one. The log says that there is one, and not
-/// which.
-async fn tell_set_up_link(console: &Console, tell: impl FnOnce(&Plaintext)) {
+/// Tells the link with which the first owner makes their account, if nobody is one. The log says how to come by one, and not
+/// which it is.
+async fn tell_set_up_link(console: &Console, tell: impl FnOnce(&Plaintext) -> bool) {
     match console.set_up_link(Actor::System).await {
-        Ok(Ok(link)) => {
-            tracing::info!(
-                "nobody is an owner yet: the set-up link was printed, and `portcullis setup-link` prints another"
-            );
-            tell(&link);
-        }
+        Ok(Ok(link)) if tell(&link) => tracing::info!(
+            "nobody is an owner yet: the set-up link was printed, and `portcullis setup-link` prints another"
+        ),
+        Ok(Ok(_)) => tracing::info!(
+            "nobody is an owner yet: `portcullis setup-link` prints the link with which the first one makes their account"
+        ),
         Ok(Err(NoLink::HasOwner | NoLink::NoPasswords)) => {}
         Err(error) => tracing::warn!(%error, "it cannot be told whether somebody is an owner: no set-up link was made"),
     }

@@ -346,7 +346,7 @@ mod tests {
         std::fs::copy(&path, &copy).unwrap();
         store.close().await;
         let before = [std::fs::read(&path).unwrap(), std::fs::read(&copy).unwrap()];
-        assert!(peek(&path).await.unwrap() == deployment);
+        assert!(peek(&path).await.unwrap().deployment == deployment);
         assert!(matches!(peek(&copy).await, Err(StoreError::NotClosed { .. })));
         assert!([std::fs::read(&path).unwrap(), std::fs::read(&copy).unwrap()] == before);
         std::fs::write(&copy, "").unwrap();

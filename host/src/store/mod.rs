@@ -265,6 +265,13 @@ enum Engine {
     Postgres(Arc<postgres::Engine>),
 }
 
+/// What a look at a store that no gateway has open tells.
+#[derive(Clone, Debug)]
+pub struct Peeked {
+    pub deployment: DeploymentId,
+    pub vault: data_keys::State,
+}
+
 impl Store {
     /// Opens a store, creating it if there is none, brings one of an earlier version to the present schema, and refuses
     /// one that a newer version wrote.
@@ -278,23 +285,25 @@ impl Store {
         Self::start(location, env, redb::GROUP, Purpose::Look).await
     }
 
-    /// Whose store it is, of one that this version can open. A file is read and not written: one that was not closed in order
-    /// answers [`StoreError::NotClosed`].
-    pub async fn peek(location: Location, env: Env) -> Result<DeploymentId, StoreError> {
+    /// Whose store it is, of one that this version can open, and by which keys its data keys are wrapped. A file is read and
+    /// not written: one that was not closed in order answers [`StoreError::NotClosed`].
+    pub async fn peek(location: Location, env: Env) -> Result<Peeked, StoreError> {
         let Location::File(path) = location else {
             let store = Self::open_existing(location, env).await?;
             let deployment = store.deployment();
+            let vault = data_keys::state(&store).await;
             store.close().await;
-            return Ok(deployment);
+            return Ok(Peeked { deployment, vault: vault? });
         };
         let unsaid = Identity { deployment: DeploymentId::generate(&env), epoch: 1 };
         let look = move |tx: &mut ReadTx<'_>| {
             if dump::import::is_incomplete(tx)? {
                 return Err(StoreError::Incomplete);
             }
-            migrations::look(tx, unsaid)
+            let deployment = migrations::look(tx, unsaid)?.deployment;
+            Ok(Peeked { deployment, vault: data_keys::state_in(tx)? })
         };
-        redb::peek(path, env, look).await.map(|identity| identity.deployment)
+        redb::peek(path, env, look).await
     }
 
     /// Opens a place for an import, which decides what it may do with what is there.

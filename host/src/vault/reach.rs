@@ -1,4 +1,5 @@
-//! Whether the keys of a configuration can be reached, asked where no gateway runs. Nothing is made, and no store is opened.
+//! Whether the keys of a configuration can be reached, and are those of its store, asked where no gateway runs. Nothing is
+//! made, and no store is opened for good.
 
 use std::slice;
 
@@ -10,6 +11,7 @@ use crate::config::{self, VaultKey, VaultKeyState};
 use crate::env::Env;
 use crate::ids::KekId;
 use crate::outbound::Outbound;
+use crate::store::Peeked;
 
 /// What became of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,16 @@ async fn ask(key: &VaultKey, is_default: bool, env: &Env, outbound: &Outbound) -
     Reached::Works
 }
 
+/// Whether these keys are those by which the data keys of a store are wrapped.
+///
+/// # Errors
+/// Why a gateway would not start with both, in words that hold no secret.
+pub async fn compare(settings: &config::Vault, store: &Peeked, env: &Env, outbound: &Outbound) -> Result<(), String> {
+    let ring = Ring::build(&settings.keys, env, outbound, false).map_err(|error| in_words(&error))?;
+    // Those that there is no check of yet get it from the start.
+    ring.check(&store.deployment, &store.vault).await.map(drop).map_err(|error| in_words(&error))
+}
+
 /// An error and what it comes of.
 fn in_words(error: &RingError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -55,7 +67,9 @@ mod tests {
 
     use super::*;
     use crate::config::VaultKeySource;
-    use crate::vault::make_key_file;
+    use crate::ids::Owner;
+    use crate::store::{Location, Store};
+    use crate::vault::{Place, Vault, make_key_file};
 
     #[tokio::test]
     async fn each_key_is_asked_and_none_is_made() {
@@ -81,5 +95,36 @@ mod tests {
         assert!(matches!(&reached[1].1, Reached::Fault(fault) if fault.contains("missing")), "{reached:?}");
         assert_eq!(reach(&settings(true), &env, &outbound).await[1].1, Reached::NotMade);
         assert!(!missing.exists());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_works_may_be_another_one_than_the_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let (env, outbound) = (Env::system(), Outbound::new());
+        let settings = |file: &str| config::Vault {
+            keys: vec![VaultKey {
+                kid: KekId::parse("file").unwrap(),
+                state: VaultKeyState::Active,
+                source: VaultKeySource::File(dir.path().join(file)),
+            }],
+            is_default: true,
+            cache_ttl: Duration::from_secs(60),
+            allow_core_dumps: false,
+        };
+        let location = || Location::File(dir.path().join("store"));
+        let store = Store::open(location(), env.clone()).await.unwrap();
+        let vault = Vault::start(&settings("own"), store.clone(), env.clone(), outbound.clone()).await.unwrap();
+        let place =
+            Place { owner: Owner::Deployment, table: "connections", key: b"1".to_vec(), field: "access", revision: 1 };
+        vault.seal(&place, b"secret").await.unwrap();
+        drop(vault);
+        store.close().await;
+        let peeked = Store::peek(location(), env.clone()).await.unwrap();
+        assert!(peeked.vault.is_made);
+        assert_eq!(compare(&settings("own"), &peeked, &env, &outbound).await, Ok(()));
+
+        make_key_file(&dir.path().join("other"), &env).unwrap();
+        let fault = compare(&settings("other"), &peeked, &env, &outbound).await.unwrap_err();
+        assert!(fault.contains("is not the one"), "{fault}");
     }
 }

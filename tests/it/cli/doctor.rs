@@ -140,3 +140,29 @@ async fn what_listeners_show_over_tls_is_looked_at() {
     assert!(found.len() == 1 && found[0].contains("the private key is not that of the first certificate"), "{told:#}");
     assert!(!told.to_string().contains("PRIVATE KEY"), "no secret is told");
 }
+
+#[tokio::test]
+async fn the_key_that_a_store_needs_is_missed_and_told_from_another_one() {
+    let gateway = Gateway::builder().on_disk().key("alice").start().await;
+    let dir = gateway.stop().await;
+    let (key, own) = (dir.path().join("data/vault.key"), dir.path().join("own.key"));
+    let (_, told) = doctor(dir.path()).await;
+    assert_eq!(problems(&told, "vault"), Vec::<String>::new(), "{told:#}");
+
+    fs::rename(&key, &own).unwrap();
+    let (code, told) = doctor(dir.path()).await;
+    let found = problems(&told, "vault");
+    assert_eq!((code, found.len()), (Some(1), 1), "{told:#}");
+    assert!(found[0].contains("is not there, and the store needs it"), "{found:?}");
+    assert!(!key.exists(), "nothing is made");
+
+    run_in(dir.path(), &["vault", "keygen", "data/vault.key"]).await.printed();
+    let (code, told) = doctor(dir.path()).await;
+    let found = problems(&told, "vault");
+    assert_eq!((code, found.len()), (Some(1), 1), "{told:#}");
+    assert!(found[0].contains("is not the one"), "{found:?}");
+
+    fs::rename(&own, &key).unwrap();
+    let (_, told) = doctor(dir.path()).await;
+    assert_eq!(problems(&told, "vault"), Vec::<String>::new(), "{told:#}");
+}

@@ -44,7 +44,12 @@ impl Ran {
 
 pub(super) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program("portcullis"));
-    command.args(arguments).env_remove("PORTCULLIS_CONFIG").env_remove("PORTCULLIS_LOG").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env_remove("PORTCULLIS_CONFIG")
+        .env_remove("PORTCULLIS_SOCKET")
+        .env_remove("PORTCULLIS_LOG")
+        .stdin(Stdio::null());
     command
 }
 
@@ -297,7 +302,7 @@ async fn the_running_gateway_is_shown_from_the_command_line() {
     }
     let complaint =
         run_in(gateway.dir.path(), &["decisions", "--verdict", "maybe", "--config", config]).await.complaint();
-    assert!(complaint.contains("verdict"), "{complaint}");
+    assert!(complaint.contains("`verdict` is `allow`, `deny`, `hidden`, `step-up`"), "{complaint}");
 }
 
 #[tokio::test]
@@ -307,6 +312,88 @@ async fn without_a_gateway_a_command_says_so() {
         let complaint = run_in(dir.path(), arguments).await.complaint();
         assert!(complaint.contains("is it running?") && complaint.contains("admin.sock"), "{complaint}");
     }
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_file_keeps_nobody_from_asking() {
+    let gateway = Gateway::builder().on_disk().key("alice").start().await;
+    let dir = gateway.dir.path();
+    let text = fs::read_to_string(&gateway.file).unwrap();
+    let more = |more: &str| format!("{text}\n{more}\n");
+    let file = dir.join("asked.toml");
+    let asked = async |arguments: &[&str]| run_in(dir, &[arguments, &["-c", "asked.toml"]].concat()).await;
+    for mistaken in [
+        more("[[policies]]\nname = \"gone\"\nmodule = \"gone.wasm\""),
+        more("[limits]\ncolour = \"blue\""),
+        format!("colour = \"blue\"\n{text}"),
+        more("[keys.ci]\nallow = []\nsecret = \"env:PORTCULLIS_NOT_SET_ANYWHERE\""),
+    ] {
+        fs::write(&file, mistaken).unwrap();
+        assert_eq!(asked(&["check"]).await.code, Some(1), "there is a mistake");
+        for arguments in
+            [&["status"][..], &["policy", "generations"], &["audit", "list"], &["backup", "store.backup", "--force"]]
+        {
+            asked(arguments).await.printed();
+        }
+        assert!(asked(&["key", "list"]).await.printed().contains("alice"));
+    }
+
+    // Where not even that can be read, the socket is named.
+    fs::write(&file, more("[limits\n")).unwrap();
+    let complaint = asked(&["status"]).await.complaint();
+    assert!(complaint.contains("--socket PATH") && complaint.contains("asked.toml:"), "{complaint}");
+    fs::remove_file(&file).unwrap();
+    let complaint = asked(&["key", "list"]).await.complaint();
+    assert!(complaint.contains("--socket PATH") && complaint.contains("does not exist"), "{complaint}");
+    let listed = asked(&["key", "list", "--socket", "data/admin.sock"]).await.printed();
+    assert!(listed.contains("alice"), "{listed}");
+    let complaint = asked(&["key", "list", "--socket", "nowhere.sock"]).await.complaint();
+    assert!(complaint.contains("nowhere.sock") && complaint.contains("is it running?"), "{complaint}");
+}
+
+#[tokio::test]
+async fn what_counts_from_the_next_start_is_not_shown_as_if_it_held() {
+    let gateway = Gateway::builder().start().await;
+    let dir = gateway.dir.path();
+    let awaited = "awaited: the file has other settings that count from the next start";
+    assert!(!run_in(dir, &["status"]).await.printed().contains(awaited));
+    let text = fs::read_to_string(&gateway.file).unwrap();
+    let (url, admin) = (gateway.url(), gateway.admin.to_string());
+    let other = text
+        .replace(&format!("public_url = \"http://{}\"", gateway.public), "public_url = \"https://gate.example\"")
+        .replace(&format!("admin = \"{admin}\""), "admin = \"127.0.0.1:1\"");
+    assert!(other.contains("gate.example") && other.contains("127.0.0.1:1\""), "{other}");
+    gateway.replace("portcullis.toml", other.as_bytes());
+    let reloaded = run_in(dir, &["policy", "reload"]).await.printed();
+    assert!(reloaded.contains(&format!("restart {awaited}")), "{reloaded}");
+    let printed = run_in(dir, &["status"]).await.printed();
+    let told = |start: &str, part: &str| printed.lines().any(|line| line.starts_with(start) && line.contains(part));
+    assert!(told("restart", awaited), "{printed}");
+    let doctor = run_in(dir, &["doctor"]).await.stdout;
+    assert!(doctor.contains("was started with other settings than the file has now"), "{doctor}");
+    assert!(told("listens at", &admin) && !printed.contains("gate.example"), "{printed}");
+    assert!(told("public URL", url.trim_end_matches("/mcp")), "{printed}");
+}
+
+#[tokio::test]
+async fn quickstart_writes_nothing_where_it_cannot_listen() {
+    let dir = TempDir::new().unwrap();
+    // Three ports from one that is taken.
+    let (_taken, port) = loop {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        if port < 65_000 {
+            break (taken, port.to_string());
+        }
+    };
+    let complaint = run_in(dir.path(), &["quickstart", "--dir", "new", "--port", &port]).await.complaint();
+    assert!(complaint.contains(&format!("127.0.0.1:{port}")) && complaint.contains("--port"), "{complaint}");
+    assert!(!dir.path().join("new").exists(), "nothing is made");
+
+    fs::create_dir(dir.path().join("old")).unwrap();
+    fs::write(dir.path().join("old/portcullis.toml"), "data_dir = \"data\"\n").unwrap();
+    let complaint = run_in(dir.path(), &["quickstart", "--dir", "old", "--port", &port]).await.complaint();
+    assert!(complaint.contains("the ports are in old/portcullis.toml; --port counts for a new"), "{complaint}");
 }
 
 /// A served gateway, killed if a test does not end it.

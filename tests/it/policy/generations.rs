@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::reload::{code, configuration, denies, generation, policies, until_after, until_event};
 use super::{binding, call};
+use crate::cli::run_in;
 
 /// Swaps under load, how many of them bring a module that was never seen, and the longest that they may take together.
 const SWAPS: u64 = 1000;
@@ -80,6 +81,40 @@ async fn an_operator_goes_back_to_what_was_before() {
     assert_eq!(code(&gateway).await, "two");
     swap(&gateway, "fou").await;
     assert_eq!(code(&gateway).await, "fou");
+}
+
+#[tokio::test]
+async fn what_runs_since_a_refused_reload_is_told_from_what_it_left_running() {
+    let (_up, gateway) = guarded("").await;
+    swap(&gateway, "two").await;
+    gateway.replace("guard.wasm", b"not a module");
+    let view = gateway.until("/api/v1/policies", |view| view["last_reload"]["ok"] == false).await;
+    assert_eq!((&view["generation"], &view["last_reload"]["generation"]), (&json!(2), &json!(2)));
+    let listed = run_in(gateway.dir.path(), &["policy", "list"]).await.printed();
+    assert!(listed.contains("generation 2 still runs: the reload at "), "{listed}");
+
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/rollback", Some(json!({}))).await.status, 200);
+    let view = policies(&gateway).await;
+    assert_eq!((&view["generation"], &view["last_reload"]["generation"]), (&json!(3), &json!(2)));
+    let listed = run_in(gateway.dir.path(), &["policy", "list"]).await.printed();
+    assert!(listed.contains("generation 3 runs; the reload before it, at "), "{listed}");
+}
+
+#[tokio::test]
+async fn generations_that_differ_in_configuration_alone_can_be_told_apart() {
+    let guard =
+        "[[policies]]\nname = \"guard\"\nmodule = \"builtin:allow-tools\"\nconfig = { otherwise = \"allow\" }\n";
+    let gateway = Gateway::builder().section(guard).start().await;
+    let changed = std::fs::read_to_string(&gateway.file).unwrap().replace("\"allow\"", "\"hide\"");
+    gateway.replace("portcullis.toml", changed.as_bytes());
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/reload", None).await.status, 200);
+    let kept = generations(&gateway).await;
+    let of = |index: usize, member: &str| kept[index]["policies"][0][member].as_str().unwrap();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert_eq!(of(0, "digest"), of(1, "digest"));
+    assert_ne!(of(0, "config_digest"), of(1, "config_digest"));
+    let table = run_in(gateway.dir.path(), &["policy", "generations"]).await.printed();
+    assert!(table.contains(&format!("config {})", of(0, "config_digest"))), "{table}");
 }
 
 #[tokio::test]

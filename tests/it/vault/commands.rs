@@ -14,7 +14,13 @@ use tempfile::TempDir;
 /// Exit code and all that was printed.
 async fn vault(dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(program("portcullis"));
-    command.arg("vault").args(arguments).env_remove("PORTCULLIS_CONFIG").current_dir(dir).stdin(Stdio::null());
+    command
+        .arg("vault")
+        .args(arguments)
+        .env_remove("PORTCULLIS_CONFIG")
+        .env_remove("PORTCULLIS_SOCKET")
+        .current_dir(dir)
+        .stdin(Stdio::null());
     let Output { status, stdout, stderr } =
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())

@@ -18,7 +18,12 @@ pub(crate) struct Process(Child);
 impl Process {
     pub(crate) async fn start(dir: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program("portcullis"));
-        command.arg("serve").current_dir(dir).env_remove("PORTCULLIS_CONFIG").stdin(Stdio::null());
+        command
+            .arg("serve")
+            .current_dir(dir)
+            .env_remove("PORTCULLIS_CONFIG")
+            .env_remove("PORTCULLIS_SOCKET")
+            .stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         prepare(&mut command);
         let mut process = Self(command.spawn().unwrap());

@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::admin::every_page;
 use super::output::plain;
-use super::{ConfigFile, print};
+use super::{AdminSocket, ConfigFile, print};
 use crate::config;
 
 mod apply;
@@ -38,7 +38,7 @@ pub(super) enum ConfigCommand {
     ///
     /// No sealed secret is in it: those become references to environment variables, which comments name; url and command stand
     /// as they were declared. Secrets of virtual keys and of clients are known by their digests alone and cannot be exported.
-    Export(ConfigFile),
+    Export(AdminSocket),
     /// Make what is stored what the sections [upstreams], [keys] and [[policies]] of a file say.
     ///
     /// A section that the file does not have at all is left alone, and so is what it does not name, unless --prune is given.

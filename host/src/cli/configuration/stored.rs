@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde_json::{Map, Value};
 
-use crate::cli::ConfigFile;
+use crate::cli::AdminSocket;
 use crate::cli::admin::{ask, every_page, segment, text};
 use crate::cli::output::rows;
 
@@ -36,7 +36,7 @@ pub(super) struct Thing {
 const OF_KEYS: [&str; 6] = ["allow", "disabled", "expires", "groups", "owner", "scopes"];
 
 impl Stored {
-    pub(super) fn of(with: &ConfigFile) -> anyhow::Result<Self> {
+    pub(super) fn of(with: &AdminSocket) -> anyhow::Result<Self> {
         let mut stored = Self::default();
         for upstream in every_page(with, "/api/v1/upstreams", "upstreams")? {
             let name = text(&upstream["name"]).to_owned();

@@ -14,9 +14,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use http::Method;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use super::output::{Format, Refused, plain, tell};
-use super::{ConfigFile, WithConfig, on_runtime, print};
+use super::{AdminSocket, WithConfig, on_runtime, print};
 use crate::config::{self, Config, Mistake};
 use crate::env::Env;
 use crate::outbound::{Outbound, OutboundError, ask_socket_patiently};
@@ -36,6 +37,7 @@ mod upstreams;
 mod vault;
 
 use check::{Check, Grade};
+use store::Closed;
 
 /// Longest look at one thing.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -53,6 +55,8 @@ struct Subject {
     living: Option<Value>,
     outbound: Outbound,
     env: Env,
+    /// The store, where no gateway lives: looked at once, since whoever does has it for themselves.
+    store: OnceCell<Closed>,
 }
 
 type Look = for<'a> fn(&'a Subject) -> BoxFuture<'a, Vec<Check>>;
@@ -94,9 +98,9 @@ pub(super) fn redirect_uris(with: &WithConfig) -> anyhow::Result<()> {
     tell(with, &redirects::view(&found), |_| redirects::in_words(&found))
 }
 
-async fn look(file: &ConfigFile) -> Vec<Check> {
+async fn look(gateway: &AdminSocket) -> Vec<Check> {
     let mut checks = Vec::new();
-    let Ok(mut subject) = Subject::of(file, &mut checks) else { return checks };
+    let Ok(mut subject) = Subject::of(gateway, &mut checks) else { return checks };
     checks.push(subject.meet().await);
     let areas = AREAS.iter().map(async |(area, look)| match tokio::time::timeout(LIMIT, look(&subject)).await {
         Ok(checks) => checks,
@@ -116,13 +120,16 @@ async fn look(file: &ConfigFile) -> Vec<Check> {
 
 impl Subject {
     /// What the configuration describes. Its mistakes are told in `checks`.
-    fn of(file: &ConfigFile, checks: &mut Vec<Check>) -> anyhow::Result<Self> {
+    fn of(gateway: &AdminSocket, checks: &mut Vec<Check>) -> anyhow::Result<Self> {
         const AREA: &str = "configuration";
         let env = Env::system();
-        match config::load(&file.config, &config::process_environment, env.now()) {
-            Ok(config) => {
-                checks.push(Check::ok(AREA, format!("{} has no mistakes", file.config.display())));
-                Ok(Self { config, living: None, outbound: Outbound::new(), env })
+        match config::load(&gateway.config, &config::process_environment, env.now()) {
+            Ok(mut config) => {
+                checks.push(Check::ok(AREA, format!("{} has no mistakes", gateway.config.display())));
+                if let Some(socket) = &gateway.socket {
+                    config.listen.admin_socket.clone_from(socket);
+                }
+                Ok(Self { config, living: None, outbound: Outbound::new(), env, store: OnceCell::new() })
             }
             Err(mistakes) => {
                 let told = |mistake: &Mistake| {
@@ -175,6 +182,11 @@ impl Subject {
         Ok(answer)
     }
 
+    /// The store, which no gateway has open.
+    async fn store(&self) -> &Closed {
+        self.store.get_or_init(|| Closed::look(self)).await
+    }
+
     /// Where the gateway keeps what is its own.
     fn data_dir(&self) -> PathBuf {
         self.config.data_dir.clone()
@@ -206,6 +218,7 @@ fn introduced(status: &Value) -> Check {
 mod tests {
     use serde_json::json;
 
+    use super::super::ConfigFile;
     use super::*;
 
     #[test]
@@ -224,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("portcullis.toml");
         std::fs::write(&config, "public_url = \"x\"\n[edge]\nidle_timeout = \"soon\"\n").unwrap();
-        let checks = look(&ConfigFile { config }).await;
+        let checks = look(&AdminSocket { file: ConfigFile { config }, socket: None }).await;
         let lines: Vec<&str> = checks.iter().map(|check| check.finding.split(':').next().unwrap_or_default()).collect();
         assert_eq!(lines, ["line 1", "line 3"], "{checks:?}");
         assert!(checks.iter().all(|check| check.grade == Grade::Problem && check.mend.is_some()));

@@ -42,7 +42,12 @@ fn of_living(policies: &Value) -> Vec<Check> {
     let bindings = || policies["bindings"].as_array().into_iter().flatten();
     let mut checks = Vec::new();
     if let Some(error) = policies["last_reload"]["error"].as_str() {
-        let finding = format!("the last reload was refused, and what was before goes on: {error}");
+        let goes_on = if policies["last_reload"]["generation"] == policies["generation"] {
+            "what was before goes on".to_owned()
+        } else {
+            format!("generation {} runs since then", policies["generation"])
+        };
+        let finding = format!("the last reload was refused, and {goes_on}: {error}");
         checks.push(Check::problem(
             AREA,
             finding,
@@ -94,5 +99,11 @@ mod tests {
             "bindings": [binding("a", true, "enforce"), binding("b", false, "off")], "last_reload": { "error": "x" },
         });
         assert_eq!(grades(bad), [Grade::Problem, Grade::Problem, Grade::Warning]);
+        let found = |generation: u64| {
+            let last = json!({ "error": "x", "generation": 4 });
+            of_living(&json!({ "bindings": [], "generation": generation, "last_reload": last }))[0].finding.clone()
+        };
+        assert_eq!(found(4), "the last reload was refused, and what was before goes on: x");
+        assert_eq!(found(5), "the last reload was refused, and generation 5 runs since then: x");
     }
 }

@@ -17,6 +17,10 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
 
 /// The file is compared apart from what each replica has for itself.
 fn in_force(status: &Value, fingerprint: &str) -> Option<Check> {
+    if status["awaits_restart"] == true {
+        let finding = "the gateway was started with other settings than the file has now";
+        return Some(Check::warning("configuration", finding, "restart it, or put back what the file had"));
+    }
     let running = status["configuration"].as_str().filter(|running| !running.is_empty())?;
     (running != fingerprint).then(|| {
         let finding = "the gateway runs with another configuration than the file has now";
@@ -78,5 +82,7 @@ mod tests {
         assert_eq!(in_force(&status, "aa"), None);
         assert_eq!(in_force(&status, "bb").map(|check| check.grade), Some(Grade::Warning));
         assert_eq!(in_force(&json!({ "configuration": "" }), "bb"), None);
+        let awaits = json!({ "configuration": "aa", "awaits_restart": true });
+        assert_eq!(in_force(&awaits, "aa").map(|check| check.grade), Some(Grade::Warning));
     }
 }

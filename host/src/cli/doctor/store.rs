@@ -1,5 +1,7 @@
 //! The store: held and followed by the living gateway, or such that a gateway can open it; and the time by its clock.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use super::Subject;
@@ -7,7 +9,7 @@ use super::address::in_words;
 use super::check::Check;
 use crate::config::StoreUrl;
 use crate::gateway;
-use crate::store::{Location, Store, StoreError};
+use crate::store::{Location, Peeked, Store, StoreError};
 
 const AREA: &str = "store";
 /// Difference of clocks, in milliseconds, that is told of.
@@ -16,7 +18,7 @@ const ODD: u64 = 1_000;
 pub(super) async fn look(subject: &Subject) -> Vec<Check> {
     match &subject.living {
         Some(status) => of_living(&status["store"]),
-        None => vec![closed(subject).await],
+        None => vec![of_closed(subject.store().await)],
     }
 }
 
@@ -41,23 +43,46 @@ fn of_living(store: &Value) -> Vec<Check> {
     checks
 }
 
-/// What can be told of one that no gateway has open. A file is opened for reading alone, and repaired by nobody here.
-async fn closed(subject: &Subject) -> Check {
-    let url = &subject.config.store;
-    if *url == StoreUrl::Memory {
-        let finding = "it is in memory: everything is forgotten when the gateway stops";
-        return Check::warning(AREA, finding, "leave `store.url` out, or name a file or a database");
+/// A store that no gateway has open.
+pub(super) enum Closed {
+    InMemory,
+    /// This file is not there.
+    NotMade(PathBuf),
+    Readable(Peeked),
+    /// It tells nothing.
+    Unreadable(StoreError),
+}
+
+impl Closed {
+    /// A file is opened for reading alone, and repaired by nobody here.
+    pub(super) async fn look(subject: &Subject) -> Self {
+        let url = &subject.config.store;
+        if *url == StoreUrl::Memory {
+            return Self::InMemory;
+        }
+        match gateway::location(url) {
+            Location::File(path) if !path.exists() => Self::NotMade(path),
+            location => match Store::peek(location, subject.env.clone()).await {
+                Ok(peeked) => Self::Readable(peeked),
+                Err(error) => Self::Unreadable(error),
+            },
+        }
     }
-    let location = gateway::location(url);
-    if let Location::File(path) = &location
-        && !path.exists()
-    {
-        return Check::ok(AREA, format!("{} is not there yet: the first start makes it", path.display()));
-    }
-    match Store::peek(location, subject.env.clone()).await {
-        Ok(deployment) => Check::ok(AREA, format!("it can be opened (deployment {deployment})")),
-        Err(error) => {
-            let (finding, mend) = judge(&error);
+}
+
+/// What can be told of one that no gateway has open.
+fn of_closed(store: &Closed) -> Check {
+    match store {
+        Closed::InMemory => {
+            let finding = "it is in memory: everything is forgotten when the gateway stops";
+            Check::warning(AREA, finding, "leave `store.url` out, or name a file or a database")
+        }
+        Closed::NotMade(path) => {
+            Check::ok(AREA, format!("{} is not there yet: the first start makes it", path.display()))
+        }
+        Closed::Readable(peeked) => Check::ok(AREA, format!("it can be opened (deployment {})", peeked.deployment)),
+        Closed::Unreadable(error) => {
+            let (finding, mend) = judge(error);
             match error {
                 StoreError::Absent => Check::ok(AREA, finding),
                 StoreError::OlderSchema { .. } | StoreError::NotClosed { .. } => Check::warning(AREA, finding, mend),

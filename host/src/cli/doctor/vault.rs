@@ -1,14 +1,18 @@
-//! The keys that encrypt secrets: can each of them be reached?
+//! The keys that encrypt secrets: can each of them be reached, and is it the one that the store needs?
 
 use http::Method;
 use serde_json::Value;
 
 use super::Subject;
 use super::check::Check;
-use crate::vault::reach::{Reached, reach};
+use super::store::Closed;
+use crate::ids::KekId;
+use crate::store::{Peeked, StoreError};
+use crate::vault::reach::{Reached, compare, reach};
 
 const AREA: &str = "vault";
 const MEND: &str = "look at `portcullis vault status` and [[vault.keys]]: docs/vault.md";
+const PUT_BACK: &str = "put the key back that belongs to this store, from its own backup: docs/vault.md";
 
 pub(super) async fn look(subject: &Subject) -> Vec<Check> {
     if subject.living.is_some() {
@@ -17,13 +21,35 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
             Err(error) => vec![Check::problem(AREA, format!("the gateway says nothing of it: {error:#}"), MEND)],
         };
     }
-    let reached = reach(&subject.config.vault, &subject.env, &subject.outbound).await;
-    let told = |(kid, reached): (crate::ids::KekId, Reached)| match reached {
-        Reached::Works => Check::ok(AREA, format!("the key {kid} works")),
-        Reached::NotMade => Check::ok(AREA, format!("the key {kid} is made by the first start")),
-        Reached::Fault(fault) => Check::problem(AREA, format!("the key {kid}: {fault}"), MEND),
-    };
-    reached.into_iter().map(told).collect()
+    let Subject { config, env, outbound, .. } = subject;
+    let store = subject.store().await;
+    let reached = reach(&config.vault, env, outbound).await;
+    let has_all = reached.iter().all(|(_, reached)| *reached == Reached::Works);
+    // A key that is at hand may be another one than the store's.
+    if let Closed::Readable(store) = store
+        && has_all
+        && let Err(fault) = compare(&config.vault, store, env, outbound).await
+    {
+        return vec![Check::problem(AREA, fault, PUT_BACK)];
+    }
+    reached.into_iter().map(|(kid, reached)| of_key(&kid, reached, store)).collect()
+}
+
+fn of_key(kid: &KekId, reached: Reached, store: &Closed) -> Check {
+    match (reached, store) {
+        (Reached::Works, _) => Check::ok(AREA, format!("the key {kid} works")),
+        (Reached::Fault(fault), _) => Check::problem(AREA, format!("the key {kid}: {fault}"), MEND),
+        (Reached::NotMade, Closed::Readable(Peeked { vault, .. })) if vault.is_made || !vault.in_use.is_empty() => {
+            Check::problem(AREA, format!("the file of the key {kid} is not there, and the store needs it"), PUT_BACK)
+        }
+        (Reached::NotMade, Closed::Unreadable(error)) if !matches!(error, StoreError::Absent) => {
+            let finding = format!("the file of the key {kid} is not there, and what the store needs is not known");
+            Check::warning(AREA, finding, PUT_BACK)
+        }
+        (Reached::NotMade, Closed::Readable(_) | Closed::Unreadable(_) | Closed::InMemory | Closed::NotMade(_)) => {
+            Check::ok(AREA, format!("the key {kid} is made by the first start"))
+        }
+    }
 }
 
 fn of_living(vault: &Value) -> Vec<Check> {

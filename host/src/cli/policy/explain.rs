@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::admin::{ask, segment, table, text};
 use super::super::output::{is_not_found, plain, rows};
-use super::super::{ConfigFile, print};
+use super::super::{AdminSocket, print};
 use super::in_force::InForce;
 use super::replay::{question, tell_differences};
 use crate::config::Reuse;
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Explain {
     #[arg(long, value_name = "FILE")]
     module: Vec<PathBuf>,
     #[command(flatten)]
-    with: ConfigFile,
+    with: AdminSocket,
 }
 
 impl Explain {

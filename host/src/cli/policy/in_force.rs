@@ -4,7 +4,7 @@ use anyhow::bail;
 use http::Method;
 use serde_json::Value;
 
-use super::super::ConfigFile;
+use super::super::AdminSocket;
 use super::super::admin::{ask, segment, text};
 use super::super::output::{is_not_found, rows};
 
@@ -20,7 +20,7 @@ impl InForce {
     ///
     /// # Errors
     /// There is none, or the gateway does not answer.
-    pub(super) fn of(with: &ConfigFile, name: &str) -> anyhow::Result<Self> {
+    pub(super) fn of(with: &AdminSocket, name: &str) -> anyhow::Result<Self> {
         match ask(with, Method::GET, &format!("/api/v1/policies/in-force/{}", segment(name)?), None) {
             Ok(mut view) => Ok(Self {
                 config: view["config"].take(),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::super::WithConfig;
 use super::super::admin::{ask, table, text, words};
 use super::super::output::tell;
+use super::super::status::AWAITED;
 
 pub(super) fn list(with: &WithConfig) -> anyhow::Result<()> {
     tell(with, &ask(with, Method::GET, "/api/v1/policies", None)?, standing)
@@ -55,10 +56,11 @@ fn generations_of(answer: &Value) -> String {
         let policies = policies.map(|policy| {
             let digest: String = text(&policy["digest"]).chars().take(12).collect();
             format!(
-                "{} ({} {}, {digest})",
+                "{} ({} {}, {digest}, config {})",
                 text(&policy["name"]),
                 text(&policy["module_name"]),
-                text(&policy["version"])
+                text(&policy["version"]),
+                text(&policy["config_digest"])
             )
         });
         let cause = match generation["of"].as_u64() {
@@ -112,13 +114,63 @@ fn standing(answer: &Value) -> String {
     if let Some(changes) = last["changes"]["summary"].as_str() {
         out.push(format!("what the reload changed: {changes}"));
     }
-    out.push(match last["error"].as_str() {
-        None => format!("generation {}, loaded {}", answer["generation"], text(&last["at"])),
-        Some(error) => format!(
-            "generation {} still runs: the reload at {} was refused\n{error}",
-            answer["generation"],
-            text(&last["at"])
-        ),
+    let (running, at) = (&answer["generation"], text(&last["at"]));
+    // What runs may have come after the reload: by a rollback, or a binding of the store.
+    let is_latest = last["generation"] == *running;
+    out.push(match (last["error"].as_str(), is_latest) {
+        (None, true) => format!("generation {running}, loaded {at}"),
+        (None, false) => {
+            format!("generation {running} runs; generation {}, before it, was loaded {at}", last["generation"])
+        }
+        (Some(error), true) => format!("generation {running} still runs: the reload at {at} was refused\n{error}"),
+        (Some(error), false) => {
+            format!("generation {running} runs; the reload before it, at {at}, was refused\n{error}")
+        }
     });
+    if answer["awaits_restart"] == true {
+        out.push(format!("restart {AWAITED}"));
+    }
     out.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_after_a_reload_is_not_told_to_have_been_before_it() {
+        let told = |generation: u64, error: Value, awaits_restart: bool| {
+            let last = json!({ "at": "T1", "generation": 4, "error": error });
+            let answer = json!({
+                "generation": generation, "bindings": [], "last_reload": last, "awaits_restart": awaits_restart,
+            });
+            standing(&answer).lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(told(4, Value::Null, false), ["generation 4, loaded T1"]);
+        assert_eq!(told(5, Value::Null, false), ["generation 5 runs; generation 4, before it, was loaded T1"]);
+        assert_eq!(told(4, json!("why"), false), ["generation 4 still runs: the reload at T1 was refused", "why"]);
+        assert_eq!(
+            told(5, json!("why"), true),
+            [
+                "generation 5 runs; the reload before it, at T1, was refused",
+                "why",
+                "restart awaited: the file has other settings that count from the next start",
+            ]
+        );
+    }
+
+    #[test]
+    fn sets_that_differ_in_configuration_alone_can_be_told_apart() {
+        let policy = json!({
+            "name": "guard", "module_name": "allow-tools", "version": "0.1.0", "digest": "0123456789abcdef",
+            "config_digest": "fedcba987654", "mode": "enforce",
+        });
+        let generation = json!({
+            "generation": 3, "at": "T1", "actor": "operator:socket", "cause": "rollback", "of": 1, "running": true,
+            "policies": [policy],
+        });
+        let told = generations_of(&json!({ "generations": [generation] }));
+        assert!(told.contains("rollback to 1 by operator:socket"), "{told}");
+        assert!(told.contains("guard (allow-tools 0.1.0, 0123456789ab, config fedcba987654)"), "{told}");
+    }
 }

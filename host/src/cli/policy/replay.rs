@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::super::admin::{ask, segment, text};
-use super::super::{ConfigFile, print};
+use super::super::{AdminSocket, print};
 use super::in_force::InForce;
 use crate::config::Reuse;
 use crate::ids::BindingName;
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Replay {
     #[arg(long, value_name = "FILE")]
     policy_config: Option<PathBuf>,
     #[command(flatten)]
-    with: ConfigFile,
+    with: AdminSocket,
 }
 
 impl Replay {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::admin::{Paged, ask, ask_if, segment, send, table, text};
 use super::super::output::{is_not_found, tell};
-use super::super::{ConfigFile, WithConfig};
+use super::super::{AdminSocket, WithConfig};
 use super::{read_at_most, read_json, read_module};
 use crate::policy::signature::{MAX_SIGNATURES_BYTES, file_beside};
 
@@ -47,7 +47,7 @@ impl Upload {
 }
 
 /// Sends a module, and the signatures beside its file.
-pub(in crate::cli) fn upload(with: &ConfigFile, file: &Path, module: Vec<u8>) -> anyhow::Result<Value> {
+pub(in crate::cli) fn upload(with: &AdminSocket, file: &Path, module: Vec<u8>) -> anyhow::Result<Value> {
     let signatures = signatures_beside(file)?.map(|text| STANDARD.encode(text));
     let headers: Vec<(&str, String)> =
         signatures.into_iter().map(|encoded| ("portcullis-signatures", encoded)).collect();

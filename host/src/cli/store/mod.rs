@@ -47,7 +47,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let socket = load(&self.with)?.listen.admin_socket;
+        let socket = self.with.path()?;
         let mut output = Output::open(&self.file, self.force)?;
         let mut decoder = Decoder::default();
         let mut told = Told::default();
@@ -133,6 +133,7 @@ pub(super) struct Restore {
 impl Restore {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let place = place(&self.into)?;
+        directory_must_be_there(&place)?;
         let present = if self.replace { Present::MoveAside } else { Present::Keep };
         let (read, length) = (Cell::new(0), Cell::new(None));
         let look = || match length.get() {
@@ -217,6 +218,7 @@ impl StoreCommand {
             Self::Migrate { from, to } => {
                 let (source, target) = (place(&from)?, place(&to)?);
                 must_be_there(&source)?;
+                directory_must_be_there(&target)?;
                 let rows = Cell::new(0);
                 let look = || ("copying", Reached::Things { done: rows.get(), of: None, name: "rows" });
                 let work =
@@ -287,6 +289,16 @@ fn place(url: &str) -> anyhow::Result<Location> {
 fn must_be_there(place: &Location) -> anyhow::Result<()> {
     if let Location::File(path) = place {
         ensure!(path.exists(), "there is no store at {}", path.display());
+    }
+    Ok(())
+}
+
+/// What is made is made in a directory that is there: whose that is and who may read it is not for a restore to settle.
+fn directory_must_be_there(place: &Location) -> anyhow::Result<()> {
+    if let Location::File(path) = place
+        && let Some(directory) = path.parent()
+    {
+        ensure!(directory.is_dir(), "the directory {} does not exist: make it", directory.display());
     }
     Ok(())
 }

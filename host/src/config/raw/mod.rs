@@ -106,6 +106,21 @@ pub struct Listen {
     pub admin_socket: Setting<String>,
 }
 
+/// Of a configuration, what says where its gateway is asked. Whatever else there is may be there.
+#[derive(Default, Deserialize)]
+#[serde(default, expecting = "a table")]
+pub struct Places {
+    pub data_dir: Setting<String>,
+    pub listen: ListenPlaces,
+}
+
+/// The same of `[listen]`.
+#[derive(Default, Deserialize)]
+#[serde(default, expecting = "a table")]
+pub struct ListenPlaces {
+    pub admin_socket: Setting<String>,
+}
+
 /// What a listener shows over TLS.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]

@@ -16,7 +16,9 @@ use super::places::Lines;
 use super::raw::{self, At, Name, NameOfUpstream, Setting, defaults};
 use super::reference::{Secrets, read_text};
 use super::shape::{self, Shape};
-use super::{Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
+use super::{
+    Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, StoreUrl, Upkeep, Upstream, value,
+};
 use crate::env::Timestamp;
 use crate::glob::Glob;
 use crate::secret::Digest;
@@ -58,13 +60,42 @@ const UNNAMED: &str = "portcullis.toml";
 
 /// The configuration in the file at `path`. Keys that it declares were created `now`.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Config, Mistakes> {
-    let name = path.display().to_string();
-    let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
-    // Absolute, so that a later change of the working directory moves nothing.
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
+    let Given { name, text, file, base_dir } = Given::read(path)?;
     let config = resolve(&name, &text, &base_dir, environment, now)?;
     Ok(Config { file: Some(file), ..config })
+}
+
+/// The admin socket of the configuration in the file at `path`. What else that says is not looked at, and may be wrong.
+pub fn admin_socket(path: &Path) -> Result<PathBuf, Mistakes> {
+    let Given { name, text, base_dir, .. } = Given::read(path)?;
+    let mistakes = |found| Mistakes::in_text(&name, &text, found);
+    let raw::Places { data_dir, listen } = shape::places(&text).map_err(mistakes)?;
+    let secrets = Secrets { base_dir: &base_dir, environment: &|_| None, sealed: None };
+    // Nothing of a path is a matter of time.
+    let now = Timestamp::from_millis(0);
+    let mut checks = Checks { secrets, now, found: Vec::new(), damaged: BTreeSet::new() };
+    let data_dir = data_directory(&mut checks, &data_dir);
+    let socket = socket_path(&mut checks, &listen.admin_socket, &data_dir);
+    if checks.found.is_empty() { Ok(socket) } else { Err(mistakes(checks.found)) }
+}
+
+/// A file as it was given.
+struct Given {
+    name: String,
+    text: String,
+    /// Absolute, so that a later change of the working directory moves nothing.
+    file: PathBuf,
+    base_dir: PathBuf,
+}
+
+impl Given {
+    fn read(path: &Path) -> Result<Self, Mistakes> {
+        let name = path.display().to_string();
+        let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { name, text, file, base_dir })
+    }
 }
 
 /// The configuration in `text`, whose relative paths start at `base_dir`.
@@ -120,17 +151,19 @@ fn fingerprint(text: &str) -> Digest {
 }
 
 fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint: Digest) -> Config {
-    let data_dir = checks.path("data_dir", &file.data_dir).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR));
+    let data_dir = data_directory(checks, &file.data_dir);
     let listen = listen(checks, file, &data_dir);
     let declared = Declared::of(checks, &file.upstreams);
     strangers(checks, &file.auth, &listen);
     serving::exposed_admin(checks, file, &listen);
     upstream_auth::vouched_by_a_server(checks, file);
+    let store = database::resolve(checks, &file.store, &data_dir);
+    shared_without_keys(checks, file, &store);
     Config {
         file: None,
         public_url: public_url(checks, file, &listen),
         tls: serving::tls(checks, &file.listen),
-        store: database::resolve(checks, &file.store, &data_dir),
+        store,
         upkeep: upkeep(checks, &file.store),
         vault: vault::resolve(checks, &file.vault, &data_dir),
         replica: replica(checks, &file.replica, &listen),
@@ -151,6 +184,14 @@ fn whole(checks: &mut Checks<'_>, file: &raw::File, lines: &[Lines], fingerprint
     }
 }
 
+fn data_directory(checks: &mut Checks<'_>, raw: &Setting<String>) -> PathBuf {
+    checks.path("data_dir", raw).unwrap_or_else(|| checks.in_base_dir(defaults::DATA_DIR))
+}
+
+fn socket_path(checks: &mut Checks<'_>, raw: &Setting<String>, data_dir: &Path) -> PathBuf {
+    checks.path("listen.admin_socket", raw).unwrap_or_else(|| data_dir.join("admin.sock"))
+}
+
 fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen {
     let raw = &file.listen;
     let public = address(checks, "listen.public", &raw.public, defaults::LISTEN_PUBLIC);
@@ -160,8 +201,7 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
     if admin.is_some_and(|admin| collide(public, admin)) {
         checks.mistake(admin_place, Fault::new("listen.public and listen.admin must differ"));
     }
-    let admin_socket = checks.path("listen.admin_socket", &raw.admin_socket);
-    let admin_socket = admin_socket.unwrap_or_else(|| data_dir.join("admin.sock"));
+    let admin_socket = socket_path(checks, &raw.admin_socket, data_dir);
     if admin_socket.as_os_str().len() > LONGEST_SOCKET_PATH {
         let place = raw.admin_socket.get().or(file.data_dir.get()).map_or(0..0, At::place);
         let message = format!("the path of the admin socket is longer than {LONGEST_SOCKET_PATH} bytes");
@@ -169,6 +209,14 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
     }
     let listen = Listen { public, admin, admin_url: None, admin_socket };
     Listen { admin_url: serving::admin_url(checks, raw, &listen), ..listen }
+}
+
+/// A key that a gateway makes by itself is its own: others on the same store could open nothing.
+fn shared_without_keys(checks: &mut Checks<'_>, raw: &raw::File, store: &StoreUrl) {
+    if let (StoreUrl::Postgres(_), Some(at), true) = (store, raw.store.url.get(), raw.vault.keys.is_empty()) {
+        let fault = Fault::new("store.url is a store that gateways share, so that it needs keys in [[vault.keys]]");
+        checks.missing("vault", at.place(), fault.hint("`portcullis vault keygen` makes one"));
+    }
 }
 
 /// Callers without a credential are served to this machine alone, unless others are meant.

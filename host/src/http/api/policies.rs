@@ -21,6 +21,7 @@ use crate::identity::key::ManagedBy;
 use crate::ids::BindingName;
 use crate::policy::replay::{Change, Changes};
 use crate::policy::{BoundPolicy, ShadowTally};
+use crate::secret::Digest;
 use crate::vault::{OpenError, RingError};
 
 /// The policies in force.
@@ -34,6 +35,8 @@ pub(in crate::http) struct PoliciesView {
     /// Questions to policies in shadow that found no room in the queue.
     pub(in crate::http) shadow_questions_dropped: u64,
     pub(in crate::http) last_reload: ReloadView,
+    /// Whether the configuration file says something that takes effect at the next start.
+    pub(in crate::http) awaits_restart: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -42,6 +45,8 @@ pub(in crate::http) struct ReloadView {
     #[schema(format = DateTime)]
     pub(in crate::http) at: String,
     pub(in crate::http) ok: bool,
+    /// The set that was in force after it. Where another one is now, that came later.
+    pub(in crate::http) generation: u64,
     /// Why what ran before stayed.
     pub(in crate::http) error: Option<String>,
     pub(in crate::http) changes: Option<ChangesView>,
@@ -197,9 +202,14 @@ pub(in crate::http) struct EarlierPolicy {
     pub(in crate::http) module_name: String,
     pub(in crate::http) version: String,
     pub(in crate::http) digest: String,
+    /// The beginning of a digest of its configuration: two that differ are configured differently.
+    pub(in crate::http) config_digest: String,
     #[schema(value_type = BindingModeWord)]
     pub(in crate::http) mode: &'static str,
 }
+
+/// Hexadecimal digits that a configuration is known by.
+const CONFIG_DIGITS: usize = 12;
 
 /// What the document of the API says of these.
 pub(super) fn operations() -> Vec<Described> {
@@ -324,9 +334,11 @@ pub(in crate::http) fn view(api: &Api) -> PoliciesView {
         last_reload: ReloadView {
             at: last.at.to_string(),
             ok: last.error.is_none(),
+            generation: last.generation,
             error: last.error.clone(),
             changes: last.changes.as_deref().map(changes_view),
         },
+        awaits_restart: api.control.awaits_restart(&api.control.config.load()),
     }
 }
 
@@ -345,6 +357,7 @@ pub(in crate::http) fn generation_view(generation: &Generation, running: u64) ->
             module_name: module.manifest.name.clone(),
             version: module.manifest.version.clone(),
             digest: module.digest.to_string(),
+            config_digest: config_digest(&bound.binding().config),
             mode: bound.binding().mode.as_str(),
         }
     };
@@ -360,6 +373,11 @@ pub(in crate::http) fn generation_view(generation: &Generation, running: u64) ->
         running: *number == running,
         policies: policies.bindings().iter().map(policy).collect(),
     }
+}
+
+/// The same for configurations that say the same: an object is written in the order of its keys.
+fn config_digest(config: &Value) -> String {
+    Digest::of(config.to_string().as_bytes()).to_hex().chars().take(CONFIG_DIGITS).collect()
 }
 
 pub(in crate::http) fn binding_view(bound: &BoundPolicy) -> BindingView {

@@ -24,10 +24,14 @@ pub(in crate::http) struct Status {
     pub(in crate::http) ready: bool,
     /// What has to come first, where requests cannot be served.
     pub(in crate::http) not_ready: Option<String>,
+    /// As the gateway was started.
     pub(in crate::http) listeners: Vec<ListenerView>,
     /// Digest of the file as it is in force, apart from what each replica has for itself.
     pub(in crate::http) configuration: String,
     pub(in crate::http) process: ProcessView,
+    /// Whether the file says something that takes effect at the next start.
+    pub(in crate::http) awaits_restart: bool,
+    /// As the gateway was started.
     pub(in crate::http) public_url: String,
     /// Of each listener that speaks TLS.
     pub(in crate::http) tls: BTreeMap<&'static str, CertificateView>,
@@ -139,16 +143,17 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Answer {
 pub(in crate::http) fn view(api: &Api) -> Status {
     let snapshot = api.control.snapshot.load();
     let shown = |at: Option<Timestamp>| CertificateView { not_after: at.map(|at| at.to_string()) };
-    let config = api.control.config.load();
+    let (config, begun) = (api.control.config.load(), api.control.begun_with());
     Status {
         version: env!("CARGO_PKG_VERSION"),
         started: api.control.started.to_string(),
         ready: is_ready(api),
         not_ready: why_not_ready(api),
-        listeners: listeners(&config),
+        listeners: listeners(begun),
         configuration: config.fingerprint.to_hex(),
         process: ProcessView { open_files: getrlimit(Resource::Nofile).current },
-        public_url: config.public_url.as_str().to_owned(),
+        awaits_restart: api.control.awaits_restart(&config),
+        public_url: begun.public_url.as_str().to_owned(),
         tls: api.control.certificates.expiries().map(|(listener, at)| (listener, shown(at))).collect(),
         tools: snapshot.catalog.len(),
         upstreams: snapshot.upstreams.len(),
@@ -173,7 +178,7 @@ pub(in crate::http) fn view(api: &Api) -> Status {
     }
 }
 
-/// Where the configuration has this gateway listen, and for whom.
+/// Where the configuration has a gateway listen, and for whom.
 fn listeners(config: &Config) -> Vec<ListenerView> {
     let tcp = [
         ("callers", Some(config.listen.public)),

@@ -135,25 +135,24 @@ pub struct Usage {
 
 /// What the store knows of its vault.
 pub async fn state(store: &Store) -> Result<State, StoreError> {
-    store
-        .read(|tx| {
-            let own = DATA_KEYS.get(tx, Owner::Deployment.to_string().as_bytes())?;
-            let own = own.map(DataKey::try_from).transpose()?;
-            let mut in_use = Vec::new();
-            let checks = CHECKS.get(tx)?.unwrap_or_default();
-            for kid in keks(tx)? {
-                let rows =
-                    tx.range(Table::DataKeysByKek, &Bounds::within(&of_kek(&kid)), Direction::Forward, SAMPLES)?;
-                let mut samples: Vec<DataKey> = own.iter().filter(|own| own.kid == kid).cloned().collect();
-                for (_, owner) in &rows {
-                    samples.push(follow(tx, owner)?);
-                }
-                let check = checks.iter().find(|check| check.kid == kid.as_str()).map(CheckRecord::noun);
-                in_use.push(InUse { kid, check, samples });
-            }
-            Ok(State { is_made: FIRST.get(tx)?.is_some(), in_use, current: CURRENT.get(tx)? })
-        })
-        .await
+    store.read(state_in).await
+}
+
+pub(super) fn state_in(tx: &mut ReadTx<'_>) -> Result<State, StoreError> {
+    let own = DATA_KEYS.get(tx, Owner::Deployment.to_string().as_bytes())?;
+    let own = own.map(DataKey::try_from).transpose()?;
+    let mut in_use = Vec::new();
+    let checks = CHECKS.get(tx)?.unwrap_or_default();
+    for kid in keks(tx)? {
+        let rows = tx.range(Table::DataKeysByKek, &Bounds::within(&of_kek(&kid)), Direction::Forward, SAMPLES)?;
+        let mut samples: Vec<DataKey> = own.iter().filter(|own| own.kid == kid).cloned().collect();
+        for (_, owner) in &rows {
+            samples.push(follow(tx, owner)?);
+        }
+        let check = checks.iter().find(|check| check.kid == kid.as_str()).map(CheckRecord::noun);
+        in_use.push(InUse { kid, check, samples });
+    }
+    Ok(State { is_made: FIRST.get(tx)?.is_some(), in_use, current: CURRENT.get(tx)? })
 }
 
 /// Makes the vault of this store, unless it is there.

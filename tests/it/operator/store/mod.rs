@@ -55,6 +55,8 @@ async fn a_backup_of_a_running_gateway_is_what_a_restore_makes_of_the_store() {
     let home = gateway.stop().await;
     let not_empty = run_in(&dir, &["restore", "store.dump", "--into", STORE]).await.complaint();
     assert!(not_empty.contains("holds something"), "{not_empty}");
+    let nowhere = run_in(&dir, &["restore", "store.dump", "--into", "redb:none/portcullis.redb"]).await.complaint();
+    assert!(nowhere.contains("none does not exist: make it") && !dir.join("none").exists(), "{nowhere}");
     let printed = run_in(&dir, &["restore", "store.dump", "--into", STORE, "--replace"]).await.printed();
     assert_eq!(digest_in(&printed), digest_in(&taken.stderr));
     let aside = printed.split("the store that was there is now ").nth(1).unwrap().lines().next().unwrap();

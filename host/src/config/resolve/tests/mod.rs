@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::{PolicySettings, Protocol, StoreUrl, Upstream, UpstreamAuth, UpstreamTransport, raw::schema};
+use crate::config::{PolicySettings, Protocol, Upstream, UpstreamAuth, UpstreamTransport, raw::schema};
 use crate::identity::TokenList;
 use crate::identity::key::{AllowEntry, AllowList, ManagedBy, Standing, VirtualKey};
 use crate::ids::{KeyName, UpstreamName};
@@ -468,7 +468,16 @@ fn mistakes_of_addresses_and_paths() {
         ("[store]\nurl = 'redb:'", &["2: store.url is not a store"]),
         ("[store]\nurl = 'postgres://me:hunter2@x'", &["2: store.url names no database"]),
         ("[store]\nurl = 'postgres://me:hunter2@x/y'", &["2: store.url has a password in it"]),
-        ("[store]\nurl = 'postgres://me@x/y'\npassword = 'hunter2'", &["3: store.password must be a reference"]),
+        (
+            "[store]\nurl = 'postgres://me@x/y'\npassword = 'hunter2'",
+            &["2: store.url is a store that gateways share", "3: store.password must be a reference"],
+        ),
+        (
+            "[vault]\ncache_ttl = '5m'\n[store]\nurl = 'env:DATABASE_URL'",
+            &["4: store.url is a store that gateways share"],
+        ),
+        // What may be a key is not missed besides.
+        ("[store]\nurl = 'env:DATABASE_URL'\n[vault]\nkey = []", &["4: unknown key `key`"]),
         ("[store]\npassword = 'env:TOKEN'", &["2: store.password is for a store in PostgreSQL only"]),
         ("[store]\nurl = 'env:DATABASE_URL'\npassword = 'env:TOKEN'", &["3: store.url has a password already"]),
         ("[store]\nurl = 'memory:x'", &["2: store.url is not a store"]),
@@ -523,7 +532,8 @@ fn what_is_kept_is_kept_as_long_as_the_file_says() {
 fn a_database_gets_its_password_by_reference() {
     for text in ["[store]\nurl = 'postgres://me@db/store'\npassword = 'env:TOKEN'", "[store]\nurl = 'env:DATABASE_URL'"]
     {
-        let config = parsed(text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let text = format!("{text}\n[[vault.keys]]\nkid = 'a'\nsource = 'file'\npath = 'a.key'\n");
+        let config = parsed(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let StoreUrl::Postgres(database) = &config.store else { panic!("{:?}", config.store) };
         assert_eq!(database.password.as_ref().map(Plaintext::expose), Some("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
@@ -721,6 +731,34 @@ fn a_file_is_loaded_with_its_own_directory_as_base() {
     std::fs::write(&path, "colour = 1\n").unwrap();
     let told = load(&path, &environment, NOW).unwrap_err().to_string();
     assert!(told.starts_with(&format!("{}:1:1: unknown key `colour`", path.display())), "{told}");
+}
+
+#[test]
+fn the_admin_socket_is_read_whatever_else_is_wrong() {
+    let dir = base_dir();
+    let path = dir.path().join("gate.toml");
+    let socket = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        admin_socket(&path).map_err(|mistakes| mistakes.to_string())
+    };
+    for (text, expected) in [
+        ("", "portcullis-data/admin.sock"),
+        ("data_dir = 'd'\ncolour = 1\npublic_url = 'x'", "d/admin.sock"),
+        ("data_dir = 'd'\n[listen]\npublic = 7\nadmin_socket = 'a.sock'\ncolour = 1", "a.sock"),
+        ("[keys.ci]\nsecret = 'env:NO_SUCH'\n[[policies]]\nmodule = 'gone.wasm'", "portcullis-data/admin.sock"),
+    ] {
+        assert_eq!(socket(text), Ok(dir.path().join(expected)), "{text}");
+    }
+    for (text, parts) in [
+        ("\ndata_dir = 7", [":2:", "must be a string, not a whole number"]),
+        ("data_dir = ''", [":1:", "data_dir is not a path"]),
+        ("[edge", [":1:", "gate.toml"]),
+    ] {
+        let told = socket(text).unwrap_err();
+        assert!(parts.iter().all(|part| told.contains(part)), "{text}: {told}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(admin_socket(&path).unwrap_err().to_string(), format!("{}: does not exist", path.display()));
 }
 
 #[test]

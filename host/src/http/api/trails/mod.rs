@@ -38,6 +38,7 @@ pub(in crate::http) struct DecisionQuery {
     pub(in crate::http) upstream: Option<String>,
     /// The upstream's own name for the tool.
     pub(in crate::http) tool: Option<String>,
+    /// What the policies came to: `allow`, `deny`, `hidden`, `step-up`, `approve`, `throttle`, `consent` or `error`.
     #[param(inline, value_type = Option<VerdictWord>)]
     pub(in crate::http) verdict: Option<String>,
     /// How the request ended: `refused` is whatever was not let through, whoever refused it.
@@ -123,10 +124,18 @@ impl DecisionQuery {
         };
         let read_upstream =
             |name: &String| UpstreamName::parse(name).map_err(|_| Problem::invalid("`upstream` is no name"));
-        let read_verdict =
-            |word: &String| RecordedVerdict::parse(word).ok_or_else(|| Problem::invalid("there is no such verdict"));
-        let read_outcome =
-            |word: &String| RecordedOutcome::parse(word).ok_or_else(|| Problem::invalid("there is no such outcome"));
+        let read_verdict = |word: &String| {
+            RecordedVerdict::parse(word).ok_or_else(|| {
+                Problem::invalid(
+                    "`verdict` is `allow`, `deny`, `hidden`, `step-up`, `approve`, `throttle`, `consent` or `error`",
+                )
+            })
+        };
+        let read_outcome = |word: &String| {
+            RecordedOutcome::parse(word).ok_or_else(|| {
+                Problem::invalid("`outcome` is `result`, `tool_error`, `error`, `refused` or `cancelled`")
+            })
+        };
         Ok(Filter {
             principal: principal.as_ref().map(read_principal).transpose()?,
             upstream: upstream.as_ref().map(read_upstream).transpose()?,
