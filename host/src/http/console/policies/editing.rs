@@ -343,8 +343,8 @@ impl Work {
 
     /// What was filled in, without the module.
     fn filled_in(&self, described: Option<&Described>, fields: &mut Fields) -> (Map<String, Value>, Mistakes) {
-        let (frame, schema) = (frame::schema(), schema_of(described));
-        let form = Form::around(&frame, CONFIG, "Configuration", &schema);
+        let (around, schema) = (frame::schema(), schema_of(described));
+        let form = Form::around(&around, &frame::FIRST, (CONFIG, "Configuration"), &schema);
         let (read, mut mistakes) = form.read(&mut |name| fields.take(name));
         let Value::Object(mut definition) = read else {
             mistakes.add("", "a definition is a JSON object");
@@ -362,12 +362,12 @@ impl Work {
         definition: &Map<String, Value>,
         mistakes: &Mistakes,
     ) -> Response {
-        let (frame, schema) = (frame::schema(), schema_of(described));
+        let (around, schema) = (frame::schema(), schema_of(described));
         let value = Value::Object(definition.clone());
         let pieces = if self.is_text {
             Form::text(&value, mistakes)
         } else {
-            Form::around(&frame, CONFIG, "Configuration", &schema).fill(&value, mistakes)
+            Form::around(&around, &frame::FIRST, (CONFIG, "Configuration"), &schema).fill(&value, mistakes)
         };
         desk.page(EditPage {
             site: desk.site(),
