@@ -44,7 +44,15 @@ struct Paste {
     cookie: Digest,
     id: String,
     until: Timestamp,
-    servers: Vec<Declarable>,
+    picks: Vec<Pick>,
+    care: Care,
+}
+
+/// A server that was pasted, and whether it is to be added.
+#[derive(Clone)]
+struct Pick {
+    server: Declarable,
+    is_chosen: bool,
 }
 
 impl Pasted {
@@ -80,6 +88,16 @@ struct Row {
     /// Why it cannot be added, or not by this person, or not by this name.
     obstacle: Option<String>,
     can_be_added: bool,
+    is_chosen: bool,
+}
+
+/// What is shown of what is kept.
+#[derive(Default)]
+struct Kept {
+    id: String,
+    rows: Vec<Row>,
+    /// Whether they are to be added without a trial.
+    unchecked: bool,
 }
 
 /// What came of one that was chosen.
@@ -95,8 +113,8 @@ struct Outcome {
 struct ImportPage<'a> {
     site: &'a Site,
     head: Head<'a>,
-    id: String,
-    rows: Vec<Row>,
+    kept: Kept,
+    most: usize,
     outcomes: Vec<Outcome>,
     problem: Option<String>,
 }
@@ -105,22 +123,22 @@ impl Desk {
     fn import(
         &self,
         person: &Person,
-        (id, rows): (String, Vec<Row>),
+        kept: Kept,
         outcomes: Vec<Outcome>,
         (status, problem): (StatusCode, Option<String>),
     ) -> Response {
         let (site, head) = (self.site(), self.head(person, PART));
-        page_of_console(status, ImportPage { site, head, id, rows, outcomes, problem })
+        page_of_console(status, ImportPage { site, head, kept, most: MOST_AT_ONCE, outcomes, problem })
     }
 
     /// The form again, and why nothing came of it.
     fn not_imported(&self, person: &Person, problem: &str) -> Response {
         let refused = (StatusCode::UNPROCESSABLE_ENTITY, Some(problem.to_owned()));
-        self.import(person, (String::new(), Vec::new()), Vec::new(), refused)
+        self.import(person, Kept::default(), Vec::new(), refused)
     }
 
     /// A server, and whether this person can add it.
-    fn row(&self, person: &Person, server: &Declarable) -> Row {
+    fn row(&self, person: &Person, Pick { server, is_chosen }: &Pick) -> Row {
         let Declarable { original, name, definition, notes } = server;
         let taken = UpstreamName::parse(name).is_ok_and(|name| self.api.control.upstream_view(&name).is_some());
         let for_owners =
@@ -139,16 +157,29 @@ impl Desk {
             notes: notes.iter().map(|note| text::line(note)).collect(),
             obstacle: obstacle.map(|why| text::line(&why)),
             can_be_added: definition.is_ok() && !for_owners,
+            is_chosen: *is_chosen,
         }
     }
 
-    fn keep_paste(&self, person: &Person, servers: Vec<Declarable>) -> (String, Vec<Row>) {
-        let rows = servers.iter().map(|server| self.row(person, server)).collect();
+    /// What was pasted, chosen as far as nothing is in the way and as many as can be added at once.
+    fn chosen_to_begin_with(&self, person: &Person, servers: Vec<Declarable>) -> Vec<Pick> {
+        let mut left = MOST_AT_ONCE;
+        let pick = |server: Declarable| {
+            let pick = Pick { server, is_chosen: true };
+            let is_chosen = left > 0 && self.row(person, &pick).obstacle.is_none();
+            left -= usize::from(is_chosen);
+            Pick { is_chosen, ..pick }
+        };
+        servers.into_iter().map(pick).collect()
+    }
+
+    fn keep_paste(&self, person: &Person, picks: Vec<Pick>, care: Care) -> Kept {
+        let rows = picks.iter().map(|pick| self.row(person, pick)).collect();
         let (env, now) = (&self.api.control.env, self.api.control.env.now());
         let id = new_id(env);
-        let paste = Paste { cookie: person.cookie, id: id.clone(), until: now.after(LIFE), servers };
+        let paste = Paste { cookie: person.cookie, id: id.clone(), until: now.after(LIFE), picks, care };
         self.console.pasted.keep(paste, now);
-        (id, rows)
+        Kept { id, rows, unchecked: care == Care::Unchecked }
     }
 }
 
@@ -168,7 +199,7 @@ fn without_secrets(definition: &Map<String, Value>) -> String {
 }
 
 pub(super) async fn ask(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Response {
-    desk.import(&person, (String::new(), Vec::new()), Vec::new(), (StatusCode::OK, None))
+    desk.import(&person, Kept::default(), Vec::new(), (StatusCode::OK, None))
 }
 
 /// Shows what would become of the servers that were pasted.
@@ -189,7 +220,8 @@ pub(super) async fn look(
             return Ok(desk.not_imported(&person, &problem));
         }
     };
-    let kept = desk.keep_paste(&person, servers);
+    let picks = desk.chosen_to_begin_with(&person, servers);
+    let kept = desk.keep_paste(&person, picks, Care::Tried);
     Ok(desk.import(&person, kept, Vec::new(), (StatusCode::OK, None)))
 }
 
@@ -201,42 +233,43 @@ pub(super) async fn add(
 ) -> Answer {
     let now = desk.api.control.env.now();
     let id = fields.take("paste");
-    let Some(Paste { mut servers, .. }) = desk.console.pasted.take(person.cookie, &id, now) else {
+    let Some(Paste { mut picks, .. }) = desk.console.pasted.take(person.cookie, &id, now) else {
         return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
     };
     let care = care(&mut fields);
     let mut chosen = Vec::new();
-    for (at, server) in servers.iter_mut().enumerate() {
+    for (at, Pick { server, is_chosen }) in picks.iter_mut().enumerate() {
         let number = at + 1;
         let name = fields.take(&format!("name.{number}"));
         if !name.is_empty() {
             name.trim().clone_into(&mut server.name);
         }
-        if !fields.take(&format!("take.{number}")).is_empty() {
+        *is_chosen = !fields.take(&format!("take.{number}")).is_empty();
+        if *is_chosen {
             chosen.push(at);
         }
     }
     if chosen.is_empty() || chosen.len() > MOST_AT_ONCE {
-        let kept = desk.keep_paste(&person, servers);
+        let kept = desk.keep_paste(&person, picks, care);
         let problem = format!("Choose at least one, and at most {MOST_AT_ONCE} at once: each is tried.");
         return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
     }
     // Whoever goes away before all are tried finds it again.
-    let whole = Paste { cookie: person.cookie, id, until: now.after(LIFE), servers: servers.clone() };
+    let whole = Paste { cookie: person.cookie, id, until: now.after(LIFE), picks: picks.clone(), care };
     desk.console.pasted.keep(whole, now);
     let mut outcomes = Vec::new();
     for at in &chosen {
-        outcomes.push(declare(&desk, &person, &servers[*at], care).await);
+        outcomes.push(declare(&desk, &person, &picks[*at].server, care).await);
     }
     let mut at = 0;
-    servers.retain(|_| {
+    picks.retain(|_| {
         let is_left = !chosen.iter().zip(&outcomes).any(|(chosen, outcome)| *chosen == at && outcome.page.is_some());
         at += 1;
         is_left
     });
     let has_failed = outcomes.iter().any(|outcome| outcome.page.is_none());
     let status = if has_failed { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    let kept = desk.keep_paste(&person, servers);
+    let kept = desk.keep_paste(&person, picks, care);
     Ok(desk.import(&person, kept, outcomes, (status, None)))
 }
 
@@ -271,7 +304,7 @@ mod tests {
 
     fn paste(cookie: &[u8], id: &str, until: u64) -> Paste {
         let until = Timestamp::from_millis(until);
-        Paste { cookie: Digest::of(cookie), id: id.to_owned(), until, servers: Vec::new() }
+        Paste { cookie: Digest::of(cookie), id: id.to_owned(), until, picks: Vec::new(), care: Care::Tried }
     }
 
     #[test]
