@@ -44,10 +44,17 @@ async fn an_upstream_is_tried_before_it_is_added_and_no_secret_is_shown_again() 
 
     let form = page.form("/upstreams/new");
     assert_eq!((form.field("name"), form.field("url")), (Some("notes"), Some(&up.url[..])), "it stays filled in");
-    let page = operator.submit(&form.press("Add")).await;
-    assert_eq!(page.status(), 422, "{page}");
+    assert_eq!(form.field("headers"), Some("x-key: (as you typed it)"));
+    let elsewhere = form.with("url", &format!("{}/elsewhere", up.url));
+    let page = operator.submit(&elsewhere.press("Add")).await;
+    assert_eq!(page.status(), 422, "what was typed is for where it was to go: {page}");
     assert!(page.text().contains("headers.x-key has to be given again"), "{page}");
-    let form = page.form("/upstreams/new").with("headers", &format!("x-key: {CANARY}"));
+    let form = page.form("/upstreams/new").with("url", &up.url);
+    assert_eq!(form.field("headers"), Some("x-key: (give it again)"));
+    let form = form.with("headers", &format!("x-key: {CANARY}"));
+    let page = operator.submit(&form.press("Try it")).await;
+    assert!(page.status() == 200 && !page.reply.text().contains(CANARY), "{page}");
+    let form = page.form("/upstreams/new").with("labels", "a");
     let page = operator.submit(&form.press("Add")).await;
     assert_eq!(page.status(), 200, "{page}");
     assert!(page.text().contains("It is added.") && !page.reply.text().contains(CANARY), "{page}");

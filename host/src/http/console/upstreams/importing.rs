@@ -1,11 +1,6 @@
 //! `/upstreams/import`: the servers that an MCP client has, looked at, and those that are chosen declared one by one.
 //!
-//! What is pasted has secrets, which no page repeats: between looking and adding it stays here, in memory, for the browser
-//! that sent it, and for a while.
-
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+//! What is pasted has secrets, which no page repeats: between looking and adding it is kept for the browser that sent it.
 
 use askama::Template;
 use axum::Extension;
@@ -14,38 +9,29 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
+use super::fields::Before;
+use super::kept::{Shelf, new_id};
 use super::{PART, Trial, care, page_of, text};
 use crate::admin::upstreams::{Care, SEALED};
 use crate::config::definition::{Said, each_secret, said};
 use crate::config::import::{Declarable, declarable};
-use crate::env::{Env, Timestamp};
 use crate::http::api::Problem;
 use crate::http::api::upstreams as api;
 use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Desk, Head, Sent};
 use crate::http::oauth::pages::{Site, page_of_console};
 use crate::ids::UpstreamName;
-use crate::secret::{Digest, hex};
 
-/// How long somebody may look at what they have pasted.
-const LIFE: Duration = Duration::from_secs(15 * 60);
-/// Most people who look at once: the one who came first makes room.
-const MOST_PASTES: usize = 16;
 /// Most servers that are looked at, and that are added at once: each is tried.
 const MOST_SERVERS: usize = 50;
 const MOST_AT_ONCE: usize = 10;
 
-/// What people have pasted, and not added yet.
+/// What people have pasted or typed, and not added yet.
 #[derive(Default)]
-pub(in crate::http::console) struct Pasted(Mutex<VecDeque<Paste>>);
-
-struct Paste {
-    /// Whose browser sent it.
-    cookie: Digest,
-    id: String,
-    until: Timestamp,
-    picks: Vec<Pick>,
-    care: Care,
+pub(in crate::http::console) struct Pasted {
+    pastes: Shelf<Vec<Pick>>,
+    /// The secrets of a definition that is typed.
+    pub(super) typed: Shelf<Before>,
 }
 
 /// A server that was pasted, and whether it is to be added.
@@ -53,29 +39,6 @@ struct Paste {
 struct Pick {
     server: Declarable,
     is_chosen: bool,
-}
-
-impl Pasted {
-    /// Keeps it in the place of what the same browser sent before.
-    fn keep(&self, paste: Paste, now: Timestamp) {
-        let mut pastes = self.lock();
-        pastes.retain(|other| other.cookie != paste.cookie && now < other.until);
-        while pastes.len() >= MOST_PASTES {
-            pastes.pop_front();
-        }
-        pastes.push_back(paste);
-    }
-
-    /// Hands out what this browser has sent under this id.
-    fn take(&self, cookie: Digest, id: &str, now: Timestamp) -> Option<Paste> {
-        let mut pastes = self.lock();
-        let at = pastes.iter().position(|paste| paste.cookie == cookie && paste.id == id)?;
-        pastes.remove(at).filter(|paste| now < paste.until)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Paste>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A server as it would be declared.
@@ -177,14 +140,9 @@ impl Desk {
         let rows = picks.iter().map(|pick| self.row(person, pick)).collect();
         let (env, now) = (&self.api.control.env, self.api.control.env.now());
         let id = new_id(env);
-        let paste = Paste { cookie: person.cookie, id: id.clone(), until: now.after(LIFE), picks, care };
-        self.console.pasted.keep(paste, now);
+        self.console.pasted.pastes.keep((person.cookie, id.clone()), picks, now);
         Kept { id, rows, unchecked: care == Care::Unchecked }
     }
-}
-
-fn new_id(env: &Env) -> String {
-    hex(&env.random::<16>())
 }
 
 /// A definition as it will be shown once it is declared.
@@ -233,7 +191,7 @@ pub(super) async fn add(
 ) -> Answer {
     let now = desk.api.control.env.now();
     let id = fields.take("paste");
-    let Some(Paste { mut picks, .. }) = desk.console.pasted.take(person.cookie, &id, now) else {
+    let Some(mut picks) = desk.console.pasted.pastes.take(person.cookie, &id, now) else {
         return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
     };
     let care = care(&mut fields);
@@ -255,8 +213,7 @@ pub(super) async fn add(
         return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
     }
     // Whoever goes away before all are tried finds it again.
-    let whole = Paste { cookie: person.cookie, id, until: now.after(LIFE), picks: picks.clone(), care };
-    desk.console.pasted.keep(whole, now);
+    desk.console.pasted.pastes.keep((person.cookie, id), picks.clone(), now);
     let mut outcomes = Vec::new();
     for at in &chosen {
         outcomes.push(declare(&desk, &person, &picks[*at].server, care).await);
@@ -301,29 +258,6 @@ async fn try_to_declare(desk: &Desk, person: &Person, server: &Declarable, care:
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn paste(cookie: &[u8], id: &str, until: u64) -> Paste {
-        let until = Timestamp::from_millis(until);
-        Paste { cookie: Digest::of(cookie), id: id.to_owned(), until, picks: Vec::new(), care: Care::Tried }
-    }
-
-    #[test]
-    fn what_is_pasted_is_for_one_browser_once_and_for_a_while() {
-        let (pasted, now) = (Pasted::default(), Timestamp::from_millis(10));
-        let take = |cookie: &[u8], id: &str, at: u64| pasted.take(Digest::of(cookie), id, Timestamp::from_millis(at));
-        pasted.keep(paste(b"a", "1", 20), now);
-        assert!(take(b"b", "1", 10).is_none() && take(b"a", "2", 10).is_none());
-        assert!(take(b"a", "1", 19).is_some() && take(b"a", "1", 19).is_none());
-        pasted.keep(paste(b"a", "1", 20), now);
-        assert!(take(b"a", "1", 20).is_none(), "too late");
-        for number in 0..=MOST_PASTES {
-            pasted.keep(paste(&[u8::try_from(number).unwrap()], "1", 20), now);
-        }
-        assert!(take(&[0], "1", 10).is_none(), "the first made room");
-        assert!(take(&[1], "1", 10).is_some());
-        pasted.keep(paste(&[2], "2", 20), now);
-        assert!(take(&[2], "1", 10).is_none(), "another paste of the same browser takes its place");
-    }
 
     #[test]
     fn no_secret_is_shown_of_what_was_pasted() {

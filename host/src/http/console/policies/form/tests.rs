@@ -110,8 +110,10 @@ fn one_row_to_be_filled_in_stands_open_and_others_are_folded() {
     let (_, schema, configs) = shipped().into_iter().find(|(name, ..)| name == "rate-limit").unwrap();
     let form = Form::of(&schema);
     let pieces = form.fill(&configs[0], &Mistakes::default());
-    let is_row = |label: &str| move |piece: &Piece| matches!(piece, Piece::Open { label: found, .. } if found == label);
-    let at = |label: &str| pieces.iter().position(is_row(label)).unwrap_or_else(|| panic!("no {label}"));
+    let at = |label: &str| {
+        let is_it = |piece: &Piece| matches!(piece, Piece::Open { label: found, .. } if found == label);
+        pieces.iter().position(is_it).unwrap_or_else(|| panic!("no {label}"))
+    };
     let is_fold = |piece: &Piece| matches!(piece, Piece::Fold { label } if label == "Room for more rules");
     let fold = pieces.iter().position(is_fold).unwrap();
     assert!(at("rules 3") < at("rules 4, new") && at("rules 4, new") < fold && fold < at("rules 5, new"));
