@@ -518,6 +518,7 @@ fn whole_question(decision: String, question: recordings::Question) -> Option<Pa
         hook: Hook::parse(&question.hook)?,
         input: serde_json::from_str(&input).ok()?,
         answer: answer.map(|answer| serde_json::from_str(&answer)).transpose().ok()?,
+        was_asked: true,
         imports: imports.into_iter().map(import).collect(),
     })
 }

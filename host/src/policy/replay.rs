@@ -44,6 +44,8 @@ pub struct PastQuestion {
     pub input: Value,
     /// As the policy gave it; `None` where it did not come to an answer.
     pub answer: Option<Value>,
+    /// Whether the policy was asked then. One that was not is taken for one that abstained.
+    pub was_asked: bool,
     /// What the host answered it meanwhile.
     pub imports: Vec<ImportCall>,
 }
@@ -78,12 +80,38 @@ impl PastQuestion {
         let told = |answer: &Value| {
             judge(self.hook, &self.input, answer).as_ref().map_or_else(Failure::to_string, Judged::to_string)
         };
-        let before = self.answer.as_ref().map_or_else(|| "a failure".to_owned(), told);
+        let before = match &self.answer {
+            Some(_) if !self.was_asked => "not asked".to_owned(),
+            Some(answer) => told(answer),
+            None => "a failure".to_owned(),
+        };
         let after = match answer {
             Ok(answer) => told(answer),
             Err(failure) => format!("a failure: {failure}"),
         };
         (before, after)
+    }
+
+    /// The tool that it was about, as `UPSTREAM/TOOL`, where it was about one.
+    fn tool(&self) -> Option<String> {
+        let tool = &self.input["request"]["tool"];
+        Some(format!("{}/{}", tool["upstream"].as_str()?, tool["name"].as_str()?))
+    }
+
+    /// Who called, as far as policies were told.
+    fn principal(&self) -> Option<String> {
+        let caller = &self.input["context"]["caller"];
+        let subject = caller["subject"].as_str()?;
+        let principal = match caller["kind"].as_str()? {
+            // These have no name besides what they are.
+            "service" if subject == "gateway" => subject.to_owned(),
+            "anonymous" if subject == "anonymous" => subject.to_owned(),
+            "service" => format!("key:{subject}"),
+            "user" => format!("user:{subject}"),
+            "anonymous" => format!("guest:{subject}"),
+            _ => return None,
+        };
+        Some(principal)
     }
 }
 
@@ -147,6 +175,9 @@ pub struct Change {
     pub decision: Option<String>,
     pub binding: BindingName,
     pub hook: Hook,
+    /// Who called, and which tool, where the question says it.
+    pub principal: Option<String>,
+    pub tool: Option<String>,
     /// In words: the verdict and its reason, or how it failed.
     pub before: String,
     pub after: String,
@@ -223,6 +254,7 @@ pub fn as_if_asked(binding: &Binding, recorded: &[PastQuestion]) -> Vec<PastQues
         let put = PastQuestion {
             binding: binding.name.clone(),
             answer: Some(Value::from("abstain")),
+            was_asked: false,
             imports: Vec::new(),
             ..question.clone()
         };
@@ -304,6 +336,8 @@ pub(super) fn against(policies: &PolicySet, recorded: &[PastQuestion]) -> Change
                     decision: decision.clone(),
                     binding: binding.clone(),
                     hook: *hook,
+                    principal: question.principal(),
+                    tool: question.tool(),
                     before,
                     after,
                 });
@@ -327,6 +361,7 @@ mod tests {
             hook: Hook::ToolCall,
             input,
             answer: Some(json!({ "allow": {} })),
+            was_asked: true,
             imports: Vec::new(),
         }
     }
@@ -345,6 +380,29 @@ mod tests {
         let (before, after) = question.without_values(&answer, &differences);
         assert!(!before.contains("secret") && !after.contains("other"), "{before} {after}");
         assert!(after.ends_with("with something else at /allow/rewrite"), "{after}");
+    }
+
+    #[test]
+    fn a_question_tells_who_called_and_what() {
+        let told = |kind: &str, subject: &str| {
+            let caller = json!({ "kind": kind, "subject": subject });
+            let tool = json!({ "upstream": "notes", "name": "add" });
+            let question = asked_of("d1", "a", json!({ "context": { "caller": caller }, "request": { "tool": tool } }));
+            assert_eq!(question.tool().as_deref(), Some("notes/add"));
+            question.principal()
+        };
+        for (kind, subject, expected) in [
+            ("service", "ci", Some("key:ci")),
+            ("service", "gateway", Some("gateway")),
+            ("user", "0a", Some("user:0a")),
+            ("anonymous", "anonymous", Some("anonymous")),
+            ("anonymous", "0b", Some("guest:0b")),
+            ("agent", "x", None),
+        ] {
+            assert_eq!(told(kind, subject).as_deref(), expected, "{kind} {subject}");
+        }
+        let question = asked_of("d1", "a", json!({ "request": {} }));
+        assert_eq!((question.tool(), question.principal()), (None, None));
     }
 
     #[test]
@@ -386,7 +444,9 @@ mod tests {
         let told = |matches: Match| -> Vec<(String, bool)> {
             let asked = as_if_asked(&binding(matches), &recorded);
             assert!(asked.iter().all(|question| question.binding.as_str() == "new"));
-            assert!(asked.iter().all(|question| question.answer == Some(json!("abstain"))));
+            assert!(asked.iter().all(|question| question.answer == Some(json!("abstain")) && !question.was_asked));
+            let permit = Ok(json!({ "allow": {} }));
+            assert!(asked.iter().all(|question| question.verdicts(&permit).0 == "not asked"));
             let told = |question: PastQuestion| {
                 (question.decision.unwrap(), !question.input["request"]["arguments"].is_null())
             };

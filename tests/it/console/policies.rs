@@ -56,8 +56,11 @@ async fn policies_are_shown_and_those_of_before_come_back() {
     let mut operator = browser_of(&gateway, "operator").await;
     let text = operator.get("/policies/bindings/guard").await.text();
     assert!(text.contains("no-echo") && text.contains("Tried in order"), "the words of the module's schema: {text}");
-    let text = operator.get("/policies/generations?from=1&to=2").await.text();
-    assert!(text.contains("limit the binding not there there"), "{text}");
+    let page = operator.get("/policies/generations?from=1&to=2").await;
+    assert!(page.text().contains("limit the binding not there there"), "{page}");
+    let page = operator.get("/policies/generations?from=2&to=1").await;
+    let form = page.form("/policies/generations");
+    assert_eq!((form.field("from"), form.field("to")), (Some("2"), Some("1")), "what was compared is still chosen");
     let page = operator.get("/policies/generations/1/rollback").await;
     let page = operator.submit(&page.form("/policies/generations/1/rollback")).await;
     assert!(page.status() == 200 && page.text().contains("in force again"), "{page}");
@@ -117,6 +120,10 @@ async fn a_typed_call_is_tried_and_nothing_comes_of_it() {
     assert_eq!(page.status(), 422);
     assert!(page.text().contains("nobody is key:nobody"), "{page}");
     assert_eq!(page.form("/policies/try").field("tool"), Some("echo"), "what was typed is still there");
+    let form = page.form("/policies/try").with("principal", "key:alice").with("config", r#"{"otherwise":"allow"}"#);
+    let page = operator.submit(&form).await;
+    assert_eq!(page.status(), 422, "{page}");
+    assert!(page.text().contains("choose the policy that it is for"), "{page}");
 
     let call = json!({ "principal": "key:alice", "upstream": "up", "tool": "echo" });
     let tried = gateway.operator("POST", "/api/v1/policies/try", Some(json!({ "call": call }))).await.json();
@@ -179,6 +186,7 @@ async fn an_owner_binds_changes_and_removes_a_policy_by_forms() {
     let form = form.with("config/config/rules/0/limit:number", "7");
     let page = owner.submit(&form.press("look")).await;
     assert!(page.status() == 200 && page.text().contains("Publish it"), "{page}");
+    assert!(page.text().contains("In shadow:") && !page.text().contains("comes into force"), "{page}");
     assert_eq!(names(&policies(&gateway).await), ["guard"], "so far nothing has changed");
     let page = owner.submit(&page.form("/policies/bindings/new").press("publish")).await;
     assert!(page.text().contains("It is added."), "{page}");
@@ -193,6 +201,7 @@ async fn an_owner_binds_changes_and_removes_a_policy_by_forms() {
     let page = owner.get("/policies/bindings/limit/edit").await;
     let form = page.form("/policies/bindings/limit/edit").with("config/mode:choice", "enforce").press("look");
     let page = owner.submit(&form).await;
+    assert!(page.text().contains("Enforced:") && page.text().contains("comes into force at once"), "{page}");
     let stale = owner.get("/policies/bindings/limit/edit").await;
     let page = owner.submit(&page.form("/policies/bindings/limit/edit").press("publish")).await;
     assert!(page.text().contains("It is changed."), "{page}");

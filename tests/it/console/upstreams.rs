@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use portcullis_tests::Gateway;
-use portcullis_tests::oauth::{Browser, Page};
+use portcullis_tests::oauth::{Browser, Form, Page};
 use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
@@ -44,10 +44,17 @@ async fn an_upstream_is_tried_before_it_is_added_and_no_secret_is_shown_again() 
 
     let form = page.form("/upstreams/new");
     assert_eq!((form.field("name"), form.field("url")), (Some("notes"), Some(&up.url[..])), "it stays filled in");
-    let page = operator.submit(&form.press("Add")).await;
-    assert_eq!(page.status(), 422, "{page}");
+    assert_eq!(form.field("headers"), Some("x-key: (as you typed it)"));
+    let elsewhere = form.with("url", &format!("{}/elsewhere", up.url));
+    let page = operator.submit(&elsewhere.press("Add")).await;
+    assert_eq!(page.status(), 422, "what was typed is for where it was to go: {page}");
     assert!(page.text().contains("headers.x-key has to be given again"), "{page}");
-    let form = page.form("/upstreams/new").with("headers", &format!("x-key: {CANARY}"));
+    let form = page.form("/upstreams/new").with("url", &up.url);
+    assert_eq!(form.field("headers"), Some("x-key: (give it again)"));
+    let form = form.with("headers", &format!("x-key: {CANARY}"));
+    let page = operator.submit(&form.press("Try it")).await;
+    assert!(page.status() == 200 && !page.reply.text().contains(CANARY), "{page}");
+    let form = page.form("/upstreams/new").with("labels", "a");
     let page = operator.submit(&form.press("Add")).await;
     assert_eq!(page.status(), 200, "{page}");
     assert!(page.text().contains("It is added.") && !page.reply.text().contains(CANARY), "{page}");
@@ -260,4 +267,32 @@ async fn servers_of_a_client_are_looked_at_and_those_that_are_chosen_added() {
         (&json!({ "X-Key": "sealed" }), &json!("store"))
     );
     assert_eq!(gateway.operator("GET", "/api/v1/upstreams/local", None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_was_chosen_of_many_servers_stays_chosen() {
+    let gateway = Gateway::builder().start().await;
+    let mut operator = browser_of(&gateway, "operator").await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let servers = (1..=12).map(|number| (format!("s{number}"), json!({ "url": format!("http://{nobody}/mcp") })));
+    let servers = json!({ "mcpServers": servers.collect::<serde_json::Map<_, _>>() });
+    let form = operator.get("/upstreams/import").await.form("/upstreams/import");
+    let page = operator.submit(&form.with("servers", &servers.to_string())).await;
+    let form = page.form("/upstreams/import/add");
+    let chosen = |form: &Form| -> Vec<String> {
+        let names = form.fields.iter().map(|(name, _)| name.clone());
+        names.filter(|name| name.starts_with("take.")).collect()
+    };
+    assert_eq!(chosen(&form).len(), 10, "as many as can be added at once");
+    let form = chosen(&form).iter().skip(1).fold(form, |form, name| form.without(name));
+    let page = operator.submit(&form).await;
+    assert!(page.status() == 422 && page.text().contains("not added"), "{page}");
+    let form = page.form("/upstreams/import/add");
+    assert_eq!(chosen(&form), ["take.1"], "only what was chosen is chosen again");
+    assert_eq!(form.field("unchecked"), None);
+    let form = form.without("take.1").with("unchecked", "yes");
+    let page = operator.submit(&form).await;
+    assert!(page.status() == 422 && page.text().contains("Choose at least one"), "{page}");
+    let form = page.form("/upstreams/import/add");
+    assert_eq!((chosen(&form).len(), form.field("unchecked")), (0, Some("yes")));
 }

@@ -232,6 +232,7 @@ async fn a_reload_tells_what_it_changes_of_recorded_decisions() {
     assert_eq!((&changes["questions"], changes["different"].as_array().unwrap().len()), (&json!(3), 3), "{changes}");
     let change = &changes["different"][0];
     assert_eq!((&change["before"], &change["after"]), (&json!("deny one"), &json!("deny two")), "{change}");
+    assert_eq!((&change["principal"], &change["tool"]), (&json!("key:ci"), &json!("up/echo")), "{change}");
     assert!(changes["summary"].as_str().unwrap().contains("deny one → deny two (3)"), "{changes}");
 }
 

@@ -156,7 +156,7 @@ async fn a_change_is_rehearsed_on_what_was_recorded() {
     let changes = rehearse("guard", denying(&digest, "second")).await;
     assert!(tells(&changes, "first", "second"), "{changes}");
     let changes = rehearse("another", denying(&digest, "third")).await;
-    assert!(tells(&changes, "abstain", "third"), "one that is new had no say: {changes}");
+    assert!(tells(&changes, "not asked", "third"), "one that is new had no say: {changes}");
     assert_eq!(changes["dropped"], json!([]), "{changes}");
     let changes = rehearse("guard", Value::Null).await;
     assert_eq!(changes["dropped"][0]["policy"], "guard", "{changes}");

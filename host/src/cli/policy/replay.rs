@@ -115,6 +115,7 @@ pub(super) fn question(recorded: &Value) -> anyhow::Result<PastQuestion> {
         hook: Hook::parse(hook).with_context(|| format!("there is no hook {hook:?}"))?,
         input: recorded["input"].clone(),
         answer: Some(recorded["answer"].clone()).filter(|answer| !answer.is_null()),
+        was_asked: true,
         imports,
     })
 }

@@ -74,6 +74,11 @@ pub(in crate::http) struct ChangeView {
     #[schema(value_type = String)]
     pub(in crate::http) policy: BindingName,
     pub(in crate::http) hook: &'static str,
+    /// Who called, where the recorded question says it.
+    pub(in crate::http) principal: Option<String>,
+    /// The tool that was called, as `UPSTREAM/TOOL`, where it was one.
+    pub(in crate::http) tool: Option<String>,
+    /// What the policy answered then; `not asked` of one that had no say.
     pub(in crate::http) before: String,
     pub(in crate::http) after: String,
 }
@@ -441,10 +446,12 @@ fn match_view(matches: &Match) -> MatchView {
 
 pub(in crate::http) fn changes_view(changes: &Changes) -> ChangesView {
     let Changes { questions, unanswered, different, more, dropped, is_cut } = changes;
-    let change = |Change { decision, binding, hook, before, after }: &Change| ChangeView {
+    let change = |Change { decision, binding, hook, principal, tool, before, after }: &Change| ChangeView {
         decision: decision.clone(),
         policy: binding.clone(),
         hook: hook.as_str(),
+        principal: principal.clone(),
+        tool: tool.clone(),
         before: before.clone(),
         after: after.clone(),
     };

@@ -433,6 +433,7 @@ fn past(binding: &str, hook: Hook, answer: &Value) -> PastQuestion {
         hook,
         input: json!({ "request": { "tool": { "name": "add" } } }),
         answer: Some(answer.clone()),
+        was_asked: true,
         imports: Vec::new(),
     }
 }

@@ -77,6 +77,7 @@ fn a_recorded_question_is_put_again() {
         hook: Hook::ToolCall,
         input: json!({}),
         answer: Some(answer),
+        was_asked: true,
         imports: Vec::new(),
     };
     let recorded = [

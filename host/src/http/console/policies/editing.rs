@@ -15,15 +15,17 @@ use super::HERE;
 use super::form::{Control, Form, Mistakes, Piece};
 use super::frame::{self, CONFIG, MODULE};
 use crate::admin::policies::{Described, PolicyError};
+use crate::config::Mode;
 use crate::http::api::policies::{ChangesView, changes_view};
 use crate::http::api::policy_modules::{ModuleView, page};
 use crate::http::api::{Api, Paging, Problem};
-use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Asked, Desk, Done, Head, Sent};
 use crate::http::console::fields;
+use crate::http::console::{Person, text};
 use crate::http::oauth::csrf::Fields;
 use crate::http::oauth::pages::Site;
 use crate::ids::BindingName;
+use crate::policy::BoundPolicy;
 
 pub(super) const NEW: &str = "/policies/bindings/new";
 /// What the pages of bindings stand below.
@@ -59,6 +61,19 @@ struct PreviewPage<'a> {
     work: &'a Work,
     definition: String,
     changes: ChangesView,
+    mode: Mode,
+    /// Whether what it says counts now, and would no more.
+    stops_counting: bool,
+}
+
+impl PreviewPage<'_> {
+    fn is_in_shadow(&self) -> bool {
+        self.mode == Mode::Shadow
+    }
+
+    fn is_off(&self) -> bool {
+        self.mode == Mode::Off
+    }
 }
 
 #[derive(Template)]
@@ -215,6 +230,12 @@ fn module_of(definition: &mut Map<String, Value>) -> String {
     module.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+/// What becomes of its answers, as a definition that is tried out says it.
+fn mode_of(definition: &Map<String, Value>) -> Mode {
+    let word = definition.get("mode").and_then(Value::as_str).unwrap_or_default();
+    Mode::ALL.iter().copied().find(|mode| mode.as_str() == word).unwrap_or_default()
+}
+
 /// What a module says of itself. One that is gone says nothing, and its binding can still be mended.
 async fn described(api: &Api, module: &str) -> Result<Option<Described>, PolicyError> {
     match api.control.describe_module(module).await {
@@ -290,9 +311,13 @@ impl Work {
             }
         }
         let text = format!("{:#}", Value::Object(definition.clone()));
+        let mode = mode_of(&definition);
+        let snapshot = desk.api.control.snapshot.load();
+        let counts = |bound: &BoundPolicy| bound.name() == name && bound.binding().mode == Mode::Enforce;
+        let stops_counting = mode != Mode::Enforce && snapshot.policies.bindings().iter().any(counts);
         let changes = changes_view(&desk.api.control.rehearse_binding(name, Some(definition), person.actor()).await?);
         let (site, head) = (desk.site(), desk.head(person, HERE));
-        Ok(desk.page(PreviewPage { site, head, work: self, definition: text, changes }))
+        Ok(desk.page(PreviewPage { site, head, work: self, definition: text, changes, mode, stops_counting }))
     }
 
     async fn publish(
@@ -318,8 +343,8 @@ impl Work {
 
     /// What was filled in, without the module.
     fn filled_in(&self, described: Option<&Described>, fields: &mut Fields) -> (Map<String, Value>, Mistakes) {
-        let (frame, schema) = (frame::schema(), schema_of(described));
-        let form = Form::around(&frame, CONFIG, "Configuration", &schema);
+        let (around, schema) = (frame::schema(), schema_of(described));
+        let form = Form::around(&around, &frame::FIRST, (CONFIG, "Configuration"), &schema);
         let (read, mut mistakes) = form.read(&mut |name| fields.take(name));
         let Value::Object(mut definition) = read else {
             mistakes.add("", "a definition is a JSON object");
@@ -337,12 +362,12 @@ impl Work {
         definition: &Map<String, Value>,
         mistakes: &Mistakes,
     ) -> Response {
-        let (frame, schema) = (frame::schema(), schema_of(described));
+        let (around, schema) = (frame::schema(), schema_of(described));
         let value = Value::Object(definition.clone());
         let pieces = if self.is_text {
             Form::text(&value, mistakes)
         } else {
-            Form::around(&frame, CONFIG, "Configuration", &schema).fill(&value, mistakes)
+            Form::around(&around, &frame::FIRST, (CONFIG, "Configuration"), &schema).fill(&value, mistakes)
         };
         desk.page(EditPage {
             site: desk.site(),

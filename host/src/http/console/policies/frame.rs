@@ -15,6 +15,9 @@ pub(super) const CONFIG: &str = "config";
 /// The member that names the module, which is chosen before there is a form.
 pub(super) const MODULE: &str = "module";
 
+/// The members that stand before the configuration: what is asked of it and how much that counts.
+pub(super) const FIRST: [&str; 3] = ["mode", "priority", "match"];
+
 /// What may stand around the configuration, in the words of the configuration file.
 pub(super) fn schema() -> Value {
     let patterns =

@@ -30,6 +30,9 @@ struct GenerationsPage<'a> {
     head: Head<'a>,
     generations: Vec<(String, GenerationView)>,
     compared: Option<Compared>,
+    /// Which two are chosen to be compared: those that were, or else the newest with the one before it.
+    from: u64,
+    to: u64,
 }
 
 /// What differs between two sets.
@@ -62,7 +65,9 @@ pub(super) async fn show(State(desk): State<Desk>, Extension(person): Extension<
     let view = |generation: &Generation| (moment(generation.at), generation_view(generation, running));
     let generations = kept.iter().rev().map(|generation| view(generation)).collect();
     let (site, head) = (desk.site(), desk.head(&person, HERE));
-    Ok(desk.page(GenerationsPage { site, head, generations, compared }))
+    let newest = |back: usize| kept.iter().rev().nth(back).map_or(0, |generation| generation.number);
+    let (from, to) = compared.as_ref().map_or((newest(1), newest(0)), |compared| (compared.from, compared.to));
+    Ok(desk.page(GenerationsPage { site, head, generations, compared, from, to }))
 }
 
 /// Asks before earlier policies come into force again.

@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Desk, Done, Head, Sent};
-use super::{Person, Route, asks, does, shows};
+use super::{Person, Route, asks, does, shows, text};
 use crate::http::api::Problem;
 use crate::http::api::policies::{self as api, MatchView, PoliciesView};
 use crate::http::oauth::pages::{Site, moment};

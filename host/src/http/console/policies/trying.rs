@@ -114,7 +114,12 @@ impl Typed {
         let said = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let not_json = |what: &str, error: serde_json::Error| Problem::invalid(format!("{what}: {error}"));
         let policy = said(&self.policy);
-        let config = said(&self.config).filter(|_| policy.is_some());
+        let config = said(&self.config);
+        if config.is_some() && policy.is_none() {
+            return Err(Problem::invalid(
+                "there is a configuration: choose the policy that it is for, or leave it out",
+            ));
+        }
         let config = config.map(|text| serde_json::from_str::<Value>(&text)).transpose();
         let config = config.map_err(|error| not_json("the configuration is not JSON", error))?;
         if !self.is_call {

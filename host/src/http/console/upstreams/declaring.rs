@@ -1,5 +1,6 @@
 //! Declaring an upstream and changing one, by fields or as JSON. Both come to the definition that the API takes, and go the
-//! same way. What was typed is shown again where something is wrong with it, without the secrets.
+//! same way. What was typed is shown again where something is wrong with it, without the secrets,
+//! which are kept meanwhile for the browser that sent them.
 
 use askama::Template;
 use axum::Extension;
@@ -8,7 +9,10 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::fields::{KINDS, UpstreamFields, hide, patch, to_be_given_again};
+use super::fields::{
+    Before, KINDS, Secrets, UpstreamFields, fill, hide, patch, place_of, secrets_of, to_be_given_again,
+};
+use super::kept::new_id;
 use super::{PART, Trial, care, of_file, page_of, seen, text};
 use crate::admin::upstreams::{Care, Change, UpstreamError, UpstreamView};
 use crate::config::definition::Misfit;
@@ -52,6 +56,36 @@ impl Typed {
             bare: !fields.take("bare").is_empty(),
             on_all_keys: !fields.take("on_all_keys").is_empty(),
         }))
+    }
+
+    /// The secrets in it.
+    fn secrets(&self) -> Secrets {
+        match self {
+            Self::Fields(fields) => fields.secrets(),
+            Self::Json(Ok(definition)) => secrets_of(definition),
+            Self::Json(Err(_)) => Secrets::new(),
+        }
+    }
+
+    /// Where it leads.
+    fn place(&self) -> String {
+        match self {
+            Self::Fields(fields) => fields.place(),
+            Self::Json(Ok(definition)) => place_of(definition),
+            Self::Json(Err(_)) => String::new(),
+        }
+    }
+
+    /// The same with the secrets that were typed before, if it still leads where they were to be shown.
+    fn with_secrets(self, before: Option<Before>) -> Self {
+        let Some(Before { secrets, .. }) = before.filter(|before| before.place == self.place()) else { return self };
+        match self {
+            Self::Fields(fields) => Self::Fields(Box::new(fields.with_secrets(&secrets))),
+            Self::Json(read) => Self::Json(read.map(|mut definition| {
+                fill(&mut definition, &secrets);
+                definition
+            })),
+        }
     }
 
     /// The definition that it comes to, or what is wrong with how it is written.
@@ -131,6 +165,8 @@ struct FormPage<'a> {
     /// Whether the definition can be said in fields.
     has_fields: bool,
     kinds: [(&'static str, &'static str); KINDS.len()],
+    /// Under which name secrets are kept that were typed.
+    kept: Option<String>,
     trial: Option<Trial>,
     problem: Option<String>,
 }
@@ -151,11 +187,12 @@ impl From<UpstreamError> for Told {
 impl Desk {
     /// The form with what stands in it, which has no secrets any more.
     fn sheet(&self, person: &Person, sheet: Sheet, typed: &Typed, (status, told): (StatusCode, Told)) -> Response {
+        let secrets = typed.secrets();
         let (fields, json) = match typed {
-            Typed::Fields(fields) => (Some(fields.clone().without_secrets()), None),
+            Typed::Fields(fields) => (Some(fields.clone().without_secrets(&secrets)), None),
             Typed::Json(read) => {
                 let mut definition = read.clone().unwrap_or_default();
-                hide(&mut definition);
+                hide(&mut definition, &secrets);
                 let fields = UpstreamFields::of(&definition);
                 let json = if read.is_ok() { text::whole(&Value::Object(definition)) } else { String::new() };
                 (fields, Some(json))
@@ -174,10 +211,27 @@ impl Desk {
             fields: fields.unwrap_or_default(),
             json,
             kinds: KINDS,
+            kept: self.keep(person, typed.place(), secrets),
             trial,
             problem,
         };
         page_of_console(status, page)
+    }
+}
+
+impl Desk {
+    /// Keeps secrets for what this browser sends next, and says under which name.
+    fn keep(&self, person: &Person, place: String, secrets: Secrets) -> Option<String> {
+        let (env, now) = (&self.api.control.env, self.api.control.env.now());
+        let id = (!secrets.is_empty()).then(|| new_id(env))?;
+        self.console.pasted.typed.keep((person.cookie, id.clone()), Before { place, secrets }, now);
+        Some(id)
+    }
+
+    /// What was typed, with the secrets that are kept.
+    fn typed(&self, person: &Person, fields: &mut Fields) -> Typed {
+        let (id, now) = (fields.take("kept"), self.api.control.env.now());
+        Typed::read(fields).with_secrets(self.console.pasted.typed.take(person.cookie, &id, now))
     }
 }
 
@@ -212,7 +266,7 @@ pub(super) async fn declare(
     Sent(mut fields): Sent,
 ) -> Answer {
     let (wanted, care, name) = (Wanted::read(&mut fields), care(&mut fields), fields.take("name"));
-    let typed = Typed::read(&mut fields);
+    let typed = desk.typed(&person, &mut fields);
     let sheet = Sheet { unchecked: care == Care::Unchecked, ..Sheet::of_new(&name) };
     let told = match (wanted, read(&person, &name, &typed)) {
         (_, Err(told)) => told,
@@ -277,7 +331,7 @@ pub(super) async fn change(
     let upstream = api::find(&desk.api, &name)?;
     let shown = upstream.definition().ok_or_else(of_file)?;
     let (revision, care, carry) = (seen(&mut fields)?, care(&mut fields), !fields.take("carry").is_empty());
-    let typed = Typed::read(&mut fields);
+    let typed = desk.typed(&person, &mut fields);
     let sheet = Sheet { unchecked: care == Care::Unchecked, ..Sheet::of(&upstream, revision) };
     let told = match typed.definition() {
         Err(misfits) => Told::Trial(TrialView::mistaken(&misfits)),

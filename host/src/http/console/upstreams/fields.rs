@@ -2,8 +2,10 @@
 //!
 //! A definition is what the API takes. What has no field here is said as JSON; where a definition says such a thing, it has
 //! no fields at all ([`UpstreamFields::of`]), so that none is lost by being shown. Secrets that were typed are taken out
-//! before anything is shown again ([`UpstreamFields::without_secrets`], [`hide`]).
+//! before anything is shown again ([`UpstreamFields::without_secrets`], [`hide`]); those that are kept meanwhile ([`Before`])
+//! are put back into what comes then, if it leads to the same place.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -11,8 +13,11 @@ use serde_json::{Map, Value};
 use crate::admin::upstreams::SEALED;
 use crate::config::definition::{Misfit, Said, each_secret, said};
 
-/// What stands where a secret was typed, once the form is shown again.
+/// What stands where a secret was typed that is not kept, once the form is shown again, and where one that is.
 pub(super) const AGAIN: &str = "(give it again)";
+pub(super) const KEPT: &str = "(as you typed it)";
+/// Members of a definition that have no say in where it leads.
+const BESIDES: [&str; 6] = ["trust", "labels", "call_timeout", "sync_interval", "prefix", "allow_on_all_keys"];
 /// The kind of upstream whose people give values for variables; all others give them for headers.
 const WITH_VARIABLES: &str = "per-user-environment";
 
@@ -26,6 +31,15 @@ pub(super) const KINDS: [(&str, &str); 7] = [
     (WITH_VARIABLES, "values of each"),
     ("token-exchange", "the gateway vouches"),
 ];
+
+/// Secrets that somebody has typed, by the settings that they are for.
+pub(super) type Secrets = BTreeMap<String, String>;
+
+/// The secrets of a form, and where they were to be shown. Elsewhere they have to be given again.
+pub(super) struct Before {
+    pub(super) place: String,
+    pub(super) secrets: Secrets,
+}
 
 /// What somebody types, secrets among it. A list has one thing on a line.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -142,13 +156,49 @@ impl UpstreamFields {
     }
 
     /// The same without the secrets that somebody has typed.
-    pub(super) fn without_secrets(mut self) -> Self {
-        self.headers = hidden("headers", &self.headers, ':', ": ");
-        self.environment = hidden("environment", &self.environment, '=', "=");
-        if is_typed_secret("auth.client_secret", self.client_secret.trim()) {
-            AGAIN.clone_into(&mut self.client_secret);
+    pub(super) fn without_secrets(mut self, kept: &Secrets) -> Self {
+        self.headers = hidden("headers", &self.headers, (':', ": "), kept);
+        self.environment = hidden("environment", &self.environment, ('=', "="), kept);
+        self.client_secret = shown("auth.client_secret", self.client_secret.trim(), kept).to_owned();
+        self
+    }
+
+    /// The same with the secrets that are kept, where it says so.
+    pub(super) fn with_secrets(mut self, kept: &Secrets) -> Self {
+        self.headers = filled("headers", &self.headers, (':', ": "), kept);
+        self.environment = filled("environment", &self.environment, ('=', "="), kept);
+        if self.client_secret.trim() == KEPT
+            && let Some(secret) = kept.get("auth.client_secret")
+        {
+            secret.clone_into(&mut self.client_secret);
         }
         self
+    }
+
+    /// The secrets that somebody has typed. Of one that is there twice nobody knows which is meant.
+    pub(super) fn secrets(&self) -> Secrets {
+        let table = |table: &'static str, text: &str, joint: char| -> Vec<(String, String)> {
+            let pairs = text.lines().filter_map(|line| line.split_once(joint));
+            pairs.map(|(name, value)| (format!("{table}.{}", name.trim()), value.trim().to_owned())).collect()
+        };
+        let client_secret = ("auth.client_secret".to_owned(), self.client_secret.trim().to_owned());
+        let typed =
+            table("headers", &self.headers, ':').into_iter().chain(table("environment", &self.environment, '='));
+        let (mut secrets, mut twice) = (Secrets::new(), BTreeSet::new());
+        for (field, text) in typed.chain([client_secret]).filter(|(field, text)| is_typed_secret(field, text)) {
+            if secrets.insert(field.clone(), text).is_some() {
+                twice.insert(field);
+            }
+        }
+        secrets.retain(|field, _| !twice.contains(field));
+        secrets
+    }
+
+    /// Where it leads, and what that place is to be.
+    pub(super) fn place(&self) -> String {
+        let Self { url, command, working_dir, kind, issuer, client_id, .. } = self;
+        let parts = [url, command, working_dir, kind, issuer, client_id];
+        format!("{:?}", parts.map(|text| lines(text).collect::<Vec<_>>()))
     }
 }
 
@@ -156,7 +206,7 @@ impl UpstreamFields {
 pub(super) fn to_be_given_again(definition: &Map<String, Value>) -> Vec<Misfit> {
     let mut misfits = Vec::new();
     each_secret(&mut definition.clone(), |field, value| {
-        if value.as_str() == Some(AGAIN) {
+        if value.as_str().is_some_and(is_mark) {
             misfits.push(Misfit::of(field, format!("{field} has to be given again: what was typed is not repeated")));
         }
     });
@@ -164,12 +214,40 @@ pub(super) fn to_be_given_again(definition: &Map<String, Value>) -> Vec<Misfit> 
 }
 
 /// The definition without the secrets that somebody has typed.
-pub(super) fn hide(definition: &mut Map<String, Value>) {
+pub(super) fn hide(definition: &mut Map<String, Value>, kept: &Secrets) {
     each_secret(definition, |field, value| {
-        if value.as_str().is_none_or(|text| is_typed_secret(field, text)) {
-            *value = AGAIN.into();
+        *value = value.as_str().map_or(AGAIN, |text| shown(field, text, kept)).into();
+    });
+}
+
+/// The definition with the secrets that are kept, where it says so.
+pub(super) fn fill(definition: &mut Map<String, Value>, kept: &Secrets) {
+    each_secret(definition, |field, value| {
+        if value.as_str() == Some(KEPT)
+            && let Some(secret) = kept.get(field)
+        {
+            *value = secret.as_str().into();
         }
     });
+}
+
+/// The secrets of a definition that somebody has typed.
+pub(super) fn secrets_of(definition: &Map<String, Value>) -> Secrets {
+    let mut secrets = Secrets::new();
+    each_secret(&mut definition.clone(), |field, value| {
+        if let Some(text) = value.as_str().filter(|text| is_typed_secret(field, text)) {
+            secrets.insert(field.to_owned(), text.to_owned());
+        }
+    });
+    secrets
+}
+
+/// Where a definition leads, and what that place is to be, without secrets.
+pub(super) fn place_of(definition: &Map<String, Value>) -> String {
+    let mut place = definition.clone();
+    each_secret(&mut place, |_, value| *value = Value::Null);
+    place.retain(|name, _| !BESIDES.contains(&name.as_str()) && !matches!(name.as_str(), "headers" | "environment"));
+    Value::Object(place).to_string()
 }
 
 /// The merge patch (RFC 7396) that makes of what is shown what is wanted. What is the same is not mentioned: a sealed secret
@@ -201,18 +279,48 @@ fn difference(shown: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<St
 
 /// Whether a text in the place of a secret is one that somebody has typed.
 fn is_typed_secret(field: &str, text: &str) -> bool {
-    !text.is_empty() && text != SEALED && said(field, text) == Said::Literal
+    !text.is_empty() && text != SEALED && !is_mark(text) && said(field, text) == Said::Literal
 }
 
-/// The lines of a table without the values that are secrets. A line that cannot be read is left out.
-fn hidden(table: &str, text: &str, joint: char, join: &str) -> String {
+/// Whether a text stands for a secret that was typed before.
+fn is_mark(text: &str) -> bool {
+    matches!(text, AGAIN | KEPT)
+}
+
+/// What is shown in the place of a secret.
+fn shown<'t>(field: &str, text: &'t str, kept: &Secrets) -> &'t str {
+    if is_typed_secret(field, text) && kept.contains_key(field) {
+        KEPT
+    } else if is_mark(text) || is_typed_secret(field, text) {
+        AGAIN
+    } else {
+        text
+    }
+}
+
+/// The lines of a table without the values that are secrets. A line that cannot be read may be one: of it, its place is left,
+/// since mistakes are told by the numbers of lines.
+fn hidden(table: &str, text: &str, (joint, join): (char, &str), kept: &Secrets) -> String {
+    let line = |line: &str| match line.split_once(joint) {
+        Some((name, value)) => {
+            let name = name.trim();
+            format!("{name}{join}{}", shown(&format!("{table}.{name}"), value.trim(), kept))
+        }
+        None if line.trim().is_empty() => String::new(),
+        None => AGAIN.to_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The lines of a table with the values that are kept, where they say so.
+fn filled(table: &str, text: &str, (joint, join): (char, &str), kept: &Secrets) -> String {
     let line = |line: &str| {
         let (name, value) = line.split_once(joint)?;
-        let (name, value) = (name.trim(), value.trim());
-        let value = if is_typed_secret(&format!("{table}.{name}"), value) { AGAIN } else { value };
-        Some(format!("{name}{join}{value}"))
+        let name = name.trim();
+        let secret = kept.get(&format!("{table}.{name}")).filter(|_| value.trim() == KEPT)?;
+        Some(format!("{name}{join}{secret}"))
     };
-    text.lines().filter_map(line).collect::<Vec<_>>().join("\n")
+    text.lines().map(|text| line(text).unwrap_or_else(|| text.to_owned())).collect::<Vec<_>>().join("\n")
 }
 
 /// The members of a table that is typed line by line. No value is repeated in what is said of a mistake.
@@ -338,17 +446,64 @@ mod tests {
             client_secret: "hunter5".to_owned(),
             ..UpstreamFields::default()
         };
-        let shown = fields.without_secrets();
+        let shown = fields.without_secrets(&Secrets::new());
         let texts = [&shown.headers, &shown.environment, &shown.client_secret];
         assert!(!texts.into_iter().any(|text| text.contains("hunter")), "{texts:?}");
-        assert_eq!(shown.headers, format!("x-key: {AGAIN}\nAuthorization: Bearer env:T\nx-old: sealed"));
+        assert_eq!(shown.headers, format!("x-key: {AGAIN}\nAuthorization: Bearer env:T\n{AGAIN}\nx-old: sealed"));
         assert_eq!(shown.environment, format!("A={AGAIN}\nB=file:b"));
-        let wrong = to_be_given_again(&shown.definition().unwrap());
+        let misfits = shown.definition().unwrap_err();
+        assert!(misfits[0].message.starts_with("line 3 of headers"), "where it was: {misfits:?}");
+        let headers = shown.headers.replace(&format!("\n{AGAIN}\n"), "\n");
+        let wrong = to_be_given_again(&UpstreamFields { headers, ..shown }.definition().unwrap());
         let wrong: Vec<_> = wrong.iter().filter_map(|misfit| misfit.field.as_deref()).collect();
         assert_eq!(wrong, ["headers.x-key", "environment.A", "auth.client_secret"]);
         let mut typed = object(json!({ "headers": { "a": "hunter2", "b": ["hunter3"], "c": "sealed" }, "trust": "t" }));
-        hide(&mut typed);
+        hide(&mut typed, &Secrets::new());
         assert_eq!(Value::Object(typed), json!({ "headers": { "a": AGAIN, "b": AGAIN, "c": "sealed" }, "trust": "t" }));
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_where_it_was() {
+        let fields = UpstreamFields {
+            url: "https://a".to_owned(),
+            headers: "x-key: hunter2\nx-t: Bearer env:T\nx-old: sealed\nx-two: a\nx-two: b".to_owned(),
+            environment: "A = hunter4".to_owned(),
+            client_secret: "hunter5".to_owned(),
+            ..UpstreamFields::default()
+        };
+        let secrets = fields.secrets();
+        let named: Vec<&str> = secrets.keys().map(String::as_str).collect();
+        assert_eq!(
+            named,
+            ["auth.client_secret", "environment.A", "headers.x-key"],
+            "one that is there twice is not kept"
+        );
+        let shown = fields.clone().without_secrets(&secrets);
+        let headers = format!("x-key: {KEPT}\nx-t: Bearer env:T\nx-old: sealed\nx-two: {AGAIN}\nx-two: {AGAIN}");
+        assert_eq!((&shown.headers, &shown.client_secret[..]), (&headers, KEPT));
+        assert_eq!(shown.place(), fields.place());
+        assert!(shown.secrets().is_empty());
+        let again = shown.clone().with_secrets(&secrets);
+        assert_eq!((&again.environment[..], &again.client_secret[..]), ("A=hunter4", "hunter5"));
+        assert!(again.headers.starts_with("x-key: hunter2\n") && again.headers.ends_with(AGAIN), "{}", again.headers);
+        assert_eq!(shown.clone().with_secrets(&Secrets::new()), shown);
+        assert_eq!(
+            shown.without_secrets(&secrets).client_secret,
+            AGAIN,
+            "what is not here any more has to be given again"
+        );
+
+        let mut typed = object(json!({ "url": "https://a", "headers": { "a": "hunter2", "b": ["x"] }, "trust": "t" }));
+        let (whole, secrets, place) = (typed.clone(), secrets_of(&typed), place_of(&typed));
+        hide(&mut typed, &secrets);
+        assert_eq!(typed["headers"], json!({ "a": KEPT, "b": AGAIN }));
+        assert_eq!(to_be_given_again(&typed).len(), 2);
+        typed.insert("trust".to_owned(), json!("other"));
+        assert_eq!(place_of(&typed), place);
+        fill(&mut typed, &secrets);
+        assert_eq!(typed["headers"]["a"], whole["headers"]["a"]);
+        typed.insert("url".to_owned(), json!("https://b"));
+        assert!(place_of(&typed) != place && !place.contains("hunter"));
     }
 
     #[test]

@@ -1,11 +1,6 @@
 //! `/upstreams/import`: the servers that an MCP client has, looked at, and those that are chosen declared one by one.
 //!
-//! What is pasted has secrets, which no page repeats: between looking and adding it stays here, in memory, for the browser
-//! that sent it, and for a while.
-
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+//! What is pasted has secrets, which no page repeats: between looking and adding it is kept for the browser that sent it.
 
 use askama::Template;
 use axum::Extension;
@@ -14,60 +9,36 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
+use super::fields::Before;
+use super::kept::{Shelf, new_id};
 use super::{PART, Trial, care, page_of, text};
 use crate::admin::upstreams::{Care, SEALED};
 use crate::config::definition::{Said, each_secret, said};
 use crate::config::import::{Declarable, declarable};
-use crate::env::{Env, Timestamp};
 use crate::http::api::Problem;
 use crate::http::api::upstreams as api;
 use crate::http::console::Person;
 use crate::http::console::desk::{Answer, Desk, Head, Sent};
 use crate::http::oauth::pages::{Site, page_of_console};
 use crate::ids::UpstreamName;
-use crate::secret::{Digest, hex};
 
-/// How long somebody may look at what they have pasted.
-const LIFE: Duration = Duration::from_secs(15 * 60);
-/// Most people who look at once: the one who came first makes room.
-const MOST_PASTES: usize = 16;
 /// Most servers that are looked at, and that are added at once: each is tried.
 const MOST_SERVERS: usize = 50;
 const MOST_AT_ONCE: usize = 10;
 
-/// What people have pasted, and not added yet.
+/// What people have pasted or typed, and not added yet.
 #[derive(Default)]
-pub(in crate::http::console) struct Pasted(Mutex<VecDeque<Paste>>);
-
-struct Paste {
-    /// Whose browser sent it.
-    cookie: Digest,
-    id: String,
-    until: Timestamp,
-    servers: Vec<Declarable>,
+pub(in crate::http::console) struct Pasted {
+    pastes: Shelf<Vec<Pick>>,
+    /// The secrets of a definition that is typed.
+    pub(super) typed: Shelf<Before>,
 }
 
-impl Pasted {
-    /// Keeps it in the place of what the same browser sent before.
-    fn keep(&self, paste: Paste, now: Timestamp) {
-        let mut pastes = self.lock();
-        pastes.retain(|other| other.cookie != paste.cookie && now < other.until);
-        while pastes.len() >= MOST_PASTES {
-            pastes.pop_front();
-        }
-        pastes.push_back(paste);
-    }
-
-    /// Hands out what this browser has sent under this id.
-    fn take(&self, cookie: Digest, id: &str, now: Timestamp) -> Option<Paste> {
-        let mut pastes = self.lock();
-        let at = pastes.iter().position(|paste| paste.cookie == cookie && paste.id == id)?;
-        pastes.remove(at).filter(|paste| now < paste.until)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Paste>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A server that was pasted, and whether it is to be added.
+#[derive(Clone)]
+struct Pick {
+    server: Declarable,
+    is_chosen: bool,
 }
 
 /// A server as it would be declared.
@@ -80,6 +51,16 @@ struct Row {
     /// Why it cannot be added, or not by this person, or not by this name.
     obstacle: Option<String>,
     can_be_added: bool,
+    is_chosen: bool,
+}
+
+/// What is shown of what is kept.
+#[derive(Default)]
+struct Kept {
+    id: String,
+    rows: Vec<Row>,
+    /// Whether they are to be added without a trial.
+    unchecked: bool,
 }
 
 /// What came of one that was chosen.
@@ -95,8 +76,8 @@ struct Outcome {
 struct ImportPage<'a> {
     site: &'a Site,
     head: Head<'a>,
-    id: String,
-    rows: Vec<Row>,
+    kept: Kept,
+    most: usize,
     outcomes: Vec<Outcome>,
     problem: Option<String>,
 }
@@ -105,22 +86,22 @@ impl Desk {
     fn import(
         &self,
         person: &Person,
-        (id, rows): (String, Vec<Row>),
+        kept: Kept,
         outcomes: Vec<Outcome>,
         (status, problem): (StatusCode, Option<String>),
     ) -> Response {
         let (site, head) = (self.site(), self.head(person, PART));
-        page_of_console(status, ImportPage { site, head, id, rows, outcomes, problem })
+        page_of_console(status, ImportPage { site, head, kept, most: MOST_AT_ONCE, outcomes, problem })
     }
 
     /// The form again, and why nothing came of it.
     fn not_imported(&self, person: &Person, problem: &str) -> Response {
         let refused = (StatusCode::UNPROCESSABLE_ENTITY, Some(problem.to_owned()));
-        self.import(person, (String::new(), Vec::new()), Vec::new(), refused)
+        self.import(person, Kept::default(), Vec::new(), refused)
     }
 
     /// A server, and whether this person can add it.
-    fn row(&self, person: &Person, server: &Declarable) -> Row {
+    fn row(&self, person: &Person, Pick { server, is_chosen }: &Pick) -> Row {
         let Declarable { original, name, definition, notes } = server;
         let taken = UpstreamName::parse(name).is_ok_and(|name| self.api.control.upstream_view(&name).is_some());
         let for_owners =
@@ -139,21 +120,29 @@ impl Desk {
             notes: notes.iter().map(|note| text::line(note)).collect(),
             obstacle: obstacle.map(|why| text::line(&why)),
             can_be_added: definition.is_ok() && !for_owners,
+            is_chosen: *is_chosen,
         }
     }
 
-    fn keep_paste(&self, person: &Person, servers: Vec<Declarable>) -> (String, Vec<Row>) {
-        let rows = servers.iter().map(|server| self.row(person, server)).collect();
+    /// What was pasted, chosen as far as nothing is in the way and as many as can be added at once.
+    fn chosen_to_begin_with(&self, person: &Person, servers: Vec<Declarable>) -> Vec<Pick> {
+        let mut left = MOST_AT_ONCE;
+        let pick = |server: Declarable| {
+            let pick = Pick { server, is_chosen: true };
+            let is_chosen = left > 0 && self.row(person, &pick).obstacle.is_none();
+            left -= usize::from(is_chosen);
+            Pick { is_chosen, ..pick }
+        };
+        servers.into_iter().map(pick).collect()
+    }
+
+    fn keep_paste(&self, person: &Person, picks: Vec<Pick>, care: Care) -> Kept {
+        let rows = picks.iter().map(|pick| self.row(person, pick)).collect();
         let (env, now) = (&self.api.control.env, self.api.control.env.now());
         let id = new_id(env);
-        let paste = Paste { cookie: person.cookie, id: id.clone(), until: now.after(LIFE), servers };
-        self.console.pasted.keep(paste, now);
-        (id, rows)
+        self.console.pasted.pastes.keep((person.cookie, id.clone()), picks, now);
+        Kept { id, rows, unchecked: care == Care::Unchecked }
     }
-}
-
-fn new_id(env: &Env) -> String {
-    hex(&env.random::<16>())
 }
 
 /// A definition as it will be shown once it is declared.
@@ -168,7 +157,7 @@ fn without_secrets(definition: &Map<String, Value>) -> String {
 }
 
 pub(super) async fn ask(State(desk): State<Desk>, Extension(person): Extension<Person>) -> Response {
-    desk.import(&person, (String::new(), Vec::new()), Vec::new(), (StatusCode::OK, None))
+    desk.import(&person, Kept::default(), Vec::new(), (StatusCode::OK, None))
 }
 
 /// Shows what would become of the servers that were pasted.
@@ -189,7 +178,8 @@ pub(super) async fn look(
             return Ok(desk.not_imported(&person, &problem));
         }
     };
-    let kept = desk.keep_paste(&person, servers);
+    let picks = desk.chosen_to_begin_with(&person, servers);
+    let kept = desk.keep_paste(&person, picks, Care::Tried);
     Ok(desk.import(&person, kept, Vec::new(), (StatusCode::OK, None)))
 }
 
@@ -201,42 +191,42 @@ pub(super) async fn add(
 ) -> Answer {
     let now = desk.api.control.env.now();
     let id = fields.take("paste");
-    let Some(Paste { mut servers, .. }) = desk.console.pasted.take(person.cookie, &id, now) else {
+    let Some(mut picks) = desk.console.pasted.pastes.take(person.cookie, &id, now) else {
         return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
     };
     let care = care(&mut fields);
     let mut chosen = Vec::new();
-    for (at, server) in servers.iter_mut().enumerate() {
+    for (at, Pick { server, is_chosen }) in picks.iter_mut().enumerate() {
         let number = at + 1;
         let name = fields.take(&format!("name.{number}"));
         if !name.is_empty() {
             name.trim().clone_into(&mut server.name);
         }
-        if !fields.take(&format!("take.{number}")).is_empty() {
+        *is_chosen = !fields.take(&format!("take.{number}")).is_empty();
+        if *is_chosen {
             chosen.push(at);
         }
     }
     if chosen.is_empty() || chosen.len() > MOST_AT_ONCE {
-        let kept = desk.keep_paste(&person, servers);
+        let kept = desk.keep_paste(&person, picks, care);
         let problem = format!("Choose at least one, and at most {MOST_AT_ONCE} at once: each is tried.");
         return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
     }
     // Whoever goes away before all are tried finds it again.
-    let whole = Paste { cookie: person.cookie, id, until: now.after(LIFE), servers: servers.clone() };
-    desk.console.pasted.keep(whole, now);
+    desk.console.pasted.pastes.keep((person.cookie, id), picks.clone(), now);
     let mut outcomes = Vec::new();
     for at in &chosen {
-        outcomes.push(declare(&desk, &person, &servers[*at], care).await);
+        outcomes.push(declare(&desk, &person, &picks[*at].server, care).await);
     }
     let mut at = 0;
-    servers.retain(|_| {
+    picks.retain(|_| {
         let is_left = !chosen.iter().zip(&outcomes).any(|(chosen, outcome)| *chosen == at && outcome.page.is_some());
         at += 1;
         is_left
     });
     let has_failed = outcomes.iter().any(|outcome| outcome.page.is_none());
     let status = if has_failed { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    let kept = desk.keep_paste(&person, servers);
+    let kept = desk.keep_paste(&person, picks, care);
     Ok(desk.import(&person, kept, outcomes, (status, None)))
 }
 
@@ -268,29 +258,6 @@ async fn try_to_declare(desk: &Desk, person: &Person, server: &Declarable, care:
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn paste(cookie: &[u8], id: &str, until: u64) -> Paste {
-        let until = Timestamp::from_millis(until);
-        Paste { cookie: Digest::of(cookie), id: id.to_owned(), until, servers: Vec::new() }
-    }
-
-    #[test]
-    fn what_is_pasted_is_for_one_browser_once_and_for_a_while() {
-        let (pasted, now) = (Pasted::default(), Timestamp::from_millis(10));
-        let take = |cookie: &[u8], id: &str, at: u64| pasted.take(Digest::of(cookie), id, Timestamp::from_millis(at));
-        pasted.keep(paste(b"a", "1", 20), now);
-        assert!(take(b"b", "1", 10).is_none() && take(b"a", "2", 10).is_none());
-        assert!(take(b"a", "1", 19).is_some() && take(b"a", "1", 19).is_none());
-        pasted.keep(paste(b"a", "1", 20), now);
-        assert!(take(b"a", "1", 20).is_none(), "too late");
-        for number in 0..=MOST_PASTES {
-            pasted.keep(paste(&[u8::try_from(number).unwrap()], "1", 20), now);
-        }
-        assert!(take(&[0], "1", 10).is_none(), "the first made room");
-        assert!(take(&[1], "1", 10).is_some());
-        pasted.keep(paste(&[2], "2", 20), now);
-        assert!(take(&[2], "1", 10).is_none(), "another paste of the same browser takes its place");
-    }
 
     #[test]
     fn no_secret_is_shown_of_what_was_pasted() {

@@ -25,6 +25,7 @@ mod declaring;
 mod diff;
 mod fields;
 pub(super) mod importing;
+mod kept;
 mod tools;
 
 /// The part of the console that these pages belong to.

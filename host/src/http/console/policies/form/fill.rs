@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::shape::{Kind, Member, Shape};
 use super::{
-    Choice, Control, EMPTY_ROWS, EMPTY_ROWS_WITHIN, Entry, Field, MAX_PIECES, MAX_ROWS, Mistakes, Piece, field, member,
-    more as more_of,
+    Choice, Control, EMPTY_ROWS, EMPTY_ROWS_WITHIN, Entry, Field, MAX_PIECES, MAX_ROWS, Mistakes, OPEN_ROWS, Piece,
+    field, member, more as more_of,
 };
 
 /// Rows of a field for JSON, and for texts.
@@ -153,15 +153,16 @@ impl Filling<'_> {
         let none = Map::new();
         let there: Vec<&Map<String, Value>> =
             value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object).collect();
-        let empty = match (self.is_for_input, depth) {
-            (false, _) => 0,
-            (true, 0) => EMPTY_ROWS,
-            (true, _) => EMPTY_ROWS_WITHIN,
+        let (open, empty) = match (self.is_for_input, depth) {
+            (false, _) => (0, 0),
+            (true, 0) => (OPEN_ROWS, EMPTY_ROWS),
+            (true, _) => (0, EMPTY_ROWS_WITHIN),
         };
-        let count = there.len() + empty;
+        let (count, folded) = (there.len() + empty, there.len() + open);
         self.open(label_of(known), hint_of(known, ""), self.mistakes.at(pointer));
         self.hidden(field(pointer, "rows"), count);
         for at in 0..count {
+            self.fold(known, at == folded);
             let (row, row_pointer) = (there.get(at).copied(), format!("{pointer}/{at}"));
             let label = match row {
                 Some(_) => format!("{} {}", known.name, at + 1),
@@ -175,6 +176,7 @@ impl Filling<'_> {
             }
             self.pieces.push(Piece::Close);
         }
+        self.unfold(count > folded);
         self.empty_list(known, pointer, value);
         self.pieces.push(Piece::Close);
     }
@@ -182,10 +184,12 @@ impl Filling<'_> {
     /// Texts by name, and some rows to be filled in.
     fn map(&mut self, known: &Member<'_>, pointer: &str, value: Option<&Value>) {
         let there: Vec<(&String, &Value)> = value.and_then(Value::as_object).into_iter().flatten().collect();
-        let count = there.len() + if self.is_for_input { EMPTY_ROWS } else { 0 };
+        let (open, empty) = if self.is_for_input { (OPEN_ROWS, EMPTY_ROWS) } else { (0, 0) };
+        let (count, folded) = (there.len() + empty, there.len() + open);
         self.open(label_of(known), hint_of(known, ""), self.mistakes.within(pointer));
         self.hidden(field(pointer, "rows"), count);
         for at in 0..count {
+            self.fold(known, at == folded);
             let (name, text) = there.get(at).map_or(("", ""), |(name, text)| (name, text.as_str().unwrap_or_default()));
             let named = (field(pointer, &format!("name{at}")), format!("Name {}", at + 1), String::new());
             self.field(named, None, Control::Line { value: name.to_owned(), is_number: false });
@@ -193,6 +197,7 @@ impl Filling<'_> {
             let control = Control::Area { value: text.to_owned(), rows: rows_of(text), is_code: true };
             self.field(texted, None, control);
         }
+        self.unfold(count > folded);
         self.pieces.push(Piece::Close);
     }
 
@@ -239,6 +244,19 @@ impl Filling<'_> {
 
     fn open(&mut self, label: String, hint: String, mistake: Option<String>) {
         self.pieces.push(Piece::Open { label, hint, mistake });
+    }
+
+    /// Begins the rows that stand closed, if it is time.
+    fn fold(&mut self, known: &Member<'_>, is_time: bool) {
+        if is_time {
+            self.pieces.push(Piece::Fold { label: format!("Room for more {}", cut(known.name)) });
+        }
+    }
+
+    fn unfold(&mut self, is_folded: bool) {
+        if is_folded {
+            self.pieces.push(Piece::Unfold);
+        }
     }
 
     fn hidden(&mut self, name: String, count: usize) {

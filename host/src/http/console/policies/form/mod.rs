@@ -25,6 +25,8 @@ pub(super) const PREFIX: &str = "config";
 const MAX_ROWS: usize = 200;
 /// Rows to be filled in at the end of a list, and of a list within a list.
 const EMPTY_ROWS: usize = 3;
+/// Those of the former that stand open. Each may be a screen long.
+const OPEN_ROWS: usize = 1;
 const EMPTY_ROWS_WITHIN: usize = 1;
 /// Pieces of one form; what would have more is one text.
 const MAX_PIECES: usize = 6000;
@@ -45,6 +47,11 @@ pub(super) enum Piece {
         mistake: Option<String>,
     },
     Close,
+    /// Begins what stands closed until somebody wants it: nothing in it is filled in.
+    Fold {
+        label: String,
+    },
+    Unfold,
     Field(Field),
     /// What the page says unseen.
     Hidden {
@@ -176,15 +183,24 @@ impl<'s> Form<'s> {
         Self { shape: Shape::of(schema) }
     }
 
-    /// The form of an object with these members, one of which, the first, has a schema of its own.
-    pub(super) fn around(frame: &'s Value, name: &'s str, title: &'s str, schema: &'s Value) -> Self {
+    /// The form of an object with these members, and one more that has a schema of its own and stands behind those that are
+    /// named first.
+    pub(super) fn around(
+        frame: &'s Value,
+        before: &[&str],
+        (name, title): (&'s str, &'s str),
+        schema: &'s Value,
+    ) -> Self {
         let within = Shape::of(schema).map_or(Kind::Json, Kind::Group);
         let (description, default) = (None, None);
         let (is_required, may_be_empty) = (false, false);
-        let first = Member { name, title: Some(title), description, default, is_required, may_be_empty, kind: within };
+        let own = Member { name, title: Some(title), description, default, is_required, may_be_empty, kind: within };
         let mut shape = Shape::of(frame);
         if let Some(shape) = &mut shape {
-            shape.members.insert(0, first);
+            let place = |member: &Member<'_>| before.iter().position(|name| *name == member.name);
+            shape.members.sort_by_key(|member| place(member).unwrap_or(before.len()));
+            let at = shape.members.iter().take_while(|member| place(member).is_some()).count();
+            shape.members.insert(at, own);
         }
         Self { shape }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::frame;
 use super::*;
 
 /// The schemas of the shipped policies, each with configurations that it may or may not admit.
@@ -40,7 +41,7 @@ fn sent(pieces: &[Piece]) -> BTreeMap<String, String> {
     };
     for piece in pieces {
         match piece {
-            Piece::Open { .. } | Piece::Close => {}
+            Piece::Open { .. } | Piece::Close | Piece::Fold { .. } | Piece::Unfold => {}
             Piece::Hidden { name, value } => send(name, value),
             Piece::Field(Field { name, control, .. }) => match control {
                 Control::Line { value, .. } => {
@@ -102,6 +103,36 @@ fn a_form_has_fields_for_what_it_can_and_json_for_the_rest() {
     let (_, schema, configs) = shipped().into_iter().find(|(name, ..)| name == "cel").unwrap();
     let fields = sent(&Form::of(&schema).fill(&configs[0], &Mistakes::default()));
     assert!(fields["config/rules/0/hook:json"].contains("list-tools"), "one or several: beyond a field");
+}
+
+#[test]
+fn one_row_to_be_filled_in_stands_open_and_others_are_folded() {
+    let (_, schema, configs) = shipped().into_iter().find(|(name, ..)| name == "rate-limit").unwrap();
+    let form = Form::of(&schema);
+    let pieces = form.fill(&configs[0], &Mistakes::default());
+    let at = |label: &str| {
+        let is_it = |piece: &Piece| matches!(piece, Piece::Open { label: found, .. } if found == label);
+        pieces.iter().position(is_it).unwrap_or_else(|| panic!("no {label}"))
+    };
+    let is_fold = |piece: &Piece| matches!(piece, Piece::Fold { label } if label == "Room for more rules");
+    let fold = pieces.iter().position(is_fold).unwrap();
+    assert!(at("rules 3") < at("rules 4, new") && at("rules 4, new") < fold && fold < at("rules 5, new"));
+    let count = |is: fn(&Piece) -> bool| pieces.iter().filter(|piece| is(piece)).count();
+    let folds = count(|piece| matches!(piece, Piece::Fold { .. }));
+    assert_eq!(folds, count(|piece| matches!(piece, Piece::Unfold)));
+    let shown = form.show(&configs[0]);
+    assert!(!shown.iter().any(|piece| matches!(piece, Piece::Fold { .. } | Piece::Unfold)), "nothing to be filled in");
+}
+
+#[test]
+fn what_counts_most_stands_before_the_configuration() {
+    let (frame, schema) = (frame::schema(), json!({ "type": "object", "properties": { "a": { "type": "string" } } }));
+    let form = Form::around(&frame, &frame::FIRST, (frame::CONFIG, "Configuration"), &schema);
+    let names: Vec<&str> = form.shape.as_ref().unwrap().members.iter().map(|member| member.name).collect();
+    assert_eq!(names[..4], ["mode", "priority", "match", "config"]);
+    assert_eq!(names.len(), 8);
+    let definition = json!({ "mode": "shadow", "priority": 3, "config": { "a": "b" }, "advisory": true });
+    assert_round_trip(&form, &definition, "a definition");
 }
 
 #[test]
