@@ -1,6 +1,9 @@
 //! `portcullis token`: API tokens, with which programs act for people; and `portcullis setup-link`.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use clap::{Subcommand, ValueEnum};
 use http::Method;
@@ -118,11 +121,23 @@ pub(super) fn set_up_link(with: &WithConfig) -> anyhow::Result<()> {
     tell(with, &answer, |answer| text(&answer["link"]).to_owned())
 }
 
-/// Shows the link of the start to whoever sees it, and tells whether anybody does. It is a secret, and what is no terminal may
-/// be a log.
+/// Shows the link of the start on standard output, and tells whether that was done. It is a secret: it is not printed where the
+/// log goes as well, unless that is a terminal.
 pub(super) fn print_set_up_link(link: &Plaintext) -> bool {
     let told = || format!("Nobody is an owner yet. Make the account of the first one here, once:\n{}", link.expose());
-    io::stdout().is_terminal() && print(&told()).is_ok()
+    (io::stdout().is_terminal() || !is_one(&io::stdout(), &io::stderr())) && print(&told()).is_ok()
+}
+
+/// Whether both lead to the same file, pipe or socket. What cannot be told counts as one.
+fn is_one(one: &impl AsFd, other: &impl AsFd) -> bool {
+    let place = |fd: &dyn AsFd| {
+        let metadata = File::from(fd.as_fd().try_clone_to_owned()?).metadata()?;
+        io::Result::Ok((metadata.dev(), metadata.ino()))
+    };
+    match (place(one), place(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        (Err(_), _) | (_, Err(_)) => true,
+    }
 }
 
 #[cfg(test)]

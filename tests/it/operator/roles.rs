@@ -273,7 +273,7 @@ async fn the_first_owner_comes_by_a_link_that_opens_once() {
 }
 
 #[tokio::test]
-async fn a_start_says_how_to_come_by_a_link_until_there_is_an_owner() {
+async fn a_start_prints_a_link_until_there_is_an_owner() {
     let dir = TempDir::new().unwrap();
     let (public, admin) = (free_port(), free_port());
     let config =
@@ -288,14 +288,16 @@ async fn a_start_says_how_to_come_by_a_link_until_there_is_an_owner() {
         .await
     };
     let first = start().await;
-    // Once it is ready, that is about to be said.
+    // Once it is ready, the link is about to be printed.
     let until = Instant::now() + SOON;
-    while !fs::read_to_string(&log).unwrap().contains("`portcullis setup-link` prints the link") {
-        assert!(Instant::now() < until, "it is not said: {}", fs::read_to_string(&log).unwrap());
+    let link = loop {
+        let printed = fs::read_to_string(&out).unwrap();
+        if let Some(link) = printed.lines().find(|line| line.starts_with("http://")) {
+            break link.to_owned();
+        }
+        assert!(Instant::now() < until, "no link is printed: {printed}");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(fs::read_to_string(&out).unwrap(), "", "a file is no terminal, and may be a log");
-    let link = run_in(dir.path(), &["setup-link"]).await.printed().trim().to_owned();
+    };
     let mut browser = Browser::new(SocketAddr::from(([127, 0, 0, 1], admin)));
     let form = browser.get("/setup").await.form("/setup").with("link", &link).with("login", "ada");
     let home = browser.submit(&form.with("password", PASSWORD)).await;
@@ -310,4 +312,27 @@ async fn a_start_says_how_to_come_by_a_link_until_there_is_an_owner() {
     assert_eq!(browser.get("/").await.status(), 200, "who was signed in is so still");
     second.stop().await;
     assert_eq!(fs::read_to_string(&out).unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_start_prints_no_link_into_its_log() {
+    let dir = TempDir::new().unwrap();
+    let (public, admin) = (free_port(), free_port());
+    let config =
+        format!("data_dir = \"data\"\n[listen]\npublic = \"127.0.0.1:{public}\"\nadmin = \"127.0.0.1:{admin}\"\n");
+    fs::write(dir.path().join("portcullis.toml"), config).unwrap();
+    let log = dir.path().join("log");
+    let file = File::create(&log).unwrap();
+    let gateway = Process::start(dir.path(), |command| {
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+    })
+    .await;
+    let until = Instant::now() + SOON;
+    while !fs::read_to_string(&log).unwrap().contains("`portcullis setup-link` prints the link") {
+        assert!(Instant::now() < until, "it is not said: {}", fs::read_to_string(&log).unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(run_in(dir.path(), &["setup-link"]).await.printed().contains("/setup#psu_"));
+    gateway.stop().await;
+    assert!(!fs::read_to_string(&log).unwrap().contains("psu_"));
 }
