@@ -52,7 +52,7 @@ async function seeRefused(walk, origin) {
   const { page } = walk;
   await walk.seen('not-allowed', async () => {
     assert.equal((await page.goto(`${origin}/keys/new`)).status(), 403);
-  }, /not for your account/i);
+  }, /not for your account/i, { scripts: 1 });
   await walk.seen('not-found', async () => {
     assert.equal((await page.goto(`${origin}/keys/nobody`)).status(), 404);
   }, /not found|no such/i, { scripts: 1 });

@@ -103,7 +103,12 @@ async fn h11_only_owners_are_offered_to_touch_accounts_with_a_role() {
     let (owner, user) = (person(&gateway, "ada", "owner").await, person(&gateway, "bob", "user").await);
     let suspend = |id: &str| format!("/people/{id}/suspend");
     assert!(viewer.get(&format!("/people/{user}")).await.find(&suspend(&user)).is_none());
-    assert_eq!(viewer.get("/people/new").await.status(), 403);
+    let refused = viewer.get("/people/new").await;
+    assert_eq!(refused.status(), 403);
+    assert!(
+        refused.links().contains(&"/people") && refused.links().contains(&"/decisions"),
+        "it has ways on: {refused}"
+    );
     assert!(operator.get(&format!("/people/{owner}")).await.find(&suspend(&owner)).is_none());
     for form in ["change", "password", "sign-out", "remove"] {
         assert_eq!(operator.get(&format!("/people/{owner}/{form}")).await.status(), 403, "{form}");

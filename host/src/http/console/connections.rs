@@ -7,12 +7,13 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
+use super::fields::Listed;
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows};
 use crate::http::api::connections::{
     self as api, ConnectionQuery, ConnectionView, CredentialView, FlowQuery, FlowView, LinkView,
 };
-use crate::http::oauth::pages::Site;
+use crate::http::oauth::pages::{Site, page_of_console};
 
 const HERE: &str = "/connections";
 const FLOWS: &str = "/connections/flows";
@@ -110,6 +111,8 @@ struct ListPage<'a> {
     states: &'static [(&'static str, Badge)],
     connections: Vec<ConnectionView>,
     older: Option<String>,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
@@ -120,17 +123,21 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         upstream: asked.take("upstream"),
         state: asked.take("state"),
     };
-    let (connections, next) = api::page(&desk.api, query).await?;
-    Ok(desk.page(ListPage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        holder: asked.get("holder").unwrap_or_default(),
-        upstream: asked.get("upstream").unwrap_or_default(),
-        state: asked.get("state").unwrap_or_default(),
-        states: &STATES,
-        connections,
-        older: next.map(|next| asked.with(HERE, "cursor", &next)),
-    }))
+    let listed = Listed::of(api::page(&desk.api, query).await)?;
+    Ok(page_of_console(
+        listed.status(),
+        ListPage {
+            site: desk.site(),
+            head: desk.head(&person, HERE),
+            holder: asked.get("holder").unwrap_or_default(),
+            upstream: asked.get("upstream").unwrap_or_default(),
+            state: asked.get("state").unwrap_or_default(),
+            states: &STATES,
+            connections: listed.rows,
+            older: listed.next.map(|next| asked.with(HERE, "cursor", &next)),
+            problem: listed.problem,
+        },
+    ))
 }
 
 #[derive(Template)]

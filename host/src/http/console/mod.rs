@@ -21,7 +21,7 @@ use http::header::REFERER;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
-use super::api::Api;
+use super::api::{Api, Problem as Refusal};
 use super::mcp::misdirected;
 use super::oauth::cookies::{Cookies, Kind};
 use super::oauth::csrf::{self, Checked, Fields, Form};
@@ -63,7 +63,7 @@ mod upstreams;
 mod words;
 
 pub(super) use again::PATH as AGAIN;
-use desk::{Desk, Done, Told};
+use desk::{Desk, Done, Told, Way};
 
 /// One row.
 pub struct Route<S> {
@@ -285,23 +285,17 @@ impl Console {
         pages::unavailable(&self.site)
     }
 
-    /// The page for somebody who is signed in, or wants to be, and may not do this.
-    fn not_admitted(&self, least: Role) -> Response {
-        let what = match least {
+    /// The page for somebody who is signed in and may not do this. Who may look has the ways on to all that they may see.
+    fn not_admitted(&self, person: &Person, least: Role, request: &Parts) -> Response {
+        let detail = match least {
             Role::User | Role::Viewer => return pages::not_an_operator(&self.site),
             Role::Operator => {
                 "Your role shows you how things are, and changes nothing. This takes the role operator or owner."
             }
             Role::Owner => "This takes the role owner.",
         };
-        let problem = Problem {
-            site: &self.site,
-            title: "This is not for your account",
-            what,
-            advice: "If it should be, ask an owner of the gateway to give you another role.",
-            link: None,
-        };
-        problem.answer(StatusCode::FORBIDDEN)
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail);
+        Told::from(refusal).page(self, person, &Way::of(self, request))
     }
 }
 
@@ -346,12 +340,15 @@ struct Post {
 
 /// Lets those pass who are signed in with the role that a row wants.
 async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let way = Way::of(&post.console, &parts);
+    let request = Request::from_parts(parts, body);
     let (person, mut response) = match admit(&post, request, next).await {
         Ok(answered) => answered,
         Err(refused) => return refused,
     };
     match response.extensions_mut().remove::<Told>() {
-        Some(told) => told.page(&post.console, &person),
+        Some(told) => told.page(&post.console, &person, &way),
         None => response,
     }
 }
@@ -367,8 +364,8 @@ impl Doorkeeper for Post {
             Some(_) => console.person_still(&request.headers).await?,
         };
         match person {
-            None => Err(console.go_by(sign_in::PATH, console.path_of(request))),
-            Some(person) if person.user.role < *role => Err(console.not_admitted(*role)),
+            None => Err(console.to_sign_in(request)),
+            Some(person) if person.user.role < *role => Err(console.not_admitted(&person, *role, request)),
             Some(person) if *wants_fresh && !person.is_fresh => Err(console.go_by(AGAIN, console.page_before(request))),
             Some(mut person) => {
                 person.done = Done::read(console, person.cookie, request.uri.query().unwrap_or_default());
@@ -385,6 +382,20 @@ impl Console {
         see_other(&self.site.address(&format!("{path}{query}")))
     }
 
+    /// Sends somebody to sign in, and on to where they were. Who had sent a form is told there that it did nothing.
+    fn to_sign_in(&self, request: &Parts) -> Response {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if let Some(onward) = self.page_before(request) {
+            query.append_pair("next", onward.as_str());
+        }
+        if !request.method.is_safe() {
+            query.append_pair(sign_in::FORM, sign_in::LOST);
+        }
+        let query = query.finish();
+        let joint = if query.is_empty() { "" } else { "?" };
+        see_other(&self.site.address(&format!("{}{joint}{query}", sign_in::PATH)))
+    }
+
     /// Where a request wants to go, if that is a page.
     fn path_of(&self, request: &Parts) -> Option<Onward> {
         let here = request.uri.path_and_query().filter(|_| request.method.is_safe())?;
@@ -395,9 +406,22 @@ impl Console {
     fn page_before(&self, request: &Parts) -> Option<Onward> {
         self.path_of(request).or_else(|| {
             let page = request.headers.get(REFERER)?.to_str().ok()?;
-            Onward::of_console(page.strip_prefix(self.site.url())?)
+            // What answered a form before may be at an address that shows nothing by itself.
+            let page = page.strip_prefix(self.site.url()).filter(|page| is_shown(page))?;
+            Onward::of_console(page)
         })
     }
+}
+
+/// Whether this address is one of a page for who is signed in.
+fn is_shown(address: &str) -> bool {
+    let path = address.split('?').next().unwrap_or_default();
+    let is_of = |pattern: &str| {
+        let (mut words, mut parts) = (path.split('/'), pattern.split('/'));
+        let same = parts.by_ref().all(|part| words.next().is_some_and(|word| part.starts_with('{') || part == word));
+        same && words.next().is_none()
+    };
+    pages().any(|row| row.method == "GET" && is_of(row.path))
 }
 
 /// Sends a browser that has come by another name of this machine to the right one, as the public listener does.

@@ -34,9 +34,11 @@ const HOME: &[Route<Arc<Console>>] = &[
 ];
 
 async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let way = Way::of(&console, &parts);
     let problem = ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", "at home");
     let mut response = Stop::from(problem).into_response();
-    response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person))
+    response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person, &way))
 }
 
 async fn takes(State(console): State<Arc<Console>>, person: Extension<Person>, _: Bytes) -> Response {
@@ -310,6 +312,36 @@ async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
 }
 
 #[tokio::test]
+async fn who_sent_a_form_and_is_signed_in_no_more_is_told_that_it_did_nothing() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    for (page, next) in [
+        ("http://127.0.0.1:7401/keys/new", "next=%2Fkeys%2Fnew&"),
+        ("http://127.0.0.1:7401/upstreams/import/add", ""),
+        ("https://evil.example/keys/new", ""),
+    ] {
+        let sent = Request::builder().method("POST").uri("/plain").header("referer", page).header(ORIGIN, URL);
+        let got = browser.send(sent, "a=b").await;
+        assert_eq!((got.status, got.to), (303, format!("{URL}/sign-in?{next}form=lost")), "{page}");
+    }
+    let page = browser.get("/sign-in?next=%2Fkeys%2Fnew&form=lost").await;
+    assert!(page.html.contains("Your form did nothing") && page.html.contains("value=\"/keys/new\""), "{}", page.html);
+    assert!(!browser.get("/sign-in?next=%2Fkeys%2Fnew").await.html.contains("Your form did nothing"));
+}
+
+#[test]
+fn pages_that_show_something_by_themselves_are_known() {
+    for shown in ["/", "/keys", "/keys/ci?from=1", "/upstreams/%6Eew", "/policies/bindings/limit/edit"] {
+        assert!(is_shown(shown), "{shown}");
+    }
+    for other in ["/upstreams/import/add", "/keys/", "/keys/ci/none", "/sign-in", "", "/api/v1/keys"] {
+        assert!(!is_shown(other), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_shut_out_while_a_form_arrives_is_not_heard() {
     let (house, console) = house().await;
     let ada = house.person("ada", PASSWORD).await;
@@ -325,7 +357,7 @@ async fn whoever_is_shut_out_while_a_form_arrives_is_not_heard() {
     };
     let slow = Body::from_stream(futures_util::stream::once(arrives));
     let got = browser.send(plain(), slow).await;
-    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in"));
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in?form=lost"));
 }
 
 /// A provider, the console that people come to by way of it, and a browser.

@@ -8,10 +8,11 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Desk, Head};
+use super::fields::Listed;
 use super::{Person, Route, does, shows, text};
 use crate::http::api::Api;
 use crate::http::api::trails::{self, DecisionQuery, DecisionView};
-use crate::http::oauth::pages::Site;
+use crate::http::oauth::pages::{Site, page_of_console};
 
 mod explain;
 mod recording;
@@ -46,6 +47,8 @@ struct ListPage<'a> {
     tail: Option<String>,
     /// What was looked for is no id.
     is_no_id: bool,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 impl ListPage<'_> {
@@ -86,17 +89,22 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         since: asked.get("since").map(as_utc),
         until: asked.get("until").map(as_utc),
     };
-    let (rows, next) = trails::decisions_page(&desk.api, query).await?;
-    Ok(desk.page(ListPage {
-        site: desk.site(),
-        head: desk.head(&person, PATH),
-        older: next.map(|cursor| asked.with(PATH, "cursor", &cursor)),
-        asked: &asked,
-        verdicts: &VERDICTS,
-        rows,
-        tail,
-        is_no_id: id.is_some(),
-    }))
+    let listed = Listed::of(trails::decisions_page(&desk.api, query).await)?;
+    Ok(page_of_console(
+        listed.status(),
+        ListPage {
+            site: desk.site(),
+            head: desk.head(&person, PATH),
+            older: listed.next.map(|cursor| asked.with(PATH, "cursor", &cursor)),
+            asked: &asked,
+            verdicts: &VERDICTS,
+            rows: listed.rows,
+            // What cannot be read here is no stream either.
+            tail: tail.filter(|_| listed.problem.is_none()),
+            is_no_id: id.is_some(),
+            problem: listed.problem,
+        },
+    ))
 }
 
 /// The address of the stream that goes on where a list of the newest rows ends. It is asked for before the list is read, so
