@@ -19,7 +19,7 @@ import { closeChromium } from './visitor.mjs';
 const OF_A_KIND = { desktop: 2, 'phone-dark': 1 };
 const LOOKS = VIEWS.filter(({ name }) => OF_A_KIND[name] !== undefined);
 /** What leads on at once whoever is signed in. */
-const DOORS = ['/setup', '/sign-in', '/sign-in/again'];
+const DOORS = ['/setup', '/sign-in', '/sign-in/again', '/sign-in/again/form'];
 /** Longest time for all pages, without judging them and with that. */
 const [WALK_MS, LOOK_MS] = [120_000, 480_000];
 

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{Console, Onward, Person, address, fields, sign_in};
+use super::{Console, Onward, Person, address, fields, kept, sign_in};
 use crate::audit::Actor;
 use crate::http::api::{Api, Operator, Problem, Who};
 use crate::http::oauth::csrf::{self, Fields, Form};
@@ -328,13 +328,25 @@ impl Desk {
         token: &str,
         from: Option<std::net::IpAddr>,
     ) -> Result<(), Stop> {
-        let form = Form { purpose: PURPOSE, subject: path, cookie: person.cookie };
-        self.console.take_form(&form, token, from).await.map_err(Stop::Page)
+        self.console.take_token(person, path, token, from).await.map_err(Stop::Page)
     }
 
     /// Sends somebody to a page of ours.
     pub(super) fn go(&self, path: &str) -> Response {
         see_other(&self.site().address(path))
+    }
+}
+
+impl Console {
+    /// Whether a token is that of the form that this person was shown for this path, sent for the first time.
+    pub(super) async fn take_token(
+        &self,
+        person: &Person,
+        path: &str,
+        token: &str,
+        from: Option<std::net::IpAddr>,
+    ) -> Result<(), Response> {
+        self.take_form(&Form { purpose: PURPOSE, subject: path, cookie: person.cookie }, token, from).await
     }
 }
 
@@ -428,14 +440,16 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Stop> {
         let console = Arc::<Console>::from_ref(state);
-        let (path, from) = (request.uri().path().to_owned(), address(&request));
+        let (path, from, headers) = (request.uri().path().to_owned(), address(&request), request.headers().clone());
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
         let mut fields = console.read_large_form(request).await.map_err(Stop::Page)?;
-        let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
         let token = fields.take(csrf::FIELD);
-        console.take_form(&form, &token, from).await.map_err(Stop::Page)?;
+        console.take_token(&person, &path, &token, from).await.map_err(Stop::Page)?;
+        if !fields.take(kept::FIELD).is_empty() {
+            fields = kept::take(&console, &person, &headers, &path)?;
+        }
         Ok(Self(fields))
     }
 }

@@ -19,7 +19,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use http::header::REFERER;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::api::{Api, Problem as Refusal};
 use super::mcp::misdirected;
@@ -47,6 +47,7 @@ mod decisions;
 mod desk;
 mod fields;
 mod grants;
+mod kept;
 mod keys;
 mod me;
 mod overview;
@@ -163,6 +164,8 @@ pub struct Console {
     url: String,
     /// What people are about to take over from MCP clients.
     pasted: upstreams::importing::Pasted,
+    /// What people had filled in whose sign-in was too old for it.
+    kept: kept::Kept,
 }
 
 /// Who is signed in, in the browser that asks.
@@ -183,7 +186,7 @@ impl Console {
     pub fn new(server: Arc<AuthorizationServer>, url: String) -> Self {
         let cookies = Cookies::for_operators(&url, server.store.deployment());
         let pasted = upstreams::importing::Pasted::default();
-        Self { server, site: Site::new(&url), cookies, url, pasted }
+        Self { server, site: Site::new(&url), cookies, url, pasted, kept: kept::Kept::default() }
     }
 
     /// The cookie of whoever may be signed in.
@@ -340,6 +343,10 @@ struct Post {
 
 /// Lets those pass who are signed in with the role that a row wants.
 async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> Response {
+    let request = match post.keep_from_old(request).await {
+        Ok(request) => request,
+        Err(answered) => return answered,
+    };
     let (parts, body) = request.into_parts();
     let way = Way::of(&post.console, &parts);
     let request = Request::from_parts(parts, body);
@@ -350,6 +357,24 @@ async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> 
     match response.extensions_mut().remove::<Told>() {
         Some(told) => told.page(&post.console, &person, &way),
         None => response,
+    }
+}
+
+impl Post {
+    /// Keeps the form of somebody whose sign-in is too old for it, for when they have shown who they are. Whatever else comes
+    /// is for the door to judge.
+    async fn keep_from_old(&self, request: Request) -> Result<Request, Response> {
+        let Self { console, role, wants_fresh } = self;
+        let headers = request.headers();
+        if !*wants_fresh || request.method() != Method::POST || !csrf::is_form(headers) || !console.is_ours(headers) {
+            return Ok(request);
+        }
+        match console.person_still(headers).await? {
+            Some(person) if person.user.role >= *role && !person.is_fresh => {
+                Err(kept::keep(console, &person, request).await.unwrap_or_else(|refused| refused))
+            }
+            _ => Ok(request),
+        }
     }
 }
 
@@ -418,7 +443,9 @@ fn is_shown(address: &str) -> bool {
     let path = address.split('?').next().unwrap_or_default();
     let is_of = |pattern: &str| {
         let (mut words, mut parts) = (path.split('/'), pattern.split('/'));
-        let same = parts.by_ref().all(|part| words.next().is_some_and(|word| part.starts_with('{') || part == word));
+        let same = parts
+            .by_ref()
+            .all(|part| words.next().is_some_and(|word| part == word || (part.starts_with('{') && !word.is_empty())));
         same && words.next().is_none()
     };
     pages().any(|row| row.method == "GET" && is_of(row.path))

@@ -9,7 +9,7 @@ use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use tower::ServiceExt as _;
 
-use super::desk::Stop;
+use super::desk::{Sent, Stop};
 use super::*;
 use crate::authorization::people::testing::{House, OPERATOR};
 use crate::authorization::providers::tests::mock::{Mock, RSA, Said};
@@ -31,6 +31,8 @@ const HOME: &[Route<Arc<Console>>] = &[
     shows("/secret", || get(home)).fresh(),
     does("/secret", || post(home)).fresh(),
     does("/plain", || post(takes)),
+    shows("/typed", || get(token_to_type)),
+    does("/typed", || post(typed)).fresh(),
 ];
 
 async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
@@ -43,6 +45,16 @@ async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<
 
 async fn takes(State(console): State<Arc<Console>>, person: Extension<Person>, _: Bytes) -> Response {
     home(State(console), person).await
+}
+
+/// Tells a token for the form that [`typed`] reads.
+async fn token_to_type(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Stop {
+    let token = desk::Head::new(&console, &person, "").token("/typed");
+    ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", token).into()
+}
+
+async fn typed(Sent(mut fields): Sent) -> Stop {
+    ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", fields.take("words")).into()
 }
 
 struct Browser {
@@ -309,6 +321,51 @@ async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
     // Nobody is asked again who is not in.
     let nobody = Browser::new(&console).get("/sign-in/again?next=%2Fsecret").await;
     assert!(nobody.status == 303 && nobody.to.starts_with("http://127.0.0.1:7401/sign-in?next="), "{}", nobody.to);
+}
+
+#[tokio::test]
+async fn what_was_filled_in_is_kept_until_its_person_has_shown_who_they_are() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    browser.sign_in("ada", PASSWORD).await;
+    let words = "words that nobody reads";
+    let told = async |browser: &mut Browser| {
+        let html = browser.get("/typed").await.html;
+        html.split("Why:</strong> ").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    };
+    let token = told(&mut browser).await;
+    let stale = told(&mut browser).await;
+    house.clock.advance(house.server.settings().operators.step_up_after);
+    let fields = [("form_token", &token[..]), ("words", words)];
+    let strange = browser.post_from("https://evil.example", "/typed", &fields).await;
+    assert_eq!(strange.to, format!("{URL}/sign-in/again"), "a form of another site is not kept");
+    assert_eq!(browser.post("/typed", &[("form_token", "none"), ("words", words)]).await.status, 403);
+    assert_eq!(browser.get("/sign-in/again/form").await.status, 404);
+    let old = browser.post("/typed", &fields).await;
+    let again = "/sign-in/again?next=%2Fsign-in%2Fagain%2Fform";
+    assert_eq!((old.status, old.to), (303, format!("{URL}{again}")));
+    let page = browser.get(again).await.html;
+    assert!(page.contains("It is kept as you filled it in") && !page.contains(words), "{page}");
+    let got = browser.show_again("/sign-in/again/form", PASSWORD).await;
+    assert_eq!(got.to, format!("{URL}/sign-in/again/form"));
+
+    let asks = browser.get("/sign-in/again/form").await;
+    assert!(asks.status == 200 && !asks.html.contains(words), "{}", asks.html);
+    let mut thief = Browser::new(&console);
+    let (name, cookie) = browser.session().map(|(name, cookie)| (name.clone(), cookie.clone())).unwrap();
+    thief.cookies.insert(name, cookie);
+    assert_eq!(thief.get("/sign-in/again/form").await.status, 404, "a session alone does not open it");
+    let send = [("form_token", &asks.token("/typed")[..]), ("kept_form", "yes")];
+    let sent = browser.post("/typed", &send).await;
+    assert!(sent.status == 418 && sent.html.contains(words), "{}", sent.html);
+    assert_eq!(browser.get("/sign-in/again/form").await.status, 404, "once");
+    let other = browser.post("/typed", &[("form_token", &stale), ("kept_form", "yes")]).await;
+    assert_eq!(other.status, 403, "a form of before is one of another cookie");
+    let token = told(&mut browser).await;
+    let nothing = browser.post("/typed", &[("form_token", &token), ("kept_form", "yes")]).await;
+    assert!(nothing.status == 404 && nothing.html.contains("not kept any more"), "{}", nothing.html);
 }
 
 #[tokio::test]
