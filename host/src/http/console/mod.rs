@@ -17,11 +17,11 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use http::header::REFERER;
+use http::header::{ACCEPT, REFERER};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::api::{Api, Problem as Refusal};
+use super::api::{Api, Problem as Refusal, is_ours as is_of_api};
 use super::mcp::misdirected;
 use super::oauth::cookies::{Cookies, Kind};
 use super::oauth::csrf::{self, Checked, Fields, Form};
@@ -311,6 +311,36 @@ fn address(request: &Request) -> Option<IpAddr> {
 pub fn router(console: &Arc<Console>, api: Arc<Api>) -> Router {
     let desk = Desk { console: console.clone(), api };
     doors(console).merge(mounted(pages(), console, desk))
+}
+
+/// What stands at all paths where there is nothing: a page for browsers, and what programs are told otherwise.
+pub fn elsewhere(console: &Arc<Console>) -> Router {
+    Router::new().fallback(nothing_here).with_state(console.clone())
+}
+
+async fn nothing_here(State(console): State<Arc<Console>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let accepts = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    if is_of_api(parts.uri.path()) || !accepts.is_some_and(|accept| accept.contains("text/html")) {
+        return super::nothing_here().await;
+    }
+    match console.person_still(&parts.headers).await {
+        Ok(Some(person)) if person.user.role >= Role::Viewer => {
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
+            Told::from(refusal).page(&console, &person, &Way::of(&console, &parts))
+        }
+        Ok(_) => {
+            let problem = Problem {
+                site: &console.site,
+                title: "Not found",
+                what: "There is nothing at this address.",
+                advice: "Look whether the address is right, or begin at the overview.",
+                link: Some(("/", "Overview")),
+            };
+            problem.answer(StatusCode::NOT_FOUND)
+        }
+        Err(unavailable) => unavailable,
+    }
 }
 
 /// What is open to everybody, and where those show who they are who are in already.

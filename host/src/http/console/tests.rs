@@ -388,6 +388,29 @@ async fn who_sent_a_form_and_is_signed_in_no_more_is_told_that_it_did_nothing() 
     assert!(!browser.get("/sign-in?next=%2Fkeys%2Fnew").await.html.contains("Your form did nothing"));
 }
 
+#[tokio::test]
+async fn where_there_is_nothing_browsers_see_a_page_and_programs_do_not() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Viewer)).await;
+    let mut browser = Browser::new(&console);
+    browser.router = browser.router.clone().merge(elsewhere(&console));
+    let asked = |path: &str| Request::builder().uri(path).header("accept", "text/html,*/*;q=0.8");
+    let stranger = browser.send(asked("/nope"), "").await;
+    assert!(stranger.status == 404 && stranger.html.contains("There is nothing at this address."), "{}", stranger.html);
+    assert!(!stranger.html.contains("/decisions"), "{}", stranger.html);
+    browser.sign_in("ada", PASSWORD).await;
+    let got = browser.send(asked("/keys/ci/nope"), "").await;
+    assert!(got.status == 404 && got.html.contains("href=\"/decisions\""), "{}", got.html);
+    let told = async |request: http::request::Builder| {
+        let response = browser.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        (response.status().as_u16(), response.headers()[CONTENT_TYPE].clone())
+    };
+    for request in [asked("/api/v1/nope"), Request::builder().uri("/nope")] {
+        assert_eq!(told(request).await, (404, http::HeaderValue::from_static("application/json")));
+    }
+}
+
 #[test]
 fn pages_that_show_something_by_themselves_are_known() {
     for shown in ["/", "/keys", "/keys/ci?from=1", "/upstreams/%6Eew", "/policies/bindings/limit/edit"] {
