@@ -148,18 +148,24 @@ struct FlowsPage<'a> {
     holder: &'a str,
     flows: Vec<FlowView>,
     older: Option<String>,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 async fn flows(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let query = FlowQuery { limit: None, cursor: asked.take("cursor"), holder: asked.take("holder") };
-    let (flows, next) = api::page_of_flows(&desk.api, query).await?;
-    Ok(desk.page(FlowsPage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        holder: asked.get("holder").unwrap_or_default(),
-        flows,
-        older: next.map(|next| asked.with(FLOWS, "cursor", &next)),
-    }))
+    let listed = Listed::of(api::page_of_flows(&desk.api, query).await)?;
+    Ok(page_of_console(
+        listed.status(),
+        FlowsPage {
+            site: desk.site(),
+            head: desk.head(&person, HERE),
+            holder: asked.get("holder").unwrap_or_default(),
+            flows: listed.rows,
+            older: listed.next.map(|next| asked.with(FLOWS, "cursor", &next)),
+            problem: listed.problem,
+        },
+    ))
 }
 
 #[derive(Template)]

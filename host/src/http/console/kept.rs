@@ -153,7 +153,7 @@ mod tests {
     use crate::admin::testing::shared;
 
     #[tokio::test]
-    async fn a_form_is_kept_for_one_browser_and_one_address_and_for_a_while() {
+    async fn h10_a_form_is_kept_for_one_browser_and_one_address_and_for_a_while() {
         let (_store, clock) = shared().await;
         let (env, kept) = (clock.env(), Kept::default());
         let sessions: Vec<BrowserSessionId> = (0..=MOST).map(|_| BrowserSessionId::generate(&env)).collect();

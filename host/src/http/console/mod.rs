@@ -440,10 +440,12 @@ impl Console {
     /// Sends somebody to sign in, and on to where they were. Who had sent a form is told there that it did nothing.
     fn to_sign_in(&self, request: &Parts) -> Response {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        if let Some(onward) = self.page_before(request) {
+        let is_form = !request.method.is_safe();
+        let onward = if is_form { self.page_before(request) } else { self.path_of(request) };
+        if let Some(onward) = onward {
             query.append_pair("next", onward.as_str());
         }
-        if !request.method.is_safe() {
+        if is_form {
             query.append_pair(sign_in::FORM, sign_in::LOST);
         }
         let query = query.finish();

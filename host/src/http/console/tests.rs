@@ -324,7 +324,7 @@ async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
 }
 
 #[tokio::test]
-async fn what_was_filled_in_is_kept_until_its_person_has_shown_who_they_are() {
+async fn h10_what_was_filled_in_is_kept_until_its_person_has_shown_who_they_are() {
     let (house, console) = house().await;
     let ada = house.person("ada", PASSWORD).await;
     house.edit(&ada, Edit::Role(Role::Operator)).await;
