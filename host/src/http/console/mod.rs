@@ -2,7 +2,7 @@
 //!
 //! [`DOORS`] are open to everybody. A row of [`pages`] says the least role of whoever is signed in, and the check for that
 //! stands before its handler, which finds the [`Person`] in an extension and the rest at its [`Desk`]. A row that is
-//! [`fresh`](Route::fresh) sends those whose sign-in is old to show once more who they are. Cookies, forms and
+//! [`fresh`](Route::fresh) sends those whose sign-in is old to show once more who they are, and their form is [`kept`]. Cookies, forms and
 //! pages are those of `http::oauth`, under names and at an address of their own: what signs somebody in at the public listener
 //! opens nothing here, and the other way round.
 //!
