@@ -10,7 +10,7 @@ import { arrive } from './console-scene.mjs';
 
 const PASSWORD = 'correct horse battery staple';
 /** How old a sign-in may be here, in milliseconds. */
-const FRESH_MS = 1000;
+const FRESH_MS = 3000;
 
 /** Goes through them in each view. The addresses that were opened. */
 export async function checkDoors(report, views) {
@@ -52,7 +52,7 @@ async function seeRefused(walk, origin) {
   const { page } = walk;
   await walk.seen('not-allowed', async () => {
     assert.equal((await page.goto(`${origin}/keys/new`)).status(), 403);
-  }, /not for your account/i);
+  }, /not for your account/i, { scripts: 1 });
   await walk.seen('not-found', async () => {
     assert.equal((await page.goto(`${origin}/keys/nobody`)).status(), 404);
   }, /not found|no such/i, { scripts: 1 });
@@ -71,5 +71,20 @@ async function seeAgain(walk, origin, opened) {
     await page.locator('input[name=password]').fill('not the password');
     await page.locator('form[action$="/sign-in/again"] button').first().click();
   }, /not right|did not/i, { scripts: 1 });
+  const pass = async () => {
+    await page.locator('input[name=password]').fill(PASSWORD);
+    await page.locator('form[action$="/sign-in/again"] button').first().click();
+  };
+  await walk.seen('form-kept', async () => {
+    await pass();
+    await page.waitForURL(at('/keys/new'));
+    await page.locator('input[name=name]').fill('kept');
+    await page.waitForTimeout(FRESH_MS + 200);
+    await page.locator('form[action="/keys/new"] button[type=submit]').last().click();
+    await page.waitForURL(at('/sign-in/again'));
+    await pass();
+    await page.waitForURL(at('/sign-in/again/form'));
+    opened.add(new URL(page.url()).pathname);
+  }, /kept here[^]*send it/i, { scripts: 1 });
   await walk.end();
 }

@@ -19,7 +19,7 @@ import { closeChromium } from './visitor.mjs';
 const OF_A_KIND = { desktop: 2, 'phone-dark': 1 };
 const LOOKS = VIEWS.filter(({ name }) => OF_A_KIND[name] !== undefined);
 /** What leads on at once whoever is signed in. */
-const DOORS = ['/setup', '/sign-in', '/sign-in/again'];
+const DOORS = ['/setup', '/sign-in', '/sign-in/again', '/sign-in/again/form'];
 /** Longest time for all pages, without judging them and with that. */
 const [WALK_MS, LOOK_MS] = [300_000, 600_000];
 
@@ -61,6 +61,7 @@ function beginnings({ client, confidential, connection, denied, module, people, 
     'approvals-all': '/approvals?state=all', approval: `/approvals/${waiting}`,
     connection: `/connections/${connection}`, flows: '/connections/flows',
     key: '/keys/ci', 'key-form': '/keys/new', 'keys-access': '/keys/access', upstream: '/upstreams/wiki',
+    'upstream-forget': '/upstreams/forget?upstream=gone',
     person: `/people/${people.viewer.id}`, 'person-signed-in': `/people/${people.owner.id}`, client: `/clients/${confidential}`,
     'grants-of-a-client': `/grants?client=${encodeURIComponent(client)}`,
     'grants-of-somebody': `/grants?principal=${encodeURIComponent(principal)}`, 'grants-of-a-kind': '/grants?kind=key',

@@ -31,7 +31,7 @@ use oauth::pages::Site;
 pub fn public_router(mcp: Arc<mcp::Mcp>, oauth: Arc<oauth::OAuth>, control: Arc<Control>, guard: HostGuard) -> Router {
     let guard = guard.open_at(oauth::is_for_everybody);
     let site = oauth.site.clone();
-    guarded(followed(mcp.router().merge(oauth::router(oauth)), site, control), guard)
+    guarded(followed(mcp.router().merge(oauth::router(oauth)), site, control).fallback(nothing_here), guard)
 }
 
 /// What callers reach as long as the store is followed, and how to ask for the gateway's health.
@@ -47,12 +47,13 @@ pub fn replica_router(mcp: Arc<mcp::Mcp>) -> Router {
 
 /// What the admin socket serves.
 pub fn socket_router(api: Arc<api::Api>, guard: HostGuard) -> Router {
-    explained(api::router(api), guard)
+    explained(api::router(api).fallback(nothing_here), guard)
 }
 
 /// What the admin listener serves: the same, and pages.
 pub fn admin_router(api: Arc<api::Api>, console: &Arc<console::Console>, guard: HostGuard) -> Router {
-    explained(api::router(api.clone()).merge(console::router(console, api)), guard)
+    let pages = console::router(console, api.clone()).merge(console::elsewhere(console));
+    explained(api::router(api).merge(pages), guard)
 }
 
 /// Where what the API refuses is told as the API tells it.
@@ -62,7 +63,7 @@ fn explained(router: Router, guard: HostGuard) -> Router {
 
 fn guarded(router: Router, guard: HostGuard) -> Router {
     let guard = Arc::new(guard);
-    router.fallback(nothing_here).layer(middleware::from_fn_with_state(guard, guard::enforce))
+    router.layer(middleware::from_fn_with_state(guard, guard::enforce))
 }
 
 /// What a probe reads.
@@ -102,6 +103,7 @@ async fn readyz(State(control): State<Arc<Control>>) -> Response {
     }
 }
 
+/// What programs are told at a path where there is nothing.
 async fn nothing_here() -> Response {
     error::json_response(
         StatusCode::NOT_FOUND,

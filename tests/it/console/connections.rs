@@ -40,7 +40,9 @@ async fn connections_are_listed_by_whose_they_are_and_how_they_stand_without_the
     assert!(list.text().contains("key:ci") && list.text().contains("Works"), "{list}");
     let none = viewer.get("/connections?state=orphaned").await;
     assert!(none.text().contains("No connection is on this page"), "{none}");
-    assert_eq!(viewer.get("/connections?state=odd").await.status(), 422);
+    let odd = viewer.get("/connections?state=odd&holder=ann").await;
+    assert_eq!((odd.status(), odd.form("/connections").field("holder")), (422, Some("ann")), "{odd}");
+    assert!(odd.text().contains("That did not work"), "{odd}");
 
     let page = viewer.get(&format!("/connections/{id}")).await;
     assert!(page.text().contains("x-api-key"), "{page}");

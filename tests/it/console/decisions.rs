@@ -83,7 +83,13 @@ async fn an_id_that_was_pasted_leads_to_its_decision() {
     assert_eq!(page.status(), 200);
     let none = viewer.get("/decisions?id=no+such+thing").await;
     assert!(none.text().contains("there is no id of a decision"), "{}", none.text());
-    assert_eq!(viewer.get("/decisions/0123").await.status(), 404);
+    let none = viewer.get("/decisions/0123").await;
+    assert!(none.status() == 404 && !none.text().contains("A form is good once"), "{none}");
+    let odd = viewer.get("/decisions?principal=ci&tool=add").await;
+    assert!(odd.status() == 422 && odd.text().contains("That did not work"), "{odd}");
+    let filter = odd.forms().into_iter().find(|form| form.field("principal").is_some()).unwrap();
+    assert_eq!((filter.field("principal"), filter.field("tool")), (Some("ci"), Some("add")));
+    assert!(!odd.reply.text().contains("data-tail="), "there is no stream of it: {odd}");
 }
 
 #[tokio::test]

@@ -56,6 +56,9 @@ async fn grants_are_looked_at_and_revoked() {
     operator.submit(&asks.form(&path)).await;
     assert!(active(&gateway).await.iter().all(|grant| grant["client"] != id.as_str()));
 
+    let odd = operator.get("/grants?principal=ci").await;
+    assert_eq!((odd.status(), odd.form("/grants").field("principal")), (422, Some("ci")), "{odd}");
+    assert!(!odd.links().iter().any(|link| link.starts_with("/grants/revoke")), "{odd}");
     assert_eq!(viewer.get("/grants/revoke/all").await.status(), 403);
     assert_eq!(operator.get("/grants/revoke/principal/anonymous").await.status(), 404);
     let form = operator.get("/grants/revoke/all").await.form("/grants/revoke/all");

@@ -210,6 +210,8 @@ async fn an_owner_binds_changes_and_removes_a_policy_by_forms() {
     let page = owner.submit(&form).await;
     let page = owner.submit(&page.form("/policies/bindings/limit/edit").press("publish")).await;
     assert_eq!(page.status(), 412, "it was changed meanwhile: {page}");
+    assert!(page.text().contains("What you had written") && page.text().contains("\"mode\": \"off\""), "{page}");
+    assert!(page.links().contains(&"/policies/bindings/limit/edit") || page.links().contains(&"/policies"), "{page}");
 
     let page = owner.get("/policies/bindings/limit/remove").await;
     let page = owner.submit(&page.form("/policies/bindings/limit/remove")).await;

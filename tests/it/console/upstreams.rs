@@ -148,9 +148,10 @@ async fn an_upstream_is_tried_switched_connected_and_removed_and_viewers_only_lo
     assert!(page.text().contains("It stands in the configuration file"), "{page}");
     let page = viewer.get("/upstreams/notes").await;
     assert_eq!(page.status(), 200, "{page}");
-    for verb in ["try", "disable", "connect"] {
+    for verb in ["try", "connect"] {
         assert!(page.find(&format!("/upstreams/notes/{verb}")).is_none(), "{verb}: {page}");
     }
+    assert!(!page.links().contains(&"/upstreams/notes/disable"), "{page}");
 
     let mut operator = browser_of(&gateway, "operator").await;
     let notes = "/upstreams/notes";
@@ -159,7 +160,9 @@ async fn an_upstream_is_tried_switched_connected_and_removed_and_viewers_only_lo
     let page = press(&mut operator, notes, "/upstreams/notes/connect").await;
     assert_eq!(page.status(), 200, "{page}");
     assert!(page.text().contains("opens once") && page.text().contains("/connect/"), "{page}");
-    assert!(press(&mut operator, notes, "/upstreams/notes/disable").await.text().contains("out of use"));
+    let disable = "/upstreams/notes/disable";
+    assert!(operator.get(notes).await.links().contains(&disable), "it is asked about first");
+    assert!(press(&mut operator, disable, disable).await.text().contains("It is out of use."));
     assert_eq!(show(&gateway, "notes").await["enabled"], false);
     assert!(press(&mut operator, notes, "/upstreams/notes/enable").await.text().contains("It is in use."));
     assert_eq!(show(&gateway, "notes").await["enabled"], true);
@@ -215,6 +218,12 @@ async fn tools_are_shown_in_their_own_words_and_agreed_to_one_by_one() {
     assert_eq!(pins["pins"], json!([]));
     let form = operator.get("/upstreams").await.form("/upstreams/forget").with("upstream", "up");
     assert_eq!(operator.submit(&form).await.status(), 409, "it is there");
+    assert_eq!(operator.submit(&form.with("upstream", "NO NAME")).await.status(), 404);
+    let page = operator.get("/upstreams").await.form("/upstreams/forget").with("upstream", "away");
+    let page = operator.submit(&page).await;
+    assert!(page.status() == 200 && page.text().contains("Forget what was agreed to of away?"), "{page}");
+    let page = operator.submit(&page.form("/upstreams/forget")).await;
+    assert_eq!(page.status(), 404, "nothing was: {page}");
 }
 
 #[tokio::test]

@@ -534,7 +534,7 @@ fn says_nothing(content: &[u8]) -> bool {
 }
 
 /// Whether the API answers for a path.
-fn is_ours(path: &str) -> bool {
+pub(super) fn is_ours(path: &str) -> bool {
     path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

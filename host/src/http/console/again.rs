@@ -15,7 +15,7 @@ use http::StatusCode;
 
 use super::desk::{Asked, Head, Sent};
 use super::sign_in::{self, onward};
-use super::{Console, Person, Route, does, shows};
+use super::{Console, Person, Route, does, kept, shows};
 use crate::authorization::Fault;
 use crate::authorization::people::ShownAgain;
 use crate::config::auth::Provider;
@@ -26,7 +26,7 @@ use crate::http::serve::Peer;
 pub(in crate::http) const PATH: &str = "/sign-in/again";
 
 pub(super) const PAGES: &[Route<Arc<Console>>] =
-    &[shows(PATH, || get(show)), does(PATH, || post(submit)).for_viewers()];
+    &[shows(PATH, || get(show)), does(PATH, || post(submit)).for_viewers(), shows(kept::PATH, || get(kept::show))];
 
 #[derive(Template)]
 #[template(path = "console/again.html")]
@@ -34,6 +34,8 @@ struct AgainPage<'a> {
     site: &'a Site,
     head: Head<'a>,
     problem: Option<&'a str>,
+    /// Whether they are here because of a form, which is kept.
+    is_form_kept: bool,
     /// Whether this person has a password that opens something.
     password: bool,
     login: &'a str,
@@ -64,6 +66,7 @@ fn answer(
         site: &console.site,
         head: Head::new(console, person, ""),
         problem,
+        is_form_kept: next.is_some_and(|next| next.as_str() == kept::PATH),
         password: settings.sign_in.passwords && login.is_some(),
         login: login.map(crate::identity::user::Login::as_str).unwrap_or_default(),
         providers: &settings.providers,

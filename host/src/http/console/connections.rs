@@ -7,13 +7,14 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
+use super::fields::Listed;
 use super::known::{Known, Named};
 use super::words::{self, Badge};
 use super::{Person, Route, asks, does, shows};
 use crate::http::api::connections::{
     self as api, ConnectionQuery, ConnectionView, CredentialView, FlowQuery, FlowView, LinkView,
 };
-use crate::http::oauth::pages::Site;
+use crate::http::oauth::pages::{Site, page_of_console};
 
 const HERE: &str = "/connections";
 const FLOWS: &str = "/connections/flows";
@@ -112,6 +113,8 @@ struct ListPage<'a> {
     connections: Vec<ConnectionView>,
     known: Known,
     older: Option<String>,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
@@ -122,20 +125,24 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         upstream: asked.take("upstream"),
         state: asked.take("state"),
     };
-    let (connections, next) = api::page(&desk.api, query).await?;
-    let holders: Vec<&str> = connections.iter().map(|connection| connection.holder.as_str()).collect();
+    let listed = Listed::of(api::page(&desk.api, query).await)?;
+    let holders: Vec<&str> = listed.rows.iter().map(|row| row.holder.as_str()).collect();
     let known = desk.known(&holders).await?;
-    Ok(desk.page(ListPage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        holder: asked.get("holder").unwrap_or_default(),
-        upstream: asked.get("upstream").unwrap_or_default(),
-        state: asked.get("state").unwrap_or_default(),
-        states: &STATES,
-        connections,
-        known,
-        older: next.map(|next| asked.with(HERE, "cursor", &next)),
-    }))
+    Ok(page_of_console(
+        listed.status(),
+        ListPage {
+            site: desk.site(),
+            head: desk.head(&person, HERE),
+            holder: asked.get("holder").unwrap_or_default(),
+            upstream: asked.get("upstream").unwrap_or_default(),
+            state: asked.get("state").unwrap_or_default(),
+            states: &STATES,
+            connections: listed.rows,
+            known,
+            older: listed.next.map(|next| asked.with(HERE, "cursor", &next)),
+            problem: listed.problem,
+        },
+    ))
 }
 
 #[derive(Template)]
@@ -147,21 +154,27 @@ struct FlowsPage<'a> {
     flows: Vec<FlowView>,
     known: Known,
     older: Option<String>,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 async fn flows(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
     let query = FlowQuery { limit: None, cursor: asked.take("cursor"), holder: asked.take("holder") };
-    let (flows, next) = api::page_of_flows(&desk.api, query).await?;
-    let holders: Vec<&str> = flows.iter().map(|flow| flow.holder.as_str()).collect();
+    let listed = Listed::of(api::page_of_flows(&desk.api, query).await)?;
+    let holders: Vec<&str> = listed.rows.iter().map(|row| row.holder.as_str()).collect();
     let known = desk.known(&holders).await?;
-    Ok(desk.page(FlowsPage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        holder: asked.get("holder").unwrap_or_default(),
-        flows,
-        known,
-        older: next.map(|next| asked.with(FLOWS, "cursor", &next)),
-    }))
+    Ok(page_of_console(
+        listed.status(),
+        FlowsPage {
+            site: desk.site(),
+            head: desk.head(&person, HERE),
+            holder: asked.get("holder").unwrap_or_default(),
+            flows: listed.rows,
+            known,
+            older: listed.next.map(|next| asked.with(FLOWS, "cursor", &next)),
+            problem: listed.problem,
+        },
+    ))
 }
 
 #[derive(Template)]

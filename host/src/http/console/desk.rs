@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{Console, Person, address, fields, sign_in};
+use super::{Console, Onward, Person, address, fields, kept, sign_in};
 use crate::audit::Actor;
 use crate::http::api::{Api, Operator, Problem, Who};
 use crate::http::oauth::csrf::{self, Fields, Form};
@@ -53,6 +53,8 @@ pub(super) type Answer = Result<Response, Stop>;
 pub(super) enum Stop {
     /// What the API would have said.
     Problem(Problem),
+    /// The same, with what somebody has written, which is not saved and would be lost otherwise.
+    Unsaved(Problem, String),
     /// A page that says why.
     Page(Response),
 }
@@ -65,18 +67,53 @@ impl<E: Into<Problem>> From<E> for Stop {
 
 /// A problem on its way to the door, where it becomes a page.
 #[derive(Clone)]
-pub(super) struct Told(Arc<Problem>);
+pub(super) struct Told {
+    problem: Arc<Problem>,
+    /// What was written and is not saved.
+    written: Option<Arc<str>>,
+}
+
+impl From<Problem> for Told {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Arc::new(problem), written: None }
+    }
+}
+
+impl Told {
+    /// An answer that the door puts a page in the place of.
+    fn on_its_way(self) -> Response {
+        let mut response = self.problem.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
 
 impl IntoResponse for Stop {
     fn into_response(self) -> Response {
         match self {
             Self::Page(response) => response,
-            Self::Problem(problem) => {
-                let mut response = problem.status.into_response();
-                response.extensions_mut().insert(Told(Arc::new(problem)));
-                response
+            Self::Problem(problem) => Told::from(problem).on_its_way(),
+            Self::Unsaved(problem, written) => {
+                Told { written: Some(written.into()), ..Told::from(problem) }.on_its_way()
             }
         }
+    }
+}
+
+/// Where a request came from, for the page that says why nothing came of it.
+pub(super) struct Way {
+    /// The part of the console that its address belongs to.
+    part: Option<&'static Part>,
+    /// The page that a form was on, as far as the browser tells.
+    back: Option<Onward>,
+    is_form: bool,
+}
+
+impl Way {
+    pub(super) fn of(console: &Console, request: &Parts) -> Self {
+        let is_form = !request.method.is_safe();
+        let back = if is_form { console.page_before(request) } else { None };
+        Self { part: part_of(request.uri.path()), back, is_form }
     }
 }
 
@@ -89,12 +126,17 @@ struct StoppedPage<'a> {
     title: &'a str,
     detail: &'a str,
     code: &'a str,
+    /// What to do now, empty where a link says it.
+    advice: &'a str,
+    /// What was written and is not saved.
+    written: Option<&'a str>,
+    way: &'a Way,
 }
 
 impl Told {
     /// The page that says it.
-    pub(super) fn page(&self, console: &Console, person: &Person) -> Response {
-        let Problem { status, code, detail, .. } = &*self.0;
+    pub(super) fn page(&self, console: &Console, person: &Person, way: &Way) -> Response {
+        let Problem { status, code, detail, .. } = &*self.problem;
         let title = match *status {
             StatusCode::NOT_FOUND => "Not found",
             StatusCode::FORBIDDEN => "This is not for your account",
@@ -104,7 +146,27 @@ impl Told {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "Not at the moment",
             _ => "That did not work",
         };
-        let template = StoppedPage { site: &console.site, head: Head::new(console, person, ""), title, detail, code };
+        let advice = match *status {
+            StatusCode::FORBIDDEN => "If it should be, ask an owner of the gateway to give you another role.",
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS if !way.is_form => {
+                "Wait a few seconds and load the page again."
+            }
+            _ if way.is_form => {
+                "Go back, load the page again, and try once more if it makes sense. A form is good once: load its page before \
+                 you send it again."
+            }
+            _ => "",
+        };
+        let template = StoppedPage {
+            site: &console.site,
+            head: Head::new(console, person, way.part.map(|part| part.path).unwrap_or_default()),
+            title,
+            detail,
+            code,
+            advice,
+            written: self.written.as_deref(),
+            way,
+        };
         let response = page_of_console(*status, template);
         match *status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => retry_after(response, RETRY_SECONDS),
@@ -127,7 +189,7 @@ pub(super) struct Part {
     pub(super) label: &'static str,
 }
 
-const PARTS: [Part; 12] = [
+static PARTS: [Part; 12] = [
     Part { path: "/", label: "Overview" },
     Part { path: "/upstreams", label: "Upstreams" },
     Part { path: "/keys", label: "Virtual keys" },
@@ -141,6 +203,13 @@ const PARTS: [Part; 12] = [
     Part { path: "/audit", label: "Audit" },
     Part { path: "/settings", label: "Settings" },
 ];
+
+/// The part that an address belongs to.
+fn part_of(path: &str) -> Option<&'static Part> {
+    let is_below =
+        |part: &&Part| path.strip_prefix(part.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    PARTS.iter().find(is_below)
+}
 
 impl<'a> Head<'a> {
     pub(super) fn new(console: &'a Console, person: &'a Person, here: &'static str) -> Self {
@@ -257,13 +326,25 @@ impl Desk {
         token: &str,
         from: Option<std::net::IpAddr>,
     ) -> Result<(), Stop> {
-        let form = Form { purpose: PURPOSE, subject: path, cookie: person.cookie };
-        self.console.take_form(&form, token, from).await.map_err(Stop::Page)
+        self.console.take_token(person, path, token, from).await.map_err(Stop::Page)
     }
 
     /// Sends somebody to a page of ours.
     pub(super) fn go(&self, path: &str) -> Response {
         see_other(&self.site().address(path))
+    }
+}
+
+impl Console {
+    /// Whether a token is that of the form that this person was shown for this path, sent for the first time.
+    pub(super) async fn take_token(
+        &self,
+        person: &Person,
+        path: &str,
+        token: &str,
+        from: Option<std::net::IpAddr>,
+    ) -> Result<(), Response> {
+        self.take_form(&Form { purpose: PURPOSE, subject: path, cookie: person.cookie }, token, from).await
     }
 }
 
@@ -357,14 +438,16 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Stop> {
         let console = Arc::<Console>::from_ref(state);
-        let (path, from) = (request.uri().path().to_owned(), address(&request));
+        let (path, from, headers) = (request.uri().path().to_owned(), address(&request), request.headers().clone());
         let Some(person) = request.extensions().get::<Person>().cloned() else {
             return Err(Problem::not_found("page").into());
         };
         let mut fields = console.read_large_form(request).await.map_err(Stop::Page)?;
-        let form = Form { purpose: PURPOSE, subject: &path, cookie: person.cookie };
         let token = fields.take(csrf::FIELD);
-        console.take_form(&form, &token, from).await.map_err(Stop::Page)?;
+        console.take_token(&person, &path, &token, from).await.map_err(Stop::Page)?;
+        if !fields.take(kept::FIELD).is_empty() {
+            fields = kept::take(&console, &person, &headers, &path)?;
+        }
         Ok(Self(fields))
     }
 }

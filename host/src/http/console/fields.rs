@@ -66,6 +66,32 @@ pub(super) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
+/// A page of a list.
+pub(super) struct Listed<T> {
+    pub(super) rows: Vec<T>,
+    /// The cursor of the next page.
+    pub(super) next: Option<String>,
+    /// Why there are none: a filter says what cannot be.
+    pub(super) problem: Option<String>,
+}
+
+impl<T> Listed<T> {
+    /// What there is. A filter that cannot be read leaves nothing, and the page can say so beside what was typed.
+    pub(super) fn of(page: Result<(Vec<T>, Option<String>), Problem>) -> Result<Self, Problem> {
+        match page {
+            Ok((rows, next)) => Ok(Self { rows, next, problem: None }),
+            Err(problem) if problem.status == StatusCode::UNPROCESSABLE_ENTITY => {
+                Ok(Self { rows: Vec::new(), next: None, problem: Some(problem.detail) })
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        if self.problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK }
+    }
+}
+
 /// The revision of what somebody saw when they sent a form.
 pub(super) fn seen(fields: &mut Fields) -> Result<u64, Problem> {
     let revision = fields.take("revision").parse();
@@ -100,6 +126,17 @@ mod tests {
         let paths = Paths::of("/clients", "https://app.example/a b?c=d+e#%2F");
         assert_eq!(paths.to("remove"), "/clients/https%3A%2F%2Fapp.example%2Fa%20b%3Fc%3Dd%2Be%23%252F/remove");
         assert_eq!(Paths::of("/people", "0a1b").own(), "/people/0a1b");
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_leaves_an_empty_list_and_any_other_problem_stops() {
+        let listed = Listed::of(Ok((vec![1], None))).unwrap();
+        assert_eq!((listed.rows.len(), listed.status()), (1, StatusCode::OK));
+        let listed = Listed::<u8>::of(Err(Problem::invalid("`principal` is none"))).unwrap();
+        assert_eq!((listed.rows.len(), listed.status()), (0, StatusCode::UNPROCESSABLE_ENTITY));
+        assert_eq!(listed.problem.as_deref(), Some("`principal` is none"));
+        let other = Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "no");
+        assert!(Listed::<u8>::of(Err(other)).is_err());
     }
 
     #[test]

@@ -6,11 +6,11 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Confirm, Desk, Done, Head, Sent};
-use super::fields::{self, Choice, Paths, segment};
+use super::fields::{self, Choice, Listed, Paths, segment};
 use super::{Person, Route, asks, does, shows};
 use crate::http::api::Problem;
 use crate::http::api::grants::{self, GrantQuery, GrantView};
-use crate::http::oauth::pages::Site;
+use crate::http::oauth::pages::{Site, page_of_console};
 use crate::ids::ClientId;
 use crate::store::revocations::Whose;
 use crate::store::table::MAX_PAGE;
@@ -86,6 +86,8 @@ struct GrantsPage<'a> {
     rows: Vec<Row>,
     older: Option<String>,
     all: Option<AllOfThese>,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, asked: Asked) -> Answer {
@@ -98,18 +100,22 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         state: Some(state.to_owned()).filter(|state| state != "all"),
         limit: None,
     };
-    let (grants, next) = grants::page(&desk.api, query).await?;
-    Ok(desk.page(GrantsPage {
-        site: desk.site(),
-        head: desk.head(&person, HERE),
-        client: asked.get("client").unwrap_or_default(),
-        principal: asked.get("principal").unwrap_or_default(),
-        kinds: fields::choices(&KINDS, asked.get("kind")),
-        states: fields::choices(&STATES, Some(state)),
-        rows: grants.into_iter().map(Row::of).collect(),
-        older: next.map(|next| asked.with(HERE, "cursor", &next)),
-        all: all_of(&asked),
-    }))
+    let listed = Listed::of(grants::page(&desk.api, query).await)?;
+    Ok(page_of_console(
+        listed.status(),
+        GrantsPage {
+            site: desk.site(),
+            head: desk.head(&person, HERE),
+            client: asked.get("client").unwrap_or_default(),
+            principal: asked.get("principal").unwrap_or_default(),
+            kinds: fields::choices(&KINDS, asked.get("kind")),
+            states: fields::choices(&STATES, Some(state)),
+            rows: listed.rows.into_iter().map(Row::of).collect(),
+            older: listed.next.map(|next| asked.with(HERE, "cursor", &next)),
+            all: if listed.problem.is_some() { None } else { all_of(&asked) },
+            problem: listed.problem,
+        },
+    ))
 }
 
 /// What the button revokes that stands over the list: what one of the filters alone keeps, or all there is where none does.

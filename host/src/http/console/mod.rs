@@ -2,7 +2,7 @@
 //!
 //! [`DOORS`] are open to everybody. A row of [`pages`] says the least role of whoever is signed in, and the check for that
 //! stands before its handler, which finds the [`Person`] in an extension and the rest at its [`Desk`]. A row that is
-//! [`fresh`](Route::fresh) sends those whose sign-in is old to show once more who they are. Cookies, forms and
+//! [`fresh`](Route::fresh) sends those whose sign-in is old to show once more who they are, and their form is [`kept`]. Cookies, forms and
 //! pages are those of `http::oauth`, under names and at an address of their own: what signs somebody in at the public listener
 //! opens nothing here, and the other way round.
 //!
@@ -17,11 +17,11 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use http::header::REFERER;
+use http::header::{ACCEPT, REFERER};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
-use super::api::Api;
+use super::api::{Api, Problem as Refusal, is_ours as is_of_api};
 use super::mcp::misdirected;
 use super::oauth::cookies::{Cookies, Kind};
 use super::oauth::csrf::{self, Checked, Fields, Form};
@@ -47,6 +47,7 @@ mod decisions;
 mod desk;
 mod fields;
 mod grants;
+mod kept;
 mod keys;
 mod known;
 mod me;
@@ -64,7 +65,7 @@ mod upstreams;
 mod words;
 
 pub(super) use again::PATH as AGAIN;
-use desk::{Desk, Done, Told};
+use desk::{Desk, Done, Told, Way};
 
 /// One row.
 pub struct Route<S> {
@@ -164,6 +165,8 @@ pub struct Console {
     url: String,
     /// What people are about to take over from MCP clients.
     pasted: upstreams::importing::Pasted,
+    /// What people had filled in whose sign-in was too old for it.
+    kept: kept::Kept,
 }
 
 /// Who is signed in, in the browser that asks.
@@ -184,7 +187,7 @@ impl Console {
     pub fn new(server: Arc<AuthorizationServer>, url: String) -> Self {
         let cookies = Cookies::for_operators(&url, server.store.deployment());
         let pasted = upstreams::importing::Pasted::default();
-        Self { server, site: Site::new(&url), cookies, url, pasted }
+        Self { server, site: Site::new(&url), cookies, url, pasted, kept: kept::Kept::default() }
     }
 
     /// The cookie of whoever may be signed in.
@@ -286,23 +289,17 @@ impl Console {
         pages::unavailable(&self.site)
     }
 
-    /// The page for somebody who is signed in, or wants to be, and may not do this.
-    fn not_admitted(&self, least: Role) -> Response {
-        let what = match least {
+    /// The page for somebody who is signed in and may not do this. Who may look has the ways on to all that they may see.
+    fn not_admitted(&self, person: &Person, least: Role, request: &Parts) -> Response {
+        let detail = match least {
             Role::User | Role::Viewer => return pages::not_an_operator(&self.site),
             Role::Operator => {
                 "Your role shows you how things are, and changes nothing. This takes the role operator or owner."
             }
             Role::Owner => "This takes the role owner.",
         };
-        let problem = Problem {
-            site: &self.site,
-            title: "This is not for your account",
-            what,
-            advice: "If it should be, ask an owner of the gateway to give you another role.",
-            link: None,
-        };
-        problem.answer(StatusCode::FORBIDDEN)
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail);
+        Told::from(refusal).page(self, person, &Way::of(self, request))
     }
 }
 
@@ -315,6 +312,36 @@ fn address(request: &Request) -> Option<IpAddr> {
 pub fn router(console: &Arc<Console>, api: Arc<Api>) -> Router {
     let desk = Desk { console: console.clone(), api };
     doors(console).merge(mounted(pages(), console, desk))
+}
+
+/// What stands at all paths where there is nothing: a page for browsers, and what programs are told otherwise.
+pub fn elsewhere(console: &Arc<Console>) -> Router {
+    Router::new().fallback(nothing_here).with_state(console.clone())
+}
+
+async fn nothing_here(State(console): State<Arc<Console>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let accepts = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    if is_of_api(parts.uri.path()) || !accepts.is_some_and(|accept| accept.contains("text/html")) {
+        return super::nothing_here().await;
+    }
+    match console.person_still(&parts.headers).await {
+        Ok(Some(person)) if person.user.role >= Role::Viewer => {
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
+            Told::from(refusal).page(&console, &person, &Way::of(&console, &parts))
+        }
+        Ok(_) => {
+            let problem = Problem {
+                site: &console.site,
+                title: "Not found",
+                what: "There is nothing at this address.",
+                advice: "Look whether the address is right, or begin at the overview.",
+                link: Some(("/", "Overview")),
+            };
+            problem.answer(StatusCode::NOT_FOUND)
+        }
+        Err(unavailable) => unavailable,
+    }
 }
 
 /// What is open to everybody, and where those show who they are who are in already.
@@ -347,13 +374,38 @@ struct Post {
 
 /// Lets those pass who are signed in with the role that a row wants.
 async fn at_the_door(State(post): State<Post>, request: Request, next: Next) -> Response {
+    let request = match post.keep_from_old(request).await {
+        Ok(request) => request,
+        Err(answered) => return answered,
+    };
+    let (parts, body) = request.into_parts();
+    let way = Way::of(&post.console, &parts);
+    let request = Request::from_parts(parts, body);
     let (person, mut response) = match admit(&post, request, next).await {
         Ok(answered) => answered,
         Err(refused) => return refused,
     };
     match response.extensions_mut().remove::<Told>() {
-        Some(told) => told.page(&post.console, &person),
+        Some(told) => told.page(&post.console, &person, &way),
         None => response,
+    }
+}
+
+impl Post {
+    /// Keeps the form of somebody whose sign-in is too old for it, for when they have shown who they are. Whatever else comes
+    /// is for the door to judge.
+    async fn keep_from_old(&self, request: Request) -> Result<Request, Response> {
+        let Self { console, role, wants_fresh } = self;
+        let headers = request.headers();
+        if !*wants_fresh || request.method() != Method::POST || !csrf::is_form(headers) || !console.is_ours(headers) {
+            return Ok(request);
+        }
+        match console.person_still(headers).await? {
+            Some(person) if person.user.role >= *role && !person.is_fresh => {
+                Err(kept::keep(console, &person, request).await.unwrap_or_else(|refused| refused))
+            }
+            _ => Ok(request),
+        }
     }
 }
 
@@ -368,8 +420,8 @@ impl Doorkeeper for Post {
             Some(_) => console.person_still(&request.headers).await?,
         };
         match person {
-            None => Err(console.go_by(sign_in::PATH, console.path_of(request))),
-            Some(person) if person.user.role < *role => Err(console.not_admitted(*role)),
+            None => Err(console.to_sign_in(request)),
+            Some(person) if person.user.role < *role => Err(console.not_admitted(&person, *role, request)),
             Some(person) if *wants_fresh && !person.is_fresh => Err(console.go_by(AGAIN, console.page_before(request))),
             Some(mut person) => {
                 person.done = Done::read(console, person.cookie, request.uri.query().unwrap_or_default());
@@ -386,6 +438,22 @@ impl Console {
         see_other(&self.site.address(&format!("{path}{query}")))
     }
 
+    /// Sends somebody to sign in, and on to where they were. Who had sent a form is told there that it did nothing.
+    fn to_sign_in(&self, request: &Parts) -> Response {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let is_form = !request.method.is_safe();
+        let onward = if is_form { self.page_before(request) } else { self.path_of(request) };
+        if let Some(onward) = onward {
+            query.append_pair("next", onward.as_str());
+        }
+        if is_form {
+            query.append_pair(sign_in::FORM, sign_in::LOST);
+        }
+        let query = query.finish();
+        let joint = if query.is_empty() { "" } else { "?" };
+        see_other(&self.site.address(&format!("{}{joint}{query}", sign_in::PATH)))
+    }
+
     /// Where a request wants to go, if that is a page.
     fn path_of(&self, request: &Parts) -> Option<Onward> {
         let here = request.uri.path_and_query().filter(|_| request.method.is_safe())?;
@@ -396,9 +464,24 @@ impl Console {
     fn page_before(&self, request: &Parts) -> Option<Onward> {
         self.path_of(request).or_else(|| {
             let page = request.headers.get(REFERER)?.to_str().ok()?;
-            Onward::of_console(page.strip_prefix(self.site.url())?)
+            // What answered a form before may be at an address that shows nothing by itself.
+            let page = page.strip_prefix(self.site.url()).filter(|page| is_shown(page))?;
+            Onward::of_console(page)
         })
     }
+}
+
+/// Whether this address is one of a page for who is signed in.
+fn is_shown(address: &str) -> bool {
+    let path = address.split('?').next().unwrap_or_default();
+    let is_of = |pattern: &str| {
+        let (mut words, mut parts) = (path.split('/'), pattern.split('/'));
+        let same = parts
+            .by_ref()
+            .all(|part| words.next().is_some_and(|word| part == word || (part.starts_with('{') && !word.is_empty())));
+        same && words.next().is_none()
+    };
+    pages().any(|row| row.method == "GET" && is_of(row.path))
 }
 
 /// Sends a browser that has come by another name of this machine to the right one, as the public listener does.

@@ -32,6 +32,9 @@ pub(super) const PROVIDER: &str = "/sign-in/{provider}";
 pub(super) const CALLBACK: &str = "/sign-in/{provider}/callback";
 pub(super) const OUT: &str = "/sign-out";
 const PURPOSE: &str = "sign-in of an operator";
+/// What the address of the page says of a form that was sent by nobody who is signed in.
+pub(super) const FORM: &str = "form";
+pub(super) const LOST: &str = "lost";
 /// Purpose of the form that signs out, wherever it stands.
 pub(super) const SIGN_OUT: &str = "sign-out of an operator";
 
@@ -40,6 +43,8 @@ pub(super) const SIGN_OUT: &str = "sign-out of an operator";
 struct SignInPage<'a> {
     site: &'a Site,
     problem: Option<&'a str>,
+    /// Whether somebody is here because of a form that did nothing.
+    is_form_lost: bool,
     passwords: bool,
     providers: &'a [Provider],
     token: String,
@@ -52,14 +57,18 @@ struct SignInPage<'a> {
 
 pub(super) async fn show(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Response> {
     let query = request.uri().query().unwrap_or_default();
-    let next = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
-    let next = next.and_then(|(_, next)| Next::of_console(&next));
+    let said = |wanted: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted);
+    let next = said("next").and_then(|(_, next)| Next::of_console(&next));
     if let Some(person) = console.person(request.headers()).await?
         && person.user.role >= Role::Viewer
     {
         return Ok(see_other(&onward(&console, next.as_ref())));
     }
-    Ok(answer(&console, request.headers(), (StatusCode::OK, None), next.as_ref(), ""))
+    let note = match said(FORM) {
+        Some((_, form)) if form == LOST => Note::FormLost,
+        _ => Note::Nothing,
+    };
+    Ok(answer(&console, request.headers(), (StatusCode::OK, note), next.as_ref(), ""))
 }
 
 /// Where somebody goes who is signed in.
@@ -67,18 +76,27 @@ pub(super) fn onward(console: &Console, next: Option<&Next>) -> String {
     console.site.address(next.map_or("/", Next::as_str))
 }
 
+/// What stands above the form.
+enum Note<'a> {
+    Nothing,
+    /// Somebody was signed in no more when they sent a form.
+    FormLost,
+    Refused(&'a str),
+}
+
 /// The page, with a form for this browser.
 fn answer(
     console: &Console,
     headers: &HeaderMap,
-    (status, problem): (StatusCode, Option<&str>),
+    (status, note): (StatusCode, Note<'_>),
     next: Option<&Next>,
     login: &str,
 ) -> Response {
     let (cookie, settings) = (console.form_cookie(headers), console.server.settings());
     let template = SignInPage {
         site: &console.site,
-        problem,
+        problem: if let Note::Refused(problem) = note { Some(problem) } else { None },
+        is_form_lost: matches!(note, Note::FormLost),
         passwords: settings.sign_in.passwords,
         providers: &settings.providers,
         token: console.form_token(&form(&cookie)),
@@ -101,7 +119,8 @@ pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request
     console.take_form(&form(&cookie), &fields.take(csrf::FIELD), address).await?;
     let (login, password) = (fields.take("login"), fields.take_secret("password"));
     let attempt = Attempt { login: login.clone(), password, address, browser: console.browser(&headers) };
-    let again = |status, problem: &str| answer(&console, &headers, (status, Some(problem)), next.as_ref(), &login);
+    let again =
+        |status, problem: &str| answer(&console, &headers, (status, Note::Refused(problem)), next.as_ref(), &login);
     Ok(match console.server.sign_in(attempt).await {
         Ok(SignedIn::Begun(begun)) => console.begun(&begun, &onward(&console, next.as_ref())),
         Ok(SignedIn::Refused) => {
@@ -109,7 +128,7 @@ pub(super) async fn submit(State(console): State<Arc<Console>>, request: Request
                            set-password` gives another password to whoever has lost theirs.";
             again(StatusCode::FORBIDDEN, problem)
         }
-        Ok(SignedIn::NotAdmitted) => console.not_admitted(Role::Viewer),
+        Ok(SignedIn::NotAdmitted) => pages::not_an_operator(&console.site),
         Ok(SignedIn::Wait(wait)) => {
             retry_after(again(StatusCode::TOO_MANY_REQUESTS, &too_many_tries(wait)), seconds(wait))
         }

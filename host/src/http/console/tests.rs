@@ -9,7 +9,7 @@ use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use tower::ServiceExt as _;
 
-use super::desk::Stop;
+use super::desk::{Sent, Stop};
 use super::*;
 use crate::authorization::people::testing::{House, OPERATOR};
 use crate::authorization::providers::tests::mock::{Mock, RSA, Said};
@@ -31,16 +31,30 @@ const HOME: &[Route<Arc<Console>>] = &[
     shows("/secret", || get(home)).fresh(),
     does("/secret", || post(home)).fresh(),
     does("/plain", || post(takes)),
+    shows("/typed", || get(token_to_type)),
+    does("/typed", || post(typed)).fresh(),
 ];
 
 async fn home(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Response {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let way = Way::of(&console, &parts);
     let problem = ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", "at home");
     let mut response = Stop::from(problem).into_response();
-    response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person))
+    response.extensions_mut().remove::<Told>().map_or(response, |told| told.page(&console, &person, &way))
 }
 
 async fn takes(State(console): State<Arc<Console>>, person: Extension<Person>, _: Bytes) -> Response {
     home(State(console), person).await
+}
+
+/// Tells a token for the form that [`typed`] reads.
+async fn token_to_type(State(console): State<Arc<Console>>, Extension(person): Extension<Person>) -> Stop {
+    let token = desk::Head::new(&console, &person, "").token("/typed");
+    ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", token).into()
+}
+
+async fn typed(Sent(mut fields): Sent) -> Stop {
+    ApiProblem::new(StatusCode::IM_A_TEAPOT, "home", fields.take("words")).into()
 }
 
 struct Browser {
@@ -310,6 +324,104 @@ async fn h10_a_secret_takes_a_sign_in_that_is_not_old() {
 }
 
 #[tokio::test]
+async fn h10_what_was_filled_in_is_kept_until_its_person_has_shown_who_they_are() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    browser.sign_in("ada", PASSWORD).await;
+    let words = "words that nobody reads";
+    let told = async |browser: &mut Browser| {
+        let html = browser.get("/typed").await.html;
+        html.split("Why:</strong> ").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    };
+    let token = told(&mut browser).await;
+    let stale = told(&mut browser).await;
+    house.clock.advance(house.server.settings().operators.step_up_after);
+    let fields = [("form_token", &token[..]), ("words", words)];
+    let strange = browser.post_from("https://evil.example", "/typed", &fields).await;
+    assert_eq!(strange.to, format!("{URL}/sign-in/again"), "a form of another site is not kept");
+    assert_eq!(browser.post("/typed", &[("form_token", "none"), ("words", words)]).await.status, 403);
+    assert_eq!(browser.get("/sign-in/again/form").await.status, 404);
+    let old = browser.post("/typed", &fields).await;
+    let again = "/sign-in/again?next=%2Fsign-in%2Fagain%2Fform";
+    assert_eq!((old.status, old.to), (303, format!("{URL}{again}")));
+    let page = browser.get(again).await.html;
+    assert!(page.contains("It is kept as you filled it in") && !page.contains(words), "{page}");
+    let got = browser.show_again("/sign-in/again/form", PASSWORD).await;
+    assert_eq!(got.to, format!("{URL}/sign-in/again/form"));
+
+    let asks = browser.get("/sign-in/again/form").await;
+    assert!(asks.status == 200 && !asks.html.contains(words), "{}", asks.html);
+    let mut thief = Browser::new(&console);
+    let (name, cookie) = browser.session().map(|(name, cookie)| (name.clone(), cookie.clone())).unwrap();
+    thief.cookies.insert(name, cookie);
+    assert_eq!(thief.get("/sign-in/again/form").await.status, 404, "a session alone does not open it");
+    let send = [("form_token", &asks.token("/typed")[..]), ("kept_form", "yes")];
+    let sent = browser.post("/typed", &send).await;
+    assert!(sent.status == 418 && sent.html.contains(words), "{}", sent.html);
+    assert_eq!(browser.get("/sign-in/again/form").await.status, 404, "once");
+    let other = browser.post("/typed", &[("form_token", &stale), ("kept_form", "yes")]).await;
+    assert_eq!(other.status, 403, "a form of before is one of another cookie");
+    let token = told(&mut browser).await;
+    let nothing = browser.post("/typed", &[("form_token", &token), ("kept_form", "yes")]).await;
+    assert!(nothing.status == 404 && nothing.html.contains("not kept any more"), "{}", nothing.html);
+}
+
+#[tokio::test]
+async fn who_sent_a_form_and_is_signed_in_no_more_is_told_that_it_did_nothing() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Operator)).await;
+    let mut browser = Browser::new(&console);
+    for (page, next) in [
+        ("http://127.0.0.1:7401/keys/new", "next=%2Fkeys%2Fnew&"),
+        ("http://127.0.0.1:7401/upstreams/import/add", ""),
+        ("https://evil.example/keys/new", ""),
+    ] {
+        let sent = Request::builder().method("POST").uri("/plain").header("referer", page).header(ORIGIN, URL);
+        let got = browser.send(sent, "a=b").await;
+        assert_eq!((got.status, got.to), (303, format!("{URL}/sign-in?{next}form=lost")), "{page}");
+    }
+    let page = browser.get("/sign-in?next=%2Fkeys%2Fnew&form=lost").await;
+    assert!(page.html.contains("Your form did nothing") && page.html.contains("value=\"/keys/new\""), "{}", page.html);
+    assert!(!browser.get("/sign-in?next=%2Fkeys%2Fnew").await.html.contains("Your form did nothing"));
+}
+
+#[tokio::test]
+async fn where_there_is_nothing_browsers_see_a_page_and_programs_do_not() {
+    let (house, console) = house().await;
+    let ada = house.person("ada", PASSWORD).await;
+    house.edit(&ada, Edit::Role(Role::Viewer)).await;
+    let mut browser = Browser::new(&console);
+    browser.router = browser.router.clone().merge(elsewhere(&console));
+    let asked = |path: &str| Request::builder().uri(path).header("accept", "text/html,*/*;q=0.8");
+    let stranger = browser.send(asked("/nope"), "").await;
+    assert!(stranger.status == 404 && stranger.html.contains("There is nothing at this address."), "{}", stranger.html);
+    assert!(!stranger.html.contains("/decisions"), "{}", stranger.html);
+    browser.sign_in("ada", PASSWORD).await;
+    let got = browser.send(asked("/keys/ci/nope"), "").await;
+    assert!(got.status == 404 && got.html.contains("href=\"/decisions\""), "{}", got.html);
+    let told = async |request: http::request::Builder| {
+        let response = browser.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        (response.status().as_u16(), response.headers()[CONTENT_TYPE].clone())
+    };
+    for request in [asked("/api/v1/nope"), Request::builder().uri("/nope")] {
+        assert_eq!(told(request).await, (404, http::HeaderValue::from_static("application/json")));
+    }
+}
+
+#[test]
+fn pages_that_show_something_by_themselves_are_known() {
+    for shown in ["/", "/keys", "/keys/ci?from=1", "/upstreams/%6Eew", "/policies/bindings/limit/edit"] {
+        assert!(is_shown(shown), "{shown}");
+    }
+    for other in ["/upstreams/import/add", "/keys/", "/keys/ci/none", "/sign-in", "", "/api/v1/keys"] {
+        assert!(!is_shown(other), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_shut_out_while_a_form_arrives_is_not_heard() {
     let (house, console) = house().await;
     let ada = house.person("ada", PASSWORD).await;
@@ -325,7 +437,7 @@ async fn whoever_is_shut_out_while_a_form_arrives_is_not_heard() {
     };
     let slow = Body::from_stream(futures_util::stream::once(arrives));
     let got = browser.send(plain(), slow).await;
-    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in"));
+    assert_eq!((got.status, &got.to[..]), (303, "http://127.0.0.1:7401/sign-in?form=lost"));
 }
 
 /// A provider, the console that people come to by way of it, and a browser.

@@ -43,7 +43,10 @@ impl SentFiles {
         // The last boundary ends the form, and what the door says at the end of the body is never read.
         match desk.console.person_still(&shown).await.map_err(Stop::Page)? {
             Some(now) if now.user.id == person.user.id && now.user.role >= person.user.role => Ok(sent),
-            _ => Err(Stop::Page(see_other(&desk.site().address(sign_in::PATH)))),
+            _ => {
+                let told = format!("{}?{}={}", sign_in::PATH, sign_in::FORM, sign_in::LOST);
+                Err(Stop::Page(see_other(&desk.site().address(&told))))
+            }
         }
     }
 

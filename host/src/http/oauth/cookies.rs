@@ -27,10 +27,12 @@ pub enum Kind {
     Provider,
     /// The browser in which connections are made. It opens what that browser has opened or begun, and nothing else.
     Connect,
+    /// The browser whose form waits until its person has shown once more who they are. It opens nothing by itself.
+    Kept,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Session, Self::Request, Self::SignIn, Self::Provider, Self::Connect];
+    const ALL: [Self; 6] = [Self::Session, Self::Request, Self::SignIn, Self::Provider, Self::Connect, Self::Kept];
 
     const fn word(self) -> &'static str {
         match self {
@@ -39,6 +41,7 @@ impl Kind {
             Self::SignIn => "sign-in",
             Self::Provider => "provider",
             Self::Connect => "connect",
+            Self::Kept => "kept",
         }
     }
 }

@@ -185,7 +185,8 @@ async fn read(request: Request, origin: &str, most: usize) -> Result<Fields, Not
     Ok(Fields(fields))
 }
 
-pub(super) fn is_form(headers: &HeaderMap) -> bool {
+/// Whether the fields of a form are sent as [`read_form`] reads them.
+pub fn is_form(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();

@@ -8,11 +8,12 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::desk::{Answer, Asked, Desk, Head};
+use super::fields::Listed;
 use super::known::Known;
 use super::{Person, Route, does, shows, text};
 use crate::http::api::Api;
 use crate::http::api::trails::{self, DecisionQuery, DecisionView};
-use crate::http::oauth::pages::Site;
+use crate::http::oauth::pages::{Site, page_of_console};
 
 mod explain;
 mod recording;
@@ -50,6 +51,8 @@ struct ListPage<'a> {
     tail: Option<String>,
     /// What was looked for is no id.
     is_no_id: bool,
+    /// Why the filter leaves nothing.
+    problem: Option<String>,
 }
 
 impl ListPage<'_> {
@@ -91,21 +94,26 @@ async fn list(State(desk): State<Desk>, Extension(person): Extension<Person>, as
         since: asked.get("since").map(as_utc),
         until: asked.get("until").map(as_utc),
     };
-    let (rows, next) = trails::decisions_page(&desk.api, query).await?;
-    let principals: Vec<&str> = rows.iter().map(|row| row.principal.as_str()).collect();
+    let listed = Listed::of(trails::decisions_page(&desk.api, query).await)?;
+    let principals: Vec<&str> = listed.rows.iter().map(|row| row.principal.as_str()).collect();
     let known = desk.known(&principals).await?;
-    Ok(desk.page(ListPage {
-        site: desk.site(),
-        head: desk.head(&person, PATH),
-        older: next.map(|cursor| asked.with(PATH, "cursor", &cursor)),
-        asked: &asked,
-        verdicts: &VERDICTS,
-        outcomes: &OUTCOMES,
-        rows,
-        known,
-        tail,
-        is_no_id: id.is_some(),
-    }))
+    Ok(page_of_console(
+        listed.status(),
+        ListPage {
+            site: desk.site(),
+            head: desk.head(&person, PATH),
+            older: listed.next.map(|cursor| asked.with(PATH, "cursor", &cursor)),
+            asked: &asked,
+            verdicts: &VERDICTS,
+            outcomes: &OUTCOMES,
+            rows: listed.rows,
+            known,
+            // What cannot be read here is no stream either.
+            tail: tail.filter(|_| listed.problem.is_none()),
+            is_no_id: id.is_some(),
+            problem: listed.problem,
+        },
+    ))
 }
 
 /// The address of the stream that goes on where a list of the newest rows ends. It is asked for before the list is read, so

@@ -26,6 +26,7 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     does("/people/{id}/password", || post(forms::set_password)).fresh(),
     asks("/people/{id}/password/remove", || get(ask_remove_password)).fresh(),
     does("/people/{id}/password/remove", || post(remove_password)).fresh(),
+    asks("/people/{id}/suspend", || get(ask_suspend)).fresh(),
     does("/people/{id}/suspend", || post(suspend)).fresh(),
     does("/people/{id}/activate", || post(activate)).fresh(),
     asks("/people/{id}/sign-out", || get(ask_sign_out)),
@@ -103,6 +104,24 @@ async fn show(State(desk): State<Desk>, Extension(person): Extension<Person>, Pa
 async fn changed((desk, person): (&Desk, &Person), id: &str, seen: u64, change: UserChange, done: Done) -> Answer {
     let user = users::edit(&desk.api, &person.operator(), id, Some(vec![seen]), change).await?;
     Ok(desk.done(person, Paths::of(HERE, &user.id).own(), done))
+}
+
+async fn ask_suspend(State(desk): State<Desk>, Extension(person): Extension<Person>, Path(id): Path<String>) -> Answer {
+    let user = users::account_to_touch(&desk.api, &person.operator(), &id).await?;
+    let paths = Paths::of(HERE, &user.id);
+    let confirm = Confirm {
+        title: "Suspend the account",
+        what: &format!(
+            "{} is signed out everywhere at once, what was granted in their name is revoked, and nothing is used in it until the \
+             account is active again. Clients have to ask again then.",
+            user.called()
+        ),
+        button: "Suspend it",
+        path: &paths.to("suspend"),
+        back: paths.own(),
+        hidden: &[("revision", &user.revision.to_string())],
+    };
+    Ok(desk.confirm(&person, HERE, confirm))
 }
 
 async fn suspend(

@@ -19,7 +19,7 @@ use crate::config::Mode;
 use crate::http::api::policies::{ChangesView, changes_view};
 use crate::http::api::policy_modules::{ModuleView, page};
 use crate::http::api::{Api, Paging, Problem};
-use crate::http::console::desk::{Answer, Asked, Desk, Done, Head, Sent};
+use crate::http::console::desk::{Answer, Asked, Desk, Done, Head, Sent, Stop};
 use crate::http::console::fields;
 use crate::http::console::{Person, text};
 use crate::http::oauth::csrf::Fields;
@@ -287,10 +287,11 @@ impl Work {
         };
         match done {
             Ok(response) => Ok(response),
-            Err(error) => {
-                let mistakes = frame::place(&name, error)?;
-                Ok(self.refused(desk, person, described.as_ref(), definition, &mistakes))
-            }
+            Err(error) => match frame::place(&name, error) {
+                Ok(mistakes) => Ok(self.refused(desk, person, described.as_ref(), definition, &mistakes)),
+                // Whoever was faster has left nothing to send this to: what was written is shown, to be copied.
+                Err(error) => Err(Stop::Unsaved(error.into(), format!("{:#}", Value::Object(definition)))),
+            },
         }
     }
 

@@ -38,11 +38,13 @@ pub(super) const PAGES: &[Route<Desk>] = &[
     asks("/upstreams/import", || get(importing::ask)).fresh(),
     does("/upstreams/import", || post(importing::look)).fresh(),
     does("/upstreams/import/add", || post(importing::add)).fresh(),
+    asks("/upstreams/forget", || get(tools::ask_to_forget)),
     does("/upstreams/forget", || post(tools::forget)),
     shows("/upstreams/{name}", || get(show)),
     asks("/upstreams/{name}/edit", || get(declaring::ask_to_change)).fresh(),
     does("/upstreams/{name}/edit", || post(declaring::change)).fresh(),
     does("/upstreams/{name}/enable", || post(enable)).fresh(),
+    asks("/upstreams/{name}/disable", || get(ask_to_disable)).fresh(),
     does("/upstreams/{name}/disable", || post(disable)).fresh(),
     does("/upstreams/{name}/try", || post(try_it)),
     does("/upstreams/{name}/refresh", || post(refresh)),
@@ -267,6 +269,26 @@ async fn enable(
     Sent(fields): Sent,
 ) -> Answer {
     switch(&desk, &person, &name, (true, fields)).await
+}
+
+async fn ask_to_disable(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    Path(name): Path<String>,
+) -> Answer {
+    let upstream = api::find(&desk.api, &name)?;
+    let Some(declared) = &upstream.declared else { return Err(of_file().into()) };
+    let (page, revision) = (page_of(&upstream.name), declared.revision.to_string());
+    let confirm = Confirm {
+        title: &format!("Take {} out of use?", upstream.name),
+        what: "Its tools are gone at once for everybody. Its definition stays, and what people have connected for it is kept for \
+               as long as the setting store.orphan_retention says.",
+        button: "Take it out of use",
+        path: &format!("{page}/disable"),
+        back: &page,
+        hidden: &[("revision", &revision)],
+    };
+    Ok(desk.confirm(&person, PART, confirm))
 }
 
 async fn disable(

@@ -222,6 +222,29 @@ pub(super) async fn accept_all(
     Ok(desk.done(&person, &format!("{}/tools", page_of(&upstream)), Done::AgreedTo))
 }
 
+/// Asks before what was agreed to of an upstream that is gone is forgotten.
+pub(super) async fn ask_to_forget(
+    State(desk): State<Desk>,
+    Extension(person): Extension<Person>,
+    asked: Asked,
+) -> Answer {
+    let Some(name) = asked.get("upstream") else { return Ok(desk.go(PART)) };
+    let upstream = api::read_name(name.trim())?;
+    if desk.api.control.snapshot.load().upstreams.contains_key(&upstream) {
+        return Err(PinError::InUse.into());
+    }
+    let confirm = Confirm {
+        title: &format!("Forget what was agreed to of {upstream}?"),
+        what: "Should there be an upstream of this name once more, its tools are taken as they are then, without anybody being \
+               asked. This cannot be taken back.",
+        button: "Forget it",
+        path: "/upstreams/forget",
+        back: PART,
+        hidden: &[("upstream", upstream.as_str())],
+    };
+    Ok(desk.confirm(&person, PART, confirm))
+}
+
 /// Forgets what was agreed to of an upstream that is gone.
 pub(super) async fn forget(
     State(desk): State<Desk>,
