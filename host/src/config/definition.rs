@@ -1,4 +1,5 @@
-//! `[upstreams.NAME]` and `[[policies]]` as JSON, which is how operators declare upstreams and policy bindings in the store.
+//! `[upstreams.NAME]` and `[[policies]]` as JSON, which is how operators declare upstreams and policy bindings in the store;
+//! `[keys.NAME]` as well, to be looked at before a key is made of it.
 //!
 //! There is one set of rules: the JSON is written as the section of a file, one setting on a line, and goes through the
 //! same two stages. What is wrong is told with the name of the setting instead of a line. Secrets are references as in the
@@ -15,7 +16,8 @@ use super::names;
 use super::reference::{Reference, Secrets};
 use super::written::{Nulls, bare_or_quoted, inline, quoted};
 use super::{Binding, Upstream, resolve};
-use crate::ids::{BindingName, UpstreamName};
+use crate::identity::key::VirtualKey;
+use crate::ids::{BindingName, KeyName, UpstreamName};
 use crate::patch::{self, Unknown};
 use crate::secret::Plaintext;
 
@@ -89,6 +91,14 @@ pub fn binding(name: &BindingName, definition: &Map<String, Value>) -> Result<Bi
     resolve::stored_binding(&section.text, secrets).map_err(|found| section.misfits(found, "is no policy binding"))
 }
 
+/// What a file says of a key, all but its secret, or everything that is wrong with it. The digest of what comes of it is
+/// nobody's.
+pub fn key(name: &KeyName, definition: &Map<String, Value>) -> Result<VirtualKey, Vec<Misfit>> {
+    let section = Section::of_key(name, definition)?;
+    let secrets = Secrets { base_dir: Path::new(""), environment: &|_| None, sealed: None };
+    resolve::stored_key(&section.text, secrets).map_err(|found| section.misfits(found, "is no virtual key"))
+}
+
 fn misfit(found: Found, text: &str, fields: &[Option<String>]) -> Misfit {
     let before = text.as_bytes().get(..found.place.start).unwrap_or(text.as_bytes());
     let line = before.iter().filter(|byte| **byte == b'\n').count();
@@ -160,6 +170,14 @@ impl Section {
         }
         let begin = ["[[policies]]".to_owned(), format!("name = {}", quoted(name.as_str()))];
         Self::below("policies", &begin, definition)
+    }
+
+    fn of_key(name: &KeyName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        let mut definition = definition.clone();
+        // They are told elsewhere; a section has one of them.
+        definition.retain(|member, _| !matches!(member.as_str(), "secret" | "sha256"));
+        let head = format!("keys.{}", bare_or_quoted(name.as_str()));
+        Self::below(&head, &[format!("[{head}]"), format!("sha256 = {}", quoted(&"0".repeat(64)))], &definition)
     }
 
     /// Begins with these lines; tables are called what `head` says and their own name.
@@ -275,6 +293,31 @@ mod tests {
             assert!(!format!("{wrong:?}").contains("hunter2"));
         }
         assert_eq!(wrong(json!({ "url": 1, "labels": 2, "auth": { "kind": 3 } })).len(), 3, "all of them are told");
+    }
+
+    #[test]
+    fn a_key_is_looked_at_without_its_secret() {
+        let ci = KeyName::parse("ci").unwrap();
+        let read = |definition: Value| key(&ci, definition.as_object().unwrap());
+        let told = json!({
+            "secret": "env:NONE", "allow": [{ "upstream": "of-the-store", "tools": ["*"] }], "owner": "ada",
+            "expires": "2027-01-31T01:00:00+01:00", "disabled": true,
+        });
+        let expires = read(told).unwrap().expires.map(|expires| expires.to_string());
+        assert_eq!(expires.as_deref(), Some("2027-01-31T00:00:00.000Z"));
+        assert!(read(json!({})).is_ok());
+        for (definition, field) in [
+            (json!({ "allow": "x" }), Some("allow")),
+            (json!({ "allow": [{ "upstream": "x" }] }), Some("allow")),
+            (json!({ "scopes": ["a b"] }), Some("scopes")),
+            (json!({ "disabled": 1 }), Some("disabled")),
+            (json!({ "expires": "soon" }), Some("expires")),
+            (json!({ "owner": "" }), Some("owner")),
+            (json!({ "colour": "blue" }), Some("colour")),
+        ] {
+            let wrong = read(definition.clone()).unwrap_err();
+            assert_eq!(wrong[0].field.as_deref(), field, "{definition}: {wrong:?}");
+        }
     }
 
     #[test]

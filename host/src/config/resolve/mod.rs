@@ -19,6 +19,7 @@ use super::shape::{self, Shape};
 use super::{Binding, Config, Edge, Keeping, Limits, Listen, Mcp, PublicUrl, Replica, Upkeep, Upstream, value};
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::key::VirtualKey;
 use crate::secret::Digest;
 
 mod auth;
@@ -106,6 +107,14 @@ pub(super) fn stored_binding(text: &str, secrets: Secrets<'_>) -> Result<Binding
     let Shape { file, found, damaged, .. } = shape::read(text)?;
     let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
     let resolved = policies::stored(&mut checks, &file.policies);
+    resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
+}
+
+/// The key that one section of a file says, which may name what upstreams it likes.
+pub(super) fn stored_key(text: &str, secrets: Secrets<'_>) -> Result<VirtualKey, Vec<Found>> {
+    let Shape { file, found, damaged, .. } = shape::read(text)?;
+    let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
+    let resolved = keys::stored(&mut checks, &file.keys);
     resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
 }
 
