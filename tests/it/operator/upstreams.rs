@@ -84,6 +84,8 @@ async fn what_is_declared_is_callable_and_what_is_removed_is_not() {
 
     assert_eq!(patch(&gateway, "notes", 2, json!({ "enabled": false })).await.json()["state"], "disabled");
     assert!(gateway.caller("alice").tool_names().await.is_empty(), "at once");
+    let again = gateway.operator("POST", "/api/v1/upstreams/notes/refresh", None).await;
+    assert_eq!(refusal(&again), (409, "not_running".to_owned()), "{}", again.text());
     assert_eq!(patch(&gateway, "notes", 3, json!({ "enabled": true })).await.status, StatusCode::OK);
     until_tools(&gateway, &["notes__sub"]).await;
 
