@@ -128,7 +128,10 @@ impl DecisionQuery {
         let Self { limit: _, cursor: _, principal, upstream, tool, verdict, outcome, since, until } = self;
         let read_principal = |text: &String| {
             Principal::parse(text).ok_or_else(|| {
-                Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`")
+                Problem::invalid(
+                    "`principal` is `key:NAME`, `user:ID` (the ID as `portcullis user list` shows it), `guest:ID`, \
+                     `anonymous` or `gateway`",
+                )
             })
         };
         let read_upstream =
