@@ -218,7 +218,7 @@ async fn upstreams_are_looked_after_from_the_command_line() {
     assert!(list.contains("notes") && list.contains("store") && list.contains("up"), "{list}");
     for (arguments, part) in [
         (&["add", "notes", "--url", "http://127.0.0.1:9/"][..], "already"),
-        (&["add", "other", "--url", "http://127.0.0.1:9/"], "reach: "),
+        (&["add", "other", "--url", "http://127.0.0.1:9/"], "the trial fails at reach: "),
         (&["add", "other", "--auth", "none"], "needs a url or a command"),
         (&["set", "notes", "colour=red"], "unknown key `colour`"),
         (&["show", "none"], "no such upstream"),

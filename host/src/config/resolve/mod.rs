@@ -60,7 +60,11 @@ const UNNAMED: &str = "portcullis.toml";
 /// The configuration in the file at `path`. Keys that it declares were created `now`.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
-    let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
+    let text = read_text(path, LARGEST_FILE).map_err(|fault| {
+        let is_missing = path.try_exists().is_ok_and(|is_there| !is_there);
+        let hint = "`--config FILE` or the variable PORTCULLIS_CONFIG says where it is";
+        Mistakes::of_file(&name, if is_missing { fault.hint(hint) } else { fault })
+    })?;
     // Absolute, so that a later change of the working directory moves nothing.
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
