@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::mistake::{Found, did_you_mean};
 use super::names;
 use super::reference::{Reference, Secrets};
+use super::shape::{self, Shape};
 use super::written::{Nulls, bare_or_quoted, inline, quoted};
 use super::{Binding, Upstream, resolve};
 use crate::identity::key::VirtualKey;
@@ -56,6 +57,13 @@ pub fn upstream(
     let Sources { base_dir, environment, sealed } = sources;
     let secrets = Secrets { base_dir, environment, sealed: Some(sealed) };
     resolve::upstream(&section.text, secrets).map_err(|found| section.misfits(found, "is no upstream"))
+}
+
+/// Names and types of a definition's settings alone: what can be known of it where its references lead nowhere.
+pub fn upstream_shape(name: &UpstreamName, definition: &Map<String, Value>) -> Result<(), Vec<Misfit>> {
+    let section = Section::of(name, definition)?;
+    let found = shape::read(&section.text).map_or_else(|found| found, |Shape { found, .. }| found);
+    if found.is_empty() { Ok(()) } else { Err(section.misfits(found, "is no upstream")) }
 }
 
 /// An upstream's definition after a merge patch (RFC 7396), or the names in the patch that no setting has. One that is new
@@ -293,6 +301,19 @@ mod tests {
             assert!(!format!("{wrong:?}").contains("hunter2"));
         }
         assert_eq!(wrong(json!({ "url": 1, "labels": 2, "auth": { "kind": 3 } })).len(), 3, "all of them are told");
+    }
+
+    #[test]
+    fn the_shape_of_an_upstream_is_known_without_what_it_refers_to() {
+        let shape = |definition: Value| upstream_shape(&notes(), definition.as_object().unwrap());
+        assert_eq!(shape(json!({ "url": "env:NONE", "headers": { "x-key": "file:none" }, "auth": {} })), Ok(()));
+        for (definition, field) in [
+            (json!({ "url": 7 }), "url"),
+            (json!({ "command": "x" }), "command"),
+            (json!({ "auth": { "kimd": "none" } }), "auth.kimd"),
+        ] {
+            assert_eq!(shape(definition).unwrap_err()[0].field.as_deref(), Some(field));
+        }
     }
 
     #[test]

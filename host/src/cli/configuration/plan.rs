@@ -185,9 +185,8 @@ impl Plan {
 /// What the gateway would refuse of an upstream, as far as it can be known here: the values stand for what the gateway's own
 /// environment has.
 fn of_upstream(name: &str, body: &Map<String, Value>) -> Result<(), Vec<String>> {
-    UpstreamName::parse(name).map_err(|error| vec![error.to_string()])?;
-    let known = definition::upstream_with(&Map::new(), body.clone());
-    known.map(|_| ()).map_err(|misfits| misfits.into_iter().map(told).collect())
+    let name = UpstreamName::parse(name).map_err(|error| vec![error.to_string()])?;
+    definition::upstream_shape(&name, body).map_err(|misfits| misfits.into_iter().map(told).collect())
 }
 
 /// What is applied of a key, without what is as it would be anyway; or what is wrong with it.
@@ -395,6 +394,7 @@ mod tests {
             ("[keys.ci]\ndisabled = \"no\"", "key ci: disabled must be true or false, not a string"),
             ("[keys.a]\nexpires = \"soon\"", "key a: expires is not a date and time"),
             ("[upstreams.Bad]\nurl = \"https://a.example\"", "upstream Bad: upstream name \"Bad\" must be 1 to 24"),
+            ("[upstreams.a]\nlabels = \"a\"", "upstream a: labels must be an array, not a string"),
             ("[upstreams.a]\nuri = \"https://a.example\"", "upstream a: unknown key `uri` (did you mean `url`?)"),
         ] {
             let plan = of(text, false);
