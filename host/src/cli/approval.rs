@@ -20,6 +20,7 @@ pub(super) enum ApprovalCommand {
     },
     /// Show what an approval is for, with the arguments as they would be sent.
     Show {
+        /// The id of the approval, as the list shows it.
         id: String,
         #[command(flatten)]
         with: WithConfig,
@@ -31,6 +32,7 @@ pub(super) enum ApprovalCommand {
 #[derive(clap::Args)]
 #[group(id = "decision", required = true, multiple = false, args = ["approve", "deny"])]
 pub(super) struct Decide {
+    /// The id of the approval, as the list shows it.
     id: String,
     /// Let it happen.
     #[arg(long)]

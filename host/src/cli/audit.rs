@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 
 use super::WithConfig;
 use super::admin::{PAGE, ask, filtered, page, table, text};
-use super::follow::Trail;
+use super::follow::{MAX_PAGES, Trail};
 use super::output::{rows, tell};
 
 const PATH: &str = "/api/v1/audit";
 /// The same as a stream.
 const TAIL: &str = "/api/v1/audit/tail";
-/// Pages that are read to find what is asked for.
-const MAX_PAGES: usize = 1_000;
 
 #[derive(Subcommand)]
 pub(super) enum AuditCommand {
@@ -87,20 +85,23 @@ impl List {
         filtered(path, &[("event", event.clone()), ("actor", actor.clone()), ("subject", subject.clone())])
     }
 
-    /// As much of the trail as is wanted. The gateway looks through a part of it at a time.
+    /// As much of the trail as is wanted, and the cursor for what follows it, if something does. The gateway looks through a
+    /// part of it at a time.
     fn find(&self) -> anyhow::Result<Value> {
         let mut found: Vec<Value> = Vec::new();
         let mut cursor: Option<String> = None;
         let path = self.at(PATH)?;
         for _ in 0..MAX_PAGES {
-            let mut answer = ask(&self.with, Method::GET, &page(&path, PAGE, cursor.as_deref()), None)?;
+            let rest = self.limit.saturating_sub(found.len() as u64).min(PAGE);
+            let mut answer = ask(&self.with, Method::GET, &page(&path, rest, cursor.as_deref()), None)?;
             cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
             let Value::Array(entries) = answer["entries"].take() else { bail!("the gateway's answer has no entries") };
-            let reaches_back = entries.iter().any(|entry| self.is_before(entry));
+            if entries.iter().any(|entry| self.is_before(entry)) {
+                cursor = None;
+            }
             found.extend(entries.into_iter().filter(|entry| self.wants(entry)));
-            if found.len() as u64 >= self.limit || reaches_back || cursor.is_none() {
-                found.truncate(usize::try_from(self.limit)?);
-                return Ok(json!({ "entries": found }));
+            if found.len() as u64 >= self.limit || cursor.is_none() {
+                return Ok(json!({ "entries": found, "next_cursor": cursor }));
             }
         }
         bail!("the trail is too long to look through: narrow it down with --since")

@@ -80,6 +80,7 @@ pub(super) struct SetClient {
 
 #[derive(clap::Args)]
 pub(super) struct OneClient {
+    /// The id of the client, as the list shows it.
     id: String,
     #[command(flatten)]
     with: WithConfig,

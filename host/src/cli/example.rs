@@ -10,6 +10,7 @@ use super::on_runtime;
 
 #[derive(clap::Args)]
 pub(super) struct ExampleUpstream {
+    /// Which of them is served.
     which: Which,
     /// Serve streamable HTTP on this loopback port instead of standard input and output, until standard input ends.
     #[arg(long)]

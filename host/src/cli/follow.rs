@@ -47,6 +47,9 @@ pub(super) struct Trail<'a> {
     pub(super) id: &'a str,
 }
 
+/// Pages of a list that are read to find what is asked for.
+pub(super) const MAX_PAGES: usize = 1_000;
+
 /// How far a stream was read.
 struct Place {
     socket: PathBuf,
@@ -118,15 +121,32 @@ impl Trail<'_> {
         if shown == 0 {
             return Ok(Some(told));
         }
-        let answer = ask(self.with, Method::GET, &page(self.list, PAGE, None), None)?;
-        let wanted: Vec<&Value> = rows(&answer, self.member).iter().filter(|row| line(row).is_some()).collect();
-        for row in wanted.into_iter().take(shown).rev() {
+        for row in self.earlier(shown, line)?.iter().rev() {
             told.insert(row[self.id].to_string());
             if !self.print(row, line)? {
                 return Ok(None);
             }
         }
         Ok(Some(told))
+    }
+
+    /// The last `shown` rows, the newest first, as far as they are wanted: where one is not, none before it is. A page may have
+    /// fewer than were asked for, since the gateway looks through a part of the list at a time.
+    fn earlier(&self, shown: usize, line: &impl Fn(&Value) -> Option<String>) -> anyhow::Result<Vec<Value>> {
+        let (mut found, mut cursor): (Vec<Value>, Option<String>) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let rest = (shown.saturating_sub(found.len()) as u64).min(PAGE);
+            let answer = ask(self.with, Method::GET, &page(self.list, rest, cursor.as_deref()), None)?;
+            let of_page = rows(&answer, self.member);
+            let wanted = of_page.iter().take_while(|row| line(row).is_some());
+            let before = found.len();
+            found.extend(wanted.cloned());
+            cursor = answer["next_cursor"].as_str().map(ToOwned::to_owned);
+            if found.len() - before < of_page.len() || found.len() >= shown || cursor.is_none() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Reads the stream on from its place, and gives each event to `take` until that says `false`.

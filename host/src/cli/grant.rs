@@ -1,13 +1,15 @@
 //! Grants: what people have let clients do, listed and revoked.
 
-use anyhow::bail;
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::WithConfig;
-use super::admin::{Paged, ask, filtered, segment, table, text, words};
-use super::output::tell;
+use super::admin::{Paged, ask, filtered, pages, segment, table, text, words};
+use super::output::{Format, plain, rows, tell};
 
 #[derive(Subcommand)]
 pub(super) enum GrantCommand {
@@ -80,9 +82,27 @@ impl Revoke {
             (None, None, None, None, true) => (json!({ "all": true }), "anybody".to_owned()),
             _ => bail!("name one grant, --client, --principal or --kind, or say --all"),
         };
+        let is_unknown = nothing_counted(&with, &wanted)?;
         let answer = ask(&with, Method::POST, "/api/v1/grants/revoke", Some(wanted))?;
-        tell(&with, &answer, |_| format!("all that was granted to {told} until now is revoked"))
+        tell(&with, &answer, |_| format!("all that was granted to {told} until now is revoked"))?;
+        if is_unknown && with.output == Format::Table {
+            let note = format!("note: there was no active grant of {told}: is that what was meant?");
+            writeln!(io::stderr(), "{}", plain(&note)).context("cannot write to standard error")?;
+        }
+        Ok(())
     }
+}
+
+/// Whether a client or a principal that is named has no active grant, as one that is misspelt.
+fn nothing_counted(with: &WithConfig, wanted: &Value) -> anyhow::Result<bool> {
+    let named = |member: &str| wanted[member].as_str().map(ToOwned::to_owned);
+    let (client, principal) = (named("client"), named("principal"));
+    if client.is_none() && principal.is_none() {
+        return Ok(false);
+    }
+    let filters = [("client", client), ("principal", principal), ("state", Some("active".to_owned()))];
+    let active = pages(with, &filtered("/api/v1/grants", &filters)?, "grants", Some(1))?;
+    Ok(rows(&active, "grants").is_empty())
 }
 
 fn listed(grants: &[Value]) -> String {

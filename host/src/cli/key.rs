@@ -62,6 +62,7 @@ pub(super) enum KeyCommand {
 
 #[derive(clap::Args)]
 pub(super) struct OneKey {
+    /// The name of the key.
     name: String,
     #[command(flatten)]
     with: WithConfig,
@@ -78,16 +79,19 @@ pub(super) struct SetKey {
     /// A scope of its caller. May be given several times.
     #[arg(long = "scope", value_name = "SCOPE", conflicts_with = "no_scopes")]
     scopes: Vec<String>,
+    /// Its caller has no scopes.
     #[arg(long)]
     no_scopes: bool,
     /// A group of its caller. May be given several times.
     #[arg(long = "group", value_name = "GROUP", conflicts_with = "no_groups")]
     groups: Vec<String>,
+    /// Its caller is in no groups.
     #[arg(long)]
     no_groups: bool,
     /// The login of a person, who may use what the key may, as themselves.
     #[arg(long, value_name = "LOGIN", conflicts_with = "no_owner")]
     owner: Option<String>,
+    /// It is nobody's.
     #[arg(long)]
     no_owner: bool,
     /// When it ends, such as 2027-01-31T00:00:00Z.

@@ -52,6 +52,7 @@ pub(super) enum PinCommand {
     },
     /// Forget all pins of an upstream that is not configured any more. Should it come back, it is taken as it is then.
     Forget {
+        /// The name that the upstream had.
         upstream: String,
         #[command(flatten)]
         with: WithConfig,

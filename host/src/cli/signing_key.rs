@@ -22,6 +22,7 @@ pub(super) enum SigningKeyCommand {
     },
     /// Take out a key that somebody else may have: nothing that it has signed counts any more.
     Revoke {
+        /// The id of the key (`kid`), as the list shows it.
         #[arg(allow_hyphen_values = true)]
         kid: String,
         #[command(flatten)]

@@ -30,7 +30,9 @@ pub(super) enum UpstreamCommand {
     /// A value is JSON, or else a text; without one (KEY=) the setting is taken away. Header values and variables are
     /// always texts.
     Set {
+        /// The name of the upstream.
         name: String,
+        /// A setting as the configuration file calls it, and what it is from now on. May be given several times.
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
         /// Save it without a trial.
@@ -78,6 +80,7 @@ pub(super) enum UpstreamCommand {
 
 #[derive(clap::Args)]
 pub(super) struct OneUpstream {
+    /// The name of the upstream.
     name: String,
     #[command(flatten)]
     with: WithConfig,

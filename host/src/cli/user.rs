@@ -99,6 +99,7 @@ pub(super) struct SetUser {
     /// The name that is shown.
     #[arg(long, conflicts_with = "no_name")]
     name: Option<String>,
+    /// It has no name any more.
     #[arg(long)]
     no_name: bool,
     /// What the person types to sign in from now on.
@@ -107,6 +108,7 @@ pub(super) struct SetUser {
     /// An e-mail address, by which an identity provider's person finds an account that is invited.
     #[arg(long, conflicts_with = "no_email")]
     email: Option<String>,
+    /// It has no e-mail address.
     #[arg(long)]
     no_email: bool,
     /// What it may do here. One that opens less than before is signed out.
@@ -115,6 +117,7 @@ pub(super) struct SetUser {
     /// A group, for policies to read, in the place of those that there are. May be given several times.
     #[arg(long = "group", value_name = "GROUP", conflicts_with = "no_groups")]
     groups: Vec<String>,
+    /// It is in no groups.
     #[arg(long)]
     no_groups: bool,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `[upstreams.NAME]` and `[[policies]]` as JSON, which is how operators declare upstreams and policy bindings in the store.
+//! `[upstreams.NAME]` and `[[policies]]` as JSON, which is how operators declare upstreams and policy bindings in the store;
+//! `[keys.NAME]` as well, to be looked at before a key is made of it.
 //!
 //! There is one set of rules: the JSON is written as the section of a file, one setting on a line, and goes through the
 //! same two stages. What is wrong is told with the name of the setting instead of a line. Secrets are references as in the
@@ -13,9 +14,11 @@ use serde_json::{Map, Value};
 use super::mistake::{Found, did_you_mean};
 use super::names;
 use super::reference::{Reference, Secrets};
+use super::shape::{self, Shape};
 use super::written::{Nulls, bare_or_quoted, inline, quoted};
 use super::{Binding, Upstream, resolve};
-use crate::ids::{BindingName, UpstreamName};
+use crate::identity::key::VirtualKey;
+use crate::ids::{BindingName, KeyName, UpstreamName};
 use crate::patch::{self, Unknown};
 use crate::secret::Plaintext;
 
@@ -56,6 +59,13 @@ pub fn upstream(
     resolve::upstream(&section.text, secrets).map_err(|found| section.misfits(found, "is no upstream"))
 }
 
+/// Names and types of a definition's settings alone: what can be known of it where its references lead nowhere.
+pub fn upstream_shape(name: &UpstreamName, definition: &Map<String, Value>) -> Result<(), Vec<Misfit>> {
+    let section = Section::of(name, definition)?;
+    let found = shape::read(&section.text).map_or_else(|found| found, |Shape { found, .. }| found);
+    if found.is_empty() { Ok(()) } else { Err(section.misfits(found, "is no upstream")) }
+}
+
 /// An upstream's definition after a merge patch (RFC 7396), or the names in the patch that no setting has. One that is new
 /// is a patch of nothing.
 pub fn upstream_with(
@@ -87,6 +97,14 @@ pub fn binding(name: &BindingName, definition: &Map<String, Value>) -> Result<Bi
     let section = Section::of_binding(name, definition)?;
     let secrets = Secrets { base_dir: Path::new(""), environment: &|_| None, sealed: None };
     resolve::stored_binding(&section.text, secrets).map_err(|found| section.misfits(found, "is no policy binding"))
+}
+
+/// What a file says of a key, all but its secret, or everything that is wrong with it. The digest of what comes of it is
+/// nobody's.
+pub fn key(name: &KeyName, definition: &Map<String, Value>) -> Result<VirtualKey, Vec<Misfit>> {
+    let section = Section::of_key(name, definition)?;
+    let secrets = Secrets { base_dir: Path::new(""), environment: &|_| None, sealed: None };
+    resolve::stored_key(&section.text, secrets).map_err(|found| section.misfits(found, "is no virtual key"))
 }
 
 fn misfit(found: Found, text: &str, fields: &[Option<String>]) -> Misfit {
@@ -160,6 +178,14 @@ impl Section {
         }
         let begin = ["[[policies]]".to_owned(), format!("name = {}", quoted(name.as_str()))];
         Self::below("policies", &begin, definition)
+    }
+
+    fn of_key(name: &KeyName, definition: &Map<String, Value>) -> Result<Self, Vec<Misfit>> {
+        let mut definition = definition.clone();
+        // They are told elsewhere; a section has one of them.
+        definition.retain(|member, _| !matches!(member.as_str(), "secret" | "sha256"));
+        let head = format!("keys.{}", bare_or_quoted(name.as_str()));
+        Self::below(&head, &[format!("[{head}]"), format!("sha256 = {}", quoted(&"0".repeat(64)))], &definition)
     }
 
     /// Begins with these lines; tables are called what `head` says and their own name.
@@ -275,6 +301,44 @@ mod tests {
             assert!(!format!("{wrong:?}").contains("hunter2"));
         }
         assert_eq!(wrong(json!({ "url": 1, "labels": 2, "auth": { "kind": 3 } })).len(), 3, "all of them are told");
+    }
+
+    #[test]
+    fn the_shape_of_an_upstream_is_known_without_what_it_refers_to() {
+        let shape = |definition: Value| upstream_shape(&notes(), definition.as_object().unwrap());
+        assert_eq!(shape(json!({ "url": "env:NONE", "headers": { "x-key": "file:none" }, "auth": {} })), Ok(()));
+        for (definition, field) in [
+            (json!({ "url": 7 }), "url"),
+            (json!({ "command": "x" }), "command"),
+            (json!({ "auth": { "kimd": "none" } }), "auth.kimd"),
+        ] {
+            assert_eq!(shape(definition).unwrap_err()[0].field.as_deref(), Some(field));
+        }
+    }
+
+    #[test]
+    fn a_key_is_looked_at_without_its_secret() {
+        let ci = KeyName::parse("ci").unwrap();
+        let read = |definition: Value| key(&ci, definition.as_object().unwrap());
+        let told = json!({
+            "secret": "env:NONE", "allow": [{ "upstream": "of-the-store", "tools": ["*"] }], "owner": "ada",
+            "expires": "2027-01-31T01:00:00+01:00", "disabled": true,
+        });
+        let expires = read(told).unwrap().expires.map(|expires| expires.to_string());
+        assert_eq!(expires.as_deref(), Some("2027-01-31T00:00:00.000Z"));
+        assert!(read(json!({})).is_ok());
+        for (definition, field) in [
+            (json!({ "allow": "x" }), Some("allow")),
+            (json!({ "allow": [{ "upstream": "x" }] }), Some("allow")),
+            (json!({ "scopes": ["a b"] }), Some("scopes")),
+            (json!({ "disabled": 1 }), Some("disabled")),
+            (json!({ "expires": "soon" }), Some("expires")),
+            (json!({ "owner": "" }), Some("owner")),
+            (json!({ "colour": "blue" }), Some("colour")),
+        ] {
+            let wrong = read(definition.clone()).unwrap_err();
+            assert_eq!(wrong[0].field.as_deref(), field, "{definition}: {wrong:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,12 @@ use serde_json::Value;
 use super::raw;
 use crate::patch::Names;
 
+/// What a file may have at its top.
+pub(super) static FILE: LazyLock<Names> = LazyLock::new(|| {
+    let schema = raw::schema();
+    Names::of(schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()))
+});
+
 /// What `[upstreams.NAME]` may say.
 pub(super) static UPSTREAM: LazyLock<Names> = LazyLock::new(|| of_section("Upstream"));
 
@@ -42,6 +48,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_file_has_the_names_of_its_schema_at_its_top() {
+        let Value::Object(top) = json!({ "keys": { "a": 1 }, "policies": [], "public_url": "x", "keyz": {} }) else {
+            panic!("an object")
+        };
+        let unknown: Vec<String> = FILE.unknown_in(&top).into_iter().map(|unknown| unknown.path).collect();
+        assert_eq!(unknown, ["keyz"]);
+    }
 
     #[test]
     fn sections_have_the_names_of_the_file() {

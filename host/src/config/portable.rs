@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Number, Value};
 
+use super::mistake::did_you_mean;
+use super::names;
 use super::written::{Nulls, bare_or_quoted, inline};
+use crate::patch::Unknown;
 
 /// Largest text that is read, in bytes.
 const LARGEST: usize = 4 << 20;
@@ -21,7 +24,7 @@ pub struct Sections {
     pub keys: Option<ByName>,
     /// Entries of `[[policies]]`, without their names.
     pub policies: Option<ByName>,
-    /// Names of other settings, which are a gateway's own.
+    /// Names of other settings, which are a gateway's own. A name that no file may have is refused.
     pub others: Vec<String>,
 }
 
@@ -32,6 +35,8 @@ pub enum Unreadable {
     TooLarge,
     #[error("line {line} is no TOML: {problem}")]
     NotToml { line: usize, problem: String },
+    #[error("unknown key {}", .0.join(", "))]
+    Unknown(Vec<String>),
     #[error("`{0}` is no table of tables")]
     NotNamed(String),
     #[error("`{0}` is no list of tables")]
@@ -56,6 +61,10 @@ pub fn read(text: &str) -> Result<Sections, Unreadable> {
         let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
         Unreadable::NotToml { line: 1 + before.matches('\n').count(), problem: error.message().to_owned() }
     })?;
+    let unknown = unknown(&table);
+    if !unknown.is_empty() {
+        return Err(Unreadable::Unknown(unknown));
+    }
     let mut sections = Sections::default();
     for (name, value) in table {
         match name.as_str() {
@@ -66,6 +75,16 @@ pub fn read(text: &str) -> Result<Sections, Unreadable> {
         }
     }
     Ok(sections)
+}
+
+/// The names at the top that no file may have, each with what it might have been.
+fn unknown(table: &toml::Table) -> Vec<String> {
+    let top = table.keys().map(|name| (name.clone(), Value::Null)).collect();
+    let told = |unknown: Unknown<'_>| {
+        let hint = did_you_mean(&unknown.name, unknown.known.into_iter());
+        format!("`{}`{}", unknown.name, hint.map(|hint| format!(" ({hint})")).unwrap_or_default())
+    };
+    names::FILE.unknown_in(&top).into_iter().map(told).collect()
 }
 
 fn by_name(section: &str, value: toml::Value) -> Result<ByName, Unreadable> {
@@ -212,6 +231,11 @@ mod tests {
     fn what_cannot_be_read_is_told_without_its_values() {
         let wrong = |text: &str| read(text).unwrap_err().to_string();
         assert!(wrong("a = 1\nb = \"hunter2\n").starts_with("line 2 "), "{}", wrong("a = 1\nb = \"hunter2\n"));
+        assert_eq!(wrong("[keyz.a]"), "unknown key `keyz` (did you mean `keys`?)");
+        assert!(
+            wrong("[keys]\n[upstream.a]\n[zzz]")
+                .starts_with("unknown key `upstream` (did you mean `upstreams`?), `zzz` (")
+        );
         assert_eq!(wrong("keys = 7"), "`keys` is no table of tables");
         assert_eq!(wrong("[keys]\nci = \"hunter2\""), "`keys` is no table of tables");
         assert_eq!(wrong("[keys.ci]\nexpires = nan"), "`keys.ci` has a number that cannot be told in JSON");

@@ -101,17 +101,29 @@ impl Upstream {
                 Tried::Failed { stage: Stage::List, reason }
             }
             (Err(UpstreamError::Status { status: UNAUTHORIZED }), _) if wants => Tried::WantsCredential,
-            (Err(error), Some(_)) => Tried::Failed { stage: Stage::List, reason: error.to_string() },
-            (Err(error), None) => Tried::Failed { stage: stage(&error, is_program), reason: error.to_string() },
+            (Err(error), Some(_)) => Tried::Failed { stage: Stage::List, reason: told(&error, is_program) },
+            (Err(error), None) => Tried::Failed { stage: stage(&error, is_program), reason: told(&error, is_program) },
         }
     }
 }
 
+/// Why a program that came to be and ended is there no more: it was reached.
+fn ended(error: &UpstreamError, is_program: bool) -> Option<&str> {
+    let UpstreamError::Unreachable { reason } = error else { return None };
+    (is_program && !reason.starts_with(NOT_STARTED)).then_some(reason.as_str())
+}
+
+/// What went wrong, in a sentence.
+fn told(error: &UpstreamError, is_program: bool) -> String {
+    ended(error, is_program).map_or_else(|| error.to_string(), ToOwned::to_owned)
+}
+
 /// Where it stands with an upstream that did not say what it is.
 fn stage(error: &UpstreamError, is_program: bool) -> Stage {
+    if ended(error, is_program).is_some() {
+        return Stage::Speak;
+    }
     match error {
-        // A program that came to be and ended before it said anything was reached.
-        UpstreamError::Unreachable { reason } if is_program && !reason.starts_with(NOT_STARTED) => Stage::Speak,
         UpstreamError::Unreachable { .. } => Stage::Reach,
         UpstreamError::Died
         | UpstreamError::TimedOut { .. }
@@ -199,6 +211,7 @@ mod tests {
         let none = tried("[upstreams.a]\ncommand = ['/there/is/no/such/program']\n").await;
         assert_eq!(failed_at(&none), Some(Stage::Reach), "{none:?}");
         let other = tried("[upstreams.a]\ncommand = ['true']\n").await;
-        assert_eq!(failed_at(&other), Some(Stage::Speak), "{other:?}");
+        let Tried::Failed { stage: Stage::Speak, reason } = &other else { panic!("{other:?}") };
+        assert!(!reason.contains("cannot be reached"), "it was: {reason}");
     }
 }

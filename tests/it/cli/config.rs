@@ -82,8 +82,22 @@ async fn nothing_is_changed_where_something_cannot_be() {
     assert_eq!((&key["disabled"], &key["scopes"]), (&json!(true), &json!(["a"])));
     let broken = apply("[upstreams.new]\nurl = \"http://127.0.0.1:9/mcp\"\n", &[]).await;
     assert_eq!(broken.code, Some(1), "it is tried first: {}", broken.stdout);
-    let half = "[keys.one]\nscopes = [\"a\"]\n[keys.two]\nallow = 7\n";
-    let half = apply(half, &["--show-secrets", "--output", "json"]).await;
+    for (text, part) in [
+        ("[keys.one]\n[keys.two]\nallow = 7\n", "key two: allow must be an array, not a whole number"),
+        ("[keys.one]\n[keys.Two]\n", "key Two: key name"),
+        ("[keys.one]\n[keyz.two]\n", "unknown key `keyz` (did you mean `keys`?)"),
+    ] {
+        for more in ["--dry-run", "--show-secrets"] {
+            let refused = apply(text, &[more]).await.complaint();
+            assert!(refused.contains(part), "{text}: {refused}");
+        }
+    }
+    assert_eq!(gateway.operator("GET", "/api/v1/keys/one", None).await.status, 404);
+    // More than the gateway keeps, which a file's own key may have.
+    let tools = "\"x\",".repeat(257);
+    let half =
+        format!("[keys.one]\nscopes = [\"a\"]\n[keys.two]\nallow = [{{ upstream = \"a\", tools = [{tools}] }}]\n");
+    let half = apply(&half, &["--show-secrets", "--output", "json"]).await;
     assert_eq!(half.code, Some(1), "{}", half.stdout);
     let told: Value = serde_json::from_str(&half.stdout).unwrap();
     assert_eq!((&told["changed"][0]["change"], &told["changed"][1]), (&json!("+ key one"), &Value::Null));

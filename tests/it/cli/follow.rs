@@ -86,6 +86,19 @@ async fn a_trail_goes_on_where_it_was_when_the_gateway_comes_back() {
 }
 
 #[tokio::test]
+async fn as_many_rows_come_first_as_are_asked_for_however_many_pages_that_takes() {
+    let gateway = Gateway::builder().start().await;
+    for number in 0..205 {
+        make_key(&gateway, &format!("key-{number:03}")).await;
+    }
+    let asked = ["audit", "list", "--follow", "--event", "key.created", "--limit", "203", "--output", "json"];
+    let mut following = Following::start(&gateway, &asked);
+    for number in 2..205 {
+        assert_eq!(following.key().await, format!("key-{number:03}"));
+    }
+}
+
+#[tokio::test]
 async fn decisions_are_told_as_they_are_made_and_as_they_are_asked_for() {
     let up = Fixture::start().await;
     let gateway = Gateway::builder().http_upstream("up", &up.url).key("alice").key("bob").start().await;

@@ -53,6 +53,9 @@ async fn every_list_is_one_json_document_with_all_its_rows() {
         if help.contains("--limit") {
             let short = listed(&["--limit", "1"]).await;
             assert!(short[lists[0].0].as_array().unwrap().len() <= 1, "{command:?}: {short}");
+            if command[0] == "audit" {
+                assert!(short["next_cursor"].is_string(), "it says where to go on: {short}");
+            }
         }
     }
 }

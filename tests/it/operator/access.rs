@@ -213,6 +213,7 @@ async fn every_refusal_is_a_problem_document() {
         ("POST", "/api/v1/keys", "{", 422, "invalid"),
         ("POST", "/api/v1/keys", "[]", 422, "invalid"),
         ("POST", "/api/v1/keys", "", 422, "invalid"),
+        ("PATCH", "/api/v1/keys/none", "null", 422, "invalid"),
         ("PATCH", "/api/v1/keys/none", r#"{"disabled":"yes"}"#, 422, "invalid"),
         ("GET", "/api/v1/keys?cursor=x", "", 400, "invalid_cursor"),
         ("GET", "/api/v1/keys?limit=x", "", 400, "invalid_query"),
@@ -223,6 +224,8 @@ async fn every_refusal_is_a_problem_document() {
         ("GET", "/api/v1/decisions?since=yesterday", "", 422, "invalid"),
         ("GET", "/api/v1/decisions/tail?verdict=maybe", "", 422, "invalid"),
         ("GET", "/api/v1/audit/tail?after=x", "", 400, "invalid_query"),
+        ("GET", "/api/v1/audit?event=keyz", "", 422, "invalid"),
+        ("GET", "/api/v1/audit/tail?event=keyz", "", 422, "invalid"),
         ("GET", "/api/v1/audit/none", "", 404, "not_found"),
         ("GET", "/api/v1/status?verbose=1", "", 400, "invalid_query"),
         ("DELETE", "/api/v1/keys/none?force=1", "", 400, "invalid_query"),
@@ -236,6 +239,9 @@ async fn every_refusal_is_a_problem_document() {
         let problem = reply.json();
         assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()), "{what}");
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{what}");
+        if matches!(body, "[]" | "null") {
+            assert_eq!(problem["detail"], "the body has to be a JSON object", "{what}");
+        }
     }
     let reply = at(gateway.admin, Some(&operator_token(&gateway)))
         .with("content-type", "text/plain")

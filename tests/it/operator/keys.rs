@@ -266,6 +266,7 @@ async fn a_key_of_the_file_is_shown_and_left_alone() {
     let gateway = Gateway::builder().key("alice").start().await;
     let view = gateway.operator("GET", "/api/v1/keys/alice", None).await.json();
     assert_eq!((&view["managed_by"], &view["disabled"]), (&json!("file"), &json!(false)));
+    assert_eq!((&view["created"], &view["revision"]), (&json!(null), &json!(null)));
     for (method, body) in [("PATCH", Some(json!({ "disabled": true }))), ("DELETE", None)] {
         let reply = gateway.operator(method, "/api/v1/keys/alice", body).await;
         assert_eq!(

@@ -84,6 +84,8 @@ async fn what_is_declared_is_callable_and_what_is_removed_is_not() {
 
     assert_eq!(patch(&gateway, "notes", 2, json!({ "enabled": false })).await.json()["state"], "disabled");
     assert!(gateway.caller("alice").tool_names().await.is_empty(), "at once");
+    let again = gateway.operator("POST", "/api/v1/upstreams/notes/refresh", None).await;
+    assert_eq!(refusal(&again), (409, "not_running".to_owned()), "{}", again.text());
     assert_eq!(patch(&gateway, "notes", 3, json!({ "enabled": true })).await.status, StatusCode::OK);
     until_tools(&gateway, &["notes__sub"]).await;
 
@@ -216,7 +218,7 @@ async fn upstreams_are_looked_after_from_the_command_line() {
     assert!(list.contains("notes") && list.contains("store") && list.contains("up"), "{list}");
     for (arguments, part) in [
         (&["add", "notes", "--url", "http://127.0.0.1:9/"][..], "already"),
-        (&["add", "other", "--url", "http://127.0.0.1:9/"], "reach: "),
+        (&["add", "other", "--url", "http://127.0.0.1:9/"], "the trial fails at reach: "),
         (&["add", "other", "--auth", "none"], "needs a url or a command"),
         (&["set", "notes", "colour=red"], "unknown key `colour`"),
         (&["show", "none"], "no such upstream"),

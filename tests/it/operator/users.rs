@@ -39,6 +39,10 @@ async fn an_account_that_is_not_the_one_that_was_seen_stays_where_that_is_asked_
         assert_eq!(ask("DELETE", tag, "").await.status, StatusCode::PRECONDITION_FAILED, "{tag}");
     }
     assert_eq!(ask("PATCH", "2", "{}").await.status, StatusCode::BAD_REQUEST);
+    for name in ["x".repeat(201), "A\u{1b}[31mda".to_owned(), "A\u{202e}da".to_owned(), "Ada\nEve".to_owned()] {
+        let answer = refused(&gateway, "PATCH", &path, Some(json!({ "name": name }))).await;
+        assert_eq!(answer, (422, "invalid".to_owned()), "{name:?}");
+    }
     let cleared = ask("PATCH", "\"1\", \"2\"", r#"{"name":null,"groups":null}"#).await.json();
     assert_eq!((&cleared["name"], &cleared["groups"]), (&json!(""), &json!([])));
     assert_eq!(gateway.operator("GET", &path, None).await.header("etag"), "\"3\"");

@@ -98,8 +98,19 @@ impl Control {
         let _changing = self.changing.lock().await;
         let uses_it = |bound: &BoundPolicy| bound.binding().module.uploaded() == Some(digest);
         let kept = self.generations();
+        // What is in force is told by the names of its policies: they are what there is to change.
+        let running: Vec<&str> = kept
+            .last()
+            .into_iter()
+            .flat_map(|running| running.policies.bindings().iter().filter(|bound| uses_it(bound)))
+            .map(|bound| bound.binding().name.as_str())
+            .collect();
+        if !running.is_empty() {
+            return Err(PolicyError::ModuleInUse { by: running.join(", ") });
+        }
         if let Some(generation) = kept.iter().find(|kept| kept.policies.bindings().iter().any(uses_it)) {
-            return Err(PolicyError::ModuleInUse { by: format!("generation {}", generation.number) });
+            let by = format!("generation {}, to which one can still go back", generation.number);
+            return Err(PolicyError::ModuleInUse { by });
         }
         match stored::remove(&self.store, digest, actor).await? {
             Removal::Removed => Ok(()),

@@ -104,9 +104,11 @@ async fn a_binding_stands_among_those_of_the_file_and_goes_again() {
     assert_eq!((same.generation, same.binding.unwrap().revision), (3, 2), "nothing happens for nothing");
 
     let used = control.remove_module(&digest, OPERATOR).await.unwrap_err();
-    assert!(matches!(&used, PolicyError::ModuleInUse { by } if by == "generation 2"), "{used}");
+    assert_eq!(used.to_string(), "the module is used by generation 2, to which one can still go back");
     control.roll_back(None, OPERATOR).await.unwrap();
     assert_eq!(names(control), ["mine", "of-the-file"]);
+    let used = control.remove_module(&digest, OPERATOR).await.unwrap_err();
+    assert_eq!(used.to_string(), "the module is used by mine", "it is in force");
     assert_eq!(control.reload(OPERATOR).await.unwrap(), 5);
     assert_eq!(names(control), ["of-the-file", "mine"], "what is written counts again");
     control.remove_binding(&name("mine"), Some(vec![2]), OPERATOR).await.unwrap();

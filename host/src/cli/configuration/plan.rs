@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 
 use super::export::{References, SEALED, references};
 use super::patch::{lines, patch};
-use super::policies::{Policies, uploaded};
+use super::policies::{Policies, told, uploaded};
 use super::stored::{Stored, Thing};
-use crate::config::definition::each_secret;
+use crate::config::definition::{self, each_secret};
 use crate::config::portable::Sections;
+use crate::ids::{KeyName, UpstreamName};
 
 /// What may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +69,7 @@ pub(super) struct Plan {
     pub(super) conflicts: Vec<String>,
 }
 
-/// What a file may say of a key besides what is applied: the secret is the file's own.
-const OF_FILE_ALONE: [&str; 2] = ["secret", "sha256"];
-/// What is applied of a key.
+/// What is applied of a key. A file says its secret besides, which is the file's own.
 const OF_KEYS: [&str; 6] = ["allow", "disabled", "expires", "groups", "owner", "scopes"];
 
 impl Plan {
@@ -128,24 +127,26 @@ impl Plan {
         references: &References,
     ) {
         let word = kind.word();
+        if thing.is_some_and(|thing| thing.is_of_file) {
+            self.conflicts.push(format!("{word} {name} is in the gateway's own configuration file: change it there"));
+            return;
+        }
         let body = match kind {
-            Kind::Upstream => keep_sealed(body.clone(), references.get(name)),
-            Kind::Policy => body.clone(),
-            Kind::Key => match of_key(body) {
-                Ok(body) => body,
-                Err(unknown) => {
-                    self.conflicts.push(format!("{word} {name}: there is no setting {unknown}"));
-                    return;
-                }
-            },
+            Kind::Upstream => of_upstream(name, body).map(|()| keep_sealed(body.clone(), references.get(name))),
+            // What is wrong with them was found where they were read.
+            Kind::Policy => Ok(body.clone()),
+            Kind::Key => of_key(name, body),
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err(wrong) => {
+                self.conflicts.extend(wrong.iter().map(|wrong| format!("{word} {name}: {wrong}")));
+                return;
+            }
         };
         let name = name.to_owned();
         match thing {
             None => self.steps.push(Step::Create { kind, name, body }),
-            Some(thing) if thing.is_of_file => {
-                self.conflicts
-                    .push(format!("{word} {name} is in the gateway's own configuration file: change it there"));
-            }
             Some(thing) => {
                 let patch = patch(&thing.body, &body);
                 if !patch.is_empty() {
@@ -181,25 +182,29 @@ impl Plan {
     }
 }
 
-/// What is applied of a key, without what is as it would be anyway; or the setting that there is not.
-fn of_key(body: &Map<String, Value>) -> Result<Map<String, Value>, String> {
-    let known = |name: &str| OF_KEYS.contains(&name) || OF_FILE_ALONE.contains(&name);
-    if let Some(unknown) = body.keys().find(|name| !known(name)) {
-        return Err(unknown.clone());
-    }
+/// What the gateway would refuse of an upstream, as far as it can be known here: the values stand for what the gateway's own
+/// environment has.
+fn of_upstream(name: &str, body: &Map<String, Value>) -> Result<(), Vec<String>> {
+    let name = UpstreamName::parse(name).map_err(|error| vec![error.to_string()])?;
+    definition::upstream_shape(&name, body).map_err(|misfits| misfits.into_iter().map(told).collect())
+}
+
+/// What is applied of a key, without what is as it would be anyway; or what is wrong with it.
+fn of_key(name: &str, body: &Map<String, Value>) -> Result<Map<String, Value>, Vec<String>> {
+    let name = KeyName::parse(name).map_err(|error| vec![error.to_string()])?;
+    let key = definition::key(&name, body).map_err(|misfits| misfits.into_iter().map(told).collect::<Vec<_>>())?;
+    // As the API tells times.
+    let expires = key.expires.map(|expires| expires.to_string());
     let member = |name: &&str| {
         let value = body.get(*name)?;
         let is_usual = *value == Value::Bool(false) || value.as_array().is_some_and(Vec::is_empty);
-        let value = if *name == "expires" { moment(value) } else { value.clone() };
+        let value = match &expires {
+            Some(expires) if *name == "expires" => expires.as_str().into(),
+            Some(_) | None => value.clone(),
+        };
         (!is_usual).then(|| ((*name).to_owned(), value))
     };
     Ok(OF_KEYS.iter().filter_map(member).collect())
-}
-
-/// A time as the API tells times.
-fn moment(value: &Value) -> Value {
-    let read = value.as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
-    read.map_or_else(|| value.clone(), |time| humantime::format_rfc3339_millis(time).to_string().into())
 }
 
 /// What an export wrote in place of a sealed secret means that it stays as it is, where one is sealed there.
@@ -379,6 +384,26 @@ mod tests {
         let with = Plan::of(&sections, &policies, &stored(), false);
         let upload = format!("+ module sha256:{digest} (guard.wasm)");
         assert_eq!(with.lines(), [upload.as_str(), "+ policy one", "+ policy two"], "once, and before it is named");
+    }
+
+    #[test]
+    fn what_the_gateway_would_refuse_is_told_before_anything_is_done() {
+        for (text, part) in [
+            ("[keys.Bad]", "key Bad: key name \"Bad\" must be 1 to 64 characters"),
+            ("[keys.a]\nallow = \"x\"", "key a: allow must be an array, not a string"),
+            ("[keys.ci]\ndisabled = \"no\"", "key ci: disabled must be true or false, not a string"),
+            ("[keys.a]\nexpires = \"soon\"", "key a: expires is not a date and time"),
+            ("[upstreams.Bad]\nurl = \"https://a.example\"", "upstream Bad: upstream name \"Bad\" must be 1 to 24"),
+            ("[upstreams.a]\nlabels = \"a\"", "upstream a: labels must be an array, not a string"),
+            ("[upstreams.a]\nuri = \"https://a.example\"", "upstream a: unknown key `uri` (did you mean `url`?)"),
+        ] {
+            let plan = of(text, false);
+            assert!(plan.steps.is_empty() && plan.conflicts.len() == 1, "{text}: {plan:?}");
+            assert!(plan.conflicts[0].contains(part), "{text}: {plan:?}");
+        }
+        let plan = of("[keys.new]\nsecret = \"env:NONE\"\nexpires = \"2027-01-31T01:00:00+01:00\"\n", false);
+        let Some(Step::Create { body, .. }) = plan.steps.first() else { panic!("{plan:?}") };
+        assert_eq!(Value::Object(body.clone()), json!({ "expires": "2027-01-31T00:00:00.000Z" }));
     }
 
     #[test]

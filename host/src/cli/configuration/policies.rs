@@ -76,11 +76,13 @@ fn mistakes(name: &str, body: &Map<String, Value>) -> Vec<String> {
         Err(error) => vec![Misfit::of("name", error.to_string())],
         Ok(name) => definition::binding(&name, body).err().unwrap_or_default(),
     };
-    let told = |misfit: Misfit| {
-        let hint = misfit.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("policy {name}: {}{hint}", misfit.message)
-    };
-    misfits.into_iter().map(told).collect()
+    misfits.into_iter().map(|misfit| format!("policy {name}: {}", told(misfit))).collect()
+}
+
+/// What is wrong, with what to do about it.
+pub(super) fn told(misfit: Misfit) -> String {
+    let hint = misfit.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{}{hint}", misfit.message)
 }
 
 /// The digest of an uploaded module that a definition names.

@@ -69,7 +69,7 @@ impl std::fmt::Display for Refused {
         let detail = problem["detail"].as_str().unwrap_or("the gateway refused");
         match (mistakes.is_empty(), problem["stage"].as_str()) {
             (false, _) => formatter.write_str(&mistakes.join("\n")),
-            (true, Some(stage)) => write!(formatter, "{stage}: {detail}"),
+            (true, Some(stage)) => write!(formatter, "the trial fails at {stage}: {detail}"),
             (true, None) => formatter.write_str(detail),
         }
     }
@@ -157,7 +157,8 @@ mod tests {
             told(json!({ "detail": "d", "stage": "settings", "mistakes": mistakes })),
             "url is no URL\n  hint: write one\nx"
         );
-        assert_eq!(told(json!({ "detail": "nobody is there", "stage": "reach" })), "reach: nobody is there");
+        let failed = json!({ "detail": "nobody is there", "stage": "reach" });
+        assert_eq!(told(failed), "the trial fails at reach: nobody is there");
         assert_eq!(told(json!({ "detail": "no" })), "no");
     }
 

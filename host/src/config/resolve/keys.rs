@@ -35,6 +35,12 @@ pub(super) fn resolve(
     keys
 }
 
+/// The first of these, as one beside the file: upstreams come and go without it.
+pub(super) fn stored(checks: &mut Checks<'_>, raw: &BTreeMap<NameOfKey, raw::Key>) -> Option<VirtualKey> {
+    let (name, key) = raw.first_key_value()?;
+    one(checks, name, key, &Declared::unknown())
+}
+
 fn one(checks: &mut Checks<'_>, name: &NameOfKey, raw: &raw::Key, declared: &Declared<'_>) -> Option<VirtualKey> {
     let checked = KeyName::parse(name.as_str()).map_err(|error| Fault::new(error.to_string()));
     let checked = checked.map_err(|fault| checks.mistake(name.place(), fault)).ok();

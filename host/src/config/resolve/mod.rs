@@ -21,6 +21,7 @@ use super::{
 };
 use crate::env::Timestamp;
 use crate::glob::Glob;
+use crate::identity::key::VirtualKey;
 use crate::secret::Digest;
 
 mod auth;
@@ -91,7 +92,11 @@ struct Given {
 impl Given {
     fn read(path: &Path) -> Result<Self, Mistakes> {
         let name = path.display().to_string();
-        let text = read_text(path, LARGEST_FILE).map_err(|fault| Mistakes::of_file(&name, fault))?;
+        let text = read_text(path, LARGEST_FILE).map_err(|fault| {
+            let is_missing = path.try_exists().is_ok_and(|is_there| !is_there);
+            let hint = "`--config FILE` or the variable PORTCULLIS_CONFIG says where it is";
+            Mistakes::of_file(&name, if is_missing { fault.hint(hint) } else { fault })
+        })?;
         let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let base_dir = file.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Self { name, text, file, base_dir })
@@ -137,6 +142,14 @@ pub(super) fn stored_binding(text: &str, secrets: Secrets<'_>) -> Result<Binding
     let Shape { file, found, damaged, .. } = shape::read(text)?;
     let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
     let resolved = policies::stored(&mut checks, &file.policies);
+    resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
+}
+
+/// The key that one section of a file says, which may name what upstreams it likes.
+pub(super) fn stored_key(text: &str, secrets: Secrets<'_>) -> Result<VirtualKey, Vec<Found>> {
+    let Shape { file, found, damaged, .. } = shape::read(text)?;
+    let mut checks = Checks { secrets, now: Timestamp::from_millis(0), found, damaged };
+    let resolved = keys::stored(&mut checks, &file.keys);
     resolved.filter(|_| checks.found.is_empty()).ok_or(checks.found)
 }
 

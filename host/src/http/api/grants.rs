@@ -217,7 +217,11 @@ pub(in crate::http) fn read_client(id: &str) -> Result<ClientId, Problem> {
 pub(in crate::http) fn read_principal(text: &str) -> Result<Principal, Problem> {
     // Others give no consent.
     let principal = Principal::parse(text).filter(|principal| PrincipalKind::of(principal).is_some());
-    principal.ok_or_else(|| Problem::invalid("`principal` is `key:NAME`, `user:ID` or `guest:ID`"))
+    principal.ok_or_else(|| {
+        Problem::invalid(
+            "`principal` is `key:NAME`, `user:ID` (the ID as `portcullis user list` shows it) or `guest:ID`",
+        )
+    })
 }
 
 pub(in crate::http) fn read_kind(word: &str) -> Result<PrincipalKind, Problem> {

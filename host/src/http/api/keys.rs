@@ -96,8 +96,9 @@ pub(in crate::http) struct KeyView {
     pub(in crate::http) scopes: Vec<String>,
     pub(in crate::http) groups: Vec<String>,
     pub(in crate::http) owner: Option<String>,
+    /// Of a key of the store: a file does not say when it was written.
     #[schema(format = DateTime)]
-    pub(in crate::http) created: String,
+    pub(in crate::http) created: Option<String>,
     #[schema(format = DateTime)]
     pub(in crate::http) expires: Option<String>,
     pub(in crate::http) disabled: bool,
@@ -138,7 +139,7 @@ impl KeyView {
             scopes: scopes.to_vec(),
             groups: groups.to_vec(),
             owner: owner.as_ref().map(Login::to_string),
-            created: created.to_string(),
+            created: (*managed_by == ManagedBy::Store).then(|| created.to_string()),
             expires: expires.map(|expires| expires.to_string()),
             disabled: *standing == Standing::Disabled,
             earlier_until,

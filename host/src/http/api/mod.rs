@@ -692,8 +692,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         }
         let content = read_limited(content, MAX_BODY, BODY_TIMEOUT, None).await;
         let content = content.map_err(|error| Problem::new(error.status(), "bad_body", error.to_string()))?;
-        // A list would be read as members without their names.
-        if content.trim_ascii_start().first() == Some(&b'[') {
+        // A list would be read as members without their names, and `null` or a word be told of in words of ours.
+        if content.trim_ascii_start().first() != Some(&b'{') {
             return Err(Problem::invalid("the body has to be a JSON object"));
         }
         serde_json::from_slice(&content).map(Self).map_err(|error| Problem::invalid(error.to_string()))

@@ -186,7 +186,11 @@ impl NewQuestion {
 impl NewCall {
     fn read(self) -> Result<Typed, Problem> {
         let Self { principal, client, scopes, upstream, tool, arguments } = self;
-        let no_principal = || Problem::invalid("principal has to be like key:NAME, user:ID, guest:ID or anonymous");
+        let no_principal = || {
+            Problem::invalid(
+                "principal has to be like key:NAME, user:ID (the ID as `portcullis user list` shows it), guest:ID or anonymous",
+            )
+        };
         let principal = Principal::parse(&principal).ok_or_else(no_principal)?;
         let no_client = || Problem::invalid("client is no id of a client");
         let client = client.map(|id| ClientId::parse(&id).ok_or_else(no_client)).transpose()?;

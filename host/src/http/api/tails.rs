@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use super::door::Admission;
 use super::openapi::words::{OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
-use super::trails::{AuditFilter, DecisionQuery, decision_view, view_of_found};
+use super::trails::{AuditFilter, DecisionQuery, check_event, decision_view, view_of_found};
 use super::{Answer, Api, Operator, Problem, Query, Who};
 use crate::admin::tails::{Followed, Full, News, Place, Tail};
 use crate::audit::DecisionRecord;
@@ -94,7 +94,7 @@ pub(super) fn operations() -> Vec<Described> {
         ),
         full(
             get("/api/v1/audit/tail", "tailAudit", "The audit trail as it grows, as server-sent events")
-                .asks::<AuditTailQuery>(),
+                .filters::<AuditTailQuery>(),
             "entry",
         ),
     ]
@@ -118,6 +118,7 @@ pub(super) async fn decisions(
 
 pub(super) async fn audit(State(api): State<Arc<Api>>, asker: Asker, Query(query): Query<AuditTailQuery>) -> Answer {
     let AuditTailQuery { after, event, actor, subject } = query;
+    check_event(event.as_deref())?;
     let filter = AuditFilter { event, actor, subject };
     let opened = Opened::by(&api, asker, "audit", after)?;
     let tail = api.tails.audit.follow(opened.after).await?;

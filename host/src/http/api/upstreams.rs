@@ -238,7 +238,8 @@ pub(super) fn operations() -> Vec<Described> {
         tried(post("/api/v1/upstreams/{name}/try", "tryUpstream", "Tries an upstream as it is declared"))
             .shows::<TrialView>(),
         post("/api/v1/upstreams/{name}/refresh", "refreshUpstream", "Has the upstream's tools read again soon")
-            .says(StatusCode::ACCEPTED),
+            .says(StatusCode::ACCEPTED)
+            .conflicts(&["not_running"]),
     ]
 }
 
@@ -344,10 +345,18 @@ pub(super) async fn refresh(State(api): State<Arc<Api>>, Path(name): Path) -> An
 
 /// Has the upstream's tools read again soon.
 pub(in crate::http) fn read_again(api: &Api, name: &str) -> Result<(), Problem> {
-    let snapshot = api.control.snapshot.load();
-    let upstream = snapshot.upstreams.get(&read_name(name)?);
-    upstream.ok_or_else(|| Problem::not_found("upstream"))?.refresh();
-    Ok(())
+    match find(api, name)?.state {
+        Standing::Running { upstream, trouble: _ } => {
+            upstream.refresh();
+            Ok(())
+        }
+        Standing::Disabled => Err(not_running("the upstream is disabled: enable it first")),
+        Standing::Broken { reason } => Err(not_running(format!("the upstream cannot run as it is declared: {reason}"))),
+    }
+}
+
+fn not_running(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "not_running", detail)
 }
 
 /// Who may say this of an upstream.

@@ -259,7 +259,10 @@ pub(super) async fn shred(
     Json(ToShred { principal }): Json<ToShred>,
 ) -> Answer {
     let owner = Owner::parse(&principal).ok_or_else(|| {
-        Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, or `shared:NAME` for what several share")
+        Problem::invalid(
+            "`principal` is `key:NAME`, `user:ID` (the ID as `portcullis user list` shows it), `guest:ID`, or \
+             `shared:NAME` for what several share",
+        )
     })?;
     match api.control.shred(&owner, operator.0).await? {
         Shred::Shredded => Ok(ok(&json!(ShreddedView { shredded: owner.to_string() }))),

@@ -768,7 +768,7 @@ fn a_file_that_cannot_be_read_is_one_mistake() {
     std::fs::write(dir.path().join("huge"), vec![b'\n'; 1024 * 1024 + 1]).unwrap();
     std::fs::write(dir.path().join("largest"), vec![b'\n'; 1024 * 1024]).unwrap();
     for (name, message) in [
-        ("none", "does not exist"),
+        ("none", "does not exist\n  hint: `--config FILE` or the variable PORTCULLIS_CONFIG says where it is"),
         ("secrets", "is not a regular file"),
         ("binary", "is not UTF-8 text"),
         ("huge", "is larger than 1024 KiB"),

@@ -196,6 +196,7 @@ pub(in crate::http) async fn end(api: &Api, id: &str, actor: Actor) -> Result<()
 }
 
 fn read_holder(text: &str) -> Result<Holder, Problem> {
-    let words = "`holder` is `key:NAME`, `user:ID`, `guest:ID`, `gateway` or `shared`";
+    let words = "`holder` is `key:NAME`, `user:ID` (the ID as `portcullis user list` shows it), `guest:ID`, `gateway` \
+                 or `shared`";
     Holder::parse(text).ok_or_else(|| Problem::invalid(words))
 }

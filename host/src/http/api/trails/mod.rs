@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use super::openapi::words::{OutcomeWord, VerdictWord};
 use super::openapi::{Described, get};
 use super::{Answer, Api, Paging, Path, Problem, Query, next_cursor, ok};
-use crate::audit::{RecordedOutcome, RecordedVerdict};
+use crate::audit::{AuditEvent, RecordedOutcome, RecordedVerdict};
 use crate::env::Timestamp;
 use crate::ids::{Principal, UpstreamName};
 use crate::store::audit::Found;
@@ -88,6 +88,16 @@ impl AuditFilter {
     }
 }
 
+/// Refuses a beginning that no event has: one that is misspelt would find nothing, for ever.
+pub(in crate::http::api) fn check_event(event: Option<&str>) -> Result<(), Problem> {
+    match event {
+        Some(event) if !AuditEvent::NAMES.iter().any(|name| name.starts_with(event)) => {
+            Err(Problem::invalid("there is no event whose name begins with this `event`"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Whether this text stands anywhere in a detail.
 fn names(detail: &Value, subject: &str) -> bool {
     match detail {
@@ -106,7 +116,7 @@ pub(in crate::http::api) fn operations() -> Vec<Described> {
             .pages::<DecisionView>(DECISIONS),
         get("/api/v1/decisions/{id}", "showDecision", "One decision, step by step").shows::<DecisionView>(),
         get("/api/v1/audit", "listAudit", "What operators, people and the gateway did, newest first")
-            .asks::<AuditQuery>()
+            .filters::<AuditQuery>()
             .pages::<AuditView>("entries"),
         get("/api/v1/audit/{id}", "showAuditEntry", "One entry of the audit trail, by its sequence")
             .shows::<AuditView>(),
@@ -119,7 +129,10 @@ impl DecisionQuery {
         let Self { limit: _, cursor: _, principal, upstream, tool, verdict, outcome, since, until } = self;
         let read_principal = |text: &String| {
             Principal::parse(text).ok_or_else(|| {
-                Problem::invalid("`principal` is `key:NAME`, `user:ID`, `guest:ID`, `anonymous` or `gateway`")
+                Problem::invalid(
+                    "`principal` is `key:NAME`, `user:ID` (the ID as `portcullis user list` shows it), `guest:ID`, \
+                     `anonymous` or `gateway`",
+                )
             })
         };
         let read_upstream =
@@ -199,6 +212,7 @@ pub(in crate::http) async fn audit_page(
 }
 
 pub(in crate::http::api) async fn list_audit(State(api): State<Arc<Api>>, Query(query): Query<AuditQuery>) -> Answer {
+    check_event(query.event.as_deref())?;
     let (rows, next) = audit_page(&api, query).await?;
     Ok(ok(&json!({ "entries": rows, "next_cursor": next })))
 }

@@ -13,7 +13,7 @@ use super::openapi::{Described, delete, get, patch, post};
 use super::{Answer, Api, Json, Operator, Paging, Path, Problem, Query, next_cursor, ok, respond};
 use crate::admin::users::UserError;
 use crate::authorization::passwords;
-use crate::identity::user::{DisplayName, Login, PasswordHash, Role, Status};
+use crate::identity::user::{Login, PasswordHash, Role, Status};
 use crate::ids::UserId;
 use crate::secret::Plaintext;
 use crate::store::users::{Edit, Filter, NewUser};
@@ -23,7 +23,7 @@ mod touching;
 mod view;
 
 pub(in crate::http) use request::{UserChange, UserQuery, UserRequest, read_role};
-use request::{kept, read_email, read_groups, read_id, read_login, read_status};
+use request::{kept, read_email, read_groups, read_id, read_login, read_name, read_status};
 pub(in crate::http) use touching::may_touch;
 use touching::{to_touch, touched, touching};
 use view::EndedView;
@@ -127,7 +127,7 @@ pub(in crate::http) async fn make(api: &Api, operator: &Operator, new: UserReque
     }
     let new = NewUser {
         id: UserId::generate(&api.control.env),
-        name: DisplayName::of(&name.unwrap_or_default()),
+        name: read_name(name)?,
         email: email.as_deref().map(read_email).transpose()?,
         role,
         groups: read_groups(groups)?,
@@ -170,7 +170,7 @@ pub(in crate::http) async fn edit(
         return Err(UserError::Conflict(known).into());
     }
     let mut edits = Vec::new();
-    edits.extend(name.map(|name| Edit::Name(DisplayName::of(&name.unwrap_or_default()))));
+    edits.extend(name.map(read_name).transpose()?.map(Edit::Name));
     if let Some(login) = &login {
         edits.push(Edit::Login(login.as_deref().map(read_login).transpose()?));
     }

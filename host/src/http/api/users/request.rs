@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::openapi::words::{RoleWord, UserStatusWord};
 use super::super::{Problem, given};
 use crate::identity::TokenList;
-use crate::identity::user::{Email, Login, Role, Status};
+use crate::identity::user::{DisplayName, Email, Login, Role, Status};
 use crate::ids::UserId;
 
 #[derive(Default, Deserialize, IntoParams)]
@@ -76,6 +76,14 @@ pub(super) fn kept<T>(member: &str, value: Option<Option<T>>) -> Result<Option<T
 
 pub(super) fn read_id(id: &str) -> Result<UserId, Problem> {
     UserId::parse(id).ok_or_else(|| Problem::not_found("user"))
+}
+
+/// A name as it was typed, which is shown like that or refused; nothing is no name.
+pub(super) fn read_name(name: Option<String>) -> Result<DisplayName, Problem> {
+    let name = name.unwrap_or_default();
+    let shown = DisplayName::of(&name);
+    let rule = format!("`name` has at most {} bytes on one line, all of which can be seen", DisplayName::MAX_LEN);
+    if shown.as_str() == name.trim() { Ok(shown) } else { Err(Problem::invalid(rule)) }
 }
 
 pub(super) fn read_login(login: &str) -> Result<Login, Problem> {

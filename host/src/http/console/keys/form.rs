@@ -179,7 +179,7 @@ mod tests {
             scopes: vec!["read".to_owned()],
             groups: Vec::new(),
             owner: Some("ada".to_owned()),
-            created: "2026-01-01T00:00:00.000Z".to_owned(),
+            created: Some("2026-01-01T00:00:00.000Z".to_owned()),
             expires: Some("2027-01-31T10:20:30.400Z".to_owned()),
             disabled: false,
             earlier_until: None,
