@@ -93,7 +93,7 @@ async fn what_runs_since_a_refused_reload_is_told_from_what_it_left_running() {
     let listed = run_in(gateway.dir.path(), &["policy", "list"]).await.printed();
     assert!(listed.contains("generation 2 still runs: the reload at "), "{listed}");
 
-    assert_eq!(gateway.operator("POST", "/api/v1/policies/rollback", Some(json!({}))).await.status, 200);
+    assert_eq!(gateway.operator("POST", "/api/v1/policies/rollback", Some(json!({ "to": 1 }))).await.status, 200);
     let view = policies(&gateway).await;
     assert_eq!((&view["generation"], &view["last_reload"]["generation"]), (&json!(3), &json!(2)));
     let listed = run_in(gateway.dir.path(), &["policy", "list"]).await.printed();
@@ -228,7 +228,9 @@ async fn a_reload_tells_what_it_changes_of_recorded_decisions() {
     let recorded = |view: &Value| view["questions"].as_array().is_some_and(|questions| questions.len() == 3);
     gateway.until("/api/v1/recordings?policy=guard", recorded).await;
     swap(&gateway, "two").await;
-    let changes = &policies(&gateway).await["last_reload"]["changes"];
+    // How it went is told a moment after it came into force.
+    let view = gateway.until("/api/v1/policies", |view| view["last_reload"]["changes"].is_object()).await;
+    let changes = &view["last_reload"]["changes"];
     assert_eq!((&changes["questions"], changes["different"].as_array().unwrap().len()), (&json!(3), 3), "{changes}");
     let change = &changes["different"][0];
     assert_eq!((&change["before"], &change["after"]), (&json!("deny one"), &json!("deny two")), "{change}");
