@@ -79,7 +79,7 @@ impl fmt::Display for RollbackError {
             Self::StillRunning { generation, before } => write!(
                 f,
                 "the last reload was refused, so that generation {generation} still runs: there is nothing to go back from. \
-                 Whoever wants to go further back names a generation: {}",
+                 Whoever wants to go further back names a generation (`--to`): {}",
                 listed(before)
             ),
             Self::Running { generation } => write!(f, "generation {generation} is the running one"),
@@ -161,7 +161,7 @@ impl Control {
     fn refuse_after_refusal(&self, kept: &[Arc<Generation>]) -> Result<(), RollbackError> {
         let last = self.last_reload();
         match kept.split_last() {
-            Some((running, before)) if last.error.is_some() && last.at >= running.at => {
+            Some((running, before)) if last.error.is_some() && last.generation == running.number => {
                 let before = before.iter().map(|generation| generation.number).collect();
                 Err(RollbackError::StillRunning { generation: running.number, before })
             }

@@ -3,10 +3,11 @@
 //! `anyhow` is used here and in `main` only: what arrives here is told to a person and nothing more.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Parser, Subcommand};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -158,7 +159,7 @@ struct AdminSocket {
     #[command(flatten)]
     file: ConfigFile,
     /// The admin socket of the gateway to ask. Without it, the one that the configuration names.
-    #[arg(long, value_name = "PATH", env = "PORTCULLIS_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "PORTCULLIS_SOCKET", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     socket: Option<PathBuf>,
 }
 
@@ -166,10 +167,15 @@ impl AdminSocket {
     /// Where to ask. Of the configuration only what says that is read, so that a mistake elsewhere in it, or what it refers to
     /// and is not there for this command, is in nobody's way.
     fn path(&self) -> anyhow::Result<PathBuf> {
-        match &self.socket {
-            Some(path) => Ok(path.clone()),
+        match self.socket() {
+            Some(path) => Ok(path.to_owned()),
             None => config::admin_socket(&self.file.config).context("cannot tell where to ask (--socket PATH says it)"),
         }
+    }
+
+    /// The one that was said. A variable that is empty says none.
+    fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 }
 

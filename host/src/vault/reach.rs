@@ -24,17 +24,21 @@ pub enum Reached {
     Fault(String),
 }
 
-/// Each key that is not retired, and whether it does its work.
-pub async fn reach(settings: &config::Vault, env: &Env, outbound: &Outbound) -> Vec<(KekId, Reached)> {
+/// Each key that is not retired, and whether it does its work. Of a store that no other gateway has, the first start makes the
+/// files of active keys.
+pub async fn reach(settings: &config::Vault, is_shared: bool, env: &Env, outbound: &Outbound) -> Vec<(KekId, Reached)> {
     let keys = settings.keys.iter().filter(|key| key.state != VaultKeyState::Retired);
-    let asked = keys.map(async |key| (key.kid.clone(), ask(key, settings.is_default, env, outbound).await));
+    let asked = keys.map(async |key| {
+        let is_made = !is_shared && key.state == VaultKeyState::Active;
+        (key.kid.clone(), ask(key, is_made, env, outbound).await)
+    });
     join_all(asked).await
 }
 
-async fn ask(key: &VaultKey, is_default: bool, env: &Env, outbound: &Outbound) -> Reached {
+async fn ask(key: &VaultKey, is_made: bool, env: &Env, outbound: &Outbound) -> Reached {
     let ring = match Ring::build(slice::from_ref(key), env, outbound, false) {
         Ok(ring) => ring,
-        Err(RingError::KeyFile { source: KeyFileError::Missing { .. }, .. }) if is_default => return Reached::NotMade,
+        Err(RingError::KeyFile { source: KeyFileError::Missing { .. }, .. }) if is_made => return Reached::NotMade,
         Err(error) => return Reached::Fault(in_words(&error)),
     };
     for kek in ring.keys() {
@@ -78,22 +82,22 @@ mod tests {
         let (there, missing) = (dir.path().join("there"), dir.path().join("missing"));
         make_key_file(&there, &env).unwrap();
         let key = |kid: &str, state, source| VaultKey { kid: KekId::parse(kid).unwrap(), state, source };
-        let settings = |is_default| config::Vault {
+        let settings = config::Vault {
             keys: vec![
                 key("there", VaultKeyState::Active, VaultKeySource::File(there.clone())),
                 key("missing", VaultKeyState::Active, VaultKeySource::File(missing.clone())),
                 key("gone", VaultKeyState::Retired, VaultKeySource::None),
             ],
-            is_default,
+            is_default: false,
             cache_ttl: Duration::from_secs(60),
             allow_core_dumps: false,
         };
         let outbound = Outbound::new();
-        let reached = reach(&settings(false), &env, &outbound).await;
+        let reached = reach(&settings, true, &env, &outbound).await;
         assert_eq!(reached.len(), 2, "a retired one is not asked: {reached:?}");
         assert_eq!(reached[0].1, Reached::Works);
         assert!(matches!(&reached[1].1, Reached::Fault(fault) if fault.contains("missing")), "{reached:?}");
-        assert_eq!(reach(&settings(true), &env, &outbound).await[1].1, Reached::NotMade);
+        assert_eq!(reach(&settings, false, &env, &outbound).await[1].1, Reached::NotMade, "its own start makes it");
         assert!(!missing.exists());
     }
 

@@ -1,5 +1,7 @@
 //! Upstreams in a browser: looked at, tried, added, changed, agreed to and removed.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use portcullis_tests::Gateway;
 use portcullis_tests::oauth::{Browser, Form, Page};
@@ -7,6 +9,7 @@ use portcullis_tests::upstreams::fixture::{self, Fixture};
 use serde_json::{Value, json};
 
 use super::browser_of;
+use crate::operator::roles::PASSWORD;
 
 const CANARY: &str = "canary-7f0e5d21c3aa";
 
@@ -69,6 +72,24 @@ async fn an_upstream_is_tried_before_it_is_added_and_no_secret_is_shown_again() 
     let form = page.form("/upstreams/new").with("unchecked", "yes").press("Add");
     assert_eq!(operator.submit(&form).await.status(), 200, "without a trial");
     assert_eq!(show(&gateway, "away").await["managed_by"], "store");
+}
+
+#[tokio::test]
+async fn what_was_typed_for_a_trial_outlives_a_sign_in_that_has_to_be_shown_again() {
+    let up = Fixture::start().await;
+    let gateway = Gateway::builder().start().await;
+    let mut operator = browser_of(&gateway, "operator").await;
+    gateway.clock.advance(Duration::from_secs(12 * 60));
+    let form = operator.get("/upstreams/new").await.form("/upstreams/new").with("name", "notes").with("url", &up.url);
+    let page = operator.submit(&form.with("headers", &format!("x-key: {CANARY}")).press("Try it")).await;
+    assert!(page.text().contains("It works"), "{page}");
+    gateway.clock.advance(Duration::from_secs(4 * 60));
+    let page = operator.submit(&page.form("/upstreams/new").press("Add")).await;
+    let page = operator.submit(&page.form("/sign-in/again").with("password", PASSWORD)).await;
+    assert!(!page.reply.text().contains(CANARY), "{page}");
+    let page = operator.submit(&page.form("/upstreams/new")).await;
+    assert!(page.text().contains("It is added."), "{page}");
+    assert_eq!(show(&gateway, "notes").await["definition"]["headers"], json!({ "x-key": "sealed" }));
 }
 
 #[tokio::test]

@@ -146,7 +146,11 @@ async fn after_a_refused_reload_there_is_nothing_to_go_back_from() {
         "{}",
         refused.text()
     );
-    assert!(refused.json()["detail"].as_str().unwrap().ends_with("names a generation: 1"), "{}", refused.text());
+    assert!(
+        refused.json()["detail"].as_str().unwrap().ends_with("names a generation (`--to`): 1"),
+        "{}",
+        refused.text()
+    );
     assert_eq!(code(&gateway).await, "two");
     assert_eq!(back(json!({ "to": 1 })).await.status, 200);
     assert_eq!(code(&gateway).await, "one");

@@ -126,8 +126,8 @@ impl Subject {
         match config::load(&gateway.config, &config::process_environment, env.now()) {
             Ok(mut config) => {
                 checks.push(Check::ok(AREA, format!("{} has no mistakes", gateway.config.display())));
-                if let Some(socket) = &gateway.socket {
-                    config.listen.admin_socket.clone_from(socket);
+                if let Some(socket) = gateway.socket() {
+                    config.listen.admin_socket = socket.to_owned();
                 }
                 Ok(Self { config, living: None, outbound: Outbound::new(), env, store: OnceCell::new() })
             }

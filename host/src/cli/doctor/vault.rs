@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Subject;
 use super::check::Check;
 use super::store::Closed;
+use crate::config::StoreUrl;
 use crate::ids::KekId;
 use crate::store::{Peeked, StoreError};
 use crate::vault::reach::{Reached, compare, reach};
@@ -23,7 +24,8 @@ pub(super) async fn look(subject: &Subject) -> Vec<Check> {
     }
     let Subject { config, env, outbound, .. } = subject;
     let store = subject.store().await;
-    let reached = reach(&config.vault, env, outbound).await;
+    let is_shared = matches!(config.store, StoreUrl::Postgres(_));
+    let reached = reach(&config.vault, is_shared, env, outbound).await;
     let has_all = reached.iter().all(|(_, reached)| *reached == Reached::Works);
     // A key that is at hand may be another one than the store's.
     if let Closed::Readable(store) = store

@@ -228,7 +228,9 @@ fn listen(checks: &mut Checks<'_>, file: &raw::File, data_dir: &Path) -> Listen 
 fn shared_without_keys(checks: &mut Checks<'_>, raw: &raw::File, store: &StoreUrl) {
     if let (StoreUrl::Postgres(_), Some(at), true) = (store, raw.store.url.get(), raw.vault.keys.is_empty()) {
         let fault = Fault::new("store.url is a store that gateways share, so that it needs keys in [[vault.keys]]");
-        checks.missing("vault", at.place(), fault.hint("`portcullis vault keygen` makes one"));
+        let hint =
+            "`portcullis vault keygen` makes one; a store that was moved needs the key that it had: docs/store.md";
+        checks.missing("vault", at.place(), fault.hint(hint));
     }
 }
 

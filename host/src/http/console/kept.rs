@@ -69,16 +69,18 @@ impl Kept {
 
     /// Where the form goes that is kept for somebody, and the page that it was on.
     fn look(&self, owner: &Owner, now: Timestamp) -> Option<(String, Option<Onward>)> {
-        let all = self.lock();
-        let found = all.iter().find(|unsent| unsent.owner == *owner && now < unsent.until)?;
+        let mut all = self.lock();
+        all.retain(|unsent| now < unsent.until);
+        let found = all.iter().find(|unsent| unsent.owner == *owner)?;
         Some((found.path.clone(), found.back.clone()))
     }
 
     /// Hands out what is kept for somebody and goes there.
     fn take(&self, owner: &Owner, path: &str, now: Timestamp) -> Option<Fields> {
         let mut all = self.lock();
+        all.retain(|unsent| now < unsent.until);
         let at = all.iter().position(|unsent| unsent.owner == *owner && unsent.path == path)?;
-        all.remove(at).filter(|unsent| now < unsent.until).map(|unsent| unsent.fields)
+        all.remove(at).map(|unsent| unsent.fields)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Unsent>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::desk::Desk;
 use super::fields::page;
+use super::text;
 use crate::audit::{Actor, OperatorProof};
 use crate::identity::keyring::Keyring;
 use crate::ids::{KeyName, Principal, UpstreamName, UserId};
@@ -46,7 +47,10 @@ impl Desk {
 
     async fn known_by(&self, ids: BTreeSet<UserId>) -> Result<Known, StoreError> {
         let keys = self.api.control.snapshot.load().keys.clone();
-        Ok(Known { people: self.api.control.users_called(ids).await?, keys })
+        let people = self.api.control.users_called(ids).await?;
+        // An address, where there is no name, may have what turns the text around it.
+        let people = people.into_iter().map(|(id, name)| (id, text::line(&name))).collect();
+        Ok(Known { people, keys })
     }
 
     /// The page of an upstream, if there is one of this name.

@@ -19,6 +19,8 @@ use crate::store::{audit, audit_feed, decisions};
 
 mod view;
 
+use view::UNREADABLE;
+
 pub(in crate::http) use view::{AuditView, DecisionView, StepView};
 pub(in crate::http::api) use view::{decision_view, view_of_found};
 
@@ -91,7 +93,7 @@ impl AuditFilter {
 /// Refuses a beginning that no event has: one that is misspelt would find nothing, for ever.
 pub(in crate::http::api) fn check_event(event: Option<&str>) -> Result<(), Problem> {
     match event {
-        Some(event) if !AuditEvent::NAMES.iter().any(|name| name.starts_with(event)) => {
+        Some(event) if !AuditEvent::NAMES.iter().chain([&UNREADABLE]).any(|name| name.starts_with(event)) => {
             Err(Problem::invalid("there is no event whose name begins with this `event`"))
         }
         Some(_) | None => Ok(()),

@@ -10,7 +10,7 @@ use crate::ids::{ApprovalId, BindingName, UpstreamName};
 use crate::store::audit::{Found, Recorded};
 
 /// What a row of the audit trail is called that cannot be read, and who did what it tells of.
-const UNREADABLE: &str = "unreadable";
+pub(super) const UNREADABLE: &str = "unreadable";
 const UNKNOWN: &str = "unknown";
 
 /// What was decided about one request.

@@ -82,8 +82,13 @@ pub(super) fn read_id(id: &str) -> Result<UserId, Problem> {
 pub(super) fn read_name(name: Option<String>) -> Result<DisplayName, Problem> {
     let name = name.unwrap_or_default();
     let shown = DisplayName::of(&name);
+    if shown.as_str() == name.trim() {
+        return Ok(shown);
+    }
     let rule = format!("`name` has at most {} bytes on one line, all of which can be seen", DisplayName::MAX_LEN);
-    if shown.as_str() == name.trim() { Ok(shown) } else { Err(Problem::invalid(rule)) }
+    let unseen = name.trim().chars().find(|character| DisplayName::of(&format!("a{character}a")).as_str().len() == 2);
+    let which = unseen.map(|unseen| format!(": not U+{:04X}", u32::from(unseen))).unwrap_or_default();
+    Err(Problem::invalid(rule + &which))
 }
 
 pub(super) fn read_login(login: &str) -> Result<Login, Problem> {

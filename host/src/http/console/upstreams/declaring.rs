@@ -224,14 +224,14 @@ impl Desk {
     fn keep(&self, person: &Person, place: String, secrets: Secrets) -> Option<String> {
         let (env, now) = (&self.api.control.env, self.api.control.env.now());
         let id = (!secrets.is_empty()).then(|| new_id(env))?;
-        self.console.pasted.typed.keep((person.cookie, id.clone()), Before { place, secrets }, now);
+        self.console.pasted.typed.keep((person.session.id.clone(), id.clone()), Before { place, secrets }, now);
         Some(id)
     }
 
     /// What was typed, with the secrets that are kept.
     fn typed(&self, person: &Person, fields: &mut Fields) -> Typed {
         let (id, now) = (fields.take("kept"), self.api.control.env.now());
-        Typed::read(fields).with_secrets(self.console.pasted.typed.take(person.cookie, &id, now))
+        Typed::read(fields).with_secrets(self.console.pasted.typed.take(&person.session.id, &id, now))
     }
 }
 

@@ -140,7 +140,7 @@ impl Desk {
         let rows = picks.iter().map(|pick| self.row(person, pick)).collect();
         let (env, now) = (&self.api.control.env, self.api.control.env.now());
         let id = new_id(env);
-        self.console.pasted.pastes.keep((person.cookie, id.clone()), picks, now);
+        self.console.pasted.pastes.keep((person.session.id.clone(), id.clone()), picks, now);
         Kept { id, rows, unchecked: care == Care::Unchecked }
     }
 }
@@ -191,7 +191,7 @@ pub(super) async fn add(
 ) -> Answer {
     let now = desk.api.control.env.now();
     let id = fields.take("paste");
-    let Some(mut picks) = desk.console.pasted.pastes.take(person.cookie, &id, now) else {
+    let Some(mut picks) = desk.console.pasted.pastes.take(&person.session.id, &id, now) else {
         return Ok(desk.not_imported(&person, "What you pasted is not here any more: paste it again."));
     };
     let care = care(&mut fields);
@@ -213,7 +213,7 @@ pub(super) async fn add(
         return Ok(desk.import(&person, kept, Vec::new(), (StatusCode::UNPROCESSABLE_ENTITY, Some(problem))));
     }
     // Whoever goes away before all are tried finds it again.
-    desk.console.pasted.pastes.keep((person.cookie, id), picks.clone(), now);
+    desk.console.pasted.pastes.keep((person.session.id.clone(), id), picks.clone(), now);
     let mut outcomes = Vec::new();
     for at in &chosen {
         outcomes.push(declare(&desk, &person, &picks[*at].server, care).await);
